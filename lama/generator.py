@@ -9,7 +9,7 @@ layer looks at the whole image. Parameter names and numerics are those of the pu
 the same function faster.
 
 Sources: LaMa, Suvorov et al. 2021, arXiv:2109.07161 (section 2.1 and figure 2; the big-lama configuration);
-FFC, Chi et al., "Fast Fourier Convolution", NeurIPS 2020 (equations 1 to 4). Layer layout after github.com/advimman/lama.
+FFC, Chi et al., "Fast Fourier Convolution", NeurIPS 2020. Layer layout after github.com/advimman/lama.
 """
 
 from typing import cast
@@ -25,11 +25,11 @@ SMALLEST_SIZE_PX = 16  # reflection needs at least 2x2 features after the downsa
 GLOBAL_RATIO = 0.75  # share of the channels that is global, from the last downsampling on
 
 Pair = tuple[Tensor, Tensor | None]
-"""Local and global features of one map, (B, C_local, H, W) and (B, C_global, H, W); None where there is no global part."""
+"""Local and global features of one map: (B, C_local, H, W), and (B, C_global, H, W) or None where there are none."""
 
 
 class FourierUnit(nn.Module):
-    """1x1 convolution, batch-norm and ReLU in the frequency domain (FFC section 3.3).
+    """1x1 convolution, batch-norm and ReLU in the frequency domain (FFC: "Fourier Unit").
 
     (B, C, H, W) -> (B, C, H, W). Real and imaginary parts of one channel are neighbours: channel 2c and 2c + 1.
     """
@@ -54,7 +54,7 @@ class FourierUnit(nn.Module):
 
 
 class SpectralTransform(nn.Module):
-    """The global-to-global path: half the channels, a Fourier unit with a shortcut, and back (FFC figure 1).
+    """The global-to-global path: half the channels, a Fourier unit with a shortcut, and back.
 
     The local Fourier unit of the FFC paper is left out, as LaMa does (`enable_lfu: false`).
     """
@@ -76,7 +76,7 @@ class SpectralTransform(nn.Module):
 
 
 class FFC(nn.Module):
-    """Fast Fourier Convolution: four paths between the local and the global part (FFC equations 3 and 4).
+    """Fast Fourier Convolution: four paths between the local and the global part.
 
     A path whose input or output has no channels is an identity without parameters and is never run.
     """
