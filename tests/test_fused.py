@@ -1,0 +1,126 @@
+"""The inference form computes the published network."""
+
+import pytest
+import torch
+
+from lama.dft import dft_matrices
+from lama.fused import FusedGenerator
+from lama.generator import Generator
+
+
+def live_generator(width: int = 32, blocks: int = 2, *, seed: int = 0, variance: tuple[float, float] = (0.5, 2)):
+    """A generator with random weights whose batch-norms do something."""
+    torch.manual_seed(seed)
+    generator = Generator(width=width, blocks=blocks).eval()
+    for module in generator.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(*variance)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.2)
+    return generator
+
+
+def masked_input(height: int, width: int, *, batch: int = 1, seed: int = 1) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    image = torch.rand(batch, 3, height, width, generator=random)
+    hole = (torch.rand(batch, 1, height, width, generator=random) > 0.7).float()
+    return torch.cat([image * (1 - hole), hole], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "batch"), [(16, 16, 1), (24, 40, 1), (64, 64, 2), (72, 56, 1), (96, 160, 1), (16, 128, 3)]
+)
+def test_float32_matches_the_published_form(height, width, batch):
+    generator = live_generator()
+    fused = FusedGenerator(generator, device="cpu", dtype=torch.float32)
+    x = masked_input(height, width, batch=batch)
+    with torch.no_grad():
+        expected = generator.double()(x.double())
+    assert (fused(x) - expected).abs().max() < 1e-5
+
+
+def test_odd_channel_counts_match_too():
+    generator = live_generator(width=5, blocks=1)
+    fused = FusedGenerator(generator, device="cpu", dtype=torch.float32)
+    x = masked_input(40, 24)
+    with torch.no_grad():
+        expected = generator.double()(x.double())
+    assert (fused(x) - expected).abs().max() < 1e-5
+
+
+def test_bfloat16_stays_within_one_grey_level_on_average():
+    generator = live_generator()
+    fused = FusedGenerator(generator, device="cpu", dtype=torch.bfloat16)
+    x = masked_input(64, 96)
+    with torch.no_grad():
+        expected = generator.double()(x.double())
+    assert (fused(x) - expected).abs().mean() < 1 / 255
+
+
+def test_generator_and_input_are_not_modified():
+    generator = live_generator()
+    x = masked_input(32, 32)
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    x_before = x.clone()
+    FusedGenerator(generator, device="cpu", dtype=torch.float32)(x)
+    assert torch.equal(x, x_before)
+    assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
+
+
+def test_memory_format_and_type_of_the_input_do_not_matter():
+    fused = FusedGenerator(live_generator(blocks=1), device="cpu", dtype=torch.float32)
+    x = masked_input(32, 48)
+    expected = fused(x)
+    assert torch.equal(fused(x.to(memory_format=torch.channels_last)), expected)
+    assert torch.equal(fused(x.double()), expected)
+    assert expected.dtype == torch.float32
+    assert expected.is_contiguous()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 64, 64), (1, 4, 60, 64), (1, 4, 8, 64), (4, 64, 64)])
+def test_wrong_shapes_are_refused(shape):
+    fused = FusedGenerator(live_generator(blocks=1), device="cpu", dtype=torch.float32)
+    with pytest.raises(ValueError, match="the generator takes"):
+        fused(torch.zeros(shape))
+
+
+def test_the_choice_of_kernels_says_why():
+    generator = live_generator(blocks=1)
+    assert "float16, not float32" in FusedGenerator(generator, device="cpu", dtype=torch.float32).describe()
+    with pytest.raises(ValueError, match="cannot run"):
+        FusedGenerator(generator, device="cpu", dtype=torch.float32, kernels="triton")
+    with pytest.raises(ValueError, match="auto, torch, triton"):
+        FusedGenerator(generator, device="cpu", dtype=torch.float32, kernels="cuda")
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 5), (8, 12), (7, 6), (1, 4), (4, 1)])
+def test_dft_matrices_are_the_scaled_orthonormal_transform(height, width):
+    matrices = dft_matrices(height, width)
+    x = torch.randn(height, width, dtype=torch.float64)
+    frequencies = width // 2 + 1
+    y = (x @ matrices.row.t()).view(2 * height, frequencies)  # (row, re/im) x frequency
+    z = (matrices.column @ y).view(height, 2, frequencies)
+    expected = torch.fft.rfft2(x, norm="ortho") * matrices.spectrum_gain
+    assert torch.allclose(torch.complex(z[:, 0], z[:, 1]), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 5), (8, 12), (7, 6), (1, 4), (4, 1)])
+def test_dft_inverse_ignores_what_a_real_inverse_ignores(height, width):
+    """Any half spectrum goes in, not only that of a real map: the network's is what a convolution left."""
+    matrices = dft_matrices(height, width)
+    frequencies = width // 2 + 1
+    z = torch.randn(height, 2, frequencies, dtype=torch.float64)
+    y = (matrices.column_inverse @ (z * matrices.spectrum_gain).view(2 * height, frequencies)).view(height, -1)
+    spectrum = torch.complex(z[:, 0], z[:, 1])
+    expected = torch.fft.irfft2(spectrum, s=(height, width), norm="ortho")
+    assert torch.allclose(y @ matrices.row_inverse.t(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(128, 128), (192, 96), (33, 64), (192, 192)])
+def test_spectrum_is_at_most_twice_the_largest_activation(size):
+    matrices = dft_matrices(*size)
+    x = torch.full(size, 30000.0, dtype=torch.float64)
+    y = (x @ matrices.row.t()).view(2 * size[0], -1)
+    assert y.abs().max() <= 60000
+    assert (matrices.column @ y).abs().max() <= 60000
