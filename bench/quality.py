@@ -1,0 +1,157 @@
+"""Own the quality bench: how good repairs are, beside classical peers, on three protocols.
+
+    .venv/bin/python bench/quality.py --photos DIR --masks DIR --features FILE --protocol network --weights FILE...
+
+Protocols are defined in `quality_protocols`, figures in `quality_figures`, peers in `quality_peers`. Folders may also
+be given by FFTLAMA_EVAL_PHOTOS, FFTLAMA_EVAL_MASKS and FFTLAMA_EVAL_FEATURES. Prints Markdown tables, then one JSON
+line, and saves both under bench/results/. `--sheet FILE` draws a contact sheet, `--sweep NAME --values ...` measures
+one constant of the repair at several values. Without --weights the embedded ones are measured; `--weights none`
+measures peers alone.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    # Run as a file, Python looks for imports beside it; the rooms lie one folder up.
+    sys.path[0] = str(ROOT)
+
+from bench.quality_peers import CLASSICAL, Fill, NetworkFill, RepairFill  # noqa: E402
+from bench.quality_protocols import PROTOCOLS, kinds_of, list_photos  # noqa: E402
+from bench.quality_report import json_line, markdown, read_environment, save_report, summarize  # noqa: E402
+from bench.quality_scores import UNGROWN_SUFFIX, Record, Setup, score_fills, score_peers  # noqa: E402
+
+EMBEDDED = "embedded"
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; folders fall back to the environment."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--photos", type=Path, default=_from_environment("FFTLAMA_EVAL_PHOTOS"), help="folder of clean photos")
+    add("--masks", type=Path, default=_from_environment("FFTLAMA_EVAL_MASKS"), help="folder of <kind>/<photo>.png")
+    add("--features", type=Path, default=_from_environment("FFTLAMA_EVAL_FEATURES"), help="SqueezeNet 1.0 weights")
+    add("--protocol", choices=PROTOCOLS, default="network")
+    add("--weights", nargs="*", default=[EMBEDDED], help="files; 'embedded'; 'none' for peers alone")
+    add("--kinds", default="", help="comma-separated; default: all of the protocol")
+    add("--peers", default=",".join(CLASSICAL), help="comma-separated; 'none'")
+    add("--every", type=int, default=3, help="every n-th photo in sorted order")
+    add("--out", type=Path, default=ROOT / "bench" / "results")
+    add("--name", default="", help="of the report; default quality-<protocol>-<weights>")
+    add("--cache", type=Path, default=ROOT / "data" / "bench-cache", help="figures of the peers")
+    add("--processes", type=int, default=1, help="that score peers at once")
+    add("--device", default="auto")
+    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the network protocol")
+    add("--form", choices=("fused", "published"), default="fused", help="of the network protocol")
+    add("--quality", choices=("fast", "high"), default="fast", help="of the repair")
+    add("--dilate-px", type=int, help="overlay: given to the repair and to the peers; default: the repair's own")
+    add("--feather-px", type=int, help="overlay: given to the repair")
+    add("--sheet", type=Path, help="draw a contact sheet into this JPEG instead of measuring")
+    add("--sheet-photos", type=int, default=3, help="photos per kind on the sheet")
+    add("--sweep", choices=("context_margin", "dilate", "feather"), help="measure one constant at several values")
+    add("--values", default="", help="comma-separated values of the sweep; 'auto' is the default rule")
+    chosen = parser.parse_args(arguments)
+    if chosen.photos is None or (chosen.masks is None and chosen.protocol != "overlay"):
+        parser.error("--photos and --masks (or FFTLAMA_EVAL_PHOTOS and FFTLAMA_EVAL_MASKS) are needed")
+    if chosen.device == "auto":
+        import torch
+
+        chosen.device = "cuda" if torch.cuda.is_available() else "cpu"
+    return chosen
+
+
+def make_setup(chosen: argparse.Namespace) -> Setup:
+    """Return what is to be measured."""
+    kinds = tuple(chosen.kinds.split(",")) if chosen.kinds else kinds_of(chosen.protocol)
+    unknown = set(kinds) - set(kinds_of(chosen.protocol))
+    if unknown:
+        raise SystemExit(f"unknown kinds {sorted(unknown)}; {chosen.protocol} has {kinds_of(chosen.protocol)}")
+    return Setup(
+        protocol=chosen.protocol,
+        photos=tuple(list_photos(chosen.photos, every=chosen.every)),
+        kinds=kinds,
+        masks=chosen.masks,
+        features=chosen.features,
+        cache=chosen.cache,
+        dilate_px=chosen.dilate_px,
+    )
+
+
+def make_fills(chosen: argparse.Namespace) -> dict[str, Fill]:
+    """Load the weights and return the methods that are ours, by name; squeezed ones are peers of the photo protocol."""
+    fills: dict[str, Fill] = {}
+    for given in chosen.weights:
+        if given == "none":
+            continue
+        path = None if given == EMBEDDED else Path(given)
+        name = given if path is None else path.stem
+        if chosen.protocol == "network":
+            fills[name] = NetworkFill(path, device=chosen.device, precision=chosen.precision, form=chosen.form)
+            continue
+        from inference import Inpainter
+
+        inpainter = Inpainter.load(weights=path, device=chosen.device)
+        if chosen.protocol == "photo":
+            fills[name] = RepairFill(inpainter, dilate_px=0, quality=chosen.quality)
+            network = NetworkFill(path, device=chosen.device, precision=chosen.precision, form=chosen.form)
+            fills[f"{name} squeezed to 512"] = network.squeezed
+        else:
+            options = {"feather_px": chosen.feather_px, "quality": chosen.quality}
+            fills[name] = RepairFill(inpainter, dilate_px=chosen.dilate_px, **options)
+            fills[name + UNGROWN_SUFFIX] = RepairFill(inpainter, dilate_px=0, quality=chosen.quality)
+    return fills
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print and save."""
+    chosen = parse_arguments(arguments)
+    setup = make_setup(chosen)
+    if chosen.sheet:
+        from bench.quality_sheet import draw_sheet, save_small_jpeg
+
+        photos = setup.photos[:: max(1, len(setup.photos) // chosen.sheet_photos)][: chosen.sheet_photos]
+        fills = {n: f for n, f in make_fills(chosen).items() if UNGROWN_SUFFIX not in n and "squeezed" not in n}
+        sheet = draw_sheet(replace(setup, photos=photos), fills)
+        print(f"{chosen.sheet}: {save_small_jpeg(sheet, chosen.sheet)} bytes")
+        return
+    if chosen.sweep:
+        from bench.quality_sweep import run_sweep
+
+        run_sweep(setup, chosen.sweep, chosen.values, weights=chosen.weights[0], device=chosen.device, out=chosen.out)
+        return
+    started_s = time.perf_counter()
+    peers = () if chosen.peers == "none" else tuple(chosen.peers.split(","))
+    records: list[Record] = score_peers(setup, peers, processes=chosen.processes) if peers else []
+    peers_s = time.perf_counter() - started_s
+    fills = make_fills(chosen)
+    records += list(score_fills(setup, fills, device=chosen.device))
+    total_s = time.perf_counter() - started_s
+    environment = read_environment(
+        ROOT,
+        device=chosen.device,
+        precision=chosen.precision,
+        photos=f"every {chosen.every}. of {chosen.photos.name}, {len(setup.photos)} photos",
+        took=f"{peers_s:.0f} s for peers, {total_s - peers_s:.0f} s for ours",
+    )
+    ours = [name for name in fills if UNGROWN_SUFFIX not in name and "squeezed" not in name]
+    text = markdown(records, setup.kinds, ours, protocol=setup.protocol, environment=environment)
+    summary = summarize(records, setup.kinds, ours, protocol=setup.protocol, environment=environment)
+    name = chosen.name or "-".join(["quality", setup.protocol, *(ours or ["peers"])])
+    save_report(chosen.out, name, text, summary, records)
+    print(text)
+    print(json_line(summary))
+
+
+def _from_environment(name: str) -> Path | None:
+    value = os.environ.get(name)
+    return Path(value) if value else None
+
+
+if __name__ == "__main__":
+    main()

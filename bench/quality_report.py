@@ -1,0 +1,220 @@
+"""Own the written result: Markdown tables, intervals against each peer, the environment, one JSON line.
+
+Works on records alone; knows no images. A table per figure has a row per method and a column per kind, means over
+photos; below them the difference ours - peer with its 95 % interval (paired bootstrap over photos).
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.quality_figures import FIGURE_NAMES, HIGHER_IS_BETTER, paired_bootstrap
+from bench.quality_scores import Record
+
+TITLES = {
+    "psnr": "Hole PSNR, dB (higher is better)",
+    "ssim": "Hole SSIM (higher is better)",
+    "perceptual": "Perceptual distance on SqueezeNet features (lower is better)",
+    "seam": "Seam error, grey levels (lower is better)",
+}
+DIGITS = {"psnr": 2, "ssim": 3, "perceptual": 3, "seam": 2}
+# What the embedded weights have to reach on the network protocol; a perceptual bar is a part of Telea's distance.
+NETWORK_BARS = {
+    "psnr": {"thin": 27.0, "medium": 22.2, "thick": 18.6, "object": 18.6, "text": 27.2, "blemish": 25.9},
+    "ssim": {"thin": 0.80, "medium": 0.60, "thick": 0.50, "object": 0.49, "text": 0.85, "blemish": 0.76},
+}
+PERCEPTUAL_BAR_OF_TELEA = 0.6
+
+
+def method_values(records: Sequence[Record], method: str, kind: str, figure: str) -> dict[str, float]:
+    """Return one figure of one method by photo."""
+    return {r.photo: getattr(r.figures, figure) for r in records if r.method == method and r.kind == kind}
+
+
+def mean_figure(records: Sequence[Record], method: str, kind: str, figure: str) -> float:
+    """Return the mean over photos; NaN when the method has no case of this kind."""
+    values = list(method_values(records, method, kind, figure).values())
+    return float(np.mean(values)) if values else float("nan")
+
+
+def compare(
+    records: Sequence[Record], ours: str, peer: str, kind: str, figure: str
+) -> tuple[float, float, float] | None:
+    """Return (mean difference ours - peer, lower, upper) over the photos both have; None when there are none."""
+    own, other = (method_values(records, method, kind, figure) for method in (ours, peer))
+    photos = sorted(own.keys() & other.keys())
+    if not photos:
+        return None
+    return paired_bootstrap([own[p] for p in photos], [other[p] for p in photos])
+
+
+def verdict(interval: tuple[float, float, float], figure: str) -> str:
+    """Return "better" or "worse" when the interval is clear of zero, else "open"."""
+    _, low, high = interval if HIGHER_IS_BETTER[figure] else tuple(-v for v in (interval[0], interval[2], interval[1]))
+    return "better" if low > 0 else "worse" if high < 0 else "open"
+
+
+def unique_methods(records: Sequence[Record]) -> list[str]:
+    """Return the methods in the order they first appear."""
+    return list(dict.fromkeys(record.method for record in records))
+
+
+def markdown(
+    records: Sequence[Record], kinds: Sequence[str], ours: Sequence[str], *, protocol: str, environment: dict[str, Any]
+) -> str:
+    """Return the whole report as Markdown.
+
+    Args:
+        records: all figures of all methods.
+        kinds: the columns.
+        ours: methods that are compared with every other method.
+        protocol: its name, for the title; "network" also gets the bars.
+        environment: from `read_environment`.
+    """
+    methods = unique_methods(records)
+    counts = {kind: len({r.photo for r in records if r.kind == kind}) for kind in kinds}
+    lines = [
+        f"# Quality, {protocol} protocol",
+        "",
+        "Photos per kind: " + ", ".join(f"{k} {n}" for k, n in counts.items()),
+    ]
+    for figure in FIGURE_NAMES:
+        if all(np.isnan(getattr(r.figures, figure)) for r in records):
+            continue
+        digits = DIGITS[figure]
+        lines += ["", f"## {TITLES[figure]}", "", *_header(kinds)]
+        for method in methods:
+            lines.append(_row(method, [f"{mean_figure(records, method, k, figure):.{digits}f}" for k in kinds]))
+        if protocol == "network":
+            lines += _bar_rows(records, kinds, ours, figure)
+        lines += [
+            "",
+            "Difference with its 95 % interval; bold = better and clear of zero, *slanted* = worse and clear.",
+            "",
+        ]
+        lines += _header(kinds)
+        for own in ours:
+            for peer in (m for m in methods if m not in ours):
+                cells = [_interval_cell(compare(records, own, peer, kind, figure), figure) for kind in kinds]
+                lines.append(_row(f"{own} - {peer}", cells))
+    lines += ["", "## Environment", "", *(f"- {name}: {value}" for name, value in environment.items())]
+    return "\n".join(lines) + "\n"
+
+
+def summarize(
+    records: Sequence[Record], kinds: Sequence[str], ours: Sequence[str], *, protocol: str, environment: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the same as `markdown` for machines: means, intervals and verdicts, with the environment."""
+    methods = unique_methods(records)
+    means = {
+        method: {k: {f: mean_figure(records, method, k, f) for f in FIGURE_NAMES} for k in kinds} for method in methods
+    }
+    differences = []
+    for own in ours:
+        for peer in (m for m in methods if m not in ours):
+            for kind in kinds:
+                for figure in FIGURE_NAMES:
+                    interval = compare(records, own, peer, kind, figure)
+                    if interval is not None and not np.isnan(interval[0]):
+                        row = {"ours": own, "peer": peer, "kind": kind, "figure": figure, "interval": interval}
+                        differences.append(row | {"verdict": verdict(interval, figure)})
+    return {
+        "bench": "quality",
+        "protocol": protocol,
+        "means": means,
+        "differences": differences,
+        "environment": environment,
+    }
+
+
+def save_report(folder: Path, name: str, text: str, summary: dict[str, Any], records: Sequence[Record]) -> Path:
+    """Write NAME.md and NAME.json (summary and every record) and return the path of the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = summary | {"records": [asdict(record) for record in records]}
+    (folder / f"{name}.json").write_text(json.dumps(_rounded(whole)) + "\n", encoding="utf-8")
+    page = folder / f"{name}.md"
+    page.write_text(text, encoding="utf-8")
+    return page
+
+
+def json_line(summary: dict[str, Any]) -> str:
+    """Return the summary as one line of JSON."""
+    return json.dumps(_rounded(summary))
+
+
+def read_environment(root: Path, **extra: object) -> dict[str, Any]:
+    """Return what the figures depend on: versions, processor, device, commit, date, and what the caller adds."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        processor = names[0] if names else processor
+    commit = subprocess.run(
+        ["git", "-C", root, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    versions = {name: version(name) for name in ("torch", "numpy", "scikit-image")}
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit.stdout.strip() or "unknown",
+        "python": platform.python_version(),
+        **versions,
+        "opencv": version("opencv-python-headless"),
+        "processor": f"{processor}, {os.cpu_count()} cores",
+        **extra,
+    }
+
+
+def _header(kinds: Sequence[str]) -> list[str]:
+    return ["| | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _bar_rows(records: Sequence[Record], kinds: Sequence[str], ours: Sequence[str], figure: str) -> list[str]:
+    if figure == "perceptual":
+        bars = {k: PERCEPTUAL_BAR_OF_TELEA * mean_figure(records, "telea", k, figure) for k in kinds}
+    elif figure in NETWORK_BARS:
+        bars = {k: NETWORK_BARS[figure][k] for k in kinds}
+    else:
+        return []
+    digits = DIGITS[figure]
+    rows = [_row("bar", [f"{bars[k]:.{digits}f}" for k in kinds])]
+    for own in ours:
+        cells = []
+        for kind in kinds:
+            past = mean_figure(records, own, kind, figure) - bars[kind]
+            past = past if HIGHER_IS_BETTER[figure] else -past
+            cells.append(f"met by {past:.{digits}f}" if past >= 0 else f"missed by {-past:.{digits}f}")
+        rows.append(_row(f"{own}: bar", cells))
+    return rows
+
+
+def _interval_cell(interval: tuple[float, float, float] | None, figure: str) -> str:
+    if interval is None:
+        return "-"
+    mean, low, high = interval
+    digits = DIGITS[figure]
+    text = f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return {"better": f"**{text}**", "worse": f"*{text}*", "open": text}[verdict(interval, figure)]
+
+
+def _rounded(value: Any) -> Any:
+    """Round floats to five digits and turn NaN into null, which JSON can say."""
+    if isinstance(value, float):
+        return None if np.isnan(value) else round(value, 5)
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return value
