@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Runs everything that must pass: lint, format, types, shellcheck, tests. CI runs this and nothing else.
+#
+# Usage: ./run_tests.sh [ARGUMENTS OF PYTEST]     e.g. ./run_tests.sh -k mask
+#
+# Installs what it needs into .venv the first time, as ./start_app.sh does (TORCH_BACKEND is the same). The tests drive
+# the system's Chromium; where it is missing and this is root, it is installed from the distribution's packages.
+#
+# Exit status
+#   0  everything passed
+#   1  something did not; every check is run, the last lines name those that failed
+#   3  no Python 3.11 to 3.13, or it cannot make a virtual environment
+#   4  installation failed
+#   6  no Chromium, and it cannot be installed from here
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+FAILED=
+# shellcheck source=scripts/venv.sh
+. "$ROOT/scripts/venv.sh"
+
+find_chromium() {
+    local name
+    for name in chromium chromium-browser google-chrome google-chrome-stable; do
+        "$name" --version >/dev/null 2>&1 && return 0
+    done
+    return 1
+}
+
+need_chromium() {
+    local advice="Install it, e.g. on Debian: sudo apt-get install chromium"
+    find_chromium && return 0
+    [ "$(id -u)" = 0 ] || fail 6 "Chromium is needed for the tests of the page. $advice"
+    say "Installing Chromium from the distribution's packages"
+    mkdir -p logs
+    if command -v apt-get >/dev/null 2>&1; then
+        apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium
+    elif command -v dnf >/dev/null 2>&1; then
+        dnf -q -y install chromium
+    elif command -v apk >/dev/null 2>&1; then
+        apk add -q chromium
+    elif command -v pacman >/dev/null 2>&1; then
+        pacman -Sy --noconfirm chromium
+    else
+        fail 6 "Chromium is needed for the tests of the page, and no package manager known here was found."
+    fi >logs/chromium-install.log 2>&1 || true
+    find_chromium || fail 6 "Chromium could not be installed (logs/chromium-install.log says why). $advice"
+}
+
+check() { # check NAME COMMAND...
+    local name=$1
+    shift
+    say "== $name"
+    "$@" || FAILED="$FAILED $name"
+}
+
+cd "$ROOT"
+prepare_venv
+install_lock requirements-dev.lock "what the tests need"
+need_chromium
+check ruff "$VENV/bin/ruff" check .
+check format "$VENV/bin/ruff" format --check .
+check mypy "$VENV/bin/mypy"
+check shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh scripts/*.sh .ci/run
+check pytest "$PYTHON" -m pytest -q --durations=5 "$@"
+if [ -n "$FAILED" ]; then
+    fail 1 "failed:$FAILED"
+fi
+say "Everything passed."
