@@ -1,0 +1,310 @@
+"""The rows of photos, rounds and jobs in SQLite (WAL), and the folders their files lie in.
+
+An image is a photo as uploaded or a round: one lossless patch on its parent. Rows never change an image; a family is a
+photo with all its rounds, named by the photo's id (`root_id`). A file is written before its row and removed after it,
+so a row always has its file. Each thread has its own connection; writers take turns. Knows nothing of pixels or engines.
+"""
+
+import json
+import re
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from config import Note
+from jobs.errors import JobError, disk_full_as_job_error
+
+ID_BYTES = 16  # 128 random bits: nobody guesses another person's photo
+ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{22}")
+MOST_ATTEMPTS = 2  # a job that takes the process down twice is not tried a third time
+TOUCH_EVERY_S = 60.0
+LIVE = "state IN ('queued', 'running') OR save_pending = 1"
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS images (
+    image_id TEXT PRIMARY KEY, root_id TEXT NOT NULL, parent_id TEXT, width INTEGER NOT NULL, height INTEGER NOT NULL,
+    format TEXT NOT NULL, name TEXT NOT NULL, notes TEXT NOT NULL, box TEXT, created_s REAL NOT NULL,
+    used_s REAL NOT NULL, size_bytes INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS images_by_family ON images (root_id);
+CREATE TABLE IF NOT EXISTS jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT NOT NULL UNIQUE, request_id TEXT NOT NULL UNIQUE,
+    digest TEXT NOT NULL, image_id TEXT NOT NULL, root_id TEXT NOT NULL, request TEXT NOT NULL, state TEXT NOT NULL,
+    stage TEXT, attempt INTEGER NOT NULL DEFAULT 0, result_id TEXT, timings_ms TEXT NOT NULL DEFAULT '{}',
+    notes TEXT NOT NULL DEFAULT '[]', error TEXT, saved TEXT, save_pending INTEGER NOT NULL DEFAULT 0,
+    version INTEGER NOT NULL DEFAULT 1, created_s REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS jobs_by_family ON jobs (root_id);
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state);
+"""
+
+
+def new_id() -> str:
+    """Return a fresh unguessable id; it is also a safe file name."""
+    return secrets.token_urlsafe(ID_BYTES)
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """A photo (`parent_id` None) or a round; `box` is where a round's patch lies, (left, top, right, bottom)."""
+
+    image_id: str
+    root_id: str
+    parent_id: str | None
+    width: int
+    height: int
+    format: str
+    name: str
+    notes: tuple[Note, ...]
+    box: tuple[int, int, int, int] | None
+    created_s: float
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job's row; `request` holds strokes, options and whether a mask file and a saved output belong to it."""
+
+    job_id: str
+    request_id: str
+    digest: str
+    image_id: str
+    root_id: str
+    request: dict[str, Any]
+    state: str
+    stage: str | None
+    attempt: int
+    result_id: str | None
+    timings_ms: dict[str, float]
+    notes: list[dict[str, Any]]
+    error: dict[str, Any] | None
+    saved: str | None
+    version: int
+    created_s: float
+
+
+def note_as_dict(note: Note) -> dict[str, Any]:
+    """Return a note as it is stored and sent."""
+    return {"code": note.code, "message": str(note), "params": note.params}
+
+
+class JobStore:
+    """Rows and file paths under one data folder."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.images_dir = data_dir / "images"
+        self.masks_dir = data_dir / "masks"
+        for folder in (self.images_dir, self.masks_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._local = threading.local()
+        self._writing = threading.Lock()
+        with self.transaction() as database:
+            for statement in filter(str.strip, SCHEMA.split(";")):
+                database.execute(statement)
+
+    def connection(self) -> sqlite3.Connection:
+        """Return this thread's own connection, for reading."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self.data_dir / "jobs.sqlite3", timeout=30.0, isolation_level=None)
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            self._local.connection = connection
+        return connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection inside one write transaction: all of it or nothing; a full disk is JobError `disk_full`."""
+        connection = self.connection()
+        with disk_full_as_job_error(), self._writing:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def photo_path(self, image_id: str) -> Path:
+        """Where an uploaded photo's own bytes lie."""
+        return self.images_dir / f"{image_id}.photo"
+
+    def patch_path(self, image_id: str) -> Path:
+        """Where a round's lossless patch lies, at the photo's depth."""
+        return self.images_dir / f"{image_id}.png"
+
+    def view_path(self, image_id: str) -> Path:
+        """Where the 8-bit copy of a 16-bit round's patch lies, which browsers show."""
+        return self.images_dir / f"{image_id}.view.png"
+
+    def mask_path(self, job_id: str) -> Path:
+        """Where the mask file sent with a job lies."""
+        return self.masks_dir / f"{job_id}.png"
+
+    # Images
+
+    def insert_image(self, image: ImageRecord, *, size_bytes: int) -> None:
+        """Add an image whose files are already written."""
+        with self.transaction() as database:
+            _insert_image(database, image, size_bytes)
+
+    def image(self, image_id: str) -> ImageRecord:
+        """Return an image's row; JobError `unknown_image` when there is none."""
+        row = None
+        if isinstance(image_id, str) and ID_PATTERN.fullmatch(image_id):
+            row = self.connection().execute("SELECT * FROM images WHERE image_id = ?", (image_id,)).fetchone()
+        if row is None:
+            raise JobError("unknown_image", "This photo is not here (any more). Please upload it again.")
+        box = tuple(json.loads(row["box"])) if row["box"] else None
+        return ImageRecord(
+            row["image_id"], row["root_id"], row["parent_id"], row["width"], row["height"], row["format"], row["name"],
+            tuple(Note(n["message"], code=n["code"], **n["params"]) for n in json.loads(row["notes"])),
+            box, row["created_s"],
+        )  # fmt: skip
+
+    def touch(self, root_id: str) -> None:
+        """Remember that a family was used now, so that clean-up takes it last."""
+        now_s = time.time()
+        last = self.connection().execute("SELECT used_s FROM images WHERE image_id = ?", (root_id,)).fetchone()
+        if last and now_s - last["used_s"] > TOUCH_EVERY_S:
+            with self.transaction() as database:
+                database.execute("UPDATE images SET used_s = ? WHERE image_id = ?", (now_s, root_id))
+
+    # Jobs
+
+    def insert_job(self, job_id: str, *, request_id: str, digest: str, image: ImageRecord, request: object) -> None:
+        """Add a queued job; JobError `unknown_image` when the image was cleaned away meanwhile."""
+        with self.transaction() as database:
+            if not database.execute("SELECT 1 FROM images WHERE image_id = ?", (image.image_id,)).fetchone():
+                raise JobError("unknown_image", "This photo is not here (any more). Please upload it again.")
+            database.execute(
+                "INSERT INTO jobs (job_id, request_id, digest, image_id, root_id, request, state, created_s)"
+                " VALUES (?, ?, ?, ?, ?, ?, 'queued', ?)",
+                (job_id, request_id, digest, image.image_id, image.root_id, json.dumps(request), time.time()),
+            )
+
+    def job(self, job_id: str) -> JobRecord:
+        """Return a job's row; JobError `unknown_job` when there is none."""
+        job = None
+        if isinstance(job_id, str) and ID_PATTERN.fullmatch(job_id):
+            job = self._one_job("SELECT * FROM jobs WHERE job_id = ?", job_id)
+        if job is None:
+            raise JobError("unknown_job", "This job is not here (any more).")
+        return job
+
+    def job_of_request(self, request_id: str) -> JobRecord | None:
+        """Return the job that a request made, None when it is new."""
+        return self._one_job("SELECT * FROM jobs WHERE request_id = ?", request_id)
+
+    def _one_job(self, query: str, value: str) -> JobRecord | None:
+        row = self.connection().execute(query, (value,)).fetchone()
+        if row is None:
+            return None
+        return JobRecord(
+            row["job_id"], row["request_id"], row["digest"], row["image_id"], row["root_id"],
+            json.loads(row["request"]), row["state"], row["stage"], row["attempt"], row["result_id"],
+            json.loads(row["timings_ms"]), json.loads(row["notes"]), json.loads(row["error"] or "null"),
+            row["saved"], row["version"], row["created_s"],
+        )  # fmt: skip
+
+    def start(self, job_id: str) -> bool:
+        """Move a queued job to running and count the attempt; False when it is not queued any more."""
+        return self._update("state = 'running', stage = 'load', attempt = attempt + 1", (), job_id, "queued")
+
+    def set_stage(self, job_ids: Sequence[str], stage: str) -> list[str]:
+        """Set the stage of those of `job_ids` that still run, and return them."""
+        return [job_id for job_id in job_ids if self._update("stage = ?", (stage,), job_id, "running")]
+
+    def finish(
+        self, job_id: str, result: ImageRecord, *, size_bytes: int, timings_ms: object, notes: object, save: bool
+    ) -> bool:
+        """Move a running job to done together with its round; False (and no round) when it was cancelled meanwhile."""
+        with self.transaction() as database:
+            done = database.execute(
+                "UPDATE jobs SET state = 'done', stage = NULL, result_id = ?, timings_ms = ?, notes = ?,"
+                " save_pending = ?, version = version + 1 WHERE job_id = ? AND state = 'running'",
+                (result.image_id, json.dumps(timings_ms), json.dumps(notes), int(save), job_id),
+            ).rowcount
+            if done:
+                _insert_image(database, result, size_bytes)
+        return bool(done)
+
+    def fail(self, job_id: str, error: JobError) -> bool:
+        """Move a job that has not ended to failed; False when it ended already."""
+        values = (json.dumps(error.as_dict()),)
+        return any(
+            self._update("state = 'failed', stage = NULL, error = ?", values, job_id, state)
+            for state in ("running", "queued")
+        )
+
+    def cancel(self, job_id: str) -> bool:
+        """Move a queued or running job to cancelled; False when it already ended."""
+        return any(
+            self._update("state = 'cancelled', stage = NULL", (), job_id, state) for state in ("queued", "running")
+        )
+
+    def requeue(self, job_id: str) -> bool:
+        """Give a running job back to the queue as if it had not been started."""
+        return self._update("state = 'queued', stage = NULL, attempt = attempt - 1", (), job_id, "running")
+
+    def set_saved(self, job_id: str, saved: str | None, *, notes: Sequence[Note]) -> None:
+        """Record where a done job's file was written (None: it could not be), with notes to add."""
+        with self.transaction() as database:
+            row = database.execute("SELECT notes FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+            if row is not None:
+                known = json.loads(row["notes"])
+                known += [note_as_dict(note) for note in notes if note_as_dict(note) not in known]
+                database.execute(
+                    "UPDATE jobs SET saved = ?, notes = ?, save_pending = 0, version = version + 1 WHERE job_id = ?",
+                    (saved, json.dumps(known), job_id),
+                )
+
+    def bump_waiting(self) -> None:
+        """Give every queued job a new version, because its position changed."""
+        with self.transaction() as database:
+            database.execute("UPDATE jobs SET version = version + 1 WHERE state = 'queued'")
+
+    def recover(self) -> tuple[list[str], list[str]]:
+        """After a start: give interrupted jobs back to the queue once, fail those interrupted twice.
+
+        Returns the ids waiting in the order they came, and the ids of done jobs whose file was not yet saved.
+        """
+        error = JobError("interrupted", "The server stopped twice while this repair ran; it is not tried again.")
+        with self.transaction() as database:
+            database.execute(
+                "UPDATE jobs SET state = 'failed', stage = NULL, error = ?, version = version + 1"
+                " WHERE state = 'running' AND attempt >= ?",
+                (json.dumps(error.as_dict()), MOST_ATTEMPTS),
+            )
+            database.execute(
+                "UPDATE jobs SET state = 'queued', stage = NULL, version = version + 1 WHERE state = 'running'"
+            )
+            waiting = database.execute("SELECT job_id FROM jobs WHERE state = 'queued' ORDER BY number").fetchall()
+            unsaved = database.execute("SELECT job_id FROM jobs WHERE save_pending = 1 ORDER BY number").fetchall()
+        return [row["job_id"] for row in waiting], [row["job_id"] for row in unsaved]
+
+    def _update(self, assignments: str, values: tuple[object, ...], job_id: str, state: str) -> bool:
+        with self.transaction() as database:
+            return bool(
+                database.execute(
+                    f"UPDATE jobs SET {assignments}, version = version + 1 WHERE job_id = ? AND state = ?",
+                    (*values, job_id, state),
+                ).rowcount
+            )
+
+
+def _insert_image(database: sqlite3.Connection, image: ImageRecord, size_bytes: int) -> None:
+    values = asdict(image) | {
+        "notes": json.dumps([note_as_dict(note) for note in image.notes]),
+        "box": json.dumps(image.box) if image.box else None,
+        "used_s": image.created_s,
+        "size_bytes": size_bytes,
+    }
+    columns = ", ".join(values)
+    database.execute(f"INSERT INTO images ({columns}) VALUES ({', '.join('?' * len(values))})", tuple(values.values()))

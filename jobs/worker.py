@@ -1,0 +1,247 @@
+"""The thread of one device: takes what waits, has the engine repair it, stores what comes out.
+
+Jobs that wait together go to the engine together; when that fails, each is tried alone, so one bad job fails alone. A
+job that outlives its time is failed at once and, because a running engine can't be stopped, its thread is given up and
+another takes over; whatever the old one still returns is dropped.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.errors import JobError
+from jobs.photos import Box, PhotoShelf, Pixels
+from jobs.request import Options, build_mask, mask_box
+from jobs.saver import OutputSaver
+from jobs.store import ImageRecord, JobRecord, note_as_dict
+
+OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "MemoryError", "_ArrayMemoryError"})
+
+log = logging.getLogger("fftlama.jobs")
+
+
+class Engine(Protocol):
+    """What repairs: `inference.Inpainter`, or anything shaped like it."""
+
+    def repair_many(self, requests: Sequence[Any], *, on_stage: Callable[[str], None] | None = None) -> Sequence[Any]:
+        """Repair `requests` (each shaped like `Repair`); results have `patches`, `timings_ms` and `notes`."""
+
+    def describe(self) -> dict[str, Any]:
+        """Say which device, precision, profile and weights are used."""
+
+
+class Desk(Protocol):
+    """What a worker needs of the queue it works for."""
+
+    shelf: PhotoShelf
+    saver: OutputSaver
+    job_timeout_s: float
+
+    def take(self) -> list[str]:
+        """Wait for jobs and hand out the next ones; an empty list ends the worker."""
+
+    def changed(self) -> None:
+        """Tell everybody who waits that a job changed."""
+
+    def ended(self, state: str, timings_ms: dict[str, float]) -> None:
+        """Count a job that came to its end."""
+
+    def lost(self, job_id: str, error: JobError) -> None:
+        """Remember a failure that could not be written to the store."""
+
+    def replace(self, worker: "DeviceWorker") -> bool:
+        """Start another worker on the same engine, because this one is stuck in it; False when that was not done."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """One request to the engine: image (H, W, 3) uint8 or uint16, mask (H, W) bool, True = hole; neither modified."""
+
+    image: Pixels
+    mask: NDArray[np.bool_]
+    dilate_px: int | None
+    feather_px: int | None
+    quality: str
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A started job with what the engine needs for it, and when its parts began (time.monotonic)."""
+
+    job: JobRecord
+    parent: ImageRecord
+    repair: Repair
+    started_s: float
+    loaded_s: float
+
+
+class _NobodyWaitsError(Exception):
+    """Every job of the batch was cancelled or timed out: the engine may stop here."""
+
+
+class DeviceWorker(threading.Thread):
+    """Runs batches from `desk` on `engine` until told to stop."""
+
+    def __init__(self, engine: Engine, desk: Desk, *, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self.engine = engine
+        self.busy_with: tuple[str, ...] = ()
+        self._desk = desk
+        self._store = desk.shelf.store
+        self._given_up = False
+
+    def run(self) -> None:
+        """Work until the desk hands out nothing more, or until this thread was replaced."""
+        while not self._given_up and (job_ids := self._desk.take()):
+            self.busy_with = tuple(job_ids)
+            try:
+                self._run_batch(job_ids)
+            except Exception as error:  # the worker must outlive anything a single batch does
+                log.exception("a batch of repairs failed")
+                for job_id in job_ids:
+                    self._fail(job_id, error)
+            self.busy_with = ()
+
+    def _run_batch(self, job_ids: Sequence[str]) -> None:
+        with self._deadline(job_ids):
+            tasks = [task for job_id in job_ids if (task := self._prepare(job_id))]
+            self._desk.changed()
+            if len(tasks) < 2 or self._repair(tasks, alone=False):
+                remaining = tasks if len(tasks) < 2 else []
+            else:
+                remaining = tasks
+        for task in remaining:
+            with self._deadline([task.job.job_id]):
+                self._repair([task], alone=True)
+
+    def _prepare(self, job_id: str) -> _Task | None:
+        """Start a job and load what it needs; None when it was cancelled, or failed here."""
+        started_s = time.monotonic()
+        try:
+            if not self._store.start(job_id):
+                return None
+            job = self._store.job(job_id)
+            parent = self._store.image(job.image_id)
+            mask_path = self._store.mask_path(job_id)
+            mask_png = mask_path.read_bytes() if job.request["has_mask_file"] else None
+            mask = build_mask(job.request["strokes"], mask_png, image=parent)
+            options = Options(**job.request["options"])
+            pixels = self._desk.shelf.pixels(parent)
+        except Exception as error:
+            self._fail(job_id, error)
+            return None
+        repair = Repair(pixels, mask, options.dilate_px, options.feather_px, options.quality)
+        return _Task(job, parent, repair, started_s, time.monotonic())
+
+    def _repair(self, tasks: Sequence[_Task], *, alone: bool) -> bool:
+        """Repair `tasks` in one call and deliver; False when the call failed and each is to be tried alone."""
+        job_ids = [task.job.job_id for task in tasks]
+
+        def on_stage(name: str) -> None:
+            if not self._store.set_stage(job_ids, name):
+                raise _NobodyWaitsError
+            self._desk.changed()
+
+        try:
+            on_stage("plan")
+            results = self.engine.repair_many([task.repair for task in tasks], on_stage=on_stage)
+        except _NobodyWaitsError:
+            return True
+        except Exception as error:
+            if not alone:
+                log.warning("a batch of %d repairs failed (%s); each is tried alone", len(tasks), error)
+                return False
+            self._fail(job_ids[0], error)
+            return True
+        for task, result in zip(tasks, results, strict=True):
+            try:
+                self._deliver(task, result)
+            except Exception as error:
+                self._fail(task.job.job_id, error)
+        return True
+
+    def _deliver(self, task: _Task, result: Any) -> None:
+        """Store a result's patches as a round and move the job to done."""
+        job_id = task.job.job_id
+        engine_done_s = time.monotonic()
+        if not self._store.set_stage([job_id], "store"):
+            return
+        box: Box = mask_box(task.repair.mask)
+        record, size_bytes = self._desk.shelf.write_round(task.parent, result.patches, fallback_box=box)
+        now_s = time.monotonic()
+        timings_ms = {
+            "queued": max(0.0, (time.time() - task.job.created_s - (now_s - task.started_s)) * 1e3),
+            "load": (task.loaded_s - task.started_s) * 1e3,
+            **result.timings_ms,
+            "store": (now_s - engine_done_s) * 1e3,
+            "total": (now_s - task.started_s) * 1e3,
+        }
+        timings_ms = {name: round(float(value), 2) for name, value in timings_ms.items()}
+        notes = [note_as_dict(note) for note in result.notes]
+        save = bool(task.job.request["save"])
+        try:
+            kept = self._store.finish(
+                job_id, record, size_bytes=size_bytes, timings_ms=timings_ms, notes=notes, save=save
+            )
+        except BaseException:
+            self._desk.shelf.drop_round(record.image_id)
+            raise
+        if not kept:
+            self._desk.shelf.drop_round(record.image_id)
+            return
+        log.info("job %s: done in %.0f ms (box %s)", job_id[:6], timings_ms["total"], record.box)
+        self._desk.ended("done", timings_ms)
+        self._desk.changed()
+        if save:
+            self._desk.saver.add(job_id)
+
+    def _fail(self, job_id: str, error: Exception) -> None:
+        """Move a running job to failed with a sentence for people; the traceback goes to the log."""
+        if isinstance(error, JobError):
+            reason = error
+        elif any(kind.__name__ in OUT_OF_MEMORY_NAMES for kind in type(error).__mro__):
+            reason = JobError("out_of_memory", "There is not enough memory for this repair. Mark a smaller area.")
+        else:
+            reason = JobError("server_error", "The repair failed inside the server; its log says why.")
+        log.error("job %s: %s (%s)", job_id[:6], reason.code, error, exc_info=error if reason is not error else None)
+        try:
+            failed = self._store.fail(job_id, reason)
+        except JobError:
+            # Not even the failure can be written (disk full): clients see it now, and the next start tries again.
+            log.exception("job %s: its failure could not be kept", job_id[:6])
+            self._desk.lost(job_id, reason)
+            failed = True
+        if failed:
+            self._desk.ended("failed", {})
+            self._desk.changed()
+
+    @contextmanager
+    def _deadline(self, job_ids: Sequence[str]) -> Iterator[None]:
+        """Fail those of `job_ids` that still run after the time-out, and give this thread up then."""
+        timer = threading.Timer(self._desk.job_timeout_s, self._time_out, [list(job_ids)])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _time_out(self, job_ids: Sequence[str]) -> None:
+        limit_s = self._desk.job_timeout_s
+        error = JobError(
+            "timed_out", f"The repair took longer than {limit_s:g} seconds and was given up.", {"limit_s": limit_s}
+        )
+        failed = [job_id for job_id in job_ids if self._store.fail(job_id, error)]
+        if failed:
+            for job_id in failed:
+                log.error("job %s: timed out after %g s", job_id[:6], limit_s)
+                self._desk.ended("failed", {})
+            self._desk.changed()
+            self._given_up = self._desk.replace(self)

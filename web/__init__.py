@@ -1,0 +1,1 @@
+"""What people and programs see: the page and the REST routes. Knows nothing of torch."""

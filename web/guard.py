@@ -1,0 +1,63 @@
+"""Keeps other web sites off a service without login: who may call it from a browser, and under which names.
+
+A page anywhere can make a browser POST to 127.0.0.1, and a rebound DNS name makes such a page same-origin. So requests
+that change something must come from this site's own pages (or from a program, which sends no Origin), and while the
+server listens on loopback only, only loopback names are answered.
+"""
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+OWN_FETCH_SITES = frozenset({"same-origin", "none"})
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address stands for this machine only."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class SiteGuard:
+    """ASGI middleware that answers 403 to other sites' requests; `host` is the address the server listens on."""
+
+    def __init__(self, app: ASGIApp, *, host: str) -> None:
+        self._app = app
+        self._loopback_only = is_loopback(host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] in ("http", "websocket") and (refusal := self._refusal(scope)):
+            await JSONResponse(refusal, status_code=403)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> dict[str, object] | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if self._loopback_only and host and not is_loopback(_host_name(host)):
+            return _error("bad_host", "This server answers under localhost and 127.0.0.1 only.")
+        if scope.get("method", "GET") in SAFE_METHODS and scope["type"] == "http":
+            return None
+        site = headers.get("sec-fetch-site")
+        origin = headers.get("origin")
+        # Sec-Fetch-Site is the browser's own judgement, right behind proxies too; over plain http only Origin is sent.
+        own = site in OWN_FETCH_SITES if site else origin is None or urlsplit(origin).netloc.lower() == host.lower()
+        return None if own else _error("cross_site", "Requests from pages of other sites are refused.")
+
+
+def _host_name(host: str) -> str:
+    return (urlsplit(f"//{host}").hostname if "@" not in host else None) or ""
+
+
+def _error(code: str, message: str) -> dict[str, object]:
+    return {"error": code, "message": message, "params": {}}

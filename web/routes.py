@@ -1,0 +1,228 @@
+"""The REST routes under /api/v1, /health and /metrics, over a `JobQueue`.
+
+Whatever goes wrong is answered as `{"error": code, "message": sentence, "params": {...}}`, its status from `STATUSES`.
+Reading bodies is asynchronous; everything that decodes, encodes or touches SQLite runs in threads. Those who wait for a
+job have threads of their own, so that many patient clients leave room for the others.
+"""
+
+import base64
+import binascii
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote
+
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.routing import Match
+
+from config import Settings
+from jobs.errors import JobError
+from jobs.local import JobQueue
+from jobs.store import note_as_dict
+from web.metrics import Metrics
+from web.uploads import file_part, read_form, read_json
+
+STATUSES = {
+    "bad_request": 400, "unknown_image": 404, "unknown_job": 404, "not_found": 404, "method_not_allowed": 405,
+    "request_conflict": 409, "file_too_large": 413, "image_too_large": 413, "not_an_image": 415, "empty_file": 422,
+    "truncated_image": 422, "no_image": 422, "empty_mask": 422, "mask_size": 422, "bad_strokes": 422,
+    "bad_options": 422, "queue_full": 429, "server_error": 500, "out_of_memory": 503, "interrupted": 503,
+    "timed_out": 504, "disk_full": 507,
+}  # fmt: skip
+RETRY_AFTER_S = {"queue_full": "5", "interrupted": "10"}
+LONGEST_WAIT_S = 60.0
+WAITERS = 128
+UPLOADS_AT_ONCE = 4  # files are whole in memory only while they are checked
+LARGEST_PREVIEW_PX = 20_000
+FORMATS = ("original", "png", "jpeg", "webp")
+PREVIEW_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+NEVER_CHANGES = {"Cache-Control": "private, max-age=31536000, immutable"}
+EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
+
+log = logging.getLogger("fftlama.web")
+
+
+def error_response(error: JobError) -> JSONResponse:
+    """Return an error in the form and with the status that clients know."""
+    retry = RETRY_AFTER_S.get(error.code)
+    headers = {"Retry-After": retry} if retry else None
+    return JSONResponse(error.as_dict(), status_code=STATUSES.get(error.code, 500), headers=headers)
+
+
+class ApiRoute(APIRoute):
+    """A route that answers errors in our form; Gradio's routes keep their own."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap FastAPI's handler."""
+        inner = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await inner(request)
+            except JobError as error:
+                return error_response(error)
+            except RequestValidationError as error:
+                problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+                return error_response(JobError("bad_request", f"The request is not right: {problems}"))
+            except Exception:
+                log.exception("%s %s failed", request.method, request.url.path)
+                return error_response(JobError("server_error", "Something failed inside the server; its log says why."))
+
+        return answer
+
+
+def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, version: str) -> APIRouter:
+    """Return the routes; `metrics` should also count the queue's ended jobs."""
+    router = APIRouter(route_class=ApiRoute)
+    started_s = time.monotonic()
+    waiters = anyio.CapacityLimiter(WAITERS)
+    uploads = anyio.CapacityLimiter(UPLOADS_AT_ONCE)
+    max_mib = settings.max_file_mib
+
+    @router.post("/api/v1/images", status_code=201)
+    async def add_image(request: Request) -> JSONResponse:
+        async with read_form(request, max_file_mib=max_mib) as form, uploads:
+            part = await file_part(form, "file", max_file_mib=max_mib)
+            if part is None:
+                raise JobError("no_image", "No photo was sent (multipart field `file`).")
+            image = await run_in_threadpool(queue.add_image, *part)
+        return JSONResponse(
+            {
+                "image_id": image.image_id, "width": image.width, "height": image.height, "format": image.format,
+                "name": image.name, "notes": [note_as_dict(note) for note in image.notes],
+            },
+            status_code=201,
+        )  # fmt: skip
+
+    @router.get("/api/v1/images/{image_id}")
+    def get_image(image_id: str, format: str | None = None, max_px: int | None = None) -> Response:
+        if format is not None and format not in FORMATS:
+            raise JobError("bad_request", f"format must be one of {', '.join(FORMATS)}, not {format[:20]!r}.")
+        image = queue.image(image_id)
+        other = None if format in (None, "original") else format
+        if max_px is not None:
+            if not 1 <= max_px <= LARGEST_PREVIEW_PX:
+                raise JobError("bad_request", f"max_px must be from 1 to {LARGEST_PREVIEW_PX}.")
+            kind = other or "jpeg"
+            data = queue.shelf.preview(image, max_px=max_px, format=kind)
+            return Response(data, media_type=PREVIEW_TYPES[kind], headers=NEVER_CHANGES)
+        encoded = queue.shelf.encode(image, format=other)
+        suffix = "_repaired" if image.parent_id else ""
+        name = f"{PurePath(image.name).stem}{suffix}{encoded.extension}"
+        return Response(encoded.data, media_type=encoded.media_type, headers={**NEVER_CHANGES, **_attachment(name)})
+
+    @router.get("/api/v1/images/{image_id}/info")
+    def get_image_info(image_id: str) -> dict[str, Any]:
+        image = queue.image(image_id)
+        return {
+            "image_id": image.image_id, "parent_id": image.parent_id, "width": image.width, "height": image.height,
+            "format": image.format, "name": image.name, "created": round(image.created_s, 3),
+        }  # fmt: skip
+
+    @router.get("/api/v1/images/{image_id}/patch")
+    def get_patch(image_id: str) -> Response:
+        return Response(queue.shelf.patch(queue.image(image_id)), media_type="image/png", headers=NEVER_CHANGES)
+
+    @router.post("/api/v1/repairs", status_code=202)
+    async def add_repair(request: Request) -> JSONResponse:
+        body = await read_json(request, max_file_mib=max_mib)
+        job_id = await run_in_threadpool(_submit, queue, body)
+        return JSONResponse({"job_id": job_id}, status_code=202, headers={"Location": f"/api/v1/jobs/{job_id}"})
+
+    @router.get("/api/v1/jobs/{job_id}")
+    async def get_job(job_id: str, wait_s: float = 0.0, seen: int | None = None) -> JSONResponse:
+        # More patient clients than threads: the others poll at once instead of standing in line for a thread.
+        wait_s = min(max(wait_s, 0.0), LONGEST_WAIT_S) if waiters.available_tokens > 0 else 0.0
+        limiter = waiters if wait_s > 0 else None
+        view = await anyio.to_thread.run_sync(lambda: queue.view(job_id, wait_s=wait_s, seen=seen), limiter=limiter)
+        return JSONResponse(view, headers={"Cache-Control": "no-store"})
+
+    @router.delete("/api/v1/jobs/{job_id}", status_code=202)
+    def cancel_job(job_id: str) -> JSONResponse:
+        return JSONResponse(queue.cancel(job_id), status_code=202)
+
+    @router.post("/api/v1/repair")
+    async def repair_file(request: Request) -> Response:
+        async with read_form(request, max_file_mib=max_mib, files=2) as form:
+            options = _parse_options_field(form.get("options"))
+            async with uploads:
+                image = await file_part(form, "image", max_file_mib=max_mib)
+                mask = await file_part(form, "mask", max_file_mib=max_mib)
+        if image is None:
+            raise JobError("no_image", "No photo was sent (multipart field `image`).")
+        if mask is None:
+            raise JobError("empty_mask", "No mask was sent (multipart field `mask`; above 127 = what should go).")
+        data, filename = image
+        encoded = await anyio.to_thread.run_sync(
+            lambda: queue.repair_file(data, mask[0], options, filename), limiter=waiters
+        )
+        name = f"{PurePath(filename).stem or 'photo'}_repaired{encoded.extension}"
+        return Response(encoded.data, media_type=encoded.media_type, headers=_attachment(name))
+
+    @router.get("/health")
+    def health() -> dict[str, Any]:
+        return {
+            "status": "ok", "version": version, **queue.describe(),
+            "uptime_s": round(time.monotonic() - started_s, 1), "pid": os.getpid(),
+        }  # fmt: skip
+
+    @router.get("/metrics")
+    def get_metrics() -> Response:
+        return Response(metrics.render(queue.describe), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @router.api_route("/api/v1/{rest:path}", methods=EVERY_METHOD)
+    def unknown(request: Request) -> Response:
+        known = any(route.matches(request.scope)[0] is Match.PARTIAL for route in router.routes)
+        if known:
+            raise JobError("method_not_allowed", f"{request.method} is not allowed here.")
+        raise JobError("not_found", "There is nothing under this address.")
+
+    return router
+
+
+def _submit(queue: JobQueue, body: dict[str, Any]) -> str:
+    """Queue a repair from a JSON body; JobError for everything that is wrong with it."""
+    allowed = {"image_id", "request_id", "strokes", "mask_png", "options"}
+    if unexpected := sorted(set(body) - allowed):
+        raise JobError("bad_request", f"Unknown field {unexpected[0][:40]!r}; known: {', '.join(sorted(allowed))}.")
+    if body.get("image_id") in (None, ""):
+        raise JobError("no_image", "No photo was named (image_id).")
+    mask = body.get("mask_png")
+    if mask is not None:
+        mask = _decode_mask(mask)
+    return queue.submit(body["image_id"], body.get("request_id"), body.get("strokes"), mask, body.get("options"))  # type: ignore[arg-type]
+
+
+def _decode_mask(text: object) -> bytes:
+    """Return the bytes of a base64 text, with or without a `data:` prefix."""
+    try:
+        if not isinstance(text, str):
+            raise ValueError("not a text")
+        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise JobError("bad_request", f"mask_png must be a PNG file in base64: {error}.") from error
+
+
+def _parse_options_field(text: object) -> object:
+    if text is None or text == "":
+        return None
+    try:
+        return json.loads(text) if isinstance(text, str) else text
+    except (ValueError, RecursionError) as error:
+        raise JobError("bad_options", f"options must be JSON: {str(error)[:200]}.") from error
+
+
+def _attachment(name: str) -> dict[str, str]:
+    """Return the header that names a download, for old clients in ASCII and for the others in full (RFC 6266)."""
+    ascii_name = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in name)
+    return {"Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name, safe='')}"}

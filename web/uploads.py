@@ -1,0 +1,107 @@
+"""Request bodies read with a limit: refused early by their length, and while they arrive when the length lies.
+
+Files are spooled to disk as they come (python-multipart under Starlette), so a body is never in memory twice; what is
+too large is read to its end and thrown away, up to a bound, because a client that is still sending rarely reads an
+early answer.
+"""
+
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from jobs.errors import JobError, disk_full_as_job_error
+
+MIB = 1 << 20
+FORM_OVERHEAD_BYTES = 64 << 10  # boundaries, part headers and small fields around the files
+DISCARD_FACTOR = 3
+DISCARD_FOR_S = 20.0
+MOST_PARTS = 8
+
+
+@asynccontextmanager
+async def read_form(request: Request, *, max_file_mib: int, files: int = 1) -> AsyncIterator[FormData]:
+    """Give a multipart body of at most `files` files; JobError `file_too_large`, `bad_request` or `disk_full`."""
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise JobError("bad_request", "Send the file as multipart/form-data.")
+    limit_bytes = files * max_file_mib * MIB + FORM_OVERHEAD_BYTES
+    stream = _limited(request, limit_bytes, max_file_mib)
+    parser = MultiPartParser(request.headers, stream, max_files=MOST_PARTS, max_fields=MOST_PARTS)
+    try:
+        with disk_full_as_job_error():
+            form = await parser.parse()
+    except MultiPartException as error:
+        raise JobError("bad_request", f"The form could not be read: {error.message}") from error
+    except ClientDisconnect as error:
+        raise JobError("bad_request", "The upload was cut off.") from error
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+async def file_part(form: FormData, name: str, *, max_file_mib: int) -> tuple[bytes, str] | None:
+    """Return the bytes and file name of a form's file; None when it has none of that name."""
+    part = form.get(name)
+    if not isinstance(part, UploadFile):
+        return None
+    if (part.size or 0) > max_file_mib * MIB:
+        raise too_large(max_file_mib)
+    return await part.read(), part.filename or ""
+
+
+async def read_json(request: Request, *, max_file_mib: int) -> dict[str, Any]:
+    """Return a JSON object body; JobError `bad_request` or `file_too_large`.
+
+    NaN and Infinity, which Python's and JavaScript's sloppier clients send, are read here and refused as strokes.
+    """
+    body = bytearray()
+    try:
+        async for chunk in _limited(request, max_file_mib * MIB, max_file_mib):
+            body += chunk
+    except ClientDisconnect as error:
+        raise JobError("bad_request", "The request was cut off.") from error
+    try:
+        value = await run_in_threadpool(json.loads, bytes(body))
+    except (ValueError, RecursionError) as error:
+        raise JobError("bad_request", f"The body is not JSON: {str(error)[:200]}") from error
+    if not isinstance(value, dict):
+        raise JobError("bad_request", "The body must be a JSON object.")
+    return value
+
+
+def too_large(max_file_mib: int) -> JobError:
+    """Return the error for a file above the limit."""
+    return JobError("file_too_large", f"The file is larger than {max_file_mib} MiB.", {"max_mib": max_file_mib})
+
+
+async def _limited(request: Request, limit_bytes: int, max_file_mib: int) -> AsyncGenerator[bytes, None]:
+    declared = request.headers.get("content-length", "")
+    stream = request.stream()
+    if declared.isdigit() and int(declared) > limit_bytes:
+        await _discard(stream, limit_bytes * DISCARD_FACTOR)
+        raise too_large(max_file_mib)
+    taken = 0
+    async for chunk in stream:
+        taken += len(chunk)
+        if taken > limit_bytes:
+            await _discard(stream, limit_bytes * DISCARD_FACTOR)
+            raise too_large(max_file_mib)
+        yield chunk
+
+
+async def _discard(stream: AsyncGenerator[bytes, None], most_bytes: int) -> None:
+    until_s = time.monotonic() + DISCARD_FOR_S
+    try:
+        async for chunk in stream:
+            most_bytes -= len(chunk)
+            if most_bytes < 0 or time.monotonic() > until_s:
+                return
+    except ClientDisconnect:
+        return
