@@ -114,6 +114,7 @@ class Settings:
         "auto", "choice", "number format of the network; auto = the profile's", choices=("auto", "fp16", "bf16", "fp32")
     )
     weights: str = _setting("", "text", "weights file or name; empty = big-lama if it is there, else embedded")
+    mirrors: str = _setting("", "text", "addresses to fetch weights from before the published ones")
     profile: str = _setting("auto", "text", "name of a row of hardware_profiles.yaml; auto = chosen for the card")
     data_dir: Path = _setting(Path("data"), "path", "folder for photos, rounds and jobs")  # noqa: RUF009 (immutable)
     outputs_dir: Path = _setting(Path("outputs"), "path", "folder results are written to")  # noqa: RUF009 (immutable)
