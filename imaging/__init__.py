@@ -1,0 +1,28 @@
+"""Files to arrays and back, and strokes to masks: the only room that knows about file formats.
+
+Images are (H, W, 3) uint8 or uint16 RGB, upright; masks (H, W) bool, True = hole. Nothing here knows torch, HTTP or jobs, nothing
+global is changed, and every function may be called from several threads at once.
+"""
+
+from imaging.errors import ImagingError
+from imaging.masks import read_mask
+from imaging.photo import Encoded, Photo
+from imaging.png import decode_png, encode_png
+from imaging.reading import open_photo
+from imaging.strokes import Stroke, parse_strokes, rasterize
+from imaging.writing import encode_photo, encode_preview
+
+__all__ = [
+    "Encoded",
+    "ImagingError",
+    "Photo",
+    "Stroke",
+    "decode_png",
+    "encode_photo",
+    "encode_png",
+    "encode_preview",
+    "open_photo",
+    "parse_strokes",
+    "rasterize",
+    "read_mask",
+]

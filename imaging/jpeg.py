@@ -1,0 +1,126 @@
+"""JPEG: how a file was encoded, and the same encoding again after its pixels have changed.
+
+Pillow's `quality="keep"` refuses a changed picture, so tables and subsampling are carried by hand. Metadata is put in front of the
+encoded picture here: Pillow would count it into a buffer that must hold the whole file.
+"""
+
+import struct
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, JpegImagePlugin
+
+from imaging.photo import JpegSettings
+
+MAX_SEGMENT_BYTES = 65533
+XMP_KEY = b"http://ns.adobe.com/xap/1.0/\0"
+ICC_KEY = b"ICC_PROFILE\0"
+IPTC_KEY = b"Photoshop 3.0\0"
+EXIF_KEY = b"Exif\0\0"
+APP1, APP2, APP13, COMMENT = 0xE1, 0xE2, 0xED, 0xFE
+DEFAULT_QUALITY = 92
+
+
+def settings_of(picture: JpegImagePlugin.JpegImageFile) -> JpegSettings:
+    """Read from an opened JPEG how it was encoded."""
+    layers = [(h, v, table) for _, h, v, table in picture.layer]  # type: ignore[attr-defined]
+    tables = [tuple(picture.quantization[table]) for _, _, table in layers if table in picture.quantization]
+    chroma_share = min((h * v for h, v, _ in layers), default=1) / max((h * v for h, v, _ in layers), default=1)
+    halved_rows = len({v for _, v, _ in layers}) > 1
+    # 4:4:0 and other rare kinds become the next finer one that the encoder has.
+    subsampling = 0 if chroma_share > 0.5 or (chroma_share == 0.5 and halved_rows) else 1 if chroma_share == 0.5 else 2
+    ids = [ident for ident, _, _, _ in picture.layer]  # type: ignore[attr-defined]
+    transform = picture.info.get("adobe_transform")
+    keep_rgb = len(layers) == 3 and (transform == 0 or (transform is None and ids == [82, 71, 66]))
+    if len(layers) == 4 and transform == 2:
+        tables = tables[:1]  # YCCK comes back as plain CMYK, where the chroma tables would be too coarse
+    elif len(layers) == 3 and tables[1:2] == tables[2:3]:
+        tables = tables[:2]
+    comments = tuple(data for name, data in picture.applist if name == "COM")  # type: ignore[attr-defined]
+    progressive = bool(picture.info.get("progressive"))
+    return JpegSettings(tuple(tables), subsampling, progressive, keep_rgb, comments)
+
+
+def iptc_of(picture: JpegImagePlugin.JpegImageFile) -> bytes | None:
+    """Return the Photoshop image resources of an opened JPEG, its segments joined."""
+    parts = [data for name, data in picture.applist if name == "APP13"]  # type: ignore[attr-defined]
+    return b"".join(part.removeprefix(IPTC_KEY) for part in parts if part.startswith(IPTC_KEY)) or None
+
+
+def encode(picture: Image.Image, settings: JpegSettings | None, dpi: tuple[float, float] | None) -> bytes:
+    """Encode an L, RGB or CMYK picture, with these settings or at a high quality with 4:2:0; no metadata but the resolution."""
+    options: dict[str, object] = {"dpi": dpi} if dpi else {}
+    if settings is None or not settings.tables:
+        options |= {"quality": DEFAULT_QUALITY, "subsampling": 2 if picture.mode == "RGB" else -1}
+    else:
+        tables = settings.tables if picture.mode != "L" else settings.tables[:1]
+        options["qtables"] = [list(table) for table in tables]
+        if picture.mode == "RGB":
+            options |= {"subsampling": settings.subsampling, "keep_rgb": settings.keep_rgb}
+    progressive = settings is not None and settings.progressive
+    try:
+        return _save(picture, options | {"optimize": True, "progressive": progressive})
+    except OSError:
+        # Pillow guesses the buffer that these two need; noise at a high quality does not fit. Without them it streams.
+        return _save(picture, options)
+
+
+def _save(picture: Image.Image, options: dict[str, object]) -> bytes:
+    file = BytesIO()
+    picture.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def with_metadata(
+    data: bytes,
+    *,
+    exif: bytes | None = None,
+    xmp: bytes | None = None,
+    icc: bytes | None = None,
+    iptc: bytes | None = None,
+    comments: tuple[bytes, ...] = (),
+) -> bytes:
+    """Return the JPEG with metadata segments after its first one; what is too long for a segment is left out."""
+    segments = []
+    if exif:
+        segments.append((APP1, EXIF_KEY + exif))
+    if xmp:
+        segments.append((APP1, XMP_KEY + xmp))
+    if iptc:
+        segments.append((APP13, IPTC_KEY + iptc))
+    room = MAX_SEGMENT_BYTES - len(ICC_KEY) - 2
+    parts = [icc[at : at + room] for at in range(0, len(icc), room)] if icc else []
+    if len(parts) < 256:
+        segments += [(APP2, ICC_KEY + bytes([i + 1, len(parts)]) + part) for i, part in enumerate(parts)]
+    segments += [(COMMENT, comment) for comment in comments]
+    extra = b"".join(
+        struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
+        for marker, payload in segments
+        if len(payload) <= MAX_SEGMENT_BYTES
+    )
+    after_jfif = 2 + (2 + struct.unpack_from(">H", data, 4)[0] if data[2:4] == b"\xff\xe0" else 0)
+    return data[:after_jfif] + extra + data[after_jfif:]
+
+
+def cmyk_to_rgb(inks: np.ndarray, icc: bytes | None) -> np.ndarray:
+    """Return (H, W, 3) uint8 for inks (H, W, 4) uint8, through the file's profile when it has a usable one."""
+    return _convert_inks(Image.fromarray(inks, "CMYK"), icc, "RGB")
+
+
+def rgb_to_cmyk(colours: np.ndarray, icc: bytes | None) -> np.ndarray:
+    """Return inks (H, W, 4) uint8 for colours (H, W, 3) uint8: the approximate inverse of `cmyk_to_rgb`."""
+    return _convert_inks(Image.fromarray(colours), icc, "CMYK")
+
+
+def _convert_inks(picture: Image.Image, icc: bytes | None, mode: str) -> np.ndarray:
+    from PIL import ImageCms  # loads a shared library that few photos need
+
+    if icc:
+        try:
+            inks, srgb = ImageCms.ImageCmsProfile(BytesIO(icc)), ImageCms.createProfile("sRGB")
+            pair = (inks, srgb) if mode == "RGB" else (srgb, inks)
+            converted = ImageCms.profileToProfile(picture, *pair, outputMode=mode)
+            return np.asarray(converted)
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass  # a damaged profile: fall through to the plain formula, as viewers without colour management do
+    return np.asarray(picture.convert(mode))

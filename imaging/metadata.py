@@ -1,0 +1,155 @@
+"""Metadata made true for the upright, repaired picture: EXIF, XMP and IPTC.
+
+What would show the picture as it was before the repair (thumbnails, previews) is removed, whatever tag it hides in, and the
+orientation that has been applied to the pixels is reset. EXIF is patched in place, because makers' notes hold offsets
+that break when they are moved. Nothing here raises: what cannot be understood is dropped.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+
+from imaging import tiff_tags
+from imaging.tiff_tags import Entry
+
+ORIENTATION = 0x0112
+MAX_PROFILE_BYTES = 16 << 20
+THUMBNAIL_TAGS = {0x0201, 0x0202}
+WIDTH_TAGS, HEIGHT_TAGS = (0x0100, 0xA002), (0x0101, 0xA003)
+# Tags that describe the picture and not the way its pixels are stored: description, make, model, software, date, artist,
+# host, copyright, rating, the Windows title/comment/author/keywords/subject, and the sub-directories.
+DESCRIPTIVE_TAGS = {
+    *(0x010D, 0x010E, 0x010F, 0x0110, 0x011D, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749, 0x8298),
+    *(0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F, tiff_tags.EXIF_IFD, tiff_tags.GPS_IFD),
+}
+RESOLUTION_TAGS = {0x011A, 0x011B, 0x0128}
+IPTC_RESOURCES = (0x0404, 0x040A, 0x040B)  # IPTC record, copyright flag, URL; the rest are previews and editor state
+# Pointers to pictures and films appended to the file (gain maps, motion photos), which a re-encoded file no longer has.
+APPENDED_MEDIA = (b"hdrgm:", b"Container:Directory", b"GCamera:", b"apdi:")
+
+
+def orientation_of(exif: bytes | None) -> int:
+    """Return the EXIF orientation 1-8, 1 where there is none or it makes no sense."""
+    try:
+        value = tiff_tags.read_directory(exif or b"").number(ORIENTATION, 1)
+    except ValueError:
+        return 1
+    return value if 1 <= value <= 8 else 1
+
+
+def bare_exif(exif: bytes | None) -> bytes | None:
+    """Return the TIFF block of an EXIF payload, without the `Exif\\0\\0` that some containers put before it."""
+    if exif is None:
+        return None
+    block = exif.removeprefix(b"Exif\0\0")
+    return block if block[:2] in (b"II", b"MM") else None
+
+
+def clean_exif(exif: bytes | None, *, width_px: int, height_px: int) -> bytes | None:
+    """Return the EXIF block for the upright picture: orientation 1, its size, no thumbnail directory, no embedded JPEG."""
+    if exif is None:
+        return None
+    try:
+        first = tiff_tags.read_directory(exif)
+    except ValueError:
+        return None
+    block = bytearray(exif)
+    end = first.end
+    for entry in _all_entries(first.entries):
+        end = max(end, entry.value_at + len(entry.data))
+        if entry.type in (tiff_tags.SHORT, tiff_tags.LONG) and entry.count == 1:
+            code = first.order + ("H" if entry.type == tiff_tags.SHORT else "I")
+            limit = 0xFFFF if entry.type == tiff_tags.SHORT else 0xFFFFFFFF
+            for tags, value in (((ORIENTATION,), 1), (WIDTH_TAGS, width_px), (HEIGHT_TAGS, height_px)):
+                if entry.tag in tags:
+                    struct.pack_into(code, block, entry.value_at, min(value, limit))
+    if first.next_at:
+        struct.pack_into(first.order + "I", block, first.next_pointer_at, 0)
+        _blank_thumbnail(block, first.next_at)
+        # The thumbnail is normally the last thing in the block, so cutting here gives its bytes back.
+        del block[end + _end_of_sub_directories(exif, first.entries, first.order, end) :]
+    _blank_embedded_jpegs(block)
+    return bytes(block)
+
+
+def _all_entries(entries: tuple[Entry, ...]) -> Iterator[Entry]:
+    for entry in entries:
+        yield entry
+        if entry.children is not None:
+            yield from _all_entries(entry.children)
+
+
+def _end_of_sub_directories(block: bytes, entries: tuple[Entry, ...], order: str, end: int) -> int:
+    """Return by how many bytes the tables of sub-directories reach beyond `end`."""
+    beyond = 0
+    for entry in _all_entries(entries):
+        if entry.children is not None:
+            table_end = tiff_tags.read_directory(block, struct.unpack(order + "I", entry.data[:4])[0]).end
+            beyond = max(beyond, table_end - end)
+    return beyond
+
+
+def _blank_thumbnail(block: bytearray, directory_at: int) -> None:
+    try:
+        thumbnail = tiff_tags.read_directory(bytes(block), directory_at)
+    except ValueError:
+        return
+    start, size = thumbnail.number(0x0201, 0), thumbnail.number(0x0202, 0)
+    strips = zip(thumbnail.numbers(0x0111), thumbnail.numbers(0x0117), strict=False)
+    for at, length in [(start, size), *strips]:
+        length = max(0, min(length, len(block) - at))
+        if at > 8:
+            block[at : at + length] = bytes(length)
+
+
+def _blank_embedded_jpegs(block: bytearray) -> None:
+    """Overwrite whole JPEG streams, as makers' notes and odd tags keep previews of the unrepaired picture."""
+    start = block.find(b"\xff\xd8\xff")
+    while start >= 0:
+        stop = block.find(b"\xff\xd9", start)
+        stop = len(block) if stop < 0 else stop + 2
+        block[start:stop] = bytes(stop - start)
+        start = block.find(b"\xff\xd8\xff", stop)
+
+
+def clean_xmp(xmp: bytes | None) -> bytes | None:
+    """Return the XMP packet with orientation 1 and without thumbnails; None when it points at media that are gone."""
+    if not xmp or any(mark in xmp for mark in APPENDED_MEDIA):
+        return None
+    xmp = re.sub(rb"(<(xmp|xap):Thumbnails\b.*?</\2:Thumbnails>)", b"", xmp, flags=re.DOTALL)
+    xmp = re.sub(rb'(tiff:Orientation\s*=\s*["\'])\d', rb"\g<1>1", xmp)
+    xmp = re.sub(rb"(<tiff:Orientation>)\s*\d", rb"\g<1>1", xmp)
+    return re.sub(rb'xmpNote:HasExtendedXMP\s*=\s*"[^"]*"', b"", xmp)
+
+
+def clean_iptc(resources: bytes | None) -> bytes | None:
+    """Return Photoshop image resources reduced to captions, keywords and copyright (previews live beside them)."""
+    kept, at = bytearray(), 0
+    resources = resources or b""
+    while resources[at : at + 4] == b"8BIM" and at + 12 <= len(resources):
+        (kind,) = struct.unpack_from(">H", resources, at + 4)
+        name_bytes = 1 + resources[at + 6]
+        body = at + 6 + name_bytes + name_bytes % 2
+        if body + 4 > len(resources):
+            break
+        (size,) = struct.unpack_from(">I", resources, body)
+        data = resources[body + 4 : body + 4 + size]
+        if kind in IPTC_RESOURCES and len(data) == size:
+            kept += b"8BIM" + struct.pack(">HHI", kind, 0, size) + data + b"\0" * (size % 2)
+        at = body + 4 + size + size % 2
+    return bytes(kept) or None
+
+
+def profile_for(icc: bytes | None, stored: str) -> bytes | None:
+    """Return the ICC profile if it describes the colours that are written ("grey", "rgb", "cmyk"), else None."""
+    space = {"grey": b"GRAY", "rgb": b"RGB ", "cmyk": b"CMYK"}[stored]
+    return icc if icc and len(icc) <= MAX_PROFILE_BYTES and icc[16:20] == space else None
+
+
+def plausible_dpi(dpi: object) -> tuple[float, float] | None:
+    """Return a (horizontal, vertical) resolution in dots per inch if it is one, else None."""
+    try:
+        x, y = (float(value) for value in dpi)  # type: ignore[attr-defined]
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return None
+    return (x, y) if 1 <= x < 65535 and 1 <= y < 65535 else None

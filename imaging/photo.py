@@ -1,0 +1,76 @@
+"""What an opened photo is: its pixels, and how its file was written so that the result can be written the same way."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from config import Note
+
+
+@dataclass(frozen=True)
+class JpegSettings:
+    """How a JPEG was encoded: one quantisation table per component (natural order), Pillow's subsampling code 0-2."""
+
+    tables: tuple[tuple[int, ...], ...]
+    subsampling: int
+    progressive: bool
+    keep_rgb: bool
+    comments: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class TiffSettings:
+    """How a TIFF was encoded: the Compression tag's value, and ExtraSamples of its alpha (1 associated, 2 not)."""
+
+    compression: int
+    alpha_kind: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that is needed to write a photo back in its own manner; nothing here is for other rooms.
+
+    `exif` is a bare TIFF block, orientation 1, without thumbnails. `stored` is "grey", "rgb" or "cmyk"; `cmyk` keeps the inks
+    (H, W, 4) uint8, upright, 255 = full ink. `png_chunks` are (type, payload) to be repeated as they are.
+    """
+
+    stored: str = "rgb"
+    lossy: bool = False
+    exif: bytes | None = None
+    icc: bytes | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    cmyk: np.ndarray | None = None
+    jpeg: JpegSettings | None = None
+    tiff: TiffSettings | None = None
+    png_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    webp_quality: int | None = None
+    avif_subsampling: str = "4:2:0"
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo, upright.
+
+    image: (H, W, 3) uint8 or uint16 RGB, the file's own depth; a grey photo has three equal channels.
+    alpha: (H, W) of the same dtype, or None.
+    format: "PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF", "HEIC" or "GIF".
+    """
+
+    image: np.ndarray
+    alpha: np.ndarray | None
+    format: str
+    notes: tuple[Note, ...] = ()
+    source: Source = field(default_factory=Source, repr=False)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A file ready to be sent or saved; `extension` begins with a dot."""
+
+    data: bytes
+    media_type: str
+    extension: str
+    notes: tuple[Note, ...] = ()

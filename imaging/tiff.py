@@ -1,0 +1,213 @@
+"""TIFF pixels at both depths, written again with the compression they had.
+
+Pillow reads 8 bits and writes every compression; it cuts 16-bit colour to 8 bits, so OpenCV reads and writes those. Layouts that
+neither reads (separate planes, grey with alpha at 16 bits) are described to the decoder as the plain grey pictures that they are made of.
+Arrays are (H, W, C) with C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA. Source: TIFF 6.0.
+"""
+
+import struct
+import zlib
+from dataclasses import replace
+from io import BytesIO
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from imaging import tiff_tags
+from imaging.errors import not_an_image, truncated_image
+from imaging.metadata import DESCRIPTIVE_TAGS, ORIENTATION, RESOLUTION_TAGS
+from imaging.photo import TiffSettings
+from imaging.tiff_tags import LONG, SHORT, Directory, Entry, entry_of_bytes, entry_of_numbers
+
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
+STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR = 273, 277, 278, 279, 284
+PREDICTOR, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT = 317, 324, 325, 338, 339
+XMP, IPTC, PHOTOSHOP, ICC = 700, 33723, 34377, 34675
+NEW_SUBFILE_TYPE = 254
+NONE, LZW, JPEG, ADOBE_DEFLATE, PACKBITS, DEFLATE = 1, 5, 7, 8, 32773, 32946
+PILLOW_NAMES = {NONE: None, LZW: "tiff_lzw", JPEG: "jpeg", PACKBITS: "packbits", ADOBE_DEFLATE: "tiff_adobe_deflate"}
+
+
+def is_deep(first: Directory) -> bool:
+    """Say whether a TIFF holds 16-bit grey or RGB numbers, with or without alpha."""
+    bits = first.numbers(BITS)
+    plain = set(first.numbers(SAMPLE_FORMAT)) <= {1} and first.number(PHOTOMETRIC, 1) in (0, 1, 2)
+    return bool(bits) and set(bits) == {16} and plain and first.number(SAMPLES, 1) <= 4
+
+
+def check_strips(data: bytes, first: Directory) -> None:
+    """Raise ImagingError `truncated_image` when strips or tiles lie outside the file."""
+    for offsets, sizes in ((STRIP_OFFSETS, STRIP_BYTES), (TILE_OFFSETS, TILE_BYTES)):
+        for at, size in zip(first.numbers(offsets), first.numbers(sizes), strict=False):
+            if at + size > len(data):
+                raise truncated_image("TIFF")
+
+
+def page_count(data: bytes, first: Directory) -> int:
+    """Count pages up to 1000, thumbnails not included."""
+    pages, at, seen = 1, first.next_at, set()
+    while at and at not in seen and len(seen) < 1000:
+        seen.add(at)
+        try:
+            following = tiff_tags.read_directory(data, at)
+        except ValueError:
+            break
+        pages += not following.number(NEW_SUBFILE_TYPE, 0) & 1
+        at = following.next_at
+    return pages
+
+
+def decode_deep(data: bytes, first: Directory) -> np.ndarray:
+    """Decode 16-bit grey or RGB, with or without alpha, to (H, W, C) uint16, not turned upright."""
+    samples = first.number(SAMPLES, 1)
+    if samples > 1 and first.number(PLANAR, 1) == 2:
+        pixels = np.concatenate([_read(_plane(data, first, k, samples)) for k in range(samples)], axis=2)
+    elif samples == 2:
+        pixels = _read_pairs(data, first)
+    else:
+        pixels = _read(data)
+        if samples >= 3:
+            pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    if pixels.shape[2] != samples:
+        raise not_an_image("this kind of 16-bit TIFF is not supported")
+    if first.number(PHOTOMETRIC, 1) == 0:  # white is zero
+        pixels = np.concatenate([65535 - pixels[..., :1], pixels[..., 1:]], axis=2)
+    if samples == 4 and not first.number(EXTRA_SAMPLES, 0):
+        pixels = pixels[..., :3]  # a fourth channel of no stated meaning
+    return np.ascontiguousarray(pixels)
+
+
+def _read(data: bytes) -> np.ndarray:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise truncated_image("TIFF")
+    return np.atleast_3d(pixels)
+
+
+def _redirected(data: bytes, first: Directory, *changes: Entry) -> bytes:
+    """Return the file read through a changed directory. Big-endian pixels become the reader's task: so only the order differs."""
+    if first.order != "<" or data[2] != 42:
+        raise not_an_image("this kind of 16-bit TIFF is not supported")
+    entries = {entry.tag: entry for entry in first.entries if entry.tag < 32768} | {
+        entry.tag: entry for entry in changes
+    }
+    return tiff_tags.with_directory(data, tuple(entries.values()))
+
+
+def _plane(data: bytes, first: Directory, plane: int, planes: int) -> bytes:
+    changes = [
+        entry_of_numbers(BITS, SHORT, 16),
+        entry_of_numbers(SAMPLES, SHORT, 1),
+        entry_of_numbers(PHOTOMETRIC, SHORT, 1),
+    ]
+    changes += [entry_of_numbers(PLANAR, SHORT, 1), entry_of_numbers(SAMPLE_FORMAT, SHORT, 1)]
+    for tag in (STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES):
+        values = first.numbers(tag)
+        if values:
+            share = len(values) // planes
+            changes.append(entry_of_numbers(tag, LONG, *values[plane * share : (plane + 1) * share]))
+    return _redirected(
+        data, replace(first, entries=tuple(e for e in first.entries if e.tag != EXTRA_SAMPLES)), *changes
+    )
+
+
+def _read_pairs(data: bytes, first: Directory) -> np.ndarray:
+    """Read (grey, alpha) pairs as one grey picture of twice the width; the predictor's sums are made here, pair by pair."""
+    if first.numbers(TILE_OFFSETS):
+        raise not_an_image("tiled 16-bit grey TIFF with transparency is not supported")
+    width, height = first.number(WIDTH, 0), first.number(HEIGHT, 0)
+    changes = [
+        entry_of_numbers(BITS, SHORT, 16),
+        entry_of_numbers(SAMPLES, SHORT, 1),
+        entry_of_numbers(PREDICTOR, SHORT, 1),
+    ]
+    changes += [
+        entry_of_numbers(WIDTH, LONG, 2 * width),
+        entry_of_numbers(PHOTOMETRIC, SHORT, 1),
+        entry_of_numbers(SAMPLE_FORMAT, SHORT, 1),
+    ]
+    bare = replace(first, entries=tuple(e for e in first.entries if e.tag != EXTRA_SAMPLES))
+    pairs = _read(_redirected(data, bare, *changes)).reshape(height, width, 2)
+    return np.cumsum(pairs, axis=1, dtype=np.uint16) if first.number(PREDICTOR, 1) == 2 else pairs
+
+
+def encode(pixels: np.ndarray, settings: TiffSettings | None, *, cmyk: bool = False) -> bytes:
+    """Encode (H, W, C) uint8 or uint16 to a little-endian TIFF without metadata; inks when `cmyk`."""
+    wanted = settings.compression if settings else ADOBE_DEFLATE
+    wanted = {DEFLATE: ADOBE_DEFLATE}.get(wanted, wanted)
+    if wanted not in PILLOW_NAMES:
+        wanted = ADOBE_DEFLATE  # fax codes are for one bit; the rest are not in every build of the libraries
+    deep, channels = pixels.dtype == np.uint16, pixels.shape[2]
+    if deep and channels == 2:
+        return _deflated(pixels)
+    if deep:
+        order = [2, 1, 0, 3][:channels] if channels > 1 else [0]
+        compression = ADOBE_DEFLATE if wanted == JPEG else wanted
+        done, data = cv2.imencode(
+            ".tiff", np.ascontiguousarray(pixels[..., order]), (cv2.IMWRITE_TIFF_COMPRESSION, compression)
+        )
+        assert done, "OpenCV encodes every uint16 array"
+        return data.tobytes()
+    if wanted == JPEG and channels in (2, 4) and not cmyk:
+        wanted = ADOBE_DEFLATE  # JPEG would change the alpha channel
+    mode = "CMYK" if cmyk else {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    picture = Image.frombytes(mode, (pixels.shape[1], pixels.shape[0]), np.ascontiguousarray(pixels).tobytes())
+    file = BytesIO()
+    options = (
+        {"quality": 95} if wanted == JPEG else {"tiffinfo": {PREDICTOR: 2}} if wanted in (LZW, ADOBE_DEFLATE) else {}
+    )
+    picture.save(file, "TIFF", compression=PILLOW_NAMES[wanted], **options)
+    return file.getvalue()
+
+
+def _deflated(pixels: np.ndarray) -> bytes:
+    """Encode 16-bit grey + alpha as one Deflate strip with horizontal differences."""
+    height, width, channels = pixels.shape
+    differences = np.diff(pixels, axis=1, prepend=np.zeros_like(pixels[:, :1])).astype("<u2")
+    strip = zlib.compress(differences, 6)
+    entries = (
+        entry_of_numbers(WIDTH, LONG, width),
+        entry_of_numbers(HEIGHT, LONG, height),
+        entry_of_numbers(BITS, SHORT, *[16] * channels),
+        entry_of_numbers(COMPRESSION, SHORT, ADOBE_DEFLATE),
+        entry_of_numbers(PHOTOMETRIC, SHORT, 1),
+        entry_of_numbers(STRIP_OFFSETS, LONG, 8),
+        entry_of_numbers(SAMPLES, SHORT, channels),
+        entry_of_numbers(ROWS_PER_STRIP, LONG, height),
+        entry_of_numbers(STRIP_BYTES, LONG, len(strip)),
+        entry_of_numbers(PREDICTOR, SHORT, 2),
+    )
+    return tiff_tags.with_directory(b"II*\0" + bytes(4) + strip, entries)
+
+
+def with_metadata(
+    data: bytes,
+    *,
+    exif: bytes | None,
+    xmp: bytes | None,
+    icc: bytes | None,
+    iptc: bytes | None,
+    dpi: tuple[float, float] | None,
+    alpha_kind: int | None,
+) -> bytes:
+    """Return a TIFF of `encode` with metadata in its directory; `alpha_kind` 1 or 2 says what the last channel is."""
+    entries = {entry.tag: entry for entry in tiff_tags.read_directory(data).entries if entry.tag not in RESOLUTION_TAGS}
+    if exif:
+        try:
+            block = tiff_tags.read_directory(exif)
+            described = [e for e in tiff_tags.little_endian(block.entries, block.order) if e.tag in DESCRIPTIVE_TAGS]
+            entries |= {entry.tag: entry for entry in described}
+        except ValueError:
+            pass  # EXIF that cannot be read cannot be moved into a TIFF either
+    entries[ORIENTATION] = entry_of_numbers(ORIENTATION, SHORT, 1)
+    for tag, blob in ((XMP, xmp), (PHOTOSHOP, iptc), (ICC, icc)):
+        if blob:
+            entries[tag] = entry_of_bytes(tag, blob)
+    if dpi:
+        for tag, value in ((0x011A, dpi[0]), (0x011B, dpi[1])):
+            entries[tag] = Entry(tag, 5, 1, struct.pack("<II", round(value * 1000), 1000))
+        entries[0x0128] = entry_of_numbers(0x0128, SHORT, 2)
+    if alpha_kind is not None:
+        entries[EXTRA_SAMPLES] = entry_of_numbers(EXTRA_SAMPLES, SHORT, alpha_kind)
+    return tiff_tags.with_directory(data, tuple(entries.values()))

@@ -1,0 +1,166 @@
+"""TIFF directories, which are also what EXIF is made of: read entries, and write them elsewhere.
+
+Bytes in, bytes out; classic TIFF and BigTIFF are read, classic is written. Pixels are no business of this page.
+Source: TIFF 6.0, section 2; EXIF 2.32, section 4.6.
+"""
+
+import struct
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+EXIF_IFD, GPS_IFD, INTEROP_IFD = 34665, 34853, 40965
+SUB_DIRECTORIES = (EXIF_IFD, GPS_IFD, INTEROP_IFD)
+SHORT, LONG, UNDEFINED = 3, 4, 7
+TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+SWAP_BYTES = {5: 4, 10: 4}  # rationals are pairs of 4-byte numbers
+NUMBER_CODES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}
+MAX_ENTRIES = 4096
+MAX_DEPTH = 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tag: `data` is its value in the block's byte order; `value_at` is where the value lies in the block."""
+
+    tag: int
+    type: int
+    count: int
+    data: bytes
+    value_at: int = 0
+    children: tuple["Entry", ...] | None = None
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory's entries, the block's byte order ("<" or ">"), and where the next directory and its pointer lie."""
+
+    entries: tuple[Entry, ...]
+    order: str
+    next_at: int
+    next_pointer_at: int
+    end: int
+
+    def numbers(self, tag: int) -> tuple[int, ...]:
+        """Return an integer tag's values, empty when it is absent or no integer."""
+        for entry in self.entries:
+            if entry.tag == tag and entry.type in NUMBER_CODES:
+                values = np.frombuffer(entry.data, np.dtype(NUMBER_CODES[entry.type]).newbyteorder(self.order))
+                return tuple(int(value) for value in values)
+        return ()
+
+    def number(self, tag: int, default: int) -> int:
+        """Return the first value of an integer tag, or `default`."""
+        values = self.numbers(tag)
+        return values[0] if values else default
+
+
+def read_directory(block: bytes, offset: int | None = None, *, depth: int = 0) -> Directory:
+    """Read the directory at `offset` (None: the first) of a TIFF block, sub-directories included.
+
+    Tags whose value lies outside the block are left out. Raises ValueError when the block is no TIFF or ends too early.
+    """
+    try:
+        return _read_directory(block, offset, depth)
+    except struct.error as error:
+        raise ValueError("the directory is cut off") from error
+
+
+def _read_directory(block: bytes, offset: int | None, depth: int) -> Directory:
+    order = {b"II": "<", b"MM": ">"}.get(bytes(block[:2]))
+    if order is None:
+        raise ValueError("no byte order mark")
+    (magic,) = struct.unpack_from(order + "H", block, 2)
+    if magic not in (42, 43):
+        raise ValueError("no TIFF")
+    big = magic == 43
+    word, width = (order + "Q", 8) if big else (order + "I", 4)
+    if offset is None:
+        (offset,) = struct.unpack_from(word, block, 8 if big else 4)
+    counter = order + ("Q" if big else "H")
+    (count,) = struct.unpack_from(counter, block, offset)
+    if count > MAX_ENTRIES:
+        raise ValueError("too many entries")
+    at = offset + struct.calcsize(counter)
+    entries = []
+    for _ in range(count):
+        tag, kind = struct.unpack_from(order + "HH", block, at)
+        (values,) = struct.unpack_from(word, block, at + 4)
+        size = TYPE_BYTES.get(kind, 0) * values
+        value_at = at + 4 + width
+        if size > width:
+            (value_at,) = struct.unpack_from(word, block, value_at)
+        at += 4 + 2 * width
+        if size and value_at + size <= len(block):
+            entry = Entry(tag, kind, values, bytes(block[value_at : value_at + size]), value_at)
+            entries.append(_with_children(block, entry, order, depth))
+    (next_at,) = struct.unpack_from(word, block, at)
+    return Directory(tuple(entries), order, next_at, at, at + width)
+
+
+def _with_children(block: bytes, entry: Entry, order: str, depth: int) -> Entry:
+    if entry.tag not in SUB_DIRECTORIES or entry.type not in (LONG, 13) or depth >= MAX_DEPTH:
+        return entry
+    try:
+        child = read_directory(block, struct.unpack(order + "I", entry.data[:4])[0], depth=depth + 1)
+    except ValueError:
+        return entry
+    return replace(entry, children=child.entries)
+
+
+def entry_of_numbers(tag: int, kind: int, *values: int) -> Entry:
+    """Make a little-endian entry of SHORT or LONG values."""
+    return Entry(tag, kind, len(values), np.asarray(values, np.dtype(NUMBER_CODES[kind]).newbyteorder("<")).tobytes())
+
+
+def entry_of_bytes(tag: int, data: bytes) -> Entry:
+    """Make an UNDEFINED entry that holds `data`."""
+    return Entry(tag, UNDEFINED, len(data), data)
+
+
+def little_endian(entries: tuple[Entry, ...], order: str) -> tuple[Entry, ...]:
+    """Return the entries with their values in little-endian order; UNDEFINED blobs are kept as they are."""
+    if order == "<":
+        return entries
+    swapped = []
+    for entry in entries:
+        step = SWAP_BYTES.get(entry.type, TYPE_BYTES[entry.type])
+        data = entry.data if step == 1 else np.frombuffer(entry.data, f">u{step}").astype(f"<u{step}").tobytes()
+        children = None if entry.children is None else little_endian(entry.children, order)
+        swapped.append(replace(entry, data=data, children=children))
+    return tuple(swapped)
+
+
+def pack_directory(entries: tuple[Entry, ...], at: int) -> bytes:
+    """Lay little-endian entries out as a classic directory whose first byte will lie at offset `at` (even).
+
+    Sub-directories follow it; a sub-directory tag that could not be read is left out.
+    """
+    kept = {e.tag: e for e in entries if e.tag not in SUB_DIRECTORIES or e.children is not None}
+    ordered = [kept[tag] for tag in sorted(kept)]
+    tail_at = at + 2 + 12 * len(ordered) + 4
+    table, tail = bytearray(struct.pack("<H", len(ordered))), bytearray()
+    for entry in ordered:
+        here = tail_at + len(tail)
+        if entry.children is not None:
+            table += struct.pack("<HHII", entry.tag, LONG, 1, here)
+            data = pack_directory(entry.children, here)
+        elif len(entry.data) <= 4:
+            table += struct.pack("<HHI", entry.tag, entry.type, entry.count) + entry.data.ljust(4, b"\0")
+            continue
+        else:
+            table += struct.pack("<HHII", entry.tag, entry.type, entry.count, here)
+            data = entry.data
+        tail += data + b"\0" * (len(data) % 2)
+    return bytes(table + bytes(4) + tail)
+
+
+def pack_block(entries: tuple[Entry, ...]) -> bytes:
+    """Make a little-endian TIFF block that holds one directory, as EXIF is stored in other formats."""
+    return b"II*\0" + struct.pack("<I", 8) + pack_directory(entries, 8)
+
+
+def with_directory(tiff: bytes, entries: tuple[Entry, ...]) -> bytes:
+    """Return a little-endian TIFF file whose first directory is replaced by `entries`; the pixels stay where they are."""
+    padded = tiff + b"\0" * (len(tiff) % 2)
+    return padded[:4] + struct.pack("<I", len(padded)) + padded[8:] + pack_directory(entries, len(padded))

@@ -1,0 +1,264 @@
+"""A photo back to bytes: in its own format and manner, with its metadata, and previews for the page.
+
+Where pixels have not changed, lossless formats give back exactly what was read: grey from grey, inks from inks, alpha always.
+"""
+
+from collections.abc import Callable
+from io import BytesIO
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from config import Note
+from imaging import jpeg, metadata, png, tiff
+from imaging.errors import ImagingError
+from imaging.photo import Encoded, Photo
+
+MEDIA_TYPES = {
+    "PNG": ("image/png", ".png"),
+    "JPEG": ("image/jpeg", ".jpg"),
+    "WEBP": ("image/webp", ".webp"),
+    "TIFF": ("image/tiff", ".tif"),
+    "BMP": ("image/bmp", ".bmp"),
+    "AVIF": ("image/avif", ".avif"),
+}
+ALIASES = {"JPG": "JPEG", "TIF": "TIFF"}
+WEBP_MAX_SIDE_PX = 16383
+WEBP_QUALITY = 90
+AVIF_QUALITIES = (80, 65)
+AVIF_SPEED = 8
+PREVIEW_QUALITY = 85
+
+
+def encode_photo(photo: Photo, image: np.ndarray | None = None, *, format: str | None = None) -> Encoded:
+    """Encode a photo with changed pixels into a file.
+
+    image: (H, W, 3) of the photo's own shape and dtype, not modified; None for the photo's own pixels.
+    format: "png", "jpeg", "webp", "tiff", "bmp" or "avif" in any case; None or "original" for the photo's own. A GIF becomes
+    PNG; a HEIC, which is only read, becomes JPEG (PNG if it has transparency).
+    Raises ImagingError `bad_options` for another format or one that cannot hold this size, ValueError for a wrong array.
+    """
+    image = photo.image if image is None else image
+    if image.shape != photo.image.shape or image.dtype != photo.image.dtype:
+        raise ValueError(f"image is {image.dtype} {image.shape}, the photo {photo.image.dtype} {photo.image.shape}")
+    name, notes = _format_to_write(photo, format)
+    try:
+        data, lossy = _WRITERS[name](photo, image)
+    except OSError as error:
+        height, width = image.shape[:2]
+        message = f"An image of {width} x {height} pixels cannot be saved as {name}; PNG can hold it."
+        raise ImagingError("bad_options", message, format=name.lower(), width=width, height=height) from error
+    if lossy or (photo.source.stored == "cmyk"):
+        notes.append(_not_exact_note(photo, name, lossy))
+    return Encoded(data, *MEDIA_TYPES[name], tuple(notes))
+
+
+def _format_to_write(photo: Photo, wanted: str | None) -> tuple[str, list[Note]]:
+    if wanted is not None and wanted.upper() != "ORIGINAL":
+        name = ALIASES.get(wanted.upper(), wanted.upper())
+        if name not in MEDIA_TYPES:
+            allowed = ", ".join(key.lower() for key in MEDIA_TYPES)
+            raise ImagingError(
+                "bad_options", f"Unknown image format {wanted!r}; use one of: original, {allowed}.", format=wanted
+            )
+        return name, []
+    if photo.format == "GIF":
+        return "PNG", []
+    if photo.format == "HEIC":
+        name = "JPEG" if photo.alpha is None else "PNG"
+        note = Note(
+            f"HEIC photos can be read but not written here; the result is a {name} file.",
+            code="heic_saved_as",
+            format=name,
+        )
+        return name, [note]
+    return photo.format, []
+
+
+def _not_exact_note(photo: Photo, name: str, lossy: bool) -> Note:
+    if photo.source.stored == "cmyk":
+        text = "This photo is stored in printing colours (CMYK): the repaired part is converted, so its colours are approximate."
+    else:
+        text = f"{name} does not keep every pixel exactly: outside the repair, values may differ by what saving again costs."
+    return Note(text, code="not_exact", format=name, lossy=lossy)
+
+
+def _eight_bit(values: np.ndarray) -> np.ndarray:
+    """Return uint8 values; 16 bits are divided by 257 and rounded."""
+    return values if values.dtype == np.uint8 else ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _as_stored(photo: Photo, image: np.ndarray, *, alpha: bool = True) -> np.ndarray:
+    """Return (H, W, C) pixels as the file holds them: one channel for grey, the photo's alpha behind them."""
+    if photo.source.stored == "grey":
+        # Luma of three equal channels is that very value: the weights add up to 1000.
+        weighted = image.astype(np.uint32) @ np.array([299, 587, 114], np.uint32)
+        image = ((weighted + 500) // 1000).astype(image.dtype)[..., None]
+    return np.dstack([image, photo.alpha]) if alpha and photo.alpha is not None else image
+
+
+def _inks(photo: Photo, image: np.ndarray) -> np.ndarray:
+    """Return the photo's own inks, with those of the changed pixels converted from RGB."""
+    assert photo.source.cmyk is not None, "inks are kept for every CMYK photo"
+    changed = (image != photo.image).any(axis=-1)
+    inks = photo.source.cmyk.copy()
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    if rows.size:
+        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        inks[box][changed[box]] = jpeg.rgb_to_cmyk(np.ascontiguousarray(image[box]), photo.source.icc)[changed[box]]
+    return inks
+
+
+def _colour_profile(photo: Photo) -> bytes | None:
+    return metadata.profile_for(photo.source.icc, "grey" if photo.source.stored == "grey" else "rgb")
+
+
+def _picture(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _write_png(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
+    source = photo.source
+    chunks = list(source.png_chunks)
+    icc = _colour_profile(photo)
+    if photo.format != "PNG":
+        if icc:
+            chunks.append((b"iCCP", b"ICC profile\0\0" + png.zlib.compress(icc)))
+        if source.dpi:
+            chunks.append((b"pHYs", png.struct.pack(">IIB", *(round(value / 0.0254) for value in source.dpi), 1)))
+    elif source.icc and icc is None:
+        chunks = [chunk for chunk in chunks if chunk[0] != b"iCCP"]  # an RGB profile on a palette that turned out grey
+    if source.exif:
+        chunks.append((b"eXIf", source.exif))
+    if source.xmp:
+        chunks.append((b"iTXt", png.XMP_KEY + b"\0\0\0\0" + source.xmp))
+    return png.with_chunks(png.encode(_as_stored(photo, image)), chunks), False
+
+
+def _write_jpeg(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
+    source = photo.source
+    own = photo.format == "JPEG"
+    if own and source.stored == "cmyk":
+        picture, icc = Image.frombytes("CMYK", image.shape[1::-1], _inks(photo, image).tobytes()), source.icc
+    else:
+        pixels, icc = _eight_bit(_on_white(photo, image)), _colour_profile(photo)
+        picture = _picture(pixels)
+    data = jpeg.encode(picture, source.jpeg if own else None, source.dpi)
+    comments = source.jpeg.comments if source.jpeg else ()
+    return jpeg.with_metadata(
+        data, exif=source.exif, xmp=source.xmp, icc=icc, iptc=source.iptc, comments=comments
+    ), True
+
+
+def _on_white(photo: Photo, image: np.ndarray) -> np.ndarray:
+    """Return the pixels without alpha, transparent ones showing white, for formats that have no alpha."""
+    pixels = _as_stored(photo, image, alpha=False)
+    if photo.alpha is None:
+        return pixels
+    full = np.iinfo(pixels.dtype).max
+    alpha = photo.alpha[..., None].astype(np.uint64)
+    return ((pixels * alpha + full * (full - alpha) + full // 2) // full).astype(pixels.dtype)
+
+
+def _write_webp(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
+    source = photo.source
+    pixels = _eight_bit(np.dstack([image, photo.alpha]) if photo.alpha is not None else image)
+    lossless = photo.format == "WEBP" and not source.lossy
+    quality = source.webp_quality or WEBP_QUALITY
+    options = (
+        {"lossless": True, "exact": True, "quality": 60} if lossless else {"quality": quality, "alpha_quality": 100}
+    )
+    file = BytesIO()
+    icc = metadata.profile_for(source.icc, "rgb") or b""
+    exif = b"Exif\0\0" + source.exif if source.exif else b""
+    _picture(pixels).save(file, "WEBP", icc_profile=icc, exif=exif, xmp=source.xmp or b"", **options)
+    return file.getvalue(), not lossless
+
+
+def _write_tiff(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
+    source = photo.source
+    own = photo.format == "TIFF"
+    inks = own and source.stored == "cmyk"
+    pixels = _inks(photo, image) if inks else _as_stored(photo, image)
+    data = tiff.encode(pixels, source.tiff if own else None, cmyk=inks)
+    data = tiff.with_metadata(
+        data,
+        exif=source.exif,
+        xmp=source.xmp,
+        icc=source.icc if inks else _colour_profile(photo),
+        iptc=source.iptc,
+        dpi=source.dpi,
+        alpha_kind=None if photo.alpha is None else source.tiff.alpha_kind if source.tiff else 2,
+    )
+    lossy = tiff.tiff_tags.read_directory(data).number(tiff.COMPRESSION, tiff.NONE) == tiff.JPEG
+    return data, lossy
+
+
+def _write_bmp(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
+    pixels = _eight_bit(_as_stored(photo, image))
+    if photo.alpha is None:
+        file = BytesIO()
+        _picture(pixels).save(file, "BMP", **({"dpi": photo.source.dpi} if photo.source.dpi else {}))
+        data = file.getvalue()
+    else:  # Pillow writes a fourth channel that no reader takes for alpha
+        colours = (
+            np.dstack([pixels[..., :1]] * 3 + [pixels[..., -1:]]) if pixels.shape[2] == 2 else pixels[..., [2, 1, 0, 3]]
+        )
+        data = cv2.imencode(".bmp", np.ascontiguousarray(colours))[1].tobytes()
+    return data, photo.image.dtype != np.uint8
+
+
+def _write_avif(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
+    source = photo.source
+    pixels = _eight_bit(_as_stored(photo, image))
+    picture = _picture(pixels)
+    data = b""
+    for quality in AVIF_QUALITIES:
+        file = BytesIO()
+        subsampling = source.avif_subsampling if photo.format == "AVIF" else "4:2:0"
+        icc = _colour_profile(photo) or b""
+        options = {"icc_profile": icc, "exif": source.exif or b"", "xmp": source.xmp or b""}
+        picture.save(file, "AVIF", quality=quality, subsampling=subsampling, speed=AVIF_SPEED, **options)
+        data = file.getvalue()
+        # AVIF does not tell its quality: if the result is far larger than the source, the source was of a lower one.
+        if photo.format != "AVIF" or len(data) <= 1.3 * source.size_bytes:
+            break
+    return data, True
+
+
+_WRITERS: dict[str, Callable[[Photo, np.ndarray], tuple[bytes, bool]]] = {
+    "PNG": _write_png,
+    "JPEG": _write_jpeg,
+    "WEBP": _write_webp,
+    "TIFF": _write_tiff,
+    "BMP": _write_bmp,
+    "AVIF": _write_avif,
+}
+
+
+def encode_preview(
+    image: np.ndarray, *, max_px: int | None, format: str = "webp", alpha: np.ndarray | None = None
+) -> bytes:
+    """Encode an image for looking at: longer side at most `max_px`, 8 bits, no metadata.
+
+    image: (H, W, 3) uint8 or uint16, alpha (H, W) of the same dtype or None; both not modified. format: "webp", "jpeg" or "png".
+    Raises ImagingError `bad_options` for another format.
+    """
+    height, width = image.shape[:2]
+    name = ALIASES.get(format.upper(), format.upper())
+    if name not in ("WEBP", "JPEG", "PNG"):
+        raise ImagingError("bad_options", f"Unknown preview format {format!r}; use webp, jpeg or png.", format=format)
+    limit = min(max_px or max(width, height), WEBP_MAX_SIDE_PX if name == "WEBP" else 65500)
+    pixels = image if alpha is None or name == "JPEG" else np.dstack([image, alpha])
+    scale = max(1, limit) / max(width, height)
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    pixels = _eight_bit(pixels)
+    if name == "PNG":
+        return png.encode(pixels, fast=True)
+    file = BytesIO()
+    options = {"method": 1} if name == "WEBP" else {}
+    Image.fromarray(pixels).save(file, name, quality=PREVIEW_QUALITY, **options)
+    return file.getvalue()
