@@ -1,0 +1,156 @@
+// Gestures: what mouse, pen and fingers do on the stage. One pointer uses the tool in hand; two fingers, the
+// middle button, or a drag with the space bar held move the view; the wheel zooms where it points.
+
+function createGestures({ stage, ring, view, hand, isPainting, onStroke, onOutline, onChange }) {
+  const pointers = new Map();
+  const live = { stroke: null, corners: null, pinch: null, panning: false, spaceHeld: false };
+  const LASSO_STEP_PX = 3;
+
+  function begin(event) {
+    if (event.target.closest("button, label, input, a")) return;
+    stage.setPointerCapture(event.pointerId);
+    pointers.set(event.pointerId, [event.clientX, event.clientY]);
+    if (pointers.size === 2) return beginPinch();
+    if (pointers.size > 2 || !view.get().width) return;
+    if (event.button === 1 || (event.button === 0 && live.spaceHeld)) live.panning = true;
+    else if (event.button === 0 && isPainting()) beginTool(event);
+    if (event.button === 1) event.preventDefault();
+    mark(event);
+  }
+
+  function beginTool(event) {
+    const start = view.toImage(event.clientX, event.clientY);
+    const erase = hand.tool === "eraser" || event.altKey;
+    if (hand.tool === "lasso" || hand.tool === "rectangle") live.corners = { points: [start], erase };
+    else live.stroke = { points: [start], radius: hand.radius, erase };
+    view.redraw();
+  }
+
+  function move(event) {
+    showRing(event);
+    if (!pointers.has(event.pointerId)) return;
+    const before = pointers.get(event.pointerId);
+    pointers.set(event.pointerId, [event.clientX, event.clientY]);
+    if (live.pinch) movePinch();
+    else if (live.panning) view.panBy(event.clientX - before[0], event.clientY - before[1]);
+    else if (live.stroke) extendStroke(event);
+    else if (live.corners) extendOutline(event);
+  }
+
+  function extendStroke(event) {
+    const seen = event.getCoalescedEvents?.() || [];
+    const nearest_px = 0.7 / view.get().scale;
+    for (const part of seen.length ? seen : [event]) {
+      const [x, y] = view.toImage(part.clientX, part.clientY);
+      const [lastX, lastY] = live.stroke.points.at(-1);
+      if (Math.hypot(x - lastX, y - lastY) >= nearest_px) live.stroke.points.push([x, y]);
+    }
+    view.redraw();
+  }
+
+  function extendOutline(event) {
+    const point = inPhoto(view.toImage(event.clientX, event.clientY));
+    const { points } = live.corners;
+    if (hand.tool === "rectangle") points[1] = point;
+    else if (Math.hypot(point[0] - points.at(-1)[0], point[1] - points.at(-1)[1]) * view.get().scale > LASSO_STEP_PX) {
+      points.push(point);
+    }
+    view.redraw();
+  }
+
+  function inPhoto([x, y]) {
+    const { width, height } = view.get();
+    return [Math.max(0, Math.min(width, x)), Math.max(0, Math.min(height, y))];
+  }
+
+  function end(event) {
+    if (!pointers.delete(event.pointerId)) return;
+    const { stroke, corners } = live;
+    live.panning = false;
+    if (pointers.size < 2) live.pinch = null;
+    live.stroke = live.corners = null;
+    if (event.type === "pointerup" && stroke) onStroke(stroke);
+    if (event.type === "pointerup" && corners) onOutline(outlineCorners(corners.points), corners.erase);
+    mark(event);
+    view.redraw();
+  }
+
+  function outlineCorners(points) {
+    if (hand.tool !== "rectangle") return simplifyLine(points, 1.2 / view.get().scale);
+    return points.length > 1 ? rectangleCorners(inPhoto(points[0]), points[1]) : [];
+  }
+
+  function beginPinch() {
+    live.stroke = live.corners = null; // the first finger was the start of this
+    live.panning = false;
+    live.pinch = measurePinch();
+    view.redraw();
+  }
+
+  function measurePinch() {
+    const [[ax, ay], [bx, by]] = [...pointers.values()];
+    return { x: (ax + bx) / 2, y: (ay + by) / 2, apart: Math.max(1, Math.hypot(ax - bx, ay - by)) };
+  }
+
+  function movePinch() {
+    const before = live.pinch;
+    live.pinch = measurePinch();
+    view.panBy(live.pinch.x - before.x, live.pinch.y - before.y);
+    view.zoomAt(live.pinch.apart / before.apart, live.pinch.x, live.pinch.y);
+  }
+
+  function wheel(event) {
+    event.preventDefault();
+    const lines_px = event.deltaMode === 1 ? 30 : 1;
+    view.zoomAt(Math.exp(-event.deltaY * lines_px * (event.ctrlKey ? 0.008 : 0.0016)), event.clientX, event.clientY);
+    showRing(event);
+  }
+
+  // The brush's outline under the pointer; a finger covers it, so not for touch.
+  function showRing(event) {
+    const room = stage.getBoundingClientRect();
+    placeRing(event.clientX - room.left, event.clientY - room.top, event.pointerType !== "touch");
+  }
+
+  function placeRing(x, y, wanted) {
+    const brush = hand.tool === "brush" || hand.tool === "eraser";
+    const size_px = Math.max(3, 2 * hand.radius * view.get().scale);
+    const shown = wanted && brush && isPainting() && !live.spaceHeld && !live.panning;
+    Object.assign(ring.style, { width: `${size_px}px`, height: `${size_px}px`, transform: `translate(${x - size_px / 2}px, ${y - size_px / 2}px)` });
+    ring.classList.toggle("fft-shown", shown && Boolean(view.get().width));
+  }
+
+  function mark(event) {
+    stage.classList.toggle("fft-panning", live.panning);
+    stage.classList.toggle("fft-grab", live.spaceHeld && !live.panning);
+    if (event) showRing(event);
+    onChange();
+  }
+
+  function holdSpace(held) {
+    if (live.spaceHeld === held) return;
+    live.spaceHeld = held;
+    if (held) ring.classList.remove("fft-shown");
+    mark();
+  }
+
+  function drawLive(context, colour) {
+    if (live.stroke) drawStroke(context, live.stroke, colour);
+    if (!live.corners || live.corners.points.length < 2) return;
+    const { points } = live.corners;
+    const shape = hand.tool === "rectangle" ? rectangleCorners(points[0], points[1]) : points;
+    context.globalCompositeOperation = live.corners.erase ? "destination-out" : "source-over";
+    context.fillStyle = colour;
+    context.beginPath();
+    shape.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
+    context.fill();
+  }
+
+  stage.addEventListener("pointerdown", begin);
+  stage.addEventListener("pointermove", move);
+  stage.addEventListener("pointerup", end);
+  stage.addEventListener("pointercancel", end);
+  stage.addEventListener("pointerleave", () => ring.classList.remove("fft-shown"));
+  stage.addEventListener("wheel", wheel, { passive: false });
+  return { holdSpace, drawLive, placeRing, isBusy: () => Boolean(live.stroke || live.corners) };
+}

@@ -1,0 +1,85 @@
+// Keyboard: shortcuts that work anywhere on the page except while something is being typed, and painting without a
+// pointer: with the stage focused, arrow keys move the brush and D puts it down or lifts it.
+
+function createKeyboard({ root, stage, actions, holdSpace, pen }) {
+  const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const KEYS = {
+    "[": actions.smaller, "]": actions.larger, b: actions.brush, e: actions.eraser, l: actions.lasso, r: actions.rectangle,
+    "+": actions.zoomIn, "=": actions.zoomIn, "-": actions.zoomOut, 0: actions.fit, 1: actions.actualSize, "?": actions.help,
+  };
+
+  const isTyping = (target) => target.closest?.("textarea, select, [contenteditable=true], input:not([type=range]):not([type=file])");
+  const isControl = (target) => target.closest?.("button, a, summary, input, dialog");
+
+  function press(event) {
+    if (event.defaultPrevented || isTyping(event.target) || root.querySelector("dialog[open]")) return;
+    const done = event.ctrlKey || event.metaKey ? withControl(event) : plain(event);
+    if (done) event.preventDefault();
+  }
+
+  function withControl(event) {
+    const key = event.key.toLowerCase();
+    if (key === "z" && !event.altKey) (event.shiftKey ? actions.redo : actions.undo)();
+    else if (key === "y") actions.redo();
+    else return false;
+    return true;
+  }
+
+  function plain(event) {
+    if (event.altKey) return false;
+    if (event.key === "Escape") return actions.escape();
+    if (event.key === "Enter") return !isControl(event.target) && (actions.repair(), true);
+    if (event.key === " ") return !isControl(event.target) && (holdSpace(true), true);
+    if (event.key.toLowerCase() === "c") return event.repeat || (actions.compare(true), true);
+    if (event.target === stage && event.key in ARROWS) return pen.move(ARROWS[event.key], event.shiftKey), true;
+    if (event.target === stage && event.key.toLowerCase() === "d") return event.repeat || (pen.toggle(), true);
+    const act = KEYS[event.key.toLowerCase()];
+    if (act) act();
+    return Boolean(act);
+  }
+
+  function release(event) {
+    if (event.key === " ") holdSpace(false);
+    if (event.key.toLowerCase() === "c") actions.compare(false);
+  }
+
+  document.addEventListener("keydown", press);
+  document.addEventListener("keyup", release);
+  addEventListener("blur", () => (holdSpace(false), actions.compare(false)));
+}
+
+// The brush as the keyboard moves it: steps of half its radius (one image pixel with Shift).
+function createPen({ view, hand, isPainting, placeRing, onStroke, onChange }) {
+  const pen = { at: null, stroke: null };
+
+  function move([dx, dy], fine) {
+    if (!isPainting()) return;
+    const { width, height } = view.get();
+    const [x, y] = pen.at || [width / 2, height / 2];
+    const step_px = fine ? 1 : Math.max(1, hand.radius / 2);
+    pen.at = [Math.max(0, Math.min(width, x + dx * step_px)), Math.max(0, Math.min(height, y + dy * step_px))];
+    if (pen.stroke) pen.stroke.points.push(pen.at);
+    show();
+  }
+
+  function toggle() {
+    if (!isPainting()) return;
+    pen.at ||= [view.get().width / 2, view.get().height / 2];
+    if (pen.stroke) lift();
+    else pen.stroke = { points: [pen.at], radius: hand.radius, erase: hand.tool === "eraser" };
+    show();
+  }
+
+  function lift() {
+    const stroke = pen.stroke;
+    pen.stroke = null;
+    if (stroke) onStroke(stroke);
+  }
+
+  function show() {
+    placeRing(...view.toStage(...pen.at), true);
+    onChange();
+  }
+
+  return { move, toggle, lift, drawLive: (context, colour) => pen.stroke && drawStroke(context, pen.stroke, colour) };
+}

@@ -1,0 +1,154 @@
+"""The page: Gradio Blocks holding one canvas of our own, and the endpoint `/repair` for `gradio_client`.
+
+The canvas is a `gr.HTML` whose script talks to `/api/v1` itself; no Gradio event takes part in painting or
+repairing, because Gradio's queue drops a finished result when the connection breaks. The scripts `web/*.js` each own
+one idea and are joined into the body of one function (`js_on_load`), so that nothing of theirs is global; the words
+come from `strings.yaml`. Knows nothing of torch, of how a repair is made, or of the routes' insides.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Protocol
+
+import gradio as gr
+import yaml
+
+WEB_FOLDER = Path(__file__).parent
+LANGUAGES = ("zh-CN", "en")
+PREVIEW_PX = 2048
+"""Longer side of the server's picture of a photo, shown after a reload and for formats browsers cannot show."""
+
+SCRIPTS = (
+    "words.js",
+    "api.js",
+    "strokes.js",
+    "shapes.js",
+    "view.js",
+    "gestures.js",
+    "keyboard.js",
+    "arrivals.js",
+    "memory.js",
+    "rounds.js",
+    "panel.js",
+    "repair.js",
+    "canvas.js",
+)
+
+
+class FileRepairer(Protocol):
+    """What the page needs of the job queue."""
+
+    def repair_file(self, image: bytes, mask: bytes, options: dict[str, Any], filename: str) -> Any:
+        """Return an encoded photo with `.data`, `.extension`."""
+
+
+def load_strings() -> dict[str, dict[str, str]]:
+    """Return every word of the page, language → key → text, in the order of `LANGUAGES`."""
+    strings = yaml.safe_load((WEB_FOLDER / "strings.yaml").read_text(encoding="utf-8"))
+    return {language: strings[language] for language in LANGUAGES}
+
+
+def join_scripts(setup: dict[str, Any]) -> str:
+    """Return the body of the function that runs the canvas.
+
+    Args:
+        setup: what the scripts need to know from here, JSON-serialisable; they see it as `setup`.
+    """
+    parts = [(WEB_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    opening = f'"use strict";\nconst setup = {json.dumps(setup, ensure_ascii=False)};'
+    return "\n".join([opening, *parts, "startCanvas(element, setup);"])
+
+
+class MaskCanvas(gr.HTML):
+    """The canvas: photo, strokes, rounds and status in one element. Has no value and no Gradio events."""
+
+    def __init__(self, *, max_file_mib: int, language: str) -> None:
+        """Build the element.
+
+        Args:
+            max_file_mib: files larger than this are refused before they are uploaded.
+            language: one of `LANGUAGES`, or "auto" for the browser's.
+        """
+        setup = {
+            "strings": load_strings(),
+            "language": language,
+            "max_file_mib": max_file_mib,
+            "preview_px": PREVIEW_PX,
+        }
+        style = (WEB_FOLDER / "canvas.css").read_text(encoding="utf-8")
+        super().__init__(
+            html_template=(WEB_FOLDER / "canvas.html").read_text(encoding="utf-8"),
+            # Not css_template: that one is nested under an id, where @keyframes and rules for the page have no place.
+            head=f"<style>{style}</style>",
+            js_on_load=join_scripts(setup),
+            apply_default_css=False,
+            elem_id="fftlama",
+        )
+
+    def get_block_name(self) -> str:
+        """Return the name of the front-end component this one is drawn with."""
+        return "html"
+
+
+def create_page(queue: FileRepairer, settings: Any) -> gr.Blocks:
+    """Return the page, not launched: mount it with `gr.mount_gradio_app(app, page, path="/")`.
+
+    Args:
+        queue: carries out `/repair`; everything else goes through `/api/v1` of the app the page is mounted in.
+        settings: `max_file_mib` and `language` are read.
+    """
+    with gr.Blocks(title="fftlama", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
+        MaskCanvas(max_file_mib=settings.max_file_mib, language=settings.language)
+        _add_repair_endpoint(queue)
+    return page
+
+
+def _add_repair_endpoint(queue: FileRepairer) -> None:
+    """Add `api_name="/repair"` to the Blocks under construction; its components are never shown."""
+    image = gr.File(label="image", type="filepath", visible=False)
+    mask = gr.File(label="mask", type="filepath", visible=False)
+    options = gr.JSON(label="options", value=None, visible=False)
+    repaired = gr.File(label="repaired", visible=False)
+    trigger = gr.Button(visible=False)
+
+    def repair(image_path: str | None, mask_path: str | None, options: dict[str, Any] | None = None) -> str:
+        """Remove from a photo what a mask covers.
+
+        Args:
+            image_path: the photo, any format the page takes.
+            mask_path: a picture of the same size; brighter than 127 is the hole.
+            options: dilate_px, feather_px, quality ("fast" or "high"), as in POST /api/v1/repair.
+
+        Returns:
+            Path of the repaired photo in its own format.
+        """
+        if not image_path or not mask_path:
+            raise gr.Error("Both an image file and a mask file are needed.", print_exception=False)
+        name = Path(image_path).name
+        try:
+            encoded = queue.repair_file(
+                Path(image_path).read_bytes(), Path(mask_path).read_bytes(), options or {}, name
+            )
+        except (ValueError, RuntimeError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return str(_write_result(encoded.data, Path(name).stem + encoded.extension))
+
+    trigger.click(
+        repair,
+        [image, mask, options],
+        repaired,
+        api_name="repair",
+        concurrency_limit=None,  # order is the job queue's business
+        show_progress="hidden",
+    )
+
+
+def _write_result(data: bytes, name: str) -> Path:
+    """Write data under its name in a folder of its own, where Gradio may serve it from, and return the path."""
+    folder = Path(tempfile.mkdtemp(prefix="fftlama-"))
+    path = folder / name
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,60 @@
+// Language of the page: which words are shown, and putting them into the document.
+// Strings come from strings.yaml; nothing here or elsewhere in the scripts is shown to people otherwise.
+
+function createWords(strings, preferred) {
+  const STORE_KEY = "fftlama.language";
+  const languages = Object.keys(strings);
+  let language = readChoice() || (languages.includes(preferred) ? preferred : fromBrowser());
+
+  function readChoice() {
+    try {
+      const chosen = localStorage.getItem(STORE_KEY);
+      return languages.includes(chosen) ? chosen : null;
+    } catch {
+      return null; // storage may be forbidden; the browser's language still decides
+    }
+  }
+
+  function fromBrowser() {
+    const first = (navigator.languages || [navigator.language]).find((tag) => /^(zh|en)/i.test(tag));
+    return /^zh/i.test(first || "") ? "zh-CN" : "en";
+  }
+
+  function say(key, params = {}) {
+    const text = strings[language][key] ?? strings.en[key] ?? key;
+    return text.replace(/\{(\w+)\}/g, (hole, name) => params[name] ?? hole);
+  }
+
+  // Sentence for an answer {error|code, message, params}: ours where we have one, else the server's.
+  function sayCoded(group, { code, message, params }) {
+    const key = `${group}.${code}`;
+    const text = key in strings.en ? say(key, params || {}) : "";
+    return text && !/\{\w+\}/.test(text) ? text : message || say("errors.server_error");
+  }
+
+  function duration(ms) {
+    return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
+  }
+
+  function apply(root) {
+    root.lang = language;
+    document.documentElement.lang = language;
+    for (const node of root.querySelectorAll("[data-say]")) node.textContent = say(node.dataset.say);
+    for (const node of root.querySelectorAll("[data-label]")) {
+      const label = say(node.dataset.label);
+      node.setAttribute("aria-label", label);
+      node.title = node.dataset.keys ? `${label} (${node.dataset.keys})` : label;
+    }
+  }
+
+  function toggle() {
+    language = languages[(languages.indexOf(language) + 1) % languages.length];
+    try {
+      localStorage.setItem(STORE_KEY, language);
+    } catch {
+      // not remembered, still switched
+    }
+  }
+
+  return { say, sayCoded, duration, apply, toggle };
+}
