@@ -1,0 +1,163 @@
+"""Crops to patches: batches, the second try in float32, and the way down when memory is short.
+
+Owns the order of upload, predict, composite and download, and what is tried when a prediction is not finite or the
+device's memory does not suffice. The caller holds the one lock on the GPU. Nothing waits for the device until all
+batches are under way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from config import Note
+from cropping import Crop, shrink_crop
+from graphs import is_out_of_memory
+from preprocess import build_input, composite, download, upload
+from runner import ModelRunner
+from stages import StageClock
+
+logger = logging.getLogger(__name__)
+
+FP32_RETRY = Note("The prediction was not finite, so this repair was made again in float32.", code="fp32_retry")
+
+Predict = Callable[[list[Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One crop to fill; `image` is (H, W, 3) uint8 or uint16, not modified."""
+
+    image: NDArray
+    crop: Crop
+
+
+@dataclass
+class Filled:
+    """A task's patch, in the image's dtype, and what a person should know about how it came about."""
+
+    patch: NDArray
+    notes: list[Note]
+
+
+def fill(tasks: Sequence[Task], runner: ModelRunner, clock: StageClock) -> list[Filled]:
+    """Predict every task's crop and composite it into the task's pixels.
+
+    Tasks that run at one model size run as one batch, at most `runner.batch_limit` of them. A prediction with NaN or
+    infinity is made again in float32. When memory does not suffice the graphs are freed, then smaller buckets tried,
+    then the CPU: the patch is delivered, and its notes say what happened.
+
+    Returns:
+        One `Filled` per task, in order, whole and on the host.
+    """
+    filled: list[Filled | None] = [None] * len(tasks)
+    unsure: list[tuple[list[int], Tensor]] = []
+    for indices in _batches(tasks, runner):
+        results, is_finite = _fill_batch([tasks[index] for index in indices], runner, clock)
+        unsure.append((indices, is_finite))
+        for index, result in zip(indices, results, strict=True):
+            filled[index] = result
+    clock.enter("composite")
+    if runner.device.type == "cuda":
+        torch.cuda.current_stream(runner.device).synchronize()
+    for indices, is_finite in unsure:
+        for index, finite in zip(indices, is_finite.tolist(), strict=True):
+            if not finite:
+                filled[index] = _fill_in_float32(tasks[index], runner, clock)
+    return [result for result in filled if result is not None]
+
+
+def _batches(tasks: Sequence[Task], runner: ModelRunner) -> Iterator[list[int]]:
+    """Indices of tasks of one model size, in batches of the sizes that have a graph."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for index, task in enumerate(tasks):
+        by_size.setdefault(task.crop.model_size, []).append(index)
+    for size, indices in by_size.items():
+        start = 0
+        while start < len(indices):
+            batch = runner.batch_size(size, len(indices) - start)
+            yield indices[start : start + batch]
+            start += batch
+
+
+def _fill_batch(tasks: list[Task], runner: ModelRunner, clock: StageClock) -> tuple[list[Filled], Tensor]:
+    """The patches of tasks of one model size, and which predictions were finite, (B,) bool on the host."""
+    done = _try(tasks, runner.predict, runner.device, clock)
+    if done is not None:
+        return done
+    runner.free_memory()
+    if len(tasks) > 1:
+        logger.warning("out of memory with %d boxes at once, going on one by one", len(tasks))
+        single = [_fill_batch([task], runner, clock) for task in tasks]
+        return [filled[0] for filled, _ in single], torch.cat([is_finite for _, is_finite in single])
+    return _fill_with_less_memory(tasks[0], runner, clock)
+
+
+def _fill_with_less_memory(task: Task, runner: ModelRunner, clock: StageClock) -> tuple[list[Filled], Tensor]:
+    """Go down the ladder with one task; the graphs have been freed."""
+    side = max(task.crop.model_size)
+    done = _try([task], runner.predict, runner.device, clock)
+    how = "the graphs were freed"
+    for bucket_px in sorted(runner.profile.buckets_px, reverse=True):
+        if done is not None:
+            break
+        if bucket_px < side:
+            runner.free_memory()
+            smaller = replace(task, crop=shrink_crop(task.crop, bucket_px))
+            done = _try([smaller], runner.predict, runner.device, clock)
+            how = f"the box ran at {bucket_px} px instead of {side}"
+    if done is None:
+        runner.free_memory()
+        how = "the box ran on the CPU"
+        done = _fill_once([task], runner.predict_on_cpu, torch.device("cpu"), clock)
+    logger.warning("out of memory on %s: %s", runner.device, how)
+    done[0][0].notes.append(Note(f"The GPU's memory did not suffice: {how}.", code="out_of_memory", how=how))
+    return done
+
+
+def _fill_in_float32(task: Task, runner: ModelRunner, clock: StageClock) -> Filled:
+    logger.warning("a %s prediction was not finite, repeating it in float32", runner.precision)
+    done = _try([task], runner.predict_float32, runner.device, clock)
+    if done is None:
+        runner.free_memory()
+        done = _fill_once([task], runner.predict_on_cpu, torch.device("cpu"), clock)
+    if runner.device.type == "cuda":
+        torch.cuda.current_stream(runner.device).synchronize()
+    done[0][0].notes.append(FP32_RETRY)
+    return done[0][0]
+
+
+def _try(
+    tasks: list[Task], predict: Predict, device: torch.device, clock: StageClock
+) -> tuple[list[Filled], Tensor] | None:
+    """`_fill_once`, or None when memory did not suffice; by then no frame holds its tensors any more."""
+    try:
+        return _fill_once(tasks, predict, device, clock)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _fill_once(
+    tasks: list[Task], predict: Predict, device: torch.device, clock: StageClock
+) -> tuple[list[Filled], Tensor]:
+    clock.enter("upload")
+    sources = [upload(task.crop, task.image, device) for task in tasks]
+    inputs = [build_input(source, task.crop) for source, task in zip(sources, tasks, strict=True)]
+    clock.enter("predict")
+    prediction = predict(inputs)  # (B, 3, H, W)
+    clock.enter("composite")
+    is_finite = torch.isfinite(prediction).flatten(1).all(dim=1)
+    patches = [
+        composite(single, source, task.crop)
+        for single, source, task in zip(prediction.unbind(), sources, tasks, strict=True)
+    ]
+    *hosts, finite = download([*patches, is_finite])
+    return [Filled(patch, []) for patch in hosts], torch.from_numpy(np.asarray(finite))

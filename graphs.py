@@ -1,0 +1,158 @@
+"""Captured CUDA graphs: one per input shape, replayed instead of launching some four hundred kernels.
+
+Owns the static inputs and outputs and the memory pool all graphs share. A graph belongs to a (batch, height, width);
+it is captured on a side stream after a few warm-up runs, at warm-up or on first use. Knows nothing of photos; the
+caller holds the one lock on the GPU. Off a GPU, or with mode "off", every call is the model itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+WARM_UP_RUNS = 2  # the first fills lazily made tables and workspaces, the second shows their final size
+VERIFY_INPUTS = 3
+VERIFY_REPLAYS = 2
+VERIFY_MAX_DIFFERENCE = 2 / 255  # replay runs the same kernels: anything beyond their split-k rounding is a fault
+ALLOCATION_FAILURES = ("out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+
+Model = Callable[[Tensor], Tensor]
+Shape = tuple[int, int, int]  # batch, height, width
+
+
+@dataclass(frozen=True)
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    static_input: Tensor
+    static_output: Tensor
+
+
+class GraphedModel:
+    """A model whose calls are replays of captured graphs where that is possible.
+
+    Args:
+        model: (B, 4, H, W) float32 -> (B, 3, H, W), on `device`, the same function at every call.
+        device: where it runs.
+        mode: "on", "off", or "verify": replay is compared with eager after each capture; the first difference turns
+            graphs off for good, which `dropped` then tells.
+    """
+
+    def __init__(self, model: Model, *, device: torch.device, mode: str) -> None:
+        self.model = model
+        self.device = device
+        self.mode = mode if device.type == "cuda" else "off"
+        self.dropped = ""
+        self._captured: dict[Shape, _Captured] = {}
+        self._pool: Any = None  # an opaque handle
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """The (batch, height, width) that have a graph."""
+        return sorted(self._captured)
+
+    def __call__(self, inputs: list[Tensor]) -> Tensor:
+        """Predict a batch.
+
+        Args:
+            inputs: (4, H, W) float32 each, of one size, on the device; not modified.
+
+        Returns:
+            (B, 3, H, W). When replayed it is the graph's own output: use it before the next call.
+        """
+        if self.mode == "off":
+            return self.model(torch.stack(inputs))
+        shape = (len(inputs), inputs[0].shape[1], inputs[0].shape[2])
+        if shape not in self._captured:
+            self.capture(shape)
+        captured = self._captured.get(shape)
+        if captured is None:  # verification has just turned graphs off
+            return self.model(torch.stack(inputs))
+        torch.stack(inputs, out=captured.static_input)
+        captured.graph.replay()
+        return captured.static_output
+
+    def capture(self, shape: Shape) -> None:
+        """Capture the graph of one (batch, height, width); nothing is left behind when memory does not suffice."""
+        if self.mode == "off" or shape in self._captured:
+            return
+        try:
+            captured = self._record(shape)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            text = str(error)
+        else:
+            if self.mode == "verify" and not self._matches_eager(captured):
+                self._drop(shape)
+            else:
+                self._captured[shape] = captured
+            return
+        # Outside the handler, so that no frame holds the static tensors any more.
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()
+        raise torch.OutOfMemoryError(f"no memory to capture the graph of {shape}: {text}")
+
+    def free(self) -> None:
+        """Drop every graph and its static tensors, then hand the memory back; later calls capture again."""
+        self._captured.clear()
+        self._pool = None
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+
+    def _record(self, shape: Shape) -> _Captured:
+        batch, height, width = shape
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        static_input = torch.zeros((batch, 4, height, width), dtype=torch.float32, device=self.device)
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_RUNS):
+                self.model(static_input)
+            graph = torch.cuda.CUDAGraph()
+            # thread_local: other threads may allocate or copy meanwhile without breaking the capture.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                static_output = self.model(static_input)
+            except RuntimeError:
+                with contextlib.suppress(RuntimeError):  # it would only repeat that the capture failed
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        return _Captured(graph, static_input, static_output)
+
+    def _matches_eager(self, captured: _Captured) -> bool:
+        generator = torch.Generator(device=self.device).manual_seed(0)
+        for _ in range(VERIFY_INPUTS):
+            inputs = torch.rand(captured.static_input.shape, generator=generator, device=self.device)
+            inputs[:, 3:] = (inputs[:, 3:] > 0.7).to(inputs.dtype)
+            inputs[:, :3] *= 1 - inputs[:, 3:]
+            expected = self.model(inputs)
+            for _ in range(VERIFY_REPLAYS):
+                captured.static_input.copy_(inputs)
+                captured.graph.replay()
+                difference = (captured.static_output - expected).abs().max().item()
+                if not difference <= VERIFY_MAX_DIFFERENCE:  # NaN fails too
+                    return False
+        return True
+
+    def _drop(self, shape: Shape) -> None:
+        self.mode = "off"
+        self.dropped = f"replay of the graph for {shape} differed from eager; graphs are off"
+        logger.warning("CUDA graphs dropped: %s", self.dropped)
+        self.free()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that the device's memory did not suffice; libraries report it in their own words."""
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in ALLOCATION_FAILURES)

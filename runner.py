@@ -1,0 +1,160 @@
+"""One generator on one device, and every way to get a prediction from it.
+
+Owns the choice of device and precision, the model in inference form with its captured graphs, the float32 model for
+predictions that were not finite, and the one on the CPU for when the GPU's memory does not suffice. The last two are
+made when first needed. Knows nothing of photos; the caller holds the one lock on the GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from config import Card, Profile, ProfileError, choose_profile
+from graphs import GraphedModel
+from lama.fused import FusedGenerator
+from lama.generator import Generator
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+BATCH_SIZES = (8, 4, 2, 1)  # those that get a graph
+FULL_BATCH_PX = 512 * 512  # largest bucket that runs the profile's whole `max_batch`; beyond it the GPU is full anyway
+SMALL_PX = 64  # input of the warm-up run on a CPU
+
+
+class RunnerError(ValueError):
+    """A device, precision or profile that this machine has not."""
+
+
+class ModelRunner:
+    """Predicts with one generator on one device.
+
+    Args:
+        generator: float32, on the CPU; kept, and not modified.
+        device: where predictions are made.
+        precision: "fp16", "bf16" or "fp32".
+        profile: graph mode, buckets and batch.
+    """
+
+    def __init__(self, generator: Generator, *, device: torch.device, precision: str, profile: Profile) -> None:
+        self.generator = generator
+        self.device = device
+        self.precision = precision
+        self.profile = profile
+        self._fused = FusedGenerator(generator, device=device, dtype=DTYPES[precision])
+        self._graphed = GraphedModel(self._fused, device=device, mode=profile.cuda_graph)
+        self._float32: FusedGenerator | None = None
+        self._on_cpu: FusedGenerator | None = None
+
+    def predict(self, inputs: list[Tensor]) -> Tensor:
+        """Predict (4, H, W) inputs of one size on the device as one batch: (B, 3, H, W), valid until the next call."""
+        return self._graphed(inputs)
+
+    def predict_float32(self, inputs: list[Tensor]) -> Tensor:
+        """The same in float32, without graphs: the second try when the first gave NaN or infinity."""
+        if self.precision == "fp32":
+            return self._fused(torch.stack(inputs))
+        if self._float32 is None:
+            self._float32 = FusedGenerator(self.generator, device=self.device, dtype=torch.float32)
+        return self._float32(torch.stack(inputs))
+
+    def predict_on_cpu(self, inputs: list[Tensor]) -> Tensor:
+        """The same on the CPU: the last resort when the device has no memory."""
+        if self._on_cpu is None:
+            self._on_cpu = FusedGenerator(self.generator, device="cpu", dtype=torch.float32)
+        return self._on_cpu(torch.stack(inputs))
+
+    def batch_size(self, size: tuple[int, int], waiting: int) -> int:
+        """Return how many of `waiting` crops of one model size run together."""
+        pixels = size[0] * size[1]
+        limit = max(1, self.profile.max_batch * min(FULL_BATCH_PX, pixels) // pixels)
+        return next(batch for batch in BATCH_SIZES if batch <= min(limit, waiting))
+
+    def warm_up(self) -> None:
+        """Make the first repair as fast as the next: capture every bucket's graph, or run once without."""
+        if self._graphed.mode == "off":
+            side = SMALL_PX if self.device.type == "cpu" else self.profile.buckets_px[0]
+            self.predict([torch.zeros(4, side, side, device=self.device)])
+            return
+        try:
+            for side in reversed(self.profile.buckets_px):
+                self._graphed.capture((1, side, side))
+        except torch.OutOfMemoryError as error:
+            logger.warning("not every graph fits into memory, the rest is captured when needed: %s", error)
+
+    def free_memory(self) -> None:
+        """Give back everything on the device but the weights."""
+        self._float32 = None
+        self._graphed.free()
+
+    def take_dropped(self) -> str:
+        """Say once why graphs were given up, or return an empty string."""
+        reason, self._graphed.dropped = self._graphed.dropped, ""
+        return reason
+
+    def describe(self) -> dict[str, object]:
+        """What runs: kernels, graph mode, and the captured (batch, height, width)."""
+        return {
+            "kernels": self._fused.describe(),
+            "cuda_graph": self._graphed.mode,
+            "graphs": [list(shape) for shape in self._graphed.shapes],
+        }
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device for "auto", "cpu", "cuda" or "cuda:N"; raise RunnerError when this machine has not got it."""
+    if device == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = torch.device("meta")
+    if chosen.type not in ("cpu", "cuda"):
+        raise RunnerError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (chosen.index or 0) >= count:
+            raise RunnerError(f"device {device!r} was asked for, but PyTorch sees {count} CUDA devices; try auto")
+        chosen = torch.device("cuda", chosen.index if chosen.index is not None else torch.cuda.current_device())
+    return chosen
+
+
+def describe_card(device: torch.device) -> Card:
+    """Return what the profile is chosen by."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return Card(properties.name, (properties.major, properties.minor), properties.total_memory >> 20)
+    return Card("CPU with bf16" if cpu_has_bf16() else "CPU")
+
+
+def pick_profile(card: Card, profile: Profile | str | None) -> tuple[Profile, str]:
+    """Return the profile to run with and the reason; raise RunnerError for an unknown name or a bad file."""
+    if isinstance(profile, Profile):
+        return profile, f"The profile {profile.name} was given by the caller."
+    try:
+        return choose_profile(card, name=profile or "auto")
+    except ProfileError as error:
+        raise RunnerError(str(error)) from error
+
+
+def choose_precision(precision: str, profile: Profile, device: torch.device) -> str:
+    """Return "fp16", "bf16" or "fp32"; "auto" takes the profile's, or what a CPU computes natively."""
+    if precision != "auto" and precision not in DTYPES:
+        raise RunnerError(f"precision must be auto, {', '.join(DTYPES)}, got {precision!r}")
+    if device.type == "cpu":
+        if precision == "fp16":
+            raise RunnerError("precision fp16 needs a CUDA device; on a CPU use auto, bf16 or fp32")
+        if precision == "auto":
+            return "bf16" if profile.precision != "fp32" and cpu_has_bf16() else "fp32"
+    return profile.precision if precision == "auto" else precision
+
+
+def cpu_has_bf16() -> bool:
+    """Tell whether this CPU multiplies bfloat16 natively; without that, float32 is faster."""
+    if hasattr(torch.cpu, "get_capabilities"):  # newer than PyTorch 2.11
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return bool(torch.cpu._is_avx512_bf16_supported())

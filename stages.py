@@ -1,0 +1,53 @@
+"""Where a repair's time goes: named stages, timed on the device they run on.
+
+On a GPU the stages are measured with events in its stream, so that timing adds no wait; on a CPU by the clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+ON_HOST = ("plan", "wait")  # stages that touch no device
+REPORTED = ("plan", "predict", "composite")  # the names `on_stage` hears, each once
+
+OnStage = Callable[[str], None]
+
+
+class StageClock:
+    """Times the stages of one call; `timings_ms` adds up stages that were entered more than once.
+
+    Args:
+        device: where the work runs.
+        on_stage: called with a stage's name when it is first entered.
+    """
+
+    def __init__(self, device: torch.device, on_stage: OnStage | None = None) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._on_stage = on_stage
+        self._announced: set[str] = set()
+        self._started_s = time.perf_counter()
+        self._marks: list[tuple[str, float, torch.cuda.Event | None]] = []
+
+    def enter(self, stage: str) -> None:
+        """End the stage before and begin this one; the empty name only ends."""
+        event = None
+        if self._on_gpu and stage not in ON_HOST:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+        self._marks.append((stage, time.perf_counter(), event))
+        if self._on_stage is not None and stage in REPORTED and stage not in self._announced:
+            self._announced.add(stage)
+            self._on_stage(stage)
+
+    def timings_ms(self) -> dict[str, float]:
+        """Return milliseconds per stage, and the `total` up to now; the device must have been synchronised."""
+        timings: dict[str, float] = {}
+        for (stage, start_s, start), (_, end_s, end) in zip(self._marks, self._marks[1:], strict=False):
+            if stage:
+                spent_ms = start.elapsed_time(end) if start and end else (end_s - start_s) * 1000
+                timings[stage] = timings.get(stage, 0.0) + spent_ms
+        timings["total"] = (time.perf_counter() - self._started_s) * 1000
+        return timings
