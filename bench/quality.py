@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
@@ -26,6 +27,11 @@ from bench.quality_peers import CLASSICAL, Fill, NetworkFill, RepairFill  # noqa
 from bench.quality_protocols import PROTOCOLS, kinds_of, list_photos  # noqa: E402
 from bench.quality_report import json_line, markdown, read_environment, save_report, summarize  # noqa: E402
 from bench.quality_scores import UNGROWN_SUFFIX, Record, Setup, score_fills, score_peers  # noqa: E402
+from bench.quality_sheet import draw_sheet, save_small_jpeg  # noqa: E402
+from bench.quality_sweep import SWEEPS, make_fills, read_variants  # noqa: E402
+
+if TYPE_CHECKING:
+    from inference import Inpainter
 
 EMBEDDED = "embedded"
 
@@ -34,9 +40,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Read the command line; folders fall back to the environment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--photos", type=Path, default=_from_environment("FFTLAMA_EVAL_PHOTOS"), help="folder of clean photos")
-    add("--masks", type=Path, default=_from_environment("FFTLAMA_EVAL_MASKS"), help="folder of <kind>/<photo>.png")
-    add("--features", type=Path, default=_from_environment("FFTLAMA_EVAL_FEATURES"), help="SqueezeNet 1.0 weights")
+    add("--photos", type=Path, default=os.environ.get("FFTLAMA_EVAL_PHOTOS"), help="folder of clean photos")
+    add("--masks", type=Path, default=os.environ.get("FFTLAMA_EVAL_MASKS"), help="folder of <kind>/<photo>.png")
+    add("--features", type=Path, default=os.environ.get("FFTLAMA_EVAL_FEATURES"), help="SqueezeNet 1.0 weights")
     add("--protocol", choices=PROTOCOLS, default="network")
     add("--weights", nargs="*", default=[EMBEDDED], help="files; 'embedded'; 'none' for peers alone")
     add("--kinds", default="", help="comma-separated; default: all of the protocol")
@@ -47,16 +53,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--cache", type=Path, default=ROOT / "data" / "bench-cache", help="figures of the peers")
     add("--processes", type=int, default=1, help="that score peers at once")
     add("--device", default="auto")
-    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the network protocol")
+    add("--precision", default="auto", help="auto (network: fp32; repair: the engine's own), fp32, bf16 or fp16")
     add("--form", choices=("fused", "published"), default="fused", help="of the network protocol")
     add("--quality", choices=("fast", "high"), default="fast", help="of the repair")
     add("--dilate-px", type=int, help="overlay: given to the repair and to the peers; default: the repair's own")
     add("--feather-px", type=int, help="overlay: given to the repair")
     add("--sheet", type=Path, help="draw a contact sheet into this JPEG instead of measuring")
     add("--sheet-photos", type=int, default=3, help="photos per kind on the sheet")
-    add("--sweep", choices=("context_margin", "dilate", "feather"), help="measure one constant at several values")
+    add("--sweep", choices=tuple(SWEEPS), help="measure one constant at several values; sets the protocol")
     add("--values", default="", help="comma-separated values of the sweep; 'auto' is the default rule")
     chosen = parser.parse_args(arguments)
+    if chosen.sweep:
+        chosen.protocol = SWEEPS[chosen.sweep]
     if chosen.photos is None or (chosen.masks is None and chosen.protocol != "overlay"):
         parser.error("--photos and --masks (or FFTLAMA_EVAL_PHOTOS and FFTLAMA_EVAL_MASKS) are needed")
     if chosen.device == "auto":
@@ -83,74 +91,97 @@ def make_setup(chosen: argparse.Namespace) -> Setup:
     )
 
 
-def make_fills(chosen: argparse.Namespace) -> dict[str, Fill]:
-    """Load the weights and return the methods that are ours, by name; squeezed ones are peers of the photo protocol."""
+def load_network(chosen: argparse.Namespace, path: Path | None) -> NetworkFill:
+    """Load weights for a single forward."""
+    precision = "fp32" if chosen.precision == "auto" else chosen.precision
+    return NetworkFill(path, device=chosen.device, precision=precision, form=chosen.form)
+
+
+def load_inpainter(chosen: argparse.Namespace, path: Path | None) -> "Inpainter":
+    """Load weights for whole repairs."""
+    from inference import Inpainter
+
+    return Inpainter.load(weights=path, device=chosen.device, precision=chosen.precision)
+
+
+def load_fills(chosen: argparse.Namespace) -> tuple[dict[str, Fill], list[str]]:
+    """Load the weights; return all methods made of them by name, and the names that are ours.
+
+    The others are peers of ours made of the same network: squeezed to 512x512 on the photo protocol, without dilation
+    on the overlay protocol.
+    """
     fills: dict[str, Fill] = {}
+    ours: list[str] = []
     for given in chosen.weights:
         if given == "none":
             continue
         path = None if given == EMBEDDED else Path(given)
         name = given if path is None else path.stem
+        ours.append(name)
         if chosen.protocol == "network":
-            fills[name] = NetworkFill(path, device=chosen.device, precision=chosen.precision, form=chosen.form)
+            fills[name] = load_network(chosen, path)
             continue
-        from inference import Inpainter
-
-        inpainter = Inpainter.load(weights=path, device=chosen.device)
+        inpainter = load_inpainter(chosen, path)
         if chosen.protocol == "photo":
             fills[name] = RepairFill(inpainter, dilate_px=0, quality=chosen.quality)
-            network = NetworkFill(path, device=chosen.device, precision=chosen.precision, form=chosen.form)
-            fills[f"{name} squeezed to 512"] = network.squeezed
+            fills[f"{name}, squeezed to 512"] = load_network(chosen, path).squeezed
         else:
             options = {"feather_px": chosen.feather_px, "quality": chosen.quality}
             fills[name] = RepairFill(inpainter, dilate_px=chosen.dilate_px, **options)
             fills[name + UNGROWN_SUFFIX] = RepairFill(inpainter, dilate_px=0, quality=chosen.quality)
-    return fills
+    return fills, ours
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print and save."""
-    chosen = parse_arguments(arguments)
-    setup = make_setup(chosen)
-    if chosen.sheet:
-        from bench.quality_sheet import draw_sheet, save_small_jpeg
+def load_sweep(chosen: argparse.Namespace) -> tuple[dict[str, Fill], list[str]]:
+    """Load the first weights; return a method per value of the sweep, and all names but the first."""
+    path = None if chosen.weights[0] == EMBEDDED else Path(chosen.weights[0])
+    inpainter = load_inpainter(chosen, path)
+    variants = read_variants(chosen.sweep, chosen.values, dilate_px=chosen.dilate_px, rules=inpainter.crop_rules)
+    fills = make_fills(inpainter, variants)
+    return fills, list(fills)[1:]
 
-        photos = setup.photos[:: max(1, len(setup.photos) // chosen.sheet_photos)][: chosen.sheet_photos]
-        fills = {n: f for n, f in make_fills(chosen).items() if UNGROWN_SUFFIX not in n and "squeezed" not in n}
-        sheet = draw_sheet(replace(setup, photos=photos), fills)
-        print(f"{chosen.sheet}: {save_small_jpeg(sheet, chosen.sheet)} bytes")
-        return
-    if chosen.sweep:
-        from bench.quality_sweep import run_sweep
 
-        run_sweep(setup, chosen.sweep, chosen.values, weights=chosen.weights[0], device=chosen.device, out=chosen.out)
-        return
+def measure(chosen: argparse.Namespace, setup: Setup) -> None:
+    """Score peers and ours, print the tables and the JSON line, and save both."""
     started_s = time.perf_counter()
-    peers = () if chosen.peers == "none" else tuple(chosen.peers.split(","))
+    peers = () if chosen.peers == "none" or chosen.sweep else tuple(chosen.peers.split(","))
     records: list[Record] = score_peers(setup, peers, processes=chosen.processes) if peers else []
     peers_s = time.perf_counter() - started_s
-    fills = make_fills(chosen)
-    records += list(score_fills(setup, fills, device=chosen.device))
-    total_s = time.perf_counter() - started_s
+    fills, ours = load_sweep(chosen) if chosen.sweep else load_fills(chosen)
+    records += score_fills(setup, fills, device=chosen.device)
+    ours_s = time.perf_counter() - started_s - peers_s
     environment = read_environment(
         ROOT,
         device=chosen.device,
         precision=chosen.precision,
         photos=f"every {chosen.every}. of {chosen.photos.name}, {len(setup.photos)} photos",
-        took=f"{peers_s:.0f} s for peers, {total_s - peers_s:.0f} s for ours",
+        took=f"{peers_s:.0f} s for peers, {ours_s:.0f} s for ours",
     )
-    ours = [name for name in fills if UNGROWN_SUFFIX not in name and "squeezed" not in name]
     text = markdown(records, setup.kinds, ours, protocol=setup.protocol, environment=environment)
     summary = summarize(records, setup.kinds, ours, protocol=setup.protocol, environment=environment)
-    name = chosen.name or "-".join(["quality", setup.protocol, *(ours or ["peers"])])
-    save_report(chosen.out, name, text, summary, records)
+    default_name = ["sweep", chosen.sweep] if chosen.sweep else [setup.protocol, *(ours or ["peers"])]
+    save_report(chosen.out, chosen.name or "-".join(["quality", *default_name]), text, summary, records)
     print(text)
     print(json_line(summary))
 
 
-def _from_environment(name: str) -> Path | None:
-    value = os.environ.get(name)
-    return Path(value) if value else None
+def draw(chosen: argparse.Namespace, setup: Setup) -> None:
+    """Draw the contact sheet of a few photos, evenly spread over the list."""
+    step = max(1, len(setup.photos) // chosen.sheet_photos)
+    fills, ours = load_fills(chosen)
+    few = replace(setup, photos=setup.photos[::step][: chosen.sheet_photos])
+    size = save_small_jpeg(draw_sheet(few, {name: fills[name] for name in ours}), chosen.sheet)
+    print(f"{chosen.sheet}: {size} bytes")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure or draw what the command line asks for."""
+    chosen = parse_arguments(arguments)
+    setup = make_setup(chosen)
+    if chosen.sheet:
+        draw(chosen, setup)
+    else:
+        measure(chosen, setup)
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ class PerceptualDistance:
 
 
 def paired_bootstrap(
-    ours: Sequence[float], peer: Sequence[float], *, resamples: int = 4000, seed: int = 0
+    ours: Sequence[float] | np.ndarray, peer: Sequence[float] | np.ndarray, *, resamples: int = 4000, seed: int = 0
 ) -> tuple[float, float, float]:
     """Return (mean difference ours - peer, lower, upper) with the 95 % percentile interval over resampled photos.
 

@@ -10,14 +10,15 @@ as in scikit-image. Knows nothing of protocols or figures.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from inference import Inpainter
     from torch import nn
+
+    from inference import Inpainter
 
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -135,7 +136,7 @@ class RepairFill:
         options: keywords of `repair`: dilate_px, feather_px, quality.
     """
 
-    def __init__(self, inpainter: "Inpainter", **options: object) -> None:
+    def __init__(self, inpainter: "Inpainter", **options: Any) -> None:
         self._inpainter = inpainter
         self._options = options
 

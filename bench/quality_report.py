@@ -33,6 +33,7 @@ NETWORK_BARS = {
     "ssim": {"thin": 0.80, "medium": 0.60, "thick": 0.50, "object": 0.49, "text": 0.85, "blemish": 0.76},
 }
 PERCEPTUAL_BAR_OF_TELEA = 0.6
+INTERVAL_LEGEND = "Difference with its 95 % interval; bold = better and clear of zero, *slanted* = worse and clear."
 
 
 def method_values(records: Sequence[Record], method: str, kind: str, figure: str) -> dict[str, float]:
@@ -96,12 +97,8 @@ def markdown(
             lines.append(_row(method, [f"{mean_figure(records, method, k, figure):.{digits}f}" for k in kinds]))
         if protocol == "network":
             lines += _bar_rows(records, kinds, ours, figure)
-        lines += [
-            "",
-            "Difference with its 95 % interval; bold = better and clear of zero, *slanted* = worse and clear.",
-            "",
-        ]
-        lines += _header(kinds)
+        if ours:
+            lines += ["", INTERVAL_LEGEND, "", *_header(kinds)]
         for own in ours:
             for peer in (m for m in methods if m not in ours):
                 cells = [_interval_cell(compare(records, own, peer, kind, figure), figure) for kind in kinds]

@@ -1,0 +1,119 @@
+"""Own the picture of thirty repairs for the docs: ten watermarks, ten objects, ten blemishes, before and after.
+
+    .venv/bin/python bench/pairs.py --photos DIR --masks DIR --sources FILE.csv [--weights FILE] [--out docs/pairs.jpg]
+
+Watermarks are drawn onto the photo and repaired as a person would, with the default dilation; objects and blemishes are
+masks of the evaluation set, tinted in the picture before, repaired with no dilation as nothing of them sticks out.
+Beside the picture a text file credits every photo in it, from the table of sources (columns file, author, licence,
+source_repo, commit, path). Photos are taken evenly from the folder, so the same folder gives the same picture.
+"""
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    # Run as a file, Python looks for imports beside it; the rooms lie one folder up.
+    sys.path[0] = str(ROOT)
+
+import numpy as np  # noqa: E402
+
+from bench.quality_protocols import list_photos, overlay_case, read_mask, read_rgb  # noqa: E402
+from bench.quality_sheet import below, beside, focus_window, save_small_jpeg, text_strip, tile, tint  # noqa: E402
+
+if TYPE_CHECKING:
+    from inference import Inpainter
+
+PAIRS_PER_KIND = 10
+PAIRS_PER_ROW = 5
+PAIR_TILE_PX = 220
+PAIR_GAP_PX = 14
+HEADING_PX = 34
+SECTIONS = {"watermark": "Watermarks", "object": "Objects", "blemish": "Blemishes"}
+
+
+def choose_photos(photos: Sequence[Path], count: int) -> list[Path]:
+    """Return `count` photos evenly spread over the list, none twice."""
+    if len(photos) < count:
+        raise ValueError(f"{count} pairs need {count} photos, got {len(photos)}")
+    return [photos[k * len(photos) // count] for k in range(count)]
+
+
+def make_pair(
+    inpainter: "Inpainter", photo: Path, kind: str, number: int, masks: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Repair one photo and return the pictures (before, after), cropped to the same window."""
+    clean = read_rgb(photo)
+    if kind == "watermark":
+        case = overlay_case(clean, photo.stem, ("text", "logo")[number % 2])
+        before, hole = case.given, case.hole
+        after = inpainter.repair(before, hole).image
+        window = focus_window(hole, smallest_px=round(0.8 * min(hole.shape)))
+    else:
+        hole = read_mask(masks / kind / f"{photo.stem}.png") > 0
+        before, after = tint(clean, hole), inpainter.repair(clean, hole, dilate_px=0).image
+        window = focus_window(hole)
+    return before[window], after[window]
+
+
+def draw_pairs(inpainter: "Inpainter", chosen: dict[str, list[Path]], masks: Path) -> np.ndarray:
+    """Return the whole picture: a heading per kind, then its pairs."""
+    parts: list[np.ndarray] = []
+    for kind, photos in chosen.items():
+        tiles = []
+        for number, photo in enumerate(photos):
+            pair = make_pair(inpainter, photo, kind, number, masks)
+            tiles.append(beside([tile(picture, side_px=PAIR_TILE_PX) for picture in pair]))
+        rows = [
+            beside(tiles[start : start + PAIRS_PER_ROW], gap_px=PAIR_GAP_PX)
+            for start in range(0, len(tiles), PAIRS_PER_ROW)
+        ]
+        heading = text_strip(f"{SECTIONS[kind]}: before | after", rows[0].shape[1], height_px=HEADING_PX)
+        parts += [heading, below(rows, gap_px=PAIR_GAP_PX)]
+    return below(parts)
+
+
+def write_credits(file: Path, chosen: dict[str, list[Path]], sources: Path) -> None:
+    """Write one line per photo of the picture: place, author, licence and where it comes from."""
+    with sources.open(encoding="utf-8", newline="") as table:
+        rows = {row["file"]: row for row in csv.DictReader(table)}
+    lines = ["Photos in the picture of before/after pairs, in reading order."]
+    for kind, photos in chosen.items():
+        for number, photo in enumerate(photos, start=1):
+            row = rows[photo.name]
+            origin = f"{row['source_repo']} {row['commit'][:12]} {row['path']}"
+            lines.append(f"{kind} {number}: {photo.name}; {row['author']}; {row['licence']}; {origin}")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw and save the picture and its credits."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, default=os.environ.get("FFTLAMA_EVAL_PHOTOS"))
+    parser.add_argument("--masks", type=Path, default=os.environ.get("FFTLAMA_EVAL_MASKS"))
+    parser.add_argument("--sources", type=Path, help="default: SOURCES-eval.csv beside the folder of photos")
+    parser.add_argument("--weights", type=Path, help="default: the embedded ones")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pairs.jpg")
+    options = parser.parse_args(arguments)
+    if options.photos is None or options.masks is None:
+        parser.error("--photos and --masks (or FFTLAMA_EVAL_PHOTOS and FFTLAMA_EVAL_MASKS) are needed")
+
+    from inference import Inpainter
+
+    photos = choose_photos(list_photos(options.photos), PAIRS_PER_KIND * len(SECTIONS))
+    # Interleaved, so that every kind gets photos from the whole folder.
+    chosen = {kind: photos[index :: len(SECTIONS)] for index, kind in enumerate(SECTIONS)}
+    picture = draw_pairs(Inpainter.load(weights=options.weights), chosen, options.masks)
+    size = save_small_jpeg(picture, options.out)
+    credits_file = options.out.with_name(f"{options.out.stem}-credits.txt")
+    write_credits(credits_file, chosen, options.sources or options.photos.parent / "SOURCES-eval.csv")
+    print(f"{options.out}: {size} bytes; {credits_file}")
+
+
+if __name__ == "__main__":
+    main()
