@@ -1,7 +1,7 @@
 """Files to arrays and back, and strokes to masks: the only room that knows about file formats.
 
-Images are (H, W, 3) uint8 or uint16 RGB, upright; masks (H, W) bool, True = hole. Nothing here knows torch, HTTP or jobs, nothing
-global is changed, and every function may be called from several threads at once.
+Images are (H, W, 3) uint8 or uint16 RGB, upright; masks (H, W) bool, True = hole. Nothing here knows torch, HTTP or
+jobs, nothing global is changed, and every function may be called from several threads at once.
 """
 
 from imaging.errors import ImagingError

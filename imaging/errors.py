@@ -1,6 +1,7 @@
 """The one exception of this room: what a caller can tell a person about a file, a mask or a stroke.
 
-Codes: `empty_file`, `file_too_large`, `image_too_large`, `not_an_image`, `truncated_image`, `mask_size`, `bad_strokes`, `bad_options`.
+Codes: `empty_file`, `file_too_large`, `image_too_large`, `not_an_image`, `truncated_image`, `mask_size`,
+`bad_strokes`, `bad_options`.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """JPEG: how a file was encoded, and the same encoding again after its pixels have changed.
 
-Pillow's `quality="keep"` refuses a changed picture, so tables and subsampling are carried by hand. Metadata is put in front of the
-encoded picture here: Pillow would count it into a buffer that must hold the whole file.
+Pillow's `quality="keep"` refuses a changed picture, so tables and subsampling are carried by hand. Metadata is put in
+front of the encoded picture here: Pillow would count it into a buffer that must hold the whole file.
 """
 
 import struct
@@ -23,32 +23,32 @@ DEFAULT_QUALITY = 92
 
 def settings_of(picture: JpegImagePlugin.JpegImageFile) -> JpegSettings:
     """Read from an opened JPEG how it was encoded."""
-    layers = [(h, v, table) for _, h, v, table in picture.layer]  # type: ignore[attr-defined]
+    layers = [(h, v, table) for _, h, v, table in picture.layer]
     tables = [tuple(picture.quantization[table]) for _, _, table in layers if table in picture.quantization]
     chroma_share = min((h * v for h, v, _ in layers), default=1) / max((h * v for h, v, _ in layers), default=1)
     halved_rows = len({v for _, v, _ in layers}) > 1
     # 4:4:0 and other rare kinds become the next finer one that the encoder has.
     subsampling = 0 if chroma_share > 0.5 or (chroma_share == 0.5 and halved_rows) else 1 if chroma_share == 0.5 else 2
-    ids = [ident for ident, _, _, _ in picture.layer]  # type: ignore[attr-defined]
+    ids = [ident for ident, _, _, _ in picture.layer]
     transform = picture.info.get("adobe_transform")
     keep_rgb = len(layers) == 3 and (transform == 0 or (transform is None and ids == [82, 71, 66]))
     if len(layers) == 4 and transform == 2:
         tables = tables[:1]  # YCCK comes back as plain CMYK, where the chroma tables would be too coarse
     elif len(layers) == 3 and tables[1:2] == tables[2:3]:
         tables = tables[:2]
-    comments = tuple(data for name, data in picture.applist if name == "COM")  # type: ignore[attr-defined]
+    comments = tuple(data for name, data in picture.applist if name == "COM")
     progressive = bool(picture.info.get("progressive"))
     return JpegSettings(tuple(tables), subsampling, progressive, keep_rgb, comments)
 
 
 def iptc_of(picture: JpegImagePlugin.JpegImageFile) -> bytes | None:
     """Return the Photoshop image resources of an opened JPEG, its segments joined."""
-    parts = [data for name, data in picture.applist if name == "APP13"]  # type: ignore[attr-defined]
+    parts = [data for name, data in picture.applist if name == "APP13"]
     return b"".join(part.removeprefix(IPTC_KEY) for part in parts if part.startswith(IPTC_KEY)) or None
 
 
 def encode(picture: Image.Image, settings: JpegSettings | None, dpi: tuple[float, float] | None) -> bytes:
-    """Encode an L, RGB or CMYK picture, with these settings or at a high quality with 4:2:0; no metadata but the resolution."""
+    """Encode an L, RGB or CMYK picture with these settings, or at a high quality with 4:2:0; no metadata but DPI."""
     options: dict[str, object] = {"dpi": dpi} if dpi else {}
     if settings is None or not settings.tables:
         options |= {"quality": DEFAULT_QUALITY, "subsampling": 2 if picture.mode == "RGB" else -1}
@@ -119,8 +119,8 @@ def _convert_inks(picture: Image.Image, icc: bytes | None, mode: str) -> np.ndar
         try:
             inks, srgb = ImageCms.ImageCmsProfile(BytesIO(icc)), ImageCms.createProfile("sRGB")
             pair = (inks, srgb) if mode == "RGB" else (srgb, inks)
-            converted = ImageCms.profileToProfile(picture, *pair, outputMode=mode)
-            return np.asarray(converted)
+            converted = ImageCms.profileToProfile(picture, pair[0], pair[1], outputMode=mode)
+            return np.array(converted)
         except (ImageCms.PyCMSError, OSError, ValueError):
             pass  # a damaged profile: fall through to the plain formula, as viewers without colour management do
-    return np.asarray(picture.convert(mode))
+    return np.array(picture.convert(mode))

@@ -9,9 +9,9 @@ from imaging.reading import MAX_BYTES, MAX_PX, open_photo
 def read_mask(data: bytes, size: tuple[int, int], *, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX) -> np.ndarray:
     """Read a mask file of the photo's own size (height, width) and return (H, W) bool, True = hole.
 
-    A pixel is a hole where its brightness is over 127 (of 255; over half for 16 bits) and it is not transparent (alpha over 127).
-    If the visible pixels all have one colour and others are transparent, as in a layer of an editor with strokes of any
-    colour, the visible pixels are the hole.
+    A pixel is a hole where its brightness is over 127 (of 255; over half for 16 bits) and it is not transparent (alpha
+    over 127). If the visible pixels all have one colour and others are transparent, as in a layer of an editor with
+    strokes of any colour, the visible pixels are the hole.
     Raises ImagingError: `mask_size` for another size, and what `open_photo` raises.
     """
     mask = open_photo(data, max_bytes=max_bytes, max_px=max_px)

@@ -1,8 +1,8 @@
 """Metadata made true for the upright, repaired picture: EXIF, XMP and IPTC.
 
-What would show the picture as it was before the repair (thumbnails, previews) is removed, whatever tag it hides in, and the
-orientation that has been applied to the pixels is reset. EXIF is patched in place, because makers' notes hold offsets
-that break when they are moved. Nothing here raises: what cannot be understood is dropped.
+What would show the picture as it was before the repair (thumbnails, previews) is removed, whatever tag it hides in,
+and the orientation that has been applied to the pixels is reset. EXIF is patched in place, because makers' notes hold
+offsets that break when they are moved. Nothing here raises: what cannot be understood is dropped.
 """
 
 import re
@@ -16,8 +16,8 @@ ORIENTATION = 0x0112
 MAX_PROFILE_BYTES = 16 << 20
 THUMBNAIL_TAGS = {0x0201, 0x0202}
 WIDTH_TAGS, HEIGHT_TAGS = (0x0100, 0xA002), (0x0101, 0xA003)
-# Tags that describe the picture and not the way its pixels are stored: description, make, model, software, date, artist,
-# host, copyright, rating, the Windows title/comment/author/keywords/subject, and the sub-directories.
+# Tags that describe the picture and not the way its pixels are stored: description, make, model, software, date,
+# artist, host, copyright, rating, the Windows title/comment/author/keywords/subject, and the sub-directories.
 DESCRIPTIVE_TAGS = {
     *(0x010D, 0x010E, 0x010F, 0x0110, 0x011D, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749, 0x8298),
     *(0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F, tiff_tags.EXIF_IFD, tiff_tags.GPS_IFD),
@@ -46,7 +46,7 @@ def bare_exif(exif: bytes | None) -> bytes | None:
 
 
 def clean_exif(exif: bytes | None, *, width_px: int, height_px: int) -> bytes | None:
-    """Return the EXIF block for the upright picture: orientation 1, its size, no thumbnail directory, no embedded JPEG."""
+    """Return the EXIF block for the upright picture: orientation 1, its size, no thumbnail, no embedded JPEG."""
     if exif is None:
         return None
     try:

@@ -1,10 +1,11 @@
 """What an opened photo is: its pixels, and how its file was written so that the result can be written the same way."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from config import Note
+from imaging import metadata
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class TiffSettings:
 class Source:
     """All that is needed to write a photo back in its own manner; nothing here is for other rooms.
 
-    `exif` is a bare TIFF block, orientation 1, without thumbnails. `stored` is "grey", "rgb" or "cmyk"; `cmyk` keeps the inks
-    (H, W, 4) uint8, upright, 255 = full ink. `png_chunks` are (type, payload) to be repeated as they are.
+    `exif` is a bare TIFF block, orientation 1, without thumbnails. `stored` is "grey", "rgb" or "cmyk"; `cmyk` keeps
+    the inks (H, W, 4) uint8, upright, 255 = full ink. `png_chunks` are (type, payload) to be repeated as they are.
     """
 
     stored: str = "rgb"
@@ -74,3 +75,34 @@ class Encoded:
     media_type: str
     extension: str
     notes: tuple[Note, ...] = ()
+
+
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Return (H, W, C) pixels turned as EXIF orientation 1-8 asks; 5 to 8 swap height and width."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def assemble(
+    format: str, pixels: np.ndarray, source: Source, notes: tuple[Note, ...] = (), *, orientation: int = 1
+) -> Photo:
+    """Make a Photo of (H, W, C) pixels as stored: turned upright, metadata cleaned, grey spread to three channels."""
+    pixels = turn_upright(pixels, orientation)
+    height, width, channels = pixels.shape
+    grey = channels < 3
+    image = np.repeat(pixels[..., :1], 3, axis=2) if grey else np.ascontiguousarray(pixels[..., :3])
+    alpha = np.ascontiguousarray(pixels[..., -1]) if channels in (2, 4) else None
+    stored = source.stored if source.cmyk is not None else "grey" if grey else "rgb"
+    source = replace(
+        source,
+        stored=stored,
+        exif=metadata.clean_exif(source.exif, width_px=width, height_px=height),
+        xmp=metadata.clean_xmp(source.xmp),
+        iptc=metadata.clean_iptc(source.iptc),
+    )
+    return Photo(image, alpha, format, notes, source)

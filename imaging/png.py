@@ -1,8 +1,8 @@
 """PNG at the level of its chunks: both depths read and written exactly, and metadata carried without being unpacked.
 
-Arrays are (H, W, C) with C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA, uint8 or uint16. Pillow and OpenCV are given files that hold
-the picture alone: a text chunk that unpacks to gigabytes is never unpacked, and Pillow's cut to 8 bits does not matter.
-Source: PNG, third edition (W3C, 2025).
+Arrays are (H, W, C) with C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA, uint8 or uint16. Pillow and OpenCV are given files
+that hold the picture alone: a text chunk that unpacks to gigabytes is never unpacked, and Pillow's cut to 8 bits does
+not matter. Source: PNG, third edition (W3C, 2025).
 """
 
 import struct
@@ -173,17 +173,17 @@ def encode(pixels: np.ndarray, *, fast: bool = False) -> bytes:
 
 def _encode_grey_alpha(pixels: np.ndarray) -> bytes:
     """Encode two channels, which OpenCV does not write and Pillow writes in 8 bits only: each row filtered with Up."""
-    height, width, channels = pixels.shape
+    height, width = pixels.shape[:2]
     depth = 8 * pixels.itemsize
     rows = pixels.astype(pixels.dtype.newbyteorder(">")).reshape(height, -1).view(np.uint8)
     filtered = np.full((height, 1 + rows.shape[1]), 2, np.uint8)  # filter type 2 = Up, modulo 256
     filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
     header = struct.pack(">IIBBBBB", width, height, depth, 4, 0, 0, 0)
-    return join([(b"IHDR", header), (b"IDAT", zlib.compress(filtered, 6)), (b"IEND", b"")])
+    return join([(b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b"")])
 
 
 def encode_png(image: np.ndarray, *, fast: bool) -> bytes:
-    """Encode an image (H, W, 3), uint8 or uint16, to PNG without loss; `fast` is for patches on their way to a browser."""
+    """Encode an image (H, W, 3), uint8 or uint16, without loss; `fast` is for patches on their way to a browser."""
     return encode(image, fast=fast)
 
 

@@ -1,8 +1,8 @@
 """Strokes of a brush to a mask: no anti-aliasing, in image coordinates, the same on every zoom.
 
-The rule: pixel (x, y) is painted when its centre (x + 0.5, y + 0.5) lies within `radius` of the polyline, the rim included.
-If no centre does (a tiny brush between four centres), the pixels that hold the stroke's points are painted. Strokes are
-applied in order, and an erasing stroke clears what it covers.
+The rule: pixel (x, y) is painted when its centre (x + 0.5, y + 0.5) lies within `radius` of the polyline, the rim
+included. If no centre does (a tiny brush between four centres), the pixels that hold the stroke's points are painted.
+Strokes are applied in order, and an erasing stroke clears what it covers.
 """
 
 import math
@@ -32,8 +32,8 @@ class Stroke:
 def parse_strokes(items: Any) -> list[Stroke]:
     """Check strokes as JSON gives them, [{"points": [[x, y], ...], "radius": r, "erase": bool}, ...], and return them.
 
-    Points may lie outside the image. Raises ImagingError `bad_strokes`, with the stroke's `index`, for anything else: other
-    types, NaN or infinity, a radius outside (0, 5000], no point, or more than 20,000 points in all.
+    Points may lie outside the image. Raises ImagingError `bad_strokes`, with the stroke's `index`, for anything else:
+    other types, NaN or infinity, a radius outside (0, 5000], no point, or more than 20,000 points in all.
     """
     if not isinstance(items, list | tuple):
         raise _bad(None, "strokes must be a list")

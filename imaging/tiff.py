@@ -1,8 +1,8 @@
 """TIFF pixels at both depths, written again with the compression they had.
 
-Pillow reads 8 bits and writes every compression; it cuts 16-bit colour to 8 bits, so OpenCV reads and writes those. Layouts that
-neither reads (separate planes, grey with alpha at 16 bits) are described to the decoder as the plain grey pictures that they are made of.
-Arrays are (H, W, C) with C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA. Source: TIFF 6.0.
+Pillow reads 8 bits and writes every compression; it cuts 16-bit colour to 8 bits, so OpenCV reads and writes those.
+Layouts that neither reads (separate planes, grey with alpha at 16 bits) are described to the decoder as the plain grey
+pictures that they are made of. Arrays are (H, W, C) with C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA. Source: TIFF 6.0.
 """
 
 import struct
@@ -46,7 +46,8 @@ def check_strips(data: bytes, first: Directory) -> None:
 
 def page_count(data: bytes, first: Directory) -> int:
     """Count pages up to 1000, thumbnails not included."""
-    pages, at, seen = 1, first.next_at, set()
+    pages, at = 1, first.next_at
+    seen: set[int] = set()
     while at and at not in seen and len(seen) < 1000:
         seen.add(at)
         try:
@@ -86,7 +87,7 @@ def _read(data: bytes) -> np.ndarray:
 
 
 def _redirected(data: bytes, first: Directory, *changes: Entry) -> bytes:
-    """Return the file read through a changed directory. Big-endian pixels become the reader's task: so only the order differs."""
+    """Return a little-endian classic TIFF with its pixels described otherwise; others are refused."""
     if first.order != "<" or data[2] != 42:
         raise not_an_image("this kind of 16-bit TIFF is not supported")
     entries = {entry.tag: entry for entry in first.entries if entry.tag < 32768} | {
@@ -113,7 +114,7 @@ def _plane(data: bytes, first: Directory, plane: int, planes: int) -> bytes:
 
 
 def _read_pairs(data: bytes, first: Directory) -> np.ndarray:
-    """Read (grey, alpha) pairs as one grey picture of twice the width; the predictor's sums are made here, pair by pair."""
+    """Read (grey, alpha) pairs as one grey picture of twice the width; the predictor is undone here, pair by pair."""
     if first.numbers(TILE_OFFSETS):
         raise not_an_image("tiled 16-bit grey TIFF with transparency is not supported")
     width, height = first.number(WIDTH, 0), first.number(HEIGHT, 0)
@@ -165,7 +166,7 @@ def _deflated(pixels: np.ndarray) -> bytes:
     """Encode 16-bit grey + alpha as one Deflate strip with horizontal differences."""
     height, width, channels = pixels.shape
     differences = np.diff(pixels, axis=1, prepend=np.zeros_like(pixels[:, :1])).astype("<u2")
-    strip = zlib.compress(differences, 6)
+    strip = zlib.compress(differences.tobytes(), 6)
     entries = (
         entry_of_numbers(WIDTH, LONG, width),
         entry_of_numbers(HEIGHT, LONG, height),

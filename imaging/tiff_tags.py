@@ -45,7 +45,7 @@ class Directory:
         """Return an integer tag's values, empty when it is absent or no integer."""
         for entry in self.entries:
             if entry.tag == tag and entry.type in NUMBER_CODES:
-                values = np.frombuffer(entry.data, np.dtype(NUMBER_CODES[entry.type]).newbyteorder(self.order))
+                values = np.frombuffer(entry.data, np.dtype(self.order + NUMBER_CODES[entry.type]))
                 return tuple(int(value) for value in values)
         return ()
 
@@ -161,6 +161,6 @@ def pack_block(entries: tuple[Entry, ...]) -> bytes:
 
 
 def with_directory(tiff: bytes, entries: tuple[Entry, ...]) -> bytes:
-    """Return a little-endian TIFF file whose first directory is replaced by `entries`; the pixels stay where they are."""
+    """Return a little-endian TIFF file with `entries` as its first directory; the pixels stay where they are."""
     padded = tiff + b"\0" * (len(tiff) % 2)
     return padded[:4] + struct.pack("<I", len(padded)) + padded[8:] + pack_directory(entries, len(padded))

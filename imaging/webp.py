@@ -1,7 +1,8 @@
 """WebP at the level of its container: size, animation, lossless or not, and the quality it was written at.
 
 Read before any decoder is made, because the decoder allocates the whole canvas that the header asks for.
-Source: RFC 9649 (container, VP8L), RFC 6386 (VP8 frame header, sections 9 and 19.2, and its boolean decoder, section 7).
+Source: RFC 9649 (container, VP8L), RFC 6386 (VP8 frame header, sections 9 and 19.2, and its boolean decoder, section
+7).
 """
 
 import struct

@@ -1,8 +1,11 @@
 """A photo back to bytes: in its own format and manner, with its metadata, and previews for the page.
 
-Where pixels have not changed, lossless formats give back exactly what was read: grey from grey, inks from inks, alpha always.
+Where pixels have not changed, lossless formats give back exactly what was read: grey from grey, inks from inks, alpha
+always.
 """
 
+import struct
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 
@@ -11,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from config import Note
-from imaging import jpeg, metadata, png, tiff
+from imaging import jpeg, metadata, png, tiff, tiff_tags
 from imaging.errors import ImagingError
 from imaging.photo import Encoded, Photo
 
@@ -35,9 +38,10 @@ def encode_photo(photo: Photo, image: np.ndarray | None = None, *, format: str |
     """Encode a photo with changed pixels into a file.
 
     image: (H, W, 3) of the photo's own shape and dtype, not modified; None for the photo's own pixels.
-    format: "png", "jpeg", "webp", "tiff", "bmp" or "avif" in any case; None or "original" for the photo's own. A GIF becomes
-    PNG; a HEIC, which is only read, becomes JPEG (PNG if it has transparency).
-    Raises ImagingError `bad_options` for another format or one that cannot hold this size, ValueError for a wrong array.
+    format: "png", "jpeg", "webp", "tiff", "bmp" or "avif" in any case; None or "original" for the photo's own. A GIF
+    becomes PNG; a HEIC, which is only read, becomes JPEG (PNG if it has transparency).
+    Raises ImagingError `bad_options` for another format or one that cannot hold this size, ValueError for a wrong
+    array.
     """
     image = photo.image if image is None else image
     if image.shape != photo.image.shape or image.dtype != photo.image.dtype:
@@ -78,9 +82,9 @@ def _format_to_write(photo: Photo, wanted: str | None) -> tuple[str, list[Note]]
 
 def _not_exact_note(photo: Photo, name: str, lossy: bool) -> Note:
     if photo.source.stored == "cmyk":
-        text = "This photo is stored in printing colours (CMYK): the repaired part is converted, so its colours are approximate."
+        text = "This photo is stored in printing colours (CMYK): the colours of the repaired part are approximate."
     else:
-        text = f"{name} does not keep every pixel exactly: outside the repair, values may differ by what saving again costs."
+        text = f"{name} does not keep every pixel exactly: saving again costs a little outside the repair too."
     return Note(text, code="not_exact", format=name, lossy=lossy)
 
 
@@ -124,9 +128,9 @@ def _write_png(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
     icc = _colour_profile(photo)
     if photo.format != "PNG":
         if icc:
-            chunks.append((b"iCCP", b"ICC profile\0\0" + png.zlib.compress(icc)))
+            chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)))
         if source.dpi:
-            chunks.append((b"pHYs", png.struct.pack(">IIB", *(round(value / 0.0254) for value in source.dpi), 1)))
+            chunks.append((b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in source.dpi), 1)))
     elif source.icc and icc is None:
         chunks = [chunk for chunk in chunks if chunk[0] != b"iCCP"]  # an RGB profile on a palette that turned out grey
     if source.exif:
@@ -191,7 +195,7 @@ def _write_tiff(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
         dpi=source.dpi,
         alpha_kind=None if photo.alpha is None else source.tiff.alpha_kind if source.tiff else 2,
     )
-    lossy = tiff.tiff_tags.read_directory(data).number(tiff.COMPRESSION, tiff.NONE) == tiff.JPEG
+    lossy = tiff_tags.read_directory(data).number(tiff.COMPRESSION, tiff.NONE) == tiff.JPEG
     return data, lossy
 
 
@@ -242,8 +246,8 @@ def encode_preview(
 ) -> bytes:
     """Encode an image for looking at: longer side at most `max_px`, 8 bits, no metadata.
 
-    image: (H, W, 3) uint8 or uint16, alpha (H, W) of the same dtype or None; both not modified. format: "webp", "jpeg" or "png".
-    Raises ImagingError `bad_options` for another format.
+    image: (H, W, 3) uint8 or uint16, alpha (H, W) of the same dtype or None; both not modified. format: "webp", "jpeg"
+    or "png". Raises ImagingError `bad_options` for another format.
     """
     height, width = image.shape[:2]
     name = ALIASES.get(format.upper(), format.upper())

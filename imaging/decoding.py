@@ -1,0 +1,283 @@
+"""One reader per format: from a file's bytes to a Photo, with all that writing it back needs.
+
+Each checks the size that the header tells before anything is decoded, and calls its format's own reader directly,
+because Pillow's `Image.open` warns above a size that is allowed here, and switching that off is global. What they raise
+for damaged files is their decoder's affair; `reading.py` turns it into sentences.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from config import Note
+from imaging import jpeg, metadata, png, tiff, tiff_tags, webp
+from imaging.errors import ImagingError, image_too_large, not_an_image
+from imaging.photo import Photo, Source, TiffSettings, assemble, turn_upright
+
+# Every scan of a progressive JPEG goes over all its pixels: a small file with thousands of scans would take hours.
+MAX_SCANNED_PX = 10_000_000_000
+AVIF_SUBSAMPLING = {(0, 0): "4:4:4", (1, 0): "4:2:2", (1, 1): "4:2:0"}
+CHANNELS_OF_MODE = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "I;16": 1}
+
+
+def _check_px(width_px: int, height_px: int, max_px: int) -> None:
+    if width_px < 1 or height_px < 1:
+        raise not_an_image("it has no pixels")
+    if width_px * height_px > max_px:
+        raise image_too_large(width_px, height_px, max_px)
+
+
+def _pixels_of(picture: Image.Image) -> np.ndarray:
+    """Return a loaded Pillow picture as (H, W, C) uint8 or uint16, C from 1 to 4."""
+    if picture.mode in ("P", "PA"):
+        return png.palette_to_colours(picture)
+    if picture.mode in ("1", "YCbCr", "RGBX", "RGBa", "La"):
+        picture = picture.convert({"1": "L", "RGBa": "RGBA", "La": "LA"}.get(picture.mode, "RGB"))
+    mode = "I;16" if picture.mode in ("I;16B", "I;16L", "I;16N") else picture.mode
+    if mode not in CHANNELS_OF_MODE:
+        raise not_an_image(f"pixels of the kind {picture.mode} are not supported")
+    pixels = np.asarray(picture)
+    return np.atleast_3d(pixels.astype(pixels.dtype.newbyteorder("=")))
+
+
+def _palette_note(stored: str) -> Note:
+    text = f"The photo was stored with {stored}; the result is stored with full colours or greys."
+    return Note(text, code="palette_converted", stored=stored)
+
+
+def _first_frame_note(count: int | None, *, what: str = "frames") -> Note:
+    text = f"The file holds {count or 'several'} {what}; the first one is used."
+    return Note(text, code="animated_first_frame", count=count, what=what)
+
+
+def _read_png(data: bytes, max_px: int) -> Photo:
+    parts = png.parse(data)
+    _check_px(parts.width_px, parts.height_px, max_px)
+    notes = []
+    if parts.colour_type == 3:
+        notes.append(_palette_note("a palette"))
+    elif parts.depth == 1:
+        notes.append(_palette_note("one bit per pixel"))
+    frames = int.from_bytes((parts.first(b"acTL") or b"")[:4], "big")
+    if frames > 1:
+        notes.append(_first_frame_note(frames))
+    pixels = png.decode(parts)
+    same_kind = pixels.shape[2] == png.CHANNELS[parts.colour_type] and parts.colour_type != 3
+    kept = {b"cHRM", b"gAMA", b"iCCP", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"tEXt", b"zTXt", b"iTXt"}
+    kept |= {b"sBIT", b"bKGD"} if same_kind and parts.depth >= 8 else set()
+    chunks = tuple((kind, payload) for kind, payload in parts.chunks if kind in kept and _is_plain_text(kind, payload))
+    exif, dpi, density = metadata.bare_exif(parts.first(b"eXIf")), None, parts.first(b"pHYs")
+    if density and len(density) == 9 and density[8] == 1:
+        dpi = metadata.plausible_dpi([value * 0.0254 for value in struct.unpack(">II", density[:8])])
+    source = Source(
+        exif=exif, icc=png.icc_of(parts), xmp=png.xmp_of(parts), dpi=dpi, png_chunks=chunks, size_bytes=len(data)
+    )
+    return assemble("PNG", pixels, source, tuple(notes), orientation=metadata.orientation_of(exif))
+
+
+def _is_plain_text(kind: bytes, payload: bytes) -> bool:
+    """Leave out text that is metadata in disguise: XMP is written anew, raw profiles would bring thumbnails back."""
+    if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+        return True
+    keyword = payload.partition(b"\0")[0]
+    return keyword != png.XMP_KEY[:-1] and not keyword.startswith((b"Raw profile type", b"Thumb::"))
+
+
+def _read_jpeg(data: bytes, max_px: int) -> Photo:
+    picture = JpegImagePlugin.JpegImageFile(BytesIO(data))
+    _check_px(*picture.size, max_px)
+    if data.count(b"\xff\xda") * picture.width * picture.height > MAX_SCANNED_PX:
+        raise ImagingError("image_too_large", "This JPEG has so many scans that it would take too long to decode.")
+    settings, iptc = jpeg.settings_of(picture), jpeg.iptc_of(picture)
+    info, mode = picture.info, picture.mode
+    picture.load()
+    pixels = np.asarray(picture) if mode == "CMYK" else _pixels_of(picture)
+    exif, icc = metadata.bare_exif(info.get("exif")), info.get("icc_profile")
+    orientation = metadata.orientation_of(exif)
+    source = Source(
+        lossy=True,
+        exif=exif,
+        icc=icc,
+        xmp=info.get("xmp"),
+        iptc=iptc,
+        dpi=metadata.plausible_dpi(info.get("dpi")),
+        jpeg=settings,
+        size_bytes=len(data),
+    )
+    return (
+        _photo_of_inks("JPEG", pixels, source, (), orientation)
+        if mode == "CMYK"
+        else assemble("JPEG", pixels, source, orientation=orientation)
+    )
+
+
+def _photo_of_inks(name: str, inks: np.ndarray, source: Source, notes: tuple[Note, ...], orientation: int) -> Photo:
+    icc = metadata.profile_for(source.icc, "cmyk")
+    source = replace(source, stored="cmyk", icc=icc, cmyk=turn_upright(inks, orientation))
+    return assemble(name, jpeg.cmyk_to_rgb(inks, icc), source, notes, orientation=orientation)
+
+
+def _read_webp(data: bytes, max_px: int) -> Photo:
+    parts = webp.parse(data)
+    _check_px(parts.width_px, parts.height_px, max_px)
+    with WebPImagePlugin.WebPImageFile(BytesIO(data)) as picture:
+        frames = getattr(picture, "n_frames", 1)
+        picture.load()
+        pixels = _pixels_of(picture)
+    exif = metadata.bare_exif(parts.metadata.get(b"EXIF"))
+    source = Source(
+        lossy=not parts.lossless,
+        exif=exif,
+        icc=parts.metadata.get(b"ICCP"),
+        xmp=parts.metadata.get(b"XMP "),
+        webp_quality=parts.quality,
+        size_bytes=len(data),
+    )
+    notes = (_first_frame_note(frames),) if frames > 1 else ()
+    return assemble("WEBP", pixels, source, notes, orientation=metadata.orientation_of(exif))
+
+
+def _read_tiff(data: bytes, max_px: int) -> Photo:
+    first = tiff_tags.read_directory(data)
+    _check_px(first.number(tiff.WIDTH, 0), first.number(tiff.HEIGHT, 0), max_px)
+    tiff.check_strips(data, first)
+    blobs = {e.tag: e.data for e in first.entries if e.tag in (tiff.XMP, tiff.IPTC, tiff.PHOTOSHOP, tiff.ICC)}
+    described = tuple(e for e in first.entries if e.tag in metadata.DESCRIPTIVE_TAGS)
+    exif = tiff_tags.pack_block(tiff_tags.little_endian(described, first.order)) if described else None
+    iptc, record = blobs.get(tiff.PHOTOSHOP), blobs.get(tiff.IPTC)
+    if iptc is None and record:
+        iptc = b"8BIM" + struct.pack(">HHI", metadata.IPTC_RESOURCES[0], 0, len(record)) + record
+    compression = first.number(tiff.COMPRESSION, tiff.NONE)
+    source = Source(
+        lossy=compression in (6, tiff.JPEG),
+        exif=exif,
+        icc=blobs.get(tiff.ICC),
+        xmp=blobs.get(tiff.XMP),
+        iptc=iptc,
+        tiff=TiffSettings(compression, 1 if tiff.is_deep(first) and first.number(tiff.EXTRA_SAMPLES, 2) == 1 else 2),
+        size_bytes=len(data),
+    )
+    pages = tiff.page_count(data, first)
+    notes: tuple[Note, ...] = (_first_frame_note(pages, what="pages"),) if pages > 1 else ()
+    if tiff.is_deep(first):
+        pixels = tiff.decode_deep(data, first)
+        source = replace(source, dpi=_tiff_dpi(first))
+        return assemble("TIFF", pixels, source, notes, orientation=_tiff_orientation(first))
+    with TiffImagePlugin.TiffImageFile(BytesIO(data)) as picture:
+        _check_px(*picture.size, max_px)
+        source = replace(source, dpi=_tiff_dpi(first))
+        mode = picture.mode
+        picture.load()  # turns the pixels upright by itself
+        if mode == "CMYK":
+            return _photo_of_inks("TIFF", np.asarray(picture), source, notes, 1)
+        if mode in ("1", "P", "PA"):
+            notes += (_palette_note("one bit per pixel" if mode == "1" else "a palette"),)
+        return assemble("TIFF", _pixels_of(picture), source, notes)
+
+
+def _tiff_orientation(first: tiff_tags.Directory) -> int:
+    value = first.number(metadata.ORIENTATION, 1)
+    return value if 1 <= value <= 8 else 1
+
+
+def _tiff_dpi(first: tiff_tags.Directory) -> tuple[float, float] | None:
+    ratios = []
+    for tag in (0x011A, 0x011B):
+        data = next((e.data for e in first.entries if e.tag == tag and e.type == 5), bytes(8))
+        numerator, denominator = struct.unpack(first.order + "II", data[:8])
+        ratios.append(numerator / denominator if denominator else 0.0)
+    per_inch = {2: 1.0, 3: 2.54}.get(first.number(0x0128, 2), 0.0)
+    return metadata.plausible_dpi([ratio * per_inch for ratio in ratios])
+
+
+def _read_bmp(data: bytes, max_px: int) -> Photo:
+    with BmpImagePlugin.BmpImageFile(BytesIO(data)) as picture:
+        _check_px(*picture.size, max_px)
+        notes: tuple[Note, ...] = (_palette_note("a palette"),) if picture.mode == "P" else ()
+        notes += (_palette_note("one bit per pixel"),) if picture.mode == "1" else ()
+        picture.load()
+        source = Source(dpi=metadata.plausible_dpi(picture.info.get("dpi")), size_bytes=len(data))
+        return assemble("BMP", _pixels_of(picture), source, notes)
+
+
+def _read_gif(data: bytes, max_px: int) -> Photo:
+    # The first frame may be larger than the screen the header speaks of, and Pillow then enlarges it.
+    screen = struct.unpack_from("<HH", data, 6)
+    _check_px(max(1, screen[0]), max(1, screen[1]), max_px)
+    with GifImagePlugin.GifImageFile(BytesIO(data)) as picture:
+        _check_px(*picture.size, max_px)
+        picture.load()
+        pixels = _pixels_of(picture)
+        notes: tuple[Note, ...] = (_palette_note("a palette"),)
+        if getattr(picture, "is_animated", False):
+            notes = (_first_frame_note(None), *notes)
+    return assemble("GIF", pixels, Source(size_bytes=len(data)), notes)
+
+
+def _read_avif(data: bytes, max_px: int) -> Photo:
+    with AvifImagePlugin.AvifImageFile(BytesIO(data)) as picture:
+        _check_px(*picture.size, max_px)
+        frames = getattr(picture, "n_frames", 1)
+        picture.load()
+        info, pixels = picture.info, _pixels_of(picture)
+    # The container's own rotation, which Pillow reports as EXIF orientation and does not apply.
+    exif = metadata.bare_exif(info.get("exif"))
+    box = data.find(b"av1C")
+    flags = data[box + 6] if 0 <= box < len(data) - 6 else 0x0C
+    subsampling = AVIF_SUBSAMPLING.get((flags >> 3 & 1, flags >> 2 & 1), "4:2:0")
+    source = Source(
+        lossy=True,
+        exif=exif,
+        icc=info.get("icc_profile"),
+        xmp=info.get("xmp"),
+        avif_subsampling="4:0:0" if flags & 0x10 else subsampling,
+        size_bytes=len(data),
+    )
+    if flags & 0x10:
+        pixels = pixels[..., [0, 3] if pixels.shape[2] == 4 else [0]] if pixels.shape[2] >= 3 else pixels
+    notes = (_first_frame_note(frames),) if frames > 1 else ()
+    return assemble("AVIF", pixels, source, notes, orientation=metadata.orientation_of(exif))
+
+
+def _read_heic(data: bytes, max_px: int) -> Photo:
+    import pi_heif  # loads shared libraries that few photos need
+
+    container = pi_heif.open_heif(BytesIO(data))
+    primary = container[container.primary_index]
+    _check_px(primary.size[0], primary.size[1], max_px)
+    info = primary.info
+    pixels = _pixels_of(primary.to_pillow())
+    # The decoder has turned the picture as the container says; the EXIF orientation beside it is not to be applied
+    # again.
+    source = Source(
+        lossy=True,
+        exif=metadata.bare_exif(info.get("exif")),
+        icc=info.get("icc_profile"),
+        xmp=info.get("xmp"),
+        size_bytes=len(data),
+    )
+    return assemble("HEIC", pixels, source, (_first_frame_note(len(container)),) if len(container) > 1 else ())
+
+
+READERS: dict[str, Callable[[bytes, int], Photo]] = {
+    "PNG": _read_png,
+    "JPEG": _read_jpeg,
+    "WEBP": _read_webp,
+    "TIFF": _read_tiff,
+    "BMP": _read_bmp,
+    "GIF": _read_gif,
+    "AVIF": _read_avif,
+    "HEIC": _read_heic,
+}
