@@ -198,7 +198,7 @@ class PhotoShelf:
 def union_box(boxes: Sequence[Box]) -> Box:
     """Return the smallest box that holds all of `boxes`."""
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
-    return min(lefts), min(tops), max(rights), max(bottoms)
+    return int(min(lefts)), int(min(tops)), int(max(rights)), int(max(bottoms))
 
 
 def clean_name(filename: str) -> str:

@@ -15,7 +15,7 @@ from jobs.errors import JobError
 from jobs.photos import Box, imaging_as_job_error
 from jobs.store import ImageRecord
 
-LARGEST_REACH_PX = 512
+LARGEST_REACH_PX = 1024  # the engine's own limit
 QUALITIES = ("fast", "high")
 LONGEST_REQUEST_ID = 200
 
@@ -30,7 +30,7 @@ class Options:
 
 
 def parse_options(raw: object) -> Options:
-    """Return checked options from a JSON object or None; JobError `bad_options` names key, value and what is allowed."""
+    """Return checked options from a JSON object or None; JobError `bad_options` names key, value and what is right."""
     if raw is None:
         return Options()
     if not isinstance(raw, dict):

@@ -2,7 +2,7 @@
 
 An image is a photo as uploaded or a round: one lossless patch on its parent. Rows never change an image; a family is a
 photo with all its rounds, named by the photo's id (`root_id`). A file is written before its row and removed after it,
-so a row always has its file. Each thread has its own connection; writers take turns. Knows nothing of pixels or engines.
+so a row always has its file. Each thread has its own connection; writers take turns. Knows nothing of pixels.
 """
 
 import json

@@ -1,0 +1,190 @@
+"""The process: settings, engine, jobs, routes and page put together, started and stopped.
+
+`create_app` builds the FastAPI application (the page is mounted at "/"); `main` serves it. The server listens at once
+and says "starting" while torch and Gradio are imported side by side. SIGTERM lets running repairs end for a few
+seconds, gives the others back to the queue on disk, and exits 0.
+
+Exit codes: 0 stopped, 1 could not start, 2 wrong settings, 3 the port is taken.
+"""
+
+import argparse
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+import tomllib
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from config import CHECKOUT, SETTINGS, Settings, SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from jobs.worker import Engine
+
+EXIT_STOPPED, EXIT_START, EXIT_SETTINGS, EXIT_PORT = 0, 1, 2, 3
+DRAIN_S = 2  # open connections get this long after SIGTERM
+FINISH_S = 3.0  # running repairs get this long after that
+KEEP_ALIVE_S = 75
+BACKLOG = 256
+EXPLAINED = (ValueError, RuntimeError, OSError)  # their texts say what to do; a traceback would only hide them
+LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+log = logging.getLogger("fftlama")
+
+
+def create_app(settings: Settings, engine: "Engine | None" = None) -> "FastAPI":
+    """Return the application with its page; `engine` None loads the one that the settings ask for.
+
+    Nothing runs before the application's lifespan begins. `app.state.queue` is the job queue; after the lifespan
+    `app.state.idle` says whether every thread came to rest.
+    """
+    # Read by Gradio when it is imported: no version check, no statistics.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    with ThreadPoolExecutor(1, thread_name_prefix="engine-loader") as loader:
+        loading = None if engine else loader.submit(load_engine, settings)
+        import gradio as gr
+
+        from web.page import create_page
+
+        app = create_api(settings, engine or loading.result())  # type: ignore[union-attr]
+    return gr.mount_gradio_app(
+        app, create_page(app.state.queue, settings), path="/", server_name=settings.host, server_port=settings.port,
+        run_history=False, footer_links=[], max_file_size=f"{settings.max_file_mib}mb", show_error=True,
+        enable_monitoring=False, ssr_mode=False, mcp_server=False,
+    )  # fmt: skip
+
+
+def create_api(settings: Settings, engine: "Engine") -> "FastAPI":
+    """Return the application without its page: jobs, REST routes, /health and /metrics."""
+    from fastapi import FastAPI
+
+    from jobs.local import JobQueue
+    from web.guard import SiteGuard
+    from web.metrics import Metrics
+    from web.routes import create_routes
+
+    metrics = Metrics()
+    profile = getattr(engine, "profile", None)
+    # On a CPU a batch is no faster than one after another, and the first in line would wait for the last.
+    batch_limit = 1 if engine.describe().get("device") == "cpu" else getattr(profile, "max_batch", 1)
+    queue = JobQueue(settings, [engine], batch_limit=batch_limit, on_ended=metrics.count)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        queue.start()
+        try:
+            yield
+        finally:
+            app.state.idle = queue.close(wait_s=FINISH_S)
+
+    version = program_version()
+    # No schema pages: the bodies are read by hand, and FastAPI's pages load their scripts from elsewhere.
+    app = FastAPI(title="fftlama", version=version, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.queue = queue
+    app.state.idle = True
+    app.include_router(create_routes(queue, settings, metrics=metrics, version=version))
+    app.add_middleware(SiteGuard, host=settings.host)
+    return app
+
+
+def load_engine(settings: Settings) -> "Engine":
+    """Load the model onto its device and warm it up."""
+    from downloads import find_weights
+    from inference import Inpainter
+
+    return Inpainter.load(
+        find_weights(settings.weights),
+        device=settings.device,
+        precision=settings.precision,
+        profile=None if settings.profile == "auto" else settings.profile,
+    )
+
+
+def program_version() -> str:
+    """Return the version that `pyproject.toml` states."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+    return str(project["project"]["version"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or Ctrl+C and return the exit code; settings come from `argv`, environment and file."""
+    parser = argparse.ArgumentParser(prog="app.py", description="Serve fftlama: the page, the REST routes and /health.")
+    for setting in SETTINGS:
+        parser.add_argument(f"--{setting.name.replace('_', '-')}", help=setting.help.replace("%", "%%"))
+    try:
+        settings = load_settings(vars(parser.parse_args(argv)))
+    except SettingsError as error:
+        print(f"fftlama: {error}", file=sys.stderr)
+        return EXIT_SETTINGS
+    logging.basicConfig(stream=sys.stdout, level=settings.log_level.upper(), format=LOG_FORMAT)
+    if settings.log_level == "info":
+        for chatty in ("uvicorn", "httpx"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+    faulthandler.enable()
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        print(f"fftlama: can't listen on {settings.host} port {settings.port}: {error.strerror}.", file=sys.stderr)
+        return EXIT_PORT
+    code, clean = _serve(settings, listener)
+    logging.shutdown()
+    sys.stdout.flush()
+    if not clean:
+        # A repair that runs on, or a model still loading, can't be interrupted, and both are safe to leave.
+        os._exit(code)
+    return code
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket, so that a taken port is known before anything heavy is loaded."""
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+
+
+def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool]:
+    """Serve until told to stop; return the exit code and whether every thread came to rest."""
+    import uvicorn
+
+    from web.gate import StartGate
+
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    failures: list[Exception] = []
+
+    def on_ready() -> None:
+        print(f"fftlama is ready at http://{host}:{settings.port}", flush=True)
+
+    def on_failure(error: Exception) -> None:
+        failures.append(error)
+        log.error("fftlama could not start: %s", error, exc_info=not isinstance(error, EXPLAINED))
+        server.should_exit = True
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            if gate.app is not None:
+                gate.app.state.queue.stop_waiting()  # or patient clients would hold the server up
+            await super().shutdown(sockets)
+
+    gate = StartGate(lambda: create_app(settings), on_ready=on_ready, on_failure=on_failure)
+    server = Server(
+        uvicorn.Config(
+            gate, log_config=None, access_log=settings.log_level == "debug", server_header=False, lifespan="on",
+            ws="none", timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=DRAIN_S, backlog=BACKLOG,
+        )
+    )  # fmt: skip
+    for name in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises a caught signal again when it has stopped; then it has done its work.
+        signal.signal(name, lambda *_: None)
+    server.run(sockets=[listener])
+    app = gate.app
+    clean = app is not None and bool(app.state.idle)
+    return (EXIT_START if failures else EXIT_STOPPED), clean
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Fixtures for everybody: real servers on free ports, with a fake engine or the real one."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import RunningServer
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with page and fake engine, shared by all tests: `.url`, `.data_dir`, `.outputs_dir`."""
+    running = RunningServer(tmp_path_factory.mktemp("server"), kind="page").start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with page, real engine and embedded weights, shared by all tests."""
+    running = RunningServer(tmp_path_factory.mktemp("real-server"), kind="real").start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
+    """Start servers of one test: `start_server(kind="api", queue_limit=2, ...)`; all are killed at its end."""
+    started: list[RunningServer] = []
+
+    def start(kind: str = "api", **settings: Any) -> RunningServer:
+        running = RunningServer(tmp_path / f"server-{len(started)}", kind=kind, settings=settings)
+        started.append(running)
+        return running.start()
+
+    yield start
+    for running in started:
+        running.kill()
