@@ -312,10 +312,11 @@ def choose_profile(card: Card, *, name: str = "auto", folder: Path | None = None
     for rows, source in (local, f", from {LOCAL_PROFILES_FILE}"), (shipped, ""):
         for row in rows:
             if any(fnmatchcase(chip, pattern) for pattern in row.names) and row.fits(card):
-                return row.profile, f"The device name {card.name} has the profile {row.profile.name}{source}."
+                subject = "The device name" if card.capability else "No CUDA card is in use;"
+                return row.profile, f"{subject} {card.name} has the profile {row.profile.name}{source}."
         for row in rows:
             if card.capability is None and "cpu" in row.names:
-                return row.profile, f"{card.name} is no CUDA card, so the profile is {row.profile.name}{source}."
+                return row.profile, f"No CUDA card is in use; {card.name} has the profile {row.profile.name}{source}."
             if card.capability is not None and not row.names and row.fits(card):
                 memory = "unknown memory" if card.memory_mib is None else f"{card.memory_mib} MiB"
                 return row.profile, (

@@ -87,7 +87,8 @@ install_lock() {
     fi
     say "Installing $purpose from $lock (the first time this downloads it)"
     [ ! -t 2 ] || quiet='' # uv draws its progress on a terminal
-    "$VENV/bin/uv" pip install ${quiet:+"$quiet"} --python "$PYTHON" --requirements "$wanted" \
+    # Compiled now, once: where Python may not write bytecode, every start would compile for ten seconds and more.
+    "$VENV/bin/uv" pip install ${quiet:+"$quiet"} --compile-bytecode --python "$PYTHON" --requirements "$wanted" \
         ${backend:+--torch-backend="$backend"} ||
         fail $EXIT_INSTALL "uv could not install $lock; the lines above say why. Running this again goes on from there"
     rm -f "$wanted"
