@@ -11,7 +11,7 @@ state_value() { # state_value NAME
 # Print the command line of the process $1, its words separated by blanks; nothing if there is no such process.
 command_line() {
     if [ -d /proc/self ]; then
-        tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null || true
+        { tr '\0' ' ' <"/proc/$1/cmdline"; } 2>/dev/null || true
     else
         ps -p "$1" -o command= 2>/dev/null || true
     fi
