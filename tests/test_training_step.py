@@ -1,0 +1,136 @@
+"""The training step: the published network's function, kernels equal to their definitions, state that survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lama.generator import Generator
+from training.masks import MASK_PX, draw_mask
+from training.network import Layout, TrainingForward, collect, dft_matrices, published
+from training.optimiser import FlatParameters, MuonAdam, orthogonalise
+from training.state import load_state, save_state
+
+ROOT = Path(__file__).parent.parent
+
+
+def live_generator() -> Generator:
+    torch.manual_seed(0)
+    generator = Generator(8, 2).train()
+    for module in generator.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.3, 0.3)
+        if isinstance(module, torch.nn.ConvTranspose2d):
+            torch.nn.init.zeros_(module.bias)
+    return generator
+
+
+def test_training_form_computes_the_published_network() -> None:
+    generator = live_generator()
+    layout = Layout(8, 2)
+    x = torch.rand(2, 4, 40, 48)
+    got = torch.sigmoid(TrainingForward(layout)(x, collect(layout, generator.state_dict()), []))
+    assert (got - generator(x)).abs().max() < 5e-6
+
+
+def test_published_weights_give_the_trained_output() -> None:
+    layout = Layout(8, 2)
+    weights = collect(layout, live_generator().state_dict())
+    moments: list[tuple[torch.Tensor, torch.Tensor]] = []
+    x = torch.rand(2, 4, 32, 32)
+    wanted = torch.sigmoid(TrainingForward(layout)(x, weights, moments))
+    names = [norm[0] for norm in layout.norms]
+    means = {name: mean for name, (mean, _) in zip(names, moments, strict=True)}
+    variances = {name: variance for name, (_, variance) in zip(names, moments, strict=True)}
+    generator = Generator(8, 2)
+    generator.load_state_dict(published(layout, weights, means, variances))
+    assert (generator.eval()(x) - wanted).abs().max() < 5e-6
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 8), (5, 7), (4, 4)])
+def test_matrix_transform_is_the_real_fft(height: int, width: int) -> None:
+    forward, inverse = dft_matrices(height, width, torch.device("cpu"), torch.float64)
+    x = np.random.default_rng(0).normal(size=(height, width))
+    spectrum = np.fft.rfft2(x, norm="ortho")
+    got = (forward.numpy() @ x.ravel()).reshape(-1, 2)
+    assert np.allclose(got[:, 0] + 1j * got[:, 1], spectrum.ravel(), atol=1e-12)
+    changed = spectrum * (1 + 0.3j) + 0.1
+    flat = np.stack([changed.ravel().real, changed.ravel().imag], 1).ravel()
+    assert np.allclose(
+        (inverse.numpy() @ flat).reshape(height, width), np.fft.irfft2(changed, s=(height, width), norm="ortho")
+    )
+
+
+def test_kernels_equal_their_definitions_when_interpreted() -> None:
+    """Runs in a process of its own: Triton reads TRITON_INTERPRET when a kernel is defined."""
+    pytest.importorskip("triton")
+    script = Path(__file__).with_name("interpret_training_kernels.py")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    differences = json.loads(done.stdout)
+    assert len(differences) == 5
+    assert max(differences.values()) < 1e-4, differences
+
+
+def test_orthogonalise_evens_the_singular_values() -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(3, 24, 60)))
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+
+
+def test_a_step_follows_the_gradient_and_keeps_the_leaves_fresh() -> None:
+    torch.manual_seed(0)
+    target = torch.randn(6, 4)
+    parameters = FlatParameters(
+        [("a", torch.zeros(6, 4), True), ("b", torch.zeros(6), False)], torch.device("cpu"), torch.float32
+    )
+    optimiser = MuonAdam(parameters, muon=True, weight_decay=0.0, average_decay=0.5)
+    losses = []
+    for _ in range(120):
+        parameters.refresh()
+        loss = (parameters.leaves["a"] + parameters.leaves["b"][:, None] - target).square().mean()
+        losses.append(float(loss.detach()))
+        optimiser.set_rate(0.05)
+        optimiser.step(parameters.gradient(loss), 10.0)
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
+    parameters = FlatParameters([("a", torch.ones(6, 4), False)], torch.device("cpu"), torch.float32)
+    optimiser = MuonAdam(parameters, muon=False, weight_decay=0.0, average_decay=0.5)
+    optimiser.set_rate(0.1)
+    optimiser.step(torch.full((24,), float("nan")), 10.0)
+    assert torch.equal(parameters.master, torch.ones(24))
+
+
+def test_state_returns_as_it_was_saved(tmp_path: Path) -> None:
+    def optimiser(fill: float) -> MuonAdam:
+        values = [("a", torch.full((6, 4), fill), True), ("b", torch.full((6,), fill), False)]
+        parameters = FlatParameters(values, torch.device("cpu"), torch.float32)
+        return MuonAdam(parameters, muon=True, weight_decay=0.0, average_decay=0.5)
+
+    saved, restored = optimiser(0.123456789), optimiser(0.0)
+    saved.momentum.fill_(0.5)
+    save_state(tmp_path, saved, optimiser(1.5), {"steps": 7})
+    critic = optimiser(0.0)
+    assert load_state(tmp_path, restored, critic) == {"steps": 7}
+    assert torch.allclose(restored.parameters.master, saved.parameters.master, rtol=1e-5)
+    assert torch.equal(restored.momentum, saved.momentum)
+    assert critic.parameters.master[0] == 1.5
+
+
+def test_masks_repeat_by_seed_and_have_holes() -> None:
+    assert np.array_equal(draw_mask(5), draw_mask(5))
+    shares = [draw_mask(seed).mean() for seed in range(60)]
+    assert draw_mask(0).shape == (MASK_PX, MASK_PX)
+    assert np.mean([0.001 < share < 0.6 for share in shares]) > 0.9

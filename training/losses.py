@@ -1,0 +1,137 @@
+"""What a fill is judged by in training: colour, features, and a critic of the hole.
+
+Images are (B, 3, H, W) in [0, 1], masks (B, 1, H, W) with 1 = hole. Every term is a mean over images, each
+normalised by its own hole, so
+that a hair-thin hole counts as much as a thick one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from training.kernels.distance import feature_distance
+
+PLANES = (
+    (96, 16, 64),
+    (128, 16, 64),
+    (128, 32, 128),
+    (256, 32, 128),
+    (256, 48, 192),
+    (384, 48, 192),
+    (384, 64, 256),
+    (512, 64, 256),
+)
+BLUE_GREEN_RED = (104.0, 117.0, 123.0)
+
+
+def hole_colour(
+    prediction: torch.Tensor, image: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return (mean absolute error in the hole, mean log of its squared error, mean absolute error outside).
+
+    The logarithm weighs every photo's relative improvement alike, as a mean of decibels does.
+    """
+    difference = prediction - image
+    area = mask.mean((1, 2, 3)) * 3 * mask[0].numel() + 1.0
+    absolute = (difference.abs() * mask).sum((1, 2, 3)) / area
+    squared = (difference.square() * mask).sum((1, 2, 3)) / area
+    outside = (difference.abs() * (1 - mask)).mean()
+    return absolute.mean(), (squared + 2e-4).log().mean(), outside
+
+
+class SqueezeFeatures(torch.nn.Module):
+    """SqueezeNet 1.0 (arXiv:1602.07360) up to its last fire module, in the Caffe model's convention; frozen."""
+
+    mean: torch.Tensor
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self.conv1 = torch.nn.Conv2d(3, PLANES[0][0], 7, 2)
+        for i, (into, squeeze, expand) in enumerate(PLANES):
+            fire = torch.nn.ModuleDict(
+                {
+                    "a": torch.nn.Conv2d(into, squeeze, 1),
+                    "b": torch.nn.Conv2d(squeeze, expand, 1),
+                    "c": torch.nn.Conv2d(squeeze, expand, 3, padding=1),
+                }
+            )
+            self.add_module(f"fire{i + 2}", fire)
+        self.load_state_dict({k: v for k, v in state.items() if not k.startswith("conv10")})
+        self.requires_grad_(False).eval()
+        self.register_buffer("mean", torch.tensor(BLUE_GREEN_RED).view(1, 3, 1, 1), persistent=False)
+
+    def _fire(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        fire = self.get_submodule(f"fire{index}")
+        assert isinstance(fire, torch.nn.ModuleDict)
+        x = F.relu(fire["a"](x))
+        return torch.cat([F.relu(fire["b"](x)), F.relu(fire["c"](x))], 1)
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        x = image.flip(1) * 255 - self.mean
+        x = F.relu(self.conv1(x.to(self.conv1.weight.dtype).contiguous(memory_format=torch.channels_last)))
+        features = [x]
+        for index in range(2, 10):
+            if index in (2, 5, 9):
+                x = F.max_pool2d(x, 3, 2, ceil_mode=True)
+            x = self._fire(index, x)
+            if index in (3, 4, 7, 8):
+                features.append(x)
+        return features
+
+
+def perceptual(
+    features: SqueezeFeatures, composite: torch.Tensor, image: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Return the squared distance of unit-length feature vectors over the hole, summed over layers (after
+    arXiv:1801.03924).
+    """
+    with torch.no_grad():
+        wanted = features(image)
+    total = composite.new_zeros(())
+    for got, want in zip(features(composite), wanted, strict=True):
+        where = F.interpolate(mask, got.shape[-2:], mode="area")
+        distance = feature_distance(got, want)
+        total = total + ((distance * where).sum((1, 2, 3)) / (where.sum((1, 2, 3)) + 0.1)).mean()
+    return total
+
+
+def critic_tensors(seed: int, base: int = 64) -> list[tuple[str, torch.Tensor, bool]]:
+    """Return a fresh patch critic's weights (name, value, False): five 4x4 convolutions on RGB and mask."""
+    random = torch.Generator().manual_seed(seed)
+    tensors: list[tuple[str, torch.Tensor, bool]] = []
+    planes = (4, base, 2 * base, 4 * base, 8 * base, 8 * base, 1)
+    for i, (into, out) in enumerate(itertools.pairwise(planes)):
+        size = 3 if out == 1 else 4
+        value = torch.randn(out, into, size, size, generator=random) * (2 / (into * size * size)) ** 0.5
+        tensors += [(f"critic{i}", value, False), (f"critic{i}.bias", torch.zeros(out), False)]
+    return tensors
+
+
+def critic(
+    weights: dict[str, torch.Tensor], image: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Judge (B, 3, H, W) images: logits (B, 1, h, w), > 0 = a photo, and the features of each layer. No
+    normalisation: R1 keeps it tame.
+    """
+    dtype = weights["critic0"].dtype
+    x = torch.cat([image * 2 - 1, mask], 1).to(dtype).contiguous(memory_format=torch.channels_last)
+    features = []
+    last = 5
+    for i in range(last):
+        stride = 2 if i < 4 else 1
+        x = F.conv2d(x, weights[f"critic{i}"], weights[f"critic{i}.bias"].to(dtype), stride=stride, padding=1)
+        x = F.leaky_relu(x, 0.2)
+        features.append(x)
+    logits = F.conv2d(x, weights[f"critic{last}"], weights[f"critic{last}.bias"].to(dtype), padding=1)
+    return logits.float(), features
+
+
+def over_hole(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean of (B, 1, h, w) values over the cells that see the hole, photo by photo."""
+    where = (F.adaptive_max_pool2d(mask, values.shape[-2:]) > 0).float()
+    return ((values * where).sum((1, 2, 3)) / (where.sum((1, 2, 3)) + 1e-3)).mean()

@@ -1,0 +1,173 @@
+"""Trains the compact generator for a given time: `python -m training.train --photos DIR --features FILE --state DIR
+--seconds 600`.
+
+A step is captured once per stage as CUDA graphs (generator; critic; critic with its gradient penalty) and replayed;
+batches are cut on the
+device by a few plain launches between replays. Several cards (`torchrun --nproc-per-node 2 -m training.train …`)
+exchange one flat gradient a
+step. The schedule runs on the clock: `--budget` is the whole training in seconds, `--seconds` this stretch, so that
+a training cut into
+stretches follows one curve. State is saved every `--save-every` seconds and at the end.
+
+Stages go from small crops without a critic to large crops with one. Losses: `training.losses`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from training.losses import SqueezeFeatures
+from training.masks import draw_bank
+from training.network import collect
+from training.photos import PhotoStore
+from training.state import load_state, save_state
+from training.trainer import Recipe, Stage, Trainer
+
+
+def learning_rate(recipe: Recipe, progress: float, since_start: int) -> float:
+    """Return the rate at `progress` in [0, 1]: a short warm-up in steps of this stretch, flat, then falling linearly
+    to a hundredth.
+    """
+    fall = (1 - progress) / (1 - recipe.decay_from) if progress > recipe.decay_from else 1.0
+    return recipe.rate * min(1.0, (since_start + 1) / recipe.warmup_steps) * max(0.01, min(1.0, fall))
+
+
+def save_all(trainer: Trainer, folder: Path, recipe: Recipe) -> None:
+    """Write the resumable state and the averaged generator (`averaged.safetensors`, fp16, published names)."""
+    figures = {"steps": trainer.steps, "images": trainer.images, "seconds": trainer.seconds, "recipe": asdict(recipe)}
+    save_state(folder, trainer.generator, trainer.critic, figures)
+    state = {k: v.half() for k, v in trainer.averaged_state().items() if not k.endswith("num_batches_tracked")}
+    partial = folder / "averaged.part"
+    save_file(state, partial)
+    partial.replace(folder / "averaged.safetensors")
+
+
+def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
+    """Train for `arguments.seconds`, from the state in `arguments.state` if there is one."""
+    started = time.monotonic()
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else 0)
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+    bank = draw_bank(arguments.masks, 10_000_000 * rank, arguments.workers)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = True
+    if world > 1:
+        dist.init_process_group("nccl")
+    store = PhotoStore(arguments.photos, arguments.sources, bank, device, arguments.seed + rank, arguments.workers)
+    features = SqueezeFeatures(arguments.features).to(device).to(memory_format=torch.channels_last)
+    if device.type == "cuda":
+        features = features.bfloat16()
+    trainer = Trainer(recipe, store, features, rank, world)
+    if (arguments.state / "state.json").exists():
+        figures = load_state(arguments.state, trainer.generator, trainer.critic)
+        trainer.steps, trainer.images, trainer.seconds = figures["steps"], figures["images"], figures["seconds"]
+    elif arguments.start:
+        for name, value in collect(trainer.layout, load_file(arguments.start)).items():
+            trainer.generator.parameters.current()[name].copy_(value)
+        trainer.generator.parameters.average.copy_(trainer.generator.parameters.master)
+    log = (arguments.state / "log.jsonl") if rank == 0 else None
+    arguments.state.mkdir(parents=True, exist_ok=True)
+
+    def note(row: dict[str, Any]) -> None:
+        if log is not None:
+            row["elapsed_s"] = round(time.monotonic() - started, 1)
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+
+    note({"photos": store.count, "world": world, "device": str(device), "torch": torch.__version__})
+    stage: Stage | None = None
+    first_step, reported_step = trainer.steps, trainer.steps
+    begun, base, reported, saved = time.monotonic(), trainer.seconds, time.monotonic(), time.monotonic()
+    stop = torch.zeros((), device=device)
+    while True:
+        # Every card must take the same turn: the first one's clock decides.
+        clock = torch.tensor([time.monotonic() - started, time.monotonic() - begun], device=device, dtype=torch.float64)
+        if world > 1 and trainer.steps % 8 == 0:
+            dist.broadcast(clock, 0)
+        if world == 1 or trainer.steps % 8 == 0:
+            elapsed, training_s = clock.tolist()
+        trainer.seconds = base + training_s
+        progress = min(1.0, trainer.seconds / arguments.budget)
+        if (
+            elapsed > arguments.seconds
+            or progress >= 1.0
+            or (arguments.steps and trainer.steps - first_step >= arguments.steps)
+        ):
+            break
+        wanted = next(s for s in recipe.stages if progress < s.until or s is recipe.stages[-1])
+        if wanted is not stage:
+            trainer.prepare(wanted)
+            stage = wanted
+            note({"stage": asdict(stage), "seconds": round(trainer.seconds, 1)})
+            reported, reported_step = time.monotonic(), trainer.steps
+            trainer.sums.zero_()
+        while arguments.pause_file and rank == 0 and arguments.pause_file.exists():
+            torch.cuda.synchronize()
+            time.sleep(0.02)
+        trainer.step(learning_rate(recipe, progress, trainer.steps - first_step))
+        if trainer.steps % arguments.report_every == 0:
+            row = trainer.report(trainer.steps - reported_step, time.monotonic() - reported)
+            if device.type == "cuda":
+                row["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
+            note({**row, "progress": round(progress, 3)})
+            reported, reported_step = time.monotonic(), trainer.steps
+        if trainer.steps % 8 == 0 and world == 1 and time.monotonic() - saved > arguments.save_every:
+            save_all(trainer, arguments.state, recipe)
+            saved = time.monotonic()
+        elif world > 1 and trainer.steps % 8 == 0 and training_s - (saved - begun) > arguments.save_every:
+            if rank == 0:
+                save_all(trainer, arguments.state, recipe)
+            saved = begun + training_s
+    del stop
+    if rank == 0:
+        save_all(trainer, arguments.state, recipe)
+    note({"done": True, "steps": trainer.steps, "images": trainer.images, "seconds": round(trainer.seconds, 1)})
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=Path, required=True, help="folder of training photos, searched recursively")
+    parser.add_argument("--sources", type=Path, help="CSV with columns file, source: photos are drawn by source")
+    parser.add_argument("--features", type=Path, required=True, help="SqueezeNet 1.0 weights for the perceptual term")
+    parser.add_argument("--state", type=Path, required=True, help="folder to resume from and save to")
+    parser.add_argument("--start", type=Path, help="published-form safetensors to start from when there is no state")
+    parser.add_argument("--seconds", type=float, default=600, help="length of this stretch, loading included")
+    parser.add_argument(
+        "--budget", type=float, default=1200, help="length of the whole training, which the schedule follows"
+    )
+    parser.add_argument("--steps", type=int, default=0, help="stop after so many steps (0: by the clock)")
+    parser.add_argument("--save-every", type=float, default=120)
+    parser.add_argument("--report-every", type=int, default=200)
+    parser.add_argument("--masks", type=int, default=12000)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pause-file", type=Path, help="training rests while this file exists")
+    parser.add_argument("--recipe", default="{}", help="JSON with fields of Recipe to change")
+    arguments = parser.parse_args()
+    changes = json.loads(arguments.recipe)
+    if "stages" in changes:
+        changes["stages"] = tuple(Stage(**s) for s in changes["stages"])
+    train(arguments, Recipe(**changes))
+
+
+if __name__ == "__main__":
+    main()
