@@ -62,7 +62,8 @@ class JobQueue:
         waiting, unsaved = self.store.recover()
         if waiting or unsaved:
             log.info("taking up %d waiting repairs and %d unsaved results of the last run", len(waiting), len(unsaved))
-        self._waiting.extend(waiting)
+        with self._news:
+            self._waiting = deque(waiting)
         self.saver.start()
         for job_id in unsaved:
             self.saver.add(job_id)
