@@ -63,6 +63,7 @@ class PhotoStore:
         self.count, self.device = len(photos), device
         self.photos = store.to(device)
         self.sizes = torch.from_numpy(sizes).to(device)
+        self.largest_px = int(sizes.min(1).max())
         self.weights = torch.from_numpy(source_weights([str(p.relative_to(folder)) for p in paths], table)).to(device)
         self.bank = torch.from_numpy(bank).to(device)
         self.random = torch.Generator(device).manual_seed(seed)
@@ -75,9 +76,9 @@ class PhotoStore:
         """Cut (count, 3, side_px, side_px) float32 windows in [0, 1], scaled, turned, mirrored and slightly
         recoloured.
         """
-        shorter_px = int(self.sizes.min())
-        window = min(round(side_px * float(self.choice.choice(SCALES))), shorter_px)
-        pick = torch.multinomial(self.weights, count, replacement=True, generator=self.random)
+        window = min(round(side_px * float(self.choice.choice(SCALES))), self.largest_px)
+        weights = torch.where(self.sizes.amin(1) >= window, self.weights, 0)
+        pick = torch.multinomial(weights, count, replacement=True, generator=self.random)
         height, width = self.sizes[pick, 0], self.sizes[pick, 1]
         top = (self._uniform(count) * (height - window + 1)).long()
         left = (self._uniform(count) * (width - window + 1)).long()

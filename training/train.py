@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -94,7 +95,6 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
     stage: Stage | None = None
     first_step, reported_step = trainer.steps, trainer.steps
     begun, base, reported, saved = time.monotonic(), trainer.seconds, time.monotonic(), time.monotonic()
-    stop = torch.zeros((), device=device)
     while True:
         # Every card must take the same turn: the first one's clock decides.
         clock = torch.tensor([time.monotonic() - started, time.monotonic() - begun], device=device, dtype=torch.float64)
@@ -112,6 +112,11 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
             break
         wanted = next(s for s in recipe.stages if progress < s.until or s is recipe.stages[-1])
         if wanted is not stage:
+            if stage is not None and rank == 0:
+                save_all(trainer, arguments.state, recipe)
+                shutil.copy(
+                    arguments.state / "averaged.safetensors", arguments.state / f"averaged-{trainer.steps}.safetensors"
+                )
             trainer.prepare(wanted)
             stage = wanted
             note({"stage": asdict(stage), "seconds": round(trainer.seconds, 1)})
@@ -134,7 +139,6 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
             if rank == 0:
                 save_all(trainer, arguments.state, recipe)
             saved = begun + training_s
-    del stop
     if rank == 0:
         save_all(trainer, arguments.state, recipe)
     note({"done": True, "steps": trainer.steps, "images": trainer.images, "seconds": round(trainer.seconds, 1)})

@@ -58,9 +58,9 @@ class Recipe:
     penalty_weight: float = 0.5
     average_decay: float = 0.998
     stages: tuple[Stage, ...] = (
-        Stage(0.55, 256, 64, 0.0),
-        Stage(0.8, 256, 64, 0.01),
-        Stage(1.0, 384, 28, 0.01),
+        Stage(0.6, 256, 64, 0.0),
+        Stage(0.86, 384, 32, 0.0),
+        Stage(1.0, 384, 28, 0.004),
     )
 
 
