@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from holes import Box, CropRules, GrownHole, box_size, grow_hole
+from holes import Box, CropRules, GrownHole, box_size, find_bounds, grow_hole, largest_inside_px, paste
 
 MODEL_STEP_PX = 8  # the network halves its input three times
 MIN_MODEL_PX = 16  # reflection padding needs two feature pixels (16 / 8)
 MANY_HOLES = 96  # beyond this many, small holes are first gathered by grid cell: merging is quadratic
+IS_LOW_EDGE = np.array([True, True, False, False] * 2)  # of a span: a hole's box, then its box with context
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def plan_crops(
     """Choose the boxes a repair runs on.
 
     Holes keep a context margin in proportion to their size; boxes that touch are merged, others are when one forward
-    is cheaper than two and neither loses resolution; a box larger than the largest bucket is scaled down to it.
+    is cheaper than two and neither loses resolution. A box larger than the largest bucket is scaled down to it, unless
+    its hole is thin, which is cut into pieces instead.
 
     Args:
         mask: (H, W) bool, True = hole; not modified.
@@ -76,7 +78,8 @@ def plan_crops(
         return []
     size = (mask.shape[0], mask.shape[1])
     fitter = _Fitter(size, buckets_px, fixed_buckets, rules)
-    return [fitter.crop((box[0], box[1], box[2], box[3]), grown) for box in _merge(grown.hole_boxes, fitter).tolist()]
+    spans = _merge(fitter.with_context(grown.hole_boxes), fitter)
+    return [fitter.crop(piece, grown) for span in spans for piece in _split_thin(span, grown, fitter)]
 
 
 def shrink_crop(crop: Crop, bucket_px: int) -> Crop:
@@ -104,20 +107,18 @@ class _Fitter:
     fixed_buckets: bool
     rules: CropRules
 
-    def needed_size(self, boxes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Heights and widths of hole boxes (..., 4) with their context margin, no larger than the image."""
-        height, width = boxes[..., 3] - boxes[..., 1], boxes[..., 2] - boxes[..., 0]
+    def with_context(self, boxes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Spans (N, 8): hole boxes (N, 4), then the same with their context margin, cut to the image."""
         rules = self.rules
-        margin = np.maximum(height, width) * rules.margin_ratio
-        margin = np.ceil(np.clip(margin, rules.min_margin_px, rules.max_margin_px)).astype(np.int64)
-        return (
-            np.minimum(height + 2 * margin, self.image_size[0]),
-            np.minimum(width + 2 * margin, self.image_size[1]),
-        )
+        margin = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) * rules.margin_ratio
+        margin = np.ceil(np.clip(margin, rules.min_margin_px, rules.max_margin_px)).astype(np.int64)[:, None]
+        height, width = self.image_size
+        context = np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], axis=1)
+        return np.concatenate([boxes, np.clip(context, 0, np.array([width, height, width, height]))], axis=1)
 
-    def cost_px(self, boxes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Model pixels that hole boxes (..., 4) cost, the fixed part included, and the scale they run at."""
-        height, width = self.needed_size(boxes)
+    def cost_px(self, spans: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Model pixels that spans (..., 8) cost, the fixed part included, and the scale they run at."""
+        height, width = spans[..., 7] - spans[..., 5], spans[..., 6] - spans[..., 4]
         largest = self.buckets_px[-1]
         longer = np.maximum(height, width)
         scale = np.minimum(1.0, largest / longer)
@@ -128,9 +129,10 @@ class _Fitter:
         area = np.maximum(height * scale, MIN_MODEL_PX) * np.maximum(width * scale, MIN_MODEL_PX)
         return area.astype(np.int64) + self.rules.forward_px, scale
 
-    def crop(self, hole_box: Box, grown: GrownHole) -> Crop:
-        """The crop for one hole box."""
-        needed_h, needed_w = (int(side) for side in self.needed_size(np.array(hole_box, np.int64)))
+    def crop(self, span: NDArray[np.int64], grown: GrownHole) -> Crop:
+        """The crop for one span (8,)."""
+        hole_box, context = _as_box(span[:4]), _as_box(span[4:])
+        needed_h, needed_w = box_size(context)
         largest = self.buckets_px[-1]
         if self.fixed_buckets:
             longer = max(needed_h, needed_w)
@@ -140,10 +142,10 @@ class _Fitter:
         else:
             wanted = (_round_up(needed_h), _round_up(needed_w))
             bucket = largest
-        box = _place(hole_box, wanted, self.image_size)
+        box = _place(context, wanted, self.image_size)
         scaled, model = _fit(box_size(box), bucket, square=self.fixed_buckets)
-        patch = _paste(grown.alpha, grown.box, hole_box, np.float32)
-        return Crop(box, hole_box, scaled, model, _paste(grown.missing, grown.box, box, np.bool_), patch)
+        patch = paste(grown.alpha, grown.box, hole_box)
+        return Crop(box, hole_box, scaled, model, paste(grown.missing, grown.box, box), patch)
 
 
 def _fit(size: tuple[int, int], bucket_px: int, *, square: bool) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -157,83 +159,116 @@ def _fit(size: tuple[int, int], bucket_px: int, *, square: bool) -> tuple[tuple[
     return scaled, (max(MIN_MODEL_PX, _round_up(scaled[0])), max(MIN_MODEL_PX, _round_up(scaled[1])))
 
 
-def _merge(boxes: NDArray[np.int64], fitter: _Fitter) -> NDArray[np.int64]:
-    """Unite boxes that touch, and pairs that are cheaper as one, best first."""
-    if len(boxes) > MANY_HOLES:
-        boxes = _gather(boxes, fitter.rules.cell_px)
-    boxes = boxes.copy()
-    cost, scale = fitter.cost_px(boxes)
-    gain = np.full((len(boxes), len(boxes)), -np.inf)
-    alive = np.ones(len(boxes), np.bool_)
+def _merge(spans: NDArray[np.int64], fitter: _Fitter) -> NDArray[np.int64]:
+    """Unite spans whose holes' boxes touch, and pairs that are cheaper as one, best first."""
+    if len(spans) > MANY_HOLES:
+        spans = _gather(spans, fitter.rules.cell_px)
+    spans = spans.copy()
+    cost, scale = fitter.cost_px(spans)
+    gain = np.full((len(spans), len(spans)), -np.inf)
+    alive = np.ones(len(spans), np.bool_)
 
     def update(index: int) -> None:
-        union = _unite(boxes, boxes[index])
-        union_cost, union_scale = fitter.cost_px(union)
+        union_cost, union_scale = fitter.cost_px(_unite(spans, spans[index]))
         saved = (cost + cost[index] - union_cost).astype(np.float64)
         saved[union_scale < np.minimum(scale, scale[index])] = -np.inf
-        saved[_touches(boxes, boxes[index])] = np.inf
+        saved[_touches(spans, spans[index])] = np.inf
         saved[~alive] = -np.inf
         saved[index] = -np.inf
         gain[index], gain[:, index] = saved, saved
 
-    for index in range(len(boxes)):
+    for index in range(len(spans)):
         update(index)
-    while len(boxes) > 1:
-        kept, gone = np.unravel_index(int(gain.argmax()), gain.shape)
+    while len(spans) > 1:
+        kept, gone = (int(index) for index in np.unravel_index(int(gain.argmax()), gain.shape))
         if gain[kept, gone] < 0:
             break
-        boxes[kept] = _unite(boxes[kept], boxes[gone])
-        alive[gone] = False
-        gain[gone], gain[:, gone] = -np.inf, -np.inf
-        cost[kept], scale[kept] = fitter.cost_px(boxes[kept])
-        update(int(kept))
-    return boxes[alive]
+        union, members = _closure(spans, alive, _unite(spans[kept], spans[gone]))
+        union_cost, union_scale = fitter.cost_px(union)
+        is_worse = union_cost > cost[members].sum() or union_scale < scale[members].min()
+        if is_worse and np.isfinite(gain[kept, gone]):
+            gain[kept, gone] = gain[gone, kept] = -np.inf
+            continue
+        alive[members] = False
+        gain[members], gain[:, members] = -np.inf, -np.inf
+        alive[kept] = True
+        spans[kept], cost[kept], scale[kept] = union, union_cost, union_scale
+        update(kept)
+    return spans[alive]
 
 
-def _gather(boxes: NDArray[np.int64], cell_px: int) -> NDArray[np.int64]:
-    """Unite boxes smaller than a grid cell with those whose centre lies in the same cell."""
-    small = (boxes[:, 2] - boxes[:, 0] <= cell_px) & (boxes[:, 3] - boxes[:, 1] <= cell_px)
-    cells = (boxes[small, :2] + boxes[small, 2:]) // (2 * cell_px)
+def _closure(
+    spans: NDArray[np.int64], alive: NDArray[np.bool_], union: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Grow a union until its hole's box touches no other's; returns it and which spans it holds."""
+    while True:
+        members = _touches(spans, union) & alive
+        grown = _bounds(spans[members])
+        if (grown == union).all():
+            return union, members
+        union = grown
+
+
+def _split_thin(span: NDArray[np.int64], grown: GrownHole, fitter: _Fitter) -> NDArray[np.int64]:
+    """Cut the span of a hole that is large but thin into the pieces of it that lie in each cell of a grid.
+
+    A wire across a whole photo would otherwise be scaled down to the largest bucket, and its fill up again, unsharp.
+    Neighbouring pieces see each other's part as missing and meet along a seam only as long as the hole is thick.
+    """
+    largest = fitter.buckets_px[-1]
+    if max(box_size(_as_box(span[4:]))) <= largest:
+        return span[None]
+    hole_box = _as_box(span[:4])
+    missing = paste(grown.missing, grown.box, hole_box)
+    if largest_inside_px(missing) > fitter.rules.thin_px:
+        return span[None]
+    cell_px = min(fitter.rules.thin_cell_px, largest * 5 // 8)
+    pieces = []
+    for top in range(0, missing.shape[0], cell_px):
+        for left in range(0, missing.shape[1], cell_px):
+            piece = find_bounds(missing[top : top + cell_px, left : left + cell_px])
+            if piece is not None:
+                x, y = hole_box[0] + left, hole_box[1] + top
+                pieces.append((x + piece[0], y + piece[1], x + piece[2], y + piece[3]))
+    return _merge(fitter.with_context(np.array(pieces, np.int64)), fitter)
+
+
+def _gather(spans: NDArray[np.int64], cell_px: int) -> NDArray[np.int64]:
+    """Unite spans whose holes are smaller than a grid cell with those whose centre lies in the same cell."""
+    small = (spans[:, 2] - spans[:, 0] <= cell_px) & (spans[:, 3] - spans[:, 1] <= cell_px)
+    cells = (spans[small, :2] + spans[small, 2:4]) // (2 * cell_px)
     _, group = np.unique(cells, axis=0, return_inverse=True)
-    group = group.reshape(-1)
-    united = np.empty((int(group.max()) + 1 if len(group) else 0, 4), np.int64)
-    united[:, :2], united[:, 2:] = np.iinfo(np.int64).max, 0
-    np.minimum.at(united[:, :2], group, boxes[small, :2])
-    np.maximum.at(united[:, 2:], group, boxes[small, 2:])
-    return np.concatenate([united, boxes[~small]])
+    order = np.argsort(group.reshape(-1), kind="stable")
+    starts = np.flatnonzero(np.diff(group.reshape(-1)[order], prepend=-1))
+    gathered = [_bounds(cell)[None] for cell in np.split(spans[small][order], starts[1:]) if len(cell)]
+    return np.concatenate([*gathered, spans[~small]])
 
 
-def _unite(boxes: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate(
-        [np.minimum(boxes[..., :2], other[..., :2]), np.maximum(boxes[..., 2:], other[..., 2:])], axis=-1
-    )
+def _unite(spans: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.where(IS_LOW_EDGE, np.minimum(spans, other), np.maximum(spans, other))
 
 
-def _touches(boxes: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
-    overlap: NDArray[np.bool_] = ((boxes[:, :2] < other[2:]) & (other[:2] < boxes[:, 2:])).all(axis=1)
-    return overlap
+def _bounds(spans: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.where(IS_LOW_EDGE, spans.min(axis=0), spans.max(axis=0))
 
 
-def _place(hole_box: Box, wanted: tuple[int, int], image_size: tuple[int, int]) -> Box:
-    """A box of the wanted (height, width) centred on the hole, moved and, where it must, cut to lie in the image."""
+def _touches(spans: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.asarray(((spans[:, :2] < other[2:4]) & (other[:2] < spans[:, 2:4])).all(axis=1))
+
+
+def _as_box(edges: NDArray[np.int64]) -> Box:
+    left, top, right, bottom = edges.tolist()
+    return left, top, right, bottom
+
+
+def _place(inner: Box, wanted: tuple[int, int], image_size: tuple[int, int]) -> Box:
+    """A box of the wanted (height, width) around the middle of another, moved or cut to lie in the image."""
     height, width = min(wanted[0], image_size[0]), min(wanted[1], image_size[1])
-    left = (hole_box[0] + hole_box[2] - width) // 2
-    top = (hole_box[1] + hole_box[3] - height) // 2
+    left = (inner[0] + inner[2] - width) // 2
+    top = (inner[1] + inner[3] - height) // 2
     left = min(max(left, 0), image_size[1] - width)
     top = min(max(top, 0), image_size[0] - height)
     return left, top, left + width, top + height
-
-
-def _paste(source: NDArray, source_box: Box, box: Box, dtype: type) -> NDArray:
-    """The part of `source` inside `box`, zero where it has none."""
-    height, width = box_size(box)
-    out: NDArray = np.zeros((height, width), dtype)
-    left, top = max(box[0], source_box[0]), max(box[1], source_box[1])
-    right, bottom = min(box[2], source_box[2]), min(box[3], source_box[3])
-    out[top - box[1] : bottom - box[1], left - box[0] : right - box[0]] = source[
-        top - source_box[1] : bottom - source_box[1], left - source_box[0] : right - source_box[0]
-    ]
-    return out
 
 
 def _round_up(length: int) -> int:

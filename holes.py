@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Box = tuple[int, int, int, int]
 
 MAX_DILATE_PX = 32
+MOST_APART = 4096  # beyond this many holes all of them are grown alike, by the thickest one's measure
 BOUNDS_ROWS = 64  # rows looked at together when the mask's last row is searched from below
 
 
@@ -31,6 +32,8 @@ class CropRules:
         dilate_extra_px: pixels added to that, for the antialiased rim every hand-painted mask leaves out.
         forward_px: fixed cost of one more box, in model pixels; decides when two boxes are cheaper as one.
         cell_px: side of the grid cells that gather holes when there are very many.
+        thin_px: a grown hole no pixel of which is deeper than this may be cut into pieces when its box is too large.
+        thin_cell_px: side of the grid cells it is cut by; with its margin a piece fits 512.
     """
 
     margin_ratio: float = 0.25
@@ -38,8 +41,10 @@ class CropRules:
     max_margin_px: int = 192
     dilate_ratio: float = 0.12
     dilate_extra_px: int = 2
-    forward_px: int = 120_000
+    forward_px: int = 150_000
     cell_px: int = 192
+    thin_px: float = 40.0
+    thin_cell_px: int = 320
 
 
 @dataclass(frozen=True)
@@ -77,20 +82,15 @@ def find_bounds(mask: NDArray[np.bool_]) -> Box | None:
     top, bottom = first // width, height
     while not mask[max(top, bottom - BOUNDS_ROWS) : bottom].any():
         bottom -= BOUNDS_ROWS
-    rows: NDArray[np.bool_] = mask[max(top, bottom - BOUNDS_ROWS) : bottom].any(axis=1)
+    rows: NDArray[np.bool_] = np.logical_or.reduce(mask[max(top, bottom - BOUNDS_ROWS) : bottom], axis=1)
     bottom -= int(rows[::-1].argmax())
     columns: NDArray[np.bool_] = np.logical_or.reduce(mask[top:bottom], axis=0)
     return int(columns.argmax()), top, width - int(columns[::-1].argmax()), bottom
 
 
-def default_dilate_px(thickness_px: NDArray[np.float32] | float, *, rules: CropRules) -> NDArray[np.int64]:
-    """Return the dilation for holes whose deepest pixel lies `thickness_px` from the known region.
-
-    Above 6 px only even values are used, so that many holes of about one thickness are grown in one pass.
-    """
-    wanted = np.rint(np.asarray(thickness_px) * rules.dilate_ratio + rules.dilate_extra_px)
-    wanted = np.clip(wanted, 0, MAX_DILATE_PX).astype(np.int64)
-    return np.where(wanted > 6, wanted // 2 * 2, wanted)
+def default_dilate_px(thickness_px: float, *, rules: CropRules) -> int:
+    """Return the dilation for a hole whose deepest pixel lies `thickness_px` from the known region."""
+    return min(MAX_DILATE_PX, round(thickness_px * rules.dilate_ratio) + rules.dilate_extra_px)
 
 
 def feather_alpha(
@@ -102,10 +102,11 @@ def feather_alpha(
     ring (None: over all of it; 0: a hard edge at the grown hole's rim).
     """
     ring_px = dilate_px if feather_px is None else min(feather_px, dilate_px)
-    ramp = np.clip((dilate_px + 1 - distance_px) / np.float32(ring_px + 1), 0, 1)
-    alpha = ramp * ramp * (3 - 2 * ramp)
-    alpha[distance_px > dilate_px] = 0
-    return alpha.astype(np.float32, copy=False)
+    alpha = (distance_px == 0).astype(np.float32)
+    ring = np.asarray((distance_px > 0) & (distance_px <= dilate_px))
+    ramp = np.minimum((dilate_px + 1 - distance_px[ring]) / np.float32(ring_px + 1), 1)
+    alpha[ring] = ramp * ramp * (3 - 2 * ramp)
+    return alpha
 
 
 def grow_hole(
@@ -127,53 +128,72 @@ def grow_hole(
     bounds = find_bounds(mask)
     if bounds is None:
         return None
-    height, width = mask.shape
-    reach = MAX_DILATE_PX if dilate_px is None else dilate_px
-    region = _expand_inside(bounds, max(reach, 1), (height, width))
-    hole = np.ascontiguousarray(mask[region[1] : region[3], region[0] : region[2]]).view(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(hole, connectivity=8, ltype=cv2.CV_32S)
-    if dilate_px is None:
-        dilate_of_label = default_dilate_px(_thickness_px(hole, np.asarray(labels), count), rules=rules)
+    size = (mask.shape[0], mask.shape[1])
+    hole = np.ascontiguousarray(mask[bounds[1] : bounds[3], bounds[0] : bounds[2]])
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(hole.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    boxes = stats[1:, :4].astype(np.int64)  # left, top, width, height
+    boxes[:, 2:] += boxes[:, :2]
+    boxes += np.array([bounds[0], bounds[1], bounds[0], bounds[1]])
+    if count > MOST_APART or ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum() > 2 * hole.size:
+        parts = [(bounds, hole)]  # too many or too entangled to look at one by one
     else:
-        dilate_of_label = np.full(count, dilate_px, np.int64)
+        parts = [_component(np.asarray(labels), index + 1, box, bounds) for index, box in enumerate(boxes.tolist())]
 
-    missing = np.zeros(hole.shape, np.bool_)
-    alpha = np.zeros(hole.shape, np.float32)
-    values = np.unique(dilate_of_label[1:])
-    for value in values.tolist():
-        known = (hole == 0) if len(values) == 1 else ~(dilate_of_label == value)[labels] | (hole == 0)
-        distance = _distance_px(known)
-        missing |= distance <= value
-        np.maximum(alpha, feather_alpha(distance, dilate_px=value, feather_px=feather_px), out=alpha)
+    values = [dilate_px if dilate_px is not None else _own_dilate_px(part, size, rules) for part in parts]
+    region = expand_box(bounds, max(values), size)
+    missing = np.zeros(box_size(region), np.bool_)
+    alpha = np.zeros(box_size(region), np.float32)
+    for (box, part), value in zip(parts, values, strict=True):
+        window = expand_box(box, value, size)
+        distance = _distance_px(~paste(part, box, window))
+        inner = (
+            slice(window[1] - region[1], window[3] - region[1]),
+            slice(window[0] - region[0], window[2] - region[0]),
+        )
+        missing[inner] |= distance <= value
+        feather = feather_alpha(distance, dilate_px=value, feather_px=feather_px)
+        np.maximum(alpha[inner], feather, out=alpha[inner])
+    grow = np.array(values if len(parts) == len(boxes) else values * len(boxes))[:, None]
+    hole_boxes = np.concatenate([boxes[:, :2] - grow, boxes[:, 2:] + grow], axis=1)
+    return GrownHole(region, missing, alpha, np.clip(hole_boxes, 0, np.array([size[1], size[0]] * 2)))
 
-    left, top = stats[1:, cv2.CC_STAT_LEFT] + region[0], stats[1:, cv2.CC_STAT_TOP] + region[1]
-    right, bottom = left + stats[1:, cv2.CC_STAT_WIDTH], top + stats[1:, cv2.CC_STAT_HEIGHT]
-    grow = dilate_of_label[1:]
-    hole_boxes = np.stack([left - grow, top - grow, right + grow, bottom + grow], axis=1).astype(np.int64)
-    hole_boxes = np.clip(hole_boxes, 0, np.array([width, height, width, height]))
-    return GrownHole(region, missing, alpha, hole_boxes)
+
+def largest_inside_px(hole: NDArray[np.bool_]) -> float:
+    """Return how far the deepest pixel of a hole lies from the nearest pixel outside it, in pixels, within 5 %."""
+    if hole.all():
+        return float(max(hole.shape))
+    return float(cv2.distanceTransform(hole.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3).max())
 
 
-def _expand_inside(box: Box, by_px: int, image_size: tuple[int, int]) -> Box:
+def expand_box(box: Box, by_px: int, image_size: tuple[int, int]) -> Box:
+    """Return a box grown on every side, cut to the image of (height, width)."""
     height, width = image_size
     return max(0, box[0] - by_px), max(0, box[1] - by_px), min(width, box[2] + by_px), min(height, box[3] + by_px)
+
+
+def paste(source: NDArray, source_box: Box, box: Box) -> NDArray:
+    """Return the part of `source`, which fills `source_box`, that lies inside `box`; zero where it has none."""
+    out: NDArray = np.zeros(box_size(box), source.dtype)
+    left, top = max(box[0], source_box[0]), max(box[1], source_box[1])
+    right, bottom = min(box[2], source_box[2]), min(box[3], source_box[3])
+    out[top - box[1] : bottom - box[1], left - box[0] : right - box[0]] = source[
+        top - source_box[1] : bottom - source_box[1], left - source_box[0] : right - source_box[0]
+    ]
+    return out
+
+
+def _component(labels: NDArray, label: int, box: list[int], bounds: Box) -> tuple[Box, NDArray[np.bool_]]:
+    left, top, right, bottom = box
+    own: NDArray[np.bool_] = labels[top - bounds[1] : bottom - bounds[1], left - bounds[0] : right - bounds[0]] == label
+    return (left, top, right, bottom), own
+
+
+def _own_dilate_px(part: tuple[Box, NDArray[np.bool_]], image_size: tuple[int, int], rules: CropRules) -> int:
+    box, hole = part
+    return default_dilate_px(largest_inside_px(paste(hole, box, expand_box(box, 1, image_size))), rules=rules)
 
 
 def _distance_px(known: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Exact Euclidean distance of each pixel to the nearest False one."""
     distance = cv2.distanceTransform(known.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(distance, np.float32)
-
-
-def _thickness_px(hole: NDArray[np.uint8], labels: NDArray, count: int) -> NDArray[np.float32]:
-    """Largest distance to the known region inside each labelled hole; label 0 is the known region itself."""
-    if hole.all():  # nothing known at all: as thick as can be
-        return np.full(count, float(max(hole.shape)), np.float32)
-    distance = cv2.distanceTransform(hole, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    thickness = np.zeros(count, np.float32)
-    if count == 2:
-        thickness[1] = distance.max()
-    else:
-        inside = hole.view(np.bool_)
-        np.maximum.at(thickness, labels[inside], distance[inside])
-    return thickness

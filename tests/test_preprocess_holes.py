@@ -1,0 +1,120 @@
+"""The grown hole, its feather and the mask's bounds, against slow definitions written here."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from holes import MAX_DILATE_PX, CropRules, default_dilate_px, feather_alpha, find_bounds, grow_hole, paste
+
+MASKS = hnp.arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
+
+
+def distance_to_hole(mask: np.ndarray) -> np.ndarray:
+    """Euclidean distance of each pixel to the nearest hole pixel, by comparing it with every one of them."""
+    ys, xs = np.nonzero(mask)
+    yy, xx = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    return np.sqrt(((yy[..., None] - ys) ** 2 + (xx[..., None] - xs) ** 2).min(axis=-1))
+
+
+def grown_in_full(
+    mask: np.ndarray, dilate_px: int | None = None, feather_px: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `grow_hole` returns, laid into arrays of the mask's size."""
+    grown = grow_hole(mask, dilate_px=dilate_px, feather_px=feather_px)
+    assert grown is not None
+    whole = (0, 0, mask.shape[1], mask.shape[0])
+    return paste(grown.missing, grown.box, whole), paste(grown.alpha, grown.box, whole)
+
+
+@settings(max_examples=150, deadline=None)
+@given(MASKS)
+def test_bounds_are_the_smallest_box_around_the_hole(mask: np.ndarray) -> None:
+    ys, xs = np.nonzero(mask)
+    expected = None if len(ys) == 0 else (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+    assert find_bounds(mask) == expected
+
+
+def test_bounds_are_found_in_tall_masks_and_views() -> None:
+    mask = np.zeros((1000, 40), np.bool_)
+    mask[[130, 641], [7, 31]] = True
+    assert find_bounds(mask) == (7, 130, 32, 642)
+    assert find_bounds(mask[::-1, ::-1]) == (8, 358, 33, 870)
+
+
+@settings(max_examples=80, deadline=None)
+@given(MASKS.filter(lambda mask: mask.any()), st.integers(0, 9), st.none() | st.integers(0, 12))
+def test_grown_hole_and_feather_follow_their_definition(
+    mask: np.ndarray, dilate_px: int, feather_px: int | None
+) -> None:
+    missing, alpha = grown_in_full(mask, dilate_px=dilate_px, feather_px=feather_px)
+    distance = distance_to_hole(mask)
+    np.testing.assert_array_equal(missing, distance <= dilate_px)
+    assert (alpha[mask] == 1).all()
+    assert (alpha[distance > dilate_px] == 0).all()
+    ring = dilate_px if feather_px is None else min(feather_px, dilate_px)
+    ramp = np.clip((dilate_px + 1 - distance) / (ring + 1), 0, 1)
+    expected = np.where(missing, ramp * ramp * (3 - 2 * ramp), 0)
+    np.testing.assert_allclose(alpha, expected, atol=1e-5)
+
+
+def test_feather_falls_steadily_and_leaves_no_step() -> None:
+    distance = np.arange(0, 14, dtype=np.float32)
+    alpha = feather_alpha(distance, dilate_px=12)
+    assert alpha[0] == 1 and alpha[13] == 0
+    assert (np.diff(alpha[:13]) < 0).all()
+    assert np.abs(np.diff(alpha)).max() < 0.13
+
+
+def test_narrow_feather_replaces_the_inner_ring_whole() -> None:
+    """A rim left under half-transparent fill is the ghost that dilation is there to remove."""
+    alpha = feather_alpha(np.arange(0, 12, dtype=np.float32), dilate_px=10, feather_px=3)
+    assert (alpha[:8] == 1).all() and (alpha[8:11] < 1).all() and (alpha[8:11] > 0).all() and alpha[11] == 0
+
+
+def test_no_dilation_leaves_no_feather() -> None:
+    mask = np.zeros((20, 20), np.bool_)
+    mask[5:9, 6:14] = True
+    missing, alpha = grown_in_full(mask, dilate_px=0, feather_px=5)
+    np.testing.assert_array_equal(missing, mask)
+    np.testing.assert_array_equal(alpha, mask.astype(np.float32))
+
+
+def test_default_dilation_is_in_proportion_and_bounded() -> None:
+    rules = CropRules()
+    values = [default_dilate_px(thickness, rules=rules) for thickness in (1, 5, 20, 80, 200, 5000)]
+    assert values == sorted(values) and values[0] >= 1 and values[-1] == MAX_DILATE_PX
+
+
+def test_each_hole_is_grown_by_its_own_thickness() -> None:
+    mask = np.zeros((300, 400), np.bool_)
+    mask[50:250, 30:230] = True
+    mask[150, 350] = True
+    missing, _ = grown_in_full(mask)
+    around_big, around_speck = missing[150, 230:300].sum(), missing[150, 351:400].sum()
+    assert abs(around_big - default_dilate_px(100, rules=CropRules())) <= 1  # thickness is measured within 5 %
+    assert around_speck == default_dilate_px(1, rules=CropRules())
+    assert around_speck < around_big
+
+
+def test_entangled_holes_are_grown_like_one() -> None:
+    """Fifty diagonals each have the whole box; looking at them one by one would cost fifty times its area."""
+    yy, xx = np.indices((120, 120))
+    mask = (yy + xx) % 12 == 0
+    missing, _ = grown_in_full(mask, dilate_px=2)
+    np.testing.assert_array_equal(missing, distance_to_hole(mask) <= 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (40, 30)])
+def test_full_mask_grows_to_itself(shape: tuple[int, int]) -> None:
+    missing, alpha = grown_in_full(np.ones(shape, np.bool_))
+    assert missing.all() and (alpha == 1).all()
+
+
+def test_mask_is_not_modified() -> None:
+    mask = np.zeros((30, 30), np.bool_)
+    mask[3:9, 4:8] = True
+    mask.setflags(write=False)
+    grow_hole(mask)
+    assert grow_hole(np.zeros((4, 4), np.bool_)) is None
