@@ -1,0 +1,107 @@
+"""The shape of the program: imports go down the list of rooms only, and importing a room does nothing else."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Top to bottom, as in docs/architecture.md. A room may import itself and what stands below it.
+ROOMS = (
+    ("cli", "batch", "terminal"),
+    ("app",),
+    ("web",),
+    ("jobs",),
+    ("inference", "filling", "runner", "graphs", "stages"),
+    ("preprocess", "cropping", "holes"),
+    ("downloads", "transfer"),
+    ("imaging",),
+    ("lama",),
+    ("config",),
+)
+RANK = {module: rank for rank, room in enumerate(ROOMS) for module in room}
+OUTSIDE = {"training", "bench", "tests", "scripts", "docs"}
+# What a room must not know, however deep in a function the import stands.
+WEB = {"fastapi", "starlette", "gradio", "uvicorn"}
+TORCH = {"torch", "torchvision"}
+FOREIGN = {
+    "web": TORCH,
+    "jobs": WEB,
+    "inference": WEB,
+    "preprocess": WEB | {"lama"},
+    "downloads": WEB | TORCH,
+    "imaging": WEB | TORCH,
+    "lama": WEB | {"config"},
+    "config": WEB | TORCH,
+}
+
+
+def room_files() -> list[Path]:
+    """Every Python file of the program itself."""
+    files = [*ROOT.glob("*.py")]
+    for folder in ROOT.iterdir():
+        if (folder / "__init__.py").is_file() and folder.name not in OUTSIDE:
+            files += folder.rglob("*.py")
+    return sorted(files)
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """The top-level names of everything that the file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(module_of(path) if node.level else (node.module or "").split(".")[0])
+    return names
+
+
+def test_every_file_has_a_room() -> None:
+    assert {module_of(path) for path in room_files()} == set(RANK), "a new module needs its place in ROOMS and docs"
+
+
+@pytest.mark.parametrize("path", room_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_only_go_down(path: Path) -> None:
+    module = module_of(path)
+    for name in imports_of(path):
+        assert name not in OUTSIDE, f"{path.name} imports {name}, which nothing may import"
+        if name in RANK and name != module:
+            assert RANK[name] >= RANK[module], f"{path.name} imports {name}, which stands above {module}"
+        assert name not in FOREIGN.get(ROOMS[RANK[module]][0], set()), (
+            f"{path.name} imports {name}, of which {module} knows nothing"
+        )
+
+
+def modules_after_importing(names: list[str], folder: Path) -> tuple[set[str], list[str], bool]:
+    """Import in a fresh process; return the modules loaded, the files made in `folder`, whether os.environ changed."""
+    code = (
+        "import sys, os, json\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "before = dict(os.environ)\n"
+        f"import {', '.join(names)}\n"
+        "print(json.dumps([sorted(sys.modules), os.listdir('.'), dict(os.environ) != before]))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    modules, files, changed = json.loads(result.stdout)
+    return set(modules), files, changed
+
+
+def test_settings_files_and_downloads_do_without_torch(tmp_path: Path) -> None:
+    modules, files, changed = modules_after_importing(["config", "imaging", "downloads"], tmp_path)
+    assert not modules & {"torch", "torchvision", "gradio", "fastapi"}
+    assert files == [] and not changed
+
+
+def test_engine_does_without_the_web_and_without_torchvision(tmp_path: Path) -> None:
+    """A bare GPU box has no Gradio; torchvision takes seconds to import and is loaded when it is first used."""
+    modules, files, changed = modules_after_importing(["inference"], tmp_path)
+    assert not modules & {"gradio", "fastapi", "starlette", "uvicorn", "torchvision"}
+    assert files == []
+    assert not changed
