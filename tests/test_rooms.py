@@ -84,9 +84,11 @@ def modules_after_importing(names: list[str], folder: Path) -> tuple[set[str], l
     code = (
         "import sys, os, json\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "before = dict(os.environ)\n"
+        # OpenCV's own loader adds to LD_LIBRARY_PATH; that is not ours to judge.
+        "environment = lambda: {k: v for k, v in os.environ.items() if k != 'LD_LIBRARY_PATH'}\n"
+        "before = environment()\n"
         f"import {', '.join(names)}\n"
-        "print(json.dumps([sorted(sys.modules), os.listdir('.'), dict(os.environ) != before]))"
+        "print(json.dumps([sorted(sys.modules), os.listdir('.'), environment() != before]))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     modules, files, changed = json.loads(result.stdout)
