@@ -23,7 +23,7 @@ from PIL import (
 
 from config import Note
 from imaging import jpeg, metadata, png, tiff, tiff_tags, webp
-from imaging.errors import ImagingError, image_too_large, not_an_image
+from imaging.errors import ImagingError, image_too_large, not_an_image, truncated_image
 from imaging.photo import Photo, Source, TiffSettings, assemble, turn_upright
 
 # Every scan of a progressive JPEG goes over all its pixels: a small file with thousands of scans would take hours.
@@ -98,10 +98,12 @@ def _is_plain_text(kind: bytes, payload: bytes) -> bool:
 def _read_jpeg(data: bytes, max_px: int) -> Photo:
     picture = JpegImagePlugin.JpegImageFile(BytesIO(data))
     _check_px(*picture.size, max_px)
-    if data.count(b"\xff\xda") * picture.width * picture.height > MAX_SCANNED_PX:
+    if jpeg.scan_count(data) * picture.width * picture.height > MAX_SCANNED_PX:
         raise ImagingError("image_too_large", "This JPEG has so many scans that it would take too long to decode.")
     settings, iptc = jpeg.settings_of(picture), jpeg.iptc_of(picture)
     info, mode = picture.info, picture.mode
+    if jpeg.claims_too_much(data, picture):
+        raise truncated_image("JPEG")
     picture.load()
     pixels = np.asarray(picture) if mode == "CMYK" else _pixels_of(picture)
     exif, icc = metadata.bare_exif(info.get("exif")), info.get("icc_profile")
@@ -116,11 +118,9 @@ def _read_jpeg(data: bytes, max_px: int) -> Photo:
         jpeg=settings,
         size_bytes=len(data),
     )
-    return (
-        _photo_of_inks("JPEG", pixels, source, (), orientation)
-        if mode == "CMYK"
-        else assemble("JPEG", pixels, source, orientation=orientation)
-    )
+    if mode == "CMYK":
+        return _photo_of_inks("JPEG", pixels, source, (), orientation)
+    return assemble("JPEG", pixels, source, orientation=orientation)
 
 
 def _photo_of_inks(name: str, inks: np.ndarray, source: Source, notes: tuple[Note, ...], orientation: int) -> Photo:
@@ -150,7 +150,10 @@ def _read_webp(data: bytes, max_px: int) -> Photo:
 
 
 def _read_tiff(data: bytes, max_px: int) -> Photo:
-    first = tiff_tags.read_directory(data)
+    try:
+        first = tiff_tags.read_directory(data)
+    except ValueError as error:
+        raise truncated_image("TIFF") from error
     _check_px(first.number(tiff.WIDTH, 0), first.number(tiff.HEIGHT, 0), max_px)
     tiff.check_strips(data, first)
     blobs = {e.tag: e.data for e in first.entries if e.tag in (tiff.XMP, tiff.IPTC, tiff.PHOTOSHOP, tiff.ICC)}

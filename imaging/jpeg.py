@@ -4,6 +4,7 @@ Pillow's `quality="keep"` refuses a changed picture, so tables and subsampling a
 front of the encoded picture here: Pillow would count it into a buffer that must hold the whole file.
 """
 
+import re
 import struct
 from io import BytesIO
 
@@ -18,6 +19,8 @@ ICC_KEY = b"ICC_PROFILE\0"
 IPTC_KEY = b"Photoshop 3.0\0"
 EXIF_KEY = b"Exif\0\0"
 APP1, APP2, APP13, COMMENT = 0xE1, 0xE2, 0xED, 0xFE
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in scans, FF is followed by 00 or by a restart, D0-D7
 DEFAULT_QUALITY = 92
 
 
@@ -39,6 +42,30 @@ def settings_of(picture: JpegImagePlugin.JpegImageFile) -> JpegSettings:
     comments = tuple(data for name, data in picture.applist if name == "COM")
     progressive = bool(picture.info.get("progressive"))
     return JpegSettings(tuple(tables), subsampling, progressive, keep_rgb, comments)
+
+
+def scan_count(data: bytes) -> int:
+    """Count the scans up to the end-of-image marker; films and pictures appended behind it do not count."""
+    scans, at = 0, 2
+    while marker := MARKER.search(data, at):
+        kind, at = data[marker.start() + 1], marker.end()
+        if kind == END_OF_IMAGE:
+            break
+        scans += kind == START_OF_SCAN
+        if kind not in (0x01, 0xD8):
+            at += int.from_bytes(data[at : at + 2], "big")
+    return scans
+
+
+def claims_too_much(data: bytes, picture: JpegImagePlugin.JpegImageFile) -> bool:
+    """Say whether the header claims more blocks than the file can hold: the decoder would fill the rest with grey.
+
+    A block of 8 x 8 costs at least one bit, the code of its DC value (ITU-T T.81, F.1.2).
+    """
+    shares = [h * v for _, h, v, _ in picture.layer]
+    blocks = picture.width * picture.height / 64 * sum(shares) / max(shares, default=1)
+    arithmetic = any(mark in data for mark in (b"\xff\xc9\0", b"\xff\xca\0"))
+    return not arithmetic and 8 * len(data) < blocks
 
 
 def iptc_of(picture: JpegImagePlugin.JpegImageFile) -> bytes | None:

@@ -62,6 +62,7 @@ def page_count(data: bytes, first: Directory) -> int:
 def decode_deep(data: bytes, first: Directory) -> np.ndarray:
     """Decode 16-bit grey or RGB, with or without alpha, to (H, W, C) uint16, not turned upright."""
     samples = first.number(SAMPLES, 1)
+    data = _without_orientation(data, first)
     if samples > 1 and first.number(PLANAR, 1) == 2:
         pixels = np.concatenate([_read(_plane(data, first, k, samples)) for k in range(samples)], axis=2)
     elif samples == 2:
@@ -79,6 +80,15 @@ def decode_deep(data: bytes, first: Directory) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def _without_orientation(data: bytes, first: Directory) -> bytes:
+    """Return the file with orientation 1: some releases of OpenCV turn TIFF pictures by themselves, others do not."""
+    for entry in first.entries:
+        if entry.tag == ORIENTATION and entry.type == SHORT:
+            upright = struct.pack(first.order + "H", 1)
+            return data[: entry.value_at] + upright + data[entry.value_at + 2 :]
+    return data
+
+
 def _read(data: bytes) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
@@ -90,7 +100,7 @@ def _redirected(data: bytes, first: Directory, *changes: Entry) -> bytes:
     """Return a little-endian classic TIFF with its pixels described otherwise; others are refused."""
     if first.order != "<" or data[2] != 42:
         raise not_an_image("this kind of 16-bit TIFF is not supported")
-    entries = {entry.tag: entry for entry in first.entries if entry.tag < 32768} | {
+    entries = {entry.tag: entry for entry in first.entries if entry.tag < 32768 and entry.tag != ORIENTATION} | {
         entry.tag: entry for entry in changes
     }
     return tiff_tags.with_directory(data, tuple(entries.values()))
