@@ -1,41 +1,82 @@
-// Canvas: the page's one state, and what each control does to it. The other scripts own one idea each and are
+// Canvas: the page's one state, and which control does what to it. The other scripts own one idea each and are
 // joined with this one into the body of a single function, so that nothing becomes global.
 
 function startCanvas(element, setup) {
   const root = element.querySelector(".fft");
   const $ = (selector) => root.querySelector(selector);
   const MASK_COLOUR = "rgb(255, 64, 72)";
-  const BRUSH_RADII = [1, 400];
+  const LEAST_RADIUS_PX = 1;
+  const MOST_RADIUS_PX = 400;
+  const FIRST_RADIUS = 0.03; // of the photo's shorter side
 
   const state = {
-    photo: null, // {name, width, height, format, image_id, notes}
-    file: null, // the File itself, while this page has it
+    photo: null, // {name, width, height, format, image_id (null until it is up), notes}
+    local_url: null,
     uploading: Promise.resolve(),
     uploaded: null, // fraction; null when nothing is going up
-    strokes: [], past: [], future: [], // past and future: earlier and undone versions of strokes
-    rounds: [], round: 0, // round: how many of rounds are applied
-    job: null, abort: null,
+    leaving: new AbortController(), // ends the upload when another photo takes this one's place
+    strokes: [],
+    past: [], // earlier versions of strokes
+    future: [], // undone ones
+    rounds: [], // {image_id, box, url, strokes, notes, times_ms, saved}
+    round: 0, // how many of them are applied
+    job: null, // {request_id, job_id, base_round, strokes, began_at}
+    abort: null,
     hand: { tool: "brush", radius: 20, instant: false },
-    comparing: false, online: true, shown_id: null,
+    comparing: false,
+    online: true,
+    shown_id: null,
     status: { key: "waiting" },
   };
 
   const memory = createMemory();
   const words = createWords(setup.strings, setup.language);
-  const api = createApi((online) => state.online !== online && ((state.online = online), change()));
+  const api = createApi(setOnline);
   const layers = createLayers({ world: $(".fft-world"), photo: $(".fft-photo") });
-  const panel = createPanel({ root, words, layers, onRound: goToRound });
   const isPainting = () => Boolean(state.photo) && !state.job && !state.comparing;
   const view = createView({
     stage: $(".fft-stage"), world: $(".fft-world"), overlay: $(".fft-overlay"), draw: drawMask, onChange: (now) => panel.showZoom(now),
   });
+  const repair = createRepair({ api, state, layers, change, save });
+  const painting = createPainting({ state, view, change, save, startRepair });
+  const panel = createPanel({ root, words, layers, onRound: painting.goToRound });
+  const photo = createPhoto({
+    state, api, layers, view, image: $(".fft-photo"), setup, words, change, save, onReplace: repair.cancel,
+    onSize: (width, height) => setRadius(Math.min(width, height) * FIRST_RADIUS),
+  });
   const gestures = createGestures({
-    stage: $(".fft-stage"), ring: $(".fft-ring"), view, hand: state.hand, isPainting, onStroke: addStroke, onOutline: addOutline, onChange: () => pen?.lift(),
+    stage: $(".fft-stage"), ring: $(".fft-ring"), view, hand: state.hand, isPainting,
+    onStroke: painting.addStroke, onOutline: painting.addOutline, onChange: () => pen.lift(),
   });
   const pen = createPen({
-    view, hand: state.hand, isPainting, placeRing: gestures.placeRing, onStroke: addStroke, onChange: view.redraw,
+    view, hand: state.hand, isPainting, placeRing: gestures.placeRing, onStroke: painting.addStroke, onChange: view.redraw,
   });
-  const repair = createRepair({ api, state, layers, change, save });
+
+  const actions = {
+    undo: painting.undo,
+    redo: painting.redo,
+    clear: painting.clear,
+    repair: startRepair,
+    cancel: repair.cancel,
+    escape: () => Boolean(state.job) && (repair.cancel(), true),
+    compare,
+    "round-undo": () => painting.goToRound(state.round - 1),
+    "round-redo": () => painting.goToRound(state.round + 1),
+    brush: () => setTool("brush"),
+    eraser: () => setTool("eraser"),
+    lasso: () => setTool("lasso"),
+    rectangle: () => setTool("rectangle"),
+    smaller: () => setRadius(state.hand.radius / 1.2),
+    larger: () => setRadius(state.hand.radius * 1.2),
+    zoomIn: () => view.zoomMiddle(1.25),
+    zoomOut: () => view.zoomMiddle(0.8),
+    fit: () => state.photo && view.fit(),
+    actualSize: () => view.zoomMiddle(1 / view.get().scale / devicePixelRatio),
+    choose: () => $(".fft-file").click(),
+    help: () => $(".fft-help").showModal(),
+    "help-close": () => $(".fft-help").close(),
+    language: () => (words.toggle(), words.apply(root), change()),
+  };
 
   function change() {
     layers.show(state.rounds.slice(0, state.round), state.comparing);
@@ -44,167 +85,34 @@ function startCanvas(element, setup) {
   }
 
   function save() {
-    const { photo, strokes, rounds, round, job, hand } = state;
-    memory.save({ photo: photo?.image_id ? photo : null, strokes, rounds, round, job, hand });
+    const { photo: kept, strokes, rounds, round, job, hand } = state;
+    memory.save({ photo: kept?.image_id ? kept : null, strokes, rounds, round, job, hand });
+  }
+
+  function setOnline(online) {
+    if (state.online === online) return;
+    state.online = online;
+    change();
   }
 
   function drawMask(context) {
-    const strokes = state.comparing ? [] : state.strokes;
-    for (const stroke of strokes) drawStroke(context, stroke, MASK_COLOUR);
+    if (state.comparing) return;
+    for (const stroke of state.strokes) drawStroke(context, stroke, MASK_COLOUR);
     gestures.drawLive(context, MASK_COLOUR);
     pen.drawLive(context, MASK_COLOUR);
-  }
-
-  // --- what is painted
-
-  function setStrokes(strokes) {
-    state.past.push(state.strokes);
-    state.future = [];
-    state.strokes = strokes;
-    if (state.status.tone !== "busy") state.status = { key: "ready" };
-    save();
-    change();
-  }
-
-  function tolerance() {
-    return Math.max(0.35, 0.5 / view.get().scale); // half a pixel of the screen: nobody sees it move
-  }
-
-  function addStroke(stroke) {
-    setStrokes(fitBody([...state.strokes, finishStroke(stroke, tolerance())], tolerance()));
-    if (state.hand.instant && !stroke.erase) startRepair();
-  }
-
-  function addOutline(corners, erase) {
-    const { width, height } = view.get();
-    const xs = corners.map(([x]) => x);
-    const ys = corners.map(([, y]) => y);
-    const across = Math.min(Math.max(...xs) - Math.min(...xs), Math.max(...ys) - Math.min(...ys), width, height);
-    const strokes = fillOutline(corners, Math.max(1, across / 120), erase);
-    if (!strokes.length) return;
-    setStrokes([...state.strokes, ...strokes]);
-    if (state.hand.instant && !erase) startRepair();
-  }
-
-  function undo() {
-    if (state.job) return;
-    if (!state.past.length) return goToRound(state.round - 1);
-    state.future.push(state.strokes);
-    state.strokes = state.past.pop();
-    save();
-    change();
-  }
-
-  function redo() {
-    if (state.job) return;
-    if (!state.future.length) return goToRound(state.round + 1);
-    state.past.push(state.strokes);
-    state.strokes = state.future.pop();
-    save();
-    change();
-  }
-
-  // Back to an earlier round brings its strokes back too, to be changed and repaired again.
-  function goToRound(number) {
-    if (state.job || number < 0 || number > state.rounds.length) return;
-    const undone = number === state.round - 1 ? state.rounds[number].strokes : [];
-    Object.assign(state, { round: number, strokes: undone, past: undone.map((_, i) => undone.slice(0, i)), future: [] });
-    state.status = number ? doneStatus(state.rounds[number - 1]) : { key: "ready" };
-    save();
-    change();
   }
 
   function startRepair() {
     if (state.job) return;
     pen.lift();
-    if (!state.photo) state.status = { key: "no_photo", tone: "warn" };
-    else if (!state.strokes.length) state.status = { key: "no_mask", tone: "warn" };
-    else return void repair.begin(state.strokes);
+    if (state.photo && state.strokes.length) return void repair.begin(state.strokes);
+    state.status = { key: state.photo ? "no_mask" : "no_photo", tone: "warn" };
     change();
   }
-
-  // --- the photo
-
-  function refuse(code, params) {
-    state.status = { error: { code, message: "", params } };
-    change();
-  }
-
-  async function openFile(file) {
-    if (file.size === 0) return refuse("empty_file");
-    if (file.size > setup.max_file_mib * 2 ** 20) return refuse("file_too_large", { limit_mib: setup.max_file_mib });
-    repair.cancel();
-    forget();
-    const photo = { name: file.name || words.say("photo.pasted"), width: 0, height: 0, format: "", image_id: null, notes: [] };
-    Object.assign(state, { photo, file, uploaded: 0, status: { key: "uploading", tone: "busy" } });
-    const local = showLocally(photo, file);
-    state.uploading = upload(photo, file, local);
-    change();
-    await local;
-  }
-
-  function forget() {
-    if (state.local_url) URL.revokeObjectURL(state.local_url);
-    layers.clear();
-    Object.assign(state, { photo: null, file: null, local_url: null, strokes: [], past: [], future: [], rounds: [], round: 0, uploaded: null, shown_id: null });
-    view.setSize(0, 0);
-  }
-
-  // At once, from the file itself; its size in upright pixels is what the browser shows, EXIF applied.
-  async function showLocally(photo, file) {
-    state.local_url = URL.createObjectURL(file);
-    const shown = await layers.showPhoto(state.local_url);
-    if (!shown || state.photo !== photo) return false;
-    const { naturalWidth: width, naturalHeight: height } = $(".fft-photo");
-    resize(photo, width, height);
-    if (state.status.key === "uploading") state.status = { key: "ready" };
-    change();
-    return true;
-  }
-
-  function resize(photo, width, height) {
-    if (photo.width !== width || photo.height !== height) {
-      Object.assign(photo, { width, height });
-      setRadius(Math.min(width, height) * 0.03);
-    }
-    state.shown_id = photo.image_id || "local";
-    view.setSize(width, height);
-  }
-
-  async function upload(photo, file, local) {
-    try {
-      const answer = await api.upload(file, (fraction) => ((state.uploaded = Math.min(0.99, fraction)), change()));
-      if (state.photo !== photo) return;
-      const { image_id, width, height, format, notes = [] } = answer;
-      const shown = (await local) && photo.width === width && photo.height === height;
-      Object.assign(photo, { image_id, format, notes });
-      if (!shown) await showPreview(photo, width, height);
-      state.uploaded = null;
-      if (state.status.key === "uploading") state.status = { key: "ready" };
-      save();
-    } catch (error) {
-      if (state.photo !== photo) return;
-      repair.cancel();
-      forget();
-      const { code = "upload_failed", message, params } = error;
-      state.status = { error: { code, message, params } };
-      save();
-    }
-    change();
-  }
-
-  // The server's picture of the photo: after a reload, and for formats the browser cannot show.
-  async function showPreview(photo, width, height) {
-    await layers.showPhoto(api.photoUrl(photo.image_id, `?max_px=${setup.preview_px}&format=webp`));
-    resize(photo, width, height);
-  }
-
-  // --- tools
 
   function setRadius(radius) {
-    const [least, most] = BRUSH_RADII;
-    state.hand.radius = Math.max(least, Math.min(most, radius));
-    $(".fft-size").value = Math.round(100 * Math.log(state.hand.radius / least) / Math.log(most / least));
+    state.hand.radius = Math.max(LEAST_RADIUS_PX, Math.min(MOST_RADIUS_PX, radius));
+    $(".fft-size").value = (100 * Math.log(state.hand.radius / LEAST_RADIUS_PX)) / Math.log(MOST_RADIUS_PX / LEAST_RADIUS_PX);
     change();
   }
 
@@ -219,41 +127,16 @@ function startCanvas(element, setup) {
     change();
   }
 
-  function escape() {
-    if (state.job) repair.cancel();
-    return true;
-  }
-
-  const actions = {
-    undo, redo, compare, escape,
-    clear: () => !state.job && state.strokes.length && setStrokes([]),
-    repair: startRepair,
-    cancel: repair.cancel,
-    "round-undo": () => goToRound(state.round - 1),
-    "round-redo": () => goToRound(state.round + 1),
-    brush: () => setTool("brush"), eraser: () => setTool("eraser"), lasso: () => setTool("lasso"), rectangle: () => setTool("rectangle"),
-    smaller: () => setRadius(state.hand.radius / 1.2), larger: () => setRadius(state.hand.radius * 1.2),
-    zoomIn: () => view.zoomMiddle(1.25), zoomOut: () => view.zoomMiddle(0.8), fit: () => view.fit(),
-    actualSize: () => view.zoomMiddle(1 / view.get().scale / devicePixelRatio),
-    choose: () => $(".fft-file").click(),
-    help: () => $(".fft-help").showModal(),
-    "help-close": () => $(".fft-help").close(),
-    language: () => (words.toggle(), words.apply(root), change()),
-  };
-
   function listen() {
     root.addEventListener("click", (event) => {
       const button = event.target.closest("[data-act]");
-      if (button && !button.disabled && button.dataset.act !== "compare") actions[button.dataset.act]?.();
+      if (button && button.dataset.act !== "compare") actions[button.dataset.act]();
       if (event.target === $(".fft-help")) $(".fft-help").close();
     });
-    $(".fft-size").addEventListener("input", (event) => {
-      const [least, most] = BRUSH_RADII;
-      setRadius(least * (most / least) ** (event.target.value / 100));
-    });
-    $('[data-part="instant"]').addEventListener("change", (event) => ((state.hand.instant = event.target.checked), save()));
+    $(".fft-size").addEventListener("input", ({ target }) => setRadius(LEAST_RADIUS_PX * (MOST_RADIUS_PX / LEAST_RADIUS_PX) ** (target.value / 100)));
+    $('[data-part="instant"]').addEventListener("change", ({ target }) => ((state.hand.instant = target.checked), save()));
     listenCompare($('[data-part="compare"]'));
-    createArrivals({ root, onFile: openFile, onNothing: () => refuse("not_an_image") });
+    createArrivals({ root, onFile: photo.open, onNothing: () => photo.refuse("not_an_image") });
     createKeyboard({ root, stage: $(".fft-stage"), actions, holdSpace: gestures.holdSpace, pen });
   }
 
@@ -265,27 +148,17 @@ function startCanvas(element, setup) {
     button.addEventListener("contextmenu", (event) => event.preventDefault()); // a long press is a hold here
   }
 
-  // --- after a reload
-
   async function restore() {
     const kept = memory.open();
-    if (!kept?.photo) return;
-    const { photo, strokes, rounds, round, job, hand } = kept;
-    try {
-      Object.assign(state.hand, hand);
-      const known = await api.info(photo.image_id);
-      if (state.photo) return; // a photo was dropped while we asked
-      state.photo = photo;
-      await showPreview(photo, known.width, known.height);
-      setRadius(hand.radius);
-      await Promise.all(rounds.map((one) => layers.loadPatch(one, api.localUrl(one.url))));
-      Object.assign(state, { strokes, rounds, round, past: strokes.map((_, i) => strokes.slice(0, i)) });
-      state.status = round && !strokes.length ? doneStatus(rounds[round - 1]) : { key: "ready" };
-      if (job) void ((state.job = job), repair.resume());
-    } catch (error) {
-      forget();
-      state.status = { error: { code: error.code === "unknown_image" ? "photo_gone" : "server_error", message: "" } };
-      save();
+    if (!kept?.photo || !(await photo.restore(kept))) return;
+    const { strokes, rounds, round, job, hand } = kept;
+    Object.assign(state, { strokes, rounds, round, past: earlierVersions(strokes) });
+    Object.assign(state.hand, hand);
+    setRadius(hand.radius);
+    state.status = round && !strokes.length ? doneStatus(rounds[round - 1]) : { key: "ready" };
+    if (job) {
+      state.job = job;
+      void repair.resume();
     }
     change();
   }

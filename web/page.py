@@ -9,12 +9,12 @@ come from `strings.yaml`. Knows nothing of torch, of how a repair is made, or of
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
 import gradio as gr
 import yaml
+from gradio.processing_utils import save_bytes_to_cache
 
 WEB_FOLDER = Path(__file__).parent
 LANGUAGES = ("zh-CN", "en")
@@ -34,6 +34,8 @@ SCRIPTS = (
     "rounds.js",
     "panel.js",
     "repair.js",
+    "painting.js",
+    "photo.js",
     "canvas.js",
 )
 
@@ -107,7 +109,10 @@ def create_page(queue: FileRepairer, settings: Any) -> gr.Blocks:
 
 
 def _add_repair_endpoint(queue: FileRepairer) -> None:
-    """Add `api_name="/repair"` to the Blocks under construction; its components are never shown."""
+    """Add `/repair` to the Blocks under construction; its components are never shown.
+
+    gr.File hands files through as they are, where gr.Image would re-encode them.
+    """
     image = gr.File(label="image", type="filepath", visible=False)
     mask = gr.File(label="mask", type="filepath", visible=False)
     options = gr.JSON(label="options", value=None, visible=False)
@@ -134,7 +139,9 @@ def _add_repair_endpoint(queue: FileRepairer) -> None:
             )
         except (ValueError, RuntimeError) as error:
             raise gr.Error(str(error), print_exception=False) from error
-        return str(_write_result(encoded.data, Path(name).stem + encoded.extension))
+        path = save_bytes_to_cache(encoded.data, Path(name).stem + encoded.extension, repaired.GRADIO_CACHE)
+        repaired.temp_files.add(path)  # so that delete_cache finds it
+        return path
 
     trigger.click(
         repair,
@@ -145,10 +152,3 @@ def _add_repair_endpoint(queue: FileRepairer) -> None:
         show_progress="hidden",
     )
 
-
-def _write_result(data: bytes, name: str) -> Path:
-    """Write data under its name in a folder of its own, where Gradio may serve it from, and return the path."""
-    folder = Path(tempfile.mkdtemp(prefix="fftlama-"))
-    path = folder / name
-    path.write_bytes(data)
-    return path

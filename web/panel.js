@@ -3,7 +3,8 @@
 
 function createPanel({ root, words, layers, onRound }) {
   const part = (name) => root.querySelector(`[data-part="${name}"]`);
-  const TIMES = ["upload", "queued", "load", "plan", "predict", "composite", "store", "total"];
+  const TIMES = ["upload", "queued", "predict", "composite", "total"];
+  const FILE_NOTES = new Set(["not_exact", "animated_first_frame", "palette_converted", "heic_saved_as"]); // of the file, not the round
   const drawn = { rounds: "" };
 
   function show(state) {
@@ -50,10 +51,16 @@ function createPanel({ root, words, layers, onRound }) {
     const last = rounds[round - 1];
     const times = last ? TIMES.filter((name) => last.times_ms[name] !== undefined) : [];
     text("times", times.map((name) => `${words.say(`time.${name}`)} ${words.duration(last.times_ms[name])}`).join(" · "));
-    const notes = [...(photo?.notes || []), ...(last?.notes || [])];
-    const list = part("notes");
-    list.hidden = !notes.length;
-    list.replaceChildren(...notes.map((note) => Object.assign(document.createElement("li"), { textContent: words.sayCoded("notes", note) })));
+    const notes = new Map([...(photo?.notes || []), ...(last?.notes || [])].map((note) => [note.code, note]));
+    showNotes("notes", [...notes.values()].filter(({ code }) => !FILE_NOTES.has(code)));
+    showNotes("photo-notes", [...notes.values()].filter(({ code }) => FILE_NOTES.has(code)));
+  }
+
+  function showNotes(name, notes) {
+    const sentences = notes.map((note) => words.sayCoded("notes", note));
+    const list = part(name);
+    list.hidden = !sentences.length;
+    list.replaceChildren(...sentences.map((textContent) => Object.assign(document.createElement("li"), { textContent })));
   }
 
   function showPhoto({ photo, round, rounds, uploaded }) {
