@@ -6,10 +6,11 @@ of the number of pixels: 128 times the mean at 128x128, past the largest float16
 between transform and inverse is a convolution, a bias and a ReLU, and ReLU(g x + g b) = g ReLU(x + b) for g > 0, so the
 spectrum may be held smaller by any factor as long as its bias is too and the inverse undoes it. Here the spectrum is
 the plain sum over pixels divided by half the pixels (rounded up to a power of two), at most twice the largest
-activation, so whatever fits float16 before the transform fits after it. The cost is at the small end: a typical coefficient is
-the activations' spread times 2 / sqrt(pixels), 1/64 at 128x128, still 200 times the smallest normal float16 for a
-spread of 1, and below that its absolute error (3e-8) is no larger. For sides that are powers of two, the usual ones,
-the constant row of every matrix is exact, so the mean of a channel passes through all layers without a drift.
+activation, so whatever fits float16 before the transform fits after it. The cost is at the small end: a typical
+coefficient is the activations' spread times 2 / sqrt(pixels), 1/64 at 128x128, still 200 times the smallest normal
+float16 for a spread of 1, and below that its absolute error (3e-8) is no larger. For sides that are powers
+of two, the usual ones, the constant row of every matrix is exact, so the mean of a channel passes through all layers
+without a drift.
 """
 
 import math

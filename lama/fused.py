@@ -13,13 +13,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from lama.fold import fold_generator
-from lama.generator import Generator, check_input_shape
+from lama.fold import FoldedNetwork, fold_generator
+from lama.generator import INPUT_CHANNELS, Generator, check_input_shape
 from lama.torch_form import TorchForm
 
 KERNEL_CHOICES = ("auto", "torch", "triton")
 KERNEL_CHANNEL_MULTIPLE = 32  # width of the narrowest tile; width 32 and 64 networks fit, odd ones run in plain PyTorch
-KERNEL_CAPABILITY = (7, 5)  # the first with matrix units that Triton still compiles for
+KERNEL_CAPABILITY = (8, 0)  # Triton leaves the matrix units of older cards idle: cuDNN is faster there
+TRIAL_SIZE_PX = 64
 
 
 class FusedGenerator(nn.Module):
@@ -38,23 +39,19 @@ class FusedGenerator(nn.Module):
             raise ValueError(f"kernels must be one of {', '.join(KERNEL_CHOICES)}, got {kernels!r}")
         self.device = torch.device(device)
         self.dtype = dtype
-        obstacle = why_not_triton(generator.width, self.device, dtype)
-        if kernels == "triton" and obstacle:
-            raise ValueError(f"the Triton kernels cannot run: {obstacle}")
-        self.uses_triton = kernels == "triton" or (kernels == "auto" and not obstacle)
-        self.reason = obstacle or ("asked for" if kernels == "triton" else "fastest here")
+        network = fold_generator(generator)
+        form: nn.Module | None = None
         if kernels == "torch":
             self.reason = "asked for"
-        network = fold_generator(generator)
-        self.form: nn.Module
-        if self.uses_triton:
-            from lama.triton_form import TritonForm  # Triton is installed with CUDA builds of PyTorch only
-
-            self.form = TritonForm(network, device=self.device)
         else:
-            self.form = TorchForm(
-                network, device=self.device, dtype=dtype, spectral_dtype=spectral_dtype(self.device, dtype)
-            )
+            form, obstacle = _triton_form(network, generator.width, self.device, dtype)
+            if form is None and kernels == "triton":
+                raise ValueError(f"the Triton kernels cannot run: {obstacle}")
+            self.reason = obstacle or ("asked for" if kernels == "triton" else "fastest here")
+        self.uses_triton = form is not None
+        self.form: nn.Module = form or TorchForm(
+            network, device=self.device, dtype=dtype, spectral_dtype=spectral_dtype(self.device, dtype)
+        )
         self.eval()
 
     @torch.no_grad()
@@ -93,6 +90,29 @@ def why_not_triton(width: int, device: torch.device, dtype: torch.dtype) -> str:
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
         return ""
     return f"no kernels for {device.type}"
+
+
+def _triton_form(
+    network: FoldedNetwork, width: int, device: torch.device, dtype: torch.dtype
+) -> tuple[nn.Module | None, str]:
+    """Build the Triton form and run it once on a small input, or say why not: (form or None, obstacle)."""
+    obstacle = why_not_triton(width, device, dtype)
+    if obstacle:
+        return None, obstacle
+    try:
+        from lama.triton_form import TritonForm  # Triton comes with CUDA builds of PyTorch only
+
+        form = TritonForm(network, device=device)
+        if device.type == "cuda":
+            trial = form(torch.zeros(1, INPUT_CHANNELS, TRIAL_SIZE_PX, TRIAL_SIZE_PX, device=device))
+            torch.cuda.synchronize(device)
+            if not bool(trial.isfinite().all()):
+                return None, "the kernels gave no finite result in a trial"
+    except torch.cuda.OutOfMemoryError:
+        raise  # not the kernels' fault, and plain PyTorch needs more
+    except Exception as error:  # a compiler or driver of any kind: slower is better than not at all
+        return None, f"the kernels failed in a trial: {type(error).__name__}: {error}"
+    return form, ""
 
 
 def spectral_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

@@ -5,27 +5,7 @@ import torch
 
 from lama.dft import dft_matrices
 from lama.fused import FusedGenerator
-from lama.generator import Generator
-
-
-def live_generator(width: int = 32, blocks: int = 2, *, seed: int = 0, variance: tuple[float, float] = (0.5, 2)):
-    """A generator with random weights whose batch-norms do something."""
-    torch.manual_seed(seed)
-    generator = Generator(width=width, blocks=blocks).eval()
-    for module in generator.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(*variance)
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_(0, 0.2)
-    return generator
-
-
-def masked_input(height: int, width: int, *, batch: int = 1, seed: int = 1) -> torch.Tensor:
-    random = torch.Generator().manual_seed(seed)
-    image = torch.rand(batch, 3, height, width, generator=random)
-    hole = (torch.rand(batch, 1, height, width, generator=random) > 0.7).float()
-    return torch.cat([image * (1 - hole), hole], dim=1)
+from tests.networks import live_generator, masked_input
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,250 @@
+"""The two 7x7 convolutions at full resolution, 4 to width channels and width to 3, where memory traffic is the cost.
+
+Stem: the input becomes a reflect-padded (B, H + 6, W + 8, 4) float16 map, in which the 7 taps of a row and their 4
+channels are 28 neighbouring numbers: 7 steps of a matrix product with 32 of them, the last 4 under zero weights.
+
+Head: a program walks down the rows of a strip and reads every row once. A row contributes to seven output rows, so
+seven sums are held and handed on by one at each step; each sum has the 7 horizontal taps x 3 colours as its columns.
+These go to memory as planes (B, H, 21, W), and a second launch adds the seven shifted ones and applies the sigmoid.
+"""
+
+# ruff: noqa: N803 (compile-time constants of a kernel are written in capitals)
+# mypy: disable-error-code="no-untyped-def"
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lama.fold import Convolution
+from lama.kernels.convolution import reflected, relu
+from lama.kernels.tiles import Tile
+
+TAPS = 7
+BORDER_PX = TAPS // 2
+INPUT_CHANNELS = 4
+COLOURS = 3
+STEM_DEPTH = 32  # 7 taps x 4 channels, filled up
+HEAD_COLUMNS = 32  # 7 taps x 3 colours, filled up
+PADDED_COLUMNS = 2 * BORDER_PX + 2  # two columns more than the border: the last pixel's 32 numbers end inside the row
+
+
+@dataclass(frozen=True)
+class StemWeights:
+    """weight (7 x 32, O) float16; bias (O,) float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """weight (7, I, 32) float16: vertical tap, channel, horizontal tap x colour; bias (3,) float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def stem_weights(convolution: Convolution, device: torch.device) -> StemWeights:
+    """Lay out the first convolution (O, 4, 7, 7) for the kernel."""
+    outputs = convolution.bias.numel()
+    rows = convolution.weight.permute(2, 3, 1, 0).reshape(TAPS, TAPS * INPUT_CHANNELS, outputs)
+    rows = F.pad(rows, (0, 0, 0, STEM_DEPTH - TAPS * INPUT_CHANNELS)).reshape(-1, outputs)
+    return StemWeights(rows.to(device, torch.float16).contiguous(), convolution.bias.to(device, torch.float32))
+
+
+def head_weights(convolution: Convolution, device: torch.device) -> HeadWeights:
+    """Lay out the last convolution (3, I, 7, 7) for the kernel."""
+    inputs = convolution.weight.shape[1]
+    columns = convolution.weight.permute(2, 1, 3, 0).reshape(TAPS, inputs, TAPS * COLOURS)
+    columns = F.pad(columns, (0, HEAD_COLUMNS - TAPS * COLOURS))
+    return HeadWeights(columns.to(device, torch.float16).contiguous(), convolution.bias.to(device, torch.float32))
+
+
+def pad_input(x: Tensor, padded: Tensor) -> None:
+    """Write `x` (B, 4, H, W), any float type and strides, reflect-padded to `padded` (B, H + 6, W + 8, 4) float16."""
+    batch, _, height, width = x.shape
+    block = 256
+    grid = (triton.cdiv((height + 2 * BORDER_PX) * (width + PADDED_COLUMNS), block), batch)
+    _pad_input_kernel[grid](x, padded, height, width, *x.stride(), BLOCK=block, num_warps=4)
+
+
+def pad_input_reference(x: Tensor, padded: Tensor) -> None:
+    """The definition of `pad_input`; what the last two columns hold does not matter as long as it is finite."""
+    border = F.pad(x, (BORDER_PX,) * 4, mode="reflect").permute(0, 2, 3, 1)
+    padded.copy_(F.pad(border, (0, 0, 0, PADDED_COLUMNS - 2 * BORDER_PX)))
+
+
+def convolve_stem(padded: Tensor, stem: StemWeights, out: Tensor, *, tile: Tile) -> None:
+    """Write ReLU(7x7 convolution + bias) of the padded input to `out` (B, H, W, O)."""
+    batch, height, width, outputs = out.shape
+    rows = batch * height * width
+    grid = (triton.cdiv(rows, tile.rows) * (outputs // tile.columns),)
+    _stem_kernel[grid](
+        padded,
+        stem.weight,
+        stem.bias,
+        out,
+        rows,
+        height,
+        width,
+        OUTPUTS=outputs,
+        BM=tile.rows,
+        BN=tile.columns,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+
+
+def convolve_stem_reference(padded: Tensor, stem: StemWeights, out: Tensor) -> None:
+    """The definition of `convolve_stem`, computed in the type of `padded`."""
+    rows = stem.weight.view(TAPS, STEM_DEPTH, -1)[:, : TAPS * INPUT_CHANNELS]
+    weight = rows.reshape(TAPS, TAPS, INPUT_CHANNELS, -1).permute(3, 2, 0, 1).to(padded.dtype)
+    maps = padded[:, :, : out.shape[2] + 2 * BORDER_PX].permute(0, 3, 1, 2)
+    out.copy_(F.conv2d(maps, weight, stem.bias.to(padded.dtype)).relu().permute(0, 2, 3, 1))
+
+
+def convolve_head(x: Tensor, head: HeadWeights, planes: Tensor, out: Tensor, *, tile: Tile) -> None:
+    """Write sigmoid(7x7 convolution + bias) of `x` (B, H, W, I) to `out` (B, 3, H, W) float32.
+
+    `planes` (B, H, 21, W) float16 is scratch memory. `tile.rows` is the number of pixels across a strip,
+    `tile.depth` that of the rows it walks down.
+    """
+    batch, height, width, inputs = x.shape
+    grid = (triton.cdiv(width, tile.rows), triton.cdiv(height, tile.depth), batch)
+    _head_rows_kernel[grid](
+        x,
+        head.weight,
+        planes,
+        height,
+        width,
+        INPUTS=inputs,
+        STRIP=tile.depth,
+        BM=tile.rows,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    block = 256
+    _head_sum_kernel[(triton.cdiv(width, block), height, batch)](
+        planes, head.bias, out, height, width, BLOCK=block, num_warps=4
+    )
+
+
+def convolve_head_reference(x: Tensor, head: HeadWeights, out: Tensor) -> None:
+    """The definition of `convolve_head`, computed in the type of `x`."""
+    weight = head.weight[:, :, : TAPS * COLOURS].unflatten(2, (TAPS, COLOURS)).permute(3, 1, 0, 2).to(x.dtype)
+    padded = F.pad(x.permute(0, 3, 1, 2), (BORDER_PX,) * 4, mode="reflect")
+    out.copy_(F.conv2d(padded, weight, head.bias.to(x.dtype)).sigmoid())
+
+
+@triton.jit(do_not_specialize=["height", "width", "batch_stride", "channel_stride", "row_stride", "column_stride"])
+def _pad_input_kernel(
+    x, padded, height, width, batch_stride, channel_stride, row_stride, column_stride, BLOCK: tl.constexpr
+):
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    padded_width = width + 8
+    pixels = (height + 6) * padded_width
+    y = reflected(tl.minimum(pixel // padded_width, height + 5) - 3, height)
+    column = reflected(tl.minimum(pixel % padded_width, width + 5) - 3, width)
+    channel = tl.arange(0, 4)
+    source = (y * row_stride + column * column_stride)[:, None] + (channel * channel_stride)[None, :]
+    image = tl.program_id(1)
+    value = tl.load(x + image.to(tl.int64) * batch_stride + source)
+    target = padded + (image.to(tl.int64) * pixels * 4 + (pixel[:, None] * 4 + channel[None, :]))
+    tl.store(target, value.to(tl.float16), mask=(pixel < pixels)[:, None])
+
+
+@triton.jit(do_not_specialize=["rows", "height", "width"])
+def _stem_kernel(
+    padded,
+    weight,
+    bias,
+    out,
+    rows,
+    height,
+    width,
+    OUTPUTS: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
+    column_tiles: tl.constexpr = OUTPUTS // BN
+    tile = tl.program_id(0)
+    m = (tile // column_tiles) * BM + tl.arange(0, BM)
+    n = (tile % column_tiles) * BN + tl.arange(0, BN)
+    k = tl.arange(0, 32)
+    pixel = tl.minimum(m, rows - 1)
+    line = pixel // width
+    padded_line = line // height * (height + 6) + line % height
+    start = (padded_line * (width + 8) + pixel % width) * 4
+    acc = tl.zeros((BM, BN), dtype=tl.float32)
+    for dy in range(7):
+        a = tl.load(padded + ((start + dy * (width + 8) * 4)[:, None] + k[None, :]))
+        b = tl.load(weight + ((dy * 32 + k)[:, None] * OUTPUTS + n[None, :]))
+        acc = tl.dot(a, b, acc)
+    acc = relu(acc + tl.load(bias + n)[None, :])
+    tl.store(out + (m[:, None] * OUTPUTS + n[None, :]), acc.to(tl.float16), mask=(m < rows)[:, None])
+
+
+@triton.jit
+def _bounded(x):
+    """Far beyond where the sigmoid is 0 or 1, inside float16; NaN stays NaN."""
+    return tl.where(x > 60000.0, 60000.0, tl.where(x < -60000.0, -60000.0, x))
+
+
+@triton.jit(do_not_specialize=["height"])
+def _head_rows_kernel(x, weight, planes, height, width, INPUTS: tl.constexpr, STRIP: tl.constexpr, BM: tl.constexpr):
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    top = tl.program_id(1) * STRIP
+    image = tl.program_id(2) * height
+    k = tl.arange(0, INPUTS)
+    n = tl.arange(0, 32)
+    taps = weight + (k[:, None] * 32 + n[None, :])
+    w0 = tl.load(taps)
+    w1 = tl.load(taps + 1 * INPUTS * 32)
+    w2 = tl.load(taps + 2 * INPUTS * 32)
+    w3 = tl.load(taps + 3 * INPUTS * 32)
+    w4 = tl.load(taps + 4 * INPUTS * 32)
+    w5 = tl.load(taps + 5 * INPUTS * 32)
+    w6 = tl.load(taps + 6 * INPUTS * 32)
+    s0 = tl.zeros((BM, 32), dtype=tl.float32)
+    s1 = tl.zeros((BM, 32), dtype=tl.float32)
+    s2 = tl.zeros((BM, 32), dtype=tl.float32)
+    s3 = tl.zeros((BM, 32), dtype=tl.float32)
+    s4 = tl.zeros((BM, 32), dtype=tl.float32)
+    s5 = tl.zeros((BM, 32), dtype=tl.float32)
+    pixels = tl.minimum(m, width - 1)[:, None] * INPUTS + k[None, :]
+    for step in range(STRIP + 6):
+        # Past a border's width below the map the row only has to exist: its sums are not stored.
+        source = tl.minimum(reflected(top + step - 3, height), height - 1)
+        row = tl.load(x + ((image + tl.maximum(source, 0)) * width * INPUTS + pixels))
+        # Vertical tap d of this row belongs to output row top + step - d, whose sum so far is in s(d - 1).
+        done = tl.dot(row, w6, s5)
+        s5 = tl.dot(row, w5, s4)
+        s4 = tl.dot(row, w4, s3)
+        s3 = tl.dot(row, w3, s2)
+        s2 = tl.dot(row, w2, s1)
+        s1 = tl.dot(row, w1, s0)
+        s0 = tl.dot(row, w0)
+        y = top + step - 6
+        target = planes + (((image + y) * 21 + n)[None, :] * width + m[:, None])
+        columns = tl.where((y >= top) & (y < height), 21, 0)
+        mask = (n < columns)[None, :] & (m < width)[:, None]
+        tl.store(target, _bounded(done).to(tl.float16), mask=mask)
+
+
+@triton.jit(do_not_specialize=["height"])
+def _head_sum_kernel(planes, bias, out, height, width, BLOCK: tl.constexpr):
+    m = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y = tl.program_id(1)
+    image = tl.program_id(2)
+    inside = m < width
+    planes += (image * height + y) * 21 * width
+    for colour in tl.static_range(3):
+        total = tl.zeros((BLOCK,), dtype=tl.float32) + tl.load(bias + colour)
+        for tap in tl.static_range(7):
+            source = reflected(tl.minimum(m, width - 1) + tap - 3, width)
+            total += tl.load(planes + (tap * 3 + colour) * width + source).to(tl.float32)
+        tl.store(out + ((image * 3 + colour) * height + y) * width + m, 1 / (1 + tl.exp(-total)), mask=inside)

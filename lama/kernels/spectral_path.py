@@ -1,0 +1,166 @@
+"""The 1x1 convolutions of the spectral path: the one into it, with the row transform, and the one on the spectrum.
+
+Layouts as in `fourier`.
+"""
+
+# ruff: noqa: N803 (compile-time constants of a kernel are written in capitals)
+# mypy: disable-error-code="no-untyped-def"
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lama.fold import Convolution
+from lama.kernels.convolution import RowConvolution, relu
+from lama.kernels.fourier import KernelMatrices
+from lama.kernels.tiles import Tile
+
+FUSED_WIDTHS = (16, 32, 64, 128)  # map widths that `enter_rows` takes: one tile holds a whole row
+
+
+def enter_rows(
+    x: Tensor, enter: RowConvolution, matrices: KernelMatrices, planes: Tensor, *, from_channel: int, tile: Tile
+) -> None:
+    """Write t = ReLU(1x1 convolution) to the last channels of `x`, and its row transform to `planes`, in one launch.
+
+    The width of `x` must be one of FUSED_WIDTHS. `convolve` and `transform_rows` do the same for any width.
+    """
+    batch, height, width, x_channels = x.shape
+    _enter_rows_kernel[(batch * height, enter.outputs // tile.columns)](
+        x,
+        enter.weight,
+        enter.bias,
+        matrices.row.values,
+        planes,
+        X_CHANNELS=x_channels,
+        FROM=from_channel,
+        INPUTS=enter.inputs,
+        OUTPUTS=enter.outputs,
+        WIDTH=width,
+        FREQUENCIES=matrices.frequencies,
+        MATRIX_STRIDE=matrices.row.values.shape[1],
+        BN=tile.columns,
+        BK=tile.depth,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+
+
+@dataclass(frozen=True)
+class SpectrumConvolution:
+    """weight (2C, 2C) float16, inputs first, real parts before imaginary ones; bias (2C,) float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def spectrum_convolution(convolution: Convolution, device: torch.device) -> SpectrumConvolution:
+    """Lay out the Fourier unit's 1x1 convolution (2C, 2C, 1, 1) for the kernel."""
+    weight = convolution.weight.flatten(1).t()
+    return SpectrumConvolution(
+        weight.to(device, torch.float16).contiguous(), convolution.bias.to(device, torch.float32)
+    )
+
+
+def convolve_spectrum(
+    spectrum: Tensor, convolution: SpectrumConvolution, gain: float, out: Tensor, *, tile: Tile
+) -> None:
+    """Write ReLU(1x1 convolution + gain bias) of `spectrum` to `out`, both (B, H, 2, K, C)."""
+    batch, height, _, frequencies, channels = spectrum.shape
+    rows = batch * height * frequencies
+    _spectrum_kernel[(triton.cdiv(rows, tile.rows) * (2 * channels // tile.columns),)](
+        spectrum,
+        convolution.weight,
+        convolution.bias,
+        out,
+        gain,
+        rows,
+        frequencies,
+        CHANNELS=channels,
+        BM=tile.rows,
+        BN=tile.columns,
+        BK=tile.depth,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+
+
+def convolve_spectrum_reference(spectrum: Tensor, convolution: SpectrumConvolution, gain: float, out: Tensor) -> None:
+    """The definition of `convolve_spectrum`, computed in the type of `spectrum`."""
+    dtype = spectrum.dtype
+    z = spectrum.transpose(2, 3).flatten(3)  # (B, H, K, 2C)
+    z = (z @ convolution.weight.to(dtype) + gain * convolution.bias.to(dtype)).relu()
+    out.copy_(z.unflatten(3, (2, -1)).transpose(2, 3))
+
+
+@triton.jit
+def _enter_rows_kernel(
+    x,
+    weight,
+    bias,
+    matrix,
+    planes,
+    X_CHANNELS: tl.constexpr,
+    FROM: tl.constexpr,
+    INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FREQUENCIES: tl.constexpr,
+    MATRIX_STRIDE: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    line = tl.program_id(0)
+    m = tl.arange(0, WIDTH)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    k = tl.arange(0, BK)
+    pixels = x + (line * WIDTH + m)[:, None] * X_CHANNELS
+    acc = tl.zeros((WIDTH, BN), dtype=tl.float32)
+    for channel in range(0, INPUTS, BK):
+        a = tl.load(pixels + (FROM + channel + k)[None, :])
+        b = tl.load(weight + ((channel + k)[:, None] * OUTPUTS + n[None, :]))
+        acc = tl.dot(a, b, acc)
+    t = relu(acc + tl.load(bias + n)[None, :]).to(tl.float16)
+    tl.store(pixels + (X_CHANNELS - OUTPUTS + n)[None, :], t)
+    y = tl.dot(tl.load(matrix + (m[:, None] * MATRIX_STRIDE + m[None, :])), t)
+    target = line * (2 * FREQUENCIES) + m + (m >= FREQUENCIES).to(tl.int32)
+    tl.store(planes + (target[:, None] * OUTPUTS + n[None, :]), y.to(tl.float16))
+
+
+@triton.jit(do_not_specialize=["rows", "frequencies"])
+def _spectrum_kernel(
+    spectrum,
+    weight,
+    bias,
+    out,
+    gain,
+    rows,
+    frequencies,
+    CHANNELS: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    column_tiles: tl.constexpr = 2 * CHANNELS // BN
+    tile = tl.program_id(0)
+    m = (tile // column_tiles) * BM + tl.arange(0, BM)
+    n = (tile % column_tiles) * BN + tl.arange(0, BN)
+    k = tl.arange(0, BK)
+    row = tl.minimum(m, rows - 1)
+    real = (row // frequencies) * (2 * frequencies) + row % frequencies  # the imaginary part is `frequencies` further
+    chunks: tl.constexpr = CHANNELS // BK
+    acc = tl.zeros((BM, BN), dtype=tl.float32)
+    for step in range(2 * chunks):
+        source = real + (step // chunks) * frequencies
+        a = tl.load(spectrum + ((source * CHANNELS + (step % chunks) * BK)[:, None] + k[None, :]))
+        b = tl.load(weight + ((step * BK + k)[:, None] * (2 * CHANNELS) + n[None, :]))
+        acc = tl.dot(a, b, acc)
+    acc = relu(acc + gain * tl.load(bias + n)[None, :])
+    # A tile never straddles the two parts (BN divides C), so the part is one number for the whole tile.
+    part = (tile % column_tiles) * BN // CHANNELS
+    channel = (tile % column_tiles) * BN % CHANNELS + tl.arange(0, BN)
+    target = (real + part * frequencies) * CHANNELS
+    tl.store(out + (target[:, None] + channel[None, :]), acc.to(tl.float16), mask=(m < rows)[:, None])

@@ -1,0 +1,86 @@
+"""Block shapes of the kernels: a fixed table per kernel and size, fitted to the card's shared memory.
+
+Nothing is tuned at run time, so the first repair costs what the hundredth does. The table was measured on Hopper
+(`bench/tune_kernels.py` prints it); older cards get the same shapes with fewer stages, or smaller ones where even two
+stages do not fit.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+
+BYTES_PER_NUMBER = 2  # float16
+SHARED_KIB_BY_CAPABILITY = ((12, 0, 99), (9, 0, 227), (8, 9, 99), (8, 7, 163), (8, 6, 99), (8, 0, 163), (7, 5, 64))
+"""Largest shared memory of one block in KiB, from the CUDA C++ programming guide's table of compute capabilities."""
+SHARED_BYTES_KEPT_BACK = 3072  # what the compiler takes for layout changes between registers
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program computes (rows x columns of the output), `depth` terms of the sum at a time.
+
+    `warps` is its number of warps, `stages` how many loads are in flight, `split` the number of programs a sum is
+    split over.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+    split: int = 1
+
+
+Choices = tuple[tuple[int, Tile], ...]
+"""(from this many rows of the product up, tile), largest first."""
+
+TILES: dict[str, Choices] = {
+    "local": (
+        (12288, Tile(128, 128, 64, 4, 4)),
+        (3072, Tile(64, 128, 64, 4, 4, 2)),
+        (0, Tile(64, 64, 64, 4, 4, 4)),
+    ),
+    "global": ((12288, Tile(128, 128, 64, 4, 3)), (3072, Tile(64, 128, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
+    "down": ((4096, Tile(128, 128, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
+    "up": ((4096, Tile(128, 128, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
+    "enter": ((8192, Tile(128, 64, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
+    "enter_rows": ((0, Tile(128, 64, 64, 4, 3)),),
+    "rows": ((129, Tile(64, 64, 64, 4, 3)), (65, Tile(128, 64, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 3))),
+    "columns": ((192, Tile(128, 128, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
+    "spectrum": ((6144, Tile(128, 64, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
+    "stem": ((0, Tile(128, 64, 32, 4, 3)),),
+    "head": ((262144, Tile(128, 32, 32, 8, 2)), (0, Tile(64, 32, 16, 4, 2))),
+}
+
+
+def tile_for(kernel: str, rows: int, *, columns: int, depth: int, device: torch.device) -> Tile:
+    """Choose the tile of `kernel` for a product with `rows` rows.
+
+    Arguments: `columns` is what the tile's columns must divide (0: nothing), `depth` what its depth must divide (0:
+    nothing), `device` where it runs.
+    """
+    tile = next(tile for from_rows, tile in TILES[kernel] if rows >= from_rows)
+    while columns and columns % tile.columns:
+        tile = replace(tile, columns=tile.columns // 2)
+    while depth and depth % tile.depth:
+        tile = replace(tile, depth=tile.depth // 2)
+    limit = shared_bytes(device) - SHARED_BYTES_KEPT_BACK
+    while tile.stages > 2 and _bytes(tile) > limit:
+        tile = replace(tile, stages=tile.stages - 1)
+    while _bytes(tile) > limit and tile.rows > 32:
+        tile = replace(tile, rows=tile.rows // 2)
+    return tile
+
+
+@cache
+def shared_bytes(device: torch.device) -> int:
+    """Return the largest shared memory one block may use on `device`; the interpreter has no limit."""
+    if device.type != "cuda":
+        return 1 << 30
+    capability = torch.cuda.get_device_capability(device)
+    return next((kib for major, minor, kib in SHARED_KIB_BY_CAPABILITY if capability >= (major, minor)), 48) * 1024
+
+
+def _bytes(tile: Tile) -> int:
+    return (tile.rows + tile.columns) * tile.depth * BYTES_PER_NUMBER * tile.stages

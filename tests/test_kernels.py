@@ -1,0 +1,247 @@
+"""Every Triton kernel computes the PyTorch expression beside it; without a GPU, in Triton's interpreter."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lama.dft import dft_matrices
+from lama.fold import Convolution
+from lama.fused import FusedGenerator
+from tests.networks import live_generator, masked_input
+
+pytest.importorskip("triton")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+needs_triton = pytest.mark.skipif(
+    DEVICE.type == "cpu" and not INTERPRETED,
+    reason="no CUDA device here: test_kernels_in_the_interpreter runs these in a child process",
+)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is the child process")
+def test_kernels_in_the_interpreter():
+    """Triton chooses its interpreter when it is first imported, so it takes a process of its own."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    child = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert child.returncode == 0, child.stdout + child.stderr
+
+
+def half(*shape: int, seed: int = 0) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=random).half().to(DEVICE)
+
+
+def convolution(outputs: int, inputs: int, kernel_px: int, *, transposed: bool = False) -> Convolution:
+    random = torch.Generator().manual_seed(outputs + inputs)
+    shape = (inputs, outputs) if transposed else (outputs, inputs)
+    weight = torch.randn(*shape, kernel_px, kernel_px, generator=random, dtype=torch.float64)
+    scale = (inputs * kernel_px**2) ** -0.5
+    return Convolution(weight * scale, torch.randn(outputs, generator=random, dtype=torch.float64))
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    actual, expected = actual.double(), expected.double()
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+def poisoned(*shape: int) -> torch.Tensor:
+    """Memory in which an element that nobody writes shows."""
+    return torch.full(shape, float("nan"), dtype=torch.float16, device=DEVICE)
+
+
+@needs_triton
+@pytest.mark.parametrize("split", [1, 3])
+@pytest.mark.parametrize(("height", "width", "batch"), [(5, 7, 2), (2, 2, 1), (8, 16, 1)])
+def test_trunk_convolution_with_tail_and_shortcut(height, width, batch, split):
+    from lama.kernels.convolution import convolve, convolve_reference, row_convolution, split_scratch
+    from lama.kernels.tiles import Tile
+
+    tail = torch.randn(64, 96, 1, 1, dtype=torch.float64) / 10
+    weights = row_convolution(convolution(64, 32, 3), DEVICE, tail=tail)
+    x = half(batch, height, width, 160)
+    out = half(batch, height, width, 128, seed=1)
+    expected = out.double()
+    convolve_reference(x.double(), weights, expected, from_channel=32, tail_channel=64, to_channel=32, add_to_out=True)
+    tile = Tile(32, 32, 32, 4, 2, split)
+    scratch = split_scratch(batch * height * width, 64, tile=tile, device=DEVICE)
+    places = {"from_channel": 32, "tail_channel": 64, "to_channel": 32}
+    convolve(x, weights, out, tile=tile, add_to_out=True, scratch=scratch, **places)
+    assert relative_error(out, expected) < 1e-3
+    assert torch.equal(out[..., :32], half(batch, height, width, 128, seed=1)[..., :32])
+    if scratch is not None:
+        assert not scratch.arrivals.any()
+
+
+@needs_triton
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (4, 4), (6, 10)])
+def test_downsampling_convolution(height, width):
+    from lama.kernels.convolution import convolve, convolve_reference, row_convolution
+    from lama.kernels.tiles import Tile
+
+    weights = row_convolution(convolution(64, 32, 3), DEVICE, stride=2)
+    x = half(2, height, width, 32)
+    out = poisoned(2, height // 2, width // 2, 64)
+    expected = torch.empty(out.shape, dtype=torch.float64, device=DEVICE)
+    convolve_reference(x.double(), weights, expected)
+    convolve(x, weights, out, tile=Tile(16, 32, 16, 4, 2))
+    assert relative_error(out, expected) < 1e-3
+
+
+@needs_triton
+@pytest.mark.parametrize(("height", "width"), [(3, 5), (4, 4), (2, 8)])
+def test_upsampling(height, width):
+    from lama.kernels.tiles import Tile
+    from lama.kernels.upsampling import row_upsampling, upsample, upsample_reference
+
+    weights = row_upsampling(convolution(32, 64, 3, transposed=True), DEVICE)
+    x = half(2, height, width, 96)
+    out = poisoned(2, 2 * height, 2 * width, 32)
+    expected = torch.empty(out.shape, dtype=torch.float64, device=DEVICE)
+    upsample_reference(x.double(), weights, expected)
+    upsample(x, weights, out, tile=Tile(16, 32, 32, 4, 2))
+    assert relative_error(out, expected) < 1e-3
+
+
+@needs_triton
+@pytest.mark.parametrize(("height", "width"), [(6, 5), (5, 6), (2, 2), (16, 16), (9, 40)])
+def test_fourier_unit_is_the_published_one(height, width):
+    """Row and column transforms, 1x1, and back, against torch.fft in float64."""
+    from lama.kernels.fourier import (
+        add_inverse_rows,
+        invert_columns,
+        kernel_matrices,
+        transform_columns,
+        transform_rows,
+    )
+    from lama.kernels.spectral_path import convolve_spectrum, convolve_spectrum_reference, spectrum_convolution
+    from lama.kernels.tiles import Tile
+
+    batch, channels, tile = 2, 32, Tile(32, 32, 32, 4, 2)
+    matrices = kernel_matrices(dft_matrices(height, width), DEVICE)
+    weights = spectrum_convolution(convolution(2 * channels, 2 * channels, 1), DEVICE)
+    x = half(batch, height, width, 64)
+    t = x[..., 32:].double()
+    frequencies = width // 2 + 1
+    planes = torch.zeros(batch, height, 2, frequencies, channels, dtype=torch.float16, device=DEVICE)
+    spectrum, convolved = poisoned(*planes.shape), poisoned(*planes.shape)
+
+    transform_rows(x, matrices, planes, tile=tile)
+    transform_columns(planes, matrices, spectrum, tile=tile)
+    exact = torch.fft.rfft2(t, dim=(1, 2), norm="ortho") * matrices.spectrum_gain
+    assert relative_error(spectrum, torch.stack([exact.real, exact.imag], dim=2)) < 2e-3
+
+    expected = torch.empty(planes.shape, dtype=torch.float64, device=DEVICE)
+    convolve_spectrum_reference(spectrum.double(), weights, matrices.spectrum_gain, expected)
+    convolve_spectrum(spectrum, weights, matrices.spectrum_gain, convolved, tile=tile)
+    assert relative_error(convolved, expected) < 1e-3
+
+    invert_columns(convolved, matrices, spectrum, tile=tile)
+    add_inverse_rows(spectrum, matrices, x, tile=tile)
+    parts = convolved.double() / matrices.spectrum_gain
+    inverse = torch.fft.irfft2(
+        torch.complex(parts[:, :, 0], parts[:, :, 1]), s=(height, width), dim=(1, 2), norm="ortho"
+    )
+    assert relative_error(x[..., 32:], t + inverse) < 2e-3
+    assert torch.equal(x[..., :32], half(batch, height, width, 64)[..., :32])
+
+
+@needs_triton
+@pytest.mark.parametrize("width", [16, 32])
+def test_fused_entry_of_the_spectral_path_equals_the_two_launches(width):
+    from lama.kernels.convolution import convolve, row_convolution
+    from lama.kernels.fourier import kernel_matrices, transform_rows
+    from lama.kernels.spectral_path import enter_rows
+    from lama.kernels.tiles import Tile
+
+    batch, height, tile = 2, 3, Tile(16, 32, 32, 4, 2)
+    matrices = kernel_matrices(dft_matrices(height, width), DEVICE)
+    weights = row_convolution(convolution(64, 96, 1), DEVICE)
+    x = half(batch, height, width, 32 + 96 + 64)
+    apart = x.clone()
+    planes = torch.zeros(batch, height, 2, width // 2 + 1, 64, dtype=torch.float16, device=DEVICE)
+    planes_apart = planes.clone()
+    enter_rows(x, weights, matrices, planes, from_channel=32, tile=tile)
+    convolve(apart, weights, apart, tile=tile, from_channel=32, to_channel=128)
+    transform_rows(apart, matrices, planes_apart, tile=tile)
+    assert relative_error(x, apart) < 1e-3
+    assert relative_error(planes, planes_apart) < 1e-3
+
+
+@needs_triton
+@pytest.mark.parametrize(("height", "width"), [(16, 24), (8, 40)])
+def test_stem(height, width):
+    from lama.kernels.ends import (
+        convolve_stem,
+        convolve_stem_reference,
+        pad_input,
+        pad_input_reference,
+        stem_weights,
+    )
+    from lama.kernels.tiles import Tile
+
+    weights = stem_weights(convolution(32, 4, 7), DEVICE)
+    x = torch.rand(2, 4, height, width, device=DEVICE)[:, :, :, :]
+    padded = poisoned(2, height + 6, width + 8, 4)
+    pad_input(x.to(memory_format=torch.channels_last), padded)
+    expected_padded = torch.empty(padded.shape, device=DEVICE)
+    pad_input_reference(x, expected_padded)
+    assert torch.equal(padded[:, :, :-2], expected_padded[:, :, :-2].half())
+    assert padded.isfinite().all()
+
+    out = poisoned(2, height, width, 32)
+    expected = torch.empty(out.shape, dtype=torch.float64, device=DEVICE)
+    convolve_stem_reference(padded.double(), weights, expected)
+    convolve_stem(padded, weights, out, tile=Tile(64, 32, 32, 4, 2))
+    assert relative_error(out, expected) < 1e-3
+
+
+@needs_triton
+@pytest.mark.parametrize(("height", "width"), [(16, 24), (8, 40), (10, 33)])
+def test_head(height, width):
+    from lama.kernels.ends import convolve_head, convolve_head_reference, head_weights
+    from lama.kernels.tiles import Tile
+
+    weights = head_weights(convolution(3, 32, 7), DEVICE)
+    x = half(2, height, width, 32)
+    planes = poisoned(2, height, 21, width)
+    out = torch.full((2, 3, height, width), float("nan"), device=DEVICE)
+    expected = torch.empty(out.shape, dtype=torch.float64, device=DEVICE)
+    convolve_head_reference(x.double(), weights, expected)
+    convolve_head(x, weights, planes, out, tile=Tile(16, 32, 5, 4, 2))
+    assert (out - expected).abs().max() < 2e-3
+
+
+@needs_triton
+@pytest.mark.parametrize(("height", "width", "batch"), [(24, 16, 2)])
+def test_whole_network_in_kernels_matches_the_published_form(height, width, batch):
+    generator = live_generator(blocks=1)
+    fused = FusedGenerator(generator, device=DEVICE, dtype=torch.float16, kernels="triton")
+    assert "Triton" in fused.describe()
+    x = masked_input(height, width, batch=batch)
+    with torch.no_grad():
+        expected = generator.double()(x.double())
+    difference = (fused(x.to(DEVICE)).cpu() - expected).abs()
+    assert difference.max() < 4 / 255
+    assert difference.mean() < 0.3 / 255
+
+
+@needs_triton
+def test_large_activations_stay_finite_in_kernels():
+    """A bright constant map is the worst case of a spectrum: an orthonormal one would pass float16's range."""
+    from lama.kernels.fourier import kernel_matrices, transform_columns, transform_rows
+    from lama.kernels.tiles import Tile
+
+    matrices = kernel_matrices(dft_matrices(24, 24), DEVICE)
+    x = torch.full((1, 24, 24, 32), 30000.0, dtype=torch.float16, device=DEVICE)
+    planes = torch.zeros(1, 24, 2, 13, 32, dtype=torch.float16, device=DEVICE)
+    spectrum = poisoned(*planes.shape)
+    transform_rows(x, matrices, planes, tile=Tile(32, 32, 32, 4, 2))
+    transform_columns(planes, matrices, spectrum, tile=Tile(32, 32, 32, 4, 2))
+    assert spectrum.isfinite().all()
+    assert torch.finfo(torch.float16).max < 30000 * 24
