@@ -20,6 +20,18 @@ import torch
 from lama.tensor_pickle import CheckpointError, Storage, TensorRecord, named_tensors, unpickle
 
 LONGEST_PICKLE_BYTES = 64 * 2**20  # a training checkpoint's object description is about 1 MiB
+# What zipfile raises for damaged archives: its own error, and those of reading names, sizes and records.
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    ValueError,
+)
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 
@@ -95,7 +107,9 @@ def open_zip(path: Path) -> TorchFile:
             with archive.open(description) as stream:
                 root, _ = unpickle(stream)
             scripted = any(name.startswith(f"{folder}code/") for name in entries)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except CheckpointError:
+        raise
+    except ZIP_ERRORS as error:
         raise CheckpointError("is a damaged or truncated PyTorch archive; download or copy it again") from error
     return TorchFile(path, "TorchScript archive" if scripted else "PyTorch checkpoint", named_tensors(root), spans)
 

@@ -20,10 +20,12 @@ def live(generator: Generator) -> Generator:
     """Give a generator batch-norm statistics and affine parameters that matter, as training would."""
     for module in generator.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(0, 0.3)
             module.running_var.uniform_(0.3, 2)
             module.weight.data.uniform_(0.5, 1.5)
             module.bias.data.normal_(0, 0.2)
+            assert module.num_batches_tracked is not None
             module.num_batches_tracked.fill_(7)
     return generator.eval()
 
@@ -123,7 +125,8 @@ class PublishedWrapper(torch.nn.Module):
         self.model.discriminator = torch.nn.Conv2d(3, 2, 1)
 
     def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        prediction = self.model.generator(torch.cat([image * (1 - mask), mask], dim=1))
+        generator = self.model.get_submodule("generator")
+        prediction = generator(torch.cat([image * (1 - mask), mask], dim=1))
         return mask * prediction + (1 - mask) * image
 
 

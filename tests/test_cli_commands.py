@@ -136,10 +136,8 @@ def test_bench_without_a_name_lists_them(bench: Path, capsys: Any) -> None:
 def test_serve_hands_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
     import app
 
-    handed: list[Any] = []
-    monkeypatch.setattr(app, "main", lambda argv: handed.append(argv) or 3)
+    monkeypatch.setattr(app, "main", lambda argv: 3 if argv == ["--port", "1"] else 0)
     assert cli.main(["serve", "--port", "1"]) == 3
-    assert handed == [["--port", "1"]]
 
 
 def test_ctrl_c_in_a_real_process_exits_130(tmp_path: Path) -> None:

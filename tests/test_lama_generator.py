@@ -90,6 +90,7 @@ def live_generator(width: int, blocks: int) -> Generator:
     generator = Generator(width, blocks)
     for module in generator.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(0, 0.3)
             module.running_var.uniform_(0.3, 2)
             module.weight.data.uniform_(0.5, 1.5)
