@@ -49,7 +49,9 @@ def make_photo(width: int, height: int, *, seed: int = 0) -> np.ndarray:
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def photo_file(width: int = 640, height: int = 480, *, seed: int = 0, name: str = "photo.png", **save: Any) -> dict[str, Any]:
+def photo_file(
+    width: int = 640, height: int = 480, *, seed: int = 0, name: str = "photo.png", **save: Any
+) -> dict[str, Any]:
     """Return a photo as Playwright takes files to choose; the format follows the name."""
     data = BytesIO()
     kind = {"jpg": "JPEG", "tif": "TIFF"}.get(name.rsplit(".", 1)[-1], name.rsplit(".", 1)[-1].upper())
@@ -61,7 +63,8 @@ class Person:
     """Somebody with the page open in a browser of their own; notes every request and script error."""
 
     def __init__(self, browser: Browser, url: str, **context: Any) -> None:
-        self.context: BrowserContext = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1200, "height": 800}, **context})
+        usual = {"locale": "en-US", "viewport": {"width": 1200, "height": 800}}
+        self.context: BrowserContext = browser.new_context(**{**usual, **context})
         self.url = url
         self.errors: list[str] = []
         self.requests: list[tuple[str, str, bytes]] = []
@@ -129,7 +132,8 @@ class Person:
     def kept(self) -> dict[str, Any]:
         """What a reload would bring back."""
         name = self.page.evaluate("sessionStorage.getItem('fftlama.tab')")
-        state: dict[str, Any] = json.loads(self.page.evaluate(f"localStorage.getItem('{name}')") or '{"state": {}}')["state"]
+        place = json.loads(self.page.evaluate(f"localStorage.getItem('{name}')") or '{"state": {}}')
+        state: dict[str, Any] = place["state"]
         return state
 
     @property
@@ -145,7 +149,10 @@ class Person:
     @property
     def shown_patches(self) -> int:
         """How many rounds' patches lie on the photo and are not hidden."""
-        return int(self.page.evaluate("[...document.querySelectorAll('.fft-patch')].filter((p) => getComputedStyle(p).visibility !== 'hidden').length"))
+        count = (
+            "[...document.querySelectorAll('.fft-patch')].filter((p) => getComputedStyle(p).visibility == 'visible')"
+        )
+        return int(self.page.evaluate(f"{count}.length"))
 
     def posts(self, path: str) -> list[bytes]:
         """Bodies of this person's POSTs to an address."""

@@ -5,9 +5,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import expect
-
 from page_driver import DONE, Person, browser, photo_file, visit
+from playwright.sync_api import expect
 from serving import RunningServer
 
 __all__ = ["browser", "visit"]  # fixtures
@@ -93,8 +92,11 @@ def test_three_people_at_once_all_get_theirs_and_see_their_place(visit: Visit, s
     people = [visit(server.url) for _ in range(3)]
     for seed, person in enumerate(people):
         person.page.evaluate(
-            "(window.seen = [], new MutationObserver(() => seen.push(document.querySelector('.fft-status').textContent))"
-            ".observe(document.querySelector('.fft-status'), { childList: true, characterData: true, subtree: true }))"
+            """() => {
+              const status = document.querySelector('.fft-status');
+              window.seen = [];
+              new MutationObserver(() => window.seen.push(status.textContent)).observe(status, { childList: true });
+            }"""
         )
         person.slow_down(100)
         person.open(photo_file(400 + 40 * seed, 300, seed=seed))
@@ -104,7 +106,9 @@ def test_three_people_at_once_all_get_theirs_and_see_their_place(visit: Visit, s
     for seed, person in enumerate(people):
         person.page.locator(DONE).wait_for()
         assert person.shown_patches == 1
-        width = person.page.request.get(f"{server.url}/api/v1/images/{person.rounds[0]['image_id']}/info").json()["width"]
+        width = person.page.request.get(f"{server.url}/api/v1/images/{person.rounds[0]['image_id']}/info").json()[
+            "width"
+        ]
         assert width == 400 + 40 * seed
     waited = [" ".join(person.page.evaluate("seen")) for person in people]
     assert "place 1" in waited[1] and "place 2" in waited[2], waited
@@ -154,6 +158,7 @@ def test_a_file_that_is_no_photo_gets_a_sentence(
     person.page.set_input_files(".fft-file", {"name": name, "mimeType": "image/png", "buffer": data})
     expect(person.page.locator(".fft-status")).to_contain_text(sentence)
     assert person.page.locator(".fft").get_attribute("data-phase") == "empty"
+    person.page.unroute_all()
     person.open(photo_file())
 
 
@@ -179,7 +184,12 @@ def test_a_failed_repair_gets_a_sentence_and_can_be_tried_again(visit: Visit, se
     person = visit(server.url)
     person.open(photo_file())
     person.paint((0.4, 0.4), (0.5, 0.4))
-    failed = {"job_id": "x", "state": "failed", "version": 1, "error": {"error": "timed_out", "message": "?", "params": {}}}
+    failed = {
+        "job_id": "x",
+        "state": "failed",
+        "version": 1,
+        "error": {"error": "timed_out", "message": "?", "params": {}},
+    }
     person.page.route("**/api/v1/jobs/**", lambda route: route.fulfill(json=failed))
     person.press("repair")
     expect(person.page.locator(".fft-status")).to_contain_text("took too long")

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from page_driver import DATA, DONE, Person, browser, make_photo, photo_file, visit
 from PIL import Image
 from playwright.sync_api import Browser, expect
-
-from page_driver import DATA, DONE, Person, browser, make_photo, photo_file, visit
 from serving import RunningServer
 
 __all__ = ["browser", "visit"]  # fixtures
@@ -174,9 +173,10 @@ def test_a_photo_can_be_dropped_and_pasted(person: Person) -> None:
     script = """([type, bytes]) => {
       const data = new DataTransfer();
       data.items.add(new File([new Uint8Array(bytes)], 'dropped.png', { type: 'image/png' }));
-      const target = document.querySelector('.fft-stage');
-      if (type === 'paste') target.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true }));
-      else for (const name of ['dragenter', 'drop']) target.dispatchEvent(new DragEvent(name, { dataTransfer: data, bubbles: true, cancelable: true }));
+      const stage = document.querySelector('.fft-stage');
+      const drag = (name) => new DragEvent(name, { dataTransfer: data, bubbles: true, cancelable: true });
+      if (type === 'drop') ['dragenter', 'drop'].map((name) => stage.dispatchEvent(drag(name)));
+      else stage.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true }));
     }"""
     for kind, size in (("drop", (120, 90)), ("paste", (90, 120))):
         person.page.evaluate(script, [kind, list(photo_file(*size)["buffer"])])

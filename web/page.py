@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 import gradio as gr
 import yaml
+from gradio.exceptions import InvalidPathError
 from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder, is_in_or_equal
 
 WEB_FOLDER = Path(__file__).parent
 LANGUAGES = ("zh-CN", "en")
@@ -95,6 +97,24 @@ class MaskCanvas(gr.HTML):
         return "html"
 
 
+class UploadedFile(gr.File):
+    """A file that the caller has uploaded; no other path of this machine and no address.
+
+    Gradio's own check is off in a page that is mounted instead of launched (`Blocks.has_launched` stays False, 6.31):
+    a caller could name any file that this process may read, or have it fetch an address.
+    """
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+        """Return the path of an uploaded file; InvalidPathError for every other."""
+        if url_or_file_path is not None and not is_in_or_equal(url_or_file_path, get_upload_folder()):
+            raise InvalidPathError("Upload the file first: with gradio_client, give handle_file(path).")
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
+
+    def get_block_name(self) -> str:
+        """Return the name of the front-end component this one is drawn with."""
+        return "file"
+
+
 def create_page(queue: FileRepairer, settings: Any) -> gr.Blocks:
     """Return the page, not launched: mount it with `gr.mount_gradio_app(app, page, path="/")`.
 
@@ -113,8 +133,8 @@ def _add_repair_endpoint(queue: FileRepairer) -> None:
 
     gr.File hands files through as they are, where gr.Image would re-encode them.
     """
-    image = gr.File(label="image", type="filepath", visible=False)
-    mask = gr.File(label="mask", type="filepath", visible=False)
+    image = UploadedFile(label="image", type="filepath", visible=False)
+    mask = UploadedFile(label="mask", type="filepath", visible=False)
     options = gr.JSON(label="options", value=None, visible=False)
     repaired = gr.File(label="repaired", visible=False)
     trigger = gr.Button(visible=False)
@@ -151,4 +171,3 @@ def _add_repair_endpoint(queue: FileRepairer) -> None:
         concurrency_limit=None,  # order is the job queue's business
         show_progress="hidden",
     )
-
