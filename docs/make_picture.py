@@ -4,7 +4,13 @@ The program itself repairs the photo, with what it would use by default. The cre
 picture as its JPEG comment and into both READMEs in place of the line below the picture; a test compares the two.
 
     .venv/bin/python docs/make_picture.py PHOTO --credit "Photo: NAME, LICENCE" --mask MASK.png
-    .venv/bin/python docs/make_picture.py PHOTO --credit "..." --stroke "24 100,80 180,120" --stroke "30 400,300"
+
+The picture in use is of github.com/FaunaMap/OpenNature, birds/pluvialis-squatarola/large.jpg (1024x683), with
+
+    --credit "Photo: FaunaMap contributors (OpenNature), CC0 1.0" --stroke "52 636,200 630,262"
+    --stroke "70 640,300 640,385 600,400" --stroke "45 590,420 520,445" --stroke "50 595,330 560,395"
+    --stroke "24 458,468 540,450" --stroke "16 596,470 594,555" --stroke "16 634,465 622,520 616,572"
+    --stroke "16 580,210 610,205"
 """
 
 import argparse
