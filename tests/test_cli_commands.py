@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,6 +106,25 @@ def test_profile_names_card_profile_and_reason(capsys: Any) -> None:
     assert cli.main(["profile", "--device", "cpu"]) == 0
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert "CPU" in shown["card"] and shown["profile"].startswith("cpu") and "CPU" in shown["why"]
+
+
+def test_measuring_prints_what_was_measured_and_where_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    import inference
+
+    rows = [
+        SimpleNamespace(precision="bf16", cuda_graph="off", bucket_px=512, batch=1, forward_ms=123.456, peak_mib=None),
+        SimpleNamespace(precision="fp32", cuda_graph="off", bucket_px=512, batch=4, forward_ms=None, peak_mib=None),
+    ]
+    measured = SimpleNamespace(rows=rows, path=tmp_path / "hardware_profiles.local.yaml")
+    monkeypatch.setattr(cli, "load_inpainter", lambda _settings: "the engine")
+    monkeypatch.setattr(inference, "measure_profile", lambda engine: measured if engine == "the engine" else None)
+    assert cli.main(["profile", "--measure", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["bf16", "off", "512", "1", "123.46"]
+    assert lines[2].split() == ["fp32", "off", "512", "4", "no", "memory"]
+    assert lines[3] == f"written to {measured.path}"
 
 
 def test_unknown_profile_exits_2(capsys: Any) -> None:
