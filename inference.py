@@ -13,8 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +21,13 @@ from numpy.typing import NDArray
 
 from config import Note, Profile
 from cropping import Crop, plan_crops
-from filling import Task, fill
-from holes import Box, CropRules
+from downloads import find_weights
+from filling import Filled, Task, fill
+from holes import CropRules
 from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator
+from measure import MeasuredProfile, measure_card
+from refine import hard_edged, refine
+from repairs import RepairError, RepairRequest, RepairResult, check_request
 from runner import (
     SMALL_PX,
     ModelRunner,
@@ -37,53 +39,12 @@ from runner import (
 )
 from stages import OnStage, StageClock
 
-logger = logging.getLogger(__name__)
+__all__ = ["Inpainter", "RepairError", "RepairRequest", "RepairResult", "measure_profile"]
 
-QUALITIES = ("fast", "high")
-MAX_ASKED_PX = 1024  # largest dilate_px and feather_px taken from a caller
+logger = logging.getLogger(__name__)
 
 EMPTY_MASK = Note("The mask is empty, nothing was changed.", code="empty_mask")
 SCALED = Note("The hole is larger than the model's input, so it was filled at a smaller scale.", code="scaled")
-
-
-class RepairError(ValueError):
-    """Arguments that no repair can be made from; the text says what, what was got, and what is allowed."""
-
-
-@dataclass(frozen=True)
-class RepairRequest:
-    """One repair to make; see `Inpainter.repair` for the arguments."""
-
-    image: NDArray
-    mask: NDArray[np.bool_]
-    dilate_px: int | None = None
-    feather_px: int | None = None
-    quality: str = "fast"
-
-
-@dataclass
-class RepairResult:
-    """What a repair changed.
-
-    Attributes:
-        original: the image as given; referred to, not copied, so leave it alone until `image` was read.
-        patches: (box, pixels) of everything that changed; boxes are disjoint, pixels of the image's dtype.
-        timings_ms: milliseconds of plan, wait (for the device), upload, predict, composite, and total.
-        notes: what a person should know, each with a stable code.
-    """
-
-    original: NDArray = field(repr=False)
-    patches: list[tuple[Box, NDArray]] = field(default_factory=list)
-    timings_ms: dict[str, float] = field(default_factory=dict)
-    notes: list[Note] = field(default_factory=list)
-
-    @cached_property
-    def image(self) -> NDArray:
-        """The whole repaired image, composed on first access; a copy, even when nothing changed."""
-        image = self.original.copy()
-        for (left, top, right, bottom), pixels in self.patches:
-            image[top:bottom, left:right] = pixels
-        return image
 
 
 class Inpainter:
@@ -107,7 +68,8 @@ class Inpainter:
         """Load weights, choose how to run them, and warm up.
 
         Args:
-            weights: a file, or None for the embedded ones.
+            weights: a file, the name of weights that were fetched (`downloads.find_weights`), or None for the
+                embedded ones.
             device: "auto", "cpu", "cuda" or "cuda:N".
             precision: "auto" (the profile's, or what the CPU is fast at), "fp16", "bf16" or "fp32".
             profile: a profile, the name of one, or None for the card's own.
@@ -115,7 +77,9 @@ class Inpainter:
         Raises:
             RepairError: this machine has no such device, precision or profile.
             CheckpointError: the weights can't be read.
+            DownloadError: weights of that name have not been fetched.
         """
+        path = _weights_path(weights)
         try:
             chosen = choose_device(device)
             chosen_profile, reason = pick_profile(describe_card(chosen), profile)
@@ -125,7 +89,7 @@ class Inpainter:
         if chosen.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(chosen_profile.memory_fraction, chosen)
         runner = ModelRunner(load_generator(weights), device=chosen, precision=chosen_precision, profile=chosen_profile)
-        inpainter = cls(runner, weights_name=Path(weights or EMBEDDED_WEIGHTS).stem, profile_reason=reason)
+        inpainter = cls(runner, weights_name=_weights_name(path), profile_reason=reason)
         inpainter._warm_up()
         return inpainter
 
@@ -152,8 +116,40 @@ class Inpainter:
             "profile": self.profile.name,
             "profile_reason": self.profile_reason,
             "weights": self.weights_name,
+            "memory_mib": torch.cuda.memory_reserved(self._runner.device) >> 20 if self.device != "cpu" else None,
             **self._runner.describe(),
         }
+
+    def switch_weights(self, weights: str | Path | None) -> None:
+        """Go over to other weights without a restart; two models are never on the device at once.
+
+        Repairs wait meanwhile. When it fails, the weights before are in use again.
+
+        Args:
+            weights: as in `load`.
+
+        Raises:
+            CheckpointError: the weights can't be read.
+            DownloadError: weights of that name have not been fetched.
+            RepairError: the device has no room for them.
+        """
+        path = _weights_path(weights)
+        generator = load_generator(path)
+        with self._device_turn():
+            before = self._runner
+            before.release()
+            try:
+                runner = ModelRunner(
+                    generator, device=before.device, precision=before.precision, profile=before.profile
+                )
+                runner.warm_up()
+            except RuntimeError as error:
+                failure = str(error)
+            else:
+                self._runner, self.weights_name = runner, _weights_name(path)
+                return
+            before.restore()  # outside the handler, so that nothing holds the new model's tensors
+        raise RepairError(f"{_weights_name(path)} can't be put onto {self.device}: {failure}; the old weights stay")
 
     def repair(
         self,
@@ -196,24 +192,14 @@ class Inpainter:
         plans = [self._plan(request) for request in requests]
         clock.enter("wait")
         with self._device_turn():
-            filled = iter(
-                fill(
-                    [
-                        Task(request.image, crop)
-                        for request, crops in zip(requests, plans, strict=True)
-                        for crop in crops
-                    ],
-                    self._runner,
-                    clock,
-                )
-            )
+            filled = iter(self._fill(requests, plans, clock))
             clock.enter("")
             dropped = self._runner.take_dropped()
             timings_ms = clock.timings_ms()
         results = []
         for request, crops in zip(requests, plans, strict=True):
             result = RepairResult(request.image, timings_ms=dict(timings_ms))
-            notes = [*_plan_notes(crops)]
+            notes = _plan_notes(crops, request.quality)
             for crop in crops:
                 done = next(filled)
                 result.patches.append((crop.patch_box, done.patch))
@@ -223,6 +209,22 @@ class Inpainter:
             result.notes = list({note.code: note for note in notes}.values())
             results.append(result)
         return results
+
+    def _fill(self, requests: Sequence[RepairRequest], plans: list[list[Crop]], clock: StageClock) -> list[Filled]:
+        """Fill the crops of all requests, those to be refined coarsely first."""
+        tasks: list[Task] = []
+        refined: list[tuple[int, Task]] = []
+        for request, crops in zip(requests, plans, strict=True):
+            for crop in crops:
+                if request.quality == "high" and crop.is_scaled:
+                    refined.append((len(tasks), Task(request.image, crop)))
+                    crop = hard_edged(crop)
+                tasks.append(Task(request.image, crop))
+        filled = fill(tasks, self._runner, clock)
+        for index, task in refined:
+            done = refine(task, filled[index].patch, self._runner, clock)
+            filled[index] = Filled(done.patch, filled[index].notes + done.notes)
+        return filled
 
     def _plan(self, request: RepairRequest) -> list[Crop]:
         return plan_crops(
@@ -253,32 +255,36 @@ class Inpainter:
             self.repair(np.zeros((side, side, 3), np.uint8), mask)
         logger.info("ready on %s after %.1f s: %s", self.device, time.perf_counter() - started_s, self.describe())
 
-
-def check_request(request: RepairRequest) -> None:
-    """Raise RepairError unless a repair can be made from the request."""
-    image, mask = request.image, request.mask
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise RepairError(f"image must be an array (height, width, 3) of at least one pixel, got {_shape_of(image)}")
-    if image.dtype not in (np.uint8, np.uint16):
-        raise RepairError(f"image must be uint8 or uint16, got {image.dtype}; convert it, scaled to the whole range")
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-        got = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
-        raise RepairError(f"mask must be a bool array, got {got}; for a file's grey levels use mask > 127")
-    if mask.shape != image.shape[:2]:
-        raise RepairError(f"mask must be of the image's size {image.shape[:2]}, got {mask.shape}")
-    for name, value in (("dilate_px", request.dilate_px), ("feather_px", request.feather_px)):
-        is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if value is not None and not (is_whole and 0 <= value <= MAX_ASKED_PX):
-            raise RepairError(f"{name} must be None or a whole number from 0 to {MAX_ASKED_PX}, got {value!r}")
-    if request.quality not in QUALITIES:
-        raise RepairError(f"quality must be one of {', '.join(QUALITIES)}, got {request.quality!r}")
+    def _measure(self, folder: Path | None) -> MeasuredProfile:
+        """See `measure_profile`."""
+        with self._device_turn():
+            runner = self._runner
+            runner.release()
+            try:
+                card = describe_card(runner.device)
+                return measure_card(runner.generator, card, runner.device, runner.profile, folder=folder)
+            finally:
+                runner.restore()
 
 
-def _shape_of(value: object) -> str:
-    return f"shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-
-
-def _plan_notes(crops: list[Crop]) -> list[Note]:
+def _plan_notes(crops: list[Crop], quality: str) -> list[Note]:
     if not crops:
         return [EMPTY_MASK]
-    return [SCALED] if any(crop.is_scaled for crop in crops) else []
+    return [SCALED] if quality == "fast" and any(crop.is_scaled for crop in crops) else []
+
+
+def _weights_path(weights: str | Path | None) -> Path | None:
+    return find_weights(weights) if isinstance(weights, str) else weights
+
+
+def _weights_name(path: Path | None) -> str:
+    return (path or EMBEDDED_WEIGHTS).stem
+
+
+def measure_profile(inpainter: Inpainter, *, folder: Path | None = None) -> MeasuredProfile:
+    """Measure what this card likes best and write its local profile, which counts from the next start on.
+
+    Repairs wait meanwhile, a minute or so. `folder` is where `hardware_profiles.local.yaml` goes (default: the
+    checkout).
+    """
+    return inpainter._measure(folder)

@@ -129,7 +129,7 @@ def download(patches: Sequence[Tensor]) -> list[NDArray]:
 
 def _to_device(array: NDArray, device: torch.device) -> Tensor:
     if device.type != "cuda":
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+        return torch.from_numpy(np.array(array, order="C")).to(device)  # a copy: the caller's array may be read-only
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
     pinned = torch.empty(array.shape, dtype=dtype, pin_memory=True)
     np.copyto(pinned.numpy(), array)

@@ -44,10 +44,22 @@ class ModelRunner:
         self.device = device
         self.precision = precision
         self.profile = profile
-        self._fused = FusedGenerator(generator, device=device, dtype=DTYPES[precision])
-        self._graphed = GraphedModel(self._fused, device=device, mode=profile.cuda_graph)
         self._float32: FusedGenerator | None = None
         self._on_cpu: FusedGenerator | None = None
+        self.restore()
+
+    def restore(self) -> None:
+        """Put the weights onto the device."""
+        self._fused = FusedGenerator(self.generator, device=self.device, dtype=DTYPES[self.precision])
+        self._graphed = GraphedModel(self._fused, device=self.device, mode=self.profile.cuda_graph)
+
+    def release(self) -> None:
+        """Take everything off the device, weights included; only `restore` may follow."""
+        self.free_memory()
+        self._on_cpu = None
+        del self._fused, self._graphed
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def predict(self, inputs: list[Tensor]) -> Tensor:
         """Predict (4, H, W) inputs of one size on the device as one batch: (B, 3, H, W), valid until the next call."""
