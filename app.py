@@ -9,12 +9,14 @@ Exit codes: 0 stopped, 1 could not start, 2 wrong settings, 3 the port is taken.
 
 import argparse
 import contextlib
+import errno
 import faulthandler
 import logging
 import os
 import signal
 import socket
 import sys
+import tempfile
 import tomllib
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +71,7 @@ def create_api(settings: Settings, engine: "Engine") -> "FastAPI":
     from web.metrics import Metrics
     from web.routes import create_routes
 
+    tempfile.gettempdir()  # found by a trial write, and remembered: later the disk may be full
     metrics = Metrics()
     profile = getattr(engine, "profile", None)
     # On a CPU a batch is no faster than one after another, and the first in line would wait for the last.
@@ -130,7 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
-        print(f"fftlama: can't listen on {settings.host} port {settings.port}: {error.strerror}.", file=sys.stderr)
+        reason = "another program uses it" if error.errno == errno.EADDRINUSE else error.strerror
+        print(f"fftlama: can't listen on {settings.host} port {settings.port}: {reason}.", file=sys.stderr)
         return EXIT_PORT
     code, clean = _serve(settings, listener)
     logging.shutdown()

@@ -24,6 +24,15 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSer
     running.stop()
 
 
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server without page, with fake engine and small limits (2 MiB, 2 million pixels), shared by all tests."""
+    settings = {"max_file_mib": 2, "max_image_mpx": 2}
+    running = RunningServer(tmp_path_factory.mktemp("api-server"), settings=settings).start()
+    yield running
+    running.stop()
+
+
 @pytest.fixture
 def start_server(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
     """Start servers of one test: `start_server(kind="api", queue_limit=2, ...)`; all are killed at its end."""

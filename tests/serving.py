@@ -108,3 +108,39 @@ class RunningServer:
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"the server did not stop within {STOP_S} s:\n{self.log}") from None
+
+
+def follow(client: httpx.Client, job_id: str, *, until: str = "ended", limit_s: float = 20.0) -> dict[str, Any]:
+    """Long-poll a job until it is in a state, "ended", or "saved"; return its last view."""
+    until_s = time.monotonic() + limit_s
+    parameters: dict[str, Any] = {}
+    while time.monotonic() < until_s:
+        answer = client.get(f"/api/v1/jobs/{job_id}", params=parameters)
+        assert answer.status_code == 200, answer.text
+        view: dict[str, Any] = answer.json()
+        ended = until == "ended" and view["state"] in ("done", "failed", "cancelled")
+        if ended or view["state"] == until or (until == "saved" and view["saved"]):
+            return view
+        parameters = {"wait_s": 2, "seen": view["version"]}
+    raise AssertionError(f"not {until} after {limit_s} s: {view}")
+
+
+def upload(client: httpx.Client, data: bytes, name: str = "photo.png") -> dict[str, Any]:
+    """Upload a photo and return the answer."""
+    answer = client.post("/api/v1/images", files={"file": (name, data)})
+    assert answer.status_code == 201, answer.text
+    image: dict[str, Any] = answer.json()
+    return image
+
+
+def ask_repair(client: httpx.Client, image_id: str, request_id: str | None = None, **options: Any) -> str:
+    """Send a repair of a dot at (20, 20) and return the job's id."""
+    body = {
+        "image_id": image_id,
+        "request_id": request_id or f"r{time.monotonic_ns()}",
+        "strokes": [{"points": [[20, 20]], "radius": 5, "erase": False}],
+        "options": options,
+    }
+    answer = client.post("/api/v1/repairs", json=body)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["job_id"])

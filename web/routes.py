@@ -39,7 +39,10 @@ STATUSES = {
     "bad_options": 422, "queue_full": 429, "server_error": 500, "out_of_memory": 503, "interrupted": 503,
     "timed_out": 504, "disk_full": 507,
 }  # fmt: skip
-RETRY_AFTER_S = {"queue_full": "5", "interrupted": "10"}
+EXTRA_HEADERS = {
+    "queue_full": {"Retry-After": "5"}, "interrupted": {"Retry-After": "10"},
+    "file_too_large": {"Connection": "close"},  # whoever still sends after that is cut off
+}  # fmt: skip
 LONGEST_WAIT_S = 60.0
 WAITERS = 128
 UPLOADS_AT_ONCE = 4  # files are whole in memory only while they are checked
@@ -54,9 +57,8 @@ log = logging.getLogger("fftlama.web")
 
 def error_response(error: JobError) -> JSONResponse:
     """Return an error in the form and with the status that clients know."""
-    retry = RETRY_AFTER_S.get(error.code)
-    headers = {"Retry-After": retry} if retry else None
-    return JSONResponse(error.as_dict(), status_code=STATUSES.get(error.code, 500), headers=headers)
+    status = STATUSES.get(error.code, 500)
+    return JSONResponse(error.as_dict(), status_code=status, headers=EXTRA_HEADERS.get(error.code))
 
 
 class ApiRoute(APIRoute):
