@@ -37,11 +37,11 @@ HEADING_PX = 34
 SECTIONS = {"watermark": "Watermarks", "object": "Objects", "blemish": "Blemishes"}
 
 
-def choose_photos(photos: Sequence[Path], count: int) -> list[Path]:
-    """Return `count` photos evenly spread over the list, none twice."""
+def choose_photos(photos: Sequence[Path], count: int, *, start: int = 0) -> list[Path]:
+    """Return `count` photos evenly spread over the list, none twice, beginning at number `start`."""
     if len(photos) < count:
         raise ValueError(f"{count} pairs need {count} photos, got {len(photos)}")
-    return [photos[k * len(photos) // count] for k in range(count)]
+    return [photos[(start + k * len(photos) // count) % len(photos)] for k in range(count)]
 
 
 def make_pair(
@@ -98,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--masks", type=Path, default=os.environ.get("FFTLAMA_EVAL_MASKS"))
     parser.add_argument("--sources", type=Path, help="default: SOURCES-eval.csv beside the folder of photos")
     parser.add_argument("--weights", type=Path, help="default: the embedded ones")
+    parser.add_argument("--start", type=int, default=0, help="number of the first photo: another one, other pairs")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pairs.jpg")
     options = parser.parse_args(arguments)
     if options.photos is None or options.masks is None:
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from inference import Inpainter
 
-    photos = choose_photos(list_photos(options.photos), PAIRS_PER_KIND * len(SECTIONS))
+    photos = choose_photos(list_photos(options.photos), PAIRS_PER_KIND * len(SECTIONS), start=options.start)
     # Interleaved, so that every kind gets photos from the whole folder.
     chosen = {kind: photos[index :: len(SECTIONS)] for index, kind in enumerate(SECTIONS)}
     picture = draw_pairs(Inpainter.load(weights=options.weights), chosen, options.masks)

@@ -26,6 +26,7 @@ SSIM_WINDOW_PX = 7
 # One stage per scale plus the one between: strides 2, 4, 8, 8 and 16 px.
 FEATURE_STAGES = ("conv1", "fire3", "fire5", "fire7", "fire9")
 POOL_BEFORE = ("fire2", "fire5", "fire9")
+SMALLEST_SIDE_PX = 48  # SqueezeNet needs 35 pixels to have a feature at stride 16
 FEATURE_MEAN_BGR = (104.0, 117.0, 123.0)
 
 
@@ -123,10 +124,10 @@ class PerceptualDistance:
         """Return the unit-length features of one image: five tensors (1, C, h, w)."""
         bgr = torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1])).to(self._device)
         x = bgr.permute(2, 0, 1)[None].float() - self._mean
-        # SqueezeNet needs 35 pixels to have a feature at stride 16; smaller images are repeated at the border.
-        pad = (0, max(0, 48 - x.shape[3]), 0, max(0, 48 - x.shape[2]))
+        # Smaller images are repeated at the border.
+        pad = (0, max(0, SMALLEST_SIDE_PX - x.shape[3]), 0, max(0, SMALLEST_SIDE_PX - x.shape[2]))
         x = F.pad(x, pad, mode="replicate").contiguous(memory_format=torch.channels_last)
-        x = F.relu(F.conv2d(x, self._weights["conv1.weight"], self._weights["conv1.bias"], stride=2))
+        x = F.conv2d(x, self._weights["conv1.weight"], self._weights["conv1.bias"], stride=2).relu_()
         stages = [_unit_length(x)]
         for number in range(2, 10):
             name = f"fire{number}"
@@ -140,21 +141,36 @@ class PerceptualDistance:
     @torch.inference_mode()
     def distance(self, result: np.ndarray, reference: Sequence[torch.Tensor], scored: np.ndarray) -> float:
         """Return the distance of an image to the features of the original (from `features`) over the scored region."""
-        region = torch.from_numpy(scored.astype(np.float32)).to(self._device)[None, None]
-        region = F.pad(region, (0, max(0, 48 - region.shape[3]), 0, max(0, 48 - region.shape[2])))
+        padding = [(0, max(0, SMALLEST_SIDE_PX - side)) for side in scored.shape]
+        region = np.pad(scored, padding)
         distances = []
         for ours, theirs in zip(self.features(result), reference, strict=True):
-            weight = F.interpolate(region, size=ours.shape[2:], mode="area")
-            squared = (ours - theirs).square().sum(1, keepdim=True)
-            distances.append(float((squared * weight).sum() / weight.sum()))
+            weight = torch.from_numpy(covered_share(region, (ours.shape[2], ours.shape[3]))).to(self._device)
+            # In place, as these features are nobody else's: at 96 x 253 x 253 a temporary costs as much as the sum.
+            squared = torch.linalg.vector_norm(ours.sub_(theirs), dim=1, keepdim=True).square()
+            distances.append(float((squared[0, 0] * weight).sum() / weight.sum()))
         return float(np.mean(distances))
 
     def _fire(self, x: torch.Tensor, name: str) -> torch.Tensor:
         w = self._weights
-        squeezed = F.relu(F.conv2d(x, w[f"{name}.a.weight"], w[f"{name}.a.bias"]))
+        squeezed = F.conv2d(x, w[f"{name}.a.weight"], w[f"{name}.a.bias"]).relu_()
         expanded_1x1 = F.conv2d(squeezed, w[f"{name}.b.weight"], w[f"{name}.b.bias"])
         expanded_3x3 = F.conv2d(squeezed, w[f"{name}.c.weight"], w[f"{name}.c.bias"], padding=1)
-        return F.relu(torch.cat([expanded_1x1, expanded_3x3], 1))
+        return torch.cat([expanded_1x1, expanded_3x3], 1).relu_()
+
+
+def covered_share(region: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the share of every cell of a (height, width) grid that a (H, W) bool region covers, float32.
+
+    The cells are those of adaptive average pooling: a cell that begins or ends inside a pixel has the whole pixel.
+    """
+    total = cv2.integral(region.astype(np.uint8))
+    (top, bottom), (left, right) = (
+        (np.arange(cells) * pixels // cells, -(-(np.arange(cells) + 1) * pixels // cells))
+        for pixels, cells in zip(region.shape, size, strict=True)
+    )
+    inside = total[bottom][:, right] - total[top][:, right] - total[bottom][:, left] + total[top][:, left]
+    return (inside / np.outer(bottom - top, right - left)).astype(np.float32)
 
 
 def paired_bootstrap(
@@ -172,7 +188,7 @@ def paired_bootstrap(
 
 
 def _unit_length(features: torch.Tensor) -> torch.Tensor:
-    return features / features.square().sum(1, keepdim=True).sqrt().clamp_min(1e-8)
+    return features / torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min_(1e-8)
 
 
 def _grown_bounds(region: np.ndarray, margin_px: int) -> tuple[int, int, int, int]:

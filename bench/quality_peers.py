@@ -147,7 +147,7 @@ class RepairFill:
 
 def grow_as_repair(hole: np.ndarray, *, dilate_px: int | None = None) -> np.ndarray:
     """Return the hole grown as `repair` grows it, so that a peer can be given the same dilation."""
-    from cropping import grow_hole
+    from holes import grow_hole
 
     grown = grow_hole(hole, dilate_px=dilate_px)
     if grown is None:

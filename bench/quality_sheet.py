@@ -20,6 +20,7 @@ GAP_PX = 4
 LABEL_PX = 18
 TINT = (255, 40, 90)
 SMALLEST_WINDOW_PX = 224
+SMALLEST_WINDOW_PART = 0.4  # of the short side, so that a line of text is seen as one
 WINDOW_PER_HOLE = 1.6
 MAX_FILE_BYTES = 1_500_000
 
@@ -37,7 +38,8 @@ def draw_sheet(setup: Setup, fills: Mapping[str, Fill], *, peer: str = "telea") 
                 **{name: fill(case.given, case.hole) for name, fill in fills.items()},
                 "original": case.clean,
             }
-            window = focus_window(case.hole)
+            smallest_px = max(SMALLEST_WINDOW_PX, round(SMALLEST_WINDOW_PART * min(case.hole.shape)))
+            window = focus_window(case.hole, smallest_px=smallest_px)
             rows[case.kind].append(beside([tile(p[window], label) for label, p in pictures.items()]))
     return below([row for kind in setup.kinds for row in rows[kind]])
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.quality_peers import Fill
-from cropping import CropRules
+from holes import CropRules
 
 if TYPE_CHECKING:
     from inference import Inpainter

@@ -14,6 +14,7 @@ from PIL import Image
 from skimage.restoration import inpaint_biharmonic
 
 from bench import quality
+from bench.pairs import choose_photos, write_credits
 from bench.quality_figures import (
     Figures,
 )
@@ -24,7 +25,7 @@ from bench.quality_report import compare, verdict
 from bench.quality_scores import Record, Setup, score_peers
 from bench.quality_sheet import MAX_FILE_BYTES, focus_window, save_small_jpeg, tint
 from bench.quality_sweep import make_fills, read_variants
-from cropping import CropRules
+from holes import CropRules
 from inference import Inpainter
 
 
@@ -265,3 +266,27 @@ def test_saved_sheet_keeps_its_size_limit(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1400, 1400, 3), dtype=np.uint8)
     size = save_small_jpeg(noise, tmp_path / "sheet.jpg")
     assert size == (tmp_path / "sheet.jpg").stat().st_size <= MAX_FILE_BYTES
+
+
+def test_pairs_take_photos_evenly_and_none_twice() -> None:
+    photos = [Path(f"{number:03}.jpg") for number in range(122)]
+    chosen = choose_photos(photos, 30, start=100)
+    assert chosen[0] == photos[100]
+    assert len(set(chosen)) == 30
+    with pytest.raises(ValueError, match="30 photos, got 9"):
+        choose_photos(photos[:9], 30)
+
+
+def test_credits_name_every_photo_of_the_picture_once(tmp_path: Path) -> None:
+    sources = tmp_path / "sources.csv"
+    sources.write_text(
+        "file,source_repo,commit,path,licence,author,width,height,part\n"
+        "a.jpg,example.org/set,0123456789abcdef,in/a.png,CC0,Ann,8,8,whole\n"
+        "b.jpg,example.org/set,0123456789abcdef,in/b.png,CC BY 4.0,Bob,8,8,whole\n"
+    )
+    write_credits(tmp_path / "credits.txt", {"object": [Path("b.jpg")], "blemish": [Path("a.jpg")]}, sources)
+    lines = (tmp_path / "credits.txt").read_text().splitlines()[1:]
+    assert lines == [
+        "object 1: b.jpg; Bob; CC BY 4.0; example.org/set 0123456789ab in/b.png",
+        "blemish 1: a.jpg; Ann; CC0; example.org/set 0123456789ab in/a.png",
+    ]

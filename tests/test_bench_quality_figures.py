@@ -8,7 +8,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from bench.quality_figures import PerceptualDistance, hole_psnr, hole_ssim, paired_bootstrap, seam_error
+from bench.quality_figures import PerceptualDistance, covered_share, hole_psnr, hole_ssim, paired_bootstrap, seam_error
 from bench.quality_protocols import grow
 
 
@@ -115,6 +115,13 @@ def test_perceptual_distance_weighs_only_the_region(features_file: Path) -> None
     near, far = np.zeros((2, 256, 256), bool)
     near[:60, :60], far[200:, 200:] = True, True
     assert perceptual.distance(broken, reference, far) < 0.02 * perceptual.distance(broken, reference, near)
+
+
+@pytest.mark.parametrize("size", [(45, 57), (12, 15), (5, 7), (96, 120)])
+def test_covered_share_is_adaptive_average_pooling(size: tuple[int, int]) -> None:
+    hole = make_hole()
+    expected = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(hole).float()[None], size)[0]
+    assert np.allclose(covered_share(hole, size), expected.numpy(), atol=1e-6)
 
 
 def test_bootstrap_finds_a_constant_difference_exactly_and_covers_a_noisy_one() -> None:
