@@ -160,8 +160,10 @@ def _only_one(part: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DownloadError(f"another download of {part.stem} is running; wait for it or stop it") from None
-        yield
-        Path(lock.name).unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            Path(lock.name).unlink(missing_ok=True)
 
 
 def _fetch_from(url: str, weights: Weights, part: Path, report: Progress, patience: Patience) -> None:
