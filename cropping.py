@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from holes import Box, CropRules, GrownHole, box_size, find_bounds, grow_hole, largest_inside_px, paste
 
 MODEL_STEP_PX = 8  # the network halves its input three times
+TIGHT_STEP_PX = 32  # without buckets; a CPU prepares its convolutions anew for each size it has not met
 MIN_MODEL_PX = 16  # reflection padding needs two feature pixels (16 / 8)
 MANY_HOLES = 96  # beyond this many, small holes are first gathered by grid cell: merging is quadratic
 IS_LOW_EDGE = np.array([True, True, False, False] * 2)  # of a span: a hole's box, then its box with context
@@ -64,7 +65,7 @@ def plan_crops(
         mask: (H, W) bool, True = hole; not modified.
         buckets_px: square model sides, ascending, multiples of 8.
         fixed_buckets: True runs every box at one of the buckets (captured graphs need that) and fills the bucket
-            with more context; False runs the exact multiple of 8, which is cheaper without graphs.
+            with more context; False runs little more than what is needed, which is cheaper without graphs.
         dilate_px: see `grow_hole`.
         feather_px: see `feather_alpha`.
         rules: the plan's constants.
@@ -109,9 +110,12 @@ class _Fitter:
 
     def with_context(self, boxes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Spans (N, 8): hole boxes (N, 4), then the same with their context margin, cut to the image."""
-        rules = self.rules
-        margin = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) * rules.margin_ratio
-        margin = np.ceil(np.clip(margin, rules.min_margin_px, rules.max_margin_px)).astype(np.int64)[:, None]
+        rules, largest = self.rules, self.buckets_px[-1]
+        longer = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+        margin = np.ceil(np.clip(longer * rules.margin_ratio, rules.min_margin_px, rules.max_margin_px))
+        # Less context is better than less resolution, as long as some is left.
+        fits = longer + 2 * rules.min_margin_px <= largest
+        margin = np.where(fits, np.minimum(margin, (largest - longer) // 2), margin).astype(np.int64)[:, None]
         height, width = self.image_size
         context = np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], axis=1)
         return np.concatenate([boxes, np.clip(context, 0, np.array([width, height, width, height]))], axis=1)
@@ -140,7 +144,7 @@ class _Fitter:
             wanted = (side, side)
             bucket = min(side, largest)
         else:
-            wanted = (_round_up(needed_h), _round_up(needed_w))
+            wanted = (_round_up(needed_h, TIGHT_STEP_PX), _round_up(needed_w, TIGHT_STEP_PX))
             bucket = largest
         box = _place(context, wanted, self.image_size)
         scaled, model = _fit(box_size(box), bucket, square=self.fixed_buckets)
@@ -271,5 +275,5 @@ def _place(inner: Box, wanted: tuple[int, int], image_size: tuple[int, int]) -> 
     return left, top, left + width, top + height
 
 
-def _round_up(length: int) -> int:
-    return -(-length // MODEL_STEP_PX) * MODEL_STEP_PX
+def _round_up(length: int, step_px: int = MODEL_STEP_PX) -> int:
+    return -(-length // step_px) * step_px

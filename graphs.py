@@ -52,12 +52,14 @@ class GraphedModel:
         self.dropped = ""
         self._captured: dict[Shape, _Captured] = {}
         self._pool: Any = None  # an opaque handle
+        self._stream = torch.cuda.Stream(device) if self.mode != "off" else None
 
     @property
     def shapes(self) -> list[Shape]:
         """The (batch, height, width) that have a graph."""
         return sorted(self._captured)
 
+    @torch.inference_mode()
     def __call__(self, inputs: list[Tensor]) -> Tensor:
         """Predict a batch.
 
@@ -79,6 +81,7 @@ class GraphedModel:
         captured.graph.replay()
         return captured.static_output
 
+    @torch.inference_mode()
     def capture(self, shape: Shape) -> None:
         """Capture the graph of one (batch, height, width); nothing is left behind when memory does not suffice."""
         if self.mode == "off" or shape in self._captured:
@@ -113,11 +116,15 @@ class GraphedModel:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         static_input = torch.zeros((batch, 4, height, width), dtype=torch.float32, device=self.device)
-        stream = torch.cuda.Stream(self.device)
+        stream = self._stream
+        assert stream is not None
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_RUNS):
                 self.model(static_input)
+            # What the warm-up runs took lies in the ordinary pool, where the graph's own can't reach it.
+            stream.synchronize()
+            torch.cuda.empty_cache()
             graph = torch.cuda.CUDAGraph()
             # thread_local: other threads may allocate or copy meanwhile without breaking the capture.
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")

@@ -252,7 +252,9 @@ class Inpainter:
         for side in (SMALL_PX,) if self._runner.device.type == "cpu" else (SMALL_PX, self.profile.input_px + 64):
             mask = np.zeros((side, side), np.bool_)
             mask[side // 4 : -side // 4, side // 4 : -side // 4] = True
-            self.repair(np.zeros((side, side, 3), np.uint8), mask)
+            request = RepairRequest(np.zeros((side, side, 3), np.uint8), mask)
+            with self._device_turn():  # not `repair`, which would take the note of a dropped graph
+                self._fill([request], [self._plan(request)], StageClock(self._runner.device))
         logger.info("ready on %s after %.1f s: %s", self.device, time.perf_counter() - started_s, self.describe())
 
     def _measure(self, folder: Path | None) -> MeasuredProfile:

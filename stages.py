@@ -43,8 +43,11 @@ class StageClock:
             self._on_stage(stage)
 
     def timings_ms(self) -> dict[str, float]:
-        """Return milliseconds per stage, and the `total` up to now; the device must have been synchronised."""
+        """Return milliseconds per stage, and the `total` up to now; waits for the last stage's end."""
         timings: dict[str, float] = {}
+        for _, _, event in self._marks[-1:]:
+            if event is not None:
+                event.synchronize()
         for (stage, start_s, start), (_, end_s, end) in zip(self._marks, self._marks[1:], strict=False):
             if stage:
                 spent_ms = start.elapsed_time(end) if start and end else (end_s - start_s) * 1000

@@ -111,6 +111,14 @@ def test_hole_larger_than_the_largest_bucket_is_scaled_to_it() -> None:
     assert tight.is_scaled and max(tight.model_size) == 1024 and min(tight.model_size) < 1024
 
 
+def test_context_gives_way_before_resolution_does() -> None:
+    mask = np.zeros((2000, 2000), np.bool_)
+    mask[500:1400, 500:1400] = True
+    for fixed in (True, False):
+        (crop,) = plan_crops(mask, buckets_px=BUCKETS, fixed_buckets=fixed, dilate_px=0)
+        assert crop.model_size == (1024, 1024) and not crop.is_scaled
+
+
 @pytest.mark.parametrize("fixed", [True, False])
 def test_shrunk_crop_fits_the_smaller_bucket(fixed: bool) -> None:
     mask = np.zeros((700, 900), np.bool_)
