@@ -1,0 +1,118 @@
+"""How fast, how exact and how big: the network and the whole repair on this GPU, beside what people run today.
+
+    python bench/speed.py [--only model,profile,nan,accuracy,buckets,repair,cap,start] [--out FOLDER] ...
+
+model     ms, TFLOP/s, multiple of the arithmetic floor, peak memory and difference from float64, ours and the peers
+          (published form eager float32 with TF32 convolutions as PyTorch has it, TorchScript trace, torch.compile)
+profile   where one forward's time goes, kernel by kernel
+nan       random inputs at every bucket and wild batch-norm variances: anything not finite
+accuracy  float16 against float64 on photos, over their holes
+buckets   the forward of the given weights at every bucket
+repair    the whole repair by wall clock, its stages and its jitter
+cap       100 large repairs in 6 GiB
+start     process start to ready, kernel cache cold and warm
+
+Sections are independent; one that fails keeps its message. Prints Markdown, then one JSON line, and writes the same
+with the environment to FOLDER/speed.json (default: $OUT, else bench/results).
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+SECTIONS = ("model", "profile", "nan", "accuracy", "buckets", "repair", "cap", "start")
+BUCKETS = "256,384,512,640,768,1024,1280,1536"
+
+
+def main() -> None:
+    """Run the sections that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(SECTIONS))
+    parser.add_argument("--sizes", default="1x512x512,1x1024x1024,8x512x512", help="batch x height x width, by commas")
+    parser.add_argument("--peers", default="eager,trace", help="eager, trace, compile, ours fp16 one stream, …")
+    parser.add_argument("--weights", help="weights file or name for accuracy, buckets, repair, cap and start")
+    parser.add_argument("--width", type=int, default=64, help="of the random network of model, profile and nan")
+    parser.add_argument("--blocks", type=int, default=18)
+    parser.add_argument("--sides", default=BUCKETS, help="for nan and buckets")
+    parser.add_argument("--inputs", type=int, default=125, help="random inputs per side in nan")
+    parser.add_argument("--seeds", type=int, default=10, help="wild networks in nan")
+    parser.add_argument("--photos", type=Path, help="folder of .jpg for accuracy")
+    parser.add_argument("--masks", type=Path, help="folder of folders of .png for accuracy")
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "bench/results")))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {"environment": environment()}
+    print(report["environment"], flush=True)
+    for section in options.only.split(","):
+        print(f"\n## {section}", flush=True)
+        started = time.monotonic()
+        try:
+            report[section] = run_section(section, options)
+        except Exception as error:  # sections are independent: the others still run
+            report[section] = {"message": f"{type(error).__name__}: {error}"}
+            traceback.print_exc(limit=6)
+        print(f"({section}: {time.monotonic() - started:.0f} s)", flush=True)
+        (options.out / "speed.json").write_text(json.dumps(report, default=str))
+    print(json.dumps(report, default=str))
+
+
+def run_section(section: str, options: argparse.Namespace) -> Any:
+    """Run one section and return its figures."""
+    from bench import speed_model, speed_repair
+
+    sides = [int(side) for side in options.sides.split(",")]
+    sizes = [tuple(int(n) for n in size.split("x")) for size in options.sizes.split(",")]
+    if section in ("model", "profile", "nan"):
+        generator = speed_model.random_generator(width=options.width, blocks=options.blocks)
+        if section == "profile":
+            tables = {}
+            for batch, height, width in sizes:
+                tables[f"{batch}x{height}x{width}"] = speed_model.profile_table(generator, (batch, height, width))
+                print(tables[f"{batch}x{height}x{width}"], flush=True)
+            return tables
+        if section == "nan":
+            return speed_model.nan_rows(generator, sides=sides, inputs=options.inputs, seeds=options.seeds)
+        print(speed_model.MODEL_HEADER, flush=True)
+        peers = [peer for peer in options.peers.split(",") if peer]
+        return speed_model.model_rows([(b, h, w) for b, h, w in sizes], peers=peers, generator=generator)
+    if section == "accuracy":
+        if options.photos is None or options.masks is None:
+            raise ValueError("accuracy needs --photos and --masks")
+        return speed_repair.accuracy_row(options.weights, options.photos, options.masks)
+    if section == "buckets":
+        return speed_repair.bucket_rows(options.weights, sides)
+    if section == "repair":
+        return speed_repair.repair_rows(options.weights)
+    if section == "cap":
+        return speed_repair.capped_rows(options.weights)
+    if section == "start":
+        return speed_repair.start_row(options.weights)
+    raise ValueError(f"no section {section!r}; there are {', '.join(SECTIONS)}")
+
+
+def environment() -> dict[str, str]:
+    """What the figures were taken on."""
+    import triton
+
+    found = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if found else "none",
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+if __name__ == "__main__":
+    main()

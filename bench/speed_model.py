@@ -1,0 +1,278 @@
+"""Time, memory and accuracy of the network alone: ours as a CUDA graph's replay, beside what people run today."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lama.fused import FusedGenerator
+from lama.generator import Generator
+from lama.triton_form import TritonForm
+
+MEASURED_TFLOPS = 790  # a large float16 matrix product on an H200
+BIG_LAMA_TFLOP_PER_MPX = 1.755  # big-lama at 1024x1024
+ROUNDS = 30
+LARGEST_FLOAT64_ACTIVATION = 30_000
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds: median, and the 5th and 95th percentile."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+
+
+def random_generator(
+    *, width: int = 64, blocks: int = 18, seed: int = 0, variance: tuple[float, float] = (0.5, 2.0)
+) -> Generator:
+    """A generator with random weights and live batch-norm statistics, on the CPU."""
+    torch.manual_seed(seed)
+    generator = Generator(width=width, blocks=blocks).eval().requires_grad_(False)
+    for module in generator.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.get_buffer("running_mean"), 0, 0.1)
+            torch.nn.init.uniform_(module.get_buffer("running_var"), *variance)
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(0, 0.1)
+    return generator
+
+
+def random_input(batch: int, height: int, width: int, *, seed: int = 0) -> Tensor:
+    """Masked noise with its mask on the GPU."""
+    random = torch.Generator("cuda").manual_seed(seed)
+    image = torch.rand(batch, 3, height, width, device="cuda", generator=random)
+    hole = (torch.rand(batch, 1, height, width, device="cuda", generator=random) > 0.7).float()
+    return torch.cat([image * (1 - hole), hole], dim=1)
+
+
+def captured(model: Callable[[Tensor], Tensor], x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    """Capture one forward into a graph; the returned tensor is its output after each replay."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream), torch.no_grad():
+        for _ in range(2):
+            model(x)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.no_grad():
+        out = model(x)
+    return graph, out
+
+
+def time_device(run: Callable[[], object], *, rounds: int = ROUNDS) -> Timing:
+    """Time a call by device events, each round on its own."""
+    for _ in range(5):
+        run()
+    torch.cuda.synchronize()
+    times = []
+    for _ in range(rounds):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return timing(times)
+
+
+def timing(times_ms: list[float]) -> Timing:
+    """Summarise single times."""
+    ordered = sorted(times_ms)
+    last = len(ordered) - 1
+    return Timing(statistics.median(ordered), ordered[round(0.05 * last)], ordered[round(0.95 * last)])
+
+
+def differences(actual: Tensor, expected: Tensor) -> dict[str, float]:
+    """Largest and mean difference in grey levels of 255."""
+    delta = (actual.double() - expected.double()).abs() * 255
+    return {"max_grey": delta.max().item(), "mean_grey": delta.mean().item(), "finite": float(actual.isfinite().all())}
+
+
+def float64_reference(generator: Generator, x: Tensor) -> Tensor:
+    """The published form in float64 on the GPU, one image at a time."""
+    reference = Generator(generator.width, generator.blocks).eval().requires_grad_(False)
+    reference.load_state_dict(generator.state_dict())
+    reference = reference.double().cuda()
+    with torch.no_grad():
+        out = torch.cat([reference(image[None].double()) for image in x])
+    del reference
+    free_memory()
+    return out
+
+
+def free_memory() -> None:
+    """Give back everything nobody holds."""
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+
+
+def model_rows(sizes: list[tuple[int, int, int]], *, peers: list[str], generator: Generator) -> list[dict[str, Any]]:
+    """Time every form at every (batch, height, width); a form that fails keeps its message."""
+    rows: list[dict[str, Any]] = []
+    for batch, height, width in sizes:
+        x = random_input(batch, height, width)
+        reference = float64_reference(generator, x)
+        for form in ["ours fp16", *peers]:
+            row: dict[str, Any] = {"form": form, "batch": batch, "height": height, "width": width}
+            try:
+                row |= _time_form(form, generator, x, reference)
+            except Exception as error:  # one form must not cost the others their turn
+                row["message"] = f"{type(error).__name__}: {error}"[:300]
+            free_memory()
+            rows.append(row)
+            print(row_text(row), flush=True)
+        del x, reference
+    return rows
+
+
+def row_text(row: dict[str, Any]) -> str:
+    """One Markdown row."""
+    place = f"{row['height']}x{row['width']} b{row['batch']}"
+    if "message" in row:
+        return f"| {row['form']} | {place} | {row['message']} |"
+    return (
+        f"| {row['form']} | {place} | {row['median_ms']:.2f} ({row['low_ms']:.2f}-{row['high_ms']:.2f}) "
+        f"| {row['tflops']:.0f} | {row['floors']:.2f} | {row['peak_mib']:.0f} "
+        f"| {row['max_grey']:.2f} / {row['mean_grey']:.3f} |"
+    )
+
+
+MODEL_HEADER = (
+    "| form | size | ms (5-95 %) | TFLOP/s | x floor | peak MiB beyond weights | max / mean grey levels |\n"
+    "|---|---|---|---|---|---|---|"
+)
+
+
+def _time_form(form: str, generator: Generator, x: Tensor, reference: Tensor) -> dict[str, Any]:
+    model = build_form(form, generator, x)
+    free_memory()
+    weights_bytes = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    with torch.no_grad():
+        if form.startswith("ours"):
+            graph, out = captured(model, x)
+            measured = time_device(graph.replay)
+        else:
+            measured = time_device(lambda: model(x), rounds=10)
+            out = model(x)
+    peak = torch.cuda.max_memory_allocated() - weights_bytes
+    reserved = torch.cuda.max_memory_reserved() - weights_bytes
+    images_mpx = x.shape[0] * x.shape[2] * x.shape[3] / 2**20
+    tflop = BIG_LAMA_TFLOP_PER_MPX * images_mpx
+    return {
+        "median_ms": measured.median_ms,
+        "low_ms": measured.low_ms,
+        "high_ms": measured.high_ms,
+        "tflops": tflop / measured.median_ms * 1e3,
+        "floors": measured.median_ms / (tflop / MEASURED_TFLOPS * 1e3),
+        "peak_mib": peak / 2**20,
+        "reserved_mib": reserved / 2**20,
+        **differences(out, reference),
+    }
+
+
+def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Build one of: ours fp16, ours one stream, ours unfused entry, ours fp16 torch, eager, trace, compile."""
+    if form.startswith("ours"):
+        kernels = "torch" if form.endswith("torch") else "auto"
+        fused = FusedGenerator(generator, device="cuda", dtype=torch.float16, kernels=kernels)
+        if isinstance(fused.form, TritonForm):
+            fused.form.overlap = "one stream" not in form
+            fused.form.fuse_enter = "unfused" not in form
+        elif not form.endswith("torch"):
+            raise RuntimeError(fused.describe())
+        return fused
+    published = Generator(generator.width, generator.blocks).eval().requires_grad_(False)
+    published.load_state_dict(generator.state_dict())
+    published = published.cuda()
+    if form == "eager":
+        return published
+    with torch.no_grad():
+        if form == "trace":
+            return torch.jit.optimize_for_inference(torch.jit.trace(published, x, check_trace=False))
+        if form == "compile":
+            torch.backends.cuda.matmul.allow_tf32 = True
+            return torch.compile(published, mode="reduce-overhead")
+    raise ValueError(f"no form {form!r}")
+
+
+def profile_table(generator: Generator, size: tuple[int, int, int], *, rows: int = 40) -> str:
+    """Where one forward's time goes, kernel by kernel, on one stream so that nothing overlaps."""
+    fused = FusedGenerator(generator, device="cuda", dtype=torch.float16)
+    if isinstance(fused.form, TritonForm):
+        fused.form.overlap = False
+    x = random_input(*size)
+    graph, _ = captured(fused, x)
+    graph.replay()
+    torch.cuda.synchronize()
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        graph.replay()
+        torch.cuda.synchronize()
+    kernels: dict[str, list[float]] = {}
+    for event in profile.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            kernels.setdefault(event.name, []).append(event.self_device_time_total)
+    lines = [f"{'kernel':60s} launches  total us  mean us"]
+    for name, times in sorted(kernels.items(), key=lambda item: -sum(item[1]))[:rows]:
+        lines.append(f"{name[:60]:60s} {len(times):8d} {sum(times):9.1f} {sum(times) / len(times):8.2f}")
+    lines.append(f"{'sum':60s} {'':8s} {sum(map(sum, kernels.values())):9.1f}")
+    return "\n".join(lines)
+
+
+def nan_rows(generator: Generator, *, sides: list[int], inputs: int, seeds: int) -> list[dict[str, Any]]:
+    """Look for NaN or infinity: many random inputs at every side, then wild batch-norm variances against float64."""
+    rows: list[dict[str, Any]] = []
+    fused = FusedGenerator(generator, device="cuda", dtype=torch.float16)
+    for side in sides:
+        started = time.monotonic()
+        x = random_input(1, side, side)
+        graph, out = captured(fused, x)
+        bad = torch.zeros((), device="cuda", dtype=torch.int64)
+        for seed in range(inputs):
+            x.copy_(random_input(1, side, side, seed=seed + 1))
+            graph.replay()
+            bad += (~out.isfinite()).any()
+        rows.append({"side": side, "inputs": inputs, "not_finite": int(bad), "s": time.monotonic() - started})
+        print(f"{side}: {inputs} inputs, {int(bad)} not finite, {rows[-1]['s']:.1f} s", flush=True)
+        del graph, out, x
+        free_memory()
+    for seed in range(seeds):
+        wild = random_generator(seed=seed + 100, variance=(0.05, 5.0))
+        rows.append({"seed": seed, **wild_variances(wild, side=512 if seed % 2 else 768)})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def wild_variances(generator: Generator, *, side: int) -> dict[str, Any]:
+    """Compare one network with float64 and tell its largest float64 activation."""
+    reference = Generator(generator.width, generator.blocks).eval().requires_grad_(False)
+    reference.load_state_dict(generator.state_dict())
+    reference = reference.double().cuda()
+    largest = torch.zeros((), device="cuda", dtype=torch.float64)
+
+    def watch(_module: torch.nn.Module, _inputs: object, output: object) -> None:
+        for tensor in output if isinstance(output, tuple) else (output,):
+            if isinstance(tensor, Tensor):
+                torch.maximum(largest, tensor.abs().max(), out=largest)
+
+    handles = [module.register_forward_hook(watch) for module in reference.modules()]
+    x = random_input(1, side, side, seed=5)
+    with torch.no_grad():
+        expected = reference(x.double())
+    for handle in handles:
+        handle.remove()
+    del reference
+    free_memory()
+    out = FusedGenerator(generator, device="cuda", dtype=torch.float16)(x)
+    figures = {"side": side, "largest_activation": largest.item(), **differences(out, expected)}
+    figures["counts"] = figures["largest_activation"] < LARGEST_FLOAT64_ACTIVATION
+    return figures
