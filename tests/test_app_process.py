@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from serving import ROOT, RunningServer, ask_repair, clean_environment, follow, free_port, upload
 
+import app
+
 PHOTO = ROOT / "tests" / "data" / "flower.png"
 
 
@@ -128,3 +130,10 @@ def test_starting_does_not_import_torchvision(real_server: RunningServer) -> Non
         pytest.skip("only Linux tells which libraries a process has loaded")
     loaded = maps.read_text()
     assert "libtorch" in loaded and "torchvision" not in loaded
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    """asyncio sets TCP_NODELAY only on sockets that name their protocol; without it answers waited 40 ms for an ACK."""
+    listener = app._listen("127.0.0.1", 0)
+    with listener:
+        assert listener.proto == socket.IPPROTO_TCP
