@@ -142,7 +142,8 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 def _read_yaml(path: Path, error: type[ValueError]) -> object:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        # The parser in C, where there is one, is some five times as fast.
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
         raise error(f"{path} cannot be read: {problem}") from problem
 

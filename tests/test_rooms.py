@@ -15,7 +15,7 @@ ROOMS = (
     ("app",),
     ("web",),
     ("jobs",),
-    ("inference", "filling", "runner", "graphs", "stages"),
+    ("inference", "repairs", "measure", "filling", "refine", "runner", "graphs", "stages"),
     ("preprocess", "cropping", "holes"),
     ("downloads", "transfer"),
     ("imaging",),
