@@ -16,7 +16,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
+
+from imaging import encode_png, open_photo
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_APP = """
@@ -264,6 +268,32 @@ def test_console_script_works_from_a_path_with_a_blank(checkout: SmallCheckout, 
     command = [str(checkout.folder / ".venv" / "bin" / "fftlama"), "repair", "a b"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (7, "['repair', 'a b']\n"), result.stderr
+
+
+def test_the_real_program_starts_repairs_and_stops(checkout: SmallCheckout) -> None:
+    left_out = shutil.ignore_patterns("__pycache__", "*.part")
+    for source in (*ROOT.glob("*.py"), *(ROOT / name for name in ("hardware_profiles.yaml", "pyproject.toml"))):
+        shutil.copy2(source, checkout.folder / source.name)
+    for name in ("web", "jobs", "imaging", "lama", "weights"):
+        shutil.copytree(ROOT / name, checkout.folder / name, ignore=left_out)
+    started = checkout.run("start_app.sh", FFTLAMA_DEVICE="cpu", FFTLAMA_WEIGHTS="lama-compact")
+    assert started.returncode == 0, started.stdout
+    assert "lama-compact" in started.stdout
+    url = f"http://127.0.0.1:{checkout.port}"
+    assert httpx.get(f"{url}/health").json()["status"] == "ok"
+    photo = (ROOT / "tests" / "data" / "flower.png").read_bytes()
+    hole = np.zeros((120, 160, 3), np.uint8)
+    hole[40:80, 40:90] = 255
+    mask = encode_png(hole, fast=True)
+    answer = httpx.post(f"{url}/api/v1/repair", files={"image": photo, "mask": mask}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert open_photo(answer.content).image.shape == (120, 160, 3)
+    pid = int(checkout.state()["pid"])
+    stopped = checkout.run("stop_app.sh")
+    assert stopped.returncode == 0 and "killing" not in stopped.stdout
+    assert pid not in checkout.pids()
+    log = next((checkout.folder / "logs").glob("app-*.log")).read_text()
+    assert "Traceback" not in log
 
 
 def stub_pythons(folder: Path, body: str) -> str:
