@@ -22,7 +22,7 @@ from PIL import (
 )
 
 from config import Note
-from imaging import jpeg, metadata, png, tiff, tiff_tags, webp
+from imaging import heic, jpeg, metadata, png, tiff, tiff_tags, webp
 from imaging.errors import ImagingError, image_too_large, not_an_image, truncated_image
 from imaging.photo import Photo, Source, TiffSettings, assemble, turn_upright
 
@@ -255,23 +255,19 @@ def _read_avif(data: bytes, max_px: int) -> Photo:
 
 
 def _read_heic(data: bytes, max_px: int) -> Photo:
-    import pi_heif  # loads shared libraries that few photos need
-
-    container = pi_heif.open_heif(BytesIO(data))
-    primary = container[container.primary_index]
-    _check_px(primary.size[0], primary.size[1], max_px)
-    info = primary.info
-    pixels = _pixels_of(primary.to_pillow())
-    # The decoder has turned the picture as the container says; the EXIF orientation beside it is not to be applied
-    # again.
+    parts = heic.decode(data, max_px=max_px)
+    _check_px(parts.width_px, parts.height_px, max_px)
+    if parts.pixels is None:
+        raise truncated_image("HEIC")
+    # The decoder has turned the picture as the container says; the EXIF orientation beside it is not to be applied.
     source = Source(
         lossy=True,
-        exif=metadata.bare_exif(info.get("exif")),
-        icc=info.get("icc_profile"),
-        xmp=info.get("xmp"),
+        exif=metadata.bare_exif(parts.metadata.get("exif")),
+        icc=parts.metadata.get("icc_profile"),
+        xmp=parts.metadata.get("xmp"),
         size_bytes=len(data),
     )
-    return assemble("HEIC", pixels, source, (_first_frame_note(len(container)),) if len(container) > 1 else ())
+    return assemble("HEIC", parts.pixels.copy(), source, (_first_frame_note(parts.images),) if parts.images > 1 else ())
 
 
 READERS: dict[str, Callable[[bytes, int], Photo]] = {

@@ -18,6 +18,7 @@ MAX_POINTS = 20_000
 MAX_RADIUS_PX = 5_000.0
 MAX_COORDINATE_PX = 1_000_000.0
 SPANS_AT_ONCE = 500_000
+MAX_SPANS = 10_000_000  # about five seconds of work
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,22 @@ def _point(index: int, point: object) -> tuple[float, float]:
 
 
 def rasterize(strokes: Iterable[Stroke], size: tuple[int, int]) -> np.ndarray:
-    """Paint strokes onto an empty mask of (height, width) and return (H, W) bool, True = hole."""
+    """Paint strokes onto an empty mask of (height, width) and return (H, W) bool, True = hole.
+
+    Raises ImagingError `bad_strokes` when they are too many for so thick a brush: over ten million rows of segments.
+    """
     height, width = size
     mask = np.zeros((height, width), bool)
     flat = mask.reshape(-1)
-    for stroke in strokes:
+    spans_left = MAX_SPANS
+    for index, stroke in enumerate(strokes):
         painted = False
         points = np.asarray(stroke.points, np.float64)
-        for rows, starts, stops in _spans(points, stroke.radius, height, width):
+        first, count = _rows(points, stroke.radius, height)
+        spans_left -= int(count.sum())
+        if spans_left < 0:
+            raise _bad(index, "the strokes are too long for so thick a brush; repair in several rounds")
+        for rows, starts, stops in _spans(points, stroke.radius, first, count, width):
             painted = True
             for start, stop in _merged(rows * width + starts, rows * width + stops):
                 flat[start:stop] = not stroke.erase
@@ -100,17 +109,26 @@ def rasterize(strokes: Iterable[Stroke], size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
+def _rows(points: np.ndarray, radius: float, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first row of centres that each segment's capsule meets, and how many, within the image."""
+    starts, stops = _segments(points)
+    low, high = np.minimum(starts[:, 1], stops[:, 1]) - radius, np.maximum(starts[:, 1], stops[:, 1]) + radius
+    first = np.clip(np.ceil(low - 0.5), 0, height).astype(np.int64)
+    return first, np.maximum(np.clip(np.floor(high - 0.5) + 1, 0, height).astype(np.int64) - first, 0)
+
+
+def _segments(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return (points[:-1], points[1:]) if len(points) > 1 else (points, points)
+
+
 def _spans(
-    points: np.ndarray, radius: float, height: int, width: int
+    points: np.ndarray, radius: float, first: np.ndarray, count: np.ndarray, width: int
 ) -> Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield (rows, first columns, columns past the last) of all rows of all capsules of a polyline, in batches.
 
     A capsule (a segment's points within the radius) is convex, so it meets a row of centres in one interval.
     """
-    starts, stops = (points[:-1], points[1:]) if len(points) > 1 else (points, points)
-    low, high = np.minimum(starts[:, 1], stops[:, 1]) - radius, np.maximum(starts[:, 1], stops[:, 1]) + radius
-    first = np.clip(np.ceil(low - 0.5), 0, height).astype(np.int64)
-    count = np.maximum(np.clip(np.floor(high - 0.5) + 1, 0, height).astype(np.int64) - first, 0)
+    starts, stops = _segments(points)
     batch_of = np.cumsum(count) // SPANS_AT_ONCE
     for batch in np.unique(batch_of[count > 0]):
         chosen = np.flatnonzero((batch_of == batch) & (count > 0))

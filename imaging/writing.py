@@ -49,7 +49,7 @@ def encode_photo(photo: Photo, image: np.ndarray | None = None, *, format: str |
     name, notes = _format_to_write(photo, format)
     try:
         data, lossy = _WRITERS[name](photo, image)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         height, width = image.shape[:2]
         message = f"An image of {width} x {height} pixels cannot be saved as {name}; PNG can hold it."
         raise ImagingError("bad_options", message, format=name.lower(), width=width, height=height) from error

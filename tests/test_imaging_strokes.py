@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from imaging import ImagingError, Stroke, parse_strokes, rasterize
 
+GOOD_STROKE = Stroke(((5.0, 5.0),), 3.0)
 RIM = 1e-9  # centres nearer to the rim than this may fall on either side
 
 
@@ -89,7 +90,7 @@ def test_all_rows_of_a_huge_brush_are_full() -> None:
 
 def test_three_hundred_points_on_12_megapixels_take_milliseconds() -> None:
     """Measured at 5 ms; the bound is for a busy machine, and a method that goes over all pixels takes seconds."""
-    walk = (*np.cumsum(np.random.default_rng(0).normal(0, 15, (300, 2)), axis=0), 2000, 1500)
+    walk = np.array([2000, 1500]) + np.cumsum(np.random.default_rng(0).normal(0, 15, (300, 2)), axis=0)
     stroke = Stroke(tuple((float(x), float(y)) for x, y in walk), 40.0)
     times_s = []
     for _ in range(5):
@@ -97,6 +98,15 @@ def test_three_hundred_points_on_12_megapixels_take_milliseconds() -> None:
         rasterize([stroke], (3000, 4000))
         times_s.append(time.perf_counter() - started)
     assert min(times_s) < 0.1
+
+
+def test_work_without_end_is_refused() -> None:
+    """Twenty thousand lines across a big photo kept a core busy for half a minute."""
+    ends = np.random.default_rng(0).uniform(0, 4000, (20_000, 2)).tolist()
+    stroke = Stroke(tuple((x, y) for x, y in ends), 500.0)
+    with pytest.raises(ImagingError, match="several rounds") as refused:
+        rasterize([GOOD_STROKE, stroke], (3000, 4000))
+    assert refused.value.code == "bad_strokes" and refused.value.params["index"] == 1
 
 
 def test_what_the_page_sends_is_understood() -> None:

@@ -1,0 +1,69 @@
+"""HEIC through a process of its own: a damaged file can bring the decoder down, and must not bring the server down.
+
+Found by feeding pi-heif 1.4.0 damaged files: it crashes while reading their metadata. Starting the child costs 0.2 s.
+Run as a script, this file is that child: the photo on standard input, what `decode` needs on standard output.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+TIME_LIMIT_S = 60
+BLOBS = ("exif", "icc_profile", "xmp")
+
+
+@dataclass(frozen=True)
+class HeicFile:
+    """A decoded HEIC: (H, W, C) uint8 pixels as the container turns them (None if over `max_px`), size, metadata."""
+
+    pixels: np.ndarray | None
+    width_px: int
+    height_px: int
+    images: int
+    metadata: dict[str, bytes]
+
+
+def decode(data: bytes, *, max_px: int) -> HeicFile:
+    """Decode a HEIC in a child process; raises OSError when the file is damaged or takes longer than a minute."""
+    command = [sys.executable, "-I", str(Path(__file__).resolve()), str(max_px)]
+    try:
+        child = subprocess.run(command, input=data, capture_output=True, timeout=TIME_LIMIT_S, check=True)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise OSError("the HEIC decoder gave up") from error
+    described, _, rest = child.stdout.partition(b"\n")
+    header = json.loads(described)
+    metadata, at = {}, 0
+    for name, size in header["blobs"].items():
+        metadata[name] = rest[at : at + size]
+        at += size
+    shape = (header["height"], header["width"], header["channels"])
+    pixels = np.frombuffer(rest, np.uint8, offset=at).reshape(shape) if header["channels"] else None
+    return HeicFile(pixels, header["width"], header["height"], header["images"], metadata)
+
+
+def _answer(data: bytes, max_px: int) -> bytes:
+    """Return a line of JSON, the metadata and the pixels; zero channels and no pixels when there are too many."""
+    import pi_heif  # only in the child
+
+    container = pi_heif.open_heif(BytesIO(data))
+    primary = container[container.primary_index]
+    width, height = primary.size
+    blobs = {name: bytes(primary.info[name]) for name in BLOBS if primary.info.get(name)}
+    header = {"width": width, "height": height, "images": len(container), "channels": 0, "blobs": {}}
+    if width * height > max_px:
+        return json.dumps(header).encode() + b"\n"
+    picture = primary.to_pillow()
+    if picture.mode not in ("L", "RGB", "RGBA"):
+        picture = picture.convert("RGBA" if "a" in picture.mode.lower() else "RGB")
+    header |= {"width": picture.width, "height": picture.height, "channels": len(picture.getbands())}
+    header["blobs"] = {name: len(blob) for name, blob in blobs.items()}
+    return b"".join([json.dumps(header).encode(), b"\n", *blobs.values(), picture.tobytes()])
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(_answer(sys.stdin.buffer.read(), int(sys.argv[1])))
