@@ -118,7 +118,8 @@ def check_layout(person: Person) -> None:
           const common = (a, b, low, high) => Math.min(a[high], b[high]) - Math.max(a[low], b[low]);
           for (const [i, a] of boxes.entries()) {
             if (a.box.left < 0 || a.box.right > innerWidth + 0.5) out.push('outside: ' + name(a.node));
-            if (a.node.matches('button, a') && a.node.scrollWidth > a.node.clientWidth + 1) out.push('cut: ' + name(a.node));
+            const cut = a.node.matches('button, a') && a.node.scrollWidth > a.node.clientWidth + 1;
+            if (cut) out.push('cut: ' + name(a.node));
             for (const b of boxes.slice(i + 1)) {
               if (a.node.contains(b.node) || b.node.contains(a.node)) continue;
               const over = common(a.box, b.box, 'left', 'right') > 1 && common(a.box, b.box, 'top', 'bottom') > 1;

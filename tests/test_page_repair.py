@@ -37,7 +37,7 @@ def test_paint_and_repair_shows_the_patch_in_place(person: Person) -> None:
     assert person.strokes == []
     expect(person.page.locator(".fft-status")).to_contain_text("Saved to outputs/")
     times = person.page.locator(".fft-times").inner_text()
-    assert "total" in times and "predict" in times
+    assert "Total" in times and "predict" in times
 
 
 def test_a_click_sends_strokes_only_and_at_most_two_kilobytes(person: Person) -> None:
