@@ -1,0 +1,104 @@
+"""Arrays to model input and back: depth, masking, scaling, padding and the composite's rounding."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cropping import Crop, plan_crops
+from preprocess import build_input, composite, download, pad_to_model, unpad, upload
+
+CPU = torch.device("cpu")
+
+
+def whole_crop(height: int, width: int, missing: np.ndarray, model: tuple[int, int] | None = None) -> Crop:
+    """A crop that is the whole image, hard-edged."""
+    box = (0, 0, width, height)
+    return Crop(box, box, (height, width), model or (height, width), missing, missing.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_input_is_the_masked_image_in_unit_range_then_the_mask(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    top = np.iinfo(dtype).max
+    image = rng.integers(0, top, (24, 32, 3), dtype=dtype, endpoint=True)
+    missing = rng.random((24, 32)) < 0.3
+    crop = whole_crop(24, 32, missing)
+    x = build_input(upload(crop, image, CPU), crop).numpy()
+    assert x.shape == (4, 24, 32) and x.dtype == np.float32
+    np.testing.assert_allclose(x[:3].transpose(1, 2, 0), image / top * ~missing[..., None], atol=1e-6)
+    np.testing.assert_array_equal(x[3], missing)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_every_level_survives_the_composite(dtype: type) -> None:
+    """A prediction that is the original itself, at alpha 1, must give all levels back; truncating would not."""
+    top = np.iinfo(dtype).max
+    levels: np.ndarray = np.arange(top + 1, dtype=dtype).reshape(16, -1)
+    image = np.repeat(levels[..., None], 3, axis=2)
+    crop = whole_crop(*levels.shape, np.ones(levels.shape, np.bool_))
+    source = upload(crop, image, CPU)
+    prediction = torch.from_numpy((image / top).astype(np.float32)).permute(2, 0, 1)
+    (patch,) = download([composite(prediction, source, crop)])
+    assert patch.dtype == dtype
+    np.testing.assert_array_equal(patch, image)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_composite_mixes_on_the_original_integers(dtype: type) -> None:
+    rng = np.random.default_rng(1)
+    top = np.iinfo(dtype).max
+    image = rng.integers(0, top, (40, 40, 3), dtype=dtype, endpoint=True)
+    alpha = rng.random((40, 40)).astype(np.float32)
+    alpha[rng.random((40, 40)) < 0.3] = 0
+    crop = replace(whole_crop(40, 40, alpha > 0), alpha=alpha)
+    prediction = rng.random((3, 40, 40)).astype(np.float32)
+    (patch,) = download([composite(torch.from_numpy(prediction), upload(crop, image, CPU), crop)])
+    exact = image + alpha[..., None].astype(np.float64) * (prediction.transpose(1, 2, 0) * top - image)
+    assert np.abs(patch - exact).max() <= 0.51
+    np.testing.assert_array_equal(patch[alpha == 0], image[alpha == 0])
+
+
+def test_alpha_zero_keeps_the_original_even_under_nan() -> None:
+    image = np.random.default_rng(2).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    crop = replace(whole_crop(16, 16, np.ones((16, 16), np.bool_)), alpha=np.zeros((16, 16), np.float32))
+    (patch,) = download([composite(torch.full((3, 16, 16), float("nan")), upload(crop, image, CPU), crop)])
+    np.testing.assert_array_equal(patch, image)
+
+
+@pytest.mark.parametrize("shift_px", range(5))
+def test_object_in_the_hole_does_not_bleed_when_scaled_down(shift_px: int) -> None:
+    """A white object on grey, scaled to a quarter: plain resizing would leave a light rim around the hole."""
+    image = np.full((400, 400, 3), 100, np.uint8)
+    mask = np.zeros((400, 400), np.bool_)
+    mask[101 : 298 + shift_px, 103:301] = True
+    image[mask] = 255
+    (crop,) = plan_crops(mask, buckets_px=(104,), fixed_buckets=True, dilate_px=0)
+    x = build_input(upload(crop, image, CPU), crop).numpy()
+    known = x[3] == 0
+    assert crop.is_scaled and known.any()
+    np.testing.assert_allclose(x[:3, known], 100 / 255, atol=1e-3)
+    assert (x[:3, ~known] == 0).all() and set(np.unique(x[3])) == {0, 1}
+
+
+def test_scaled_fill_comes_back_at_full_size() -> None:
+    mask = np.zeros((300, 500), np.bool_)
+    mask[20:280, 30:470] = True
+    (crop,) = plan_crops(mask, buckets_px=(128,), fixed_buckets=True, dilate_px=0)
+    source = upload(crop, np.zeros((300, 500, 3), np.uint8), CPU)
+    ramp = torch.linspace(0, 1, crop.scaled_size[1]).expand(3, crop.scaled_size[0], -1)
+    (patch,) = download([composite(pad_to_model(ramp, crop.model_size), source, crop)])
+    assert patch.shape == (260, 440, 3)
+    expected = (np.arange(30, 470) + 0.5) / 500 * 255  # pixel centres keep their place
+    assert np.abs(patch[130, :, 0] - expected).max() < 2.5
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 90), st.integers(0, 90))
+def test_unpad_undoes_padding(height: int, width: int, more_h: int, more_w: int) -> None:
+    x = torch.arange(3.0 * height * width).view(3, height, width)
+    padded = pad_to_model(x, (height + more_h, width + more_w))
+    assert padded.shape == (3, height + more_h, width + more_w)
+    assert torch.equal(unpad(padded, (height, width)), x)
