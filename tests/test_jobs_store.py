@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs import files
-from jobs.cleanup import DAY_S, MIB, clean_up
+from jobs.cleanup import DAY_S, MIB, clean_up, remove_family
 from jobs.errors import JobError
 from jobs.files import write_atomically, write_new_output
 from jobs.store import ImageRecord, JobStore, new_id
@@ -128,6 +128,7 @@ def test_clean_up_never_takes_what_a_live_job_needs(store: JobStore, state: str)
         write_atomically(store.patch_path(result.image_id), b"pixels")
         assert store.finish(job_id, result, size_bytes=10, timings_ms={}, notes=[], save=True)
     assert clean_up(store, keep_days=7, keep_mib=100) == 0
+    assert remove_family(store, photo) is False, "not even when the job came after clean-up had looked"
     assert is_there(store, photo)
     if state.startswith("done"):
         store.set_saved(job_id, "outputs/a.png", notes=())
@@ -188,3 +189,15 @@ def test_threads_write_side_by_side(store: JobStore) -> None:
         ids = list(pool.map(lambda _: add_job(store, photo), range(80)))
         assert all(pool.map(store.start, ids))
     assert {store.job(job_id).state for job_id in ids} == {"running"}
+
+
+def test_a_result_that_comes_after_the_end_makes_no_round(store: JobStore) -> None:
+    photo = add_photo(store)
+    for end in (store.cancel, lambda job_id: store.fail(job_id, JobError("timed_out", "too long"))):
+        job_id = add_job(store, photo)
+        assert store.start(job_id) and end(job_id)
+        result = ImageRecord(new_id(), photo, photo, 8, 8, "PNG", "a.png", (), (0, 0, 1, 1), time.time())
+        assert store.finish(job_id, result, size_bytes=10, timings_ms={}, notes=[], save=True) is False
+        assert store.job(job_id).state in ("cancelled", "failed") and store.job(job_id).result_id is None
+        with pytest.raises(JobError):
+            store.image(result.image_id)
