@@ -39,7 +39,7 @@ def test_every_level_survives_the_composite(dtype: type) -> None:
     top = np.iinfo(dtype).max
     levels: np.ndarray = np.arange(top + 1, dtype=dtype).reshape(16, -1)
     image = np.repeat(levels[..., None], 3, axis=2)
-    crop = whole_crop(*levels.shape, np.ones(levels.shape, np.bool_))
+    crop = whole_crop(16, levels.shape[1], np.ones(levels.shape, np.bool_))
     source = upload(crop, image, CPU)
     prediction = torch.from_numpy((image / top).astype(np.float32)).permute(2, 0, 1)
     (patch,) = download([composite(prediction, source, crop)])
