@@ -60,11 +60,10 @@ def photo_file(
 
 
 class Person:
-    """Somebody with the page open in a browser of their own; notes every request and script error."""
+    """Somebody with the page open, who was never here before; notes every request and script error."""
 
-    def __init__(self, browser: Browser, url: str, **context: Any) -> None:
-        usual = {"locale": "en-US", "viewport": {"width": 1200, "height": 800}}
-        self.context: BrowserContext = browser.new_context(**{**usual, **context})
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.context = context
         self.url = url
         self.errors: list[str] = []
         self.requests: list[tuple[str, str, bytes]] = []
@@ -72,6 +71,8 @@ class Person:
         self.page.set_default_timeout(PATIENCE_MS)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda r: self.requests.append((r.method, r.url, r.post_data_buffer or b"")))
+        self.page.goto(f"{url}/health")
+        self.page.evaluate("localStorage.clear()")
         self.visit()
 
     def visit(self) -> None:
@@ -105,7 +106,7 @@ class Person:
         self.page.mouse.move(*first)
         self.page.mouse.down()
         for x, y in others:
-            self.page.mouse.move(x, y, steps=6)
+            self.page.mouse.move(x, y, steps=3)
         self.page.mouse.up()
 
     def press(self, action: str) -> None:
@@ -166,23 +167,38 @@ class Person:
         return red, green, blue
 
     def close(self) -> None:
-        """Close the browser; script errors the person never saw fail the test here."""
-        self.context.close()
+        """Close the page; script errors the person never saw fail the test here."""
+        self.page.close()
         assert not self.errors, self.errors
 
 
+def open_browser(browser: Browser, **options: Any) -> BrowserContext:
+    """Return a browser profile: English and as large as a small laptop's unless told otherwise."""
+    return browser.new_context(**{"locale": "en-US", "viewport": {"width": 1200, "height": 800}, **options})
+
+
+@pytest.fixture(scope="module")
+def usual_browser(browser: Browser) -> Iterator[BrowserContext]:
+    """One profile for people without wishes, so that Gradio's files are loaded once."""
+    context = open_browser(browser)
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Any]:
-    """Open the page: `visit(url, **context_options) -> Person`; all are closed at the test's end."""
+def visit(browser: Browser, usual_browser: BrowserContext) -> Iterator[Any]:
+    """Open the page: `visit(url, **options) -> Person`; with options in a browser profile of its own."""
     people: list[Person] = []
 
-    def open_page(url: str, **context: Any) -> Person:
-        people.append(Person(browser, url, **context))
+    def open_page(url: str, **options: Any) -> Person:
+        people.append(Person(open_browser(browser, **options) if options else usual_browser, url))
         return people[-1]
 
     yield open_page
     for person in people:
         person.close()
+        if person.context is not usual_browser:
+            person.context.close()
 
 
 DATA = Path(__file__).parent / "data"

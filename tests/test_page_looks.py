@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_driver import Person, browser, photo_file, visit
+from page_driver import Person, browser, photo_file, usual_browser, visit
 from playwright.sync_api import expect
 from serving import RunningServer
 
 from imaging.strokes import parse_strokes, rasterize
 from web.page import LANGUAGES, SCRIPTS, WEB_FOLDER, join_scripts, load_strings
 
-__all__ = ["browser", "visit"]  # fixtures
+__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 Visit = Callable[..., Person]
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
 

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable
 
 import pytest
-from page_driver import DONE, Person, browser, photo_file, visit
+from page_driver import DONE, Person, browser, photo_file, usual_browser, visit
 from playwright.sync_api import expect
 from serving import RunningServer
 
-__all__ = ["browser", "visit"]  # fixtures
+__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 Visit = Callable[..., Person]
 
 
@@ -89,7 +89,7 @@ def test_a_new_tab_takes_over_from_a_closed_one_but_not_from_an_open_one(visit: 
 
 
 def test_three_people_at_once_all_get_theirs_and_see_their_place(visit: Visit, server: RunningServer) -> None:
-    people = [visit(server.url) for _ in range(3)]
+    people = [visit(server.url, locale="en-US") for _ in range(3)]
     for seed, person in enumerate(people):
         person.page.evaluate(
             """() => {
