@@ -148,7 +148,8 @@ def measure(chosen: argparse.Namespace, setup: Setup) -> None:
     records: list[Record] = score_peers(setup, peers, processes=chosen.processes) if peers else []
     peers_s = time.perf_counter() - started_s
     fills, ours = load_sweep(chosen) if chosen.sweep else load_fills(chosen)
-    records += score_fills(setup, fills, device=chosen.device)
+    if fills:
+        records += score_fills(setup, fills, device=chosen.device)
     ours_s = time.perf_counter() - started_s - peers_s
     environment = read_environment(
         ROOT,
