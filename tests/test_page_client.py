@@ -1,5 +1,6 @@
 """The Gradio endpoint `/repair`: files in, file out, as they are."""
 
+import importlib
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from gradio_client.exceptions import AppError
 from page_driver import DATA
 from PIL import Image
 from serving import RunningServer
+
+import web.page
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +70,9 @@ def test_files_of_the_server_cannot_be_named(server: RunningServer, mask: Path) 
         answer = http.get(f"/gradio_api/call/repair/{call['event_id']}").text
     assert "event: error" in answer
     assert "event: complete" not in answer
+
+
+def test_importing_the_page_writes_nothing_beside_it() -> None:
+    """Gradio wrote a page.pyi into the checkout for every subclass of a component."""
+    importlib.reload(web.page)
+    assert list(web.page.WEB_FOLDER.glob("*.pyi")) == []

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import gradio as gr
 import yaml
+from gradio.component_meta import ComponentMeta
 from gradio.exceptions import InvalidPathError
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
@@ -66,7 +67,18 @@ def join_scripts(setup: dict[str, Any]) -> str:
     return "\n".join([opening, *parts, "startCanvas(element, setup);"])
 
 
-class MaskCanvas(gr.HTML):
+class WithoutStub(ComponentMeta):
+    """Makes subclasses of components without writing a .pyi file beside their source when they are imported.
+
+    Gradio's own metaclass does that (6.31), and the type checker would then read the stale stub instead of the source.
+    """
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], attrs: dict[str, Any]) -> WithoutStub:
+        """Make the class; its events are those it inherits."""
+        return super(ComponentMeta, mcs).__new__(mcs, name, bases, attrs)
+
+
+class MaskCanvas(gr.HTML, metaclass=WithoutStub):
     """The canvas: photo, strokes, rounds and status in one element. Has no value and no Gradio events."""
 
     def __init__(self, *, max_file_mib: int, language: str) -> None:
@@ -97,7 +109,7 @@ class MaskCanvas(gr.HTML):
         return "html"
 
 
-class UploadedFile(gr.File):
+class UploadedFile(gr.File, metaclass=WithoutStub):
     """A file that the caller has uploaded; no other path of this machine and no address.
 
     Gradio's own check is off in a page that is mounted instead of launched (`Blocks.has_launched` stays False, 6.31):
