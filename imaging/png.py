@@ -21,15 +21,6 @@ from imaging.metadata import MAX_PROFILE_BYTES
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)  # x0, y0, dx, dy
 XMP_KEY = b"XML:com.adobe.xmp\0"
 # Measured on a photo of 3 megapixels: 157 ms and 4.0 MB; 396 ms and 3.6 MB, where level 6 takes 1090 ms for 1.4 % less.
 FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH)
@@ -47,7 +38,6 @@ class PngFile:
     height_px: int
     depth: int
     colour_type: int
-    interlaced: bool
     chunks: tuple[tuple[bytes, bytes], ...]
 
     def first(self, kind: bytes) -> bytes | None:
@@ -73,10 +63,10 @@ def parse(data: bytes) -> PngFile:
         at += 12 + size
     if chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
         raise not_an_image("its PNG header is missing")
-    width_px, height_px, depth, colour_type, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
+    width_px, height_px, depth, colour_type = struct.unpack_from(">IIBB", chunks[0][1])
     if depth not in DEPTHS.get(colour_type, ()) or not width_px or not height_px:
         raise not_an_image("its PNG header makes no sense")
-    return PngFile(width_px, height_px, depth, colour_type, bool(interlace), tuple(chunks))
+    return PngFile(width_px, height_px, depth, colour_type, tuple(chunks))
 
 
 def join(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -128,21 +118,6 @@ def palette_to_colours(picture: Image.Image) -> np.ndarray:
 
 
 def _decode_deep(png: PngFile) -> np.ndarray:
-    """Decode 16 bits with OpenCV, which fills the rest of a cut picture with grey: so the stream is measured first."""
-    pixel_bytes = 2 * CHANNELS[png.colour_type]
-    passes = ADAM7 if png.interlaced else ((0, 0, 1, 1),)
-    expected = 0
-    for x0, y0, dx, dy in passes:
-        columns, rows = -(-(png.width_px - x0) // dx), -(-(png.height_px - y0) // dy)
-        expected += rows * (1 + columns * pixel_bytes) if columns > 0 and rows > 0 else 0
-    stream = zlib.decompressobj()
-    unpacked = 0
-    for kind, payload in png.chunks:
-        while kind == b"IDAT" and payload and unpacked < expected:
-            unpacked += len(stream.decompress(payload, 1 << 20))
-            payload = stream.unconsumed_tail
-    if unpacked < expected:
-        raise truncated_image("PNG")
     bare = join(c for c in png.chunks if c[0] in (b"IHDR", b"IDAT", b"IEND"))
     pixels = cv2.imdecode(np.frombuffer(bare, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:

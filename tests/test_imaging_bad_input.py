@@ -165,6 +165,18 @@ def test_95_megapixels_are_read_without_a_warning(name: str) -> None:
         assert refusal(claimed(10_000, 9_500)[name]).code == "truncated_image"
 
 
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
+def test_16_bit_png_whose_rows_end_early_is_truncated(share: float) -> None:
+    """The chunks are whole and their checksums right; only the rows inside stop before the header says so."""
+    rows = b"".join(b"\0" + np.random.default_rng(y).bytes(600) for y in range(100))
+    body = b"IDAT" + zlib.compress(rows[: int(len(rows) * share)])
+    header = b"IHDR" + struct.pack(">IIBBBBB", 100, 100, 16, 2, 0, 0, 0)
+    data = FILES["png"][:8]
+    for part in (header, body, b"IEND"):
+        data += struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+    assert refusal(data).code == "truncated_image"
+
+
 def test_damaged_checksum_is_found() -> None:
     data = bytearray(FILES["png"])
     data[data.index(b"IDAT") + 20] ^= 1

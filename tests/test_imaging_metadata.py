@@ -45,7 +45,7 @@ def smooth() -> np.ndarray:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_is_applied_and_reset(orientation: int, format: str) -> None:
-    """One in eight phone photos came back lying on its side in an older tool (IOPaint#419)."""
+    """One in eight phone photos came back lying on its side in an older tool."""
     upright = smooth()
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = orientation, "Maker"
@@ -112,6 +112,17 @@ def test_no_thumbnail_of_the_unrepaired_photo_is_left(format: str, order: str) -
     assert again[0x010F] == "Maker" and again.get(0x0112, 1) == 1
     note = again.get_ifd(0x8769)[0x927C]
     assert note.startswith(b"NOTE") and note.endswith(b"TAIL") and len(note) == 8 + len(preview)
+
+
+def test_uncompressed_thumbnail_in_the_middle_is_blanked() -> None:
+    """It cannot be cut off with the end of the block, and no JPEG mark gives it away."""
+    secret = b"rows of an unrepaired thumbnail"
+    second_at, make_at = 8 + 2 + 12 + 4, 8 + 2 + 12 + 4 + 2 + 24 + 4 + len(secret)
+    block = b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x010F, 2, 6, make_at, second_at)
+    strip = struct.pack("<HHIIHHII", 0x0111, 4, 1, make_at - len(secret), 0x0117, 4, 1, len(secret))
+    block += struct.pack("<H", 2) + strip + bytes(4) + secret + b"Maker\0"
+    written = encode_photo(open_photo(saved(Image.fromarray(smooth()), "PNG", exif=block))).data
+    assert secret not in written and exif_of(written)[0x010F] == "Maker"
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
