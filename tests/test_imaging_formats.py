@@ -3,84 +3,14 @@
 import io
 import struct
 import zlib
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import tifffile
+from imaging_files import BOX, DATA, codes, noise, raw_png, repaired, saved, smooth, unfiltered_png
 from PIL import Image
 
-from imaging import ImagingError, Photo, decode_png, encode_photo, encode_png, encode_preview, open_photo
-
-DATA = Path(__file__).parent / "data"
-BOX = np.s_[8:20, 10:30]
-
-
-def noise(*shape: int, depth: int = 8, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 2**depth, shape).astype(np.uint8 if depth == 8 else np.uint16)
-
-
-def smooth(height: int, width: int) -> np.ndarray:
-    photo = Image.open(DATA / "pier.jpg").convert("RGB").resize((width, height), Image.Resampling.BOX)
-    return np.array(photo)
-
-
-def saved(picture: Image.Image, format: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, format, **options)
-    return file.getvalue()
-
-
-def raw_png(pixels: np.ndarray, colour_type: int, depth: int, *extra: tuple[bytes, bytes]) -> bytes:
-    """Write a PNG by hand: filter 0, one IDAT."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    height, width = pixels.shape[:2]
-    rows = pixels.astype(">u2" if depth == 16 else "u1").reshape(height, -1)
-    stream = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    parts = [(b"IHDR", header), *extra, (b"IDAT", stream), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-
-def unfiltered_png(data: bytes) -> np.ndarray:
-    """Decode a non-interlaced 8- or 16-bit PNG in plain Python: the reference that shares no code with any library."""
-    at, stream, header = 8, b"", b""
-    while at < len(data):
-        (size,), kind = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
-        body = data[at + 8 : at + 8 + size]
-        header = body if kind == b"IHDR" else header
-        stream += body if kind == b"IDAT" else b""
-        at += 12 + size
-    width, height, depth, colour_type = struct.unpack(">IIBB", header[:10])
-    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour_type]
-    step = channels * depth // 8
-    raw, rows, previous = zlib.decompress(stream), [], bytes(width * step)
-    for y in range(height):
-        kind, *line = raw[y * (1 + width * step) : (y + 1) * (1 + width * step)]
-        for i in range(len(line)):
-            left, up = line[i - step] if i >= step else 0, previous[i]
-            corner = previous[i - step] if i >= step else 0
-            guess = left + up - corner
-            paeth = min((left, up, corner), key=lambda value: abs(guess - value))
-            line[i] = (line[i] + (0, left, up, (left + up) // 2, paeth)[kind]) % 256
-        previous = bytes(line)
-        rows.append(previous)
-    pixels = np.frombuffer(b"".join(rows), ">u2" if depth == 16 else "u1")
-    return pixels.reshape(height, width, channels).astype(np.uint16 if depth == 16 else np.uint8)
-
-
-def repaired(photo: Photo) -> np.ndarray:
-    image = photo.image.copy()
-    image[BOX] = noise(*image[BOX].shape, depth=8 * image.itemsize, seed=9)
-    return image
-
-
-def codes(notes: tuple) -> list[str]:
-    return [note.code for note in notes]
+from imaging import decode_png, encode_photo, encode_png, encode_preview, open_photo
 
 
 @pytest.mark.parametrize("depth", [8, 16])
@@ -237,66 +167,6 @@ def test_only_the_first_of_several_frames_is_used(format: str) -> None:
     photo = open_photo(saved(frames[0], format, save_all=True, append_images=frames[1:]))
     assert "animated_first_frame" in codes(photo.notes) and abs(int(photo.image.mean()) - 200) < 4
     assert encode_photo(photo).extension == {"GIF": ".png", "WEBP": ".webp", "TIFF": ".tif", "AVIF": ".avif"}[format]
-
-
-@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "tiff_deflate"])
-@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
-def test_tiff_keeps_compression_and_pixels(mode: str, compression: str | None) -> None:
-    picture = Image.fromarray(noise(40, 50, 4)).convert(mode)
-    photo = open_photo(saved(picture, "TIFF", compression=compression))
-    encoded = encode_photo(photo, repaired(photo))
-    with Image.open(io.BytesIO(encoded.data)) as after:
-        kept = {None: "raw", "tiff_deflate": "tiff_adobe_deflate"}.get(compression, compression)
-        assert after.info["compression"] == kept and after.mode == mode
-        outside = np.ones((40, 50), bool)
-        outside[BOX] = False
-        assert (np.array(after)[outside] == np.array(picture)[outside]).all()
-    assert encoded.notes == ()
-
-
-LAYOUTS: dict[str, dict] = {
-    "plain": {},
-    "deflate": {"compression": "zlib", "predictor": True},
-    "planes": {"planarconfig": "separate"},
-    "tiles": {"tile": (16, 16)},
-    "big-endian": {"byteorder": ">"},
-    "bigtiff": {"bigtiff": True},
-}
-
-
-def deep_tiff(pixels: np.ndarray, layout: str) -> bytes:
-    channels = pixels.shape[2]
-    options = {} if channels == 1 and layout == "planes" else LAYOUTS[layout]
-    stored = np.moveaxis(pixels, 2, 0) if "planarconfig" in options else pixels if channels > 1 else pixels[..., 0]
-    file = io.BytesIO()
-    options = options | {"photometric": "rgb" if channels > 2 else "minisblack"}
-    tifffile.imwrite(file, stored, extrasamples=["unassalpha"] if channels in (2, 4) else None, **options)
-    return file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("channels", "layout"),
-    [(channels, layout) for channels in (1, 3, 4) for layout in LAYOUTS]
-    + [(2, "plain"), (2, "deflate"), (2, "planes")],
-)
-def test_16_bit_tiff_is_exact(channels: int, layout: str) -> None:
-    pixels = noise(48, 64, channels, depth=16)
-    photo = open_photo(deep_tiff(pixels, layout))
-    assert photo.image.dtype == np.uint16
-    assert (photo.image == (pixels[..., :3] if channels > 2 else pixels[..., :1])).all()
-    written = tifffile.imread(io.BytesIO(encode_photo(photo, repaired(photo)).data)).reshape(pixels.shape)
-    outside = np.ones((48, 64), bool)
-    outside[BOX] = False
-    assert (written[outside] == pixels[outside]).all()
-    if channels in (2, 4):
-        assert (written[..., -1] == pixels[..., -1]).all()
-
-
-@pytest.mark.parametrize("layout", ["tiles", "big-endian", "bigtiff"])
-def test_rare_16_bit_grey_tiffs_with_alpha_are_refused_and_not_misread(layout: str) -> None:
-    with pytest.raises(ImagingError) as refused:
-        open_photo(deep_tiff(noise(48, 64, 2, depth=16), layout))
-    assert refused.value.code == "not_an_image"
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
