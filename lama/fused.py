@@ -49,9 +49,7 @@ class FusedGenerator(nn.Module):
                 raise ValueError(f"the Triton kernels cannot run: {obstacle}")
             self.reason = obstacle or ("asked for" if kernels == "triton" else "fastest here")
         self.uses_triton = form is not None
-        self.form: nn.Module = form or TorchForm(
-            network, device=self.device, dtype=dtype, spectral_dtype=spectral_dtype(self.device, dtype)
-        )
+        self.form: nn.Module = form or TorchForm(network, device=self.device, dtype=dtype)
         self.eval()
 
     @torch.no_grad()
@@ -113,11 +111,6 @@ def _triton_form(
     except Exception as error:  # a compiler or driver of any kind: slower is better than not at all
         return None, f"the kernels failed in a trial: {type(error).__name__}: {error}"
     return form, ""
-
-
-def spectral_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """Return the type of the Fourier transforms: bfloat16 has too few digits for them, the others are fine."""
-    return torch.float32 if dtype == torch.bfloat16 else dtype
 
 
 @contextlib.contextmanager

@@ -38,6 +38,22 @@ def test_bfloat16_stays_within_one_grey_level_on_average():
     assert (fused(x) - expected).abs().mean() < 1 / 255
 
 
+def test_batches_equal_single_images():
+    fused = FusedGenerator(live_generator(), device="cpu", dtype=torch.float32)
+    x = masked_input(40, 24, batch=3)
+    singles = torch.cat([fused(image[None]) for image in x])
+    assert (fused(x) - singles).abs().max() < 1e-6
+
+
+def test_without_onednn_the_result_is_the_same(monkeypatch):
+    generator = live_generator(blocks=1)
+    expected = FusedGenerator(generator, device="cpu", dtype=torch.float32)(masked_input(32, 48))
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    plain = FusedGenerator(generator, device="cpu", dtype=torch.float32)
+    assert not plain.form.stem.fuses
+    assert (plain(masked_input(32, 48)) - expected).abs().max() < 1e-5
+
+
 def test_generator_and_input_are_not_modified():
     generator = live_generator()
     x = masked_input(32, 32)

@@ -1,0 +1,150 @@
+"""How fast the network and the whole repair are on this CPU, beside the TorchScript trace people run today.
+
+    python bench/cpu.py [--threads 2] [--rounds 5] [--networks compact,big] [--side 512] [--weights FILE] [--out FOLDER]
+
+All forms of a network run in turn within every round, so that a busy machine slows them alike; the ratio is that of the
+fastest rounds. Columns: fastest and median wall clock, processor time of all threads, ratio to the trace, difference
+from the float32 published form. Then the whole `repair()` at the same size. Prints Markdown, then one JSON line, and
+writes the same with the environment to FOLDER/cpu.json (default: $OUT, else bench/results).
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.speed_model import random_generator
+from lama.checkpoint import load_generator
+from lama.fused import FusedGenerator
+
+NETWORKS = {"compact": (32, 9), "big": (64, 18)}  # width, blocks
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--networks", default="compact,big")
+    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--weights", help="for compact and the repair; default: the embedded ones")
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "bench/results")))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    report: dict[str, Any] = {"environment": environment(options.threads), "forms": [], "repair": []}
+    print(report["environment"])
+    print("\n| network | form | fastest ms | median ms | processor ms | x trace | max / mean grey levels | within 3 |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in options.networks.split(","):
+        report["forms"] += measure_network(name, options.side, rounds=options.rounds, weights=options.weights)
+    for precision in ("bf16", "fp32"):
+        report["repair"].append(measure_repair(precision, options.side, rounds=options.rounds, weights=options.weights))
+    (options.out / "cpu.json").write_text(json.dumps(report))
+    print(json.dumps(report))
+
+
+@torch.no_grad()
+def measure_network(name: str, side: int, *, rounds: int, weights: str | None) -> list[dict[str, Any]]:
+    """Time every form of one network in turn."""
+    width, blocks = NETWORKS[name]
+    generator = load_generator(weights) if name == "compact" else random_generator(width=width, blocks=blocks)
+    x = masked_noise(side)
+    expected = generator(x)
+    traced = torch.jit.optimize_for_inference(torch.jit.trace(generator, x, check_trace=False))
+    forms: dict[str, Callable[[Tensor], Tensor]] = {"trace fp32": traced}
+    for label, dtype in (("ours fp32", torch.float32), ("ours bf16", torch.bfloat16)):
+        forms[label] = FusedGenerator(generator, device="cpu", dtype=dtype)
+    outputs = {label: form(x) for label, form in forms.items()}
+    walls: dict[str, list[float]] = {label: [] for label in forms}
+    processor: dict[str, list[float]] = {label: [] for label in forms}
+    for _ in range(rounds):
+        for label, form in forms.items():
+            wall, used = time.perf_counter(), time.process_time()
+            form(x)
+            walls[label].append((time.perf_counter() - wall) * 1e3)
+            processor[label].append((time.process_time() - used) * 1e3)
+    rows = []
+    for label, output in outputs.items():
+        grey = (output - expected).abs().amax(1)[x[:, 3] > 0] * 255
+        row = {
+            "network": name,
+            "form": label,
+            "side": side,
+            "fastest_ms": min(walls[label]),
+            "median_ms": statistics.median(walls[label]),
+            "processor_ms": min(processor[label]),
+            "times_trace": min(walls["trace fp32"]) / min(walls[label]),
+            "max_grey": grey.max().item(),
+            "mean_grey": grey.mean().item(),
+            "within_3": (grey <= 3).double().mean().item(),
+        }
+        rows.append(row)
+        print(
+            f"| {name} | {label} | {row['fastest_ms']:.0f} | {row['median_ms']:.0f} | {row['processor_ms']:.0f} "
+            f"| {row['times_trace']:.2f} | {row['max_grey']:.2f} / {row['mean_grey']:.3f} | {row['within_3']:.4f} |",
+            flush=True,
+        )
+    return rows
+
+
+def measure_repair(precision: str, side: int, *, rounds: int, weights: str | None) -> dict[str, Any]:
+    """Time the whole repair of a square photo whose middle is missing."""
+    from bench.speed_repair import photo_and_hole
+    from inference import Inpainter
+
+    inpainter = Inpainter.load(weights, device="cpu", precision=precision)
+    image, mask = photo_and_hole(side, side, side // 3)
+    inpainter.repair(image, mask)
+    walls = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        result = inpainter.repair(image, mask)
+        walls.append((time.perf_counter() - started) * 1e3)
+    boxes = [patch[0] for patch in result.patches]
+    row = {"precision": precision, "side": side, "fastest_ms": min(walls), "median_ms": statistics.median(walls)}
+    print(f"| repair {side} {precision} | {row['fastest_ms']:.0f} ms | median {row['median_ms']:.0f} ms | {boxes} |")
+    return row | {"stages_ms": result.timings_ms}
+
+
+def masked_noise(side: int) -> Tensor:
+    """A smooth image with grain, a disc of it missing, as the network takes it."""
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32)
+    random = np.random.default_rng(0)
+    image = 0.5 + 0.3 * np.sin(x / 31) * np.cos(y / 23) + random.normal(0, 0.03, (3, side, side))
+    hole = ((x - side / 2) ** 2 + (y - side / 2) ** 2 < (side / 5) ** 2).astype(np.float32)
+    return torch.from_numpy(np.concatenate([image.clip(0, 1) * (1 - hole), hole[None]])[None].astype(np.float32))
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """What the figures were taken on."""
+    model = next((line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), "unknown")
+    return {
+        "cpu": model,
+        "threads": threads,
+        "load": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _cpu_lines() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+if __name__ == "__main__":
+    main()
