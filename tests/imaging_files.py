@@ -5,6 +5,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -57,17 +58,24 @@ def unfiltered_png(data: bytes) -> np.ndarray:
     step = channels * depth // 8
     raw, rows, previous = zlib.decompress(stream), [], bytes(width * step)
     for y in range(height):
-        kind, *line = raw[y * (1 + width * step) : (y + 1) * (1 + width * step)]
+        filtering, *line = raw[y * (1 + width * step) : (y + 1) * (1 + width * step)]
         for i in range(len(line)):
             left, up = line[i - step] if i >= step else 0, previous[i]
             corner = previous[i - step] if i >= step else 0
             guess = left + up - corner
             paeth = min((left, up, corner), key=lambda value: abs(guess - value))
-            line[i] = (line[i] + (0, left, up, (left + up) // 2, paeth)[kind]) % 256
+            line[i] = (line[i] + (0, left, up, (left + up) // 2, paeth)[filtering]) % 256
         previous = bytes(line)
         rows.append(previous)
     pixels = np.frombuffer(b"".join(rows), ">u2" if depth == 16 else "u1")
     return pixels.reshape(height, width, channels).astype(np.uint16 if depth == 16 else np.uint8)
+
+
+def decoded_by_opencv(data: bytes) -> np.ndarray:
+    """Decode a colour file, with its alpha where it has one."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None and pixels.ndim == 3
+    return pixels[..., np.array([2, 1, 0, 3])[: pixels.shape[2]]]
 
 
 def repaired(photo: Photo) -> np.ndarray:

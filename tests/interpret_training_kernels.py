@@ -37,8 +37,9 @@ def main() -> None:
         for tensor in inputs:
             tensor.requires_grad_()
         residual = inputs[3] if with_residual else None
-        fast = normalise._BatchNormReLU.apply(*inputs[:3], residual)[0]
-        plain = normalise.batch_norm_relu_plain(*inputs[:3], residual)[0]
+        x, weight, bias = inputs[:3]
+        fast = normalise._BatchNormReLU.apply(x, weight, bias, residual)[0]
+        plain = normalise.batch_norm_relu_plain(x, weight, bias, residual)[0]
         differences[name] = compared(fast, plain, inputs)
     parts = [torch.randn(2, channels, 6, 4).requires_grad_() for channels in (5, 7)]
     plain = F.pad(torch.cat(parts, 1), (2,) * 4, mode="reflect")

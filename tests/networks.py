@@ -13,6 +13,7 @@ def live_generator(
     generator = Generator(width=width, blocks=blocks).eval()
     for module in generator.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(*variance)
             module.weight.data.uniform_(0.5, 1.5)

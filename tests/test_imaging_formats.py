@@ -7,8 +7,9 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from imaging_files import BOX, DATA, codes, noise, raw_png, repaired, saved, smooth, unfiltered_png
+from imaging_files import BOX, DATA, codes, decoded_by_opencv, noise, raw_png, repaired, saved, smooth, unfiltered_png
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from imaging import decode_png, encode_photo, encode_png, encode_preview, open_photo
 
@@ -29,7 +30,8 @@ def test_png_of_every_kind_is_exact_outside_the_repair(colour_type: int, channel
     assert (written[outside] == pixels[outside]).all()
     assert (written[BOX] != pixels[BOX]).any()
     if channels in (2, 4):
-        assert (photo.alpha == pixels[..., -1]).all() and (written[..., -1] == pixels[..., -1]).all()
+        assert photo.alpha is not None and (photo.alpha == pixels[..., -1]).all()
+        assert (written[..., -1] == pixels[..., -1]).all()
 
 
 def test_interlaced_16_bit_png_is_read_exactly() -> None:
@@ -85,6 +87,7 @@ def test_jpeg_keeps_tables_subsampling_and_progression(subsampling: int, progres
     photo = open_photo(data)
     encoded = encode_photo(photo, repaired(photo))
     with Image.open(io.BytesIO(data)) as before, Image.open(io.BytesIO(encoded.data)) as after:
+        assert isinstance(before, JpegImageFile) and isinstance(after, JpegImageFile)
         assert after.quantization == before.quantization and after.layer == before.layer
         assert bool(after.info.get("progressive")) is progressive
     assert codes(encoded.notes) == ["not_exact"] and len(encoded.data) < 1.5 * len(data)
@@ -94,7 +97,7 @@ def test_jpeg_saved_again_is_nearly_the_same_and_no_larger() -> None:
     data = (DATA / "pier.jpg").read_bytes()
     photo = open_photo(data)
     encoded = encode_photo(photo)
-    again = cv2.imdecode(np.frombuffer(encoded.data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    again = decoded_by_opencv(encoded.data)
     assert np.abs(again.astype(int) - photo.image).mean() < 0.5 and len(encoded.data) < 1.05 * len(data)
 
 
@@ -144,8 +147,7 @@ def test_lossless_webp_stays_lossless(alpha: bool) -> None:
     data = saved(Image.fromarray(pixels), "WEBP", lossless=True, exact=True)
     photo = open_photo(data)
     encoded = encode_photo(photo, repaired(photo))
-    written = cv2.imdecode(np.frombuffer(encoded.data, np.uint8), cv2.IMREAD_UNCHANGED)
-    written = written[..., [2, 1, 0, 3][: written.shape[2]]]
+    written = decoded_by_opencv(encoded.data)
     outside = np.ones((40, 50), bool)
     outside[BOX] = False
     assert b"VP8L" in encoded.data[:64] and encoded.notes == () and (written[outside] == pixels[outside]).all()

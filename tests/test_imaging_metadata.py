@@ -131,7 +131,9 @@ def test_profile_exif_and_xmp_come_along(format: str) -> None:
     exif[0x013B], exif[0x8298] = "Ann Author", "(c) Ann"
     exif.get_ifd(0x8769)[0x9003] = "2024:05:06 07:08:09"
     exif.get_ifd(0x8825)[1] = "N"
-    xmp = {"tiffinfo": {700: XMP, 0x013B: "Ann Author", 0x8298: "(c) Ann"}} if format == "TIFF" else {"xmp": XMP}
+    xmp: dict[str, object] = (
+        {"tiffinfo": {700: XMP, 0x013B: "Ann Author", 0x8298: "(c) Ann"}} if format == "TIFF" else {"xmp": XMP}
+    )
     if format == "PNG":
         text = PngImagePlugin.PngInfo()
         text.add_itxt("XML:com.adobe.xmp", XMP.decode(), zip=True)
@@ -180,6 +182,7 @@ def test_png_text_and_colour_chunks_are_kept_but_raw_profiles_are_not() -> None:
     text.add(b"gAMA", struct.pack(">I", 45455))
     written = encode_photo(open_photo(saved(Image.fromarray(smooth()), "PNG", pnginfo=text))).data
     with Image.open(io.BytesIO(written)) as after:
+        assert isinstance(after, PngImagePlugin.PngImageFile)
         assert after.text == {"Title": "A pier"} and after.info["gamma"] == pytest.approx(0.45455)
 
 

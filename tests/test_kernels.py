@@ -6,11 +6,11 @@ import sys
 
 import pytest
 import torch
+from networks import live_generator, masked_input
 
 from lama.dft import dft_matrices
 from lama.fold import Convolution
 from lama.fused import FusedGenerator
-from tests.networks import live_generator, masked_input
 
 pytest.importorskip("triton")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -24,7 +24,7 @@ needs_triton = pytest.mark.skipif(
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the child process")
-def test_kernels_in_the_interpreter():
+def test_kernels_in_the_interpreter() -> None:
     """Triton chooses its interpreter when it is first imported, so it takes a process of its own."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
@@ -58,7 +58,7 @@ def poisoned(*shape: int) -> torch.Tensor:
 @needs_triton
 @pytest.mark.parametrize("split", [1, 3])
 @pytest.mark.parametrize(("height", "width", "batch"), [(5, 7, 2), (2, 2, 1), (8, 16, 1)])
-def test_trunk_convolution_with_tail_and_shortcut(height, width, batch, split):
+def test_trunk_convolution_with_tail_and_shortcut(height: int, width: int, batch: int, split: int) -> None:
     from lama.kernels.convolution import convolve, convolve_reference, row_convolution, split_scratch
     from lama.kernels.tiles import Tile
 
@@ -70,8 +70,9 @@ def test_trunk_convolution_with_tail_and_shortcut(height, width, batch, split):
     convolve_reference(x.double(), weights, expected, from_channel=32, tail_channel=64, to_channel=32, add_to_out=True)
     tile = Tile(32, 32, 32, 4, 2, split)
     scratch = split_scratch(batch * height * width, 64, tile=tile, device=DEVICE)
-    places = {"from_channel": 32, "tail_channel": 64, "to_channel": 32}
-    convolve(x, weights, out, tile=tile, add_to_out=True, scratch=scratch, **places)
+    convolve(
+        x, weights, out, tile=tile, from_channel=32, tail_channel=64, to_channel=32, add_to_out=True, scratch=scratch
+    )
     assert relative_error(out, expected) < 1e-3
     assert torch.equal(out[..., :32], half(batch, height, width, 128, seed=1)[..., :32])
     if scratch is not None:
@@ -80,7 +81,7 @@ def test_trunk_convolution_with_tail_and_shortcut(height, width, batch, split):
 
 @needs_triton
 @pytest.mark.parametrize(("height", "width"), [(8, 12), (4, 4), (6, 10)])
-def test_downsampling_convolution(height, width):
+def test_downsampling_convolution(height: int, width: int) -> None:
     from lama.kernels.convolution import convolve, convolve_reference, row_convolution
     from lama.kernels.tiles import Tile
 
@@ -95,7 +96,7 @@ def test_downsampling_convolution(height, width):
 
 @needs_triton
 @pytest.mark.parametrize(("height", "width"), [(3, 5), (4, 4), (2, 8)])
-def test_upsampling(height, width):
+def test_upsampling(height: int, width: int) -> None:
     from lama.kernels.tiles import Tile
     from lama.kernels.upsampling import row_upsampling, upsample, upsample_reference
 
@@ -110,7 +111,7 @@ def test_upsampling(height, width):
 
 @needs_triton
 @pytest.mark.parametrize(("height", "width"), [(6, 5), (5, 6), (2, 2), (16, 16), (9, 40)])
-def test_fourier_unit_is_the_published_one(height, width):
+def test_fourier_unit_is_the_published_one(height: int, width: int) -> None:
     """Row and column transforms, 1x1, and back, against torch.fft in float64."""
     from lama.kernels.fourier import (
         add_inverse_rows,
@@ -153,7 +154,7 @@ def test_fourier_unit_is_the_published_one(height, width):
 
 @needs_triton
 @pytest.mark.parametrize("width", [16, 32])
-def test_fused_entry_of_the_spectral_path_equals_the_two_launches(width):
+def test_fused_entry_of_the_spectral_path_equals_the_two_launches(width: int) -> None:
     from lama.kernels.convolution import convolve, row_convolution
     from lama.kernels.fourier import kernel_matrices, transform_rows
     from lama.kernels.spectral_path import enter_rows
@@ -175,7 +176,7 @@ def test_fused_entry_of_the_spectral_path_equals_the_two_launches(width):
 
 @needs_triton
 @pytest.mark.parametrize(("height", "width"), [(16, 24), (8, 40)])
-def test_stem(height, width):
+def test_stem(height: int, width: int) -> None:
     from lama.kernels.ends import (
         convolve_stem,
         convolve_stem_reference,
@@ -203,7 +204,7 @@ def test_stem(height, width):
 
 @needs_triton
 @pytest.mark.parametrize(("height", "width"), [(16, 24), (8, 40), (10, 33)])
-def test_head(height, width):
+def test_head(height: int, width: int) -> None:
     from lama.kernels.ends import convolve_head, convolve_head_reference, head_weights
     from lama.kernels.tiles import Tile
 
@@ -219,7 +220,7 @@ def test_head(height, width):
 
 @needs_triton
 @pytest.mark.parametrize(("height", "width", "batch"), [(24, 16, 2)])
-def test_whole_network_in_kernels_matches_the_published_form(height, width, batch):
+def test_whole_network_in_kernels_matches_the_published_form(height: int, width: int, batch: int) -> None:
     generator = live_generator(blocks=1)
     fused = FusedGenerator(generator, device=DEVICE, dtype=torch.float16, kernels="triton")
     assert "Triton" in fused.describe()
@@ -232,7 +233,7 @@ def test_whole_network_in_kernels_matches_the_published_form(height, width, batc
 
 
 @needs_triton
-def test_large_activations_stay_finite_in_kernels():
+def test_large_activations_stay_finite_in_kernels() -> None:
     """A bright constant map is the worst case of a spectrum: an orthonormal one would pass float16's range."""
     from lama.kernels.fourier import kernel_matrices, transform_columns, transform_rows
     from lama.kernels.tiles import Tile

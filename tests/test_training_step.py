@@ -29,6 +29,7 @@ def live_generator() -> Generator:
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.uniform_(module.bias, -0.3, 0.3)
         if isinstance(module, torch.nn.ConvTranspose2d):
+            assert module.bias is not None
             torch.nn.init.zeros_(module.bias)
     return generator
 

@@ -68,7 +68,7 @@ if triton is not None:
 
 class _FeatureDistance(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, got: torch.Tensor, want: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, got: torch.Tensor, want: torch.Tensor) -> torch.Tensor:
         got, want = as_rows(got), as_rows(want)
         rows, channels = rows_of(got), got.shape[1]
         distance = torch.empty(got.shape[0], 1, *got.shape[2:], device=got.device, dtype=torch.float32)
@@ -80,7 +80,7 @@ class _FeatureDistance(torch.autograd.Function):
         return distance
 
     @staticmethod
-    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, None]:
         got, want = ctx.saved_tensors
         rows, channels = rows_of(got), got.shape[1]
         gradient = torch.empty_like(got)

@@ -165,7 +165,7 @@ def _column_sums(kernel: Any, x: torch.Tensor, extra: tuple[torch.Tensor, ...]) 
 
 class _BatchNormReLU(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         x = as_rows(x)
@@ -188,7 +188,7 @@ class _BatchNormReLU(torch.autograd.Function):
         return y, mean, variance
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, dy: torch.Tensor, _mean: torch.Tensor, _variance: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
         x, scale, shift, mean, inverse = ctx.saved_tensors

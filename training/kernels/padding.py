@@ -78,7 +78,7 @@ if triton is not None:
 
 class _ReflectPad(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pad: int, *parts: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, pad: int, *parts: torch.Tensor) -> torch.Tensor:
         parts = tuple(as_rows(part) for part in parts)
         images, _, height, width = parts[0].shape
         ctx.channels, ctx.pad, ctx.size = [part.shape[1] for part in parts], pad, (images, height, width)
@@ -95,7 +95,7 @@ class _ReflectPad(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         dy = as_rows(dy)
         images, height, width = ctx.size
         cells, offset, gradients = images * height * width, 0, []
