@@ -48,9 +48,12 @@ def create_app(settings: Settings, engine: "Engine | None" = None) -> "FastAPI":
     """
     # Read by Gradio when it is imported: no version check, no statistics.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from web.stubs import without_stubs
+
     with ThreadPoolExecutor(1, thread_name_prefix="engine-loader") as loader:
         loading = None if engine else loader.submit(load_engine, settings)
-        import gradio as gr
+        with without_stubs():
+            import gradio as gr
 
         from web.page import create_page
 
