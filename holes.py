@@ -196,4 +196,6 @@ def _own_dilate_px(part: tuple[Box, NDArray[np.bool_]], image_size: tuple[int, i
 def _distance_px(known: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Exact Euclidean distance of each pixel to the nearest False one."""
     distance = cv2.distanceTransform(known.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(distance, np.float32)
+    # Intel's root in OpenCV is off by a last bit that depends on the array's address. What it is the root of is whole.
+    squared = np.rint(np.square(distance, dtype=np.float32))
+    return np.asarray(np.sqrt(squared, out=squared), np.float32)

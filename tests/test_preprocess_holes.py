@@ -73,6 +73,17 @@ def test_narrow_feather_replaces_the_inner_ring_whole() -> None:
     assert (alpha[:8] == 1).all() and (alpha[8:11] < 1).all() and (alpha[8:11] > 0).all() and alpha[11] == 0
 
 
+def test_feather_is_the_same_wherever_its_array_lies_in_memory() -> None:
+    """OpenCV's root was off by a last bit that depended on the address, so one repair could come out in two ways."""
+    mask = np.zeros((61, 61), np.bool_)
+    mask[30, 30] = True
+    grown = grow_hole(mask, dilate_px=20)
+    assert grown is not None
+    offsets = np.arange(-20, 21)
+    distance_px = np.sqrt((offsets**2 + offsets[:, None] ** 2).astype(np.float32))
+    np.testing.assert_array_equal(grown.alpha, feather_alpha(distance_px, dilate_px=20))
+
+
 def test_no_dilation_leaves_no_feather() -> None:
     mask = np.zeros((20, 20), np.bool_)
     mask[5:9, 6:14] = True
