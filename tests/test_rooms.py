@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ ROOMS = (
 )
 RANK = {module: rank for rank, room in enumerate(ROOMS) for module in room}
 OUTSIDE = {"training", "bench", "tests", "scripts", "docs"}
+# What running the program and its tools leaves in the checkout; see .gitignore.
+NOT_OURS = {"build", "data", "outputs", "logs", "run"}
 # What a room must not know, however deep in a function the import stands.
 WEB = {"fastapi", "starlette", "gradio", "uvicorn"}
 TORCH = {"torch", "torchvision"}
@@ -39,13 +42,20 @@ FOREIGN = {
 }
 
 
+def python_files() -> list[Path]:
+    """Every Python file here but those of installed libraries and of work that is hidden or the user's."""
+    tops = [top for top in ROOT.iterdir() if top.name[0] != "." and top.name not in NOT_OURS]
+    return sorted(file for top in tops for file in ([top] if top.suffix == ".py" else top.rglob("*.py")))
+
+
 def room_files() -> list[Path]:
     """Every Python file of the program itself."""
-    files = [*ROOT.glob("*.py")]
-    for folder in ROOT.iterdir():
-        if (folder / "__init__.py").is_file() and folder.name not in OUTSIDE:
-            files += folder.rglob("*.py")
-    return sorted(files)
+    return [path for path in python_files() if module_of(path) not in OUTSIDE]
+
+
+def outside_files() -> list[Path]:
+    """Every Python file beside the program."""
+    return [path for path in python_files() if module_of(path) in OUTSIDE]
 
 
 def module_of(path: Path) -> str:
@@ -64,7 +74,24 @@ def imports_of(path: Path) -> set[str]:
 
 
 def test_every_file_has_a_room() -> None:
-    assert {module_of(path) for path in room_files()} == set(RANK), "a new module needs its place in ROOMS and docs"
+    found = {module_of(path) for path in python_files()}
+    assert found == set(RANK) | OUTSIDE, "a new module needs its place in ROOMS and docs"
+
+
+def test_the_list_of_rooms_in_the_docs_is_this_one() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[2] for line in text.splitlines() if line.startswith("|")][2:]
+    listed = [tuple(re.findall(r"`(\w+)(?:\.py|/)`", row)) for row in rows]
+    assert listed == list(ROOMS)
+    outside = text.partition("Outside the rooms")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)/`", outside)) == OUTSIDE
+
+
+@pytest.mark.parametrize("path", outside_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_stands_outside_is_imported_by_tests_alone(path: Path) -> None:
+    module = module_of(path)
+    others = (imports_of(path) & OUTSIDE) - {module}
+    assert module == "tests" or not others, f"{path.name} imports {others}, which stand beside {module}"
 
 
 @pytest.mark.parametrize("path", room_files(), ids=lambda path: str(path.relative_to(ROOT)))
