@@ -66,8 +66,8 @@ check shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh
 if [ -n "$FAILED" ]; then
     say "== failed before the tests:$FAILED"
 fi
-# Many tests wait for a server, a browser or a clock: two workers halve the time also on one core. Each computes on one
-# thread, because two that compute on all cores slow each other down.
+# Many tests wait for a server, a browser or a clock, so two workers pay. Each computes on one thread, because two that
+# compute on all cores only slow each other down.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 check pytest "$PYTHON" -m pytest -q -n 2 --dist worksteal --durations=5 "$@"
 [ -z "$FAILED" ]
