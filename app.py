@@ -95,7 +95,7 @@ def create_api(settings: Settings, engine: "Engine") -> "FastAPI":
     app.state.queue = queue
     app.state.idle = True
     app.include_router(create_routes(queue, settings, metrics=metrics, version=version))
-    app.add_middleware(SiteGuard, host=settings.host)
+    app.add_middleware(SiteGuard, host=settings.host, allowed_hosts=settings.allowed_hosts)
     return app
 
 
@@ -105,7 +105,7 @@ def load_engine(settings: Settings) -> "Engine":
     from inference import Inpainter
 
     return Inpainter.load(
-        find_weights(settings.weights),
+        find_weights(settings.weights, settings.weights_dir),
         device=settings.device,
         precision=settings.precision,
         profile=None if settings.profile == "auto" else settings.profile,

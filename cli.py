@@ -113,10 +113,11 @@ def make_parser() -> argparse.ArgumentParser:
     weights = commands.add_parser("weights", help="list the weights there are, or fetch published ones")
     actions = weights.add_subparsers(title="actions", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="list the weights and where they are")
+    _add_settings(listing, ("weights_dir",))
     listing.set_defaults(run=run_weights_list)
     get = actions.add_parser("get", help="fetch published weights; goes on where an earlier download stopped")
     get.add_argument("name", metavar="NAME", help="a name of `fftlama weights list`")
-    _add_settings(get, ("mirrors",))
+    _add_settings(get, ("mirrors", "weights_dir"))
     get.set_defaults(run=run_weights_get)
 
     bench = commands.add_parser("bench", help="run one of the measurements in bench/; without a name: list them")
@@ -198,7 +199,7 @@ def load_inpainter(settings: Settings) -> "Inpainter":
 
     try:
         return Inpainter.load(
-            find_weights(settings.weights),
+            find_weights(settings.weights, settings.weights_dir),
             device=settings.device,
             precision=settings.precision,
             profile=None if settings.profile == "auto" else settings.profile,
@@ -252,17 +253,18 @@ def _measure(settings: Settings) -> None:
     print(f"written to {measured.path}\n")
 
 
-def run_weights_list(_chosen: argparse.Namespace) -> int:
-    """Print every known weight file, its size, and where it is."""
-    from downloads import CATALOGUE, EMBEDDED_NAME, installed_path
+def run_weights_list(chosen: argparse.Namespace) -> int:
+    """Print every weight file that can be chosen, its size, and where it is."""
+    from downloads import CATALOGUE, EMBEDDED_NAME, embedded_path, list_weights
     from terminal import spell_mib
 
-    embedded = installed_path(EMBEDDED_NAME)
-    rows = [(EMBEDDED_NAME, embedded, embedded.stat().st_size if embedded else 0, "embedded; trained for this project")]
-    rows += [(entry.name, installed_path(name), entry.size_bytes, entry.about) for name, entry in CATALOGUE.items()]
-    for name, path, size_bytes, about in rows:
-        where = str(path) if path else "missing" if name == EMBEDDED_NAME else f"not here: fftlama weights get {name}"
-        print(f"{name:<14}{spell_mib(size_bytes):>8}  {about}\n{'':<24}{where}")
+    abouts = {EMBEDDED_NAME: "embedded; trained for this project"}
+    abouts |= {name: entry.about for name, entry in CATALOGUE.items()}
+    for known in list_weights(_settings(chosen, ("weights_dir",)).weights_dir):
+        missing = "missing" if known.name == EMBEDDED_NAME else f"not here: fftlama weights get {known.name}"
+        where = str(known.path or embedded_path()) if known.installed else missing
+        about = abouts.get(known.name, "a file of your own")
+        print(f"{known.name:<14}{spell_mib(known.size_bytes):>8}  {about}\n{'':<24}{where}")
     return 0
 
 
@@ -276,14 +278,14 @@ def run_weights_get(chosen: argparse.Namespace) -> int:
     if chosen.name not in CATALOGUE:
         names = ", ".join(CATALOGUE)
         raise CommandError(f"there are no weights called {chosen.name!r} to fetch; there are: {names}", EXIT_USAGE)
-    settings = _settings(chosen, ("mirrors",))
+    settings = _settings(chosen, ("mirrors", "weights_dir"))
     progress = ProgressLine(sys.stderr)
 
     def show(done: int, total: int, host: str) -> None:
         progress.show(done / total, f"{spell_mib(done)} of {spell_mib(total)} from {host}")
 
     try:
-        path = fetch(chosen.name, mirrors=settings.mirrors, on_progress=show)
+        path = fetch(chosen.name, folder=settings.weights_dir, mirrors=settings.mirrors, on_progress=show)
     except DownloadError as error:
         raise CommandError(str(error)) from error
     finally:

@@ -109,11 +109,18 @@ class Settings:
 
     host: str = _setting("127.0.0.1", "text", "address to listen on; 0.0.0.0 lets other machines in")
     port: int = _setting(7860, "int", "port to listen on", low=1, high=65535)
+    allowed_hosts: str = _setting(
+        "",
+        "text",
+        "names the server is called by behind a proxy, separated by commas",
+        pattern=r"[\w.:\[\]-]*(\s*,\s*[\w.:\[\]-]+)*",
+    )
     device: str = _setting("auto", "text", "auto, cpu, cuda or cuda:N", pattern=r"auto|cpu|cuda(:\d+)?")
     precision: str = _setting(
         "auto", "choice", "number format of the network; auto = the profile's", choices=("auto", "fp16", "bf16", "fp32")
     )
     weights: str = _setting("", "text", "weights file or name; empty = big-lama if it is there, else embedded")
+    weights_dir: Path = _setting(Path("weights"), "path", "folder of the weights to choose from")  # noqa: RUF009 (immutable)
     mirrors: str = _setting("", "text", "addresses to fetch weights from before the published ones")
     profile: str = _setting("auto", "text", "name of a row of hardware_profiles.yaml; auto = chosen for the card")
     data_dir: Path = _setting(Path("data"), "path", "folder for photos, rounds and jobs")  # noqa: RUF009 (immutable)

@@ -20,6 +20,7 @@ from transfer import BrokenError, Patience, Progress, RefusedError, host_of, siz
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parent / "weights"
 EMBEDDED_NAME = "lama-compact"
+WEIGHT_ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt")
 
 SPARE_BYTES = 64 * 2**20  # left free on the disk
 
@@ -58,17 +59,58 @@ CATALOGUE: Mapping[str, Weights] = {
 }
 
 
+@dataclass(frozen=True)
+class KnownWeights:
+    """One choice of weights: its name, what people read, its file (None for the embedded ones), size and presence."""
+
+    name: str
+    title: str
+    path: Path | None
+    size_bytes: int
+    installed: bool
+
+
+def list_weights(folder: Path = WEIGHTS_FOLDER, *, given: Path | None = None) -> list[KnownWeights]:
+    """Return every weight file that can be chosen, the published ones also when they are not there.
+
+    Arguments: `folder` where people put weights; every file in it with an ending of `WEIGHT_ENDINGS` counts. `given` a
+    file anywhere that counts too. A file is called by its name without the ending, or with it where two share that.
+    Whether a file holds a LaMa is not looked at.
+    """
+    embedded = embedded_path()
+    known = [KnownWeights(EMBEDDED_NAME, EMBEDDED_NAME, None, size_of(embedded), embedded.is_file())]
+    for name, entry in CATALOGUE.items():
+        path = folder / entry.filename
+        known.append(KnownWeights(name, name, path, size_of(path) or entry.size_bytes, path.is_file()))
+    seen = {embedded.resolve(), *(choice.path.resolve() for choice in known if choice.path)}
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    for path in [*files, *([given] if given else [])]:
+        usable = path == given or (path.suffix in WEIGHT_ENDINGS and not path.name.startswith("."))
+        if not usable or path.resolve() in seen or not path.is_file():
+            continue
+        seen.add(path.resolve())
+        name = path.name if any(path.stem == choice.name for choice in known) else path.stem
+        known.append(KnownWeights(name, path.name, path, size_of(path), True))
+    return known
+
+
+def embedded_path() -> Path:
+    """Return where the embedded weights lie."""
+    return WEIGHTS_FOLDER / f"{EMBEDDED_NAME}.safetensors"
+
+
 def installed_path(name: str, folder: Path = WEIGHTS_FOLDER) -> Path | None:
     """Return where the weights `name` lie if they are there, else None. Raises DownloadError for an unknown name."""
-    path = folder / (f"{EMBEDDED_NAME}.safetensors" if name == EMBEDDED_NAME else _weights(name).filename)
+    path = embedded_path() if name == EMBEDDED_NAME else folder / _weights(name).filename
     return path if path.is_file() else None
 
 
 def find_weights(choice: str, folder: Path = WEIGHTS_FOLDER) -> Path | None:
     """Turn what a person chose into a file.
 
-    Arguments: `choice` a name of the catalogue, "lama-compact" (the embedded weights), a path, or "" for the best that
-    is there. Result: the file; None for the embedded weights.
+    Arguments: `choice` a name of the catalogue, "lama-compact" (the embedded weights), the name of a file in `folder`
+    as `list_weights` gives it, a path, or "" for the best that is there.
+    Result: the file; None for the embedded weights.
     Raises DownloadError for a name whose file has not been fetched yet.
     """
     if choice == EMBEDDED_NAME:
@@ -76,7 +118,8 @@ def find_weights(choice: str, folder: Path = WEIGHTS_FOLDER) -> Path | None:
     if choice == "":
         return next((path for name in CATALOGUE if (path := installed_path(name, folder))), None)
     if choice not in CATALOGUE:
-        return Path(choice)
+        named = next((known.path for known in list_weights(folder) if known.name == choice), None)
+        return named or Path(choice)
     path = installed_path(choice, folder)
     if path is None:
         raise DownloadError(f"{choice} is not on this machine yet; fetch it with `fftlama weights get {choice}`")

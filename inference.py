@@ -25,6 +25,7 @@ from downloads import find_weights
 from filling import Filled, Task, fill
 from holes import CropRules
 from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator
+from lama.generator import Generator
 from measure import MeasuredProfile, measure_card
 from refine import hard_edged, refine
 from repairs import RepairError, RepairRequest, RepairResult, check_request
@@ -138,18 +139,29 @@ class Inpainter:
         with self._device_turn():
             before = self._runner
             before.release()
-            try:
-                runner = ModelRunner(
-                    generator, device=before.device, precision=before.precision, profile=before.profile
-                )
-                runner.warm_up()
-            except RuntimeError as error:
-                failure = str(error)
-            else:
-                self._runner, self.weights_name = runner, _weights_name(path)
+            failure = self._take_over(generator)
+            if not failure:
+                self.weights_name = _weights_name(path)
                 return
-            before.restore()  # outside the handler, so that nothing holds the new model's tensors
-        raise RepairError(f"{_weights_name(path)} can't be put onto {self.device}: {failure}; the old weights stay")
+            before.restore()
+        raise RepairError(f"{_weights_name(path)} can't be put onto {self.device}: {failure}")
+
+    def _take_over(self, generator: Generator) -> str:
+        """Run `generator` from now on, or say why that fails; by then nothing of it is on the device any more."""
+        before = self._runner
+        try:
+            runner = ModelRunner(generator, device=before.device, precision=before.precision, profile=before.profile)
+            runner.warm_up()
+        except Exception as error:  # whatever it was, the model before has to come back
+            failure = str(error) or type(error).__name__
+        else:
+            self._runner = runner
+            return ""
+        # Not in the handler, whose traceback holds the new model's tensors.
+        runner = None  # type: ignore[assignment]
+        if before.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return failure
 
     def repair(
         self,
@@ -169,7 +181,7 @@ class Inpainter:
             dilate_px: how far the hole grows, 0 to 1024; None = in proportion to its thickness.
             feather_px: width of the soft edge, within the ring that dilation added; None = all of it.
             quality: "fast", or "high": holes larger than the largest bucket are refined at full resolution.
-            on_stage: called with "plan", "predict", "composite" as each begins.
+            on_stage: called with "plan", "predict", "composite" as each begins, with "refine" for each tile of it.
 
         Raises:
             RepairError: an argument is not as described.

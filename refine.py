@@ -36,7 +36,7 @@ def refine(task: Task, coarse: NDArray, runner: ModelRunner, clock: StageClock) 
         task: the image, not modified, and the crop with its feather.
         coarse: the patch that `hard_edged(task.crop)` gave.
         runner: see `filling.fill`.
-        clock: see `filling.fill`.
+        clock: enters "refine" for every tile; a tile's own stages are part of it.
 
     Returns:
         The patch, feathered, and the notes of all tiles.
@@ -47,7 +47,8 @@ def refine(task: Task, coarse: NDArray, runner: ModelRunner, clock: StageClock) 
     _inside(canvas, task.crop)[...] = coarse
     notes = []
     for tile in plan_tiles(task.crop.missing, runner.profile.buckets_px):
-        (done,) = fill([Task(canvas, tile)], runner, clock)
+        clock.enter("refine")
+        (done,) = fill([Task(canvas, tile)], runner, StageClock(runner.device))
         canvas[tile.patch_box[1] : tile.patch_box[3], tile.patch_box[0] : tile.patch_box[2]] = done.patch
         notes += done.notes
     alpha = task.crop.alpha[..., None]

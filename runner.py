@@ -108,11 +108,14 @@ class ModelRunner:
         return reason
 
     def describe(self) -> dict[str, object]:
-        """What runs: kernels, graph mode, and the captured (batch, height, width)."""
+        """What runs: kernels, graph mode, and the captured (batch, height, width); nothing of it once released."""
+        # Asked for by other threads too, while one of them changes the weights.
+        fused: FusedGenerator | None = getattr(self, "_fused", None)
+        graphed: GraphedModel | None = getattr(self, "_graphed", None)
         return {
-            "kernels": self._fused.describe(),
-            "cuda_graph": self._graphed.mode,
-            "graphs": [list(shape) for shape in self._graphed.shapes],
+            "kernels": fused.describe() if fused else "none",
+            "cuda_graph": graphed.mode if graphed else "off",
+            "graphs": [list(shape) for shape in graphed.shapes] if graphed else [],
         }
 
 

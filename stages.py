@@ -12,6 +12,7 @@ import torch
 
 ON_HOST = ("plan", "wait")  # stages that touch no device
 REPORTED = ("plan", "predict", "composite")  # the names `on_stage` hears, each once
+REPEATED = ("refine",)  # heard for every tile: the one stage that takes long enough for people to change their mind
 
 OnStage = Callable[[str], None]
 
@@ -21,7 +22,7 @@ class StageClock:
 
     Args:
         device: where the work runs.
-        on_stage: called with a stage's name when it is first entered.
+        on_stage: called with a stage's name when it is first entered, "refine" every time; what it raises ends the call.
     """
 
     def __init__(self, device: torch.device, on_stage: OnStage | None = None) -> None:
@@ -38,7 +39,8 @@ class StageClock:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
         self._marks.append((stage, time.perf_counter(), event))
-        if self._on_stage is not None and stage in REPORTED and stage not in self._announced:
+        is_news = stage in REPEATED or (stage in REPORTED and stage not in self._announced)
+        if self._on_stage is not None and is_news:
             self._announced.add(stage)
             self._on_stage(stage)
 

@@ -20,6 +20,7 @@ from imaging import Encoded
 from jobs.cleanup import clean_up, remove_family
 from jobs.errors import JobError, disk_full_as_job_error
 from jobs.files import write_atomically
+from jobs.models import ModelChoice
 from jobs.photos import PhotoShelf
 from jobs.request import build_mask, check_request_id, digest_of, parse_options
 from jobs.saver import OutputSaver
@@ -56,6 +57,9 @@ class JobQueue:
         self._workers = [DeviceWorker(engine, self, name=f"device-{n}") for n, engine in enumerate(engines)]
         self._stuck: list[DeviceWorker] = []
         self._lost: dict[str, JobError] = {}
+        self.models = ModelChoice(
+            engines, folder=Path(settings.weights_dir), weights=settings.weights, news=self._news
+        )  # fmt: skip
 
     def start(self) -> None:
         """Take up what the last run left, and start the workers."""
@@ -197,22 +201,30 @@ class JobQueue:
 
     def describe(self) -> dict[str, Any]:
         """Say what the (first) engine runs on, and how many repairs wait."""
-        return {**self._workers[0].engine.describe(), "queue_length": len(self)}
+        return {**self._workers[0].engine.describe(), "weights": self.models.active, "queue_length": len(self)}
 
     # For the workers
 
     def take(self) -> list[str]:
-        """Wait for jobs and hand out the next ones that fit one batch; an empty list when the queue closes."""
+        """Wait for jobs and hand out the next ones that fit one batch; an empty list when the queue closes.
+
+        A change of model that is due is carried out first, by the thread that asks.
+        """
         while True:
             with self._news:
-                if not self._waiting and not self._closing:
+                idle = self.models.is_running or not (self._waiting or self.models.is_due)
+                if idle and not self._closing:
                     self._news.wait(self._clean_in_s())
                 if self._closing:
                     return []
-                if self._waiting:
+                if switching := self.models.is_due:
+                    self.models.begin()
+                elif self._waiting and not self.models.is_running:
                     batch = self._next_batch()
                     self._moved_up()
                     return batch
+            if switching:
+                self.models.carry_out()
             self._clean_if_due()
 
     def changed(self) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +36,9 @@ class Engine(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Say which device, precision, profile and weights are used."""
+
+    def switch_weights(self, weights: Path | None) -> None:
+        """Go over to other weights; see `jobs.models`."""
 
 
 class Desk(Protocol):

@@ -65,18 +65,20 @@ def test_unknown_setting_in_the_environment_exits_2() -> None:
 def test_weights_list_says_what_is_here_and_what_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(downloads, "installed_path", lambda name: tmp_path / "x" if name == "big-lama" else None)
-    assert cli.main(["weights", "list"]) == 0
+    monkeypatch.setattr(downloads, "WEIGHTS_FOLDER", tmp_path / "checkout")
+    (tmp_path / "mine.ckpt").write_bytes(b"x" * 2**21)
+    assert cli.main(["weights", "list", "--weights-dir", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("lama-compact") and lines[1].strip() == "missing"
-    assert lines[2].startswith("big-lama") and "196 MiB" in lines[2] and lines[3].strip() == str(tmp_path / "x")
+    assert lines[2].startswith("big-lama") and "196 MiB" in lines[2] and "weights get big-lama" in lines[3]
+    assert lines[4].startswith("mine") and "2.0 MiB" in lines[4] and lines[5].strip() == str(tmp_path / "mine.ckpt")
 
 
 def test_weights_get_shows_progress_and_prints_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    def fetch(name: str, *, mirrors: str, on_progress: Progress) -> Path:
-        assert mirrors == "https://mirror.example"
+    def fetch(name: str, *, folder: Path, mirrors: str, on_progress: Progress) -> Path:
+        assert mirrors == "https://mirror.example" and folder == downloads.WEIGHTS_FOLDER
         for done in range(0, 101, 2):
             on_progress(done * 2**20, 100 * 2**20, "mirror.example")
         return tmp_path / name

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import downloads
-from downloads import CATALOGUE, DownloadError, Weights, fetch, find_weights, installed_path
+from downloads import CATALOGUE, DownloadError, Weights, fetch, find_weights, installed_path, list_weights
 from transfer import Patience
 
 CONTENT = b"".join(hashlib.sha256(str(index).encode()).digest() for index in range(10_000))  # 320 kB, no repetition
@@ -377,6 +377,20 @@ def test_choice_of_weights(tmp_path: Path) -> None:
     assert (
         find_weights("", tmp_path) == find_weights("big-lama", tmp_path) == installed_path("big-lama", tmp_path) == file
     )
+
+
+def test_every_file_people_put_there_can_be_chosen_by_name(tmp_path: Path) -> None:
+    for name in ("mine.safetensors", "mine.ckpt", "big-lama.pt", "notes.txt", ".hidden.pt", "x.pt.part"):
+        (tmp_path / name).write_bytes(b"12345")
+    outside = tmp_path / "elsewhere" / "old"
+    outside.parent.mkdir()
+    outside.write_bytes(b"1")
+    known = {choice.name: choice for choice in list_weights(tmp_path, given=outside)}
+    assert list(known) == ["lama-compact", "big-lama", "mine", "mine.safetensors", "old"]
+    assert known["mine"].path == tmp_path / "mine.ckpt" and known["big-lama"].size_bytes == 5
+    assert find_weights("mine.safetensors", tmp_path) == tmp_path / "mine.safetensors"
+    assert known["lama-compact"].path is None
+    assert [choice.installed for choice in list_weights(tmp_path / "none")][1] is False
 
 
 def test_importing_downloads_does_not_import_torch() -> None:

@@ -128,7 +128,10 @@ def test_too_large_a_hole_is_scaled_and_says_so(inpainter: Inpainter) -> None:
 def test_high_quality_refines_what_fast_scales(inpainter: Inpainter) -> None:
     image, mask = noise((1100, 1150)), block((1100, 1150), 30, 40, 1040)
     fast = inpainter.repair(image, mask, dilate_px=3)
-    high = inpainter.repair(image, mask, dilate_px=3, quality="high")
+    stages: list[str] = []
+    high = inpainter.repair(image, mask, dilate_px=3, quality="high", on_stage=stages.append)
+    assert stages[-1] == "refine" and stages.count("refine") > 8, "each tile is a chance to stop"
+    assert 0 < high.timings_ms["refine"] <= high.timings_ms["total"]
     assert high.notes == [] and high.image.shape == image.shape
     known = np.ones(mask.shape, np.bool_)
     known[27:1073, 37:1083] = False

@@ -2,7 +2,7 @@
 
 A page anywhere can make a browser POST to 127.0.0.1, and a rebound DNS name makes such a page same-origin. So requests
 that change something must come from this site's own pages (or from a program, which sends no Origin), and while the
-server listens on loopback only, only loopback names are answered.
+server listens on loopback only, or names are given for it, only loopback names and those are answered.
 """
 
 import ipaddress
@@ -28,11 +28,15 @@ def is_loopback(host: str) -> bool:
 
 
 class SiteGuard:
-    """ASGI middleware that answers 403 to other sites' requests; `host` is the address the server listens on."""
+    """ASGI middleware that answers 403 to other sites' requests.
 
-    def __init__(self, app: ASGIApp, *, host: str) -> None:
+    `host` is the address the server listens on, `allowed_hosts` the names people use for it, separated by commas.
+    """
+
+    def __init__(self, app: ASGIApp, *, host: str, allowed_hosts: str = "") -> None:
         self._app = app
-        self._loopback_only = is_loopback(host)
+        self._allowed = {_host_name(name) for name in allowed_hosts.replace(",", " ").split()}
+        self._known_names_only = is_loopback(host) or bool(self._allowed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -44,15 +48,22 @@ class SiteGuard:
     def _refusal(self, scope: Scope) -> dict[str, object] | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._loopback_only and host and not is_loopback(_host_name(host)):
-            return _error("bad_host", "This server answers under localhost and 127.0.0.1 only.")
+        if self._known_names_only and host and not self._is_own(_host_name(host)):
+            return _error("bad_host", "This server does not answer under this name; the setting allowed_hosts adds it.")
         if scope.get("method", "GET") in SAFE_METHODS and scope["type"] == "http":
             return None
         site = headers.get("sec-fetch-site")
         origin = headers.get("origin")
         # Sec-Fetch-Site is the browser's own judgement, right behind proxies too; over plain http only Origin is sent.
-        own = site in OWN_FETCH_SITES if site else origin is None or urlsplit(origin).netloc.lower() == host.lower()
+        own = site in OWN_FETCH_SITES if site else origin is None or self._is_own_origin(origin, host)
         return None if own else _error("cross_site", "Requests from pages of other sites are refused.")
+
+    def _is_own(self, name: str) -> bool:
+        return is_loopback(name) or name.lower() in self._allowed
+
+    def _is_own_origin(self, origin: str, host: str) -> bool:
+        place = urlsplit(origin).netloc.lower()
+        return place == host.lower() or _host_name(place) in self._allowed  # a proxy may rewrite Host
 
 
 def _host_name(host: str) -> str:

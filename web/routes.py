@@ -36,7 +36,8 @@ STATUSES = {
     "bad_request": 400, "unknown_image": 404, "unknown_job": 404, "not_found": 404, "method_not_allowed": 405,
     "request_conflict": 409, "file_too_large": 413, "image_too_large": 413, "not_an_image": 415, "empty_file": 422,
     "truncated_image": 422, "no_image": 422, "empty_mask": 422, "mask_size": 422, "bad_strokes": 422,
-    "bad_options": 422, "queue_full": 429, "server_error": 500, "out_of_memory": 503, "interrupted": 503,
+    "bad_options": 422, "unknown_model": 404, "model_missing": 404, "model_conflict": 409, "bad_weights": 422,
+    "queue_full": 429, "server_error": 500, "out_of_memory": 503, "interrupted": 503,
     "timed_out": 504, "disk_full": 507,
 }  # fmt: skip
 EXTRA_HEADERS = {
@@ -44,6 +45,7 @@ EXTRA_HEADERS = {
     "file_too_large": {"Connection": "close"},  # whoever still sends after that is cut off
 }  # fmt: skip
 LONGEST_WAIT_S = 60.0
+SWITCH_WAIT_S = 10.0  # most models are loaded by then; who waits longer asks again
 WAITERS = 128
 UPLOADS_AT_ONCE = 4  # files are whole in memory only while they are checked
 LARGEST_PREVIEW_PX = 20_000
@@ -170,6 +172,20 @@ def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, vers
         )
         name = f"{PurePath(filename).stem or 'photo'}_repaired{encoded.extension}"
         return Response(encoded.data, media_type=encoded.media_type, headers=_attachment(name))
+
+    @router.get("/api/v1/models")
+    def get_models() -> JSONResponse:
+        return JSONResponse(queue.models.view(), headers={"Cache-Control": "no-store"})
+
+    @router.post("/api/v1/models")
+    async def choose_model(request: Request) -> JSONResponse:
+        body = await read_json(request, max_file_mib=1)
+        name = body.get("name")
+        if not isinstance(name, str) or set(body) != {"name"}:
+            raise JobError("bad_request", 'The body must be {"name": "the name of a model"}.')
+        done = await anyio.to_thread.run_sync(lambda: queue.models.choose(name, wait_s=SWITCH_WAIT_S), limiter=waiters)
+        view = await run_in_threadpool(queue.models.view)
+        return JSONResponse(view, status_code=200 if done else 202)
 
     @router.get("/health")
     def health() -> dict[str, Any]:
