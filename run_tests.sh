@@ -68,6 +68,6 @@ if [ -n "$FAILED" ]; then
 fi
 # Many tests wait for a server, a browser or a clock, so two workers pay. Each computes on one thread, because two that
 # compute on all cores only slow each other down.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export OMP_NUM_THREADS=1
 check pytest "$PYTHON" -m pytest -q -n 2 --dist worksteal --durations=5 "$@"
 [ -z "$FAILED" ]
