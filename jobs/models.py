@@ -123,12 +123,10 @@ class ModelChoice:
                 self._switch_engines(switch.model)
         except EXPLAINED as problem:
             log.warning("%s could not be loaded: %s", switch.model.name, problem)
-            sentence = f"{str(problem).rstrip('.')}; {self._active} stays in use."
-            error = JobError("bad_weights", sentence, {"name": switch.model.title, "active": self._active})
+            error = self._refusal(switch.model, str(problem).rstrip("."))
         except Exception:
             log.exception("%s could not be loaded", switch.model.name)
-            sentence = f"The model could not be loaded; the server's log says why. {self._active} stays in use."
-            error = JobError("bad_weights", sentence, {"name": switch.model.title, "active": self._active})
+            error = self._refusal(switch.model, "it could not be loaded, and the server's log says why")
         with self._news:
             if error is None:
                 self._active = switch.model.name
@@ -136,6 +134,10 @@ class ModelChoice:
             switch.ended = True
             self._running = None
             self._news.notify_all()
+
+    def _refusal(self, model: KnownWeights, reason: str) -> JobError:
+        params = {"name": model.title, "active": self._active, "reason": reason}
+        return JobError("bad_weights", f"{reason}; {self._active} stays in use.", params)
 
     def _switch_engines(self, model: KnownWeights) -> None:
         before = next((known.path for known in self._known() if known.name == self._active), None)

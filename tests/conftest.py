@@ -18,8 +18,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="session")
 def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server with page, real engine and embedded weights, shared by all tests."""
-    running = RunningServer(tmp_path_factory.mktemp("real-server"), kind="real").start()
+    """A server with page and real engine, shared by all tests: embedded weights, and a choice of others.
+
+    "tiny" and "small" are networks that are loaded in no time, "damaged" is the first half of one.
+    """
+    from networks import live_generator
+
+    from lama.checkpoint import save_generator
+
+    folder = tmp_path_factory.mktemp("real-server")
+    save_generator(live_generator(8, 1), folder / "tiny.safetensors")
+    save_generator(live_generator(16, 1, seed=1), folder / "small.safetensors")
+    whole = (folder / "small.safetensors").read_bytes()
+    (folder / "damaged.safetensors").write_bytes(whole[: len(whole) // 2])
+    running = RunningServer(folder, kind="real", settings={"weights_dir": folder}).start()
     yield running
     running.stop()
 

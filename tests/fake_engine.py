@@ -93,6 +93,5 @@ class FakeEngine:
         hole = request.mask[top:bottom, left:right]
         patch[hole] = request.image.reshape(-1, 3).mean(axis=0).astype(patch.dtype)
         notes = [Note("The fake engine says so.", code="scaled")] if request.dilate_px == SCALED else []
-        return FakeResult(
-            [((int(left), int(top), int(right), int(bottom)), patch)], {"plan": 1.0, "predict": 2.0}, notes
-        )
+        timings_ms = {"plan": 1.0, "predict": 2.0, **({"refine": 3.0} if request.quality == "high" else {})}
+        return FakeResult([((int(left), int(top), int(right), int(bottom)), patch)], timings_ms, notes)

@@ -80,7 +80,7 @@ class Person:
         self.page.goto(self.url)
         self.page.locator(".fft-status:not([hidden])").wait_for()
 
-    def slow_down(self, hundredths_s: int, **options: int) -> None:
+    def slow_down(self, hundredths_s: int, **options: Any) -> None:
         """Ask the fake engine to take its time with this person's repairs."""
 
         def add_options(route: Route) -> None:

@@ -47,13 +47,6 @@ def test_every_key_that_is_used_exists_and_every_key_is_used() -> None:
     assert keys - used - spoken_by_server == set()
 
 
-def test_every_error_and_note_of_the_server_has_a_sentence() -> None:
-    from web.routes import STATUSES
-
-    programming = {"not_found", "method_not_allowed"}  # only a wrong program gets these
-    assert {f"errors.{code}" for code in set(STATUSES) - programming} <= set(load_strings()["en"])
-
-
 def test_every_script_is_joined_and_short() -> None:
     assert set(SCRIPTS) == {path.name for path in WEB_FOLDER.glob("*.js")}
     for path in WEB_FOLDER.glob("*.js"):

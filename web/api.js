@@ -121,9 +121,12 @@ function createApi(onConnection) {
   }
 
   const cancel = (jobId) => call(`jobs/${jobId}`, { method: "DELETE" }, { tries: 3 });
+  const models = () => call("models", {}, { tries: 3 });
+  const chooseModel = (name) =>
+    call("models", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ name }) });
   const info = (imageId) => call(`images/${imageId}/info`, {});
   const photoUrl = (imageId, query = "") => `api/v1/images/${imageId}${query}`;
   const localUrl = (url) => url.replace(/^\//, ""); // relative, so that a proxy's path prefix is kept
 
-  return { upload, submit, follow, cancel, info, photoUrl, localUrl };
+  return { upload, submit, follow, cancel, models, chooseModel, info, photoUrl, localUrl };
 }

@@ -22,7 +22,7 @@ function startCanvas(element, setup) {
     round: 0, // how many of them are applied
     job: null, // {request_id, job_id, base_round, strokes, began_at}
     abort: null,
-    hand: { tool: "brush", radius: 20, instant: false },
+    hand: { tool: "brush", radius: 20, instant: false, quality: "fast" },
     comparing: false,
     online: true,
     shown_id: null,
@@ -40,6 +40,7 @@ function startCanvas(element, setup) {
   const repair = createRepair({ api, state, layers, change, save });
   const painting = createPainting({ state, view, change, save, startRepair });
   const panel = createPanel({ root, words, layers, onRound: painting.goToRound });
+  const models = createModels({ root, words, api });
   const photo = createPhoto({
     state, api, layers, view, image: $(".fft-photo"), setup, words, change, save, onReplace: repair.cancel,
     onSize: (width, height) => setRadius(Math.min(width, height) * FIRST_RADIUS),
@@ -81,6 +82,7 @@ function startCanvas(element, setup) {
   function change() {
     layers.show(state.rounds.slice(0, state.round), state.comparing);
     panel.show(state);
+    models.show();
     view.redraw();
   }
 
@@ -135,6 +137,7 @@ function startCanvas(element, setup) {
     });
     $(".fft-size").addEventListener("input", ({ target }) => setRadius(LEAST_RADIUS_PX * (MOST_RADIUS_PX / LEAST_RADIUS_PX) ** (target.value / 100)));
     $('[data-part="instant"]').addEventListener("change", ({ target }) => ((state.hand.instant = target.checked), save()));
+    $(".fft-quality").addEventListener("change", ({ target }) => ((state.hand.quality = target.value), save()));
     listenCompare($('[data-part="compare"]'));
     createArrivals({ root, onFile: photo.open, onNothing: () => photo.refuse("not_an_image") });
     createKeyboard({ root, stage: $(".fft-stage"), actions, holdSpace: gestures.holdSpace, pen });
@@ -166,5 +169,6 @@ function startCanvas(element, setup) {
   words.apply(root);
   listen();
   change();
+  models.start();
   void restore();
 }

@@ -8,8 +8,9 @@ function createKeyboard({ root, stage, actions, holdSpace, pen }) {
     "+": actions.zoomIn, "=": actions.zoomIn, "-": actions.zoomOut, 0: actions.fit, 1: actions.actualSize, "?": actions.help,
   };
 
-  const isTyping = (target) => target.closest?.("textarea, select, [contenteditable=true], input:not([type=range]):not([type=file])");
-  const isControl = (target) => target.closest?.("button, a, summary, input, dialog");
+  const isTyping = (target) => target.closest?.("textarea, select, [contenteditable=true], input:not([type=range], [type=file], [type=radio], [type=checkbox])");
+  const isControl = (target) => target.closest?.("button, a, summary, input, dialog"); // what the space bar works
+  const isPressed = (target) => target.closest?.("button, a, summary, dialog"); // and what Enter does
 
   function press(event) {
     if (event.defaultPrevented || isTyping(event.target) || root.querySelector("dialog[open]")) return;
@@ -28,7 +29,7 @@ function createKeyboard({ root, stage, actions, holdSpace, pen }) {
   function plain(event) {
     if (event.altKey) return false;
     if (event.key === "Escape") return actions.escape();
-    if (event.key === "Enter") return !isControl(event.target) && (actions.repair(), true);
+    if (event.key === "Enter") return !isPressed(event.target) && (actions.repair(), true);
     if (event.key === " ") return !isControl(event.target) && (holdSpace(true), true);
     if (event.key.toLowerCase() === "c") return event.repeat || (actions.compare(true), true);
     if (event.target === stage && event.key in ARROWS) return pen.move(ARROWS[event.key], event.shiftKey), true;

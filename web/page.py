@@ -35,6 +35,7 @@ SCRIPTS = (
     "arrivals.js",
     "memory.js",
     "rounds.js",
+    "models.js",
     "panel.js",
     "repair.js",
     "painting.js",

@@ -3,7 +3,7 @@
 
 function createPanel({ root, words, layers, onRound }) {
   const part = (name) => root.querySelector(`[data-part="${name}"]`);
-  const TIMES = ["total", "upload", "queued", "predict", "composite"];
+  const TIMES = ["total", "upload", "queued", "predict", "refine", "composite"];
   const FILE_NOTES = new Set(["not_exact", "animated_first_frame", "palette_converted", "heic_saved_as"]); // of the file, not the round
   const drawn = { rounds: "", photo: null, thumbnails: new Map() };
 
@@ -91,6 +91,7 @@ function createPanel({ root, words, layers, onRound }) {
     part("size-value").textContent = `${Math.round(hand.radius * 2)} px`;
     part("compare").setAttribute("aria-pressed", String(state.comparing));
     part("instant").checked = hand.instant;
+    for (const node of root.querySelectorAll(".fft-quality input")) node.checked = node.value === hand.quality;
   }
 
   function showZoom(view) {

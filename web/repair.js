@@ -8,7 +8,7 @@ function createRepair({ api, state, layers, change, save }) {
   const currentId = () => (state.round ? state.rounds[state.round - 1].image_id : state.photo.image_id);
 
   function begin(strokes) {
-    state.job = { request_id: randomId(), job_id: null, base_round: state.round, strokes, began_at: Date.now() };
+    state.job = { request_id: randomId(), job_id: null, base_round: state.round, strokes, quality: state.hand.quality, began_at: Date.now() };
     return run();
   }
 
@@ -33,6 +33,7 @@ function createRepair({ api, state, layers, change, save }) {
   async function submit(job, signal) {
     if (job.job_id) return;
     const body = { image_id: currentId(), request_id: job.request_id, strokes: job.strokes };
+    if (job.quality === "high") body.options = { quality: "high" };
     job.upload_began_at = performance.now();
     job.job_id = await api.submit(body, signal);
     job.upload_ms = performance.now() - job.upload_began_at;
@@ -42,6 +43,7 @@ function createRepair({ api, state, layers, change, save }) {
   function showStage(view) {
     if (FINISHED.has(view.state)) return;
     if (view.state === "queued") say(view.position > 0 ? "queued" : "starting", { position: view.position });
+    else if (view.stage === "refine") say("refining");
     else say("running");
   }
 
