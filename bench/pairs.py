@@ -94,15 +94,15 @@ def write_credits(file: Path, chosen: dict[str, list[Path]], sources: Path) -> N
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw and save the picture and its credits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, default=os.environ.get("FFTLAMA_EVAL_PHOTOS"))
-    parser.add_argument("--masks", type=Path, default=os.environ.get("FFTLAMA_EVAL_MASKS"))
+    parser.add_argument("--photos", type=Path, default=os.environ.get("EVAL_PHOTOS"))
+    parser.add_argument("--masks", type=Path, default=os.environ.get("EVAL_MASKS"))
     parser.add_argument("--sources", type=Path, help="default: SOURCES-eval.csv beside the folder of photos")
     parser.add_argument("--weights", type=Path, help="default: the embedded ones")
     parser.add_argument("--start", type=int, default=0, help="number of the first photo: another one, other pairs")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pairs.jpg")
     options = parser.parse_args(arguments)
     if options.photos is None or options.masks is None:
-        parser.error("--photos and --masks (or FFTLAMA_EVAL_PHOTOS and FFTLAMA_EVAL_MASKS) are needed")
+        parser.error("--photos and --masks (or EVAL_PHOTOS and EVAL_MASKS) are needed")
 
     from inference import Inpainter
 

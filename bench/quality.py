@@ -3,7 +3,7 @@
     .venv/bin/python bench/quality.py --photos DIR --masks DIR --features FILE --protocol network --weights FILE...
 
 Protocols are defined in `quality_protocols`, figures in `quality_figures`, peers in `quality_peers`. Folders may also
-be given by FFTLAMA_EVAL_PHOTOS, FFTLAMA_EVAL_MASKS and FFTLAMA_EVAL_FEATURES. Prints Markdown tables, then one JSON
+be given by EVAL_PHOTOS, EVAL_MASKS and EVAL_FEATURES. Prints Markdown tables, then one JSON
 line, and saves both under bench/results/. `--sheet FILE` draws a contact sheet, `--sweep NAME --values ...` measures
 one constant of the repair at several values. Without --weights the embedded ones are measured; `--weights none`
 measures peers alone.
@@ -40,9 +40,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Read the command line; folders fall back to the environment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--photos", type=Path, default=os.environ.get("FFTLAMA_EVAL_PHOTOS"), help="folder of clean photos")
-    add("--masks", type=Path, default=os.environ.get("FFTLAMA_EVAL_MASKS"), help="folder of <kind>/<photo>.png")
-    add("--features", type=Path, default=os.environ.get("FFTLAMA_EVAL_FEATURES"), help="SqueezeNet 1.0 weights")
+    add("--photos", type=Path, default=os.environ.get("EVAL_PHOTOS"), help="folder of clean photos")
+    add("--masks", type=Path, default=os.environ.get("EVAL_MASKS"), help="folder of <kind>/<photo>.png")
+    add("--features", type=Path, default=os.environ.get("EVAL_FEATURES"), help="SqueezeNet 1.0 weights")
     add("--protocol", choices=PROTOCOLS, default="network")
     add("--weights", nargs="*", default=[EMBEDDED], help="files; 'embedded'; 'none' for peers alone")
     add("--kinds", default="", help="comma-separated; default: all of the protocol")
@@ -66,7 +66,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     if chosen.sweep:
         chosen.protocol = SWEEPS[chosen.sweep]
     if chosen.photos is None or (chosen.masks is None and chosen.protocol != "overlay"):
-        parser.error("--photos and --masks (or FFTLAMA_EVAL_PHOTOS and FFTLAMA_EVAL_MASKS) are needed")
+        parser.error("--photos and --masks (or EVAL_PHOTOS and EVAL_MASKS) are needed")
     if chosen.device == "auto":
         import torch
 
