@@ -28,8 +28,8 @@ DEVICE = torch.device("cuda")
 class Case:
     """One kernel at one size.
 
-    `launch(tile, i)` runs it on the i-th input, `poison()` spoils its output, `error()` is what the launch on input 0 left
-    as relative difference from the float32 PyTorch expression.
+    `launch(tile, i)` runs it on the i-th input, `poison()` spoils its output, `error()` is the relative difference of
+    what the launch on input 0 left from the float32 PyTorch expression.
     """
 
     kernel: str
@@ -162,7 +162,7 @@ def down_case(size: int, batch: int) -> Case:
         256,
         128,
         2 * rows * laid_out.weight.numel(),
-        list(tiles((64, 128, 256), (64, 128), (64,), (4, 8), (3,))),
+        list(tiles((64, 128, 256), (64, 128), (64,), (4, 8), (2, 3))),
         lambda tile, i: convolution.convolve(inputs[i % len(inputs)], laid_out, out, tile=tile),
         lambda: out.fill_(float("nan")),
         lambda: difference(out, expected),
@@ -184,7 +184,7 @@ def up_case(size: int, batch: int) -> Case:
         128,
         256,
         2 * rows * laid_out.weight.numel(),
-        list(tiles((64, 128, 256), (64, 128), (64,), (4, 8), (3,))),
+        [t for t in tiles((64, 128), (64, 128), (32, 64), (4, 8), (2, 3)) if t.rows * t.columns / t.warps <= 2048],
         lambda tile, i: upsampling.upsample(inputs[i % len(inputs)], laid_out, out, tile=tile),
         lambda: out.fill_(float("nan")),
         lambda: difference(out, expected),
@@ -281,10 +281,10 @@ def spectrum_case(size: int, batch: int) -> Case:
     return Case(
         "spectrum",
         batch * size * (size // 2 + 1),
-        INNER,
+        2 * INNER,
         INNER,
         2 * out.numel() * 2 * INNER,
-        list(tiles((64, 128), (64,), (64,), (4, 8), (3, 4, 5))),
+        list(tiles((64, 128), (64, 128), (64,), (4, 8), (2, 3, 4))),
         lambda tile, i: spectral_path.convolve_spectrum(inputs[i % len(inputs)], laid_out, 0.5, out, tile=tile),
         lambda: out.fill_(float("nan")),
         lambda: difference(out, expected),
@@ -300,11 +300,11 @@ def stem_case(size: int, batch: int) -> Case:
     ends.convolve_stem_reference(inputs[0].float(), laid_out, expected)
     return Case(
         "stem",
-        batch * side * side,
-        WIDTH,
+        batch * side * side // 2,
+        2 * WIDTH,
         0,
-        2 * batch * side * side * laid_out.weight.numel(),
-        list(tiles((64, 128, 256), (64,), (32,), (4, 8), (1, 2, 3))),
+        batch * side * side * laid_out.weight.numel(),
+        list(tiles((64, 128, 256), (64, 128), (32,), (4, 8), (1, 2, 3))),
         lambda tile, i: ends.convolve_stem(inputs[i % len(inputs)], laid_out, out, tile=tile),
         lambda: out.fill_(float("nan")),
         lambda: difference(out, expected),

@@ -123,7 +123,7 @@ class TritonForm(nn.Module):
         padded = self._empty(batch, height + 2 * BORDER_PX, width + PADDED_COLUMNS, INPUT_CHANNELS)
         pad_input(x, padded)
         y = self._empty(batch, height, width, self._width)
-        tile = self._tile("stem", batch * height * width, columns=self._width)
+        tile = self._tile("stem", batch * height * width // 2, columns=2 * self._width)
         convolve_stem(padded, self._stem, y, tile=tile)
         del padded
         for step, down in enumerate(self._downs):
@@ -210,7 +210,7 @@ class TritonForm(nn.Module):
             "enter_rows": self._tile("enter_rows", rows, columns=inner, depth=layer.enter.inputs),
             "rows": self._tile("rows", width, columns=inner),
             "columns": self._tile("columns", 2 * height),
-            "spectrum": self._tile("spectrum", batch * height * frequencies, columns=inner, depth=inner),
+            "spectrum": self._tile("spectrum", batch * height * frequencies, columns=2 * inner, depth=inner),
         }
         shape = (batch, height, 2, frequencies, inner)
         return _Trunk(

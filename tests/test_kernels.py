@@ -153,6 +153,56 @@ def test_fourier_unit_is_the_published_one(height: int, width: int) -> None:
 
 
 @needs_triton
+def test_spectrum_tile_with_channels_of_both_parts() -> None:
+    from lama.kernels.spectral_path import convolve_spectrum, convolve_spectrum_reference, spectrum_convolution
+    from lama.kernels.tiles import Tile
+
+    weights = spectrum_convolution(convolution(2 * 96, 2 * 96, 1), DEVICE)
+    spectrum = half(2, 3, 2, 5, 96)
+    out = poisoned(*spectrum.shape)
+    expected = torch.empty(out.shape, dtype=torch.float64, device=DEVICE)
+    convolve_spectrum_reference(spectrum.double(), weights, 0.5, expected)
+    convolve_spectrum(spectrum, weights, 0.5, out, tile=Tile(16, 64, 32, 4, 2))
+    assert relative_error(out, expected) < 1e-3
+
+
+@needs_triton
+@pytest.mark.parametrize("columns", [32, 64])
+def test_stem_against_a_plain_convolution(columns: int) -> None:
+    from lama.kernels.ends import convolve_stem, pad_input, stem_weights
+    from lama.kernels.tiles import Tile
+
+    stem = convolution(32, 4, 7)
+    x = torch.rand(2, 4, 6, 10, device=DEVICE)
+    padded, out = poisoned(2, 12, 18, 4), poisoned(2, 6, 10, 32)
+    pad_input(x, padded)
+    convolve_stem(padded, stem_weights(stem, DEVICE), out, tile=Tile(16, columns, 32, 4, 2))
+    border = torch.nn.functional.pad(x.half().double(), (3,) * 4, mode="reflect")
+    expected = torch.nn.functional.conv2d(border, stem.weight.to(DEVICE), stem.bias.to(DEVICE)).relu()
+    assert relative_error(out.permute(0, 3, 1, 2), expected) < 1e-3
+    with pytest.raises(ValueError, match="9 pixels wide"):
+        convolve_stem(padded, stem_weights(stem, DEVICE), poisoned(2, 6, 9, 32), tile=Tile(16, columns, 32, 4, 2))
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [(9, 0), (8, 9), (8, 0), (7, 5), (6, 1)])
+def test_tiles_fit_the_shared_memory_of_every_card(
+    capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lama.kernels import tiles
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    tiles.shared_bytes.cache_clear()
+    device = torch.device("cuda")
+    for kernel, choices in tiles.TILES.items():
+        for rows, _ in choices:
+            tile = tiles.tile_for(kernel, rows, columns=384, depth=192, device=device)
+            assert tiles._bytes(kernel, tile) <= tiles.shared_bytes(device), (kernel, tile)
+            assert 384 % tile.columns == 0 and 192 % tile.depth == 0
+    tiles.shared_bytes.cache_clear()
+
+
+@needs_triton
 @pytest.mark.parametrize("width", [16, 32])
 def test_fused_entry_of_the_spectral_path_equals_the_two_launches(width: int) -> None:
     from lama.kernels.convolution import convolve, row_convolution
@@ -162,10 +212,10 @@ def test_fused_entry_of_the_spectral_path_equals_the_two_launches(width: int) ->
 
     batch, height, tile = 2, 3, Tile(16, 32, 32, 4, 2)
     matrices = kernel_matrices(dft_matrices(height, width), DEVICE)
-    weights = row_convolution(convolution(64, 96, 1), DEVICE)
-    x = half(batch, height, width, 32 + 96 + 64)
+    weights = row_convolution(convolution(96, 96, 1), DEVICE)
+    x = half(batch, height, width, 32 + 96 + 96)
     apart = x.clone()
-    planes = torch.zeros(batch, height, 2, width // 2 + 1, 64, dtype=torch.float16, device=DEVICE)
+    planes = torch.zeros(batch, height, 2, width // 2 + 1, 96, dtype=torch.float16, device=DEVICE)
     planes_apart = planes.clone()
     enter_rows(x, weights, matrices, planes, from_channel=32, tile=tile)
     convolve(apart, weights, apart, tile=tile, from_channel=32, to_channel=128)

@@ -5,9 +5,6 @@ optional 1x1 on further channels of the same pixel as extra steps of the same su
 split over several programs where the map is too small to fill the card.
 """
 
-# ruff: noqa: N803 (compile-time constants of a kernel are written in capitals)
-# mypy: disable-error-code="no-untyped-def"
-
 from dataclasses import dataclass
 
 import torch

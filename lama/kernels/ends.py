@@ -1,15 +1,13 @@
 """The two 7x7 convolutions at full resolution, 4 to width channels and width to 3, where memory traffic is the cost.
 
-Stem: the input becomes a reflect-padded (B, H + 6, W + 8, 4) float16 map, in which the 7 taps of a row and their 4
-channels are 28 neighbouring numbers: 7 steps of a matrix product with 32 of them, the last 4 under zero weights.
+Stem: the input becomes a reflect-padded (B, H + 6, W + 8, 4) float16 map, in which the taps a pair of pixels sees in a
+row, 8 of 4 channels, are 32 neighbouring numbers: 7 steps of a matrix product of those with both pixels' outputs as its
+columns, the tap that only the other pixel sees under zero weights.
 
 Head: a program walks down the rows of a strip and reads every row once. A row contributes to seven output rows, so
 seven sums are held and handed on by one at each step; each sum has the 7 horizontal taps x 3 colours as its columns.
 These go to memory as planes (B, H, 21, W), and a second launch adds the seven shifted ones and applies the sigmoid.
 """
-
-# ruff: noqa: N803 (compile-time constants of a kernel are written in capitals)
-# mypy: disable-error-code="no-untyped-def"
 
 from dataclasses import dataclass
 
@@ -27,14 +25,14 @@ TAPS = 7
 BORDER_PX = TAPS // 2
 INPUT_CHANNELS = 4
 COLOURS = 3
-STEM_DEPTH = 32  # 7 taps x 4 channels, filled up
+STEM_DEPTH = 32  # the 8 taps a pair of pixels sees in a row x 4 channels
 HEAD_COLUMNS = 32  # 7 taps x 3 colours, filled up
-PADDED_COLUMNS = 2 * BORDER_PX + 2  # two columns more than the border: the last pixel's 32 numbers end inside the row
+PADDED_COLUMNS = 2 * BORDER_PX + 2  # two columns more than the border, so that rows start at multiples of 16 bytes
 
 
 @dataclass(frozen=True)
 class StemWeights:
-    """weight (7 x 32, O) float16; bias (O,) float32."""
+    """weight (7 x 32, 2 O) float16, the left pixel's outputs, then the right one's; bias (2 O,) float32, O twice."""
 
     weight: Tensor
     bias: Tensor
@@ -52,8 +50,10 @@ def stem_weights(convolution: Convolution, device: torch.device) -> StemWeights:
     """Lay out the first convolution (O, 4, 7, 7) for the kernel."""
     outputs = convolution.bias.numel()
     rows = convolution.weight.permute(2, 3, 1, 0).reshape(TAPS, TAPS * INPUT_CHANNELS, outputs)
-    rows = F.pad(rows, (0, 0, 0, STEM_DEPTH - TAPS * INPUT_CHANNELS)).reshape(-1, outputs)
-    return StemWeights(rows.to(device, torch.float16).contiguous(), convolution.bias.to(device, torch.float32))
+    spare = STEM_DEPTH - TAPS * INPUT_CHANNELS
+    pair = torch.cat([F.pad(rows, (0, 0, 0, spare)), F.pad(rows, (0, 0, spare, 0))], dim=2).reshape(-1, 2 * outputs)
+    bias = convolution.bias.repeat(2)
+    return StemWeights(pair.to(device, torch.float16).contiguous(), bias.to(device, torch.float32))
 
 
 def head_weights(convolution: Convolution, device: torch.device) -> HeadWeights:
@@ -79,10 +79,15 @@ def pad_input_reference(x: Tensor, padded: Tensor) -> None:
 
 
 def convolve_stem(padded: Tensor, stem: StemWeights, out: Tensor, *, tile: Tile) -> None:
-    """Write ReLU(7x7 convolution + bias) of the padded input to `out` (B, H, W, O)."""
+    """Write ReLU(7x7 convolution + bias) of the padded input to `out` (B, H, W, O), W even.
+
+    A row of the product is a pair of pixels: `tile.columns` divides 2 O.
+    """
     batch, height, width, outputs = out.shape
-    rows = batch * height * width
-    grid = (triton.cdiv(rows, tile.rows) * (outputs // tile.columns),)
+    if width % 2:
+        raise ValueError(f"a map {width} pixels wide has no whole number of pairs")
+    rows = batch * height * (width // 2)
+    grid = (triton.cdiv(rows, tile.rows) * (2 * outputs // tile.columns),)
     _stem_kernel[grid](
         padded,
         stem.weight,
@@ -90,8 +95,8 @@ def convolve_stem(padded: Tensor, stem: StemWeights, out: Tensor, *, tile: Tile)
         out,
         rows,
         height,
-        width,
-        OUTPUTS=outputs,
+        width // 2,
+        OUTPUTS=2 * outputs,
         BM=tile.rows,
         BN=tile.columns,
         num_warps=tile.warps,
@@ -101,10 +106,11 @@ def convolve_stem(padded: Tensor, stem: StemWeights, out: Tensor, *, tile: Tile)
 
 def convolve_stem_reference(padded: Tensor, stem: StemWeights, out: Tensor) -> None:
     """The definition of `convolve_stem`, computed in the type of `padded`."""
-    rows = stem.weight.view(TAPS, STEM_DEPTH, -1)[:, : TAPS * INPUT_CHANNELS]
+    outputs = out.shape[3]
+    rows = stem.weight.view(TAPS, STEM_DEPTH, -1)[:, : TAPS * INPUT_CHANNELS, :outputs]
     weight = rows.reshape(TAPS, TAPS, INPUT_CHANNELS, -1).permute(3, 2, 0, 1).to(padded.dtype)
     maps = padded[:, :, : out.shape[2] + 2 * BORDER_PX].permute(0, 3, 1, 2)
-    out.copy_(F.conv2d(maps, weight, stem.bias.to(padded.dtype)).relu().permute(0, 2, 3, 1))
+    out.copy_(F.conv2d(maps, weight, stem.bias[:outputs].to(padded.dtype)).relu().permute(0, 2, 3, 1))
 
 
 def convolve_head(x: Tensor, head: HeadWeights, planes: Tensor, out: Tensor, *, tile: Tile) -> None:
@@ -157,7 +163,7 @@ def _pad_input_kernel(
     tl.store(target, value.to(tl.float16), mask=(pixel < pixels)[:, None])
 
 
-@triton.jit(do_not_specialize=["rows", "height", "width"])
+@triton.jit(do_not_specialize=["rows", "height", "pairs"])
 def _stem_kernel(
     padded,
     weight,
@@ -165,7 +171,7 @@ def _stem_kernel(
     out,
     rows,
     height,
-    width,
+    pairs,
     OUTPUTS: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -175,13 +181,13 @@ def _stem_kernel(
     m = (tile // column_tiles) * BM + tl.arange(0, BM)
     n = (tile % column_tiles) * BN + tl.arange(0, BN)
     k = tl.arange(0, 32)
-    pixel = tl.minimum(m, rows - 1)
-    line = pixel // width
+    row = tl.minimum(m, rows - 1)
+    line = row // pairs
     padded_line = line // height * (height + 6) + line % height
-    start = (padded_line * (width + 8) + pixel % width) * 4
+    start = padded_line * (pairs + 4) + row % pairs  # in pairs, 8 numbers each
     acc = tl.zeros((BM, BN), dtype=tl.float32)
     for dy in range(7):
-        a = tl.load(padded + ((start + dy * (width + 8) * 4)[:, None] + k[None, :]))
+        a = tl.load(padded + (((start + dy * (pairs + 4)) * 8)[:, None] + k[None, :]))
         b = tl.load(weight + ((dy * 32 + k)[:, None] * OUTPUTS + n[None, :]))
         acc = tl.dot(a, b, acc)
     acc = relu(acc + tl.load(bias + n)[None, :])
@@ -192,6 +198,12 @@ def _stem_kernel(
 def _bounded(x):
     """Far beyond where the sigmoid is 0 or 1, inside float16; NaN stays NaN."""
     return tl.where(x > 60000.0, 60000.0, tl.where(x < -60000.0, -60000.0, x))
+
+
+@triton.jit
+def _source_row(y, height):
+    """Row `y` by reflection. Past a border's width below the map it only has to exist: its sums are not stored."""
+    return tl.maximum(tl.minimum(reflected(y, height), height - 1), 0)
 
 
 @triton.jit(do_not_specialize=["height"])
@@ -216,10 +228,10 @@ def _head_rows_kernel(x, weight, planes, height, width, INPUTS: tl.constexpr, ST
     s4 = tl.zeros((BM, 32), dtype=tl.float32)
     s5 = tl.zeros((BM, 32), dtype=tl.float32)
     pixels = tl.minimum(m, width - 1)[:, None] * INPUTS + k[None, :]
+    ahead = tl.load(x + ((image + _source_row(top - 3, height)) * width * INPUTS + pixels))
     for step in range(STRIP + 6):
-        # Past a border's width below the map the row only has to exist: its sums are not stored.
-        source = tl.minimum(reflected(top + step - 3, height), height - 1)
-        row = tl.load(x + ((image + tl.maximum(source, 0)) * width * INPUTS + pixels))
+        row = ahead
+        ahead = tl.load(x + ((image + _source_row(top + step - 2, height)) * width * INPUTS + pixels))
         # Vertical tap d of this row belongs to output row top + step - d, whose sum so far is in s(d - 1).
         done = tl.dot(row, w6, s5)
         s5 = tl.dot(row, w5, s4)

@@ -7,9 +7,6 @@ The imaginary parts of frequency 0 and of an even width's last one are always 0.
 that a row of W pixels is exactly W numbers: whoever allocates the planes fills them with zeros once.
 """
 
-# ruff: noqa: N803 (compile-time constants of a kernel are written in capitals)
-# mypy: disable-error-code="no-untyped-def"
-
 from dataclasses import dataclass
 
 import torch

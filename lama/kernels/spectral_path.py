@@ -3,9 +3,6 @@
 Layouts as in `fourier`.
 """
 
-# ruff: noqa: N803 (compile-time constants of a kernel are written in capitals)
-# mypy: disable-error-code="no-untyped-def"
-
 from dataclasses import dataclass
 
 import torch
@@ -159,8 +156,6 @@ def _spectrum_kernel(
         b = tl.load(weight + ((step * BK + k)[:, None] * (2 * CHANNELS) + n[None, :]))
         acc = tl.dot(a, b, acc)
     acc = relu(acc + gain * tl.load(bias + n)[None, :])
-    # A tile never straddles the two parts (BN divides C), so the part is one number for the whole tile.
-    part = (tile % column_tiles) * BN // CHANNELS
-    channel = (tile % column_tiles) * BN % CHANNELS + tl.arange(0, BN)
-    target = (real + part * frequencies) * CHANNELS
-    tl.store(out + (target[:, None] + channel[None, :]), acc.to(tl.float16), mask=(m < rows)[:, None])
+    channel = n % CHANNELS
+    target = (real * CHANNELS)[:, None] + ((n // CHANNELS) * frequencies * CHANNELS + channel)[None, :]
+    tl.store(out + target, acc.to(tl.float16), mask=(m < rows)[:, None])

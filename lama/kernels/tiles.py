@@ -13,6 +13,8 @@ import torch
 BYTES_PER_NUMBER = 2  # float16
 SHARED_KIB_BY_CAPABILITY = ((12, 0, 99), (9, 0, 227), (8, 9, 99), (8, 7, 163), (8, 6, 99), (8, 0, 163), (7, 5, 64))
 """Largest shared memory of one block in KiB, from the CUDA C++ programming guide's table of compute capabilities."""
+OPERANDS = {"up": (2, 3)}
+"""How many row and column tiles a step loads, where it is not one of each."""
 SHARED_BYTES_KEPT_BACK = 3072  # what the compiler takes for layout changes between registers
 
 
@@ -38,19 +40,19 @@ Choices = tuple[tuple[int, Tile], ...]
 TILES: dict[str, Choices] = {
     "local": (
         (12288, Tile(128, 128, 64, 4, 4)),
-        (3072, Tile(64, 128, 64, 4, 4, 2)),
+        (3072, Tile(64, 128, 64, 4, 4)),
         (0, Tile(64, 64, 64, 4, 4, 4)),
     ),
-    "global": ((12288, Tile(128, 128, 64, 4, 3)), (3072, Tile(64, 128, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
-    "down": ((4096, Tile(128, 128, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
-    "up": ((4096, Tile(128, 128, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
+    "global": ((12288, Tile(128, 128, 64, 8, 3)), (3072, Tile(64, 128, 64, 8, 3)), (0, Tile(64, 64, 64, 4, 4))),
+    "down": ((4096, Tile(128, 128, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 4))),
+    "up": ((4096, Tile(128, 64, 32, 4, 3)), (0, Tile(64, 64, 32, 4, 3))),
     "enter": ((8192, Tile(128, 64, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
-    "enter_rows": ((0, Tile(128, 64, 64, 4, 3)),),
-    "rows": ((129, Tile(64, 64, 64, 4, 3)), (65, Tile(128, 64, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 3))),
-    "columns": ((192, Tile(128, 128, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
-    "spectrum": ((6144, Tile(128, 64, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
-    "stem": ((0, Tile(128, 64, 32, 4, 3)),),
-    "head": ((262144, Tile(128, 32, 32, 8, 2)), (0, Tile(64, 32, 16, 4, 2))),
+    "enter_rows": ((8192, Tile(128, 64, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 4))),
+    "rows": ((0, Tile(64, 64, 64, 4, 2)),),
+    "columns": ((96, Tile(64, 128, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 4))),
+    "spectrum": ((6144, Tile(64, 128, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 3))),
+    "stem": ((0, Tile(64, 128, 32, 4, 3)),),
+    "head": ((524288, Tile(64, 32, 64, 4, 1)), (0, Tile(64, 32, 16, 4, 1))),
 }
 
 
@@ -66,10 +68,12 @@ def tile_for(kernel: str, rows: int, *, columns: int, depth: int, device: torch.
     while depth and depth % tile.depth:
         tile = replace(tile, depth=tile.depth // 2)
     limit = shared_bytes(device) - SHARED_BYTES_KEPT_BACK
-    while tile.stages > 2 and _bytes(tile) > limit:
+    while tile.stages > 2 and _bytes(kernel, tile) > limit:
         tile = replace(tile, stages=tile.stages - 1)
-    while _bytes(tile) > limit and tile.rows > 32:
+    while _bytes(kernel, tile) > limit and tile.rows > 32:
         tile = replace(tile, rows=tile.rows // 2)
+    while _bytes(kernel, tile) > limit and tile.columns > 32:
+        tile = replace(tile, columns=tile.columns // 2)
     return tile
 
 
@@ -82,5 +86,7 @@ def shared_bytes(device: torch.device) -> int:
     return next((kib for major, minor, kib in SHARED_KIB_BY_CAPABILITY if capability >= (major, minor)), 48) * 1024
 
 
-def _bytes(tile: Tile) -> int:
-    return (tile.rows + tile.columns) * tile.depth * BYTES_PER_NUMBER * tile.stages
+def _bytes(kernel: str, tile: Tile) -> int:
+    row_tiles, column_tiles = OPERANDS.get(kernel, (1, 1))
+    numbers = (row_tiles * tile.rows + column_tiles * tile.columns) * tile.depth
+    return numbers * BYTES_PER_NUMBER * tile.stages

@@ -1,11 +1,9 @@
 """The transposed convolutions of the decoder: 3x3, stride 2, padding 1, output padding 1, with bias and ReLU.
 
 Output pixel 2i - 1 + k receives input pixel i through tap k, so an even output row sees one input row and an odd one
-two: four phases (even or odd in y and x) of 1, 2, 2 and 4 taps, one program each, without the zeros between.
+two: four phases (even or odd in y and x) of 1, 2, 2 and 4 taps, without the zeros between. A program computes both
+phases of x, which share the pixels they read.
 """
-
-# ruff: noqa: N803 (compile-time constants of a kernel are written in capitals)
-# mypy: disable-error-code="no-untyped-def"
 
 from dataclasses import dataclass
 
@@ -43,7 +41,7 @@ def upsample(x: Tensor, upsampling: RowUpsampling, out: Tensor, *, tile: Tile) -
     batch, height, width, x_channels = x.shape
     outputs = out.shape[3]
     rows = batch * height * width
-    grid = (triton.cdiv(rows, tile.rows) * (outputs // tile.columns), 4)
+    grid = (triton.cdiv(rows, tile.rows) * (outputs // tile.columns), 2)
     _upsample_kernel[grid](
         x,
         upsampling.weight,
@@ -90,9 +88,7 @@ def _upsample_kernel(
 ):
     column_tiles: tl.constexpr = OUTPUTS // BN
     tile = tl.program_id(0)
-    phase = 3 - tl.program_id(1)  # the one with four taps first: the short ones fill the end of the launch
-    odd_y = phase // 2
-    odd_x = phase % 2
+    odd_y = 1 - tl.program_id(1)  # the longer sums first: the short ones fill the end of the launch
     m = (tile // column_tiles) * BM + tl.arange(0, BM)
     n = (tile % column_tiles) * BN + tl.arange(0, BN)
     k = tl.arange(0, BK)
@@ -102,22 +98,26 @@ def _upsample_kernel(
     py = line % height
 
     chunks: tl.constexpr = INPUTS // BK
-    acc = tl.zeros((BM, BN), dtype=tl.float32)
-    for step in range((1 + odd_y) * (1 + odd_x) * chunks):
-        tap = step // chunks
+    even = tl.zeros((BM, BN), dtype=tl.float32)
+    odd = tl.zeros((BM, BN), dtype=tl.float32)
+    for step in range((1 + odd_y) * chunks):
+        tap_y = step // chunks
         channel = (step % chunks) * BK
-        tap_y = tap // (1 + odd_x)
-        tap_x = tap % (1 + odd_x)
         # Even: tap 1 from the pixel itself. Odd: tap 0 from the next pixel, tap 2 from the pixel itself.
         dy = odd_y * (1 - tap_y)
-        dx = odd_x * (1 - tap_x)
-        kernel_tap = (1 - odd_y + 2 * odd_y * tap_y) * 3 + 1 - odd_x + 2 * odd_x * tap_x
-        inside = (py + dy < height) & (px + dx < width)
-        source = (line + dy) * width + px + dx
-        a = tl.load(x + ((source * X_CHANNELS + channel)[:, None] + k[None, :]), mask=inside[:, None], other=0.0)
-        b = tl.load(weight + ((kernel_tap * INPUTS + channel + k)[:, None] * OUTPUTS + n[None, :]))
-        acc = tl.dot(a, b, acc)
+        kernel_row = 1 - odd_y + 2 * odd_y * tap_y
+        inside = py + dy < height
+        here = x + (((pixel + dy * width) * X_CHANNELS + channel)[:, None] + k[None, :])
+        taps = weight + ((kernel_row * 3 * INPUTS + channel + k)[:, None] * OUTPUTS + n[None, :])
+        a = tl.load(here, mask=inside[:, None], other=0.0)
+        right = tl.load(here + X_CHANNELS, mask=(inside & (px + 1 < width))[:, None], other=0.0)
+        even = tl.dot(a, tl.load(taps + INPUTS * OUTPUTS), even)
+        odd = tl.dot(a, tl.load(taps + 2 * INPUTS * OUTPUTS), odd)
+        odd = tl.dot(right, tl.load(taps), odd)
 
-    acc = relu(acc + tl.load(bias + n)[None, :])
-    target = (2 * line + odd_y) * (2 * width) + 2 * px + odd_x
-    tl.store(out + (target[:, None] * OUTPUTS + n[None, :]), acc.to(tl.float16), mask=(m < rows)[:, None])
+    shift = tl.load(bias + n)[None, :]
+    target = (2 * line + odd_y) * (2 * width) + 2 * px
+    pointers = out + (target[:, None] * OUTPUTS + n[None, :])
+    mask = (m < rows)[:, None]
+    tl.store(pointers, relu(even + shift).to(tl.float16), mask=mask)
+    tl.store(pointers + OUTPUTS, relu(odd + shift).to(tl.float16), mask=mask)
