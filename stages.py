@@ -22,7 +22,7 @@ class StageClock:
 
     Args:
         device: where the work runs.
-        on_stage: called with a stage's name when it is first entered, "refine" every time; what it raises ends the call.
+        on_stage: called with a stage's name when it is first entered, "refine" every time; its exceptions end the call.
     """
 
     def __init__(self, device: torch.device, on_stage: OnStage | None = None) -> None:
