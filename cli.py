@@ -193,6 +193,9 @@ def run_repair(chosen: argparse.Namespace) -> int:
 
 def load_inpainter(settings: Settings) -> "Inpainter":
     """Load the engine that the settings ask for. Raises CommandError when it can't be had."""
+    from app import share_cores
+
+    share_cores()
     from downloads import DownloadError, find_weights
     from inference import Inpainter, RepairError
     from lama.checkpoint import CheckpointError

@@ -1,10 +1,13 @@
-"""Starting imports no more than it needs: seconds of every start."""
+"""What is done before and while the heavy libraries are imported: it counts for every start and every repair."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from app import SPIN_COUNT, share_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT_STUBS = """
@@ -28,3 +31,43 @@ def test_gradio_leaves_its_stubs_alone_only_inside_the_block(how: str, reads_stu
     assert (int(count) > 0) is reads_stubs
     assert value == "x"
     assert finder_left == "False"
+
+
+def test_threads_that_wait_do_not_spin_unless_somebody_said_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another program on one of two cores, spinning threads made a repair six times slower."""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    with monkeypatch.context() as scope:
+        scope.setenv("OMP_WAIT_POLICY", "active")
+        share_cores()
+        assert "GOMP_SPINCOUNT" not in os.environ
+    with monkeypatch.context() as scope:
+        scope.setenv("GOMP_SPINCOUNT", "5")
+        share_cores()
+        assert os.environ["GOMP_SPINCOUNT"] == "5"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # so that it is put back
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    share_cores()
+    assert 0 < int(os.environ["GOMP_SPINCOUNT"]) <= 10_000
+
+
+def test_the_app_says_so_before_torch_is_imported() -> None:
+    """libgomp reads the variable once, when it is loaded."""
+    code = """
+import os, sys
+import app
+class Seen(Exception): pass
+def look(settings):
+    raise Seen("torch" in sys.modules, os.environ["GOMP_SPINCOUNT"])
+app.load_engine = look
+from config import load_settings
+try:
+    app.create_app(load_settings({}))
+except Seen as seen:
+    print(*seen.args)
+"""
+    environment = {name: value for name, value in os.environ.items() if "OMP" not in name}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.split() == ["False", SPIN_COUNT]
