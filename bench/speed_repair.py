@@ -26,8 +26,13 @@ def photo_and_hole(height: int, width: int, hole_px: int) -> tuple[NDArray, NDAr
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     base = 128 + 80 * np.sin(x / 97)[..., None] * np.cos(y / 61)[..., None] * np.array([1.0, 0.7, 0.4], np.float32)
     image = np.clip(base + random.normal(0, 8, (height, width, 3)), 0, 255).astype(np.uint8)
-    mask = (x - width / 2) ** 2 + (y - height / 2) ** 2 <= (hole_px / 2) ** 2
-    return image, mask
+    return image, disc(height, width, hole_px)
+
+
+def disc(height: int, width: int, hole_px: int) -> NDArray:
+    """A mask of (height, width) with a disc in its middle."""
+    y, x = np.ogrid[0:height, 0:width]
+    return (x - width / 2) ** 2 + (y - height / 2) ** 2 <= (hole_px / 2) ** 2
 
 
 def repair_rows(weights: str | None, *, rounds: int = 30) -> list[dict[str, Any]]:
@@ -87,9 +92,11 @@ def capped_rows(weights: str | None, *, repairs: int = 100) -> dict[str, Any]:
     inpainter = Inpainter.load(weights)
     torch.cuda.set_per_process_memory_fraction(CAP_BYTES / torch.cuda.get_device_properties(0).total_memory)
     delivered, notes, reserved = 0, set(), []
+    images = [photo_and_hole(height, width, 1)[0] for height, width in ((1080, 1920), (3000, 4000))]
     for turn in range(repairs):
-        height, width = ((1080, 1920), (3000, 4000))[turn % 2]
-        image, mask = photo_and_hole(height, width, 300 + turn * (height - 400) // repairs)
+        image = images[turn % 2]
+        height, width = image.shape[:2]
+        mask = disc(height, width, 300 + turn * (height - 400) // repairs)
         try:
             result = inpainter.repair(image, mask)
             delivered += bool(result.patches)
