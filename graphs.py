@@ -130,7 +130,7 @@ class GraphedModel:
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 static_output = self.model(static_input)
-            except RuntimeError:
+            except BaseException:  # of any kind: a stream that is left capturing breaks whatever runs next
                 with contextlib.suppress(RuntimeError):  # it would only repeat that the capture failed
                     graph.capture_end()
                 raise

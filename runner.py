@@ -48,9 +48,10 @@ class ModelRunner:
         self._on_cpu: FusedGenerator | None = None
         self.restore()
 
-    def restore(self) -> None:
+    def restore(self, *, kernels: str = "auto") -> None:
         """Put the weights onto the device."""
-        self._fused = FusedGenerator(self.generator, device=self.device, dtype=DTYPES[self.precision])
+        dtype = DTYPES[self.precision]
+        self._fused = FusedGenerator(self.generator, device=self.device, dtype=dtype, kernels=kernels)
         self._graphed = GraphedModel(self._fused, device=self.device, mode=self.profile.cuda_graph)
 
     def release(self) -> None:
@@ -86,16 +87,32 @@ class ModelRunner:
         return next(batch for batch in BATCH_SIZES if batch <= min(limit, waiting))
 
     def warm_up(self) -> None:
-        """Make the first repair as fast as the next: capture every bucket's graph, or run once without."""
+        """Make the first repair as fast as the next: capture every bucket's graph, or run once without.
+
+        Kernels that fail at one of the sizes, on a card they were not made for, give way to plain PyTorch.
+        """
+        failure = ""
+        try:
+            self._run_all()
+        except torch.OutOfMemoryError as error:
+            logger.warning("not every graph fits into memory, the rest is captured when needed: %s", error)
+        except Exception as error:  # a compiler or driver of any kind
+            if not self._fused.uses_triton:
+                raise
+            failure = f"{type(error).__name__}: {error}"
+        if failure:
+            logger.warning("the Triton kernels failed, so plain PyTorch runs, which is slower: %s", failure)
+            self.release()
+            self.restore(kernels="torch")
+            self.warm_up()
+
+    def _run_all(self) -> None:
         if self._graphed.mode == "off":
             side = SMALL_PX if self.device.type == "cpu" else self.profile.buckets_px[0]
             self.predict([torch.zeros(4, side, side, device=self.device)])
             return
-        try:
-            for side in reversed(self.profile.buckets_px):
-                self._graphed.capture((1, side, side))
-        except torch.OutOfMemoryError as error:
-            logger.warning("not every graph fits into memory, the rest is captured when needed: %s", error)
+        for side in reversed(self.profile.buckets_px):
+            self._graphed.capture((1, side, side))
 
     def free_memory(self) -> None:
         """Give back everything on the device but the weights."""
