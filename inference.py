@@ -44,6 +44,8 @@ __all__ = ["Inpainter", "RepairError", "RepairRequest", "RepairResult", "measure
 
 logger = logging.getLogger(__name__)
 
+LOADING_THREADS = 4
+
 EMPTY_MASK = Note("The mask is empty, nothing was changed.", code="empty_mask")
 SCALED = Note("The hole is larger than the model's input, so it was filled at a smaller scale.", code="scaled")
 
@@ -89,9 +91,12 @@ class Inpainter:
             raise RepairError(str(error)) from error
         if chosen.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(chosen_profile.memory_fraction, chosen)
-        runner = ModelRunner(load_generator(weights), device=chosen, precision=chosen_precision, profile=chosen_profile)
+        with _few_threads():
+            generator = load_generator(path)
+            runner = ModelRunner(generator, device=chosen, precision=chosen_precision, profile=chosen_profile)
         inpainter = cls(runner, weights_name=_weights_name(path), profile_reason=reason)
-        inpainter._warm_up()
+        with _few_threads() if chosen.type == "cuda" else contextlib.nullcontext():
+            inpainter._warm_up()
         return inpainter
 
     @property
@@ -135,8 +140,9 @@ class Inpainter:
             RepairError: the device has no room for them.
         """
         path = _weights_path(weights)
-        generator = load_generator(path)
-        with self._device_turn():
+        with _few_threads():
+            generator = load_generator(path)
+        with self._device_turn(), _few_threads() if self._runner.device.type == "cuda" else contextlib.nullcontext():
             before = self._runner
             before.release()
             failure = self._take_over(generator)
@@ -279,6 +285,17 @@ class Inpainter:
                 return measure_card(runner.generator, card, runner.device, runner.profile, folder=folder)
             finally:
                 runner.restore()
+
+
+@contextlib.contextmanager
+def _few_threads() -> Iterator[None]:
+    """Load with few threads: many small steps, each of which would wait until every core of a busy machine is free."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(threads, LOADING_THREADS))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _plan_notes(crops: list[Crop], quality: str) -> list[Note]:
