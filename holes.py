@@ -18,6 +18,8 @@ Box = tuple[int, int, int, int]
 MAX_DILATE_PX = 32
 MOST_APART = 4096  # beyond this many holes all of them are grown alike, by the thickest one's measure
 BOUNDS_ROWS = 64  # rows looked at together when the mask's last row is searched from below
+FEW_PX = 128 * 128  # a hole's bounds up to this many pixels are looked at pixel by pixel, larger ones on a coarser grid
+COARSEST_PX = 4  # step of the coarsest grid on which holes are told apart and their thickness is measured
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,14 @@ def feather_alpha(
     ring (None: over all of it; 0: a hard edge at the grown hole's rim).
     """
     ring_px = dilate_px if feather_px is None else min(feather_px, dilate_px)
-    alpha = (distance_px == 0).astype(np.float32)
-    ring = np.asarray((distance_px > 0) & (distance_px <= dilate_px))
-    ramp = np.minimum((dilate_px + 1 - distance_px[ring]) / np.float32(ring_px + 1), 1)
-    alpha[ring] = ramp * ramp * (3 - 2 * ramp)
+    ramp = np.subtract(np.float32(dilate_px + 1), distance_px, dtype=np.float32)
+    ramp *= np.float32(1 / (ring_px + 1))
+    np.clip(ramp, 0, 1, out=ramp)
+    alpha = np.multiply(ramp, np.float32(-2))
+    alpha += np.float32(3)
+    alpha *= ramp
+    alpha *= ramp
+    alpha *= distance_px <= dilate_px
     return alpha
 
 
@@ -130,17 +136,16 @@ def grow_hole(
         return None
     size = (mask.shape[0], mask.shape[1])
     hole = np.ascontiguousarray(mask[bounds[1] : bounds[3], bounds[0] : bounds[2]])
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(hole.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
-    boxes = stats[1:, :4].astype(np.int64)  # left, top, width, height
-    boxes[:, 2:] += boxes[:, :2]
-    boxes += np.array([bounds[0], bounds[1], bounds[0], bounds[1]])
-    if count > MOST_APART or ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum() > 2 * hole.size:
-        parts = [(bounds, hole)]  # too many or too entangled to look at one by one
-    else:
-        parts = [_component(np.asarray(labels), index + 1, box, bounds) for index, box in enumerate(boxes.tolist())]
-
+    boxes, parts = _tell_apart(hole, bounds)
     values = [dilate_px if dilate_px is not None else _own_dilate_px(part, size, rules) for part in parts]
     region = expand_box(bounds, max(values), size)
+    grow = np.array(values if len(parts) == len(boxes) else values * len(boxes))[:, None]
+    hole_boxes = np.concatenate([boxes[:, :2] - grow, boxes[:, 2:] + grow], axis=1)
+    hole_boxes = np.clip(hole_boxes, 0, np.array([size[1], size[0]] * 2))
+    if len(parts) == 1:
+        distance = _distance_px(~paste(hole, bounds, region))
+        alpha = feather_alpha(distance, dilate_px=values[0], feather_px=feather_px)
+        return GrownHole(region, np.asarray(distance <= values[0]), alpha, hole_boxes)
     missing = np.zeros(box_size(region), np.bool_)
     alpha = np.zeros(box_size(region), np.float32)
     for (box, part), value in zip(parts, values, strict=True):
@@ -153,16 +158,20 @@ def grow_hole(
         missing[inner] |= distance <= value
         feather = feather_alpha(distance, dilate_px=value, feather_px=feather_px)
         np.maximum(alpha[inner], feather, out=alpha[inner])
-    grow = np.array(values if len(parts) == len(boxes) else values * len(boxes))[:, None]
-    hole_boxes = np.concatenate([boxes[:, :2] - grow, boxes[:, 2:] + grow], axis=1)
-    return GrownHole(region, missing, alpha, np.clip(hole_boxes, 0, np.array([size[1], size[0]] * 2)))
+    return GrownHole(region, missing, alpha, hole_boxes)
 
 
 def largest_inside_px(hole: NDArray[np.bool_]) -> float:
-    """Return how far the deepest pixel of a hole lies from the nearest pixel outside it, in pixels, within 5 %."""
-    if hole.all():
+    """Return how far the deepest pixel of a hole lies from the nearest pixel outside it, in pixels.
+
+    Within 5 %, and in large arrays within the step of the grid it is measured on.
+    """
+    step = _grid_step(hole.size)
+    grid = np.ascontiguousarray(hole[::step, ::step])
+    if grid.all():
         return float(max(hole.shape))
-    return float(cv2.distanceTransform(hole.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3).max())
+    depth = cv2.distanceTransform(grid.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3).max()
+    return max(1.0, float(depth) * step)
 
 
 def expand_box(box: Box, by_px: int, image_size: tuple[int, int]) -> Box:
@@ -182,20 +191,63 @@ def paste(source: NDArray, source_box: Box, box: Box) -> NDArray:
     return out
 
 
-def _component(labels: NDArray, label: int, box: list[int], bounds: Box) -> tuple[Box, NDArray[np.bool_]]:
-    left, top, right, bottom = box
-    own: NDArray[np.bool_] = labels[top - bounds[1] : bottom - bounds[1], left - bounds[0] : right - bounds[0]] == label
-    return (left, top, right, bottom), own
+def _tell_apart(hole: NDArray[np.bool_], bounds: Box) -> tuple[NDArray[np.int64], list[tuple[Box, NDArray[np.bool_]]]]:
+    """Boxes (N, 4) of the connected holes inside `bounds`, and each with its pixels, or all of them as one.
+
+    In large bounds holes that are a few pixels apart count as connected.
+    """
+    step = _grid_step(hole.size)
+    grid = hole
+    for _ in range(step.bit_length() - 1):
+        grid = _halve(grid)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(grid.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    if count == 2:
+        return np.array([bounds], np.int64), [(bounds, hole)]
+    cells = stats[1:, :4].astype(np.int64)  # left, top, width, height
+    cells[:, 2:] += cells[:, :2]
+    inside = np.minimum(cells * step, np.array([hole.shape[1], hole.shape[0]] * 2))
+    boxes = inside + np.array([bounds[0], bounds[1]] * 2)
+    if count > MOST_APART or ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum() > 2 * hole.size:
+        return boxes, [(bounds, hole)]  # too many or too entangled to look at one by one
+    parts = []
+    for index, ((x0, y0, x1, y1), (left, top, right, bottom)) in enumerate(
+        zip(cells.tolist(), inside.tolist(), strict=True)
+    ):
+        own = np.asarray(labels[y0:y1, x0:x1] == index + 1)
+        if step > 1:
+            own = own.repeat(step, axis=0).repeat(step, axis=1)[: bottom - top, : right - left]
+            own &= hole[top:bottom, left:right]
+        box = boxes[index].tolist()
+        parts.append(((box[0], box[1], box[2], box[3]), own))
+    return boxes, parts
+
+
+def _grid_step(pixels: int) -> int:
+    """Every how many pixels bounds of this size are looked at: 1, 2 or 4."""
+    step = 1
+    while pixels > FEW_PX * step * step and step < COARSEST_PX:
+        step *= 2
+    return step
+
+
+def _halve(hole: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Every pixel of the result says whether there is a hole in a square of 2 by 2."""
+    height, width = hole.shape
+    if height % 2 or width % 2:
+        hole = np.pad(hole, ((0, height % 2), (0, width % 2)))
+    rows = hole[0::2] | hole[1::2]
+    return np.asarray(rows[:, 0::2] | rows[:, 1::2])
 
 
 def _own_dilate_px(part: tuple[Box, NDArray[np.bool_]], image_size: tuple[int, int], rules: CropRules) -> int:
     box, hole = part
-    return default_dilate_px(largest_inside_px(paste(hole, box, expand_box(box, 1, image_size))), rules=rules)
+    return default_dilate_px(largest_inside_px(paste(hole, box, expand_box(box, COARSEST_PX, image_size))), rules=rules)
 
 
 def _distance_px(known: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Exact Euclidean distance of each pixel to the nearest False one."""
     distance = cv2.distanceTransform(known.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # Intel's root in OpenCV is off by a last bit that depends on the array's address. What it is the root of is whole.
-    squared = np.rint(np.square(distance, dtype=np.float32))
-    return np.asarray(np.sqrt(squared, out=squared), np.float32)
+    squared = np.square(distance, dtype=np.float32)
+    np.rint(squared, out=squared)
+    return np.sqrt(squared, out=squared)

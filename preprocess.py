@@ -33,13 +33,11 @@ class DeviceCrop:
     Attributes:
         pixels: (box height, box width, 3) uint8, or int16 holding the bits of uint16.
         missing: (box height, box width) bool.
-        alpha: (patch height, patch width) float32.
         max_value: 255 or 65535.
     """
 
     pixels: Tensor
     missing: Tensor
-    alpha: Tensor
     max_value: int
 
 
@@ -56,7 +54,6 @@ def upload(crop: Crop, image: NDArray, device: torch.device) -> DeviceCrop:
     return DeviceCrop(
         _to_device(pixels.view(np.int16) if pixels.dtype == np.uint16 else pixels, device),
         _to_device(crop.missing, device),
-        _to_device(crop.alpha, device),
         int(np.iinfo(image.dtype).max),
     )
 
@@ -83,7 +80,7 @@ def pad_to_model(x: Tensor, size: tuple[int, int]) -> Tensor:
     for axis in (1, 2):
         length, wanted = x.shape[axis], size[axis - 1]
         if wanted != length:
-            x = x.index_select(axis, torch.from_numpy(pad_indices(length, wanted)).to(x.device))
+            x = x.index_select(axis, _to_device(pad_indices(length, wanted), x.device))
     return x
 
 
@@ -110,8 +107,9 @@ def composite(prediction: Tensor, source: DeviceCrop, crop: Crop) -> Tensor:
     fill = fill[:, top:bottom, left:right].permute(1, 2, 0) * source.max_value
     original = source.pixels[top:bottom, left:right]
     known = _as_float(original)
-    mixed = torch.lerp(known, fill, source.alpha[..., None]).round().clamp(0, source.max_value)
-    changed = source.alpha[..., None] > 0
+    alpha = _to_device(crop.alpha, prediction.device)[..., None]  # while the prediction is still being made
+    mixed = torch.lerp(known, fill, alpha).round().clamp(0, source.max_value)
+    changed = alpha > 0
     return torch.where(changed, mixed.to(torch.int32).to(original.dtype), original)
 
 
