@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -52,7 +53,8 @@ class Behaviour(BaseHTTPRequestHandler):
         name = self.path.split("/")[1]
         self.server.requests.append((name, dict(self.headers)))
         self.server.seen[name] += 1
-        getattr(self, name)()
+        with suppress(ConnectionError):  # the downloader has given up on this mirror
+            getattr(self, name)()
 
     def start(self) -> int:
         return int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
