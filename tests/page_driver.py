@@ -18,7 +18,7 @@ CHROMIUM_ARGUMENTS = [
     "--no-sandbox", "--headless", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-DONE = '.fft-status[data-tone="good"]'
+DONE = '[data-part="status"][data-tone="good"]'
 PATIENCE_MS = 20_000
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -78,7 +78,7 @@ class Person:
     def visit(self) -> None:
         """Load the page and wait until the canvas runs."""
         self.page.goto(self.url)
-        self.page.locator(".fft-status:not([hidden])").wait_for()
+        self.page.locator('[data-part="status"]:not([hidden])').wait_for()
 
     def slow_down(self, hundredths_s: int, **options: Any) -> None:
         """Ask the fake engine to take its time with this person's repairs."""
@@ -127,7 +127,7 @@ class Person:
     @property
     def status(self) -> str:
         """What the status line says."""
-        return self.page.locator(".fft-status").inner_text()
+        return self.page.locator('[data-part="status"]').inner_text()
 
     @property
     def kept(self) -> dict[str, Any]:

@@ -95,8 +95,8 @@ def test_quality_goes_with_the_repair_and_shows_its_stage_and_time(
     person.paint((0.4, 0.4), (0.6, 0.6))
     person.key("Enter")  # also while the choice has the focus
     if quality == "high":
-        expect(person.page.locator(".fft-state .fft-status")).to_have_text("Refining the large area…")
-    expect(person.page.locator('.fft-state .fft-status[data-tone="good"]')).to_be_visible()
+        expect(person.page.locator('[data-part="status"]')).to_have_text("Refining the large area…")
+    expect(person.page.locator('[data-part="status"][data-tone="good"]')).to_be_visible()
     sent = json.loads(person.posts("/api/v1/repairs")[0])
     assert sent.get("options") == ({"quality": "high"} if quality == "high" else None)
     assert ("refine" in person.page.locator(".fft-times").inner_text()) == (quality == "high")

@@ -19,7 +19,7 @@ def test_a_cut_of_five_seconds_in_mid_job_costs_nothing(visit: Visit, server: Ru
     person.open(photo_file())
     person.paint((0.4, 0.4), (0.5, 0.4))
     person.press("repair")
-    expect(person.page.locator(".fft-status")).to_have_text("Repairing…")
+    expect(person.page.locator('[data-part="status"]')).to_have_text("Repairing…")
     person.context.set_offline(True)
     cut_s = time.monotonic()
     expect(person.page.locator(".fft-offline")).to_be_visible()
@@ -66,7 +66,7 @@ def test_a_reload_restores_photo_strokes_rounds_and_the_running_job(visit: Visit
     assert person.page.evaluate("document.querySelector('.fft-photo').naturalWidth") == 640
     person.slow_down(150)
     person.press("repair")
-    expect(person.page.locator(".fft-status")).to_have_text("Repairing…")
+    expect(person.page.locator('[data-part="status"]')).to_have_text("Repairing…")
     person.page.unroute_all()
     person.visit()
     person.page.locator(".fft-rounds li:nth-child(3)").wait_for()
@@ -79,7 +79,7 @@ def test_a_new_tab_takes_over_from_a_closed_one_but_not_from_an_open_one(visit: 
     person.open(photo_file())
     second = person.context.new_page()
     second.goto(server.url)
-    second.locator(".fft-status:not([hidden])").wait_for()
+    second.locator('[data-part="status"]:not([hidden])').wait_for()
     assert second.locator(".fft").get_attribute("data-phase") == "empty"
     second.close()
     person.page.close()
@@ -93,7 +93,7 @@ def test_three_people_at_once_all_get_theirs_and_see_their_place(visit: Visit, s
     for seed, person in enumerate(people):
         person.page.evaluate(
             """() => {
-              const status = document.querySelector('.fft-status');
+              const status = document.querySelector('[data-part="status"]');
               window.seen = [];
               new MutationObserver(() => window.seen.push(status.textContent)).observe(status, { childList: true });
             }"""
@@ -120,9 +120,9 @@ def test_cancel_ends_a_repair_and_keeps_what_was_painted(visit: Visit, server: R
     person.open(photo_file())
     person.paint((0.4, 0.4), (0.5, 0.4))
     person.press("repair")
-    expect(person.page.locator(".fft-status")).to_have_text("Repairing…")
+    expect(person.page.locator('[data-part="status"]')).to_have_text("Repairing…")
     person.press("cancel")
-    expect(person.page.locator(".fft-status")).to_contain_text("Cancelled")
+    expect(person.page.locator('[data-part="status"]')).to_contain_text("Cancelled")
     assert len(person.strokes) == 1
     person.page.unroute_all()
     person.repair()
@@ -135,7 +135,7 @@ def test_a_photo_that_is_gone_from_the_server_is_said_so(visit: Visit, server: R
     gone = {"status": 404, "json": {"error": "unknown_image", "message": "?", "params": {}}}
     person.page.route("**/api/v1/images/*/info", lambda route: route.fulfill(**gone))
     person.visit()
-    expect(person.page.locator(".fft-status")).to_contain_text("cleaned up on the server")
+    expect(person.page.locator('[data-part="status"]')).to_contain_text("cleaned up on the server")
     assert person.page.locator(".fft").get_attribute("data-phase") == "empty"
 
 
@@ -156,7 +156,7 @@ def test_a_file_that_is_no_photo_gets_a_sentence(
         answer = {"error": "file_too_large", "message": "?", "params": {}}
         person.page.route("**/api/v1/images", lambda route: route.fulfill(status=413, json=answer))
     person.page.set_input_files(".fft-file", {"name": name, "mimeType": "image/png", "buffer": data})
-    expect(person.page.locator(".fft-status")).to_contain_text(sentence)
+    expect(person.page.locator('[data-part="status"]')).to_contain_text(sentence)
     assert person.page.locator(".fft").get_attribute("data-phase") == "empty"
     person.page.unroute_all()
     person.open(photo_file())
@@ -176,7 +176,7 @@ def test_nothing_painted_and_no_photo_get_the_sentences_of_the_original(visit: V
     person.paint((0.45, 0.5), (0.55, 0.5))
     person.page.keyboard.up("Alt")
     person.key("Enter")
-    expect(person.page.locator(".fft-status")).to_have_text("⚠️ 未检测到有效的mask标注")
+    expect(person.page.locator('[data-part="status"]')).to_have_text("⚠️ 未检测到有效的mask标注")
     assert len(person.strokes) == 2
 
 
@@ -192,6 +192,6 @@ def test_a_failed_repair_gets_a_sentence_and_can_be_tried_again(visit: Visit, se
     }
     person.page.route("**/api/v1/jobs/**", lambda route: route.fulfill(json=failed))
     person.press("repair")
-    expect(person.page.locator(".fft-status")).to_contain_text("took too long")
+    expect(person.page.locator('[data-part="status"]')).to_contain_text("took too long")
     person.page.unroute_all()
     person.repair()

@@ -35,7 +35,7 @@ def test_paint_and_repair_shows_the_patch_in_place(person: Person) -> None:
     assert np.abs(after - mean).max() <= 3, (before, after, mean)
     assert np.abs(np.array(before, float) - mean).max() > 8
     assert person.strokes == []
-    expect(person.page.locator(".fft-status")).to_contain_text("Saved to outputs/")
+    expect(person.page.locator('[data-part="status"]')).to_contain_text("Saved to outputs/")
     times = person.page.locator(".fft-times").inner_text()
     assert "Total" in times and "predict" in times
 
