@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator, save_generator
+from lama.checkpoint import load_generator, save_generator
 from lama.generator import Generator
 
 WIDTH, BLOCKS = 4, 2
@@ -226,8 +226,6 @@ def test_saved_generator_comes_back_to_float16_precision(tmp_path: Path, origina
 
 
 def test_embedded_weights_load_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not EMBEDDED_WEIGHTS.exists():
-        pytest.skip(f"no {EMBEDDED_WEIGHTS.name} in this checkout")
     monkeypatch.chdir(tmp_path)
     generator = load_generator()
     assert next(generator.parameters()).dtype == torch.float32
