@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from holes import Box, CropRules, GrownHole, box_size, find_bounds, grow_hole, largest_inside_px, paste
+from holes import Box, CropRules, DrawnHole, GrownHole, box_size, find_bounds, grow_hole, largest_inside_px, paste
 
 MODEL_STEP_PX = 8  # the network halves its input three times
 TIGHT_STEP_PX = 32  # without buckets; a CPU prepares its convolutions anew for each size it has not met
@@ -29,16 +29,24 @@ class Crop:
         patch_box: the pixels that may change, inside `box`; patch boxes of one plan never overlap.
         scaled_size: (height, width) `box` is resized to; its own size when it runs at full resolution.
         model_size: (height, width) of the network's input, `scaled_size` padded at the bottom and right.
-        missing: (box height, box width) bool, the grown hole inside `box`, other boxes' holes included.
-        alpha: (patch height, patch width) float32, 1 on the hole, falling to 0 across the ring dilation added.
+        hole: the grown hole with its feather, other boxes' holes included.
     """
 
     box: Box
     patch_box: Box
     scaled_size: tuple[int, int]
     model_size: tuple[int, int]
-    missing: NDArray[np.bool_]
-    alpha: NDArray[np.float32]
+    hole: GrownHole | DrawnHole
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        """(box height, box width) bool, the grown hole inside `box`."""
+        return paste(self.hole.missing, self.hole.box, self.box)
+
+    @property
+    def alpha(self) -> NDArray[np.float32]:
+        """(patch height, patch width) float32, 1 on the hole, falling to 0 across the ring dilation added."""
+        return paste(self.hole.alpha, self.hole.box, self.patch_box)
 
     @property
     def is_scaled(self) -> bool:
@@ -148,8 +156,7 @@ class _Fitter:
             bucket = largest
         box = _place(context, wanted, self.image_size)
         scaled, model = _fit(box_size(box), bucket, square=self.fixed_buckets)
-        patch = paste(grown.alpha, grown.box, hole_box)
-        return Crop(box, hole_box, scaled, model, paste(grown.missing, grown.box, box), patch)
+        return Crop(box, hole_box, scaled, model, grown)
 
 
 def _fit(size: tuple[int, int], bucket_px: int, *, square: bool) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -223,6 +230,8 @@ def _split_thin(span: NDArray[np.int64], grown: GrownHole, fitter: _Fitter) -> N
     if max(box_size(_as_box(span[4:]))) <= largest:
         return span[None]
     hole_box = _as_box(span[:4])
+    if largest_inside_px(paste(grown.reach_px > 0, grown.box, hole_box)) > fitter.rules.thin_px:
+        return span[None]  # thick before it grew
     missing = paste(grown.missing, grown.box, hole_box)
     if largest_inside_px(missing) > fitter.rules.thin_px:
         return span[None]

@@ -2,12 +2,16 @@
 
 Works on NumPy arrays alone: a mask is (H, W) bool, True = hole; a box is (left, top, right, bottom), half-open, in
 image pixels; alpha is float32 in [0, 1]. Everything happens inside the mask's bounds, so that a small hole in a 12 MP
-photo costs a millisecond or two; connected components over all of it would cost forty. Knows no crops and no tensors.
+photo costs a millisecond; connected components over all of it would cost forty. How far each hole grows is decided at
+once; the growing itself, a distance transform, happens when somebody asks for it, and a GPU does it on its own from
+`reach_px`. Knows no crops and no tensors.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,20 +54,74 @@ class CropRules:
 
 
 @dataclass(frozen=True)
+class HolePart:
+    """A connected hole, or several that are grown alike: its box, its pixels (box size, bool), by how much it grows."""
+
+    box: Box
+    pixels: NDArray[np.bool_]
+    dilate_px: int
+
+
+@dataclass(frozen=True)
 class GrownHole:
-    """The grown hole and its feather inside `box`; outside it there is none.
+    """The hole of a mask, grown, and its feather, inside `box`; outside it there is none.
 
     Attributes:
         box: bounds of everything grown, inside the image.
-        missing: (box height, box width) bool, True = the network sees this pixel as missing.
-        alpha: (box height, box width) float32, the composite's weight.
+        parts: what it is made of; their boxes may overlap, their pixels do not.
+        feather_px: see `feather_alpha`.
         hole_boxes: (N, 4) int, the box of every connected hole, grown.
     """
 
     box: Box
+    parts: tuple[HolePart, ...]
+    feather_px: int | None
+    hole_boxes: NDArray[np.int64]
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        """(box height, box width) bool, True = the network sees this pixel as missing; made when first asked for."""
+        return self._layers[0]
+
+    @property
+    def alpha(self) -> NDArray[np.float32]:
+        """(box height, box width) float32, the composite's weight; made when first asked for."""
+        return self._layers[1]
+
+    @cached_property
+    def reach_px(self) -> NDArray[np.uint16]:
+        """(box height, box width): for a pixel of the mask's hole by how much it grows, plus one, elsewhere 0."""
+        reach = np.zeros(box_size(self.box), np.uint16)
+        for part in self.parts:
+            inner = reach[slices_inside(part.box, self.box)]
+            np.maximum(inner, np.multiply(part.pixels, part.dilate_px + 1, dtype=np.uint16), out=inner)
+        return reach
+
+    @cached_property
+    def _layers(self) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """`missing` and `alpha`."""
+        missing = np.zeros(box_size(self.box), np.bool_)
+        alpha = np.zeros(box_size(self.box), np.float32)
+        for part in self.parts:
+            reach = part.dilate_px
+            left, top, right, bottom = part.box
+            grown = (left - reach, top - reach, right + reach, bottom + reach)
+            window = intersect(grown, self.box)
+            distance = _distance_px(~paste(part.pixels, part.box, window))
+            inner = slices_inside(window, self.box)
+            missing[inner] |= distance <= reach
+            feather = feather_alpha(distance, dilate_px=reach, feather_px=self.feather_px)
+            np.maximum(alpha[inner], feather, out=alpha[inner])
+        return missing, alpha
+
+
+@dataclass(frozen=True)
+class DrawnHole:
+    """A hole that is grown already: what `GrownHole` says of `box`, given as it shall be."""
+
+    box: Box
     missing: NDArray[np.bool_]
     alpha: NDArray[np.float32]
-    hole_boxes: NDArray[np.int64]
 
 
 def box_size(box: Box) -> tuple[int, int]:
@@ -95,24 +153,16 @@ def default_dilate_px(thickness_px: float, *, rules: CropRules) -> int:
     return min(MAX_DILATE_PX, round(thickness_px * rules.dilate_ratio) + rules.dilate_extra_px)
 
 
-def feather_alpha(
-    distance_px: NDArray[np.float32], *, dilate_px: int, feather_px: int | None = None
-) -> NDArray[np.float32]:
+def feather_alpha(distance_px: Any, *, dilate_px: int, feather_px: int | None = None) -> Any:
     """Return the composite's weight at a distance from the hole (0 = on it).
 
     1 on the hole, 0 beyond `dilate_px`, and a smoothstep between them over the outermost `feather_px` pixels of the
-    ring (None: over all of it; 0: a hard edge at the grown hole's rim).
+    ring (None: over all of it; 0: a hard edge at the grown hole's rim). `distance_px` is a float32 array, of NumPy or
+    whatever computes like it; the result is of its kind.
     """
     ring_px = dilate_px if feather_px is None else min(feather_px, dilate_px)
-    ramp = np.subtract(np.float32(dilate_px + 1), distance_px, dtype=np.float32)
-    ramp *= np.float32(1 / (ring_px + 1))
-    np.clip(ramp, 0, 1, out=ramp)
-    alpha = np.multiply(ramp, np.float32(-2))
-    alpha += np.float32(3)
-    alpha *= ramp
-    alpha *= ramp
-    alpha *= distance_px <= dilate_px
-    return alpha
+    ramp = ((dilate_px + 1 - distance_px) * (1 / (ring_px + 1))).clip(0, 1)
+    return (3 - 2 * ramp) * ramp * ramp * (distance_px <= dilate_px)
 
 
 def grow_hole(
@@ -137,28 +187,15 @@ def grow_hole(
     size = (mask.shape[0], mask.shape[1])
     hole = np.ascontiguousarray(mask[bounds[1] : bounds[3], bounds[0] : bounds[2]])
     boxes, parts = _tell_apart(hole, bounds)
-    values = [dilate_px if dilate_px is not None else _own_dilate_px(part, size, rules) for part in parts]
-    region = expand_box(bounds, max(values), size)
+    values = [int(dilate_px) if dilate_px is not None else _own_dilate_px(part, size, rules) for part in parts]
     grow = np.array(values if len(parts) == len(boxes) else values * len(boxes))[:, None]
     hole_boxes = np.concatenate([boxes[:, :2] - grow, boxes[:, 2:] + grow], axis=1)
-    hole_boxes = np.clip(hole_boxes, 0, np.array([size[1], size[0]] * 2))
-    if len(parts) == 1:
-        distance = _distance_px(~paste(hole, bounds, region))
-        alpha = feather_alpha(distance, dilate_px=values[0], feather_px=feather_px)
-        return GrownHole(region, np.asarray(distance <= values[0]), alpha, hole_boxes)
-    missing = np.zeros(box_size(region), np.bool_)
-    alpha = np.zeros(box_size(region), np.float32)
-    for (box, part), value in zip(parts, values, strict=True):
-        window = expand_box(box, value, size)
-        distance = _distance_px(~paste(part, box, window))
-        inner = (
-            slice(window[1] - region[1], window[3] - region[1]),
-            slice(window[0] - region[0], window[2] - region[0]),
-        )
-        missing[inner] |= distance <= value
-        feather = feather_alpha(distance, dilate_px=value, feather_px=feather_px)
-        np.maximum(alpha[inner], feather, out=alpha[inner])
-    return GrownHole(region, missing, alpha, hole_boxes)
+    return GrownHole(
+        expand_box(bounds, max(values), size),
+        tuple(HolePart(box, pixels, value) for (box, pixels), value in zip(parts, values, strict=True)),
+        None if feather_px is None else int(feather_px),
+        np.clip(hole_boxes, 0, np.array([size[1], size[0]] * 2)),
+    )
 
 
 def largest_inside_px(hole: NDArray[np.bool_]) -> float:
@@ -180,15 +217,22 @@ def expand_box(box: Box, by_px: int, image_size: tuple[int, int]) -> Box:
     return max(0, box[0] - by_px), max(0, box[1] - by_px), min(width, box[2] + by_px), min(height, box[3] + by_px)
 
 
+def intersect(box: Box, other: Box) -> Box:
+    """Return what two boxes share; where they share nothing, it is empty or inside out."""
+    return max(box[0], other[0]), max(box[1], other[1]), min(box[2], other[2]), min(box[3], other[3])
+
+
 def paste(source: NDArray, source_box: Box, box: Box) -> NDArray:
     """Return the part of `source`, which fills `source_box`, that lies inside `box`; zero where it has none."""
     out: NDArray = np.zeros(box_size(box), source.dtype)
-    left, top = max(box[0], source_box[0]), max(box[1], source_box[1])
-    right, bottom = min(box[2], source_box[2]), min(box[3], source_box[3])
-    out[top - box[1] : bottom - box[1], left - box[0] : right - box[0]] = source[
-        top - source_box[1] : bottom - source_box[1], left - source_box[0] : right - source_box[0]
-    ]
+    shared = intersect(source_box, box)
+    out[slices_inside(shared, box)] = source[slices_inside(shared, source_box)]
     return out
+
+
+def slices_inside(box: Box, outer: Box) -> tuple[slice, slice]:
+    """Return the rows and columns of `box` in an array over `outer`, which holds it."""
+    return slice(box[1] - outer[1], box[3] - outer[1]), slice(box[0] - outer[0], box[2] - outer[0])
 
 
 def _tell_apart(hole: NDArray[np.bool_], bounds: Box) -> tuple[NDArray[np.int64], list[tuple[Box, NDArray[np.bool_]]]]:

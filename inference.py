@@ -263,13 +263,18 @@ class Inpainter:
             yield
 
     def _warm_up(self) -> None:
-        """Load kernels and capture graphs, then repair something small, plain and scaled, as requests will."""
+        """Load kernels and capture graphs, then repair once at every bucket and once scaled, as requests will.
+
+        A GPU's host then has page-locked memory of all sizes, which takes milliseconds to get.
+        """
         started_s = time.perf_counter()
         with self._device_turn():
             self._runner.warm_up()
-        for side in (SMALL_PX,) if self._runner.device.type == "cpu" else (SMALL_PX, self.profile.input_px + 64):
+        on_gpu = (*self.profile.buckets_px, self.profile.input_px + 64)
+        for side in (SMALL_PX,) if self._runner.device.type == "cpu" else on_gpu:
             mask = np.zeros((side, side), np.bool_)
-            mask[side // 4 : -side // 4, side // 4 : -side // 4] = True
+            rim = side * 3 // 16
+            mask[rim:-rim, rim:-rim] = True
             request = RepairRequest(np.zeros((side, side, 3), np.uint8), mask)
             with self._device_turn():  # not `repair`, which would take the note of a dropped graph
                 self._fill([request], [self._plan(request)], StageClock(self._runner.device))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cropping import Crop
 from filling import Filled, Task, fill
-from holes import Box, find_bounds
+from holes import Box, DrawnHole, find_bounds
 from runner import ModelRunner
 from stages import StageClock
 
@@ -26,7 +26,8 @@ OVERLAP_PART = 4  # and this part of the core overlaps the next one's
 
 def hard_edged(crop: Crop) -> Crop:
     """Return the crop with its whole grown hole replaced, no feather: the coarse fill that tiles start from."""
-    return replace(crop, alpha=_inside(crop.missing, crop).astype(np.float32))
+    missing = crop.hole.missing
+    return replace(crop, hole=DrawnHole(crop.hole.box, missing, missing.astype(np.float32)))
 
 
 def refine(task: Task, coarse: NDArray, runner: ModelRunner, clock: StageClock) -> Filled:
@@ -104,8 +105,9 @@ def _plan_tile(
     ramp = np.clip(np.minimum(steps, core_px - steps) / overlap_px, 0, 1).astype(np.float32)
     rows = ramp[top - corner[1] : bottom - corner[1]]
     columns = ramp[left - corner[0] : right - corner[0]]
-    alpha = core * rows[:, None] * columns[None, :]
-    return Crop(box, (left, top, right, bottom), (tile_h, tile_w), (side, side), own, alpha.astype(np.float32))
+    alpha = np.zeros((tile_h, tile_w), np.float32)
+    alpha[top - y : bottom - y, left - x : right - x] = core * rows[:, None] * columns[None, :]
+    return Crop(box, (left, top, right, bottom), (tile_h, tile_w), (side, side), DrawnHole(box, own, alpha))
 
 
 def _inside(array: NDArray, crop: Crop) -> NDArray:

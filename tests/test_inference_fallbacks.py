@@ -173,3 +173,32 @@ def test_measured_profile_is_written_and_wins(
     profile, reason = choose_profile(Card(name), folder=tmp_path)
     assert profile == measured.profile and measured.path.name in reason
     assert inpainter.repair(IMAGE, MASK).patches, "the engine does not work after measuring"
+
+
+def test_kernels_that_fail_at_a_size_give_way_to_plain_pytorch(
+    inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Block shapes that ask for more shared memory than the card has passed the trial at 64 px and stopped the start."""
+    runner = inpainter._runner
+    runner._fused.uses_triton = True
+    failures = ["out of resource: shared memory, Required: 327680, Hardware limit: 232448"]
+    predict = runner.predict
+
+    def failing(inputs: list[torch.Tensor]) -> torch.Tensor:
+        if failures:
+            raise ValueError(failures.pop())
+        return predict(inputs)
+
+    monkeypatch.setattr(runner, "predict", failing)
+    runner.warm_up()
+    assert "shared memory" in caplog.text and "plain PyTorch" in str(inpainter.describe()["kernels"])
+    assert codes(inpainter.repair(IMAGE, MASK).notes) == []
+
+
+def test_a_failure_that_is_not_the_kernels_is_not_hidden(inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(inputs: list[torch.Tensor]) -> torch.Tensor:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(inpainter._runner, "predict", failing)
+    with pytest.raises(ValueError, match="broken"):
+        inpainter._runner.warm_up()

@@ -11,6 +11,7 @@ from test_inference_repair import block, noise
 from config import Profile
 from graphs import GraphedModel
 from inference import Inpainter, RepairRequest
+from preprocess import grow_on_device
 
 pytestmark = [
     pytest.mark.gpu,
@@ -79,6 +80,18 @@ def test_sixteen_bit_known_region_is_exact_on_a_card(inpainter: Inpainter) -> No
     result = inpainter.repair(image, mask, dilate_px=0)
     np.testing.assert_array_equal(result.image[~mask], image[~mask])
     assert (result.image[mask] != image[mask]).any()
+
+
+@pytest.mark.parametrize("shape", [(700, 900), (2300, 2500)])
+def test_card_grows_holes_as_the_host_does(inpainter: Inpainter, shape: tuple[int, int]) -> None:
+    """The larger one is scaled, and its distances are measured in strips."""
+    mask = block(shape, 100, 90, shape[0] * 3 // 4)
+    mask[20:30, 300:600] = True
+    for crop in inpainter._plan(RepairRequest(noise(shape), mask)):
+        grown = grow_on_device(crop, torch.device("cuda"))
+        assert grown is not None and len(grown.squared) == 2
+        np.testing.assert_array_equal(grown.missing(crop.box).cpu().numpy(), crop.missing)
+        np.testing.assert_allclose(grown.alpha(crop.patch_box).cpu().numpy(), crop.alpha, atol=1e-6)
 
 
 def test_memory_is_steady_over_two_hundred_repairs(inpainter: Inpainter) -> None:

@@ -109,6 +109,37 @@ def test_each_hole_is_grown_by_its_own_thickness() -> None:
     assert around_speck < around_big
 
 
+def test_holes_in_large_bounds_are_told_apart_on_a_coarser_grid() -> None:
+    """Each is grown whole and by its own thickness, though only every fourth pixel of its inside was looked at."""
+    mask = np.zeros((1201, 1603), np.bool_)
+    mask[3:403, 5:405] = True
+    mask[1000:1003, 1100:1500] = True
+    mask[700, 1200] = True
+    mask[1198:, 1600:] = True
+    grown = grow_hole(mask)
+    assert grown is not None and sorted(part.dilate_px for part in grown.parts) == [2, 2, 2, 25]
+    expected = np.zeros_like(mask)
+    for part in grown.parts:
+        left, top, right, bottom = part.box
+        whole = np.zeros_like(mask)
+        whole[top:bottom, left:right] = part.pixels
+        expected |= whole
+    np.testing.assert_array_equal(expected, mask)
+    missing, _ = grown_in_full(mask)
+    assert missing[403:440, 200].sum() == 25 and missing[200, 405:440].sum() == 25
+    assert missing[1003:1010, 1300].sum() == 2 and missing[701:710, 1200].sum() == 2
+
+
+@pytest.mark.parametrize("side", [40, 200, 640])
+def test_thickness_at_the_image_border_counts_from_the_known_side_only(side: int) -> None:
+    """Beyond the image nothing is known, so the middle of a hole at the border is no shallower than at its rim."""
+    mask = np.zeros((700, 900), np.bool_)
+    mask[:side, :side] = True
+    grown = grow_hole(mask)
+    assert grown is not None
+    assert abs(grown.parts[0].dilate_px - default_dilate_px(side, rules=CropRules())) <= 1
+
+
 def test_entangled_holes_are_grown_like_one() -> None:
     """Fifty diagonals each have the whole box; looking at them one by one would cost fifty times its area."""
     yy, xx = np.indices((120, 120))

@@ -1,23 +1,24 @@
 """Arrays to model input and back: depth, masking, scaling, padding and the composite's rounding."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import preprocess
 from cropping import Crop, plan_crops
-from preprocess import build_input, composite, download, pad_to_model, unpad, upload
+from holes import DrawnHole
+from preprocess import build_input, composite, download, grow_on_device, pad_to_model, unpad, upload
 
 CPU = torch.device("cpu")
 
 
-def whole_crop(height: int, width: int, missing: np.ndarray, model: tuple[int, int] | None = None) -> Crop:
-    """A crop that is the whole image, hard-edged."""
+def whole_crop(height: int, width: int, missing: np.ndarray, alpha: np.ndarray | None = None) -> Crop:
+    """A crop that is the whole image, hard-edged unless its weights are given."""
     box = (0, 0, width, height)
-    return Crop(box, box, (height, width), model or (height, width), missing, missing.astype(np.float32))
+    hole = DrawnHole(box, missing, missing.astype(np.float32) if alpha is None else alpha)
+    return Crop(box, box, (height, width), (height, width), hole)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -54,7 +55,7 @@ def test_composite_mixes_on_the_original_integers(dtype: type) -> None:
     image = rng.integers(0, top, (40, 40, 3), dtype=dtype, endpoint=True)
     alpha = rng.random((40, 40)).astype(np.float32)
     alpha[rng.random((40, 40)) < 0.3] = 0
-    crop = replace(whole_crop(40, 40, alpha > 0), alpha=alpha)
+    crop = whole_crop(40, 40, alpha > 0, alpha)
     prediction = rng.random((3, 40, 40)).astype(np.float32)
     (patch,) = download([composite(torch.from_numpy(prediction), upload(crop, image, CPU), crop)])
     exact = image + alpha[..., None].astype(np.float64) * (prediction.transpose(1, 2, 0) * top - image)
@@ -64,7 +65,7 @@ def test_composite_mixes_on_the_original_integers(dtype: type) -> None:
 
 def test_alpha_zero_keeps_the_original_even_under_nan() -> None:
     image = np.random.default_rng(2).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    crop = replace(whole_crop(16, 16, np.ones((16, 16), np.bool_)), alpha=np.zeros((16, 16), np.float32))
+    crop = whole_crop(16, 16, np.ones((16, 16), np.bool_), np.zeros((16, 16), np.float32))
     (patch,) = download([composite(torch.full((3, 16, 16), float("nan")), upload(crop, image, CPU), crop)])
     np.testing.assert_array_equal(patch, image)
 
@@ -94,6 +95,52 @@ def test_scaled_fill_comes_back_at_full_size() -> None:
     assert patch.shape == (260, 440, 3)
     expected = (np.arange(30, 470) + 0.5) / 500 * 255  # pixel centres keep their place
     assert np.abs(patch[130, :, 0] - expected).max() < 2.5
+
+
+@pytest.mark.parametrize("feather_px", [None, 0, 3])
+@pytest.mark.parametrize("dilate_px", [None, 0, 9])
+def test_device_grows_holes_as_the_host_does(dilate_px: int | None, feather_px: int | None) -> None:
+    """Three holes of different thickness, one cut by the image's corner, in boxes that see parts of each other."""
+    mask = np.zeros((300, 420), np.bool_)
+    mask[:70, :80] = True
+    mask[120:124, 60:300] = True
+    mask[200:203, 250:330] = True
+    crops = plan_crops(mask, buckets_px=(128, 256), fixed_buckets=True, dilate_px=dilate_px, feather_px=feather_px)
+    assert len(crops) > 1 and any(crop.missing.sum() > (crop.alpha > 0).sum() for crop in crops)
+    for crop in crops:
+        grown = grow_on_device(crop, CPU)
+        assert grown is not None and len(grown.squared) == (2 if dilate_px is None else 1)
+        np.testing.assert_array_equal(grown.missing(crop.box).numpy(), crop.missing)
+        np.testing.assert_allclose(grown.alpha(crop.patch_box).numpy(), crop.alpha, atol=1e-6)
+
+
+@given(
+    st.integers(1, 12), st.integers(1, 12), st.integers(0, 9), st.integers(0, 2**32 - 1), st.sampled_from([40, 1 << 24])
+)
+def test_squared_distance_is_exact_within_reach(
+    height: int, width: int, reach_px: int, seed: int, at_once: int
+) -> None:
+    hole = np.random.default_rng(seed).random((height, width)) < 0.1
+    ys, xs = np.nonzero(hole)
+    yy, xx = np.mgrid[:height, :width]
+    far = np.full((*hole.shape, 1), 1e9)
+    squares = np.square(yy[..., None] - ys) + np.square(xx[..., None] - xs)
+    exact = np.asarray(np.concatenate([far, squares], axis=-1).min(axis=-1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess, "SUMS_AT_ONCE", at_once)  # in strips of one row, and in one piece
+        squared = preprocess.squared_distance(torch.from_numpy(hole), reach_px).numpy()
+    near = exact <= reach_px**2
+    np.testing.assert_array_equal(squared[near], exact[near])
+    assert (squared[~near] > reach_px**2).all()
+
+
+def test_holes_that_grow_by_many_values_or_far_are_left_to_the_host() -> None:
+    mask = np.zeros((200, 1200), np.bool_)
+    for index, side in enumerate((4, 30, 60, 90, 120, 150)):
+        mask[20 : 20 + side, 200 * index : 200 * index + side] = True
+    for dilate_px in (None, 65):
+        crop = plan_crops(mask, buckets_px=(256,), fixed_buckets=True, dilate_px=dilate_px)[0]
+        assert grow_on_device(crop, CPU) is None
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 90), st.integers(0, 90))
