@@ -80,7 +80,8 @@ def repair_rows(weights: str | None, *, rounds: int = 30) -> list[dict[str, Any]
         row = rows[-1]
         print(
             f"| repair {row['size']} hole {hole_px} | {row['median_ms']:.2f} ms "
-            f"| forward + {row['beyond_forward_ms']:.2f} ms | p95/median {row['jitter']:.2f} | first {first_ms:.1f} ms | {medians} |",
+            f"| forward + {row['beyond_forward_ms']:.2f} ms | p95/median {row['jitter']:.2f} "
+            f"| first {first_ms:.1f} ms | {medians} |",
             flush=True,
         )
     return rows
