@@ -178,7 +178,7 @@ def test_measured_profile_is_written_and_wins(
 def test_kernels_that_fail_at_a_size_give_way_to_plain_pytorch(
     inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Block shapes that ask for more shared memory than the card has passed a trial at 64 px, then stopped the start."""
+    """Block shapes that ask for more shared memory than there is passed a trial at 64 px, then stopped the start."""
     runner = inpainter._runner
     runner._fused.uses_triton = True
     failures = ["out of resource: shared memory, Required: 327680, Hardware limit: 232448"]
