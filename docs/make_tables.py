@@ -10,7 +10,7 @@ Nothing is measured here. The files, and what made them:
 
     speed    speed-model-h200.json              bench/speed.py --only model
     quality  quality-network-lama-compact.json  bench/quality.py, network protocol
-    click    click-cpu.json                     bench/click.py
+    click    click-cpu.json                     bench/clicks.py
 """
 
 import argparse

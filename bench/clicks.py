@@ -1,6 +1,6 @@
 """How long a person waits: from start to healthy, and from a click on Repair to the patch on the screen.
 
-    python bench/click.py [--photo FILE] [--rounds 12] [--starts 5] [--sizes 1024x1024,4000x3000] [--out FOLDER]
+    python bench/clicks.py [--photo FILE] [--rounds 12] [--starts 5] [--sizes 1024x1024,4000x3000] [--out FOLDER]
 
 The real program with the embedded weights, in a process of its own with folders of its own, driven by a headless
 Chromium on the same machine, as a person drives it: choose the photo (cropped and scaled to each size, as JPEG),
