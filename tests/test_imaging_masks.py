@@ -1,6 +1,7 @@
 """Masks that people upload: brighter than 127 is the hole, whatever kind of file it is."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -35,6 +36,24 @@ def test_16_bit_mask_is_split_at_the_same_level() -> None:
 def test_1_bit_mask_is_itself() -> None:
     bits = np.random.default_rng(0).random((9, 13)) > 0.5
     assert (read_mask(saved(bits), (9, 13)) == bits).all()
+
+
+def test_brightness_is_the_rounded_luma_of_every_colour() -> None:
+    colours = np.random.default_rng(0).integers(90, 170, (300, 200, 3)).astype(np.uint8)
+    luma = (colours.astype(np.int64) @ np.array([299, 587, 114]) + 500) // 1000
+    assert (read_mask(saved(colours), (300, 200)) == (luma > 127)).all()
+
+
+def test_reading_a_mask_takes_little_more_than_its_own_pixels() -> None:
+    """Masks are read while others wait: wide integers for all of a 12 MP one would be 150 MB for each."""
+    data = saved(np.zeros((1500, 2000), np.uint8))
+    tracemalloc.start()
+    try:
+        read_mask(data, (1500, 2000))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 10 * 1500 * 2000
 
 
 def test_coloured_strokes_on_a_transparent_layer_are_the_hole() -> None:
