@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,8 @@ class JobQueue:
         if known := self.store.job_of_request(request_id):
             return _same_request(known, digest)
         image = self.image(image_id)
-        build_mask(strokes, mask_png, image=image)
+        with self.shelf.decoding if mask_png is not None else nullcontext():
+            build_mask(strokes, mask_png, image=image)
         job_id = new_id()
         request = {
             "strokes": strokes or [], "options": asdict(checked), "has_mask_file": mask_png is not None, "save": save,
@@ -166,10 +167,10 @@ class JobQueue:
         """Cancel a job: a waiting one leaves its place, a running one's result is dropped; return its view."""
         with self._news:
             self.store.job(job_id)
+            cancelled = self.store.cancel(job_id)  # first: when the disk is full the job keeps its place
             if job_id in self._waiting:
                 self._waiting.remove(job_id)
                 self._moved_up()
-            cancelled = self.store.cancel(job_id)
             view = self._view(self.store.job(job_id))
             self._news.notify_all()
         if cancelled:

@@ -56,11 +56,11 @@ class PhotoShelf:
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[str, Photo | Pixels] = OrderedDict()
         self._cache_lock = threading.Lock()
-        self._decoding = threading.BoundedSemaphore(DECODERS)
+        self.decoding = threading.BoundedSemaphore(DECODERS)  # held by whoever decodes or encodes whole pictures
 
     def add(self, data: bytes, filename: str) -> ImageRecord:
         """Check, decode and keep an uploaded photo; JobError says what is wrong with it."""
-        with self._decoding:
+        with self.decoding:
             photo = self._open(data)
         image_id = new_id()
         height, width = photo.image.shape[:2]
@@ -97,7 +97,7 @@ class PhotoShelf:
         cached = self._cached(image.root_id)
         if cached is not None and not isinstance(cached, np.ndarray):
             return cached
-        with self._decoding:
+        with self.decoding:
             photo = self._open(self._read(image.root_id, root=True))
         self._keep(image.root_id, photo)
         return photo
@@ -160,13 +160,13 @@ class PhotoShelf:
             )
         pixels = self.pixels(image)
         photo = self.photo(image)
-        with imaging_as_job_error(), self._decoding:
+        with imaging_as_job_error(), self.decoding:
             return encode_photo(photo, pixels, format=format.upper() if format else None)
 
     def preview(self, image: ImageRecord, *, max_px: int | None, format: str) -> bytes:
         """Return a small picture whose longer side is at most `max_px`; `format` is "png", "jpeg" or "webp"."""
         pixels = self.pixels(image)
-        with imaging_as_job_error(), self._decoding:
+        with imaging_as_job_error(), self.decoding:
             return encode_preview(pixels, max_px=max_px, format=format)
 
     def _open(self, data: bytes) -> Photo:

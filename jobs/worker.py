@@ -24,6 +24,7 @@ from jobs.saver import OutputSaver
 from jobs.store import ImageRecord, JobRecord, note_as_dict
 
 OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "MemoryError", "_ArrayMemoryError"})
+TAKE_AGAIN_S = 1.0
 
 log = logging.getLogger("fftlama.jobs")
 
@@ -103,7 +104,7 @@ class DeviceWorker(threading.Thread):
 
     def run(self) -> None:
         """Work until the desk hands out nothing more, or until this thread was replaced."""
-        while not self._given_up and (job_ids := self._desk.take()):
+        while not self._given_up and (job_ids := self._take()):
             self.busy_with = tuple(job_ids)
             try:
                 self._run_batch(job_ids)
@@ -112,6 +113,15 @@ class DeviceWorker(threading.Thread):
                 for job_id in job_ids:
                     self._fail(job_id, error)
             self.busy_with = ()
+
+    def _take(self) -> list[str]:
+        """Ask for the next jobs until there is an answer: a store that fails to read now may do so in a moment."""
+        while True:
+            try:
+                return self._desk.take()
+            except Exception:
+                log.exception("the next repairs could not be read; trying again")
+                time.sleep(TAKE_AGAIN_S)
 
     def _run_batch(self, job_ids: Sequence[str]) -> None:
         with self._deadline(job_ids):
@@ -217,7 +227,7 @@ class DeviceWorker(threading.Thread):
         log.error("job %s: %s (%s)", job_id[:6], reason.code, error, exc_info=error if reason is not error else None)
         try:
             failed = self._store.fail(job_id, reason)
-        except JobError:
+        except Exception:
             # Not even the failure can be written (disk full): clients see it now, and the next start tries again.
             log.exception("job %s: its failure could not be kept", job_id[:6])
             self._desk.lost(job_id, reason)
