@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from blend import match_rim
 from config import Note
 from cropping import Crop, shrink_crop
 from graphs import is_out_of_memory
@@ -155,6 +156,7 @@ def _fill_once(
     prediction = predict(inputs)  # (B, 3, H, W)
     clock.enter("composite")
     is_finite = torch.isfinite(prediction).flatten(1).all(dim=1)
+    prediction = match_rim(prediction.to(torch.float32), torch.stack(inputs))
     patches = [
         composite(single, source, task.crop)
         for single, source, task in zip(prediction.unbind(), sources, tasks, strict=True)

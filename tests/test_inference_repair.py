@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from blend import match_rim
 from cropping import plan_crops
 from holes import grow_hole, paste
 from inference import Inpainter, RepairError, RepairRequest
@@ -80,14 +81,15 @@ def test_random_images_and_masks_are_repaired(inpainter: Inpainter, case: int) -
     np.testing.assert_array_equal(mask, mask_before)
 
 
-def test_hole_is_filled_with_the_prediction(inpainter: Inpainter) -> None:
+def test_hole_is_filled_with_the_prediction_matched_at_its_rim(inpainter: Inpainter) -> None:
     """Against the network itself, run here on the masked crop."""
     image, mask = noise((64, 80)), block((64, 80), 20, 30, 16)
     (crop,) = plan_crops(mask, buckets_px=inpainter.profile.buckets_px, fixed_buckets=False, dilate_px=0)
     assert crop.box == (0, 0, 80, 64)
     x = torch.from_numpy(np.concatenate([image / 255 * ~mask[..., None], mask[..., None]], 2)).float().permute(2, 0, 1)
     torch.manual_seed(0)
-    prediction = Generator(width=4, blocks=1).eval()(x[None])[0].permute(1, 2, 0).detach().numpy()
+    predicted = Generator(width=4, blocks=1).eval()(x[None]).detach()
+    prediction = match_rim(predicted, x[None])[0].permute(1, 2, 0).numpy()
     got = inpainter.repair(image, mask, dilate_px=0).image[mask].astype(int)
     assert np.abs(got - np.rint(prediction[mask] * 255)).max() <= 1
 

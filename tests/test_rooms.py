@@ -17,7 +17,7 @@ ROOMS = (
     ("web",),
     ("jobs",),
     ("inference", "repairs", "measure", "filling", "refine", "runner", "graphs", "stages"),
-    ("preprocess", "cropping", "holes"),
+    ("preprocess", "blend", "cropping", "holes"),
     ("downloads", "transfer"),
     ("imaging",),
     ("lama",),
