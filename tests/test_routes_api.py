@@ -205,3 +205,10 @@ def test_health_says_what_runs(client: httpx.Client, api_server: RunningServer) 
     assert health["status"] == "ok" and health["device"] == "fake" and health["profile_reason"]
     assert api_server.process is not None and health["pid"] == api_server.process.pid
     assert {"version", "precision", "weights", "uptime_s", "queue_length"} <= set(health)
+
+
+def test_waiting_for_not_a_number_of_seconds_is_no_waiting(client: httpx.Client) -> None:
+    """A limit that no time compares with would never be over, and its thread would never rest."""
+    job = follow(client, ask_repair(client, upload(client, PHOTO)["image_id"]), until="saved")
+    query = {"wait_s": "nan", "seen": job["version"]}
+    assert client.get(f"/api/v1/jobs/{job['job_id']}", params=query, timeout=5).json() == job

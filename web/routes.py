@@ -146,7 +146,8 @@ def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, vers
     @router.get("/api/v1/jobs/{job_id}")
     async def get_job(job_id: str, wait_s: float = 0.0, seen: int | None = None) -> JSONResponse:
         # More patient clients than threads: the others poll at once instead of standing in line for a thread.
-        wait_s = min(max(wait_s, 0.0), LONGEST_WAIT_S) if waiters.available_tokens > 0 else 0.0
+        # Not a number (no limit would ever hold) is no time at all, as less than nothing is.
+        wait_s = min(wait_s, LONGEST_WAIT_S) if wait_s > 0 and waiters.available_tokens > 0 else 0.0
         limiter = waiters if wait_s > 0 else None
         view = await anyio.to_thread.run_sync(lambda: queue.view(job_id, wait_s=wait_s, seen=seen), limiter=limiter)
         return JSONResponse(view, headers={"Cache-Control": "no-store"})
