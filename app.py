@@ -34,7 +34,7 @@ DRAIN_S = 2  # open connections get this long after SIGTERM
 FINISH_S = 3.0  # running repairs get this long after that
 KEEP_ALIVE_S = 75
 BACKLOG = 256
-SPIN_COUNT = "1000"  # looks at what is waited for; 300 and 3000 are no faster
+SPIN_COUNT = "1000"  # looks at what is waited for
 EXPLAINED = (ValueError, RuntimeError, OSError)  # their texts say what to do; a traceback would only hide them
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -106,7 +106,7 @@ def share_cores() -> None:
 
     By default libgomp's spin for milliseconds. When another program (the browser, say) has one of the cores, the thread
     there comes late to each of a thousand meetings, and the others burn the time that the process had left: a repair of
-    512x512 on two cores took 1.5 s instead of 0.2. With both cores idle it takes 0.114 instead of 0.112 s. Whoever has
+    512x512 on two cores took 3.25 s instead of 0.22 (medians of 20, taken in turns). With both cores idle it takes 0.114 instead of 0.112 s. Whoever has
     set one of the variables keeps it.
     """
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
