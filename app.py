@@ -106,8 +106,8 @@ def share_cores() -> None:
 
     By default libgomp's spin for milliseconds. When another program (the browser, say) has one of the cores, the thread
     there comes late to each of a thousand meetings, and the others burn the time that the process had left: a repair of
-    512x512 on two cores took 3.25 s instead of 0.22 (medians of 20, taken in turns). With both cores idle it takes 0.114 instead of 0.112 s. Whoever has
-    set one of the variables keeps it.
+    512x512 on two cores took 3.25 s instead of 0.22 (medians of 20, in turns). With both cores idle it takes 0.114
+    instead of 0.112 s. Whoever has set one of the variables keeps it.
     """
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
