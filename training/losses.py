@@ -1,8 +1,9 @@
 """What a fill is judged by in training: colour, features, and a critic of the hole.
 
-Images are (B, 3, H, W) in [0, 1], masks (B, 1, H, W) with 1 = hole. Every term is a mean over images, each
-normalised by its own hole, so
-that a hair-thin hole counts as much as a thick one.
+Images are (B, 3, H, W) in [0, 1], masks (B, 1, H, W) with 1 = hole. Every term is a mean over images, each normalised
+by its own hole, so that a hair-thin hole counts as much as a thick one. Colour decides how a thin hole looks; in the
+middle of a thick one nobody can know the colour, and texture decides: `emphasis` gives such photos' texture terms more
+weight.
 """
 
 from __future__ import annotations
@@ -26,21 +27,35 @@ PLANES = (
     (512, 64, 256),
 )
 BLUE_GREEN_RED = (104.0, 117.0, 123.0)
+DEEP_PX, DEEP_STRIDE_PX = 16, 8  # a hole is deep where known pixels are further away than this; looked at in steps
 
 
 def hole_colour(
     prediction: torch.Tensor, image: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return (mean absolute error in the hole, mean log of its squared error, mean absolute error outside).
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return (mean absolute error in the hole, mean log of its squared error, mean absolute error along the hole's rim,
+    mean absolute error outside).
 
-    The logarithm weighs every photo's relative improvement alike, as a mean of decibels does.
+    The logarithm weighs every photo's relative improvement alike, as a mean of decibels does. The rim is the hole's
+    outermost pixel: an error there is a visible seam.
     """
     difference = prediction - image
-    area = mask.mean((1, 2, 3)) * 3 * mask[0].numel() + 1.0
-    absolute = (difference.abs() * mask).sum((1, 2, 3)) / area
-    squared = (difference.square() * mask).sum((1, 2, 3)) / area
-    outside = (difference.abs() * (1 - mask)).mean()
-    return absolute.mean(), (squared + 2e-4).log().mean(), outside
+    absolute = difference.abs()
+    rim = mask * F.max_pool2d(1 - mask, 3, 1, 1)
+    squared = _over(difference.square(), mask)
+    outside = (absolute * (1 - mask)).mean()
+    return _over(absolute, mask).mean(), (squared + 2e-4).log().mean(), _over(absolute, rim).mean(), outside
+
+
+def _over(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean of (B, 3, H, W) values over each photo's mask: (B,)."""
+    return (values * mask).sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)) + 1.0)
+
+
+def emphasis(mask: torch.Tensor, gain: float) -> torch.Tensor:
+    """Return the weight of each photo's texture terms, (B,): 1 for thin holes, up to 1 + gain the deeper a hole is."""
+    deep = 1 - F.max_pool2d(1 - mask, 2 * DEEP_PX + 1, DEEP_STRIDE_PX, DEEP_PX)
+    return 1 + gain * (deep.mean((1, 2, 3)) / (mask.mean((1, 2, 3)) + 1e-4)).clamp_max(1.0)
 
 
 class SqueezeFeatures(torch.nn.Module):
@@ -87,16 +102,16 @@ class SqueezeFeatures(torch.nn.Module):
 def perceptual(
     features: SqueezeFeatures, composite: torch.Tensor, image: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """Return the squared distance of unit-length feature vectors over the hole, summed over layers (after
-    arXiv:1801.03924).
+    """Return the squared distance of unit-length feature vectors over each photo's hole, summed over layers: (B,)
+    (after arXiv:1801.03924).
     """
     with torch.no_grad():
         wanted = features(image)
-    total = composite.new_zeros(())
+    total = composite.new_zeros(len(composite))
     for got, want in zip(features(composite), wanted, strict=True):
         where = F.interpolate(mask, got.shape[-2:], mode="area")
         distance = feature_distance(got, want)
-        total = total + ((distance * where).sum((1, 2, 3)) / (where.sum((1, 2, 3)) + 0.1)).mean()
+        total = total + (distance * where).sum((1, 2, 3)) / (where.sum((1, 2, 3)) + 0.1)
     return total
 
 
@@ -132,6 +147,6 @@ def critic(
 
 
 def over_hole(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean of (B, 1, h, w) values over the cells that see the hole, photo by photo."""
+    """Return the mean of (B, 1, h, w) values over the cells that see the hole, photo by photo: (B,)."""
     where = (F.adaptive_max_pool2d(mask, values.shape[-2:]) > 0).float()
-    return ((values * where).sum((1, 2, 3)) / (where.sum((1, 2, 3)) + 1e-3)).mean()
+    return (values * where).sum((1, 2, 3)) / (where.sum((1, 2, 3)) + 1e-3)

@@ -15,13 +15,14 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from training.losses import SqueezeFeatures, critic, critic_tensors, hole_colour, over_hole, perceptual
+from training.losses import SqueezeFeatures, critic, critic_tensors, emphasis, hole_colour, over_hole, perceptual
 from training.network import Layout, TrainingForward, published
 from training.optimiser import FlatParameters, MuonAdam
 from training.photos import PhotoStore
 
 PENALTY_EVERY = 16
 CLIP = 5.0
+TERMS = ("hole_l1", "hole_log", "rim_l1", "outside_l1", "perceptual", "fooling", "matching", "critic", "gradient")
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,11 @@ class Recipe:
     decay_from: float = 0.35
     hole_weight: float = 2.0
     log_weight: float = 0.1
+    rim_weight: float = 0.5
     outside_weight: float = 1.0
     perceptual_weight: float = 0.1
     perceptual_share: float = 0.5
+    depth_gain: float = 4.0
     matching_weight: float = 0.2
     penalty_weight: float = 0.5
     average_decay: float = 0.998
@@ -86,7 +89,7 @@ class Trainer:
             average_decay=0.99,
             betas=(0.0, 0.99),
         )
-        self.sums = torch.zeros(8, device=self.device)
+        self.sums = torch.zeros(len(TERMS), device=self.device)
         self.adversarial = torch.zeros((), device=self.device)
         self.steps = self.images = 0
         self.seconds = 0.0
@@ -154,16 +157,18 @@ class Trainer:
         prediction = self.predict(parameters.leaves, self.image, self.mask, [])
         composite = prediction * self.mask + self.image * (1 - self.mask)
         self.composite.copy_(composite.detach())
-        hole, log_error, outside = hole_colour(prediction, self.image, self.mask)
+        hole, log_error, rim, outside = hole_colour(prediction, self.image, self.mask)
         some = slice(0, max(1, round(len(composite) * recipe.perceptual_share)))
+        weight = emphasis(self.mask, recipe.depth_gain)
         likeness = perceptual(self.features, composite[some], self.image[some], self.mask[some])
         loss = (
             recipe.hole_weight * hole
             + recipe.log_weight * log_error
+            + recipe.rim_weight * rim
             + recipe.outside_weight * outside
-            + recipe.perceptual_weight * likeness
+            + recipe.perceptual_weight * (weight[some] * likeness).mean()
         )
-        fooling = matching = hole.new_zeros(())
+        fooling = matching = hole.new_zeros(len(composite))
         if self.stage.adversarial:
             leaves = self.critic.parameters.leaves
             logits, got = critic(leaves, composite, self.mask)
@@ -175,11 +180,21 @@ class Trainer:
                     over_hole((a.float() - b.float()).abs().mean(1, keepdim=True), self.mask)
                     for a, b in zip(got, want, strict=True)
                 ]
-            ).sum()
-            loss = loss + self.adversarial * (fooling + recipe.matching_weight * matching)
+            ).sum(0)
+            loss = loss + self.adversarial * (weight * (fooling + recipe.matching_weight * matching)).mean()
         self.gradient = parameters.gradient(loss)
         self.sums += torch.stack(
-            [hole, log_error, outside, likeness, fooling, matching, self.sums.new_zeros(()), self.gradient.norm()]
+            [
+                hole,
+                log_error,
+                rim,
+                outside,
+                likeness.mean(),
+                fooling.mean(),
+                matching.mean(),
+                hole.new_zeros(()),
+                self.gradient.norm(),
+            ]
         ).detach()
 
     def _critic_gradient(self, penalty: bool) -> None:
@@ -190,10 +205,10 @@ class Trainer:
             real = real.clone(memory_format=torch.preserve_format).requires_grad_()
         logits, _ = critic(parameters.leaves, real, self.mask)
         fake, _ = critic(parameters.leaves, self.composite, self.mask)
-        loss = over_hole(F.softplus(-logits), self.mask) + over_hole(F.softplus(fake), self.mask)
-        self.sums[6] += loss.detach()
+        loss = (over_hole(F.softplus(-logits), self.mask) + over_hole(F.softplus(fake), self.mask)).mean()
+        self.sums[TERMS.index("critic")] += loss.detach()
         if penalty:
-            (slope,) = torch.autograd.grad(over_hole(logits, self.mask) * len(real), real, create_graph=True)
+            (slope,) = torch.autograd.grad(over_hole(logits, self.mask).sum(), real, create_graph=True)
             slope = slope.float().square().sum((1, 2, 3)).mean()
             loss = loss + self.recipe.penalty_weight * PENALTY_EVERY * slope
         self.critic_gradient = parameters.gradient(loss)
@@ -250,9 +265,8 @@ class Trainer:
 
     def report(self, since: int, seconds: float) -> dict[str, float]:
         """Return the mean of every term since the last report, and the throughput."""
-        names = ("hole_l1", "hole_log", "outside_l1", "perceptual", "fooling", "matching", "critic", "gradient")
         values = (self.sums / max(1, since)).tolist()
         self.sums.zero_()
-        row = {name: round(value, 4) for name, value in zip(names, values, strict=True)}
+        row = {name: round(value, 4) for name, value in zip(TERMS, values, strict=True)}
         images = since * self.stage.batch * self.world
         return {"step": self.steps, "images": self.images, "images_per_s": round(images / seconds), **row}

@@ -1,0 +1,51 @@
+"""What training asks for: every photo by its own hole, the rim on its own, and more texture where a hole is deep."""
+
+from __future__ import annotations
+
+import torch
+
+from training.losses import emphasis, hole_colour, over_hole
+
+
+def square_hole(side: int, size: int = 96) -> torch.Tensor:
+    mask = torch.zeros(1, 1, size, size)
+    start = (size - side) // 2
+    mask[..., start : start + side, start : start + side] = 1
+    return mask
+
+
+def test_colour_terms_measure_hole_rim_and_outside_apart() -> None:
+    mask = square_hole(10)
+    image = torch.full((1, 3, 96, 96), 0.5)
+    inner = square_hole(8)
+    prediction = image + 0.1 * inner + 0.3 * (mask - inner) + 0.02 * (1 - mask)
+    hole, log_error, rim, outside = hole_colour(prediction, image, mask)
+    assert abs(float(hole) - (64 * 0.1 + 36 * 0.3) / 100) < 1e-3
+    assert abs(float(rim) - 0.3) < 5e-3
+    assert abs(float(outside) - 0.02 * (1 - 100 / 96**2)) < 1e-4
+    wanted = torch.tensor((64 * 0.01 + 36 * 0.09) / 100 + 2e-4).log()
+    assert abs(float(log_error) - float(wanted)) < 1e-2
+
+
+def test_a_thin_hole_counts_as_much_as_a_thick_one() -> None:
+    masks = torch.cat([square_hole(4), square_hole(64)])
+    image = torch.zeros(2, 3, 96, 96)
+    wrong_thin, wrong_thick = image.clone(), image.clone()
+    wrong_thin[0] = 0.2
+    wrong_thick[1] = 0.2
+    thin, thick = (hole_colour(wrong, image, masks)[0] for wrong in (wrong_thin, wrong_thick))
+    assert abs(float(thin) - float(thick)) < 3e-3
+
+
+def test_texture_weighs_more_the_deeper_a_hole_is() -> None:
+    weights = [float(emphasis(square_hole(side), 4.0)) for side in (6, 30, 60, 90)]
+    assert weights[0] == 1.0
+    assert weights == sorted(weights)
+    assert weights[3] > 2.0
+    assert float(emphasis(torch.ones(1, 1, 96, 96), 4.0)) <= 5.0
+
+
+def test_the_critic_listens_to_cells_that_see_the_hole_only() -> None:
+    mask = square_hole(16, 64)
+    values = torch.where(mask[..., ::8, ::8] > 0, 2.0, 100.0)
+    assert abs(float(over_hole(values, mask)) - 2.0) < 1e-2
