@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 MASK_PX = 512
-KIND_SHARES = {"thin": 0.19, "medium": 0.19, "thick": 0.19, "object": 0.18, "text": 0.19, "blemish": 0.06}
+KIND_SHARES = {"thin": 0.23, "medium": 0.15, "thick": 0.17, "object": 0.16, "text": 0.24, "blemish": 0.05}
 
 
 def draw_strokes(mask: np.ndarray, rng: np.random.Generator, width_px: tuple[int, int], count: tuple[int, int]) -> None:
@@ -59,8 +59,8 @@ def draw_text(mask: np.ndarray, rng: np.random.Generator) -> None:
     side = mask.shape[0]
     for _ in range(rng.integers(1, 6)):
         letters = "".join(chr(c) for c in rng.integers(48, 123, rng.integers(3, 16)))
-        font, scale = int(rng.integers(0, 8)), float(rng.uniform(0.5, 2.6))
-        thickness = max(1, round(scale * rng.uniform(0.8, 2.6)))
+        font, scale = int(rng.integers(0, 8)), float(rng.uniform(0.4, 2.0))
+        thickness = max(1, round(scale * rng.uniform(0.7, 2.2)))
         place = (int(rng.integers(-60, side - 60)), int(rng.integers(10, side)))
         layer = np.zeros_like(mask)
         cv2.putText(layer, letters, place, font, scale, 1, thickness, cv2.LINE_8)
@@ -87,7 +87,7 @@ def draw_mask(seed: int) -> np.ndarray:
     mask = np.zeros((MASK_PX, MASK_PX), np.uint8)
     kind = rng.choice(list(KIND_SHARES), p=list(KIND_SHARES.values()))
     if kind == "thin":
-        draw_strokes(mask, rng, (1, 13), (4, 16))
+        draw_strokes(mask, rng, (1, 13), (2, 12))
     elif kind == "medium":
         draw_strokes(mask, rng, (12, 48), (2, 8))
     elif kind == "thick":
