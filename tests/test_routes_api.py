@@ -212,3 +212,14 @@ def test_waiting_for_not_a_number_of_seconds_is_no_waiting(client: httpx.Client)
     job = follow(client, ask_repair(client, upload(client, PHOTO)["image_id"]), until="saved")
     query = {"wait_s": "nan", "seen": job["version"]}
     assert client.get(f"/api/v1/jobs/{job['job_id']}", params=query, timeout=5).json() == job
+
+
+def test_head_tells_what_get_would(client: httpx.Client) -> None:
+    """Monitors and download managers ask this way."""
+    address = f"/api/v1/images/{upload(client, PHOTO)['image_id']}"
+    for path in ("/health", "/api/v1/models", address, f"{address}?max_px=20"):
+        head, get = client.head(path), client.get(path)
+        assert head.status_code == get.status_code == 200, path
+        assert head.content == b""
+        assert head.headers["content-type"] == get.headers["content-type"]
+    assert client.head("/api/v1/repair").status_code == 405

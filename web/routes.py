@@ -64,7 +64,13 @@ def error_response(error: JobError) -> JSONResponse:
 
 
 class ApiRoute(APIRoute):
-    """A route that answers errors in our form; Gradio's routes keep their own."""
+    """A route that answers errors in our form, and HEAD wherever it answers GET; Gradio's routes keep their own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        methods = self.methods or set()
+        if "GET" in methods:
+            methods.add("HEAD")  # the server leaves the body out
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap FastAPI's handler."""
