@@ -153,6 +153,36 @@ def test_fourier_unit_is_the_published_one(height: int, width: int) -> None:
 
 
 @needs_triton
+def test_a_map_with_a_border_gives_what_the_map_alone_gives() -> None:
+    """Rows and images of the trunk's map may lie further apart than their pixels fill."""
+    from lama.kernels.convolution import row_convolution
+    from lama.kernels.fourier import add_inverse_rows, kernel_matrices, transform_rows
+    from lama.kernels.spectral_path import enter_rows
+    from lama.kernels.tiles import Tile
+    from lama.kernels.upsampling import row_upsampling, upsample
+
+    tile = Tile(16, 32, 32, 4, 2)
+    matrices = kernel_matrices(dft_matrices(6, 16), DEVICE)
+    weights = row_convolution(convolution(32, 32, 1), DEVICE)
+    up = row_upsampling(convolution(32, 64, 3, transposed=True), DEVICE)
+    results = []
+    for border_px in (0, 1):
+        bordered = half(2, 6 + 2 * border_px, 16 + 2 * border_px, 96) * 0 + 7
+        x = bordered[:, border_px : border_px + 6, border_px : border_px + 16]
+        x.copy_(half(2, 6, 16, 96))
+        planes = torch.zeros(2, 2, 6, 2, 9, 32, dtype=torch.float16, device=DEVICE)
+        enter_rows(x, weights, matrices, planes[0], from_channel=0, tile=tile)
+        transform_rows(x, matrices, planes[1], tile=tile)
+        add_inverse_rows(planes[0], matrices, x, tile=tile)
+        out = poisoned(2, 12, 32, 32)
+        upsample(x, up, out, tile=tile)
+        results.append((planes, x.clone(), out))
+        x.fill_(7)
+        assert (bordered == 7).all()
+    assert all(torch.equal(alone, within) for alone, within in zip(*results, strict=True))
+
+
+@needs_triton
 def test_spectrum_tile_with_channels_of_both_parts() -> None:
     from lama.kernels.spectral_path import convolve_spectrum, convolve_spectrum_reference, spectrum_convolution
     from lama.kernels.tiles import Tile

@@ -65,12 +65,11 @@ def kernel_matrices(matrices: DftMatrices, device: torch.device) -> KernelMatric
 
 def transform_rows(x: Tensor, matrices: KernelMatrices, planes: Tensor, *, tile: Tile) -> None:
     """Write the row transform of the last channels of `x` to `planes`."""
-    batch, height, width, x_channels = x.shape
-    channels = planes.shape[4]
+    x_channels, channels = x.shape[3], planes.shape[4]
     _multiply(
         matrices.row,
-        x.view(batch * height, width, x_channels),
-        planes.view(batch * height, -1, channels),
+        x,
+        planes.flatten(2, 3),
         columns=channels,
         x_first=x_channels - channels,
         out_gap=matrices.frequencies,
@@ -81,25 +80,24 @@ def transform_rows(x: Tensor, matrices: KernelMatrices, planes: Tensor, *, tile:
 def transform_columns(planes: Tensor, matrices: KernelMatrices, spectrum: Tensor, *, tile: Tile) -> None:
     """Write the column transform of `planes` to `spectrum`, both (B, H, 2, K, C)."""
     batch, height, _, frequencies, channels = planes.shape
-    shape = (batch, 2 * height, frequencies * channels)
-    _multiply(matrices.column, planes.view(shape), spectrum.view(shape), columns=shape[2], tile=tile)
+    shape = (1, batch, 2 * height, frequencies * channels)
+    _multiply(matrices.column, planes.view(shape), spectrum.view(shape), columns=shape[3], tile=tile)
 
 
 def invert_columns(spectrum: Tensor, matrices: KernelMatrices, planes: Tensor, *, tile: Tile) -> None:
     """Write the inverse column transform of `spectrum` to `planes`, both (B, H, 2, K, C)."""
     batch, height, _, frequencies, channels = planes.shape
-    shape = (batch, 2 * height, frequencies * channels)
-    _multiply(matrices.column_inverse, spectrum.view(shape), planes.view(shape), columns=shape[2], tile=tile)
+    shape = (1, batch, 2 * height, frequencies * channels)
+    _multiply(matrices.column_inverse, spectrum.view(shape), planes.view(shape), columns=shape[3], tile=tile)
 
 
 def add_inverse_rows(planes: Tensor, matrices: KernelMatrices, x: Tensor, *, tile: Tile) -> None:
     """Add the inverse row transform of `planes` to the last channels of `x`."""
-    batch, height, width, x_channels = x.shape
-    channels = planes.shape[4]
+    x_channels, channels = x.shape[3], planes.shape[4]
     _multiply(
         matrices.row_inverse,
-        planes.view(batch * height, -1, channels),
-        x.view(batch * height, width, x_channels),
+        planes.flatten(2, 3),
+        x,
         columns=channels,
         x_gap=matrices.frequencies,
         out_first=x_channels - channels,
@@ -122,16 +120,16 @@ def multiply_reference(
 ) -> None:
     """The definition of the transforms, computed in the type of `x`: out = matrix x, or out + matrix x.
 
-    `x` (N, rows, ..) and `out` (N, rows, ..) take part with `columns` of their columns from `x_first` and `out_first`
+    `x` (.., rows, ..) and `out` (.., rows, ..) take part with `columns` of their columns from `x_first` and `out_first`
     on; row `x_gap` of `x` and row `out_gap` of `out` are skipped.
     """
     x_rows = [i if x_gap is None or i < x_gap else i + 1 for i in range(matrix.depth)]
     out_rows = [i if out_gap is None or i < out_gap else i + 1 for i in range(matrix.rows)]
     values = matrix.values[:, : matrix.depth].to(x.dtype)
-    y = values @ x[:, x_rows, x_first : x_first + columns]
+    y = values @ x[..., x_rows, x_first : x_first + columns]
     if add:
-        y = y + out[:, out_rows, out_first : out_first + columns]
-    out[:, out_rows, out_first : out_first + columns] = y.to(out.dtype)
+        y = y + out[..., out_rows, out_first : out_first + columns]
+    out[..., out_rows, out_first : out_first + columns] = y.to(out.dtype)
 
 
 def _multiply(
@@ -147,9 +145,9 @@ def _multiply(
     out_gap: int | None = None,
     add: bool = False,
 ) -> None:
-    """Launch what `multiply_reference` defines."""
+    """Launch what `multiply_reference` defines, for `x` and `out` of four dimensions; columns are contiguous."""
     row_tiles, column_tiles = triton.cdiv(matrix.rows, tile.rows), triton.cdiv(columns, tile.columns)
-    _multiply_kernel[(x.shape[0] * row_tiles * column_tiles,)](
+    _multiply_kernel[(x.shape[0] * x.shape[1] * row_tiles * column_tiles,)](
         matrix.values,
         x,
         out,
@@ -158,11 +156,10 @@ def _multiply(
         columns,
         row_tiles,
         column_tiles,
+        x.shape[1],
         matrix.values.stride(0),
-        x.stride(0),
-        x.stride(1),
-        out.stride(0),
-        out.stride(1),
+        *x.stride()[:3],
+        *out.stride()[:3],
         matrix.depth if x_gap is None else x_gap,
         matrix.rows if out_gap is None else out_gap,
         X_FIRST=x_first,
@@ -177,7 +174,7 @@ def _multiply(
     )
 
 
-@triton.jit(do_not_specialize=["rows", "depth", "row_tiles", "column_tiles", "x_gap", "out_gap"])
+@triton.jit(do_not_specialize=["rows", "depth", "row_tiles", "column_tiles", "inner", "x_gap", "out_gap"])
 def _multiply_kernel(
     matrix,
     x,
@@ -187,10 +184,13 @@ def _multiply_kernel(
     columns,
     row_tiles,
     column_tiles,
+    inner,
     matrix_stride,
-    x_batch_stride,
+    x_outer_stride,
+    x_inner_stride,
     x_row_stride,
-    out_batch_stride,
+    out_outer_stride,
+    out_inner_stride,
     out_row_stride,
     x_gap,
     out_gap,
@@ -206,8 +206,8 @@ def _multiply_kernel(
     m = (tile % row_tiles) * BM + tl.arange(0, BM)
     n = (tile // row_tiles % column_tiles) * BN + tl.arange(0, BN)
     batch = tile // (row_tiles * column_tiles)
-    x += batch * x_batch_stride + X_FIRST
-    out += batch * out_batch_stride + OUT_FIRST
+    x += (batch // inner) * x_outer_stride + (batch % inner) * x_inner_stride + X_FIRST
+    out += (batch // inner) * out_outer_stride + (batch % inner) * out_inner_stride + OUT_FIRST
     k = tl.arange(0, BK)
     matrix_rows = matrix + tl.minimum(m, rows - 1)[:, None] * matrix_stride
     acc = tl.zeros((BM, BN), dtype=tl.float32)

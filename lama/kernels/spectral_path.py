@@ -23,7 +23,7 @@ def enter_rows(
 ) -> None:
     """Write t = ReLU(1x1 convolution) to the last channels of `x`, and its row transform to `planes`, in one launch.
 
-    The width of `x` must be one of FUSED_WIDTHS. `convolve` and `transform_rows` do the same for any width.
+    The pixels of a row of `x` are contiguous, its rows and images need not be. Its width must be one of FUSED_WIDTHS. `convolve` and `transform_rows` do the same for any width.
     """
     batch, height, width, x_channels = x.shape
     _enter_rows_kernel[(batch * height, enter.outputs // tile.columns)](
@@ -32,6 +32,9 @@ def enter_rows(
         enter.bias,
         matrices.row.values,
         planes,
+        height,
+        x.stride(0),
+        x.stride(1),
         X_CHANNELS=x_channels,
         FROM=from_channel,
         INPUTS=enter.inputs,
@@ -93,13 +96,16 @@ def convolve_spectrum_reference(spectrum: Tensor, convolution: SpectrumConvoluti
     out.copy_(z.unflatten(3, (2, -1)).transpose(2, 3))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height"])
 def _enter_rows_kernel(
     x,
     weight,
     bias,
     matrix,
     planes,
+    height,
+    image_stride,
+    row_stride,
     X_CHANNELS: tl.constexpr,
     FROM: tl.constexpr,
     INPUTS: tl.constexpr,
@@ -114,7 +120,8 @@ def _enter_rows_kernel(
     m = tl.arange(0, WIDTH)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
     k = tl.arange(0, BK)
-    pixels = x + (line * WIDTH + m)[:, None] * X_CHANNELS
+    x += (line // height) * image_stride + (line % height) * row_stride
+    pixels = x + m[:, None] * X_CHANNELS
     acc = tl.zeros((WIDTH, BN), dtype=tl.float32)
     for channel in range(0, INPUTS, BK):
         a = tl.load(pixels + (FROM + channel + k)[None, :])

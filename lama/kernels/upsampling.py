@@ -37,7 +37,10 @@ def row_upsampling(convolution: Convolution, device: torch.device) -> RowUpsampl
 
 
 def upsample(x: Tensor, upsampling: RowUpsampling, out: Tensor, *, tile: Tile) -> None:
-    """Write ReLU(transposed convolution + bias) of the first channels of `x` (B, H, W, Cx) to `out` (B, 2H, 2W, O)."""
+    """Write ReLU(transposed convolution + bias) of the first channels of `x` (B, H, W, Cx) to `out` (B, 2H, 2W, O).
+
+    The pixels of a row of `x` are contiguous, its rows and images need not be.
+    """
     batch, height, width, x_channels = x.shape
     outputs = out.shape[3]
     rows = batch * height * width
@@ -50,6 +53,8 @@ def upsample(x: Tensor, upsampling: RowUpsampling, out: Tensor, *, tile: Tile) -
         rows,
         height,
         width,
+        x.stride(0),
+        x.stride(1),
         X_CHANNELS=x_channels,
         INPUTS=upsampling.inputs,
         OUTPUTS=outputs,
@@ -79,6 +84,8 @@ def _upsample_kernel(
     rows,
     height,
     width,
+    image_stride,
+    row_stride,
     X_CHANNELS: tl.constexpr,
     INPUTS: tl.constexpr,
     OUTPUTS: tl.constexpr,
@@ -96,6 +103,7 @@ def _upsample_kernel(
     px = pixel % width
     line = pixel // width  # row of the whole batch
     py = line % height
+    source = (line // height) * image_stride + py * row_stride + px * X_CHANNELS
 
     chunks: tl.constexpr = INPUTS // BK
     even = tl.zeros((BM, BN), dtype=tl.float32)
@@ -107,7 +115,7 @@ def _upsample_kernel(
         dy = odd_y * (1 - tap_y)
         kernel_row = 1 - odd_y + 2 * odd_y * tap_y
         inside = py + dy < height
-        here = x + (((pixel + dy * width) * X_CHANNELS + channel)[:, None] + k[None, :])
+        here = x + ((source + dy * row_stride + channel)[:, None] + k[None, :])
         taps = weight + ((kernel_row * 3 * INPUTS + channel + k)[:, None] * OUTPUTS + n[None, :])
         a = tl.load(here, mask=inside[:, None], other=0.0)
         right = tl.load(here + X_CHANNELS, mask=(inside & (px + 1 < width))[:, None], other=0.0)
