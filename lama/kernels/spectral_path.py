@@ -23,7 +23,8 @@ def enter_rows(
 ) -> None:
     """Write t = ReLU(1x1 convolution) to the last channels of `x`, and its row transform to `planes`, in one launch.
 
-    The pixels of a row of `x` are contiguous, its rows and images need not be. Its width must be one of FUSED_WIDTHS. `convolve` and `transform_rows` do the same for any width.
+    The pixels of a row of `x` are contiguous, its rows and images need not be. Its width must be one of FUSED_WIDTHS.
+    `convolve` and `transform_rows` do the same for any width.
     """
     batch, height, width, x_channels = x.shape
     _enter_rows_kernel[(batch * height, enter.outputs // tile.columns)](
