@@ -126,7 +126,11 @@ class PerceptualDistance:
         x = bgr.permute(2, 0, 1)[None].float() - self._mean
         # Smaller images are repeated at the border.
         pad = (0, max(0, SMALLEST_SIDE_PX - x.shape[3]), 0, max(0, SMALLEST_SIDE_PX - x.shape[2]))
-        x = F.pad(x, pad, mode="replicate").contiguous(memory_format=torch.channels_last)
+        x = F.pad(x, pad, mode="replicate")
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # or the figures would depend on the card
+            return self._stages(x if x.is_cuda else x.contiguous(memory_format=torch.channels_last))
+
+    def _stages(self, x: torch.Tensor) -> list[torch.Tensor]:
         x = F.conv2d(x, self._weights["conv1.weight"], self._weights["conv1.bias"], stride=2).relu_()
         stages = [_unit_length(x)]
         for number in range(2, 10):

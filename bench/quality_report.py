@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,32 @@ def markdown(
             for peer in (m for m in methods if m not in ours):
                 cells = [_interval_cell(compare(records, own, peer, kind, figure), figure) for kind in kinds]
                 lines.append(_row(f"{own} - {peer}", cells))
+    lines += _time_rows(records, kinds, methods)
     lines += ["", "## Environment", "", *(f"- {name}: {value}" for name, value in environment.items())]
     return "\n".join(lines) + "\n"
+
+
+def brief(records: Sequence[Record], kinds: Sequence[str], ours: Sequence[str], *, protocol: str) -> str:
+    """Return one Markdown table, a row per method: PSNR / SSIM / perceptual distance / seam error, means over photos.
+
+    On the network protocol the last column counts the bars that ours miss, and says by how much in all, each gap as a
+    part of its bar.
+    """
+    lines = _header([*kinds, "bars missed"] if protocol == "network" else kinds)
+    for method in unique_methods(records):
+        cells = [
+            " / ".join(f"{mean_figure(records, method, kind, f):.{DIGITS[f]}f}" for f in FIGURE_NAMES) for kind in kinds
+        ]
+        if protocol == "network":
+            gaps = []
+            for figure in ("psnr", "ssim", "perceptual"):
+                for kind, bar in _bars(records, kinds, figure).items():
+                    past = (mean_figure(records, method, kind, figure) - bar) / bar
+                    gaps.append(-past if HIGHER_IS_BETTER[figure] else past)
+            missed = [gap for gap in gaps if gap > 0]
+            cells.append(f"{len(missed)}, {100 * sum(missed):.1f} %" if method in ours else "")
+        lines.append(_row(method, cells))
+    return "\n".join(lines)
 
 
 def summarize(
@@ -148,26 +172,41 @@ def json_line(summary: dict[str, Any]) -> str:
     return json.dumps(_rounded(summary))
 
 
-def read_environment(root: Path, **extra: object) -> dict[str, Any]:
-    """Return what the figures depend on: versions, processor, device, commit, date, and what the caller adds."""
+def describe_device(device: str) -> str:
+    """Return a torch device with the name of the card."""
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device
+
+
+def read_environment(root: Path, *, commit: str = "", **extra: object) -> dict[str, Any]:
+    """Return what the figures depend on: versions, processor, commit, date, and what the caller adds."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         processor = names[0] if names else processor
-    commit = subprocess.run(
-        ["git", "-C", root, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    versions = {name: version(name) for name in ("torch", "numpy", "scikit-image")}
+    if not commit:
+        told = subprocess.run(
+            ["git", "-C", root, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        )
+        commit = told.stdout.strip() or "unknown"
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit,
         "python": platform.python_version(),
-        **versions,
-        "opencv": version("opencv-python-headless"),
+        **{name: _version(name) for name in ("torch", "numpy", "scikit-image")},
+        "opencv": _version("opencv-python-headless"),
         "processor": f"{processor}, {os.cpu_count()} cores",
         **extra,
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def _header(kinds: Sequence[str]) -> list[str]:
@@ -178,12 +217,24 @@ def _row(name: str, cells: Sequence[str]) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
+def _time_rows(records: Sequence[Record], kinds: Sequence[str], methods: Sequence[str]) -> list[str]:
+    """A table of the time of a fill, for the methods that were timed."""
+    timed = [record for record in records if not np.isnan(record.took_ms)]
+    if not timed:
+        return []
+    lines = ["", "## Time of one fill, ms (median; longest)", "", *_header(kinds)]
+    for method in (m for m in methods if any(r.method == m for r in timed)):
+        cells = []
+        for kind in kinds:
+            took = [r.took_ms for r in timed if r.method == method and r.kind == kind]
+            cells.append(f"{np.median(took):.1f}; {max(took):.1f}" if took else "-")
+        lines.append(_row(method, cells))
+    return lines
+
+
 def _bar_rows(records: Sequence[Record], kinds: Sequence[str], ours: Sequence[str], figure: str) -> list[str]:
-    if figure == "perceptual":
-        bars = {k: PERCEPTUAL_BAR_OF_TELEA * mean_figure(records, "telea", k, figure) for k in kinds}
-    elif figure in NETWORK_BARS:
-        bars = {k: NETWORK_BARS[figure][k] for k in kinds}
-    else:
+    bars = _bars(records, kinds, figure)
+    if not bars:
         return []
     digits = DIGITS[figure]
     rows = [_row("bar", [f"{bars[k]:.{digits}f}" for k in kinds])]
@@ -195,6 +246,13 @@ def _bar_rows(records: Sequence[Record], kinds: Sequence[str], ours: Sequence[st
             cells.append(f"met by {past:.{digits}f}" if past >= 0 else f"missed by {-past:.{digits}f}")
         rows.append(_row(f"{own}: bar", cells))
     return rows
+
+
+def _bars(records: Sequence[Record], kinds: Sequence[str], figure: str) -> dict[str, float]:
+    """What ours have to reach by kind; a perceptual bar is NaN without Telea's figures, and a seam has no bar."""
+    if figure == "perceptual":
+        return {k: PERCEPTUAL_BAR_OF_TELEA * mean_figure(records, "telea", k, figure) for k in kinds}
+    return {k: bar for k, bar in NETWORK_BARS.get(figure, {}).items() if k in kinds}
 
 
 def _interval_cell(interval: tuple[float, float, float] | None, figure: str) -> str:

@@ -1,4 +1,4 @@
-"""Own the scoring: runs methods over cases, and remembers what the classical peers scored.
+"""Own the scoring: runs methods over cases, in several processes, and remembers what the classical peers scored.
 
 A classical peer's figures never change while photo, hole and peer stay the same, and they cost minutes; they are kept
 in one small JSON file each, named by a hash of everything they depend on, so a new checkpoint costs only its own runs
@@ -8,7 +8,8 @@ and several processes can fill one cache together. Figures of networks are never
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -33,7 +34,8 @@ class Setup:
     """What is measured: photos, protocol and kinds, with the folders they come from.
 
     features is the file of SqueezeNet weights (None leaves the perceptual figure out); cache the folder of the peers'
-    figures; dilate_px what the overlay's peers are grown by (None: as the repair does by default).
+    figures; dilate_px what the overlay's peers are grown by (None: as the repair does by default); device where the
+    features run.
     """
 
     protocol: str
@@ -43,16 +45,24 @@ class Setup:
     features: Path | None
     cache: Path
     dilate_px: int | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Record:
-    """The figures of one method on one case."""
+    """The figures of one method on one case.
+
+    took_ms is the time of the fill, NaN for peers, whose figures may be remembered, and where several processes ran.
+    """
 
     method: str
     photo: str
     kind: str
     figures: Figures
+    took_ms: float = float("nan")
+
+
+LoadFills = Callable[[], Mapping[str, Fill]]
 
 
 class Scorer:
@@ -83,42 +93,70 @@ class Scorer:
         )
 
 
-def score_fills(setup: Setup, fills: Mapping[str, Fill], *, device: str = "cpu") -> Iterator[Record]:
-    """Score networks on every case, photo by photo."""
-    scorer = Scorer(setup.features, device=device)
-    for photo in setup.photos:
-        for case in make_cases(photo, setup.protocol, setup.kinds, setup.masks):
-            for method, fill in fills.items():
-                figures = scorer.score(fill(case.given, case.hole), case)
-                yield Record(method, case.photo, case.kind, figures)
-
-
-def score_peers(setup: Setup, peers: Sequence[str], *, processes: int = 1) -> list[Record]:
-    """Score the classical peers on every case, from the cache where it has them.
+def score(
+    setup: Setup, peers: Sequence[str] = (), load_fills: LoadFills | None = None, *, processes: int = 1
+) -> list[Record]:
+    """Score classical peers, from the cache where it has them, and networks, on every case.
 
     On the overlay protocol every peer appears twice: with the hole grown as ours is, and, named "..., no dilation",
     with the hole as it is.
+
+    Args:
+        setup: the cases.
+        peers: names of classical peers.
+        load_fills: gives the networks by name; called once in every process, so it has to be picklable when there are
+            several.
+        processes: that work at once, a photo and kind each.
     """
-    each = [replace(setup, photos=(photo,)) for photo in setup.photos]
     if processes <= 1:
-        return [record for one in each for record in _score_peers_of_photo(one, tuple(peers))]
-    # Spawned: a fork of a process whose torch threads run may hang.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        parts: Iterable[list[Record]] = pool.map(_score_peers_of_photo, each, [tuple(peers)] * len(each))
+        fills = load_fills() if load_fills else {}
+        parts = [_score_some(replace(setup, photos=(photo,)), peers, fills, timed=True) for photo in setup.photos]
         return [record for part in parts for record in part]
+    each = [replace(setup, photos=(photo,), kinds=(kind,)) for photo in setup.photos for kind in setup.kinds]
+    # Spawned: a fork of a process whose torch threads run may hang.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin_worker, initargs=(load_fills,)) as pool:
+        found = pool.map(_score_in_worker, each, [tuple(peers)] * len(each))
+        return [record for part in found for record in part]
 
 
-def _score_peers_of_photo(setup: Setup, peers: tuple[str, ...]) -> list[Record]:
+class _Worker:
+    """What a worker process keeps between its tasks."""
+
+    load_fills: LoadFills | None = None
+    fills: Mapping[str, Fill] | None = None
+
+
+def _begin_worker(load_fills: LoadFills | None) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    _Worker.load_fills = load_fills
+
+
+def _score_in_worker(setup: Setup, peers: tuple[str, ...]) -> list[Record]:
+    if _Worker.fills is None:
+        _Worker.fills = _Worker.load_fills() if _Worker.load_fills else {}
+    return _score_some(setup, peers, _Worker.fills, timed=False)
+
+
+def _score_some(setup: Setup, peers: Sequence[str], fills: Mapping[str, Fill], *, timed: bool) -> list[Record]:
+    """Score the cases of a setup's only photo, one after another."""
     records = []
     for case in make_cases(setup.photos[0], setup.protocol, setup.kinds, setup.masks):
         holes = {"": case.hole}
-        if setup.protocol == "overlay":
+        if setup.protocol == "overlay" and peers:
             holes = {"": grow_as_repair(case.hole, dilate_px=setup.dilate_px), UNGROWN_SUFFIX: case.hole}
-        digest = case.digest()
+        digest = case.digest() if peers else ""
         for peer in peers:
             for suffix, hole in holes.items():
                 figures = _remembered(setup, case, digest, peer, hole)
                 records.append(Record(peer + suffix, case.photo, case.kind, figures))
+        for method, fill in fills.items():
+            started_s = time.perf_counter()
+            result = fill(case.given, case.hole)
+            took_ms = 1000 * (time.perf_counter() - started_s) if timed else float("nan")
+            figures = _scorer(setup.features, setup.device).score(result, case)
+            records.append(Record(method, case.photo, case.kind, figures, took_ms))
     return records
 
 
@@ -129,7 +167,7 @@ def _remembered(setup: Setup, case: Case, digest: str, peer: str, hole: np.ndarr
     file = setup.cache / case.protocol / f"{case.photo}-{case.kind}-{peer}-{key.hexdigest()}.json"
     if file.exists():
         return Figures(**json.loads(file.read_text(encoding="utf-8")))
-    figures = _peer_scorer(setup.features).score(CLASSICAL[peer](case.given, hole), case)
+    figures = _scorer(setup.features, setup.device).score(CLASSICAL[peer](case.given, hole), case)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}.part")
     partial.write_text(json.dumps(asdict(figures)), encoding="utf-8")
@@ -138,15 +176,10 @@ def _remembered(setup: Setup, case: Case, digest: str, peer: str, hole: np.ndarr
 
 
 @lru_cache(maxsize=1)
-def _peer_scorer(features: Path | None) -> Scorer:
-    return Scorer(features)
+def _scorer(features: Path | None, device: str) -> Scorer:
+    return Scorer(features, device=device)
 
 
 @lru_cache(maxsize=2)
 def _features_digest(features: Path | None) -> str:
     return "" if features is None else hashlib.blake2b(features.read_bytes(), digest_size=8).hexdigest()
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)

@@ -2,6 +2,10 @@
 
     context_margin  on the photo protocol; a value is a part of the hole box's longer side, or RATIO/MIN/MAX with the
                     limits in pixels: 0.5 or 0.5/64/256
+    input_px        on the photo protocol; a value is the side of the largest bucket in pixels
+    quality         on the photo protocol; a value is fast or high, with /PX after it for the largest bucket: high/512
+    rim             on the photo protocol; off leaves the prediction as it is where the repair meets the photo, and
+                    MODULE:FUNCTION takes the place of `blend.match_rim`
     dilate          on the overlay protocol; a value is a radius in pixels, or RATIO+EXTRA of the default rule:
                     4 or 0.2+3
     feather         on the overlay protocol; a value is a width in pixels
@@ -9,10 +13,13 @@
 "auto" is what the repair does by itself. Every value after the first is compared with the first, photo by photo.
 """
 
-from collections.abc import Iterator, Sequence
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,24 +27,49 @@ from bench.quality_peers import Fill
 from holes import CropRules
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from inference import Inpainter
 
-SWEEPS = {"context_margin": "photo", "dilate": "overlay", "feather": "overlay"}
+SWEEPS = {
+    "context_margin": "photo",
+    "input_px": "photo",
+    "quality": "photo",
+    "rim": "photo",
+    "dilate": "overlay",
+    "feather": "overlay",
+}
 DEFAULT_VALUES = {
     "context_margin": "auto,0.125,0.25,0.5,0.75,1.0",
+    "input_px": "auto,512,768,1024",
+    "quality": "fast,high",
+    "rim": "auto,off",
     "dilate": "auto,0,1,2,3,4,6,8,12",
     "feather": "auto,0,1,2,4",
 }
 
+LoadLimited = Callable[[int | None], "Inpainter"]
+
 
 @dataclass(frozen=True)
 class Variant:
-    """One value of a sweep: rules and options of the repair."""
+    """One value of a sweep: rules and options of the repair.
+
+    Attributes:
+        label: how the tables call it.
+        rules: constants of the crop plan.
+        dilate_px: see `Inpainter.repair`; so are feather_px and quality.
+        input_px: side of the largest bucket; None is the profile's.
+        rim: what takes the place of `match_rim`: "" for itself, "off", or MODULE:FUNCTION.
+    """
 
     label: str
     rules: CropRules
     dilate_px: int | None
-    feather_px: int | None
+    feather_px: int | None = None
+    quality: str = "fast"
+    input_px: int | None = None
+    rim: str = ""
 
 
 def read_variants(sweep: str, values: str, *, dilate_px: int | None, rules: CropRules) -> list[Variant]:
@@ -46,33 +78,32 @@ def read_variants(sweep: str, values: str, *, dilate_px: int | None, rules: Crop
     Args:
         sweep: a key of SWEEPS.
         values: as the module's docstring says.
-        dilate_px: dilation of a feather sweep; a context sweep has none, a dilate sweep sets it.
+        dilate_px: dilation of a feather sweep; sweeps on the photo protocol have none, a dilate sweep sets it.
         rules: the constants everything else keeps.
     """
     variants = []
     for value in (values or DEFAULT_VALUES[sweep]).split(","):
-        label = f"{sweep} {value}"
-        own = Variant(label, rules, 0 if sweep == "context_margin" else dilate_px, None)
-        if value != "auto":
-            own = _with_value(own, sweep, value)
-        variants.append(own)
+        own = Variant(f"{sweep} {value}", rules, 0 if SWEEPS[sweep] == "photo" else dilate_px)
+        variants.append(own if value == "auto" else _with_value(own, sweep, value))
     return variants
 
 
-def make_fills(inpainter: "Inpainter", variants: Sequence[Variant]) -> dict[str, Fill]:
-    """Return a method per variant, all on one engine."""
-    return {variant.label: _VariantFill(inpainter, variant) for variant in variants}
+def make_fills(load: LoadLimited, variants: Sequence[Variant]) -> dict[str, Fill]:
+    """Return a method per variant, on one engine for each largest bucket, which `load` gives."""
+    engines = {input_px: load(input_px) for input_px in {variant.input_px for variant in variants}}
+    return {variant.label: _VariantFill(engines[variant.input_px], variant) for variant in variants}
 
 
 class _VariantFill:
-    def __init__(self, inpainter: "Inpainter", variant: Variant) -> None:
+    def __init__(self, inpainter: Inpainter, variant: Variant) -> None:
         self._inpainter = inpainter
         self._variant = variant
 
     def __call__(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         v = self._variant
-        with _rules_of(self._inpainter, v.rules):
-            return self._inpainter.repair(image, hole, dilate_px=v.dilate_px, feather_px=v.feather_px).image
+        options: dict[str, Any] = {"dilate_px": v.dilate_px, "feather_px": v.feather_px, "quality": v.quality}
+        with _rules_of(self._inpainter, v.rules), _rim_of(v.rim):
+            return self._inpainter.repair(image, hole, **options).image
 
 
 def _with_value(variant: Variant, sweep: str, value: str) -> Variant:
@@ -82,6 +113,13 @@ def _with_value(variant: Variant, sweep: str, value: str) -> Variant:
         if len(parts) == 3:
             rules = replace(rules, min_margin_px=int(parts[1]), max_margin_px=int(parts[2]))
         return replace(variant, rules=rules)
+    if sweep == "input_px":
+        return replace(variant, input_px=int(value))
+    if sweep == "quality":
+        quality, _, limit = value.partition("/")
+        return replace(variant, quality=quality, input_px=int(limit) if limit else None)
+    if sweep == "rim":
+        return replace(variant, rim=value)
     if sweep == "feather":
         return replace(variant, feather_px=int(value))
     if "+" in value:
@@ -92,10 +130,33 @@ def _with_value(variant: Variant, sweep: str, value: str) -> Variant:
 
 
 @contextmanager
-def _rules_of(inpainter: "Inpainter", rules: CropRules) -> Iterator[None]:
+def _rules_of(inpainter: Inpainter, rules: CropRules) -> Iterator[None]:
     kept = inpainter.crop_rules
     inpainter.crop_rules = rules
     try:
         yield
     finally:
         inpainter.crop_rules = kept
+
+
+@contextmanager
+def _rim_of(rim: str) -> Iterator[None]:
+    if not rim:
+        yield
+        return
+    import filling
+
+    kept = filling.match_rim
+    filling.match_rim = _find_rim(rim)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        filling.match_rim = kept
+
+
+def _find_rim(rim: str) -> Callable[[Tensor, Tensor], Tensor]:
+    if rim == "off":
+        return lambda prediction, model_input: prediction
+    module, _, name = rim.partition(":")
+    found: Callable[[Tensor, Tensor], Tensor] = getattr(importlib.import_module(module), name)
+    return found

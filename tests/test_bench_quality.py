@@ -22,7 +22,7 @@ from bench.quality_overlays import OVERLAY_KINDS, draw_overlay, jpeg_round_trip
 from bench.quality_peers import CLASSICAL, NetworkFill, fill_biharmonic, grow_as_repair
 from bench.quality_protocols import grow, make_cases
 from bench.quality_report import compare, verdict
-from bench.quality_scores import Record, Setup, score_peers
+from bench.quality_scores import Record, Setup, score
 from bench.quality_sheet import MAX_FILE_BYTES, focus_window, save_small_jpeg, tint
 from bench.quality_sweep import make_fills, read_variants
 from holes import CropRules
@@ -157,13 +157,13 @@ def test_peers_are_scored_once_and_again_when_the_photo_changes(
 
     monkeypatch.setitem(CLASSICAL, "telea", counted_telea)
     setup = Setup("photo", (photos / "0.png",), ("thin", "thick"), masks, None, tmp_path / "cache")
-    first = score_peers(setup, ["telea"])
+    first = score(setup, ["telea"])
     assert len(calls) == 2
     # Compared as text: the perceptual figure is NaN here, which equals nothing.
-    assert repr(score_peers(setup, ["telea"])) == repr(first)
+    assert repr(score(setup, ["telea"])) == repr(first)
     assert len(calls) == 2
     cv2.imwrite(str(photos / "0.png"), make_photo(seed=5))
-    assert repr(score_peers(setup, ["telea"])) != repr(first)
+    assert repr(score(setup, ["telea"])) != repr(first)
     assert len(calls) == 4
 
 
@@ -233,7 +233,7 @@ def test_a_variant_leaves_the_engine_as_it_was() -> None:
     used: list[tuple[float, int | None, int | None]] = []
     inpainter = cast("Inpainter", RecordingInpainter())
     variants = read_variants("context_margin", "0.7", dilate_px=None, rules=inpainter.crop_rules)
-    make_fills(inpainter, variants)["context_margin 0.7"](make_photo(), make_hole())
+    make_fills(lambda input_px: inpainter, variants)["context_margin 0.7"](make_photo(), make_hole())
     assert used == [(0.7, 0, None)]
     assert inpainter.crop_rules == CropRules()
 
