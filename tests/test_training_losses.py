@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from training.losses import emphasis, hole_colour, over_hole
+from training.losses import depth, hole_colour, over_hole
 
 
 def square_hole(side: int, size: int = 96) -> torch.Tensor:
@@ -37,12 +38,12 @@ def test_a_thin_hole_counts_as_much_as_a_thick_one() -> None:
     assert abs(float(thin) - float(thick)) < 3e-3
 
 
-def test_texture_weighs_more_the_deeper_a_hole_is() -> None:
-    weights = [float(emphasis(square_hole(side), 4.0)) for side in (6, 30, 60, 90)]
-    assert weights[0] == 1.0
-    assert weights == sorted(weights)
-    assert weights[3] > 2.0
-    assert float(emphasis(torch.ones(1, 1, 96, 96), 4.0)) <= 5.0
+def test_depth_grows_with_the_hole_and_ends_at_one() -> None:
+    depths = [float(depth(square_hole(side))) for side in (6, 30, 60, 90)]
+    assert depths[0] == 0.0
+    assert depths == sorted(depths)
+    assert depths[3] > 0.3
+    assert float(depth(torch.ones(1, 1, 96, 96))) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_the_critic_listens_to_cells_that_see_the_hole_only() -> None:

@@ -2,8 +2,7 @@
 
 Images are (B, 3, H, W) in [0, 1], masks (B, 1, H, W) with 1 = hole. Every term is a mean over images, each normalised
 by its own hole, so that a hair-thin hole counts as much as a thick one. Colour decides how a thin hole looks; in the
-middle of a thick one nobody can know the colour, and texture decides: `emphasis` gives such photos' texture terms more
-weight.
+middle of a thick one nobody can know the colour, and texture decides: by `depth` such photos' texture terms weigh more.
 """
 
 from __future__ import annotations
@@ -52,10 +51,10 @@ def _over(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (values * mask).sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)) + 1.0)
 
 
-def emphasis(mask: torch.Tensor, gain: float) -> torch.Tensor:
-    """Return the weight of each photo's texture terms, (B,): 1 for thin holes, up to 1 + gain the deeper a hole is."""
+def depth(mask: torch.Tensor) -> torch.Tensor:
+    """Return which share of each photo's hole is deep: (B,) from 0 for a thin hole to 1."""
     deep = 1 - F.max_pool2d(1 - mask, 2 * DEEP_PX + 1, DEEP_STRIDE_PX, DEEP_PX)
-    return 1 + gain * (deep.mean((1, 2, 3)) / (mask.mean((1, 2, 3)) + 1e-4)).clamp_max(1.0)
+    return (deep.mean((1, 2, 3)) / (mask.mean((1, 2, 3)) + 1e-4)).clamp_max(1.0)
 
 
 class SqueezeFeatures(torch.nn.Module):

@@ -74,9 +74,12 @@ class FlatParameters:
         """Copy the masters into the low-precision leaves the network reads."""
         self.low.copy_(self.master[: self.matrix_count])
 
-    def gradient(self, loss: torch.Tensor) -> torch.Tensor:
-        """Return the gradient of `loss` as (n,) float32, in the buffer's order."""
-        parts = torch.autograd.grad(loss, list(self.leaves.values()))
+    def gradient(self, output: torch.Tensor, slope: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the gradient of a loss as (n,) float32, in the buffer's order.
+
+        `output` is the loss, or whatever it is computed from, with the loss's gradient by it as `slope`.
+        """
+        parts = torch.autograd.grad(output, list(self.leaves.values()), slope)
         matrices = [
             slot.flatten(part) for slot, part in zip(self.slots, parts, strict=True) if slot.stop <= self.matrix_count
         ]

@@ -15,20 +15,21 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from training.losses import SqueezeFeatures, critic, critic_tensors, emphasis, hole_colour, over_hole, perceptual
+from training.losses import SqueezeFeatures, critic, critic_tensors, depth, hole_colour, over_hole, perceptual
 from training.network import Layout, TrainingForward, published
 from training.optimiser import FlatParameters, MuonAdam
 from training.photos import PhotoStore
 
 PENALTY_EVERY = 16
 CLIP = 5.0
+TINY = 1e-12
 TERMS = ("hole_l1", "hole_log", "rim_l1", "outside_l1", "perceptual", "fooling", "matching", "critic", "gradient")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the schedule: until which share of the budget, crop side, images a card and step, the critic's
-    weight.
+    """A part of the schedule: until which share of the budget, crop side, images a card and step, and the length of
+    the critic's gradient beside the other terms' for the deepest holes (0: no critic).
     """
 
     until: float
@@ -44,7 +45,7 @@ class Recipe:
     width: int = 32
     blocks: int = 9
     rate: float = 2e-3
-    critic_rate: float = 5e-5
+    critic_rate: float = 1e-4
     critic_warmup_steps: int = 200
     muon: bool = True
     weight_decay: float = 0.05
@@ -55,15 +56,16 @@ class Recipe:
     rim_weight: float = 0.5
     outside_weight: float = 1.0
     perceptual_weight: float = 0.1
-    perceptual_share: float = 0.5
+    perceptual_every: int = 2
     depth_gain: float = 4.0
-    matching_weight: float = 0.2
+    critic_share: float = 0.34
+    matching_weight: float = 1.0
     penalty_weight: float = 0.5
     average_decay: float = 0.998
     stages: tuple[Stage, ...] = (
         Stage(0.6, 256, 64, 0.0),
         Stage(0.86, 384, 32, 0.0),
-        Stage(1.0, 384, 28, 0.004),
+        Stage(1.0, 384, 28, 0.5),
     )
 
 
@@ -120,6 +122,7 @@ class Trainer:
         image, mask = self.store.batch(stage.batch, stage.side_px)
         self.image, self.mask = image.clone(memory_format=torch.preserve_format), mask.clone()
         self.composite = torch.zeros_like(self.image)
+        self.judged = max(1, round(stage.batch * self.recipe.critic_share))
         self.run_generator = self._captured(self._generator_gradient)
         self.run_step = self._captured(lambda: self.generator.step(self.gradient, CLIP))
         if stage.adversarial:
@@ -155,34 +158,30 @@ class Trainer:
         recipe, parameters = self.recipe, self.generator.parameters
         parameters.refresh()
         prediction = self.predict(parameters.leaves, self.image, self.mask, [])
-        composite = prediction * self.mask + self.image * (1 - self.mask)
+        # The losses' gradient stops here first, so that the two sorts of terms can be weighed against each other.
+        pixels = prediction.detach().requires_grad_()
+        composite = pixels * self.mask + self.image * (1 - self.mask)
         self.composite.copy_(composite.detach())
-        hole, log_error, rim, outside = hole_colour(prediction, self.image, self.mask)
-        some = slice(0, max(1, round(len(composite) * recipe.perceptual_share)))
-        weight = emphasis(self.mask, recipe.depth_gain)
+        depths = depth(self.mask)
+        hole, log_error, rim, outside = hole_colour(pixels, self.image, self.mask)
+        some = slice(0, None, recipe.perceptual_every)
         likeness = perceptual(self.features, composite[some], self.image[some], self.mask[some])
         loss = (
             recipe.hole_weight * hole
             + recipe.log_weight * log_error
             + recipe.rim_weight * rim
             + recipe.outside_weight * outside
-            + recipe.perceptual_weight * (weight[some] * likeness).mean()
+            + recipe.perceptual_weight * ((1 + recipe.depth_gain * depths[some]) * likeness).mean()
         )
-        fooling = matching = hole.new_zeros(len(composite))
+        (slope,) = torch.autograd.grad(loss, pixels)
+        fooling = matching = hole.new_zeros(1)
         if self.stage.adversarial:
-            leaves = self.critic.parameters.leaves
-            logits, got = critic(leaves, composite, self.mask)
-            with torch.no_grad():
-                _, want = critic(leaves, self.image, self.mask)
-            fooling = over_hole(F.softplus(-logits), self.mask)
-            matching = torch.stack(
-                [
-                    over_hole((a.float() - b.float()).abs().mean(1, keepdim=True), self.mask)
-                    for a, b in zip(got, want, strict=True)
-                ]
-            ).sum(0)
-            loss = loss + self.adversarial * (weight * (fooling + recipe.matching_weight * matching)).mean()
-        self.gradient = parameters.gradient(loss)
+            fooling, matching, push = self._adversarial_slope(pixels.detach())
+            judged = slice(0, len(push))
+            share = self.adversarial * (2 * depths[judged]).clamp_max(1.0)
+            ratio = share * _norms(slope[judged]) / (_norms(push) + TINY)
+            slope = torch.cat([slope[judged] + ratio.view(-1, 1, 1, 1) * push, slope[len(push) :]])
+        self.gradient = parameters.gradient(prediction, slope)
         self.sums += torch.stack(
             [
                 hole,
@@ -197,18 +196,38 @@ class Trainer:
             ]
         ).detach()
 
+    def _adversarial_slope(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the critic's two terms, (n,), and their gradient by the pixels, (n, 3, H, W), for the n photos with
+        the deepest holes.
+        """
+        image, mask = self.image[: self.judged], self.mask[: self.judged]
+        pixels = pixels[: self.judged].requires_grad_()
+        leaves = self.critic.parameters.leaves
+        logits, got = critic(leaves, pixels * mask + image * (1 - mask), mask)
+        with torch.no_grad():
+            _, want = critic(leaves, image, mask)
+        fooling = over_hole(F.softplus(-logits), mask)
+        matching = torch.stack(
+            [
+                over_hole((a.float() - b.float()).abs().mean(1, keepdim=True), mask)
+                for a, b in zip(got, want, strict=True)
+            ]
+        ).sum(0)
+        (slope,) = torch.autograd.grad((fooling + self.recipe.matching_weight * matching).sum(), pixels)
+        return fooling.detach(), matching.detach(), slope
+
     def _critic_gradient(self, penalty: bool) -> None:
         parameters = self.critic.parameters
         parameters.refresh()
-        real = self.image.detach()
+        real, mask = self.image[: self.judged], self.mask[: self.judged]
         if penalty:
             real = real.clone(memory_format=torch.preserve_format).requires_grad_()
-        logits, _ = critic(parameters.leaves, real, self.mask)
-        fake, _ = critic(parameters.leaves, self.composite, self.mask)
-        loss = (over_hole(F.softplus(-logits), self.mask) + over_hole(F.softplus(fake), self.mask)).mean()
+        logits, _ = critic(parameters.leaves, real, mask)
+        fake, _ = critic(parameters.leaves, self.composite[: self.judged], mask)
+        loss = (over_hole(F.softplus(-logits), mask) + over_hole(F.softplus(fake), mask)).mean()
         self.sums[TERMS.index("critic")] += loss.detach()
         if penalty:
-            (slope,) = torch.autograd.grad(over_hole(logits, self.mask).sum(), real, create_graph=True)
+            (slope,) = torch.autograd.grad(over_hole(logits, mask).sum(), real, create_graph=True)
             slope = slope.float().square().sum((1, 2, 3)).mean()
             loss = loss + self.recipe.penalty_weight * PENALTY_EVERY * slope
         self.critic_gradient = parameters.gradient(loss)
@@ -222,7 +241,8 @@ class Trainer:
         stage = self.stage
         image, mask = self.store.batch(stage.batch, stage.side_px)
         self.image.copy_(image)
-        self.mask.copy_(mask)
+        # Deepest holes first: the critic judges only those.
+        self.mask.copy_(mask[torch.argsort(depth(mask), descending=True)])
         self.generator.set_rate(rate)
         self.run_generator()
         self._exchange(self.gradient)
@@ -270,3 +290,8 @@ class Trainer:
         row = {name: round(value, 4) for name, value in zip(TERMS, values, strict=True)}
         images = since * self.stage.batch * self.world
         return {"step": self.steps, "images": self.images, "images_per_s": round(images / seconds), **row}
+
+
+def _norms(slope: torch.Tensor) -> torch.Tensor:
+    """Return each photo's gradient length, (B,)."""
+    return slope.flatten(1).norm(dim=1)
