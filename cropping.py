@@ -41,12 +41,12 @@ class Crop:
     @property
     def missing(self) -> NDArray[np.bool_]:
         """(box height, box width) bool, the grown hole inside `box`."""
-        return paste(self.hole.missing, self.hole.box, self.box)
+        return self.hole.layers(self.box)[0]
 
     @property
     def alpha(self) -> NDArray[np.float32]:
         """(patch height, patch width) float32, 1 on the hole, falling to 0 across the ring dilation added."""
-        return paste(self.hole.alpha, self.hole.box, self.patch_box)
+        return self.hole.layers(self.patch_box)[1]
 
     @property
     def is_scaled(self) -> bool:

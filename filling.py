@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blend import match_rim
 from config import Note
 from cropping import Crop, shrink_crop
 from graphs import is_out_of_memory
-from preprocess import build_input, composite, download, upload
+from preprocess import build_input, composite, upload
 from runner import ModelRunner
 from stages import StageClock
+from staging import Staging
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,9 @@ class Filled:
     notes: list[Note]
 
 
+Summed = tuple[Filled, NDArray[np.float32]]  # with the sum of the prediction, (1,), once the staging is settled
+
+
 def fill(tasks: Sequence[Task], runner: ModelRunner, clock: StageClock) -> list[Filled]:
     """Predict every task's crop and composite it into the task's pixels.
 
@@ -58,19 +61,18 @@ def fill(tasks: Sequence[Task], runner: ModelRunner, clock: StageClock) -> list[
         One `Filled` per task, in order, whole and on the host.
     """
     filled: list[Filled | None] = [None] * len(tasks)
-    unsure: list[tuple[list[int], Tensor]] = []
+    sums: list[tuple[int, NDArray[np.float32]]] = []
     for indices in _batches(tasks, runner):
-        results, is_finite = _fill_batch([tasks[index] for index in indices], runner, clock)
-        unsure.append((indices, is_finite))
-        for index, result in zip(indices, results, strict=True):
+        for index, (result, total) in zip(
+            indices, _fill_batch([tasks[index] for index in indices], runner, clock), strict=True
+        ):
             filled[index] = result
+            sums.append((index, total))
     clock.enter("composite")
-    if runner.device.type == "cuda":
-        torch.cuda.current_stream(runner.device).synchronize()
-    for indices, is_finite in unsure:
-        for index, finite in zip(indices, is_finite.tolist(), strict=True):
-            if not finite:
-                filled[index] = _fill_in_float32(tasks[index], runner, clock)
+    runner.staging.settle()
+    for index, total in sums:
+        if not np.isfinite(total).all():
+            filled[index] = _fill_in_float32(tasks[index], runner, clock)
     return [result for result in filled if result is not None]
 
 
@@ -87,23 +89,22 @@ def _batches(tasks: Sequence[Task], runner: ModelRunner) -> Iterator[list[int]]:
             start += batch
 
 
-def _fill_batch(tasks: list[Task], runner: ModelRunner, clock: StageClock) -> tuple[list[Filled], Tensor]:
-    """The patches of tasks of one model size, and which predictions were finite, (B,) bool on the host."""
-    done = _try(tasks, runner.predict, runner.device, clock)
+def _fill_batch(tasks: list[Task], runner: ModelRunner, clock: StageClock) -> list[Summed]:
+    """The patches of tasks of one model size, each with the sum of its prediction."""
+    done = _try(tasks, runner.predict, runner.staging, clock)
     if done is not None:
         return done
     runner.free_memory()
     if len(tasks) > 1:
         logger.warning("out of memory with %d boxes at once, going on one by one", len(tasks))
-        single = [_fill_batch([task], runner, clock) for task in tasks]
-        return [filled[0] for filled, _ in single], torch.cat([is_finite for _, is_finite in single])
+        return [_fill_batch([task], runner, clock)[0] for task in tasks]
     return _fill_with_less_memory(tasks[0], runner, clock)
 
 
-def _fill_with_less_memory(task: Task, runner: ModelRunner, clock: StageClock) -> tuple[list[Filled], Tensor]:
+def _fill_with_less_memory(task: Task, runner: ModelRunner, clock: StageClock) -> list[Summed]:
     """Go down the ladder with one task; the graphs have been freed."""
     side = max(task.crop.model_size)
-    done = _try([task], runner.predict, runner.device, clock)
+    done = _try([task], runner.predict, runner.staging, clock)
     how = "the graphs were freed"
     for bucket_px in sorted(runner.profile.buckets_px, reverse=True):
         if done is not None:
@@ -111,12 +112,12 @@ def _fill_with_less_memory(task: Task, runner: ModelRunner, clock: StageClock) -
         if bucket_px < side:
             runner.free_memory()
             smaller = replace(task, crop=shrink_crop(task.crop, bucket_px))
-            done = _try([smaller], runner.predict, runner.device, clock)
+            done = _try([smaller], runner.predict, runner.staging, clock)
             how = f"the box ran at {bucket_px} px instead of {side}"
     if done is None:
         runner.free_memory()
         how = "the box ran on the CPU"
-        done = _fill_once([task], runner.predict_on_cpu, torch.device("cpu"), clock)
+        done = _fill_once([task], runner.predict_on_cpu, Staging(torch.device("cpu")), clock)
     logger.warning("out of memory on %s: %s", runner.device, how)
     done[0][0].notes.append(Note(f"The GPU's memory did not suffice: {how}.", code="out_of_memory", how=how))
     return done
@@ -124,42 +125,33 @@ def _fill_with_less_memory(task: Task, runner: ModelRunner, clock: StageClock) -
 
 def _fill_in_float32(task: Task, runner: ModelRunner, clock: StageClock) -> Filled:
     logger.warning("a %s prediction was not finite, repeating it in float32", runner.precision)
-    done = _try([task], runner.predict_float32, runner.device, clock)
+    done = _try([task], runner.predict_float32, runner.staging, clock)
     if done is None:
         runner.free_memory()
-        done = _fill_once([task], runner.predict_on_cpu, torch.device("cpu"), clock)
-    if runner.device.type == "cuda":
-        torch.cuda.current_stream(runner.device).synchronize()
+        done = _fill_once([task], runner.predict_on_cpu, Staging(torch.device("cpu")), clock)
+    runner.staging.settle()
     done[0][0].notes.append(FP32_RETRY)
     return done[0][0]
 
 
-def _try(
-    tasks: list[Task], predict: Predict, device: torch.device, clock: StageClock
-) -> tuple[list[Filled], Tensor] | None:
+def _try(tasks: list[Task], predict: Predict, staging: Staging, clock: StageClock) -> list[Summed] | None:
     """`_fill_once`, or None when memory did not suffice; by then no frame holds its tensors any more."""
     try:
-        return _fill_once(tasks, predict, device, clock)
+        return _fill_once(tasks, predict, staging, clock)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         return None
 
 
-def _fill_once(
-    tasks: list[Task], predict: Predict, device: torch.device, clock: StageClock
-) -> tuple[list[Filled], Tensor]:
+def _fill_once(tasks: list[Task], predict: Predict, staging: Staging, clock: StageClock) -> list[Summed]:
     clock.enter("upload")
-    sources = [upload(task.crop, task.image, device) for task in tasks]
-    inputs = [build_input(source, task.crop) for source, task in zip(sources, tasks, strict=True)]
+    sources = [upload(task.crop, task.image, staging) for task in tasks]
+    inputs = [build_input(source) for source in sources]
     clock.enter("predict")
     prediction = predict(inputs)  # (B, 3, H, W)
     clock.enter("composite")
-    is_finite = torch.isfinite(prediction).flatten(1).all(dim=1)
-    prediction = match_rim(prediction.to(torch.float32), torch.stack(inputs))
-    patches = [
-        composite(single, source, task.crop)
-        for single, source, task in zip(prediction.unbind(), sources, tasks, strict=True)
-    ]
-    *hosts, finite = download([*patches, is_finite])
-    return [Filled(patch, []) for patch in hosts], torch.from_numpy(np.asarray(finite))
+    sums = np.empty(len(tasks), np.float32)  # of values in [0, 1]: not finite if one of them is not
+    staging.to_host(prediction.sum(dim=(1, 2, 3)), sums)
+    patches = [composite(single, source) for single, source in zip(prediction.unbind(), sources, strict=True)]
+    return [(Filled(patch, []), sums[index : index + 1]) for index, patch in enumerate(patches)]

@@ -89,30 +89,40 @@ class GrownHole:
         return self._layers[1]
 
     @cached_property
-    def reach_px(self) -> NDArray[np.uint16]:
+    def reach_px(self) -> NDArray[np.unsignedinteger]:
         """(box height, box width): for a pixel of the mask's hole by how much it grows, plus one, elsewhere 0."""
-        reach = np.zeros(box_size(self.box), np.uint16)
+        most_px = max(part.dilate_px for part in self.parts) + 1
+        dtype = np.uint8 if most_px <= np.iinfo(np.uint8).max else np.uint16
+        reach: NDArray[np.unsignedinteger] = np.zeros(box_size(self.box), dtype)
         for part in self.parts:
             inner = reach[slices_inside(part.box, self.box)]
-            np.maximum(inner, np.multiply(part.pixels, part.dilate_px + 1, dtype=np.uint16), out=inner)
+            np.maximum(inner, np.multiply(part.pixels, part.dilate_px + 1, dtype=dtype), out=inner)
         return reach
 
-    @cached_property
-    def _layers(self) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """`missing` and `alpha`."""
-        missing = np.zeros(box_size(self.box), np.bool_)
-        alpha = np.zeros(box_size(self.box), np.float32)
+    def layers(self, box: Box) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """`missing` and `alpha` of any part of the image, (box height, box width) each."""
+        missing = np.zeros(box_size(box), np.bool_)
+        alpha = np.zeros(box_size(box), np.float32)
         for part in self.parts:
             reach = part.dilate_px
-            left, top, right, bottom = part.box
-            grown = (left - reach, top - reach, right + reach, bottom + reach)
-            window = intersect(grown, self.box)
-            distance = _distance_px(~paste(part.pixels, part.box, window))
-            inner = slices_inside(window, self.box)
+            grown = intersect(_stretch(part.box, reach), box)
+            if grown[0] >= grown[2] or grown[1] >= grown[3]:
+                continue
+            # Hole pixels farther away than their reach change nothing in the box.
+            window = intersect(_stretch(grown, reach), intersect(_stretch(part.box, reach), self.box))
+            hole = paste(part.pixels, part.box, window)
+            if not hole.any():
+                continue
+            distance = _distance_px(~hole)[slices_inside(grown, window)]
+            inner = slices_inside(grown, box)
             missing[inner] |= distance <= reach
             feather = feather_alpha(distance, dilate_px=reach, feather_px=self.feather_px)
             np.maximum(alpha[inner], feather, out=alpha[inner])
         return missing, alpha
+
+    @cached_property
+    def _layers(self) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        return self.layers(self.box)
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,10 @@ class DrawnHole:
     box: Box
     missing: NDArray[np.bool_]
     alpha: NDArray[np.float32]
+
+    def layers(self, box: Box) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """As `GrownHole.layers`."""
+        return paste(self.missing, self.box, box), paste(self.alpha, self.box, box)
 
 
 def box_size(box: Box) -> tuple[int, int]:
@@ -233,6 +247,10 @@ def paste(source: NDArray, source_box: Box, box: Box) -> NDArray:
 def slices_inside(box: Box, outer: Box) -> tuple[slice, slice]:
     """Return the rows and columns of `box` in an array over `outer`, which holds it."""
     return slice(box[1] - outer[1], box[3] - outer[1]), slice(box[0] - outer[0], box[2] - outer[0])
+
+
+def _stretch(box: Box, by_px: int) -> Box:
+    return box[0] - by_px, box[1] - by_px, box[2] + by_px, box[3] + by_px
 
 
 def _tell_apart(hole: NDArray[np.bool_], bounds: Box) -> tuple[NDArray[np.int64], list[tuple[Box, NDArray[np.bool_]]]]:

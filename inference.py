@@ -149,7 +149,10 @@ class Inpainter:
             if not failure:
                 self.weights_name = _weights_name(path)
                 return
-            before.restore()
+            try:
+                before.restore()
+            except Exception as error:  # whatever it was, the next repair tries again, and has the CPU to fall back on
+                logger.error("%s can't be put back onto %s: %s", self.weights_name, self.device, error)
         raise RepairError(f"{_weights_name(path)} can't be put onto {self.device}: {failure}")
 
     def _take_over(self, generator: Generator) -> str:

@@ -2,7 +2,9 @@
 
 Owns the choice of device and precision, the model in inference form with its captured graphs, the float32 model for
 predictions that were not finite, and the one on the CPU for when the GPU's memory does not suffice. The last two are
-made when first needed. Knows nothing of photos; the caller holds the one lock on the GPU.
+made when first needed. What a graph replays is the network and the correction at the rim (`blend.py`), whose hundred
+small launches would otherwise take as long as the network. Knows nothing of photos; the caller holds the one lock on
+the GPU.
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ import logging
 import torch
 from torch import Tensor
 
+from blend import match_rim
 from config import Card, Profile, ProfileError, choose_profile
 from graphs import GraphedModel
 from lama.fused import FusedGenerator
 from lama.generator import Generator
+from staging import Staging
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +48,9 @@ class ModelRunner:
         self.device = device
         self.precision = precision
         self.profile = profile
+        self.staging = Staging(device)
+        self._fused: FusedGenerator | None = None
+        self._graphed: GraphedModel | None = None
         self._float32: FusedGenerator | None = None
         self._on_cpu: FusedGenerator | None = None
         self.restore()
@@ -52,33 +59,45 @@ class ModelRunner:
         """Put the weights onto the device."""
         dtype = DTYPES[self.precision]
         self._fused = FusedGenerator(self.generator, device=self.device, dtype=dtype, kernels=kernels)
-        self._graphed = GraphedModel(self._fused, device=self.device, mode=self.profile.cuda_graph)
+        self._graphed = GraphedModel(self._predict_eager, device=self.device, mode=self.profile.cuda_graph)
 
     def release(self) -> None:
-        """Take everything off the device, weights included; only `restore` may follow."""
+        """Take everything off the device, weights included, until `restore` or the next prediction."""
         self.free_memory()
         self._on_cpu = None
-        del self._fused, self._graphed
+        self._fused = self._graphed = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def predict(self, inputs: list[Tensor]) -> Tensor:
-        """Predict (4, H, W) inputs of one size on the device as one batch: (B, 3, H, W), valid until the next call."""
+        """Predict a batch, its colours matched at the holes' rims.
+
+        Args:
+            inputs: (4, H, W) each, of one size, on the device; not modified.
+
+        Returns:
+            (B, 3, H, W) float32 in [0, 1], valid until the next call. One with NaN somewhere keeps it.
+        """
+        if self._graphed is None:
+            self.restore()
+        assert self._graphed is not None
         return self._graphed(inputs)
 
     def predict_float32(self, inputs: list[Tensor]) -> Tensor:
         """The same in float32, without graphs: the second try when the first gave NaN or infinity."""
-        if self.precision == "fp32":
-            return self._fused(torch.stack(inputs))
         if self._float32 is None:
             self._float32 = FusedGenerator(self.generator, device=self.device, dtype=torch.float32)
-        return self._float32(torch.stack(inputs))
+        return _predict(self._float32, torch.stack(inputs))
 
     def predict_on_cpu(self, inputs: list[Tensor]) -> Tensor:
         """The same on the CPU: the last resort when the device has no memory."""
         if self._on_cpu is None:
             self._on_cpu = FusedGenerator(self.generator, device="cpu", dtype=torch.float32)
-        return self._on_cpu(torch.stack(inputs))
+        return _predict(self._on_cpu, torch.stack(inputs))
+
+    def _predict_eager(self, x: Tensor) -> Tensor:
+        assert self._fused is not None
+        return _predict(self._fused, x)
 
     def batch_size(self, size: tuple[int, int], waiting: int) -> int:
         """Return how many of `waiting` crops of one model size run together."""
@@ -97,7 +116,7 @@ class ModelRunner:
         except torch.OutOfMemoryError as error:
             logger.warning("not every graph fits into memory, the rest is captured when needed: %s", error)
         except Exception as error:  # a compiler or driver of any kind
-            if not self._fused.uses_triton:
+            if self._fused is None or not self._fused.uses_triton:
                 raise
             failure = f"{type(error).__name__}: {error}"
         if failure:
@@ -107,6 +126,7 @@ class ModelRunner:
             self.warm_up()
 
     def _run_all(self) -> None:
+        assert self._graphed is not None
         if self._graphed.mode == "off":
             side = SMALL_PX if self.device.type == "cpu" else self.profile.buckets_px[0]
             self.predict([torch.zeros(4, side, side, device=self.device)])
@@ -117,23 +137,28 @@ class ModelRunner:
     def free_memory(self) -> None:
         """Give back everything on the device but the weights."""
         self._float32 = None
-        self._graphed.free()
+        if self._graphed is not None:
+            self._graphed.free()
 
     def take_dropped(self) -> str:
         """Say once why graphs were given up, or return an empty string."""
+        if self._graphed is None:
+            return ""
         reason, self._graphed.dropped = self._graphed.dropped, ""
         return reason
 
     def describe(self) -> dict[str, object]:
         """What runs: kernels, graph mode, and the captured (batch, height, width); nothing of it once released."""
-        # Asked for by other threads too, while one of them changes the weights.
-        fused: FusedGenerator | None = getattr(self, "_fused", None)
-        graphed: GraphedModel | None = getattr(self, "_graphed", None)
+        fused, graphed = self._fused, self._graphed  # other threads ask too, while one of them changes the weights
         return {
             "kernels": fused.describe() if fused else "none",
             "cuda_graph": graphed.mode if graphed else "off",
             "graphs": [list(shape) for shape in graphed.shapes] if graphed else [],
         }
+
+
+def _predict(network: FusedGenerator, x: Tensor) -> Tensor:
+    return match_rim(network(x), x)
 
 
 def choose_device(device: str) -> torch.device:
@@ -166,6 +191,8 @@ def pick_profile(card: Card, profile: Profile | str | None) -> tuple[Profile, st
     """Return the profile to run with and the reason; raise RunnerError for an unknown name or a bad file."""
     if isinstance(profile, Profile):
         return profile, f"The profile {profile.name} was given by the caller."
+    if not isinstance(profile, str | None):
+        raise RunnerError(f"profile must be a profile, the name of one, or None for the card's own, got {profile!r}")
     try:
         return choose_profile(card, name=profile or "auto")
     except ProfileError as error:

@@ -10,10 +10,11 @@ from blend import match_rim, spread
 from cropping import Crop, plan_crops
 from filling import Task, _fill_once
 from holes import DrawnHole
-from preprocess import build_input, composite, download, upload
+from preprocess import build_input, composite, upload
 from stages import StageClock
+from staging import Staging
 
-CPU = torch.device("cpu")
+CPU = Staging(torch.device("cpu"))
 
 
 def model_input(photo: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
@@ -89,10 +90,13 @@ def test_a_fill_that_is_off_by_a_shade_meets_the_photo_in_either_depth(dtype: ty
     mask = np.zeros((90, 110), np.bool_)
     mask[30:60, 40:80] = True
     (crop,) = plan_crops(mask, buckets_px=(128,), fixed_buckets=False, dilate_px=3)
-    clean = build_input(upload(_nothing_missing(crop), image, CPU), crop)[:3]
-    tasks = [Task(image, crop)]
-    (filled,), _ = _fill_once(tasks, lambda inputs: clean[None] + 0.05, CPU, StageClock(CPU))
-    (uncorrected,) = download([composite(clean + 0.05, upload(crop, image, CPU), crop)])
+    clean = build_input(upload(_nothing_missing(crop), image, CPU))[:3]
+
+    def predict(inputs: list[torch.Tensor]) -> torch.Tensor:
+        return match_rim(clean[None] + 0.05, torch.stack(inputs))
+
+    ((filled, _),) = _fill_once([Task(image, crop)], predict, CPU, StageClock(CPU.device))
+    uncorrected = composite(clean + 0.05, upload(crop, image, CPU))
     left, upper, right, lower = crop.patch_box
     known = image[upper:lower, left:right]
     hole = mask[upper:lower, left:right]

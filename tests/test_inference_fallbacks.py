@@ -136,7 +136,7 @@ def test_weights_are_switched_without_two_models_at_once(inpainter: Inpainter, w
     first, before = inpainter.repair(IMAGE, MASK).image, inpainter._runner
     inpainter.switch_weights(weights[1])
     assert inpainter.weights_name == inpainter.describe()["weights"] == "second"
-    assert not hasattr(before, "_fused"), "the old model is still held"
+    assert before._fused is None, "the old model is still held"
     assert (inpainter.repair(IMAGE, MASK).image != first).any()
     inpainter.switch_weights(weights[0])
     np.testing.assert_array_equal(inpainter.repair(IMAGE, MASK).image, first)

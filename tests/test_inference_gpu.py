@@ -9,9 +9,10 @@ import torch
 from test_inference_repair import block, noise
 
 from config import Profile
+from device_holes import grow_on_device
 from graphs import GraphedModel
+from holes import slices_inside
 from inference import Inpainter, RepairRequest
-from preprocess import grow_on_device
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,9 +50,9 @@ def test_replay_matches_eager(inpainter: Inpainter, side: int, batch: int) -> No
     for seed in range(3):
         inputs = masked_inputs(side, batch, seed)
         replayed = runner.predict(inputs).clone()
-        eager = runner._fused(torch.stack(inputs))
+        eager = runner._predict_eager(torch.stack(inputs))
         assert (replayed - eager).abs().max().item() <= 1 / 255
-    assert (batch, side, side) in runner._graphed.shapes
+    assert [batch, side, side] in runner.describe()["graphs"]
 
 
 @pytest.mark.parametrize("side", ALL_BUCKETS_PX)
@@ -84,14 +85,16 @@ def test_sixteen_bit_known_region_is_exact_on_a_card(inpainter: Inpainter) -> No
 
 @pytest.mark.parametrize("shape", [(700, 900), (2300, 2500)])
 def test_card_grows_holes_as_the_host_does(inpainter: Inpainter, shape: tuple[int, int]) -> None:
-    """The larger one is scaled, and its distances are measured in strips."""
+    """The larger one is scaled, its distances are measured in strips."""
     mask = block(shape, 100, 90, shape[0] * 3 // 4)
     mask[20:30, 300:600] = True
     for crop in inpainter._plan(RepairRequest(noise(shape), mask)):
-        grown = grow_on_device(crop, torch.device("cuda"))
-        assert grown is not None and len(grown.squared) == 2
-        np.testing.assert_array_equal(grown.missing(crop.box).cpu().numpy(), crop.missing)
-        np.testing.assert_allclose(grown.alpha(crop.patch_box).cpu().numpy(), crop.alpha, atol=1e-6)
+        grown = grow_on_device(crop.hole, inpainter._runner.staging)
+        assert grown is not None and len(grown.values_px) == 2
+        missing, make_alpha = grown.layers(crop.box)
+        np.testing.assert_array_equal(missing.cpu().numpy(), crop.missing)
+        inner = slices_inside(crop.patch_box, crop.box)
+        np.testing.assert_allclose(make_alpha()[inner].cpu().numpy(), crop.alpha, atol=1e-6)
 
 
 def test_memory_is_steady_over_two_hundred_repairs(inpainter: Inpainter) -> None:
@@ -129,11 +132,11 @@ def test_repair_is_delivered_with_little_memory(inpainter: Inpainter, whole_memo
 def test_replay_that_differs_is_dropped_with_a_note() -> None:
     """Verification must see a graph that does not compute what eager does: here a model that changes after capture."""
     inpainter = Inpainter.load(device="cuda", profile=replace(PROFILE, cuda_graph="verify", buckets_px=(1024,)))
-    fused, calls = inpainter._runner._fused, []
+    predict, calls = inpainter._runner._predict_eager, []
 
     def drifting(x: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        return fused(x) * (1.0 if len(calls) <= 3 else 0.5)
+        return predict(x) * (1.0 if len(calls) <= 3 else 0.5)
 
     inpainter._runner._graphed = GraphedModel(drifting, device=torch.device("cuda:0"), mode="verify")
     result = inpainter.repair(noise((1100, 1100)), block((1100, 1100), 100, 100, 700))

@@ -17,7 +17,7 @@ ROOMS = (
     ("web",),
     ("jobs",),
     ("inference", "repairs", "measure", "filling", "refine", "runner", "graphs", "stages"),
-    ("preprocess", "blend", "cropping", "holes"),
+    ("preprocess", "blend", "cropping", "device_holes", "holes", "scaling", "staging"),
     ("downloads", "transfer"),
     ("imaging",),
     ("lama",),
