@@ -1,6 +1,6 @@
 """How fast, how exact and how big: the network and the whole repair on this GPU, beside what people run today.
 
-    python bench/speed.py [--only model,profile,nan,accuracy,buckets,repair,cap,start] [--out FOLDER] ...
+    python bench/speed.py [--only model,repair,…] [--out FOLDER] [--name NAME] ...
 
 model     ms, TFLOP/s, multiple of the arithmetic floor, peak memory and difference from float64, ours and the peers
           (published form eager float32 with TF32 convolutions as PyTorch has it, TorchScript trace, torch.compile)
@@ -11,9 +11,14 @@ buckets   the forward of the given weights at every bucket
 repair    the whole repair by wall clock, its stages and its jitter
 cap       100 large repairs in 6 GiB
 start     process start to ready, kernel cache cold and warm
+memory    what 200 repairs of mixed sizes leave allocated and reserved
+switch    other weights without a restart, and back
+batch     repairs handed in together beside one by one
+measure   what `fftlama profile --measure` finds, and how long it takes
+launches  what one repair launches and waits for
 
 Sections are independent; one that fails keeps its message. Prints Markdown, then one JSON line, and writes the same
-with the environment to FOLDER/speed.json (default: $OUT, else bench/results).
+with the environment to FOLDER/NAME.json (default: $OUT, else bench/results).
 """
 
 import argparse
@@ -30,7 +35,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-SECTIONS = ("model", "profile", "nan", "accuracy", "buckets", "repair", "cap", "start")
+OF_THE_NETWORK = ("model", "profile", "nan", "accuracy", "buckets")
+SECTIONS = (*OF_THE_NETWORK, "repair", "cap", "start", "memory", "switch", "batch", "measure", "launches")
 BUCKETS = "256,384,512,640,768,1024,1280,1536"
 
 
@@ -44,10 +50,13 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64, help="of the random network of model, profile and nan")
     parser.add_argument("--blocks", type=int, default=18)
     parser.add_argument("--sides", default=BUCKETS, help="for nan and buckets")
-    parser.add_argument("--inputs", type=int, default=125, help="random inputs per side in nan")
+    parser.add_argument("--inputs", type=int, default=1000, help="random inputs per side in nan")
     parser.add_argument("--seeds", type=int, default=10, help="wild networks in nan")
     parser.add_argument("--photos", type=Path, help="folder of .jpg for accuracy")
     parser.add_argument("--masks", type=Path, help="folder of folders of .png for accuracy")
+    parser.add_argument("--skip", type=int, default=0, help="photos that accuracy leaves out")
+    parser.add_argument("--seconds", type=float, default=120, help="after which accuracy stops")
+    parser.add_argument("--name", default="speed", help="of the files written")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "bench/results")))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -62,13 +71,13 @@ def main() -> None:
             report[section] = {"message": f"{type(error).__name__}: {error}"}
             traceback.print_exc(limit=6)
         print(f"({section}: {time.monotonic() - started:.0f} s)", flush=True)
-        (options.out / "speed.json").write_text(json.dumps(report, default=str))
+        (options.out / f"{options.name}.json").write_text(json.dumps(report, default=str))
     print(json.dumps(report, default=str))
 
 
 def run_section(section: str, options: argparse.Namespace) -> Any:
     """Run one section and return its figures."""
-    from bench import speed_model, speed_repair
+    from bench import speed_engine, speed_model, speed_repair
 
     sides = [int(side) for side in options.sides.split(",")]
     sizes = [tuple(int(n) for n in size.split("x")) for size in options.sizes.split(",")]
@@ -88,7 +97,9 @@ def run_section(section: str, options: argparse.Namespace) -> Any:
     if section == "accuracy":
         if options.photos is None or options.masks is None:
             raise ValueError("accuracy needs --photos and --masks")
-        return speed_repair.accuracy_row(options.weights, options.photos, options.masks)
+        return speed_repair.accuracy_row(
+            options.weights, options.photos, options.masks, skip=options.skip, seconds=options.seconds
+        )
     if section == "buckets":
         return speed_repair.bucket_rows(options.weights, sides)
     if section == "repair":
@@ -97,6 +108,15 @@ def run_section(section: str, options: argparse.Namespace) -> Any:
         return speed_repair.capped_rows(options.weights)
     if section == "start":
         return speed_repair.start_row(options.weights)
+    engine = {
+        "memory": lambda: speed_engine.memory_row(options.weights),
+        "switch": lambda: speed_engine.switch_row(width=options.width, blocks=options.blocks),
+        "batch": lambda: speed_engine.batch_rows(options.weights),
+        "measure": lambda: speed_engine.measure_row(options.weights),
+        "launches": lambda: speed_engine.launch_row(options.weights),
+    }
+    if section in engine:
+        return engine[section]()
     raise ValueError(f"no section {section!r}; there are {', '.join(SECTIONS)}")
 
 

@@ -12,12 +12,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.speed_model import captured, differences, float64_reference, time_device, timing
+from bench.speed_model import captured, differences, float64_form, float64_reference, time_device, timing
 from lama.fused import FusedGenerator
 
 ROOT = Path(__file__).resolve().parents[1]
 CAP_BYTES = 6 * 2**30
 EVAL_SIDE_PX = 512
+SIZES = (  # height, width, hole
+    (512, 512, 150),
+    (768, 768, 200),
+    (1024, 1024, 300),
+    (1536, 1536, 300),
+    (1080, 1920, 300),
+    (3000, 4000, 300),
+    (3000, 4000, 1200),
+    (3000, 4000, 2600),
+)
 
 
 def photo_and_hole(height: int, width: int, hole_px: int) -> tuple[NDArray, NDArray]:
@@ -36,55 +46,92 @@ def disc(height: int, width: int, hole_px: int) -> NDArray:
 
 
 def repair_rows(weights: str | None, *, rounds: int = 30) -> list[dict[str, Any]]:
-    """Time repairs of several sizes: wall clock, what of it is not the forward, jitter, and the stages."""
-    from inference import Inpainter  # needs more packages than the network alone
+    """Time repairs of several sizes: wall clock, what of it is not the network, jitter, and the stages."""
+    from inference import Inpainter, RepairRequest  # needs more packages than the network alone
 
     inpainter = Inpainter.load(weights)
     print(json.dumps(inpainter.describe(), default=str), flush=True)
+    network_ms: dict[tuple[int, int], float] = {}
     rows: list[dict[str, Any]] = []
-    for height, width, hole_px in [
-        (512, 512, 150),
-        (768, 768, 200),
-        (1024, 1024, 300),
-        (1536, 1536, 300),
-        (1080, 1920, 300),
-        (3000, 4000, 300),
-        (3000, 4000, 1200),
-    ]:
+    for height, width, hole_px in SIZES:
         image, mask = photo_and_hole(height, width, hole_px)
-        started = time.perf_counter()
-        inpainter.repair(image, mask)
-        first_ms = (time.perf_counter() - started) * 1e3
+        (crop,) = inpainter._plan(RepairRequest(image, mask))
         walls, stages = [], []
-        for _ in range(rounds):
+        for _ in range(rounds + 1):
             started = time.perf_counter()
             result = inpainter.repair(image, mask)
             _ = result.patches
             walls.append((time.perf_counter() - started) * 1e3)
             stages.append(result.timings_ms)
+        first_ms = walls.pop(0)
+        if crop.model_size not in network_ms:
+            network_ms[crop.model_size] = _network_ms(inpainter, crop.model_size)
+        forward_ms = network_ms[crop.model_size]
         measured = timing(walls)
         medians = {stage: round(statistics.median(s[stage] for s in stages), 2) for stage in stages[0]}
         rows.append(
             {
                 "size": f"{width}x{height}",
                 "hole_px": hole_px,
+                "bucket_px": crop.model_size[0],
                 "median_ms": measured.median_ms,
                 "p95_ms": measured.high_ms,
                 "jitter": measured.high_ms / measured.median_ms,
                 "first_ms": first_ms,
-                "beyond_forward_ms": measured.median_ms - medians["predict"],
+                "forward_ms": forward_ms,
+                "beyond_forward_ms": measured.median_ms - forward_ms,
                 "stages_ms": medians,
                 "reserved_mib": torch.cuda.memory_reserved() / 2**20 if torch.cuda.is_available() else 0,
             }
         )
-        row = rows[-1]
         print(
-            f"| repair {row['size']} hole {hole_px} | {row['median_ms']:.2f} ms "
-            f"| forward + {row['beyond_forward_ms']:.2f} ms | p95/median {row['jitter']:.2f} "
-            f"| first {first_ms:.1f} ms | {medians} |",
+            f"| repair {width}x{height} hole {hole_px} | {measured.median_ms:.2f} ms "
+            f"| forward {forward_ms:.2f} + {measured.median_ms - forward_ms:.2f} ms "
+            f"| p95/median {measured.high_ms / measured.median_ms:.2f} | first {first_ms:.1f} ms | {medians} |",
             flush=True,
         )
+    rows.append(_bursts(weights))
     return rows
+
+
+def _network_ms(inpainter: Any, size: tuple[int, int]) -> float:
+    """The network alone as a graph's replay at one size, by device events."""
+    x = torch.rand(1, 4, *size, device=inpainter.device)
+    with torch.inference_mode():
+        graph, _ = captured(inpainter._runner._fused, x)
+        return time_device(graph.replay).median_ms
+
+
+def _bursts(weights: str | None, *, bursts: int = 6, repairs: int = 10) -> dict[str, Any]:
+    """Repairs in a row in a fresh process: the first after warm-up, then tens of them, a pause before each ten."""
+    code = (
+        "import json, sys, time; from bench.speed_repair import photo_and_hole; from inference import Inpainter\n"
+        "image, mask = photo_and_hole(3000, 4000, 300)\n"
+        f"inpainter, walls = Inpainter.load({weights!r}), []\n"
+        f"for burst in range({bursts}):\n"
+        f"    for _ in range({repairs}):\n"
+        "        started = time.perf_counter(); inpainter.repair(image, mask).patches\n"
+        "        walls.append((time.perf_counter() - started) * 1e3)\n"
+        "    time.sleep(0.3)\n"
+        "print(json.dumps(walls))"
+    )
+    child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    if child.returncode:
+        return {"size": "ten in a row", "message": child.stderr[-500:]}
+    walls = json.loads(child.stdout.splitlines()[-1])
+    tens = [sorted(walls[start : start + repairs]) for start in range(0, len(walls), repairs)]
+    row = {
+        "size": f"4000x3000, {repairs} in a row, {bursts} times",
+        "hole_px": 300,
+        "first_ms": walls[0],
+        "median_ms": statistics.median(walls),
+        "p95_ms": timing(walls).high_ms,
+        "jitter": timing(walls).high_ms / statistics.median(walls),
+        "each_ten": [round(ten[round(0.95 * (repairs - 1))] / statistics.median(ten), 3) for ten in tens],
+        "walls_ms": [round(wall, 2) for wall in walls],
+    }
+    print(row, flush=True)
+    return row
 
 
 def capped_rows(weights: str | None, *, repairs: int = 100) -> dict[str, Any]:
@@ -107,6 +154,7 @@ def capped_rows(weights: str | None, *, repairs: int = 100) -> dict[str, Any]:
             notes.add(f"{type(error).__name__}: {error}"[:100])
         reserved.append(torch.cuda.memory_reserved() / 2**20)
     row = {"delivered": delivered, "of": repairs, "notes": sorted(notes), "reserved_mib": [reserved[9], reserved[-1]]}
+    row["highest_reserved_mib"] = max(reserved)
     print(row, flush=True)
     return row
 
@@ -126,46 +174,64 @@ def start_row(weights: str | None) -> dict[str, Any]:
     return row
 
 
-def accuracy_row(weights: str | None, photos: Path, masks: Path, *, limit: int = 100) -> dict[str, Any]:
-    """Compare float16 with float64 on the centre squares of photos, over the pixels of their holes."""
-    from PIL import Image
+def accuracy_row(
+    weights: str | None, photos: Path, masks: Path, *, skip: int = 0, limit: int = 100, seconds: float = 120
+) -> dict[str, Any]:
+    """Compare float16 with float64 on the centre squares of photos, over the pixels of their holes.
 
+    Every photo with every mask of its name. `skip` and `limit` count photos; what does not fit into `seconds` is left
+    out, and `photos` and `next` in the result say where it stopped.
+    """
     from lama.checkpoint import load_generator
 
     generator = load_generator(weights)
     fused = FusedGenerator(generator, device="cuda", dtype=torch.float16)
-    deltas, not_finite = [], 0
-    kinds = sorted(folder.name for folder in masks.iterdir() if folder.is_dir())
-    for index, path in enumerate(sorted(photos.glob("*.jpg"))[:limit]):
-        mask_path = masks / kinds[index % len(kinds)] / f"{path.stem}.png"
-        if not mask_path.exists():
-            continue
-        photo, mask = Image.open(path).convert("RGB"), Image.open(mask_path).convert("L")
-        if mask.size != photo.size:
-            mask = mask.resize(photo.size, Image.Resampling.NEAREST)
-        side = min(photo.size)
-        left, top = (photo.width - side) // 2, (photo.height - side) // 2
-        box, size = (left, top, left + side, top + side), (EVAL_SIDE_PX, EVAL_SIDE_PX)
-        square = np.asarray(photo.resize(size, Image.Resampling.BOX, box=box))
-        hole = np.asarray(mask.resize(size, Image.Resampling.NEAREST, box=box)) > 127
-        image = torch.from_numpy(square.copy()).cuda().permute(2, 0, 1).float() / 255
-        missing = torch.from_numpy(hole).cuda()
-        x = torch.cat([image * ~missing, missing.float()[None]])[None]
-        out = fused(x)
-        not_finite += not bool(out.isfinite().all())
-        delta = ((out.double() - float64_reference(generator, x)).abs() * 255)[0].amax(0)
-        deltas.append(delta[missing].cpu())
+    reference = float64_form(generator)
+    deltas, not_finite, done, index = [], 0, 0, skip
+    paths = sorted(photos.glob("*.jpg"))
+    started = time.monotonic()
+    with torch.no_grad():
+        for index, path in enumerate(paths[skip : skip + limit], skip):
+            if time.monotonic() - started > seconds:
+                break
+            for mask_path in sorted(masks.glob(f"*/{path.stem}.png")):
+                x, missing = _square_input(path, mask_path)
+                out = fused(x)
+                not_finite += not bool(out.isfinite().all())
+                delta = ((out.double() - reference(x.double())).abs() * 255)[0].amax(0)
+                deltas.append(delta[missing].cpu())
+            done = index + 1
     everything = torch.cat(deltas)
     row = {
-        "photos": len(deltas),
+        "photos": done - skip,
+        "next": done if done < len(paths) else None,
+        "pairs": len(deltas),
         "hole_pixels": everything.numel(),
         "mean_grey": everything.mean().item(),
         "max_grey": everything.max().item(),
         "within_2": (everything <= 2).double().mean().item(),
         "not_finite": not_finite,
+        "s": time.monotonic() - started,
     }
     print(row, flush=True)
     return row
+
+
+def _square_input(path: Path, mask_path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The network's input (1, 4, 512, 512) from a photo's centre square, and the hole (512, 512) bool."""
+    from PIL import Image
+
+    photo, mask = Image.open(path).convert("RGB"), Image.open(mask_path).convert("L")
+    if mask.size != photo.size:
+        mask = mask.resize(photo.size, Image.Resampling.NEAREST)
+    side = min(photo.size)
+    left, top = (photo.width - side) // 2, (photo.height - side) // 2
+    box, size = (left, top, left + side, top + side), (EVAL_SIDE_PX, EVAL_SIDE_PX)
+    square = np.asarray(photo.resize(size, Image.Resampling.BOX, box=box))
+    hole = np.asarray(mask.resize(size, Image.Resampling.NEAREST, box=box)) > 127
+    image = torch.from_numpy(square.copy()).cuda().permute(2, 0, 1).float() / 255
+    missing = torch.from_numpy(hole).cuda()
+    return torch.cat([image * ~missing, missing.float()[None]])[None], missing
 
 
 def bucket_rows(weights: str | None, sides: list[int]) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ def test_replay_matches_eager(inpainter: Inpainter, side: int, batch: int) -> No
         replayed = runner.predict(inputs).clone()
         eager = runner._predict_eager(torch.stack(inputs))
         assert (replayed - eager).abs().max().item() <= 1 / 255
-    assert [batch, side, side] in runner.describe()["graphs"]
+    assert str([batch, side, side]) in str(runner.describe()["graphs"])
 
 
 @pytest.mark.parametrize("side", ALL_BUCKETS_PX)
