@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 NO_WEIGHTS = "none"
 SQUEEZED_SUFFIX = ", squeezed to 512"
+BARE_SUFFIX = ", rim not matched"
 
 
 def name_methods(chosen: argparse.Namespace) -> list[str]:
@@ -38,15 +39,16 @@ def name_methods(chosen: argparse.Namespace) -> list[str]:
 def load_methods(chosen: argparse.Namespace) -> dict[str, Fill]:
     """Load the weights and return all methods made of them by name.
 
-    Beside those of `name_methods` there are peers of ours made of the same network: squeezed to 512x512 on the photo
-    protocol, without dilation on the overlay protocol.
+    Beside those of `name_methods` there are peers of ours made of the same network: its bare prediction on the network
+    protocol, squeezed to 512x512 on the photo protocol, without dilation on the overlay protocol.
     """
     if chosen.sweep:
         return _load_sweep(chosen)
     fills: dict[str, Fill] = {}
     for name, path in _name_weights(chosen.weights).items():
         if chosen.protocol == "network":
-            fills[name] = load_network(chosen, path)
+            network = load_network(chosen, path)
+            fills |= {name: network, name + BARE_SUFFIX: network.bare}
             continue
         inpainter = load_inpainter(chosen, path)
         if chosen.protocol == "photo":
@@ -89,7 +91,9 @@ def _load_sweep(chosen: argparse.Namespace) -> dict[str, Fill]:
 
 
 def _load_limited(chosen: argparse.Namespace, path: Path | None, input_px: int | None) -> Inpainter:
-    own = argparse.Namespace(**vars(chosen) | {"input_px": input_px or chosen.input_px})
+    # What meets the photo is part of a captured graph, and stays what it was when that was captured.
+    graphs = "off" if chosen.sweep == "rim" else chosen.graphs
+    own = argparse.Namespace(**vars(chosen) | {"input_px": input_px or chosen.input_px, "graphs": graphs})
     return load_inpainter(own, path)
 
 

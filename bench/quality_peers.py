@@ -85,15 +85,25 @@ class NetworkFill:
         device: torch device name.
         precision: "fp32", "bf16" or "fp16".
         form: "fused" (what the engine runs) or "published" (the definition; fp32 only).
+        rim: match the prediction to the photo at the hole's rim, as the engine does with every prediction.
     """
 
-    def __init__(self, weights: Path | None, *, device: str, precision: str = "fp32", form: str = "fused") -> None:
+    def __init__(
+        self,
+        weights: Path | None,
+        *,
+        device: str,
+        precision: str = "fp32",
+        form: str = "fused",
+        rim: bool = True,
+    ) -> None:
         import torch
 
         from lama.checkpoint import load_generator
 
         generator = load_generator(weights)
         self._device = device
+        self._rim = rim
         self._model: nn.Module = generator.to(device)
         if form == "fused":
             from lama.fused import FusedGenerator
@@ -105,13 +115,25 @@ class NetworkFill:
 
     def __call__(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         """Fill the hole with the prediction, rounded; everything else stays."""
+        return self._fill(image, hole, rim=self._rim)
+
+    def bare(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        """Fill with the network's prediction as it is, not matched at the rim."""
+        return self._fill(image, hole, rim=False)
+
+    def _fill(self, image: np.ndarray, hole: np.ndarray, *, rim: bool) -> np.ndarray:
         import torch
+
+        from blend import match_rim
 
         with torch.inference_mode():
             pixels = torch.from_numpy(image).to(self._device).permute(2, 0, 1)[None].float() / 255.0
             mask = torch.from_numpy(hole).to(self._device)[None, None].float()
-            prediction = self._model(torch.cat([pixels * (1.0 - mask), mask], 1))
-            rounded = (prediction[0].float() * 255.0).round().clamp(0, 255).to(torch.uint8)
+            model_input = torch.cat([pixels * (1.0 - mask), mask], 1)
+            prediction = self._model(model_input).float()
+            if rim:
+                prediction = match_rim(prediction, model_input)
+            rounded = (prediction[0] * 255.0).round().clamp(0, 255).to(torch.uint8)
         result = image.copy()
         result[hole] = rounded.permute(1, 2, 0).cpu().numpy()[hole]
         return result

@@ -1,7 +1,8 @@
 """Own the three protocols: which pixels a method is given, what it has to fill, and what it is scored against.
 
     network  the centre square of the photo and of its mask, both resized to 512x512 with INTER_AREA; the hole is every
-             pixel the resized mask touches (> 0). Judges the network alone.
+             pixel the resized mask touches (> 0). Judges one prediction: the network, matched to the photo at the rim
+             as the engine does with every prediction, and the bare network beside it.
     photo    the photo at its own size with its mask as it is. Judges the whole repair; these masks are cut from clean
              photos, so nothing has to be grown.
     overlay  the photo with an overlay drawn onto it, saved as JPEG quality 85 and read back; the hole is alpha > 0.5,

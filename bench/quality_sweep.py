@@ -144,14 +144,14 @@ def _rim_of(rim: str) -> Iterator[None]:
     if not rim:
         yield
         return
-    import filling
+    import runner
 
-    kept = filling.match_rim
-    filling.match_rim = _find_rim(rim)  # type: ignore[assignment]
+    kept = runner.match_rim
+    runner.match_rim = _find_rim(rim)  # type: ignore[assignment]
     try:
         yield
     finally:
-        filling.match_rim = kept
+        runner.match_rim = kept
 
 
 def _find_rim(rim: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -179,7 +179,7 @@ def test_network_fill_takes_the_prediction_inside_the_hole_only(monkeypatch: pyt
 
     monkeypatch.setattr(lama.checkpoint, "load_generator", lambda path: Orange())
     image, hole = make_photo(), make_hole()
-    fill = NetworkFill(None, device="cpu", form="published")
+    fill = NetworkFill(None, device="cpu", form="published", rim=False)
     filled = fill(image, hole)
     assert np.array_equal(filled[~hole], image[~hole])
     assert (filled[hole] == (255, 128, 0)).all()
@@ -188,6 +188,12 @@ def test_network_fill_takes_the_prediction_inside_the_hole_only(monkeypatch: pyt
     squeezed = fill.squeezed(image, hole)
     assert seen[1].shape == (1, 4, 512, 512)
     assert np.array_equal(squeezed[~hole], image[~hole]) and (squeezed[hole] == (255, 128, 0)).all()
+    matched = NetworkFill(None, device="cpu", form="published")
+    assert np.array_equal(matched.bare(image, hole), filled)
+    met = matched(image, hole)
+    assert np.array_equal(met[~hole], image[~hole])
+    # Orange is far from this photo's colours; matched at the rim it comes nearer to them.
+    assert np.abs(met[hole].astype(int) - image[hole]).mean() < np.abs(filled[hole].astype(int) - image[hole]).mean()
 
 
 def test_bench_writes_a_table_and_ends_in_one_json_line(
