@@ -27,6 +27,7 @@ from bench.quality_protocols import Case, make_cases
 # Raise it when a figure or a peer is computed in another way: older entries are then not found any more.
 CACHE_VERSION = 1
 UNGROWN_SUFFIX = ", no dilation"
+MEMORY_PART = 0.6  # of the card's memory that all processes may take together
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def score(
     each = [replace(setup, photos=(photo,), kinds=(kind,)) for photo in setup.photos for kind in setup.kinds]
     # Spawned: a fork of a process whose torch threads run may hang.
     context = get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin_worker, initargs=(load_fills,)) as pool:
+    start = (load_fills, MEMORY_PART / processes if setup.device.startswith("cuda") else None)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin_worker, initargs=start) as pool:
         found = pool.map(_score_in_worker, each, [tuple(peers)] * len(each))
         return [record for part in found for record in part]
 
@@ -125,17 +127,21 @@ class _Worker:
 
     load_fills: LoadFills | None = None
     fills: Mapping[str, Fill] | None = None
+    memory_part: float | None = None
 
 
-def _begin_worker(load_fills: LoadFills | None) -> None:
+def _begin_worker(load_fills: LoadFills | None, memory_part: float | None) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    _Worker.load_fills = load_fills
+    _Worker.load_fills, _Worker.memory_part = load_fills, memory_part
 
 
 def _score_in_worker(setup: Setup, peers: tuple[str, ...]) -> list[Record]:
     if _Worker.fills is None:
         _Worker.fills = _Worker.load_fills() if _Worker.load_fills else {}
+        if _Worker.memory_part is not None:
+            # cuDNN takes gigabytes of workspace for a photo where it can, and does without where it can't.
+            torch.cuda.set_per_process_memory_fraction(_Worker.memory_part)
     return _score_some(setup, peers, _Worker.fills, timed=False)
 
 
