@@ -172,6 +172,8 @@ def _fit(size: tuple[int, int], bucket_px: int, *, square: bool) -> tuple[tuple[
 
 def _merge(spans: NDArray[np.int64], fitter: _Fitter) -> NDArray[np.int64]:
     """Unite spans whose holes' boxes touch, and pairs that are cheaper as one, best first."""
+    if len(spans) == 1:
+        return spans
     if len(spans) > MANY_HOLES:
         spans = _gather(spans, fitter.rules.cell_px)
     spans = spans.copy()

@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from holes import Box, DrawnHole, GrownHole, box_size, expand_box, feather_alpha, intersect, slices_inside
@@ -38,6 +40,14 @@ class DeviceHole:
     values_px: tuple[int, ...]
     staging: Staging
 
+    def reach_around(self, box: Box) -> tuple[Box, NDArray[np.unsignedinteger]]:
+        """Return the window of the hole's box that may change something in `box`, and its part of `reach_px`.
+
+        Pixels farther from the box than the largest value do not.
+        """
+        window = intersect(expand_box(box, self.values_px[-1], (self.hole.box[3], self.hole.box[2])), self.hole.box)
+        return window, self.hole.reach_px[slices_inside(window, self.hole.box)]
+
     def layers(self, box: Box) -> tuple[Tensor, Callable[[], Tensor]]:
         """Return what is missing in a part of the image and a function that makes its alpha.
 
@@ -48,9 +58,8 @@ class DeviceHole:
         if shared[0] >= shared[2] or shared[1] >= shared[3]:
             nothing = torch.zeros(box_size(box), dtype=torch.bool, device=self.staging.device)
             return nothing, nothing.float
-        # Hole pixels farther away than the largest value change nothing in the box.
-        window = intersect(expand_box(shared, self.values_px[-1], (self.hole.box[3], self.hole.box[2])), self.hole.box)
-        reach_px = self.staging.to_device(self.hole.reach_px[slices_inside(window, self.hole.box)])
+        window, reach = self.reach_around(shared)
+        reach_px = self.staging.to_device(reach)
         inner = slices_inside(shared, window)
         squared = {value: squared_distance(reach_px == value + 1, value)[inner] for value in self.values_px}
         near = [squares <= value**2 for value, squares in squared.items()]

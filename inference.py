@@ -268,12 +268,12 @@ class Inpainter:
     def _warm_up(self) -> None:
         """Load kernels and capture graphs, then repair once at every bucket and once scaled, as requests will.
 
-        A GPU's host then has page-locked memory of all sizes, which takes milliseconds to get.
+        A GPU then has kernels and memory of every size at hand, each of which takes a millisecond to get.
         """
         started_s = time.perf_counter()
         with self._device_turn():
             self._runner.warm_up()
-        on_gpu = (*self.profile.buckets_px, self.profile.input_px + 64)
+        on_gpu = (*self.profile.buckets_px, self.profile.input_px * 2)  # the last is scaled, in full strips
         for side in (SMALL_PX,) if self._runner.device.type == "cpu" else on_gpu:
             mask = np.zeros((side, side), np.bool_)
             rim = side * 3 // 16

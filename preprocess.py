@@ -9,8 +9,11 @@ whatever its size. What a box is and where it lies is decided in `cropping.py`; 
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cropping import Crop, pad_indices
-from device_holes import Layers, layers_on_device
+from device_holes import Layers, grow_on_device, layers_on_device
 from holes import Box, box_size, slices_inside
 from scaling import average_weights, covers, cubic_weights, rows_needed
 from staging import Staging
 
+logger = logging.getLogger(__name__)
+
+KERNEL_CAPABILITY = (8, 0)  # what Triton is kept working on
 SMALLEST_WEIGHT = 1e-3  # below it a scaled pixel has no known source to take its colour from
 STRIP_PX = 1 << 20  # of a scaled crop, worked on at once: 12 MiB for RGB in float32
 
@@ -60,13 +66,15 @@ class DeviceCrop:
         layers: gives `missing` of a box, and what makes its alpha.
         staging: the way to the device.
         whole: the whole crop on the device, or None when it is scaled and comes in strips.
+        masked: pixels, model input and alpha, where kernels of our own made them at once (`crop_kernels.py`).
     """
 
     crop: Crop
     image: NDArray
     layers: Layers
     staging: Staging
-    whole: Strip | None
+    whole: Strip | None = None
+    masked: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
     def max_value(self) -> int:
@@ -87,8 +95,12 @@ def upload(crop: Crop, image: NDArray, staging: Staging) -> DeviceCrop:
         staging: the way to the device.
     """
     layers = layers_on_device(crop.hole, staging)
-    whole = None if crop.is_scaled else _bring(crop.box, image, layers, staging)
-    return DeviceCrop(crop, image, layers, staging, whole)
+    if crop.is_scaled:
+        return DeviceCrop(crop, image, layers, staging)
+    masked = _mask_by_kernels(crop, image, staging)
+    if masked is not None:
+        return DeviceCrop(crop, image, layers, staging, masked=masked)
+    return DeviceCrop(crop, image, layers, staging, _bring(crop.box, image, layers, staging))
 
 
 def build_input(source: DeviceCrop) -> Tensor:
@@ -98,6 +110,8 @@ def build_input(source: DeviceCrop) -> Tensor:
     into its rim, and every model pixel that a missing pixel falls on is missing.
     """
     crop = source.crop
+    if source.masked is not None:
+        return source.masked[1]
     if not crop.is_scaled:
         return pad_to_model(_masked(source.strip(crop.box), source.max_value), crop.model_size, source.staging)
     left, top, right, bottom = crop.box
@@ -146,6 +160,14 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
     crop = source.crop
     left, top, right, bottom = crop.patch_box
     patch: NDArray = np.empty((bottom - top, right - left, 3), source.image.dtype)
+    if source.masked is not None:
+        pixels, _, alpha = source.masked
+        corner = (top - crop.box[1], left - crop.box[0])
+        made = load_kernels(source.staging.device).lay_over(
+            prediction, pixels, alpha, corner=corner, size=patch.shape[:2]
+        )
+        source.staging.to_host(made, patch)
+        return patch
     fill = unpad(prediction, crop.scaled_size)
     if not crop.is_scaled:
         rows, columns = slices_inside(crop.patch_box, crop.box)
@@ -162,6 +184,36 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
         part = _mixed(full[:, :, left - crop.box[0] : right - crop.box[0]], source.strip(box), source.max_value)
         source.staging.to_host(part, patch[box[1] - top : box[3] - top])
     return patch
+
+
+@functools.cache
+def load_kernels(device: torch.device) -> Any:
+    """Return the module `crop_kernels` if its kernels run on a device, else None; decided once, said in the log."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < KERNEL_CAPABILITY:
+        return None
+    try:
+        import crop_kernels  # Triton comes with CUDA builds of PyTorch only
+
+        crop_kernels.try_out(device)
+    except Exception as error:  # a compiler or driver of any kind: slower is better than not at all
+        logger.warning("no kernels for crops on %s, plain PyTorch prepares them: %s", device, error)
+        return None
+    return crop_kernels
+
+
+def _mask_by_kernels(crop: Crop, image: NDArray, staging: Staging) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Pixels, model input and alpha of a crop by `crop_kernels`, or None where they can't make them."""
+    grown = grow_on_device(crop.hole, staging)
+    kernels = load_kernels(staging.device)
+    if kernels is None or grown is None or image.dtype != np.uint8 or crop.model_size != box_size(crop.box):
+        return None
+    left, top, right, bottom = crop.box
+    window, reach = grown.reach_around(crop.box)
+    pixels, reach_px = staging.to_device_together([image[top:bottom, left:right], reach])
+    corner = (window[1] - top, window[0] - left)
+    growth = {"values_px": grown.values_px, "feather_px": grown.hole.feather_px}
+    masked = kernels.mask_and_grow(pixels, reach_px, corner, **growth)
+    return pixels, *masked
 
 
 def _bring(box: Box, image: NDArray, layers: Layers, staging: Staging) -> Strip:

@@ -14,6 +14,8 @@ ON_HOST = ("plan", "wait")  # stages that touch no device
 REPORTED = ("plan", "predict", "composite")  # the names `on_stage` hears, each once
 REPEATED = ("refine",)  # heard for every tile: the one stage that takes long enough for people to change their mind
 
+_spare_events: list[torch.cuda.Event] = []  # appending and popping are atomic
+
 OnStage = Callable[[str], None]
 
 
@@ -34,9 +36,11 @@ class StageClock:
 
     def enter(self, stage: str) -> None:
         """End the stage before and begin this one; the empty name only ends."""
+        if stage == "composite" and self._marks[-1][0] == stage:
+            return
         event = None
         if self._on_gpu and stage not in ON_HOST:
-            event = torch.cuda.Event(enable_timing=True)
+            event = _take_event()
             event.record()
         self._marks.append((stage, time.perf_counter(), event))
         is_news = stage in REPEATED or (stage in REPORTED and stage not in self._announced)
@@ -55,4 +59,14 @@ class StageClock:
                 spent_ms = start.elapsed_time(end) if start and end else (end_s - start_s) * 1000
                 timings[stage] = timings.get(stage, 0.0) + spent_ms
         timings["total"] = (time.perf_counter() - self._started_s) * 1000
+        _spare_events.extend(event for _, _, event in self._marks if event is not None)
+        self._marks.clear()
         return timings
+
+
+def _take_event() -> torch.cuda.Event:
+    """An event nobody uses any more, or a new one, which costs a few launches' time."""
+    try:
+        return _spare_events.pop()
+    except IndexError:
+        return torch.cuda.Event(enable_timing=True)

@@ -17,7 +17,7 @@ ROOMS = (
     ("web",),
     ("jobs",),
     ("inference", "repairs", "measure", "filling", "refine", "runner", "graphs", "stages"),
-    ("preprocess", "blend", "cropping", "device_holes", "holes", "scaling", "staging"),
+    ("preprocess", "blend", "crop_kernels", "cropping", "device_holes", "holes", "scaling", "staging"),
     ("downloads", "transfer"),
     ("imaging",),
     ("lama",),

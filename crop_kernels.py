@@ -1,0 +1,157 @@
+"""An 8-bit crop that runs at its own size, in three kernels: distances along rows, model input and alpha, composite.
+
+What `device_holes.py` and `preprocess.py` do with fifty launches, for a GPU whose host needs longer to launch them than
+the GPU to run them. Those are the definition and what runs wherever these do not: without Triton, for 16 bit, crops
+that are scaled or padded, and holes that the host grows. Sizes are runtime numbers, so that nothing is compiled anew
+for another photo. Knows no photos and no network.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK_PX = 256
+NO_HOLE = 255  # a distance along a row that means none within reach
+
+
+@triton.jit(do_not_specialize=["height", "width", "values", "count"], do_not_specialize_on_alignment=["reach"])
+def _row_distance_kernel(reach, distance, height, width, values, count, none: tl.constexpr, block: tl.constexpr):
+    """distance[i, y, x] uint8: columns to the nearest pixel of row y that grows by the i-th value."""
+    y = tl.program_id(0)
+    x = tl.program_id(1) * block + tl.arange(0, block)
+    for index in range(count):
+        value = (values >> (8 * index)) & 255
+        nearest = tl.full((block,), none, tl.int32)
+        for offset in range(-value, value + 1):
+            column = x + offset
+            inside = (column >= 0) & (column < width)
+            grows_by = tl.load(reach + y * width + column, mask=inside, other=0).to(tl.int32)
+            nearest = tl.minimum(nearest, tl.where(grows_by == value + 1, tl.abs(column - x), none))
+        tl.store(distance + (index * height + y) * width + x, nearest.to(tl.uint8), mask=x < width)
+
+
+@triton.jit(
+    do_not_specialize=["width", "window_height", "window_width", "top", "left", "values", "count", "feather"],
+    do_not_specialize_on_alignment=["pixels", "distance"],
+)
+def _input_kernel(
+    pixels, distance, model_input, alpha, plane, width, window_height, window_width, top, left, values, count, feather,
+    block: tl.constexpr,
+):  # fmt: skip
+    """Model input (4, height, width) and alpha of a crop whose window of the hole begins at (top, left)."""
+    y = tl.program_id(0)
+    x = tl.program_id(1) * block + tl.arange(0, block)
+    column = x - left
+    in_columns = (column >= 0) & (column < window_width)
+    missing = tl.zeros((block,), tl.int32)
+    weight = tl.zeros((block,), tl.float32)
+    for index in range(count):
+        value = (values >> (8 * index)) & 255
+        nearest = tl.full((block,), 1 << 20, tl.int32)
+        for offset in range(-value, value + 1):
+            row = y + offset - top + tl.zeros((block,), tl.int32)
+            inside = in_columns & (row >= 0) & (row < window_height)
+            at = (index * window_height + row) * window_width + column
+            across = tl.load(distance + at, mask=inside, other=255).to(tl.int32)
+            nearest = tl.minimum(nearest, across * across + offset * offset)
+        grown = nearest <= value * value
+        ring = tl.where(feather < 0, value, tl.minimum(feather, value))
+        ramp = (value + 1 - tl.sqrt(nearest.to(tl.float32))) * (1.0 / (ring + 1).to(tl.float32))
+        ramp = tl.minimum(tl.maximum(ramp, 0.0), 1.0)
+        weight = tl.maximum(weight, tl.where(grown, (3 - 2 * ramp) * ramp * ramp, 0.0))
+        missing = tl.where(grown, 1, missing)
+    in_crop = x < width
+    at = y * width + x
+    tl.store(alpha + at, weight, mask=in_crop)
+    tl.store(model_input + 3 * plane + at, missing.to(tl.float32), mask=in_crop)
+    for channel in tl.static_range(3):
+        level = tl.load(pixels + at * 3 + channel, mask=in_crop, other=0).to(tl.float32)
+        tl.store(model_input + channel * plane + at, tl.where(missing == 1, 0.0, level * (1.0 / 255)), mask=in_crop)
+
+
+@triton.jit(
+    do_not_specialize=["width", "top", "left", "patch_width"],
+    do_not_specialize_on_alignment=["prediction", "pixels"],
+)
+def _composite_kernel(
+    prediction, pixels, alpha, patch, plane, width, top, left, patch_width, block: tl.constexpr
+):  # fmt: skip
+    """The patch whose corner is (top, left) of the crop: pixels with the prediction laid over them, rounded to even."""
+    y = tl.program_id(0)
+    x = tl.program_id(1) * block + tl.arange(0, block)
+    inside = x < patch_width
+    at = (y + top) * width + x + left
+    weight = tl.load(alpha + at, mask=inside, other=0.0)
+    for channel in tl.static_range(3):
+        level = tl.load(pixels + at * 3 + channel, mask=inside, other=0).to(tl.float32)
+        fill = tl.load(prediction + channel * plane + at, mask=inside, other=0.0) * 255
+        mixed = tl.where(weight < 0.5, level + weight * (fill - level), fill - (fill - level) * (1 - weight))
+        # Beyond 2**23 there are no fractions in float32: adding and taking away rounds, halves to even.
+        rounded = (mixed + 12582912.0) - 12582912.0
+        rounded = tl.minimum(tl.maximum(rounded, 0.0), 255.0)
+        result = tl.where(weight > 0, rounded, level)
+        tl.store(patch + (y * patch_width + x) * 3 + channel, result.to(tl.uint8), mask=inside)
+
+
+def mask_and_grow(
+    pixels: Tensor, reach: Tensor, corner: tuple[int, int], *, values_px: tuple[int, ...], feather_px: int | None
+) -> tuple[Tensor, Tensor]:
+    """Return a crop's model input and alpha.
+
+    Args:
+        pixels: (height, width, 3) uint8, contiguous; not modified.
+        reach: (window height, window width) uint8, contiguous: what `GrownHole.reach_px` says of a window that holds
+            every hole pixel which the crop's missing pixels may come from; not modified.
+        corner: the window's (top, left) in the crop, negative where it begins outside.
+        values_px: up to four values by which holes grow, each up to 64.
+        feather_px: see `feather_alpha`.
+
+    Returns:
+        (4, height, width) float32, see `build_input`, and (height, width) float32.
+    """
+    height, width = pixels.shape[:2]
+    window_height, window_width = reach.shape
+    values = sum(value << (8 * index) for index, value in enumerate(values_px))
+    count = len(values_px)
+    distance = torch.empty((count, window_height, window_width), dtype=torch.uint8, device=pixels.device)
+    model_input = torch.empty((4, height, width), dtype=torch.float32, device=pixels.device)
+    alpha = torch.empty((height, width), dtype=torch.float32, device=pixels.device)
+    rows = (window_height, -(-window_width // BLOCK_PX))
+    _row_distance_kernel[rows](reach, distance, window_height, window_width, values, count, NO_HOLE, BLOCK_PX)
+    feather = -1 if feather_px is None else feather_px
+    plane = height * width
+    _input_kernel[(height, -(-width // BLOCK_PX))](
+        pixels, distance, model_input, alpha, plane, width, window_height, window_width, *corner, values, count,
+        feather, BLOCK_PX,
+    )  # fmt: skip
+    return model_input, alpha
+
+
+def lay_over(
+    prediction: Tensor, pixels: Tensor, alpha: Tensor, *, corner: tuple[int, int], size: tuple[int, int]
+) -> Tensor:
+    """Return the patch of a crop: (height, width, 3) uint8 of `size` from `corner`, (top, left), on.
+
+    Args:
+        prediction: (3, crop height, crop width) float32 in [0, 1], contiguous; not modified.
+        pixels: (crop height, crop width, 3) uint8, contiguous; not modified.
+        alpha: (crop height, crop width) float32, contiguous; not modified. Where it is 0 the pixels are kept.
+        corner: the patch's place in the crop.
+        size: the patch's (height, width).
+    """
+    height, width = alpha.shape
+    patch = torch.empty((*size, 3), dtype=torch.uint8, device=pixels.device)
+    grid = (size[0], -(-size[1] // BLOCK_PX))
+    _composite_kernel[grid](prediction, pixels, alpha, patch, height * width, width, *corner, size[1], BLOCK_PX)
+    return patch
+
+
+def try_out(device: torch.device) -> None:
+    """Compile the kernels, or raise whatever keeps them from running."""
+    pixels = torch.zeros((16, 16, 3), dtype=torch.uint8, device=device)
+    reach = torch.zeros((5, 7), dtype=torch.uint8, device=device)
+    model_input, alpha = mask_and_grow(pixels, reach, (3, -2), values_px=(2, 5), feather_px=None)
+    lay_over(model_input[:3], pixels, alpha, corner=(1, 2), size=(5, 6))
