@@ -9,7 +9,6 @@ source_repo, commit, path). Photos are taken evenly from the folder, so the same
 """
 
 import argparse
-import csv
 import os
 import sys
 from collections.abc import Sequence
@@ -24,7 +23,16 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 
 from bench.quality_protocols import list_photos, overlay_case, read_mask, read_rgb  # noqa: E402
-from bench.quality_sheet import below, beside, focus_window, save_small_jpeg, text_strip, tile, tint  # noqa: E402
+from bench.quality_sheet import (  # noqa: E402
+    below,
+    beside,
+    focus_window,
+    save_small_jpeg,
+    text_strip,
+    tile,
+    tint,
+    write_credits,
+)
 
 if TYPE_CHECKING:
     from inference import Inpainter
@@ -78,19 +86,6 @@ def draw_pairs(inpainter: "Inpainter", chosen: dict[str, list[Path]], masks: Pat
     return below(parts)
 
 
-def write_credits(file: Path, chosen: dict[str, list[Path]], sources: Path) -> None:
-    """Write one line per photo of the picture: place, author, licence and where it comes from."""
-    with sources.open(encoding="utf-8", newline="") as table:
-        rows = {row["file"]: row for row in csv.DictReader(table)}
-    lines = ["Photos in the picture of before/after pairs, in reading order."]
-    for kind, photos in chosen.items():
-        for number, photo in enumerate(photos, start=1):
-            row = rows[photo.name]
-            origin = f"{row['source_repo']} {row['commit'][:12]} {row['path']}"
-            lines.append(f"{kind} {number}: {photo.name}; {row['author']}; {row['licence']}; {origin}")
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw and save the picture and its credits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -112,7 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     picture = draw_pairs(Inpainter.load(weights=options.weights), chosen, options.masks)
     size = save_small_jpeg(picture, options.out)
     credits_file = options.out.with_name(f"{options.out.stem}-credits.txt")
-    write_credits(credits_file, chosen, options.sources or options.photos.parent / "SOURCES-eval.csv")
+    shown = {f"{kind} {number}": photo for kind in chosen for number, photo in enumerate(chosen[kind], start=1)}
+    sources = options.sources or options.photos.parent / "SOURCES-eval.csv"
+    write_credits(credits_file, "Photos in the picture of before/after pairs, in reading order.", shown, sources)
     print(f"{options.out}: {size} bytes; {credits_file}")
 
 

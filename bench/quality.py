@@ -36,7 +36,7 @@ from bench.quality_report import (  # noqa: E402
     summarize,
 )
 from bench.quality_scores import Record, Setup, score  # noqa: E402
-from bench.quality_sheet import draw_sheet, save_small_jpeg  # noqa: E402
+from bench.quality_sheet import draw_sheet, save_small_jpeg, write_credits  # noqa: E402
 from bench.quality_sweep import SWEEPS  # noqa: E402
 
 
@@ -66,6 +66,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--feather-px", type=int, help="overlay: given to the repair")
     add("--sheet", type=Path, help="draw a contact sheet into this JPEG instead of measuring")
     add("--sheet-photos", type=int, default=3, help="photos per kind on the sheet")
+    add("--sources", type=Path, help="table of the photos' authors; default: SOURCES-eval.csv beside the folder")
     add("--sweep", choices=tuple(SWEEPS), help="measure one constant at several values; sets the protocol")
     add("--values", default="", help="comma-separated values of the sweep; 'auto' is the default rule")
     add("--brief", action="store_true", help="print a line per method and no intervals; all is saved as ever")
@@ -133,6 +134,10 @@ def draw(chosen: argparse.Namespace, setup: Setup) -> None:
     few = replace(setup, photos=setup.photos[::step][: chosen.sheet_photos])
     size = save_small_jpeg(draw_sheet(few, {name: fills[name] for name in name_methods(chosen)}), chosen.sheet)
     print(f"{chosen.sheet}: {size} bytes")
+    sources = chosen.sources or chosen.photos.parent / "SOURCES-eval.csv"
+    if sources.exists():
+        credits_file = chosen.sheet.with_name(f"{chosen.sheet.stem}-credits.txt")
+        write_credits(credits_file, "Photos on the sheet.", {photo.stem: photo for photo in few.photos}, sources)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

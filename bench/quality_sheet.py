@@ -4,6 +4,7 @@ A row of the contact sheet is one photo and kind: what was given (the hole tinte
 as it is), a classical peer, ours, the original. Images are (H, W, 3) uint8 RGB, holes (H, W) bool; nothing is modified.
 """
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from bench.quality_peers import CLASSICAL, Fill, grow_as_repair
 from bench.quality_protocols import make_cases
 from bench.quality_scores import Setup
 
-TILE_PX = 256
+TILE_PX = 360  # large enough to judge a rim by eye
 GAP_PX = 4
 LABEL_PX = 18
 TINT = (255, 40, 90)
@@ -25,7 +26,7 @@ WINDOW_PER_HOLE = 1.6
 MAX_FILE_BYTES = 1_500_000
 
 
-def draw_sheet(setup: Setup, fills: Mapping[str, Fill], *, peer: str = "telea") -> np.ndarray:
+def draw_sheet(setup: Setup, fills: Mapping[str, Fill], *, peer: str = "navier-stokes") -> np.ndarray:
     """Fill every case of a setup with a peer and with ours, and return the sheet."""
     rows: dict[str, list[np.ndarray]] = {kind: [] for kind in setup.kinds}
     for photo in setup.photos:
@@ -99,6 +100,25 @@ def below(pictures: Sequence[np.ndarray], *, gap_px: int = GAP_PX) -> np.ndarray
     gap = np.full((gap_px, pictures[0].shape[1], 3), 255, np.uint8)
     parts = [part for picture in pictures for part in (picture, gap)]
     return np.vstack(parts[:-1])
+
+
+def write_credits(file: Path, title: str, shown: Mapping[str, Path], sources: Path) -> None:
+    """Write one line per photo of a picture: place in it, author, licence and where it comes from.
+
+    Args:
+        file: the text file.
+        title: its first line.
+        shown: photo by place.
+        sources: CSV table with the columns file, author, licence, source_repo, commit, path.
+    """
+    with sources.open(encoding="utf-8", newline="") as table:
+        rows = {row["file"]: row for row in csv.DictReader(table)}
+    lines = [title]
+    for place, photo in shown.items():
+        row = rows[photo.name]
+        origin = f"{row['source_repo']} {row['commit'][:12]} {row['path']}"
+        lines.append(f"{place}: {photo.name}; {row['author']}; {row['licence']}; {origin}")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def save_small_jpeg(picture: np.ndarray, file: Path, *, max_bytes: int = MAX_FILE_BYTES) -> int:

@@ -6,8 +6,8 @@
     quality         on the photo protocol; a value is fast or high, with /PX after it for the largest bucket: high/512
     rim             on the photo protocol; off leaves the prediction as it is where the repair meets the photo, and
                     MODULE:FUNCTION takes the place of `blend.match_rim`
-    dilate          on the overlay protocol; a value is a radius in pixels, or RATIO+EXTRA of the default rule:
-                    4 or 0.2+3
+    dilate          on the overlay protocol; a value is a radius in pixels, or RATIO+EXTRA of the default rule, with
+                    @PX after it for the feather: 4, 0.2+3 or 0.2+3@1
     feather         on the overlay protocol; a value is a width in pixels
 
 "auto" is what the repair does by itself. Every value after the first is compared with the first, photo by photo.
@@ -122,6 +122,8 @@ def _with_value(variant: Variant, sweep: str, value: str) -> Variant:
         return replace(variant, rim=value)
     if sweep == "feather":
         return replace(variant, feather_px=int(value))
+    value, _, feather = value.partition("@")
+    variant = replace(variant, feather_px=int(feather) if feather else None)
     if "+" in value:
         ratio, extra = value.split("+")
         rules = replace(variant.rules, dilate_ratio=float(ratio), dilate_extra_px=int(extra))

@@ -14,7 +14,7 @@ from PIL import Image
 from skimage.restoration import inpaint_biharmonic
 
 from bench import quality
-from bench.pairs import choose_photos, write_credits
+from bench.pairs import choose_photos
 from bench.quality_figures import (
     Figures,
 )
@@ -23,7 +23,7 @@ from bench.quality_peers import CLASSICAL, NetworkFill, fill_biharmonic, grow_as
 from bench.quality_protocols import grow, make_cases
 from bench.quality_report import compare, verdict
 from bench.quality_scores import Record, Setup, score
-from bench.quality_sheet import MAX_FILE_BYTES, focus_window, save_small_jpeg, tint
+from bench.quality_sheet import MAX_FILE_BYTES, focus_window, save_small_jpeg, tint, write_credits
 from bench.quality_sweep import make_fills, read_variants
 from holes import CropRules
 from inference import Inpainter
@@ -290,9 +290,10 @@ def test_credits_name_every_photo_of_the_picture_once(tmp_path: Path) -> None:
         "a.jpg,example.org/set,0123456789abcdef,in/a.png,CC0,Ann,8,8,whole\n"
         "b.jpg,example.org/set,0123456789abcdef,in/b.png,CC BY 4.0,Bob,8,8,whole\n"
     )
-    write_credits(tmp_path / "credits.txt", {"object": [Path("b.jpg")], "blemish": [Path("a.jpg")]}, sources)
-    lines = (tmp_path / "credits.txt").read_text().splitlines()[1:]
-    assert lines == [
+    shown = {"object 1": Path("b.jpg"), "blemish 1": Path("a.jpg")}
+    write_credits(tmp_path / "credits.txt", "Photos.", shown, sources)
+    assert (tmp_path / "credits.txt").read_text().splitlines() == [
+        "Photos.",
         "object 1: b.jpg; Bob; CC BY 4.0; example.org/set 0123456789ab in/b.png",
         "blemish 1: a.jpg; Ann; CC0; example.org/set 0123456789ab in/a.png",
     ]
