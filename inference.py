@@ -45,6 +45,8 @@ __all__ = ["Inpainter", "RepairError", "RepairRequest", "RepairResult", "measure
 logger = logging.getLogger(__name__)
 
 LOADING_THREADS = 4
+LARGE_PHOTO_PX = 2048  # side of the photo that the host of a GPU rehearses with
+REHEARSALS = 10
 
 EMPTY_MASK = Note("The mask is empty, nothing was changed.", code="empty_mask")
 SCALED = Note("The hole is larger than the model's input, so it was filled at a smaller scale.", code="scaled")
@@ -266,22 +268,32 @@ class Inpainter:
             yield
 
     def _warm_up(self) -> None:
-        """Load kernels and capture graphs, then repair once at every bucket and once scaled, as requests will.
+        """Load kernels and capture graphs, then repair at every bucket and once scaled, as requests will.
 
-        A GPU then has kernels and memory of every size at hand, each of which takes a millisecond to get.
+        A GPU then has kernels and memory of every size at hand, each of which takes a millisecond to get. Its host
+        needs some repairs of a large photo besides, until its allocator and caches have settled.
         """
         started_s = time.perf_counter()
         with self._device_turn():
             self._runner.warm_up()
-        on_gpu = (*self.profile.buckets_px, self.profile.input_px * 2)  # the last is scaled, in full strips
-        for side in (SMALL_PX,) if self._runner.device.type == "cpu" else on_gpu:
-            mask = np.zeros((side, side), np.bool_)
-            rim = side * 3 // 16
-            mask[rim:-rim, rim:-rim] = True
-            request = RepairRequest(np.zeros((side, side, 3), np.uint8), mask)
-            with self._device_turn():  # not `repair`, which would take the note of a dropped graph
-                self._fill([request], [self._plan(request)], StageClock(self._runner.device))
+        if self._runner.device.type == "cpu":
+            self._rehearse(SMALL_PX, SMALL_PX * 5 // 8)
+        else:
+            for side in self.profile.buckets_px:
+                self._rehearse(side, side * 5 // 8)
+            self._rehearse(self.profile.input_px * 2, self.profile.input_px * 5 // 4)  # scaled, in full strips
+            for _ in range(REHEARSALS):
+                self._rehearse(LARGE_PHOTO_PX, self.profile.buckets_px[0] // 2)
         logger.info("ready on %s after %.1f s: %s", self.device, time.perf_counter() - started_s, self.describe())
+
+    def _rehearse(self, side: int, hole_px: int) -> None:
+        """Repair a square hole in the middle of a square photo, for nobody."""
+        mask = np.zeros((side, side), np.bool_)
+        first = (side - hole_px) // 2
+        mask[first : first + hole_px, first : first + hole_px] = True
+        request = RepairRequest(np.zeros((side, side, 3), np.uint8), mask)
+        with self._device_turn():  # not `repair`, which would take the note of a dropped graph
+            self._fill([request], [self._plan(request)], StageClock(self._runner.device))
 
     def _measure(self, folder: Path | None) -> MeasuredProfile:
         """See `measure_profile`."""

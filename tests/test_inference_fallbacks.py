@@ -160,6 +160,30 @@ def test_weights_that_fail_leave_the_old_ones_in_use(
     np.testing.assert_array_equal(inpainter.repair(IMAGE, MASK).image, expected)
 
 
+@pytest.mark.parametrize("still_fails", [False, True])
+def test_weights_that_can_not_be_put_back_are_tried_again_by_the_next_repair(
+    inpainter: Inpainter, weights: list[Path], monkeypatch: pytest.MonkeyPatch, still_fails: bool
+) -> None:
+    """Another program had taken the memory meanwhile, and the engine was left without weights for good."""
+    expected = inpainter.repair(IMAGE, MASK).image
+
+    def fail(self: ModelRunner, *, kernels: str = "auto") -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRunner, "restore", fail)
+        with pytest.raises(RepairError, match="second can't be put onto cpu"):
+            inpainter.switch_weights(weights[1])
+        assert inpainter.describe()["kernels"] == "none"
+        if still_fails:
+            result = inpainter.repair(IMAGE, MASK)
+            np.testing.assert_array_equal(result.image, expected)
+            assert codes(result.notes) == ["out_of_memory"] and "CPU" in result.notes[0]
+    result = inpainter.repair(IMAGE, MASK)
+    np.testing.assert_array_equal(result.image, expected)
+    assert result.notes == [] and inpainter.weights_name == "first"
+
+
 def test_measured_profile_is_written_and_wins(
     inpainter: Inpainter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

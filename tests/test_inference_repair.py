@@ -204,6 +204,13 @@ def test_unknown_device_precision_and_profile_are_refused() -> None:
             Inpainter.load(**arguments)
 
 
+@pytest.mark.parametrize("profile", [5, True, ["h200"]])
+def test_profile_of_another_kind_is_refused_in_words(profile: Any) -> None:
+    """It ended in a bare TypeError."""
+    with pytest.raises(RepairError, match=r"profile must be a profile, the name of one, or None.*got"):
+        Inpainter.load(profile=profile)
+
+
 def test_two_threads_at_once_do_not_mix(inpainter: Inpainter) -> None:
     mask = block((100, 100), 30, 30, 40)
     images = [np.full((100, 100, 3), value, np.uint8) for value in (20, 230)]

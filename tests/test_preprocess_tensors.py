@@ -1,5 +1,7 @@
 """Arrays to model input and back: depth, masking, scaling, padding and the composite's rounding."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ import device_holes
 import preprocess
 from cropping import Crop, plan_crops
 from device_holes import grow_on_device, squared_distance
-from holes import DrawnHole, slices_inside
+from holes import Box, DrawnHole, slices_inside
 from preprocess import build_input, composite, pad_to_model, unpad, upload
 from staging import Staging
 
@@ -185,3 +187,22 @@ def test_strips_give_what_one_piece_does(monkeypatch: pytest.MonkeyPatch, dtype:
     fill = full.clamp(0, 1)[:, upper:lower, left:right].permute(1, 2, 0).numpy() * top
     patch = composite(prediction, source)
     assert np.abs(patch - (original + crop.alpha[..., None] * (fill - original))).max() <= 0.5 + top * 1e-5
+
+
+def test_no_more_than_a_strip_of_a_large_crop_is_worked_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full mask over 100 megapixels took 8.75 GB, in float32 copies of the whole crop."""
+    monkeypatch.setattr(preprocess, "STRIP_PX", 30_000)
+    strips: list[int] = []
+    bring = preprocess._bring
+
+    def watched(box: Box, *others: Any) -> preprocess.Strip:
+        strips.append((box[2] - box[0]) * (box[3] - box[1]))
+        return bring(box, *others)
+
+    monkeypatch.setattr(preprocess, "_bring", watched)
+    image = np.random.default_rng(0).integers(0, 256, (1500, 300, 3), dtype=np.uint8)
+    (crop,) = plan_crops(np.ones((1500, 300), np.bool_), buckets_px=(256,), fixed_buckets=True)
+    source = upload(crop, image, CPU)
+    assert strips == []
+    composite(build_input(source)[:3], source)
+    assert sum(strips) >= 2 * 1500 * 300 and max(strips) <= 30_000 + 8 * 300 * 1500 // 256
