@@ -56,19 +56,26 @@ def poisoned(*shape: int) -> torch.Tensor:
 
 
 @needs_triton
-@pytest.mark.parametrize("split", [1, 3])
-@pytest.mark.parametrize(("height", "width", "batch"), [(5, 7, 2), (2, 2, 1), (8, 16, 1)])
-def test_trunk_convolution_with_tail_and_shortcut(height: int, width: int, batch: int, split: int) -> None:
+@pytest.mark.parametrize("boxes", [True, False])
+@pytest.mark.parametrize("more", [{}, {"split": 3}, {"beside": 32}])
+@pytest.mark.parametrize(("height", "width", "batch", "rows"), [(5, 7, 2, 32), (2, 2, 1, 32), (8, 16, 1, 16)])
+def test_trunk_convolution_with_tail_and_shortcut(
+    height: int, width: int, batch: int, rows: int, more: dict[str, int], boxes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums in one piece, split over programs, or two in one; weights copied as boxes or number by number."""
+    from lama.kernels import convolution as kernel
     from lama.kernels.convolution import convolve, convolve_reference, row_convolution, split_scratch
     from lama.kernels.tiles import Tile
 
+    if not boxes:
+        monkeypatch.setattr(kernel, "copies_boxes", lambda device: False)
     tail = torch.randn(64, 96, 1, 1, dtype=torch.float64) / 10
     weights = row_convolution(convolution(64, 32, 3), DEVICE, tail=tail)
     x = half(batch, height, width, 160)
     out = half(batch, height, width, 128, seed=1)
     expected = out.double()
     convolve_reference(x.double(), weights, expected, from_channel=32, tail_channel=64, to_channel=32, add_to_out=True)
-    tile = Tile(32, 32, 32, 4, 2, split)
+    tile = Tile(rows, 32, 32, 4, 2, **more)
     scratch = split_scratch(batch * height * width, 64, tile=tile, device=DEVICE)
     convolve(
         x, weights, out, tile=tile, from_channel=32, tail_channel=64, to_channel=32, add_to_out=True, scratch=scratch
@@ -80,7 +87,20 @@ def test_trunk_convolution_with_tail_and_shortcut(height: int, width: int, batch
 
 
 @needs_triton
-@pytest.mark.parametrize(("height", "width"), [(8, 12), (4, 4), (6, 10)])
+def test_a_split_sum_computes_one_product() -> None:
+    from lama.kernels.convolution import convolve, row_convolution, split_scratch
+    from lama.kernels.tiles import Tile
+
+    weights = row_convolution(convolution(64, 32, 3), DEVICE)
+    tile = Tile(32, 32, 32, 4, 2, split=2, beside=32)
+    scratch = split_scratch(16, 64, tile=tile, device=DEVICE)
+    for memory in (scratch, None):
+        with pytest.raises(ValueError, match="splits the sum"):
+            convolve(half(1, 4, 4, 32), weights, poisoned(1, 4, 4, 64), tile=tile, scratch=memory)
+
+
+@needs_triton
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (4, 4), (6, 32)])
 def test_downsampling_convolution(height: int, width: int) -> None:
     from lama.kernels.convolution import convolve, convolve_reference, row_convolution
     from lama.kernels.tiles import Tile

@@ -1,8 +1,9 @@
 """3x3 and 1x1 convolutions as implicit matrix products, with reflection in the addressing.
 
 One kernel for the trunk's convolutions and the downsamplings: bias, ReLU and the block's shortcut in the epilogue, an
-optional 1x1 on further channels of the same pixel as extra steps of the same sum, and the sum over channels and taps
-split over several programs where the map is too small to fill the card.
+optional 1x1 on further channels of the same pixel as extra steps of the same sum, the sum over channels and taps split
+over several programs where the map is too small to fill the card, or two products with the same pixels in one program
+where that saves reading them again. Where the card copies boxes of memory by itself, it fetches the weights so.
 """
 
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from lama.fold import Convolution
-from lama.kernels.tiles import Tile
+from lama.kernels.tiles import Tile, copies_boxes
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class RowConvolution:
 def row_convolution(
     convolution: Convolution, device: torch.device, *, tail: Tensor | None = None, stride: int = 1
 ) -> RowConvolution:
-    """Lay out a convolution (O, I, k, k), k odd, and a 1x1 `tail` (O, T, 1, 1) for the kernel."""
+    """Lay out a convolution (O, I, k, k), k 1 or 3, and a 1x1 `tail` (O, T, 1, 1) for the kernel."""
     outputs, inputs, kernel_px, _ = convolution.weight.shape
     rows = convolution.weight.permute(2, 3, 1, 0).reshape(-1, outputs)  # (k k I, O)
     if tail is not None:
@@ -73,17 +75,20 @@ def convolve(
 
     Arguments: `x` (B, H, W, Cx) and `out` (B, H', W', Cy), contiguous; H' = ceil(H / stride). Input channels start at
     `from_channel`, tail channels at `tail_channel`, output channels at `to_channel`. With `add_to_out` the result is
-    added to what `out` holds, after the ReLU. `scratch` is needed where the tile splits the sum.
+    added to what `out` holds, after the ReLU. `scratch` is needed where the tile splits the sum; such a tile computes
+    one product.
     """
     batch, height, width, x_channels = x.shape
     _, out_height, out_width, out_channels = out.shape
     rows = batch * out_height * out_width
-    grid = (triton.cdiv(rows, tile.rows) * (convolution.outputs // tile.columns), tile.split)
-    if tile.split > 1 and scratch is None:
-        raise ValueError("a tile that splits the sum needs scratch memory")
+    grid = (triton.cdiv(rows, tile.rows) * (convolution.outputs // (tile.columns + tile.beside)), tile.split)
+    if tile.split > 1 and (scratch is None or tile.beside):
+        raise ValueError("a tile that splits the sum needs scratch memory and computes one product")
+    boxes = copies_boxes(x.device)
     _convolve_kernel[grid](
         x,
-        convolution.weight,
+        _weight_argument(convolution, tile.depth, tile.columns, boxes=boxes),
+        _weight_argument(convolution, tile.depth, tile.beside or tile.columns, boxes=boxes),
         convolution.bias,
         out,
         x if scratch is None else scratch.partial_sums,
@@ -105,12 +110,25 @@ def convolve(
         STRIDE=convolution.stride,
         ADD=add_to_out,
         SPLIT=tile.split,
+        BOXES=boxes,
+        # A tile within one row of the image has one y, which leaves arithmetic of scalars.
+        WITHIN_ROW=out_width % tile.rows == 0,
         BM=tile.rows,
         BN=tile.columns,
+        BESIDE=tile.beside,
         BK=tile.depth,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
+
+
+def _weight_argument(
+    convolution: RowConvolution, depth: int, columns: int, *, boxes: bool
+) -> Tensor | TensorDescriptor:
+    """Return the weights as boxes (depth, columns) that the card copies by itself, or as they are."""
+    if not boxes:
+        return convolution.weight
+    return TensorDescriptor.from_tensor(convolution.weight, [depth, columns])
 
 
 def convolve_reference(
@@ -178,10 +196,26 @@ def _finish(acc, bias, out, m, n, rows, OUT_CHANNELS: tl.constexpr, TO: tl.const
     tl.store(pointers, acc.to(tl.float16), mask=mask)
 
 
+@triton.jit
+def _pick(step, before, here, after):
+    """What belongs to a tap's step of -1, 0 or 1 pixel."""
+    return tl.where(step == 0, here, tl.where(step < 0, before, after))
+
+
+@triton.jit
+def _load_weight(weight, row, column, OUTPUTS: tl.constexpr, BOXES: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr):
+    if BOXES:
+        return weight.load([row, column])
+    else:
+        k, n = tl.arange(0, BK), tl.arange(0, BN)
+        return tl.load(weight + ((row + k)[:, None] * OUTPUTS + (column + n)[None, :]))
+
+
 @triton.jit(do_not_specialize=["rows", "height", "width", "out_height", "out_width"])
 def _convolve_kernel(
     x,
     weight,
+    weight_beside,
     bias,
     out,
     partial_sums,
@@ -203,22 +237,33 @@ def _convolve_kernel(
     STRIDE: tl.constexpr,
     ADD: tl.constexpr,
     SPLIT: tl.constexpr,
+    BOXES: tl.constexpr,
+    WITHIN_ROW: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
+    BESIDE: tl.constexpr,
     BK: tl.constexpr,
 ):
     # Programs that share rows of x run next to each other, so that the second finds them in the L2 cache.
-    column_tiles: tl.constexpr = OUTPUTS // BN
+    column_tiles: tl.constexpr = OUTPUTS // (BN + BESIDE)
     tile = tl.program_id(0)
-    m = (tile // column_tiles) * BM + tl.arange(0, BM)
-    n = (tile % column_tiles) * BN + tl.arange(0, BN)
+    first_row = (tile // column_tiles) * BM
+    first_column = (tile % column_tiles) * (BN + BESIDE)
+    m = first_row + tl.arange(0, BM)
+    n = first_column + tl.arange(0, BN)
     k = tl.arange(0, BK)
     pixel = tl.minimum(m, rows - 1)
-    px = pixel % out_width
-    py = (pixel // out_width) % out_height
-    image = (pixel // (out_width * out_height)) * (height * width)
-    px *= STRIDE
-    py *= STRIDE
+    at = first_row if WITHIN_ROW else pixel
+    px = (pixel % out_width) * STRIDE
+    py = ((at // out_width) % out_height) * STRIDE
+    image = (at // (out_width * out_height)) * (height * width)
+    # Where the rows and columns of pixels begin that the taps reach: a step only picks one of three each.
+    here = px * X_CHANNELS
+    left = reflected(px - 1, width) * X_CHANNELS
+    right = reflected(px + 1, width) * X_CHANNELS
+    level = (image + py * width) * X_CHANNELS
+    above = (image + reflected(py - 1, height) * width) * X_CHANNELS
+    below = (image + reflected(py + 1, height) * width) * X_CHANNELS
 
     chunks: tl.constexpr = INPUTS // BK
     conv_steps: tl.constexpr = KERNEL_PX * KERNEL_PX * chunks
@@ -227,6 +272,8 @@ def _convolve_kernel(
     first = tl.program_id(1) * steps_each
     last = tl.minimum(first + steps_each, steps)
     acc = tl.zeros((BM, BN), dtype=tl.float32)
+    if BESIDE:
+        acc_beside = tl.zeros((BM, BESIDE), dtype=tl.float32)
     for step in range(first, last):
         tap = step // chunks
         channel = FROM + (step % chunks) * BK
@@ -237,16 +284,21 @@ def _convolve_kernel(
             channel = tl.where(in_tail, TAIL_FROM + (step - conv_steps) * BK, channel)
             dy = tl.where(in_tail, 0, dy)
             dx = tl.where(in_tail, 0, dx)
-        if KERNEL_PX == 1 and STRIDE == 1:
-            source = pixel
-        else:
-            source = image + reflected(py + dy, height) * width + reflected(px + dx, width)
-        a = tl.load(x + ((source * X_CHANNELS + channel)[:, None] + k[None, :]))
-        b = tl.load(weight + ((step * BK + k)[:, None] * OUTPUTS + n[None, :]))
+        source = _pick(dx, left, here, right) + (_pick(dy, above, level, below) + channel)
+        # Channels come in multiples of 16; the compiler loses sight of it above and would load them one by one.
+        source = tl.multiple_of(source, 8)
+        a = tl.load(x + (source[:, None] + k[None, :]))
+        b = _load_weight(weight, step * BK, first_column, OUTPUTS, BOXES, BK, BN)
         acc = tl.dot(a, b, acc)
+        if BESIDE:
+            b_beside = _load_weight(weight_beside, step * BK, first_column + BN, OUTPUTS, BOXES, BK, BESIDE)
+            acc_beside = tl.dot(a, b_beside, acc_beside)
 
     if SPLIT == 1:
         _finish(acc, bias, out, m, n, rows, OUT_CHANNELS, TO, ADD)
+        if BESIDE:
+            n_beside = first_column + BN + tl.arange(0, BESIDE)
+            _finish(acc_beside, bias, out, m, n_beside, rows, OUT_CHANNELS, TO, ADD)
     else:
         offsets = m[:, None] * OUTPUTS + n[None, :]
         mask = (m < rows)[:, None]
