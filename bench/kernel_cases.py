@@ -92,8 +92,9 @@ def local_case(size: int, batch: int) -> Case:
 
 def global_case(size: int, batch: int) -> Case:
     tail = torch.randn(CHANNELS - LOCAL, INNER, 1, 1, dtype=torch.float64) * INNER**-0.5
-    candidates = tiles((64, 128, 256), (64, 128), (64,), (4, 8), (3, 4))
-    return trunk_case("global", size, batch, random_convolution(CHANNELS - LOCAL, LOCAL, 3), tail, list(candidates))
+    beside = [Tile(128, 256, 64, 8, 3, beside=128), *(Tile(64, 128, 64, 4, stages, beside=64) for stages in (3, 4))]
+    candidates = [*tiles((64, 128, 256), (64, 128), (64,), (4, 8), (3, 4)), *beside]
+    return trunk_case("global", size, batch, random_convolution(CHANNELS - LOCAL, LOCAL, 3), tail, candidates)
 
 
 def enter_case(size: int, batch: int) -> Case:
