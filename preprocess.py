@@ -9,11 +9,8 @@ whatever its size. What a box is and where it lies is decided in `cropping.py`; 
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,12 +21,10 @@ from torch import Tensor
 from cropping import Crop, pad_indices
 from device_holes import Layers, grow_on_device, layers_on_device
 from holes import Box, box_size, slices_inside
+from own_kernels import own_kernels
 from scaling import average_weights, covers, cubic_weights, rows_needed
 from staging import Staging
 
-logger = logging.getLogger(__name__)
-
-KERNEL_CAPABILITY = (8, 0)  # what Triton is kept working on
 SMALLEST_WEIGHT = 1e-3  # below it a scaled pixel has no known source to take its colour from
 STRIP_PX = 1 << 20  # of a scaled crop, worked on at once: 12 MiB for RGB in float32
 
@@ -163,9 +158,8 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
     if source.masked is not None:
         pixels, _, alpha = source.masked
         corner = (top - crop.box[1], left - crop.box[0])
-        made = load_kernels(source.staging.device).lay_over(
-            prediction, pixels, alpha, corner=corner, size=patch.shape[:2]
-        )
+        kernels = own_kernels("crop_kernels", source.staging.device)
+        made = kernels.lay_over(prediction, pixels, alpha, corner=corner, size=patch.shape[:2])
         source.staging.to_host(made, patch)
         return patch
     fill = unpad(prediction, crop.scaled_size)
@@ -186,25 +180,10 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
     return patch
 
 
-@functools.cache
-def load_kernels(device: torch.device) -> Any:
-    """Return the module `crop_kernels` if its kernels run on a device, else None; decided once, said in the log."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < KERNEL_CAPABILITY:
-        return None
-    try:
-        import crop_kernels  # Triton comes with CUDA builds of PyTorch only
-
-        crop_kernels.try_out(device)
-    except Exception as error:  # a compiler or driver of any kind: slower is better than not at all
-        logger.warning("no kernels for crops on %s, plain PyTorch prepares them: %s", device, error)
-        return None
-    return crop_kernels
-
-
 def _mask_by_kernels(crop: Crop, image: NDArray, staging: Staging) -> tuple[Tensor, Tensor, Tensor] | None:
     """Pixels, model input and alpha of a crop by `crop_kernels`, or None where they can't make them."""
     grown = grow_on_device(crop.hole, staging)
-    kernels = load_kernels(staging.device)
+    kernels = own_kernels("crop_kernels", staging.device)
     if kernels is None or grown is None or image.dtype != np.uint8 or crop.model_size != box_size(crop.box):
         return None
     left, top, right, bottom = crop.box
