@@ -206,7 +206,7 @@ def columns_case(size: int, batch: int) -> Case:
         0,
         0,
         2 * out.numel() * 2 * size,
-        list(tiles((64, 128, 256), (64, 128, 256), (64,), (4, 8), (3, 4))),
+        list(tiles((64, 128), (32, 64, 128), (32, 64), (4, 8), (2, 3))),
         lambda tile, i: fourier.transform_columns(inputs[i % len(inputs)], matrices, out, tile=tile),
         lambda: out.fill_(float("nan")),
         lambda: difference(out.view(flat), expected),
@@ -259,12 +259,15 @@ def enter_rows_case(size: int, batch: int) -> Case:
         out_gap=matrices.frequencies,
     )
     return Case(
-        "enter_rows",
+        "enter_rows" if size > 64 else "enter_short_rows",
         batch * size * size,
         INNER,
         CHANNELS - LOCAL,
         2 * batch * size * size * INNER * (CHANNELS - LOCAL + size),
-        list(tiles((size,), (32, 64), (64, 128), (4, 8), (2, 3, 4))),
+        [
+            *tiles((size,), (32, 64), (64, 128), (4, 8), (2, 3, 4)),
+            *(Tile(size, 128, 64, warps, stages, beside=64) for warps in (4, 8) for stages in (3, 4)),
+        ],
         lambda tile, i: spectral_path.enter_rows(
             inputs[i % len(inputs)], laid_out, matrices, planes, from_channel=LOCAL, tile=tile
         ),
@@ -305,7 +308,7 @@ def stem_case(size: int, batch: int) -> Case:
         2 * WIDTH,
         0,
         batch * side * side * laid_out.weight.numel(),
-        list(tiles((64, 128, 256), (64, 128), (32,), (4, 8), (1, 2, 3))),
+        list(tiles((32, 64, 128), (2 * WIDTH,), (32,), (4, 8), (1, 2))),
         lambda tile, i: ends.convolve_stem(inputs[i % len(inputs)], laid_out, out, tile=tile),
         lambda: out.fill_(float("nan")),
         lambda: difference(out, expected),
@@ -321,7 +324,7 @@ def head_case(size: int, batch: int) -> Case:
     out = torch.empty(batch, 3, side, side, device=DEVICE)
     expected = torch.empty_like(out)
     ends.convolve_head_reference(inputs[0].float(), laid_out, expected)
-    candidates = itertools.product((64, 128), (16, 32, 64), (4, 8), (1, 2))
+    candidates = itertools.product((64, 128), (16, 32, 64), (4, 8), (2, 3, 4))
     return Case(
         "head",
         batch * side * side,

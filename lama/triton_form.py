@@ -207,7 +207,9 @@ class TritonForm(nn.Module):
                 "global", rows, columns=layer.cross.outputs, depth=math.gcd(layer.cross.inputs, layer.cross.tail)
             ),
             "enter": self._tile("enter", rows, columns=inner, depth=layer.enter.inputs),
-            "enter_rows": self._tile("enter_rows", rows, columns=inner, depth=layer.enter.inputs),
+            "enter_rows": self._tile(
+                "enter_rows" if width > 64 else "enter_short_rows", rows, columns=inner, depth=layer.enter.inputs
+            ),
             "rows": self._tile("rows", width, columns=inner),
             "columns": self._tile("columns", 2 * height),
             "spectrum": self._tile("spectrum", batch * height * frequencies, columns=2 * inner, depth=inner),

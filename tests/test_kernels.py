@@ -217,8 +217,8 @@ def test_spectrum_tile_with_channels_of_both_parts() -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("columns", [32, 64])
-def test_stem_against_a_plain_convolution(columns: int) -> None:
+@pytest.mark.parametrize("pairs", [4, 16])
+def test_stem_against_a_plain_convolution(pairs: int) -> None:
     from lama.kernels.ends import convolve_stem, pad_input, stem_weights
     from lama.kernels.tiles import Tile
 
@@ -226,12 +226,12 @@ def test_stem_against_a_plain_convolution(columns: int) -> None:
     x = torch.rand(2, 4, 6, 10, device=DEVICE)
     padded, out = poisoned(2, 12, 18, 4), poisoned(2, 6, 10, 32)
     pad_input(x, padded)
-    convolve_stem(padded, stem_weights(stem, DEVICE), out, tile=Tile(16, columns, 32, 4, 2))
+    convolve_stem(padded, stem_weights(stem, DEVICE), out, tile=Tile(pairs, 64, 32, 4, 1))
     border = torch.nn.functional.pad(x.half().double(), (3,) * 4, mode="reflect")
     expected = torch.nn.functional.conv2d(border, stem.weight.to(DEVICE), stem.bias.to(DEVICE)).relu()
     assert relative_error(out.permute(0, 3, 1, 2), expected) < 1e-3
     with pytest.raises(ValueError, match="9 pixels wide"):
-        convolve_stem(padded, stem_weights(stem, DEVICE), poisoned(2, 6, 9, 32), tile=Tile(16, columns, 32, 4, 2))
+        convolve_stem(padded, stem_weights(stem, DEVICE), poisoned(2, 6, 9, 32), tile=Tile(pairs, 64, 32, 4, 1))
 
 
 @needs_triton
@@ -253,8 +253,9 @@ def test_tiles_fit_the_shared_memory_of_every_card(
 
 
 @needs_triton
+@pytest.mark.parametrize("beside", [0, 32])
 @pytest.mark.parametrize("width", [16, 32])
-def test_fused_entry_of_the_spectral_path_equals_the_two_launches(width: int) -> None:
+def test_fused_entry_of_the_spectral_path_equals_the_two_launches(width: int, beside: int) -> None:
     from lama.kernels.convolution import convolve, row_convolution
     from lama.kernels.fourier import kernel_matrices, transform_rows
     from lama.kernels.spectral_path import enter_rows
@@ -267,7 +268,7 @@ def test_fused_entry_of_the_spectral_path_equals_the_two_launches(width: int) ->
     apart = x.clone()
     planes = torch.zeros(batch, height, 2, width // 2 + 1, 96, dtype=torch.float16, device=DEVICE)
     planes_apart = planes.clone()
-    enter_rows(x, weights, matrices, planes, from_channel=32, tile=tile)
+    enter_rows(x, weights, matrices, planes, from_channel=32, tile=Tile(16, 32 + beside, 32, 4, 2, beside=beside))
     convolve(apart, weights, apart, tile=tile, from_channel=32, to_channel=128)
     transform_rows(apart, matrices, planes_apart, tile=tile)
     assert relative_error(x, apart) < 1e-3
@@ -298,7 +299,7 @@ def test_stem(height: int, width: int) -> None:
     out = poisoned(2, height, width, 32)
     expected = torch.empty(out.shape, dtype=torch.float64, device=DEVICE)
     convolve_stem_reference(padded.double(), weights, expected)
-    convolve_stem(padded, weights, out, tile=Tile(64, 32, 32, 4, 2))
+    convolve_stem(padded, weights, out, tile=Tile(8, 64, 32, 4, 1))
     assert relative_error(out, expected) < 1e-3
 
 

@@ -1,12 +1,14 @@
 """The two 7x7 convolutions at full resolution, 4 to width channels and width to 3, where memory traffic is the cost.
 
 Stem: the input becomes a reflect-padded (B, H + 6, W + 8, 4) float16 map, in which the taps a pair of pixels sees in a
-row, 8 of 4 channels, are 32 neighbouring numbers: 7 steps of a matrix product of those with both pixels' outputs as its
-columns, the tap that only the other pixel sees under zero weights.
+row, 8 of 4 channels, are 32 neighbouring numbers: a row of a matrix product holds those of 7 lines, filled up to 8, and
+both pixels' outputs are its columns, with the tap that only the other pixel sees under zero weights. As many programs
+as fit the card keep the weights in shared memory and load the next pairs while they compute.
 
-Head: a program walks down the rows of a strip and reads every row once. A row contributes to seven output rows, so
-seven sums are held and handed on by one at each step; each sum has the 7 horizontal taps x 3 colours as its columns.
-These go to memory as planes (B, H, 21, W), and a second launch adds the seven shifted ones and applies the sigmoid.
+Head: a program walks down the rows of a strip and reads every row once. A row contributes to seven output rows: one
+product has the columns of all vertical taps, and seven sums are held and handed on by one at each step; each sum has
+the 7 horizontal taps x 3 colours as its columns. These go to memory as planes (B, H, 21, W), and a second launch adds
+the seven shifted ones and applies the sigmoid.
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from lama.fold import Convolution
 from lama.kernels.convolution import reflected, relu
-from lama.kernels.tiles import Tile
+from lama.kernels.tiles import Tile, multiprocessors
 
 TAPS = 7
 BORDER_PX = TAPS // 2
@@ -27,12 +29,13 @@ INPUT_CHANNELS = 4
 COLOURS = 3
 STEM_DEPTH = 32  # the 8 taps a pair of pixels sees in a row x 4 channels
 HEAD_COLUMNS = 32  # 7 taps x 3 colours, filled up
+ROW_TAPS = 8  # vertical taps, filled up
 PADDED_COLUMNS = 2 * BORDER_PX + 2  # two columns more than the border, so that rows start at multiples of 16 bytes
 
 
 @dataclass(frozen=True)
 class StemWeights:
-    """weight (7 x 32, 2 O) float16, the left pixel's outputs, then the right one's; bias (2 O,) float32, O twice."""
+    """weight (8 x 32, 2 O) float16, the left pixel's outputs, then the right one's; bias (2 O,) float32, O twice."""
 
     weight: Tensor
     bias: Tensor
@@ -40,7 +43,7 @@ class StemWeights:
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """weight (7, I, 32) float16: vertical tap, channel, horizontal tap x colour; bias (3,) float32."""
+    """weight (I, 8 x 32) float16: channel, vertical tap, horizontal tap x colour; bias (3,) float32."""
 
     weight: Tensor
     bias: Tensor
@@ -53,6 +56,7 @@ def stem_weights(convolution: Convolution, device: torch.device) -> StemWeights:
     spare = STEM_DEPTH - TAPS * INPUT_CHANNELS
     pair = torch.cat([F.pad(rows, (0, 0, 0, spare)), F.pad(rows, (0, 0, spare, 0))], dim=2).reshape(-1, 2 * outputs)
     bias = convolution.bias.repeat(2)
+    pair = F.pad(pair, (0, 0, 0, (ROW_TAPS - TAPS) * STEM_DEPTH))
     return StemWeights(pair.to(device, torch.float16).contiguous(), bias.to(device, torch.float32))
 
 
@@ -60,7 +64,7 @@ def head_weights(convolution: Convolution, device: torch.device) -> HeadWeights:
     """Lay out the last convolution (3, I, 7, 7) for the kernel."""
     inputs = convolution.weight.shape[1]
     columns = convolution.weight.permute(2, 1, 3, 0).reshape(TAPS, inputs, TAPS * COLOURS)
-    columns = F.pad(columns, (0, HEAD_COLUMNS - TAPS * COLOURS))
+    columns = F.pad(columns, (0, HEAD_COLUMNS - TAPS * COLOURS, 0, 0, 0, ROW_TAPS - TAPS)).transpose(0, 1).flatten(1)
     return HeadWeights(columns.to(device, torch.float16).contiguous(), convolution.bias.to(device, torch.float32))
 
 
@@ -81,24 +85,24 @@ def pad_input_reference(x: Tensor, padded: Tensor) -> None:
 def convolve_stem(padded: Tensor, stem: StemWeights, out: Tensor, *, tile: Tile) -> None:
     """Write ReLU(7x7 convolution + bias) of the padded input to `out` (B, H, W, O), W even.
 
-    A row of the product is a pair of pixels: `tile.columns` divides 2 O.
+    A row of the product is a pair of pixels; a program computes `tile.rows` pairs of one line at a time.
     """
     batch, height, width, outputs = out.shape
     if width % 2:
         raise ValueError(f"a map {width} pixels wide has no whole number of pairs")
-    rows = batch * height * (width // 2)
-    grid = (triton.cdiv(rows, tile.rows) * (2 * outputs // tile.columns),)
-    _stem_kernel[grid](
+    line_tiles = triton.cdiv(width // 2, tile.rows)
+    tiles = batch * height * line_tiles
+    _stem_kernel[(min(tiles, 2 * multiprocessors(out.device)),)](
         padded,
         stem.weight,
         stem.bias,
         out,
-        rows,
         height,
         width // 2,
+        line_tiles,
+        tiles,
         OUTPUTS=2 * outputs,
         BM=tile.rows,
-        BN=tile.columns,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
@@ -107,7 +111,7 @@ def convolve_stem(padded: Tensor, stem: StemWeights, out: Tensor, *, tile: Tile)
 def convolve_stem_reference(padded: Tensor, stem: StemWeights, out: Tensor) -> None:
     """The definition of `convolve_stem`, computed in the type of `padded`."""
     outputs = out.shape[3]
-    rows = stem.weight.view(TAPS, STEM_DEPTH, -1)[:, : TAPS * INPUT_CHANNELS, :outputs]
+    rows = stem.weight.view(ROW_TAPS, STEM_DEPTH, -1)[:TAPS, : TAPS * INPUT_CHANNELS, :outputs]
     weight = rows.reshape(TAPS, TAPS, INPUT_CHANNELS, -1).permute(3, 2, 0, 1).to(padded.dtype)
     maps = padded[:, :, : out.shape[2] + 2 * BORDER_PX].permute(0, 3, 1, 2)
     out.copy_(F.conv2d(maps, weight, stem.bias[:outputs].to(padded.dtype)).relu().permute(0, 2, 3, 1))
@@ -141,7 +145,8 @@ def convolve_head(x: Tensor, head: HeadWeights, planes: Tensor, out: Tensor, *, 
 
 def convolve_head_reference(x: Tensor, head: HeadWeights, out: Tensor) -> None:
     """The definition of `convolve_head`, computed in the type of `x`."""
-    weight = head.weight[:, :, : TAPS * COLOURS].unflatten(2, (TAPS, COLOURS)).permute(3, 1, 0, 2).to(x.dtype)
+    rows = head.weight.unflatten(1, (ROW_TAPS, HEAD_COLUMNS))[:, :TAPS, : TAPS * COLOURS]
+    weight = rows.unflatten(2, (TAPS, COLOURS)).permute(3, 0, 1, 2).to(x.dtype)
     padded = F.pad(x.permute(0, 3, 1, 2), (BORDER_PX,) * 4, mode="reflect")
     out.copy_(F.conv2d(padded, weight, head.bias.to(x.dtype)).sigmoid())
 
@@ -163,35 +168,39 @@ def _pad_input_kernel(
     tl.store(target, value.to(tl.float16), mask=(pixel < pixels)[:, None])
 
 
-@triton.jit(do_not_specialize=["rows", "height", "pairs"])
-def _stem_kernel(
-    padded,
-    weight,
-    bias,
-    out,
-    rows,
-    height,
-    pairs,
-    OUTPUTS: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-):
-    column_tiles: tl.constexpr = OUTPUTS // BN
-    tile = tl.program_id(0)
-    m = (tile // column_tiles) * BM + tl.arange(0, BM)
-    n = (tile % column_tiles) * BN + tl.arange(0, BN)
-    k = tl.arange(0, 32)
-    row = tl.minimum(m, rows - 1)
-    line = row // pairs
-    padded_line = line // height * (height + 6) + line % height
-    start = padded_line * (pairs + 4) + row % pairs  # in pairs, 8 numbers each
-    acc = tl.zeros((BM, BN), dtype=tl.float32)
-    for dy in range(7):
-        a = tl.load(padded + (((start + dy * (pairs + 4)) * 8)[:, None] + k[None, :]))
-        b = tl.load(weight + ((dy * 32 + k)[:, None] * OUTPUTS + n[None, :]))
-        acc = tl.dot(a, b, acc)
-    acc = relu(acc + tl.load(bias + n)[None, :])
-    tl.store(out + (m[:, None] * OUTPUTS + n[None, :]), acc.to(tl.float16), mask=(m < rows)[:, None])
+@triton.jit
+def _stem_rows(padded, tile, height, pairs, line_tiles, BM: tl.constexpr):
+    """The numbers that the BM pairs of a tile see: rows 0 to 3 and 4 to 7 of the kernel, (BM, 128) each."""
+    k = tl.arange(0, 128)
+    pair = tl.minimum((tile % line_tiles) * BM + tl.arange(0, BM), pairs - 1)
+    line = tile // line_tiles
+    row_numbers = (pairs + 4) * 8
+    start = padded + (line // height * (height + 6) + line % height) * row_numbers + (pair * 8)[:, None]
+    upper = tl.load(start + (k // 32 * row_numbers + k % 32)[None, :])
+    # The eighth row has no weights: it only has to exist.
+    lower = tl.load(start + (tl.minimum(4 + k // 32, 6) * row_numbers + k % 32)[None, :])
+    return upper, lower
+
+
+@triton.jit(do_not_specialize=["height", "pairs", "line_tiles", "tiles"])
+def _stem_kernel(padded, weight, bias, out, height, pairs, line_tiles, tiles, OUTPUTS: tl.constexpr, BM: tl.constexpr):
+    m = tl.arange(0, BM)
+    n = tl.arange(0, OUTPUTS)
+    taps = weight + (tl.arange(0, 128)[:, None] * OUTPUTS + n[None, :])
+    upper_weight = tl.load(taps)
+    lower_weight = tl.load(taps + 128 * OUTPUTS)
+    shift = tl.load(bias + n)[None, :]
+    next_upper, next_lower = _stem_rows(padded, tl.program_id(0), height, pairs, line_tiles, BM)
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        upper = next_upper
+        lower = next_lower
+        following = tl.minimum(tile + tl.num_programs(0), tiles - 1)
+        next_upper, next_lower = _stem_rows(padded, following, height, pairs, line_tiles, BM)
+        acc = tl.dot(upper, upper_weight)
+        acc = relu(tl.dot(lower, lower_weight, acc) + shift)
+        first = (tile % line_tiles) * BM
+        target = out + (tile // line_tiles * pairs + first) * OUTPUTS
+        tl.store(target + (m[:, None] * OUTPUTS + n[None, :]), acc.to(tl.float16), mask=(first + m < pairs)[:, None])
 
 
 @triton.jit
@@ -213,14 +222,7 @@ def _head_rows_kernel(x, weight, planes, height, width, INPUTS: tl.constexpr, ST
     image = tl.program_id(2) * height
     k = tl.arange(0, INPUTS)
     n = tl.arange(0, 32)
-    taps = weight + (k[:, None] * 32 + n[None, :])
-    w0 = tl.load(taps)
-    w1 = tl.load(taps + 1 * INPUTS * 32)
-    w2 = tl.load(taps + 2 * INPUTS * 32)
-    w3 = tl.load(taps + 3 * INPUTS * 32)
-    w4 = tl.load(taps + 4 * INPUTS * 32)
-    w5 = tl.load(taps + 5 * INPUTS * 32)
-    w6 = tl.load(taps + 6 * INPUTS * 32)
+    taps = tl.load(weight + (k[:, None] * 256 + tl.arange(0, 256)[None, :]))
     s0 = tl.zeros((BM, 32), dtype=tl.float32)
     s1 = tl.zeros((BM, 32), dtype=tl.float32)
     s2 = tl.zeros((BM, 32), dtype=tl.float32)
@@ -228,18 +230,25 @@ def _head_rows_kernel(x, weight, planes, height, width, INPUTS: tl.constexpr, ST
     s4 = tl.zeros((BM, 32), dtype=tl.float32)
     s5 = tl.zeros((BM, 32), dtype=tl.float32)
     pixels = tl.minimum(m, width - 1)[:, None] * INPUTS + k[None, :]
-    ahead = tl.load(x + ((image + _source_row(top - 3, height)) * width * INPUTS + pixels))
     for step in range(STRIP + 6):
-        row = ahead
-        ahead = tl.load(x + ((image + _source_row(top + step - 2, height)) * width * INPUTS + pixels))
+        row = tl.load(x + ((image + _source_row(top + step - 3, height)) * width * INPUTS + pixels))
+        # One product for all vertical taps; its 8 x 32 columns part without leaving their registers.
+        parts = tl.permute(tl.reshape(tl.dot(row, taps), (BM, 2, 2, 2, 32)), (0, 4, 1, 2, 3))
+        even, odd = tl.split(parts)
+        even0, even2 = tl.split(even)
+        odd1, odd3 = tl.split(odd)
+        p0, p4 = tl.split(even0)
+        p2, p6 = tl.split(even2)
+        p1, p5 = tl.split(odd1)
+        p3, _ = tl.split(odd3)
         # Vertical tap d of this row belongs to output row top + step - d, whose sum so far is in s(d - 1).
-        done = tl.dot(row, w6, s5)
-        s5 = tl.dot(row, w5, s4)
-        s4 = tl.dot(row, w4, s3)
-        s3 = tl.dot(row, w3, s2)
-        s2 = tl.dot(row, w2, s1)
-        s1 = tl.dot(row, w1, s0)
-        s0 = tl.dot(row, w0)
+        done = s5 + p6
+        s5 = s4 + p5
+        s4 = s3 + p4
+        s3 = s2 + p3
+        s2 = s1 + p2
+        s1 = s0 + p1
+        s0 = p0
         y = top + step - 6
         target = planes + (((image + y) * 21 + n)[None, :] * width + m[:, None])
         columns = tl.where((y >= top) & (y < height), 21, 0)

@@ -3,6 +3,10 @@
 Layouts, with K = W // 2 + 1 and C channels, all float16:
 features  (B, H, W, Cx)    t, then t + its Fourier unit, live in the last C channels of the map, past the network's own
 planes    (B, H, 2, K, C)  a row's real parts, then its imaginary parts: (2H, K C) of a column transform
+A column transform of even height H takes half the arithmetic: cosines and sines of pixel y and frequency f + H/2 are
+those of frequency f times (-1)^y, so the sums over even and over odd pixels give f as their sum and f + H/2 as their
+difference. The inverse is the same with frequencies and pixels exchanged.
+
 The imaginary parts of frequency 0 and of an even width's last one are always 0. The row transforms leave them out, so
 that a row of W pixels is exactly W numbers: whoever allocates the planes fills them with zeros once.
 """
@@ -37,6 +41,8 @@ class KernelMatrices:
     column: KernelMatrix  # (2H, 2H)
     column_inverse: KernelMatrix  # (2H, 2H)
     row_inverse: KernelMatrix  # (W, W)
+    column_halves: KernelMatrix | None  # (H, H even terms, H odd terms), None where H is odd
+    column_inverse_halves: KernelMatrix | None
     spectrum_gain: float
     frequencies: int
 
@@ -58,9 +64,22 @@ def kernel_matrices(matrices: DftMatrices, device: torch.device) -> KernelMatric
         column=stored(matrices.column),
         column_inverse=stored(matrices.column_inverse),
         row_inverse=stored(matrices.row_inverse[:, kept]),
+        column_halves=_halves(matrices.column, device),
+        column_inverse_halves=_halves(matrices.column_inverse, device),
         spectrum_gain=matrices.spectrum_gain,
         frequencies=frequencies,
     )
+
+
+def _halves(matrix: Tensor, device: torch.device) -> KernelMatrix | None:
+    """The upper half of a column transform's rows: terms of even pixels, then of odd ones, each filled with zeros."""
+    height = matrix.shape[0] // 2
+    if height % 2:
+        return None
+    even_odd = matrix[:height].view(height, height // 2, 2, 2).transpose(1, 2).reshape(height, 2, height)
+    filled = torch.zeros(height, 2, triton.cdiv(height, DEPTH_MULTIPLE) * DEPTH_MULTIPLE, dtype=torch.float16)
+    filled[:, :, :height] = even_odd.to("cpu", torch.float16)
+    return KernelMatrix(filled.flatten(1).to(device), height, height)
 
 
 def transform_rows(x: Tensor, matrices: KernelMatrices, planes: Tensor, *, tile: Tile) -> None:
@@ -80,6 +99,9 @@ def transform_rows(x: Tensor, matrices: KernelMatrices, planes: Tensor, *, tile:
 def transform_columns(planes: Tensor, matrices: KernelMatrices, spectrum: Tensor, *, tile: Tile) -> None:
     """Write the column transform of `planes` to `spectrum`, both (B, H, 2, K, C)."""
     batch, height, _, frequencies, channels = planes.shape
+    if matrices.column_halves is not None:
+        _multiply_halves(matrices.column_halves, planes, spectrum, tile=tile)
+        return
     shape = (1, batch, 2 * height, frequencies * channels)
     _multiply(matrices.column, planes.view(shape), spectrum.view(shape), columns=shape[3], tile=tile)
 
@@ -87,6 +109,9 @@ def transform_columns(planes: Tensor, matrices: KernelMatrices, spectrum: Tensor
 def invert_columns(spectrum: Tensor, matrices: KernelMatrices, planes: Tensor, *, tile: Tile) -> None:
     """Write the inverse column transform of `spectrum` to `planes`, both (B, H, 2, K, C)."""
     batch, height, _, frequencies, channels = planes.shape
+    if matrices.column_inverse_halves is not None:
+        _multiply_halves(matrices.column_inverse_halves, spectrum, planes, tile=tile)
+        return
     shape = (1, batch, 2 * height, frequencies * channels)
     _multiply(matrices.column_inverse, spectrum.view(shape), planes.view(shape), columns=shape[3], tile=tile)
 
@@ -225,3 +250,70 @@ def _multiply_kernel(
     if ADD:
         acc += tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
     tl.store(pointers, acc.to(tl.float16), mask=mask)
+
+
+def _multiply_halves(matrix: KernelMatrix, x: Tensor, out: Tensor, *, tile: Tile) -> None:
+    """Launch a column transform, `x` and `out` (B, H, 2, K, C), from the even and odd terms of its upper rows."""
+    batch, height, _, frequencies, channels = x.shape
+    columns = frequencies * channels
+    row_tiles, column_tiles = triton.cdiv(height, tile.rows), triton.cdiv(columns, tile.columns)
+    _multiply_halves_kernel[(batch * row_tiles * column_tiles,)](
+        matrix.values,
+        x,
+        out,
+        columns,
+        row_tiles,
+        column_tiles,
+        HEIGHT=height,
+        MATRIX_STRIDE=matrix.values.shape[1],
+        EVEN_COLUMNS=columns % tile.columns == 0,
+        BM=tile.rows,
+        BN=tile.columns,
+        BK=tile.depth,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+
+
+@triton.jit(do_not_specialize=["row_tiles", "column_tiles"])
+def _multiply_halves_kernel(
+    matrix,
+    x,
+    out,
+    columns,
+    row_tiles,
+    column_tiles,
+    HEIGHT: tl.constexpr,
+    MATRIX_STRIDE: tl.constexpr,
+    EVEN_COLUMNS: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    tile = tl.program_id(0)
+    m = (tile % row_tiles) * BM + tl.arange(0, BM)
+    n = (tile // row_tiles % column_tiles) * BN + tl.arange(0, BN)
+    image = tile // (row_tiles * column_tiles)
+    x += image * (2 * HEIGHT) * columns
+    out += image * (2 * HEIGHT) * columns
+    k = tl.arange(0, BK)
+    even_terms = matrix + tl.minimum(m, HEIGHT - 1)[:, None] * MATRIX_STRIDE
+    odd_terms = even_terms + MATRIX_STRIDE // 2
+    inside = (n < columns)[None, :]
+    even = tl.zeros((BM, BN), dtype=tl.float32)
+    odd = tl.zeros((BM, BN), dtype=tl.float32)
+    for start in range(0, HEIGHT, BK):
+        source = tl.minimum(start + k, HEIGHT - 1)  # past the end the matrix is 0, and x only has to be finite
+        pointers = x + ((source // 2 * 4 + source % 2)[:, None] * columns + n[None, :])
+        if EVEN_COLUMNS:
+            even_rows = tl.load(pointers)
+            odd_rows = tl.load(pointers + 2 * columns)
+        else:
+            even_rows = tl.load(pointers, mask=inside, other=0.0)
+            odd_rows = tl.load(pointers + 2 * columns, mask=inside, other=0.0)
+        even = tl.dot(tl.load(even_terms + (start + k)[None, :]), even_rows, even)
+        odd = tl.dot(tl.load(odd_terms + (start + k)[None, :]), odd_rows, odd)
+    pointers = out + (m[:, None] * columns + n[None, :])
+    mask = (m < HEIGHT)[:, None] & inside
+    tl.store(pointers, (even + odd).to(tl.float16), mask=mask)
+    tl.store(pointers + HEIGHT * columns, (even - odd).to(tl.float16), mask=mask)

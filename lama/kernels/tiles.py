@@ -13,7 +13,7 @@ import torch
 BYTES_PER_NUMBER = 2  # float16
 SHARED_KIB_BY_CAPABILITY = ((12, 0, 99), (9, 0, 227), (8, 9, 99), (8, 7, 163), (8, 6, 99), (8, 0, 163), (7, 5, 64))
 """Largest shared memory of one block in KiB, from the CUDA C++ programming guide's table of compute capabilities."""
-OPERANDS = {"up": (2, 3)}
+OPERANDS = {"up": (2, 3), "columns": (2, 2)}
 """How many row and column tiles a step loads, where it is not one of each."""
 SHARED_BYTES_KEPT_BACK = 3072  # what the compiler takes for layout changes between registers
 
@@ -57,12 +57,17 @@ TILES: dict[str, Choices] = {
     "down": ((4096, Tile(128, 128, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 4))),
     "up": ((4096, Tile(128, 64, 32, 4, 3)), (0, Tile(64, 64, 32, 4, 3))),
     "enter": ((8192, Tile(128, 64, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
-    "enter_rows": ((8192, Tile(128, 64, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 4))),
+    "enter_rows": ((0, Tile(128, 64, 64, 4, 3)),),
+    "enter_short_rows": (
+        (24576, Tile(64, 128, 64, 4, 3, beside=64)),
+        (8192, Tile(64, 64, 64, 4, 3)),
+        (0, Tile(64, 64, 64, 4, 4)),
+    ),
     "rows": ((0, Tile(64, 64, 64, 4, 2)),),
-    "columns": ((96, Tile(64, 128, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 4))),
+    "columns": ((0, Tile(64, 64, 64, 4, 2)),),
     "spectrum": ((6144, Tile(64, 128, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 3))),
-    "stem": ((0, Tile(64, 128, 32, 4, 3)),),
-    "head": ((524288, Tile(64, 32, 64, 4, 1)), (0, Tile(64, 32, 16, 4, 1))),
+    "stem": ((0, Tile(64, 128, 32, 4, 1)),),
+    "head": ((524288, Tile(64, 32, 64, 4, 3)), (0, Tile(64, 32, 16, 4, 3))),
 }
 
 
@@ -87,6 +92,12 @@ def tile_for(kernel: str, rows: int, *, columns: int, depth: int, device: torch.
     while _bytes(kernel, tile) > limit and tile.columns > 32:
         tile = replace(tile, columns=tile.columns // 2)
     return tile
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """Return how many multiprocessors `device` has; the interpreter is one."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 @cache
