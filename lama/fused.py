@@ -69,7 +69,11 @@ class FusedGenerator(nn.Module):
         """Say in one line what computes the network and why."""
         name = "Triton kernels" if self.uses_triton else "plain PyTorch"
         precision = str(self.dtype).removeprefix("torch.")
-        return f"{name} on {self.device}, {precision} ({self.reason})"
+        said = f"{name} on {self.device}, {precision} ({self.reason})"
+        if not self.uses_triton:
+            return said
+        obstacle = self.form.why_not_hopper
+        return f"{said}; " + (f"no Hopper kernels: {obstacle}" if obstacle else "Hopper kernels for large maps")
 
 
 def why_not_triton(width: int, device: torch.device, dtype: torch.dtype) -> str:

@@ -39,6 +39,7 @@ from lama.kernels.fourier import (
     transform_columns,
     transform_rows,
 )
+from lama.kernels.hopper_trunk import SidedMap, hopper_trunk
 from lama.kernels.spectral_path import (
     FUSED_WIDTHS,
     SpectrumConvolution,
@@ -77,8 +78,9 @@ class _Trunk:
 class TritonForm(nn.Module):
     """The folded network on `device` (CUDA, or the CPU in Triton's interpreter).
 
-    `overlap` and `fuse_enter` exist to be measured: two streams instead of one, and the first 1x1 of the spectral path
-    in one launch with the row transform where the width allows it.
+    `overlap`, `fuse_enter` and `use_hopper` exist to be measured: two streams instead of one, the first 1x1 of the
+    spectral path in one launch with the row transform where the width allows it, and the trunk's 3x3 convolutions by
+    the Hopper kernels where they run; `why_not_hopper` says what keeps them from it, or nothing.
     """
 
     def __init__(self, network: FoldedNetwork, *, device: torch.device) -> None:
@@ -86,6 +88,7 @@ class TritonForm(nn.Module):
         self.device = device
         self.overlap = device.type == "cuda"
         self.fuse_enter = True
+        self.use_hopper = True
         self._stem = stem_weights(network.stem, device)
         self._downs = [row_convolution(down, device, stride=2) for down in network.downs]
         self._layers = [_layer_weights(layer, device) for layer in network.layers]
@@ -93,6 +96,7 @@ class TritonForm(nn.Module):
         self._head = head_weights(network.head, device)
         self._width = network.stem.bias.numel()
         self._inner_channels = network.layers[0].enter.bias.numel()
+        self._hopper, self.why_not_hopper = hopper_trunk(network.layers, device)
         self._matrices: dict[tuple[int, int], KernelMatrices] = {}
         # The spectral path is the longer chain: its launches go first where both streams have one ready.
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
@@ -139,9 +143,10 @@ class TritonForm(nn.Module):
         """Run the residual blocks; the result is `x`, written in place."""
         trunk = self._trunk(x)
         y = torch.empty_like(x)
+        there, back = self._sided(x, y)
         for index in range(0, len(self._layers), 2):
-            self._run_layer(self._layers[index], x, y, trunk, add=False)
-            self._run_layer(self._layers[index + 1], y, x, trunk, add=True)
+            self._run_layer(index, x, y, trunk, sided=there, add=False)
+            self._run_layer(index + 1, y, x, trunk, sided=back, add=True)
         return x
 
     def _decode(self, x: Tensor) -> Tensor:
@@ -159,23 +164,45 @@ class TritonForm(nn.Module):
         convolve_head(x, self._head, planes, image, tile=self._tile("head", batch * height * width))
         return image
 
-    def _run_layer(self, layer: _Layer, x: Tensor, out: Tensor, trunk: _Trunk, *, add: bool) -> None:
-        tiles = trunk.tiles
+    def _sided(self, x: Tensor, y: Tensor) -> tuple[tuple[SidedMap, SidedMap] | None, tuple[SidedMap, SidedMap] | None]:
+        """Return the maps as the Hopper kernels take them, from `x` to `y` and back, or None where those do not run."""
+        if self._hopper is None or not self.use_hopper or not self._hopper.takes(x):
+            return None, None
+        here, there = self._hopper.sided(x, filled=True), self._hopper.sided(y, filled=False)
+        return (here, there), (there, here)
+
+    def _run_layer(
+        self,
+        index: int,
+        x: Tensor,
+        out: Tensor,
+        trunk: _Trunk,
+        *,
+        sided: tuple[SidedMap, SidedMap] | None,
+        add: bool,
+    ) -> None:
+        layer, tiles = self._layers[index], trunk.tiles
         main = torch.cuda.current_stream() if self._stream is not None and self.overlap else None
         if main is not None and self._stream is not None:
             self._stream.wait_stream(main)
         with torch.cuda.stream(self._stream) if main is not None else contextlib.nullcontext():
             self._run_spectral_path(layer, x, trunk)
-            convolve(
-                x,
-                layer.cross,
-                out,
-                tile=tiles["global"],
-                tail_channel=x.shape[3] - self._inner_channels,
-                to_channel=layer.local.outputs,
-                add_to_out=add,
-            )
-        convolve(x, layer.local, out, tile=tiles["local"], add_to_out=add, scratch=trunk.scratch)
+            if self._hopper is not None and sided is not None:
+                self._hopper.convolve_cross(index, *sided, add=add)
+            else:
+                convolve(
+                    x,
+                    layer.cross,
+                    out,
+                    tile=tiles["global"],
+                    tail_channel=x.shape[3] - self._inner_channels,
+                    to_channel=layer.local.outputs,
+                    add_to_out=add,
+                )
+        if self._hopper is not None and sided is not None:
+            self._hopper.convolve_local(index, *sided, add=add)
+        else:
+            convolve(x, layer.local, out, tile=tiles["local"], add_to_out=add, scratch=trunk.scratch)
         if main is not None and self._stream is not None:
             main.wait_stream(self._stream)
 

@@ -1,0 +1,221 @@
+"""The trunk's 3x3 convolutions on Hopper, in Gluon, out of the pieces of `hopper_steps`.
+
+`convolve_tile` has one tile per program and leaves half of the multiprocessor to others: the local convolution, beside
+which the spectral path runs. `convolve_tiles` has one program per multiprocessor, for sums so short that beginning and
+end of a tile would cost as much as its products: a warp starts the copies for all of the program's tiles in a row, and
+two groups of four warps take the tiles in turn, one finishing while the other multiplies.
+
+The copies of a step announce themselves at the slot's `ready` barrier; a barrier's phase counts how often the slot has
+been filled. Needs a Triton whose Gluon can look at any shared memory in another shape (`_reinterpret`, Triton 3.6).
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
+
+from lama.kernels.hopper_steps import (
+    COLUMNS,
+    DEPTH,
+    OPERAND,
+    OUTPUTS,
+    PIXELS,
+    PRODUCT,
+    RESULT,
+    RESULT_BOX,
+    ROWS,
+    SLOT,
+    TILE_BYTES,
+    add_tail,
+    add_taps,
+    finish,
+    load_tail,
+    load_taps,
+    place_of,
+)
+
+
+@gluon.jit(do_not_specialize=["height", "width"])
+def convolve_tile(
+    pixels,
+    pixel_row,
+    side,
+    side_row,
+    weight,
+    out,
+    bias,
+    out_side,
+    height,
+    width,
+    INPUTS: gl.constexpr,
+    TO: gl.constexpr,
+    ALL_OUTPUTS: gl.constexpr,
+    SIDE: gl.constexpr,
+    ADD: gl.constexpr,
+    SLOTS: gl.constexpr,
+):
+    """One tile per program, without a tail: four warps multiply and refill the slots they have used."""
+    steps: gl.constexpr = 3 * (INPUTS // DEPTH)
+    sources = (pixels, pixel_row, side, side_row, weight)
+    size = (height, width)
+    place = place_of(gl.program_id(0), height, width, ALL_OUTPUTS)
+    pool = gl.allocate_shared_memory(gl.float16, [SLOTS * SLOT, 8, DEPTH], OPERAND)
+    ready = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], mbarrier.MBarrierLayout())
+    for slot in gl.static_range(SLOTS):
+        mbarrier.init(ready.index(slot), count=1)
+    fence_async_shared()
+    for ahead in gl.static_range(SLOTS):
+        load_taps(ahead, ahead, ahead < steps, pool, ready, sources, place, size, ALL_OUTPUTS)
+    shift = gl.load(bias + place[3] + gl.arange(0, OUTPUTS, gl.SliceLayout(1, PRODUCT)))
+    acc = gl.zeros([OUTPUTS, PIXELS], gl.float32, PRODUCT)
+    for step in range(steps):
+        mbarrier.wait(ready.index(step % SLOTS), (step // SLOTS) & 1)
+        acc = add_taps(acc, pool, step % SLOTS)
+        later = step - 1 + SLOTS
+        wanted = (step > 0) & (later < steps)
+        load_taps(later, later % SLOTS, wanted, pool, ready, sources, place, size, ALL_OUTPUTS)
+    acc = warpgroup_mma_wait(0, deps=[acc])
+    memory = pool.index(0)
+    if ADD:
+        bar = ready.index(steps % SLOTS)
+        box = memory._reinterpret(gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
+        mbarrier.expect(bar, TILE_BYTES)
+        tma.async_copy_global_to_shared(out, [place[0], place[1], place[2], TO + place[3]], bar, box)
+        mbarrier.wait(bar, (steps // SLOTS) & 1)
+    finish(acc, shift, memory, out, out_side, place, size, TO, SIDE, ADD)
+    tma.store_wait(0)
+
+
+@gluon.jit
+def _fetch(
+    tiles,
+    memory,
+    sources,
+    out,
+    size,
+    INPUTS: gl.constexpr,
+    TAIL_FROM: gl.constexpr,
+    TAIL: gl.constexpr,
+    TO: gl.constexpr,
+    ALL_OUTPUTS: gl.constexpr,
+    ADD: gl.constexpr,
+    SLOTS: gl.constexpr,
+):
+    """The warp that starts every copy of the program's tiles, each as soon as its slot is free."""
+    pool, ready, free, staging, staged = memory
+    conv_steps: gl.constexpr = 3 * (INPUTS // DEPTH)
+    steps: gl.constexpr = conv_steps + TAIL // DEPTH
+    for turn in range(tiles):
+        place = place_of(gl.program_id(0) + turn * gl.num_programs(0), size[0], size[1], ALL_OUTPUTS)
+        for step in range(steps):
+            count = turn * steps + step
+            slot = count % SLOTS
+            mbarrier.wait(free.index(slot), ((count // SLOTS) & 1) ^ 1)
+            if step < conv_steps:
+                load_taps(step, slot, True, pool, ready, sources, place, size, ALL_OUTPUTS)
+            else:
+                channel = TAIL_FROM + (step - conv_steps) * DEPTH
+                load_tail(slot, pool, ready, sources, place, channel, (2 * conv_steps + step) * ALL_OUTPUTS)
+        if ADD:
+            mbarrier.wait(staged.index(1), (turn & 1) ^ 1)
+            box = staging.index(0)._reinterpret(gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
+            mbarrier.expect(staged.index(0), TILE_BYTES)
+            tma.async_copy_global_to_shared(out, [place[0], place[1], place[2], TO + place[3]], staged.index(0), box)
+
+
+@gluon.jit
+def _multiply(
+    tiles,
+    memory,
+    target,
+    size,
+    INPUTS: gl.constexpr,
+    TAIL: gl.constexpr,
+    TO: gl.constexpr,
+    ALL_OUTPUTS: gl.constexpr,
+    SIDE: gl.constexpr,
+    ADD: gl.constexpr,
+    SLOTS: gl.constexpr,
+    FIRST: gl.constexpr,
+):
+    """Four warps that take every other of the program's tiles, from tile FIRST on."""
+    pool, ready, free, staging, staged = memory
+    order, out, bias, out_side = target
+    conv_steps: gl.constexpr = 3 * (INPUTS // DEPTH)
+    steps: gl.constexpr = conv_steps + TAIL // DEPTH
+    for turn in range(FIRST, tiles, 2):
+        place = place_of(gl.program_id(0) + turn * gl.num_programs(0), size[0], size[1], ALL_OUTPUTS)
+        shift = gl.load(bias + place[3] + gl.arange(0, OUTPUTS, gl.SliceLayout(1, PRODUCT)))
+        acc = gl.zeros([OUTPUTS, PIXELS], gl.float32, PRODUCT)
+        mbarrier.wait(order, (turn & 1) ^ 1)  # the other four have issued all products of the tile before
+        count = turn * steps
+        for step in range(conv_steps):
+            mbarrier.wait(ready.index(count % SLOTS), (count // SLOTS) & 1)
+            acc = add_taps(acc, pool, count % SLOTS)
+            mbarrier.arrive(free.index((count + SLOTS - 1) % SLOTS), count=1, pred=step > 0)
+            count += 1
+        for _ in range(conv_steps, steps):
+            mbarrier.wait(ready.index(count % SLOTS), (count // SLOTS) & 1)
+            acc = add_tail(acc, pool, count % SLOTS)
+            mbarrier.arrive(free.index((count + SLOTS - 1) % SLOTS), count=1)
+            count += 1
+        mbarrier.arrive(order, count=1)
+        acc = warpgroup_mma_wait(0, deps=[acc])
+        mbarrier.arrive(free.index((count + SLOTS - 1) % SLOTS), count=1)
+        mbarrier.wait(staged.index(1), (turn & 1) ^ 1)
+        if ADD:
+            mbarrier.wait(staged.index(0), turn & 1)
+        finish(acc, shift, staging.index(0), out, out_side, place, size, TO, SIDE, ADD)
+        tma.store_wait(0)
+        mbarrier.arrive(staged.index(1), count=1)
+
+
+@gluon.jit(do_not_specialize=["height", "width", "all_tiles"])
+def convolve_tiles(
+    pixels,
+    pixel_row,
+    side,
+    side_row,
+    weight,
+    out,
+    bias,
+    out_side,
+    height,
+    width,
+    all_tiles,
+    INPUTS: gl.constexpr,
+    TAIL_FROM: gl.constexpr,
+    TAIL: gl.constexpr,
+    TO: gl.constexpr,
+    ALL_OUTPUTS: gl.constexpr,
+    SIDE: gl.constexpr,
+    ADD: gl.constexpr,
+    SLOTS: gl.constexpr,
+):
+    """One program per multiprocessor: tiles program, program + programs, ... below `all_tiles`."""
+    pool = gl.allocate_shared_memory(gl.float16, [SLOTS * SLOT, 8, DEPTH], OPERAND)
+    staging = gl.allocate_shared_memory(gl.float16, [ROWS, COLUMNS, OUTPUTS], RESULT)
+    ready = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], mbarrier.MBarrierLayout())
+    free = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], mbarrier.MBarrierLayout())
+    staged = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())  # what to add is there, is used
+    order = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    for slot in gl.static_range(SLOTS):
+        mbarrier.init(ready.index(slot), count=1)
+        mbarrier.init(free.index(slot), count=1)
+    mbarrier.init(staged.index(0), count=1)
+    mbarrier.init(staged.index(1), count=1)
+    mbarrier.init(order, count=1)
+    fence_async_shared()
+    tiles = (all_tiles - gl.program_id(0) + gl.num_programs(0) - 1) // gl.num_programs(0)
+    size = (height, width)
+    sources = (pixels, pixel_row, side, side_row, weight)
+    memory = (pool, ready, free, staging, staged)
+    target = (order, out, bias, out_side)
+    gl.warp_specialize(
+        [
+            (_multiply, (tiles, memory, target, size, INPUTS, TAIL, TO, ALL_OUTPUTS, SIDE, ADD, SLOTS, 0)),
+            (_multiply, (tiles, memory, target, size, INPUTS, TAIL, TO, ALL_OUTPUTS, SIDE, ADD, SLOTS, 1)),
+            (_fetch, (tiles, memory, sources, out, size, INPUTS, TAIL_FROM, TAIL, TO, ALL_OUTPUTS, ADD, SLOTS)),
+        ],
+        [4, 1],
+        [240, 24],
+    )

@@ -1,0 +1,244 @@
+"""The trunk's maps and weights as the Hopper kernels take them, and whether this card and this Triton can.
+
+A map has side columns beside it: of every row, the eight pixels that a tile at the left border sees when it looks one
+column to the left (1, 0, 1, ... 6), and those that a tile at the right border sees one to the right. So eight columns
+lie side by side in memory also where they are mirrored.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from lama.fold import Convolution, FFCLayer
+from lama.kernels.convolution import convolve, row_convolution
+from lama.kernels.tiles import tile_for
+
+CAPABILITY = (9, 0)
+ROWS, COLUMNS, OUTPUTS, DEPTH, SIDE_COLUMNS = 32, 8, 64, 32, 16  # as in hopper_steps, which not every Triton can import
+LOCAL_SLOTS = 4  # 119 KB: programs of the spectral path fit beside it
+CROSS_SLOTS = 6
+FEWEST_TILES = 0.7
+"""Of the local convolution, for each multiprocessor: with fewer, the smaller tiles of the other kernels are faster."""
+TRIAL_SHAPE = (1, 128, 64)  # two tiles a program of the cross convolution, and every border
+LARGEST_TRIAL_DIFFERENCE = 2e-3
+
+
+@dataclass(frozen=True)
+class SidedMap:
+    """A map (B, H, W, C), its side columns (B, H, 16, D), and both as the copy engine sees them.
+
+    `operands` are boxes of 32 x 8 pixels and of 1 x 8, of the map and of its side columns; `result` is a tile's box.
+    """
+
+    pixels: Tensor
+    side: Tensor
+    operands: tuple[Any, Any, Any, Any]
+    result: Any
+
+
+@dataclass(frozen=True)
+class SteppedConvolution:
+    """Weights in the order of the kernels' steps.
+
+    weight    (rows, 32) float16: for every 32 input channels and column of taps the three taps' (O, 32); then, for
+              every 32 tail channels, (O, 32)
+    bias      (O,) float32
+    box       what one copy takes of the weights
+    inputs, tail: input and tail channels
+    """
+
+    weight: Tensor
+    bias: Tensor
+    box: Any
+    inputs: int
+    tail: int
+
+    @property
+    def outputs(self) -> int:
+        """O."""
+        return self.bias.numel()
+
+
+class HopperTrunk:
+    """Both convolutions of every layer, from one map to another."""
+
+    def __init__(self, layers: Sequence[FFCLayer], device: torch.device) -> None:
+        self.device = device
+        self._local = [stepped_convolution(layer.local, device) for layer in layers]
+        self._cross = [stepped_convolution(layer.cross, device, tail=layer.leave) for layer in layers]
+        self._multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether maps of this shape (B, H, W, C) divide into tiles, and into enough of them."""
+        batch, height, width, _ = x.shape
+        if height % ROWS or width % COLUMNS:
+            return False
+        return _tiles(batch, height, width, self._local[0].outputs) >= FEWEST_TILES * self._multiprocessors
+
+    def sided(self, x: Tensor, *, filled: bool) -> SidedMap:
+        """Give a map its side columns, computed if `filled`, else to be written by the convolutions that fill it."""
+        from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+        from lama.kernels.hopper_steps import OPERAND_BOX, RESULT_BOX
+
+        channels = self._local[0].inputs
+        side = side_columns(x, channels) if filled else x.new_empty(*x.shape[:2], SIDE_COLUMNS, channels)
+        shapes = ([1, ROWS, COLUMNS, DEPTH], [1, 1, COLUMNS, DEPTH])
+        pixel_boxes = [TensorDescriptor.from_tensor(x, shape, OPERAND_BOX.value) for shape in shapes]
+        side_boxes = [TensorDescriptor.from_tensor(side, shape, OPERAND_BOX.value) for shape in shapes]
+        result = TensorDescriptor.from_tensor(x, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX.value)
+        return SidedMap(x, side, (*pixel_boxes, *side_boxes), result)
+
+    def convolve_local(self, layer: int, x: SidedMap, out: SidedMap, *, add: bool) -> None:
+        """Write ReLU(local convolution) of all network channels of `x` into the first channels of `out`, or add it."""
+        from lama.kernels.hopper_convolution import convolve_tile
+
+        weights = self._local[layer]
+        batch, height, width, _ = x.pixels.shape
+        convolve_tile[(_tiles(batch, height, width, weights.outputs),)](
+            *x.operands,
+            weights.box,
+            out.result,
+            weights.bias,
+            out.side,
+            height,
+            width,
+            INPUTS=weights.inputs,
+            TO=0,
+            ALL_OUTPUTS=weights.outputs,
+            SIDE=out.side.shape[3],
+            ADD=add,
+            SLOTS=LOCAL_SLOTS,
+            num_warps=4,
+        )
+
+    def convolve_cross(self, layer: int, x: SidedMap, out: SidedMap, *, add: bool) -> None:
+        """The same for the cross convolution and its tail: from the first channels and the last, into the others."""
+        from lama.kernels.hopper_convolution import convolve_tiles
+
+        weights = self._cross[layer]
+        batch, height, width, channels = x.pixels.shape
+        tiles = _tiles(batch, height, width, weights.outputs)
+        convolve_tiles[(min(tiles, self._multiprocessors),)](
+            *x.operands,
+            weights.box,
+            out.result,
+            weights.bias,
+            out.side,
+            height,
+            width,
+            tiles,
+            INPUTS=weights.inputs,
+            TAIL_FROM=channels - weights.tail,
+            TAIL=weights.tail,
+            TO=self._local[layer].outputs,
+            ALL_OUTPUTS=weights.outputs,
+            SIDE=out.side.shape[3],
+            ADD=add,
+            SLOTS=CROSS_SLOTS,
+            num_warps=4,
+        )
+
+
+def hopper_trunk(layers: Sequence[FFCLayer], device: torch.device) -> tuple[HopperTrunk | None, str]:
+    """Build the Hopper form and try its first layer, or say why not: (form or None, obstacle)."""
+    obstacle = why_not_hopper(layers[0], device)
+    if obstacle:
+        return None, obstacle
+    try:
+        trunk = HopperTrunk(layers, device)
+        difference = _trial_difference(trunk, layers[0])
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # a compiler or driver of any kind: the other kernels do the same
+        return None, f"failed in a trial: {type(error).__name__}: {error}"
+    if difference > LARGEST_TRIAL_DIFFERENCE:
+        return None, f"differed by {difference:.0e} in a trial"
+    return trunk, ""
+
+
+def why_not_hopper(layer: FFCLayer, device: torch.device) -> str:
+    """Say what keeps the Hopper kernels from running, or return an empty string."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return f"{device} is no Hopper card"
+    capability = torch.cuda.get_device_capability(device)
+    if capability != CAPABILITY:
+        return f"compute capability is {capability[0]}.{capability[1]}, not {CAPABILITY[0]}.{CAPABILITY[1]}"
+    try:
+        from triton.experimental.gluon import language
+    except ImportError:
+        return f"Triton {triton.__version__} has no Gluon"
+    if not hasattr(getattr(language, "shared_memory_descriptor", None), "_reinterpret"):
+        return f"the Gluon of Triton {triton.__version__} reshapes no shared memory"
+    sums = (layer.local.weight.shape[1], layer.cross.weight.shape[1], layer.leave.shape[1])
+    if any(channels % DEPTH for channels in sums):
+        return f"sums over {', '.join(map(str, sums))} channels are no multiples of {DEPTH}"
+    if layer.local.bias.numel() % OUTPUTS or layer.cross.bias.numel() % OUTPUTS:
+        return f"the outputs are no multiples of {OUTPUTS}"
+    return ""
+
+
+def stepped_convolution(
+    convolution: Convolution, device: torch.device, *, tail: Tensor | None = None
+) -> SteppedConvolution:
+    """Lay out a convolution (O, I, 3, 3) and a 1x1 `tail` (O, T, 1, 1) for the kernels."""
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    from lama.kernels.hopper_steps import OPERAND
+
+    outputs, inputs, height, width = convolution.weight.shape
+    steps = convolution.weight.view(outputs, inputs // DEPTH, DEPTH, height, width).permute(1, 4, 3, 0, 2)
+    rows = steps.reshape(-1, DEPTH)
+    if tail is not None:
+        rows = torch.cat([rows, tail.view(outputs, -1, DEPTH).transpose(0, 1).reshape(-1, DEPTH)])
+    weight = rows.to(device, torch.float16).contiguous()
+    return SteppedConvolution(
+        weight=weight,
+        bias=convolution.bias.to(device, torch.float32),
+        box=TensorDescriptor.from_tensor(weight, [OUTPUTS, DEPTH], OPERAND.value),
+        inputs=inputs,
+        tail=0 if tail is None else tail.shape[1],
+    )
+
+
+def side_columns(x: Tensor, channels: int) -> Tensor:
+    """(B, H, W, C) -> (B, H, 16, `channels`): what tiles at the left and the right border see one column further."""
+    x = x[..., :channels]
+    return torch.cat([x[:, :, 1:2], x[:, :, :7], x[:, :, -7:], x[:, :, -2:-1]], dim=2)
+
+
+def _tiles(batch: int, height: int, width: int, outputs: int) -> int:
+    return batch * (height // ROWS) * (width // COLUMNS) * (outputs // OUTPUTS)
+
+
+def _trial_difference(trunk: HopperTrunk, layer: FFCLayer) -> float:
+    """Run a layer's convolutions on noise: the largest relative difference from the other kernels, infinite for NaN."""
+    device = trunk.device
+    outputs = layer.local.bias.numel()
+    channels, tail = layer.local.weight.shape[1], layer.leave.shape[1]
+    random = torch.Generator(device).manual_seed(0)
+    shape = (*TRIAL_SHAPE, channels + tail)
+    x = torch.randn(shape, generator=random, device=device).half()
+    local, cross = row_convolution(layer.local, device), row_convolution(layer.cross, device, tail=layer.leave)
+    rows = x[..., 0].numel()
+    tile = tile_for("local", rows, columns=outputs, depth=channels, device=device)
+    cross_tile = tile_for("global", rows, columns=cross.outputs, depth=math.gcd(outputs, tail), device=device)
+    largest = 0.0
+    for add in (False, True):
+        start = torch.randn(shape, generator=random, device=device).half()
+        out, expected = trunk.sided(start.clone(), filled=False), start.clone()
+        out.side.fill_(math.nan)
+        source = trunk.sided(x, filled=True)
+        trunk.convolve_local(0, source, out, add=add)
+        trunk.convolve_cross(0, source, out, add=add)
+        convolve(x, local, expected, tile=tile, add_to_out=add)
+        convolve(x, cross, expected, tile=cross_tile, tail_channel=channels, to_channel=outputs, add_to_out=add)
+        for actual, reference in ((out.pixels, expected), (out.side, side_columns(expected, channels))):
+            difference = (actual.float() - reference.float()).norm() / reference.float().norm()
+            largest = max(largest, difference.nan_to_num(nan=math.inf).item())
+    return largest
