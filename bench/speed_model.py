@@ -189,13 +189,14 @@ def _time_form(form: str, generator: Generator, x: Tensor, reference: Tensor) ->
 
 
 def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """Build one of: ours fp16, ours one stream, ours unfused entry, ours fp16 torch, eager, trace, compile."""
+    """Build ours fp16, ours one stream, ours unfused entry, ours no Hopper, ours fp16 torch, eager, trace or compile."""
     if form.startswith("ours"):
         kernels = "torch" if form.endswith("torch") else "auto"
         fused = FusedGenerator(generator, device="cuda", dtype=torch.float16, kernels=kernels)
         if isinstance(fused.form, TritonForm):
             fused.form.overlap = "one stream" not in form
             fused.form.fuse_enter = "unfused" not in form
+            fused.form.use_hopper = "no Hopper" not in form
         elif not form.endswith("torch"):
             raise RuntimeError(fused.describe())
         return fused
