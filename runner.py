@@ -10,6 +10,7 @@ the GPU.
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ class ModelRunner:
         """Put the weights onto the device."""
         dtype = DTYPES[self.precision]
         self._fused = FusedGenerator(self.generator, device=self.device, dtype=dtype, kernels=kernels)
-        self._graphed = GraphedModel(self._predict_eager, device=self.device, mode=self.profile.cuda_graph)
+        self._graphed = GraphedModel(partial(_predict, self._fused), device=self.device, mode=self.profile.cuda_graph)
 
     def release(self) -> None:
         """Take everything off the device, weights included, until `restore` or the next prediction."""
@@ -94,10 +95,6 @@ class ModelRunner:
         if self._on_cpu is None:
             self._on_cpu = FusedGenerator(self.generator, device="cpu", dtype=torch.float32)
         return _predict(self._on_cpu, torch.stack(inputs))
-
-    def _predict_eager(self, x: Tensor) -> Tensor:
-        assert self._fused is not None
-        return _predict(self._fused, x)
 
     def batch_size(self, size: tuple[int, int], waiting: int) -> int:
         """Return how many of `waiting` crops of one model size run together."""

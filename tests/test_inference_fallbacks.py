@@ -1,5 +1,7 @@
 """What happens when memory does not suffice, a prediction is not finite, or weights can't be loaded."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +162,26 @@ def test_weights_that_fail_leave_the_old_ones_in_use(
     np.testing.assert_array_equal(inpainter.repair(IMAGE, MASK).image, expected)
 
 
+def test_nothing_of_weights_that_failed_stays_behind(
+    inpainter: Inpainter, weights: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card with room for one model has none for one that waits for the garbage collector."""
+    failed: list[weakref.ref] = []
+
+    def fail(self: ModelRunner) -> None:
+        failed.append(weakref.ref(self))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ModelRunner, "warm_up", fail)
+    gc.disable()
+    try:
+        with pytest.raises(RepairError):
+            inpainter.switch_weights(weights[1])
+        assert [reference() for reference in failed] == [None]
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("still_fails", [False, True])
 def test_weights_that_can_not_be_put_back_are_tried_again_by_the_next_repair(
     inpainter: Inpainter, weights: list[Path], monkeypatch: pytest.MonkeyPatch, still_fails: bool
@@ -204,6 +226,7 @@ def test_kernels_that_fail_at_a_size_give_way_to_plain_pytorch(
 ) -> None:
     """Block shapes that ask for more shared memory than there is passed a trial at 64 px, then stopped the start."""
     runner = inpainter._runner
+    assert runner._fused is not None
     runner._fused.uses_triton = True
     failures = ["out of resource: shared memory, Required: 327680, Hardware limit: 232448"]
     predict = runner.predict

@@ -44,20 +44,18 @@ def crop_kernels() -> ModuleType:
 
 
 @needs_triton
-@pytest.mark.parametrize("dilate_px", [None, 0, 7])
-@pytest.mark.parametrize("feather_px", [None, 0, 3])
+@pytest.mark.parametrize(("dilate_px", "feather_px"), [(None, None), (0, 0), (5, 2)])
 def test_crop_by_kernels_is_the_crop_by_pytorch(
     crop_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch, dilate_px: int | None, feather_px: int | None
 ) -> None:
-    """Two holes of different thickness, one of them cut by the image's border."""
-    mask = np.zeros((200, 240), np.bool_)
-    mask[30:60, 20:50] = True
-    mask[:20, 200:] = True
-    mask[18:20, 60:90] = True
-    image = np.random.default_rng(0).integers(0, 256, (200, 240, 3), dtype=np.uint8)
+    """Two holes of different thickness in one box, cut by the image's border."""
+    mask = np.zeros((40, 70), np.bool_)
+    mask[20:, 4:24] = True
+    mask[1:3, 30:36] = True
+    image = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
     staging = Staging(DEVICE)
-    crops = plan_crops(mask, buckets_px=(64, 128), fixed_buckets=True, dilate_px=dilate_px, feather_px=feather_px)
-    assert len(crops) >= 2
+    crops = plan_crops(mask[:, :40], buckets_px=(40,), fixed_buckets=True, dilate_px=dilate_px, feather_px=feather_px)
+    assert len(crops) == 1 and not crops[0].is_scaled
     for crop in crops:
         prediction = torch.rand(3, *crop.model_size, generator=torch.Generator().manual_seed(0)).to(DEVICE)
         found = []
@@ -91,7 +89,7 @@ def test_sixteen_bit_scaled_and_padded_crops_are_left_to_pytorch(
 
 @needs_triton
 @quiet
-@pytest.mark.parametrize(("batch", "height", "width"), [(1, 64, 64), (2, 40, 56), (1, 16, 16), (1, 24, 88)])
+@pytest.mark.parametrize(("batch", "height", "width"), [(1, 32, 32), (2, 24, 40), (1, 16, 16), (1, 17, 38)])
 def test_rim_by_kernels_is_the_rim_by_pytorch(batch: int, height: int, width: int) -> None:
     import rim_kernels
 
