@@ -189,7 +189,7 @@ def _time_form(form: str, generator: Generator, x: Tensor, reference: Tensor) ->
 
 
 def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """Build ours fp16, ours one stream, ours unfused entry, ours no Hopper, ours fp16 torch, eager, trace or compile."""
+    """Build ours fp16, ours one stream, ours unfused entry, ours no Hopper, ours fp16 torch, eager, trace, compile."""
     if form.startswith("ours"):
         kernels = "torch" if form.endswith("torch") else "auto"
         fused = FusedGenerator(generator, device="cuda", dtype=torch.float16, kernels=kernels)
