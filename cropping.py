@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from holes import Box, CropRules, DrawnHole, GrownHole, box_size, find_bounds, grow_hole, largest_inside_px, paste
+from bounds import find_bounds
+from holes import Box, CropRules, DrawnHole, GrownHole, box_size, grow_hole, largest_inside_px, paste
 
 MODEL_STEP_PX = 8  # the network halves its input three times
 TIGHT_STEP_PX = 32  # without buckets; a CPU prepares its convolutions anew for each size it has not met

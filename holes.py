@@ -9,28 +9,27 @@ once; the growing itself, a distance transform, happens when somebody asks for i
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bounds import find_bounds
+
 Box = tuple[int, int, int, int]
 
 MAX_DILATE_PX = 32
 MOST_APART = 4096  # beyond this many holes all of them are grown alike, by the thickest one's measure
-LARGE_PX = 1 << 21  # a mask is read by two threads from here on
-BOUNDS_ROWS = 64  # rows looked at together when the mask's last row is searched from below
 FEW_PX = 128 * 128  # a hole's bounds up to this many pixels are looked at pixel by pixel, larger ones on a coarser grid
 COARSEST_PX = 4  # step of the coarsest grid on which holes are told apart and their thickness is measured
 
 
 @dataclass(frozen=True)
 class CropRules:
-    """The constants of the crop plan and of the default dilation, together so that one measurement can sweep them.
+    """The constants of the crop plan, of the default dilation and feather, together so that one sweep can vary them.
 
     Attributes:
         margin_ratio: context margin as a part of the hole box's longer side.
@@ -38,6 +37,8 @@ class CropRules:
         max_margin_px: largest context margin; beyond it a big hole would only be scaled down further.
         dilate_ratio: default dilation as a part of the hole's half thickness (distance transform maximum).
         dilate_extra_px: pixels added to that, for the antialiased rim every hand-painted mask leaves out.
+        feather_px: default width of the feather; what lies further in is replaced whole, as a rim left under
+            half-transparent fill is the ghost that dilation is there to remove.
         forward_px: fixed cost of one more box, in model pixels; decides when two boxes are cheaper as one.
         cell_px: side of the grid cells that gather holes when there are very many.
         thin_px: a grown hole no pixel of which is deeper than this may be cut into pieces when its box is too large.
@@ -49,6 +50,7 @@ class CropRules:
     max_margin_px: int = 192
     dilate_ratio: float = 0.12
     dilate_extra_px: int = 2
+    feather_px: int = 1
     forward_px: int = 150_000
     cell_px: int = 192
     thin_px: float = 40.0
@@ -77,7 +79,7 @@ class GrownHole:
 
     box: Box
     parts: tuple[HolePart, ...]
-    feather_px: int | None
+    feather_px: int
     hole_boxes: NDArray[np.int64]
 
     @property
@@ -145,38 +147,6 @@ def box_size(box: Box) -> tuple[int, int]:
     return box[3] - box[1], box[2] - box[0]
 
 
-def find_bounds(mask: NDArray[np.bool_]) -> Box | None:
-    """Return the smallest box that holds every hole pixel, or None when there is none.
-
-    Reads the mask once, at memory speed: down to the first hole row, up to the last, columns between them only.
-    """
-    mask = np.ascontiguousarray(mask)
-    width = mask.shape[1]
-    from_below = _assistant().submit(_last_row, mask) if mask.size > LARGE_PX else None
-    first = int(mask.argmax())  # row-major, stops at the first True
-    if not mask[first // width, first % width]:
-        return None
-    top = first // width
-    bottom = (from_below.result() if from_below else _last_row(mask)) + 1
-    columns: NDArray[np.bool_] = np.logical_or.reduce(mask[top:bottom], axis=0)
-    return int(columns.argmax()), top, width - int(columns[::-1].argmax()), bottom
-
-
-def _last_row(mask: NDArray[np.bool_]) -> int:
-    """The last row with a hole, or -1."""
-    bottom = mask.shape[0]
-    while bottom > 0 and not mask[max(0, bottom - BOUNDS_ROWS) : bottom].any():
-        bottom -= BOUNDS_ROWS
-    rows: NDArray[np.bool_] = np.logical_or.reduce(mask[max(0, bottom - BOUNDS_ROWS) : max(0, bottom)], axis=1)
-    return bottom - 1 - int(rows[::-1].argmax()) if len(rows) else -1
-
-
-@cache
-def _assistant() -> ThreadPoolExecutor:
-    """A second thread for large masks: one alone reads memory at half the speed or less."""
-    return ThreadPoolExecutor(1, "mask-bounds")
-
-
 def default_dilate_px(thickness_px: float, *, rules: CropRules) -> int:
     """Return the dilation for a hole whose deepest pixel lies `thickness_px` from the known region."""
     return min(MAX_DILATE_PX, round(thickness_px * rules.dilate_ratio) + rules.dilate_extra_px)
@@ -206,8 +176,8 @@ def grow_hole(
     Args:
         mask: (H, W) bool, True = hole; not modified.
         dilate_px: the disc's radius for all holes; None gives each hole its own, in proportion to its thickness.
-        feather_px: see `feather_alpha`.
-        rules: constants of the default dilation.
+        feather_px: see `feather_alpha`; None takes the rules'.
+        rules: constants of the default dilation and feather.
     """
     rules = rules or CropRules()
     bounds = find_bounds(mask)
@@ -222,7 +192,7 @@ def grow_hole(
     return GrownHole(
         expand_box(bounds, max(values), size),
         tuple(HolePart(box, pixels, value) for (box, pixels), value in zip(parts, values, strict=True)),
-        None if feather_px is None else int(feather_px),
+        rules.feather_px if feather_px is None else int(feather_px),
         np.clip(hole_boxes, 0, np.array([size[1], size[0]] * 2)),
     )
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from holes import MAX_DILATE_PX, CropRules, default_dilate_px, feather_alpha, find_bounds, grow_hole, paste
+from bounds import find_bounds
+from holes import MAX_DILATE_PX, CropRules, default_dilate_px, feather_alpha, grow_hole, paste
 
 MASKS = hnp.arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
 
@@ -53,7 +54,7 @@ def test_grown_hole_and_feather_follow_their_definition(
     np.testing.assert_array_equal(missing, distance <= dilate_px)
     assert (alpha[mask] == 1).all()
     assert (alpha[distance > dilate_px] == 0).all()
-    ring = dilate_px if feather_px is None else min(feather_px, dilate_px)
+    ring = min(CropRules().feather_px if feather_px is None else feather_px, dilate_px)
     ramp = np.clip((dilate_px + 1 - distance) / (ring + 1), 0, 1)
     expected = np.where(missing, ramp * ramp * (3 - 2 * ramp), 0)
     np.testing.assert_allclose(alpha, expected, atol=1e-5)
@@ -81,7 +82,7 @@ def test_feather_is_the_same_wherever_its_array_lies_in_memory() -> None:
     assert grown is not None
     offsets = np.arange(-20, 21)
     distance_px = np.sqrt((offsets**2 + offsets[:, None] ** 2).astype(np.float32))
-    np.testing.assert_array_equal(grown.alpha, feather_alpha(distance_px, dilate_px=20))
+    np.testing.assert_array_equal(grown.alpha, feather_alpha(distance_px, dilate_px=20, feather_px=grown.feather_px))
 
 
 def test_no_dilation_leaves_no_feather() -> None:

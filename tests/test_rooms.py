@@ -20,6 +20,7 @@ ROOMS = (
     (
         "preprocess",
         "blend",
+        "bounds",
         "crop_kernels",
         "cropping",
         "device_holes",
