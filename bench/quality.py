@@ -3,10 +3,10 @@
     .venv/bin/python bench/quality.py --photos DIR --masks DIR --features FILE --protocol network --weights FILE...
 
 Protocols are defined in `quality_protocols`, figures in `quality_figures`, peers in `quality_peers`. Folders may also
-be given by EVAL_PHOTOS, EVAL_MASKS and EVAL_FEATURES. Prints Markdown tables, then one JSON
-line, and saves both under bench/results/. `--sheet FILE` draws a contact sheet, `--sweep NAME --values ...` measures
-one constant of the repair at several values. Without --weights the embedded ones are measured; `--weights none`
-measures peers alone, several files are compared in one table.
+be given by EVAL_PHOTOS, EVAL_MASKS and EVAL_FEATURES. Prints Markdown tables, then one JSON line, and saves both under
+bench/results/. `--sheet FILE` draws a contact sheet, `--sweep NAME=VALUES ...` measures constants of the repair at
+several values (`quality_sweep`). Without --weights the embedded ones are measured; `--weights none` measures peers
+alone, several files are compared in one table.
 """
 
 import argparse
@@ -67,13 +67,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--sheet", type=Path, help="draw a contact sheet into this JPEG instead of measuring")
     add("--sheet-photos", type=int, default=3, help="photos per kind on the sheet")
     add("--sources", type=Path, help="table of the photos' authors; default: SOURCES-eval.csv beside the folder")
-    add("--sweep", choices=tuple(SWEEPS), help="measure one constant at several values; sets the protocol")
-    add("--values", default="", help="comma-separated values of the sweep; 'auto' is the default rule")
+    add("--sweep", nargs="+", metavar="NAME[=VALUES]", help=f"one constant each at several values: {', '.join(SWEEPS)}")
+    add("--seconds", type=float, help="stop by then, with the cases that are scored")
     add("--brief", action="store_true", help="print a line per method and no intervals; all is saved as ever")
     add("--commit", default="", help="for the report, where the checkout has no history")
     chosen = parser.parse_args(arguments)
     if chosen.sweep:
-        chosen.protocol = SWEEPS[chosen.sweep]
+        protocols = {SWEEPS.get(sweep.partition("=")[0], "") for sweep in chosen.sweep}
+        if len(protocols) > 1 or "" in protocols:
+            parser.error(f"sweeps of one run have to be of one protocol, and among {SWEEPS}")
+        (chosen.protocol,) = protocols
     if chosen.photos is None or (chosen.masks is None and chosen.protocol != "overlay"):
         parser.error("--photos and --masks (or EVAL_PHOTOS and EVAL_MASKS) are needed")
     if chosen.device == "auto":
@@ -107,7 +110,7 @@ def measure(chosen: argparse.Namespace, setup: Setup) -> None:
     peers = () if chosen.peers == "none" or chosen.sweep else tuple(chosen.peers.split(","))
     ours = name_methods(chosen)
     load = partial(load_methods, chosen) if ours else None
-    records: list[Record] = score(setup, peers, load, processes=chosen.processes)
+    records: list[Record] = score(setup, peers, load, processes=chosen.processes, seconds=chosen.seconds)
     environment = read_environment(
         ROOT,
         commit=chosen.commit,
@@ -118,7 +121,11 @@ def measure(chosen: argparse.Namespace, setup: Setup) -> None:
     )
     text = markdown(records, setup.kinds, ours, protocol=setup.protocol, environment=environment)
     summary = summarize(records, setup.kinds, ours, protocol=setup.protocol, environment=environment)
-    default_name = ["sweep", chosen.sweep] if chosen.sweep else [setup.protocol, *(ours or ["peers"])]
+    default_name = (
+        ["sweep", *(s.partition("=")[0] for s in chosen.sweep)]
+        if chosen.sweep
+        else [setup.protocol, *(ours or ["peers"])]
+    )
     save_report(chosen.out, chosen.name or "-".join(["quality", *default_name]), text, summary, records)
     print(brief(records, setup.kinds, ours, protocol=setup.protocol) if chosen.brief else text)
     if chosen.brief:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bench.quality_peers import Fill, NetworkFill, RepairFill
 from bench.quality_scores import UNGROWN_SUFFIX
-from bench.quality_sweep import make_fills, read_variants
+from bench.quality_sweep import make_fills, read_sweeps
 from holes import CropRules
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def name_methods(chosen: argparse.Namespace) -> list[str]:
     The first value of a sweep is what the others are compared with, so it is not among them.
     """
     if chosen.sweep:
-        return [v.label for v in read_variants(chosen.sweep, chosen.values, dilate_px=None, rules=CropRules())][1:]
+        return [variant.label for variant in read_sweeps(chosen.sweep, dilate_px=None, rules=CropRules())][1:]
     return list(_name_weights(chosen.weights))
 
 
@@ -86,13 +86,13 @@ def load_inpainter(chosen: argparse.Namespace, path: Path | None) -> Inpainter:
 
 def _load_sweep(chosen: argparse.Namespace) -> dict[str, Fill]:
     (path,) = list(_name_weights(chosen.weights[:1]).values())
-    variants = read_variants(chosen.sweep, chosen.values, dilate_px=chosen.dilate_px, rules=CropRules())
+    variants = read_sweeps(chosen.sweep, dilate_px=chosen.dilate_px, rules=CropRules())
     return make_fills(lambda input_px: _load_limited(chosen, path, input_px), variants)
 
 
 def _load_limited(chosen: argparse.Namespace, path: Path | None, input_px: int | None) -> Inpainter:
     # What meets the photo is part of a captured graph, and stays what it was when that was captured.
-    graphs = "off" if chosen.sweep == "rim" else chosen.graphs
+    graphs = "off" if any(sweep.startswith("rim") for sweep in chosen.sweep) else chosen.graphs
     own = argparse.Namespace(**vars(chosen) | {"input_px": input_px or chosen.input_px, "graphs": graphs})
     return load_inpainter(own, path)
 

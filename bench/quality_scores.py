@@ -8,9 +8,10 @@ and several processes can fill one cache together. Figures of networks are never
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context
@@ -95,7 +96,12 @@ class Scorer:
 
 
 def score(
-    setup: Setup, peers: Sequence[str] = (), load_fills: LoadFills | None = None, *, processes: int = 1
+    setup: Setup,
+    peers: Sequence[str] = (),
+    load_fills: LoadFills | None = None,
+    *,
+    processes: int = 1,
+    seconds: float | None = None,
 ) -> list[Record]:
     """Score classical peers, from the cache where it has them, and networks, on every case.
 
@@ -108,18 +114,30 @@ def score(
         load_fills: gives the networks by name; called once in every process, so it has to be picklable when there are
             several.
         processes: that work at once, a photo and kind each.
+        seconds: after which several processes are stopped and what is scored by then is returned; photos are taken
+            in mixed order, so that it is a fair part of them.
     """
     if processes <= 1:
         fills = load_fills() if load_fills else {}
         parts = [_score_some(replace(setup, photos=(photo,)), peers, fills, timed=True) for photo in setup.photos]
         return [record for part in parts for record in part]
     each = [replace(setup, photos=(photo,), kinds=(kind,)) for photo in setup.photos for kind in setup.kinds]
+    begun_s = time.perf_counter()
+    np.random.default_rng(0).shuffle(each)
     # Spawned: a fork of a process whose torch threads run may hang.
     context = get_context("spawn")
     start = (load_fills, MEMORY_PART / processes if setup.device.startswith("cuda") else None)
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin_worker, initargs=start) as pool:
-        found = pool.map(_score_in_worker, each, [tuple(peers)] * len(each))
-        return [record for part in found for record in part]
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin_worker, initargs=start)
+    running = [pool.submit(_score_in_worker, one, tuple(peers)) for one in each]
+    done, late = wait(running, timeout=seconds and max(0, seconds - (time.perf_counter() - begun_s)))
+    if late:
+        print(f"stopped after {seconds:.0f} s with {len(done)} of {len(each)} cases", file=sys.stderr)
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+    pool.shutdown(wait=not late, cancel_futures=True)
+    records = [record for future in running if future in done for record in future.result()]
+    order = {photo.stem: number for number, photo in enumerate(setup.photos)}
+    return sorted(records, key=lambda record: (order[record.photo], setup.kinds.index(record.kind)))
 
 
 class _Worker:

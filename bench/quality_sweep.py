@@ -72,6 +72,20 @@ class Variant:
     rim: str = ""
 
 
+def read_sweeps(sweeps: Sequence[str], *, dilate_px: int | None, rules: CropRules) -> list[Variant]:
+    """Turn NAME=VALUES of one protocol into variants, those of a name alone being DEFAULT_VALUES.
+
+    What the repair does by itself appears once, as "auto". The other arguments are those of `read_variants`.
+    """
+    variants: dict[str, Variant] = {}
+    for sweep in sweeps:
+        name, _, values = sweep.partition("=")
+        for variant in read_variants(name, values, dilate_px=dilate_px, rules=rules):
+            label = "auto" if variant.label == f"{name} auto" else variant.label
+            variants.setdefault(label, replace(variant, label=label))
+    return list(variants.values())
+
+
 def read_variants(sweep: str, values: str, *, dilate_px: int | None, rules: CropRules) -> list[Variant]:
     """Turn comma-separated values into variants; an empty string is DEFAULT_VALUES.
 

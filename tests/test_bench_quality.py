@@ -24,7 +24,7 @@ from bench.quality_protocols import grow, make_cases
 from bench.quality_report import compare, verdict
 from bench.quality_scores import Record, Setup, score
 from bench.quality_sheet import MAX_FILE_BYTES, focus_window, save_small_jpeg, tint, write_credits
-from bench.quality_sweep import make_fills, read_variants
+from bench.quality_sweep import make_fills, read_sweeps, read_variants
 from holes import CropRules
 from inference import Inpainter
 
@@ -226,6 +226,28 @@ def test_sweep_values_become_rules_and_options_of_the_repair() -> None:
     assert dilations[2].rules == replace(rules, dilate_ratio=0.2, dilate_extra_px=3)
     feathers = read_variants("feather", "auto,2", dilate_px=None, rules=rules)
     assert [(v.dilate_px, v.feather_px) for v in feathers] == [(None, None), (None, 2)]
+
+
+def test_sweeps_of_one_run_share_what_the_repair_does_by_itself() -> None:
+    variants = read_sweeps(["dilate=auto,0.1+3@1", "feather=auto,2"], dilate_px=None, rules=CropRules())
+    assert [v.label for v in variants] == ["auto", "dilate 0.1+3@1", "feather 2"]
+    assert (variants[1].rules.dilate_ratio, variants[1].rules.dilate_extra_px, variants[1].feather_px) == (0.1, 3, 1)
+    (fast, high) = read_sweeps(["quality=fast,high/512"], dilate_px=None, rules=CropRules())
+    assert (fast.quality, fast.input_px, high.quality, high.input_px) == ("fast", None, "high", 512)
+
+
+def test_sweeps_of_two_protocols_are_refused(evaluation_set: tuple[Path, Path]) -> None:
+    photos, masks = evaluation_set
+    with pytest.raises(SystemExit):
+        quality.main(["--photos", str(photos), "--masks", str(masks), "--sweep", "feather", "context_margin"])
+
+
+def test_processes_score_what_one_scores_and_stop_in_time(evaluation_set: tuple[Path, Path], tmp_path: Path) -> None:
+    photos, masks = evaluation_set
+    setup = Setup("photo", tuple(sorted(photos.iterdir())), ("thin", "thick"), masks, None, tmp_path / "cache")
+    alone = score(setup, ["telea"])
+    assert repr(score(setup, ["telea"], processes=2)) == repr(alone)
+    assert score(setup, ["telea"], processes=2, seconds=0) == []
 
 
 def test_a_variant_leaves_the_engine_as_it_was() -> None:
