@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -44,4 +45,6 @@ def _last_row(mask: NDArray[np.bool_]) -> int:
 @cache
 def _assistant() -> ThreadPoolExecutor:
     """A second thread for large masks: one alone reads memory at half the speed or less."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_assistant.cache_clear)  # a forked process has the pool without its thread
     return ThreadPoolExecutor(1, "mask-bounds")

@@ -18,7 +18,7 @@ measure   what `fftlama profile --measure` finds, and how long it takes
 launches  what one repair launches and waits for
 
 Sections are independent; one that fails keeps its message. Prints Markdown, then one JSON line, and writes the same
-with the environment to FOLDER/NAME.json (default: $OUT, else bench/results).
+with the environment to FOLDER/NAME.json and .md (default: $OUT, else bench/results).
 """
 
 import argparse
@@ -60,6 +60,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "bench/results")))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    from bench.speed_report import render
+
     report: dict[str, Any] = {"environment": environment()}
     print(report["environment"], flush=True)
     for section in options.only.split(","):
@@ -72,6 +74,7 @@ def main() -> None:
             traceback.print_exc(limit=6)
         print(f"({section}: {time.monotonic() - started:.0f} s)", flush=True)
         (options.out / f"{options.name}.json").write_text(json.dumps(report, default=str))
+        (options.out / f"{options.name}.md").write_text(render(report))
     print(json.dumps(report, default=str))
 
 

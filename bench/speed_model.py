@@ -200,17 +200,16 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
         elif not form.endswith("torch"):
             raise RuntimeError(fused.describe())
         return fused
-    published = Generator(generator.width, generator.blocks).eval().requires_grad_(False)
-    published.load_state_dict(generator.state_dict())
-    published = published.cuda()
+    published = copy.deepcopy(generator).cuda()
+    torch.backends.cuda.matmul.allow_tf32 = form == "compile"
     if form == "eager":
         return published
     with torch.no_grad():
         if form == "trace":
             return torch.jit.optimize_for_inference(torch.jit.trace(published, x, check_trace=False))
         if form == "compile":
-            torch.backends.cuda.matmul.allow_tf32 = True
-            return torch.compile(published, mode="reduce-overhead")
+            torch._dynamo.reset()  # or a second size is compiled for all sizes, which is slower
+            return torch.compile(published, mode="reduce-overhead", dynamic=False)
     raise ValueError(f"no form {form!r}")
 
 
