@@ -105,8 +105,7 @@ def score(
 ) -> list[Record]:
     """Score classical peers, from the cache where it has them, and networks, on every case.
 
-    On the overlay protocol every peer appears twice: with the hole grown as ours is, and, named "..., no dilation",
-    with the hole as it is.
+    On the overlay protocol the peers' hole is grown as ours is.
 
     Args:
         setup: the cases.
@@ -167,14 +166,13 @@ def _score_some(setup: Setup, peers: Sequence[str], fills: Mapping[str, Fill], *
     """Score the cases of a setup's only photo, one after another."""
     records = []
     for case in make_cases(setup.photos[0], setup.protocol, setup.kinds, setup.masks):
-        holes = {"": case.hole}
-        if setup.protocol == "overlay" and peers:
-            holes = {"": grow_as_repair(case.hole, dilate_px=setup.dilate_px), UNGROWN_SUFFIX: case.hole}
-        digest = case.digest() if peers else ""
+        if peers:
+            overlay = setup.protocol == "overlay"
+            hole = grow_as_repair(case.hole, dilate_px=setup.dilate_px) if overlay else case.hole
+            digest = case.digest()
         for peer in peers:
-            for suffix, hole in holes.items():
-                figures = _remembered(setup, case, digest, peer, hole)
-                records.append(Record(peer + suffix, case.photo, case.kind, figures))
+            figures = _remembered(setup, case, digest, peer, hole)
+            records.append(Record(peer, case.photo, case.kind, figures))
         for method, fill in fills.items():
             started_s = time.perf_counter()
             result = fill(case.given, case.hole)
