@@ -14,7 +14,7 @@ ON_HOST = ("plan", "wait")  # stages that touch no device
 REPORTED = ("plan", "predict", "composite")  # the names `on_stage` hears, each once
 REPEATED = ("refine",)  # heard for every tile: the one stage that takes long enough for people to change their mind
 
-_spare_events: list[torch.cuda.Event] = []  # appending and popping are atomic
+_spare_events: dict[torch.device, list[torch.cuda.Event]] = {}  # appending and popping are atomic
 
 OnStage = Callable[[str], None]
 
@@ -28,7 +28,7 @@ class StageClock:
     """
 
     def __init__(self, device: torch.device, on_stage: OnStage | None = None) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._device = device
         self._on_stage = on_stage
         self._announced: set[str] = set()
         self._started_s = time.perf_counter()
@@ -36,11 +36,11 @@ class StageClock:
 
     def enter(self, stage: str) -> None:
         """End the stage before and begin this one; the empty name only ends."""
-        if stage == "composite" and self._marks[-1][0] == stage:
+        if stage == "composite" and self._marks and self._marks[-1][0] == stage:
             return
         event = None
-        if self._on_gpu and stage not in ON_HOST:
-            event = _take_event()
+        if self._device.type == "cuda" and stage not in ON_HOST:
+            event = _take_event(self._device)
             event.record()
         self._marks.append((stage, time.perf_counter(), event))
         is_news = stage in REPEATED or (stage in REPORTED and stage not in self._announced)
@@ -49,7 +49,7 @@ class StageClock:
             self._on_stage(stage)
 
     def timings_ms(self) -> dict[str, float]:
-        """Return milliseconds per stage, and the `total` up to now; waits for the last stage's end."""
+        """Return milliseconds per stage, and the `total` up to now; waits for the last stage's end. Ends the clock."""
         timings: dict[str, float] = {}
         for _, _, event in self._marks[-1:]:
             if event is not None:
@@ -59,14 +59,14 @@ class StageClock:
                 spent_ms = start.elapsed_time(end) if start and end else (end_s - start_s) * 1000
                 timings[stage] = timings.get(stage, 0.0) + spent_ms
         timings["total"] = (time.perf_counter() - self._started_s) * 1000
-        _spare_events.extend(event for _, _, event in self._marks if event is not None)
+        _spare_events.setdefault(self._device, []).extend(event for _, _, event in self._marks if event is not None)
         self._marks.clear()
         return timings
 
 
-def _take_event() -> torch.cuda.Event:
-    """An event nobody uses any more, or a new one, which costs a few launches' time."""
+def _take_event(device: torch.device) -> torch.cuda.Event:
+    """An event of this device that nobody uses any more, or a new one, which costs a few launches' time."""
     try:
-        return _spare_events.pop()
-    except IndexError:
+        return _spare_events[device].pop()
+    except (KeyError, IndexError):
         return torch.cuda.Event(enable_timing=True)
