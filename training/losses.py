@@ -93,7 +93,7 @@ class SqueezeFeatures(torch.nn.Module):
             if index in (2, 5, 9):
                 x = F.max_pool2d(x, 3, 2, ceil_mode=True)
             x = self._fire(index, x)
-            if index in (3, 4, 7, 8):
+            if index % 2:
                 features.append(x)
         return features
 
