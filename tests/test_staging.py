@@ -17,25 +17,22 @@ def pass_through(array: np.ndarray, device: str, monkeypatch: pytest.MonkeyPatch
     return out
 
 
-@pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda",
-            marks=[
-                pytest.mark.gpu,
-                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-            ],
-        ),
-    ],
-)
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+    ),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("block_bytes", [2048, 32 << 20])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.bool_, np.float32])
 def test_every_array_comes_back_whole(
     device: str, block_bytes: int, dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    array = np.random.default_rng(0).integers(0, 2**16, (90, 70, 3)).astype(dtype)[5:, 10:50]
+    array: np.ndarray = np.random.default_rng(0).integers(0, 2**16, (90, 70, 3)).astype(dtype)[5:, 10:50]
     np.testing.assert_array_equal(pass_through(array, device, monkeypatch, block_bytes), array)
 
 
@@ -51,3 +48,17 @@ def test_strips_cover_every_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "BLOCK_BYTES", 100)
     rows = [list(range(10))[part] for part in staging._strips(np.zeros((10, 30), np.uint8))]
     assert rows == [[row] for row in range(10)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("block_bytes", [2048, 32 << 20])
+def test_arrays_that_travel_together_arrive_as_they_were(
+    device: str, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "BLOCK_BYTES", block_bytes)
+    random = np.random.default_rng(0)
+    arrays = [random.integers(0, 256, shape, dtype=np.uint8) for shape in ((31, 20, 3), (7, 9), (1, 1))]
+    views = [array[:, 1:] if array.shape[1] > 1 else array for array in arrays]
+    for tensor, array in zip(Staging(torch.device(device)).to_device_together(views), views, strict=True):
+        np.testing.assert_array_equal(tensor.cpu().numpy(), array)
+        assert tensor.is_contiguous()
