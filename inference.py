@@ -8,6 +8,7 @@ and no HTTP.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import logging
@@ -37,6 +38,7 @@ from runner import (
     choose_device,
     choose_precision,
     describe_card,
+    few_threads,
     pick_profile,
 )
 from stages import OnStage, StageClock
@@ -45,7 +47,6 @@ __all__ = ["Inpainter", "RepairError", "RepairRequest", "RepairResult", "measure
 
 logger = logging.getLogger(__name__)
 
-LOADING_THREADS = 4
 LARGE_PHOTO_PX = 2048  # side of the photo that the host of a GPU rehearses with
 REHEARSALS = 10
 
@@ -94,15 +95,16 @@ class Inpainter:
             raise RepairError(str(error)) from error
         if chosen.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(chosen_profile.memory_fraction, chosen)
-        with _few_threads():
+        with few_threads():
             generator = load_generator(path)
             runner = ModelRunner(generator, device=chosen, precision=chosen_precision, profile=chosen_profile)
         inpainter = cls(runner, weights_name=_weights_name(path), profile_reason=reason)
-        with _few_threads() if chosen.type == "cuda" else contextlib.nullcontext():
+        with few_threads() if chosen.type == "cuda" else contextlib.nullcontext():
             inpainter._warm_up()
         # What was loaded stays: a full collection over it would stop a repair for 50 ms.
         gc.collect()
         gc.freeze()
+        atexit.register(gc.unfreeze)  # or extensions tell people at the end what of theirs is left
         return inpainter
 
     @property
@@ -146,9 +148,9 @@ class Inpainter:
             RepairError: the device has no room for them.
         """
         path = _weights_path(weights)
-        with _few_threads():
+        with few_threads():
             generator = load_generator(path)
-        with self._device_turn(), _few_threads() if self._runner.device.type == "cuda" else contextlib.nullcontext():
+        with self._device_turn(), few_threads() if self._runner.device.type == "cuda" else contextlib.nullcontext():
             before = self._runner
             before.release()
             failure = self._take_over(generator)
@@ -309,17 +311,6 @@ class Inpainter:
                 return measure_card(runner.generator, card, runner.device, runner.profile, folder=folder)
             finally:
                 runner.restore()
-
-
-@contextlib.contextmanager
-def _few_threads() -> Iterator[None]:
-    """Load with few threads: many small steps, each of which would wait until every core of a busy machine is free."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(min(threads, LOADING_THREADS))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _plan_notes(crops: list[Crop], quality: str) -> list[Note]:

@@ -9,7 +9,9 @@ the GPU.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -27,6 +29,7 @@ logger = logging.getLogger(__name__)
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 BATCH_SIZES = (8, 4, 2, 1)  # those that get a graph
 FULL_BATCH_PX = 512 * 512  # largest bucket that runs the profile's whole `max_batch`; beyond it the GPU is full anyway
+LOADING_THREADS = 4
 SMALL_PX = 64  # input of the warm-up run on a CPU
 
 
@@ -156,6 +159,17 @@ class ModelRunner:
 
 def _predict(network: FusedGenerator, x: Tensor) -> Tensor:
     return match_rim(network(x), x)
+
+
+@contextlib.contextmanager
+def few_threads() -> Iterator[None]:
+    """Load with few threads: many small steps, each of which would wait until every core of a busy machine is free."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(threads, LOADING_THREADS))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def choose_device(device: str) -> torch.device:
