@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from broad import find_looks, settle_looks
 from config import Note, Profile
 from cropping import Crop, plan_crops
 from downloads import find_weights
@@ -196,7 +197,7 @@ class Inpainter:
             image: (H, W, 3) uint8 or uint16 RGB; not modified.
             mask: (H, W) bool, True = hole; not modified. An empty one gives the image back with a note.
             dilate_px: how far the hole grows, 0 to 1024; None = in proportion to its thickness.
-            feather_px: width of the soft edge, within the ring that dilation added; None = all of it.
+            feather_px: width of the soft edge, within the ring that dilation added; None = one pixel.
             quality: "fast", or "high": holes larger than the largest bucket are refined at full resolution.
             on_stage: called with "plan", "predict", "composite" as each begins, with "refine" for each tile of it.
 
@@ -241,6 +242,7 @@ class Inpainter:
 
     def _fill(self, requests: Sequence[RepairRequest], plans: list[list[Crop]], clock: StageClock) -> list[Filled]:
         """Fill the crops of all requests, those to be refined coarsely first."""
+        looks = find_looks([Task(r.image, crop) for r, crops in zip(requests, plans, strict=True) for crop in crops])
         tasks: list[Task] = []
         refined: list[tuple[int, Task]] = []
         for request, crops in zip(requests, plans, strict=True):
@@ -249,7 +251,7 @@ class Inpainter:
                     refined.append((len(tasks), Task(request.image, crop)))
                     crop = hard_edged(crop)
                 tasks.append(Task(request.image, crop))
-        filled = fill(tasks, self._runner, clock)
+        filled = settle_looks(fill([*tasks, *(look for _, look in looks)], self._runner, clock), looks)
         for index, task in refined:
             done = refine(task, filled[index].patch, self._runner, clock)
             filled[index] = Filled(done.patch, filled[index].notes + done.notes)

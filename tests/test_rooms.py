@@ -16,7 +16,7 @@ ROOMS = (
     ("app",),
     ("web",),
     ("jobs",),
-    ("inference", "repairs", "measure", "filling", "refine", "runner", "graphs", "stages"),
+    ("inference", "repairs", "measure", "filling", "broad", "refine", "runner", "graphs", "stages"),
     (
         "preprocess",
         "blend",
