@@ -6,6 +6,7 @@
     quality         on the photo protocol; a value is fast or high, with /PX after it for the largest bucket: high/512
     rim             on the photo protocol; off leaves the prediction as it is where the repair meets the photo, and
                     MODULE:FUNCTION takes the place of `blend.match_rim`
+    broad           on the photo protocol; off fills large holes without a broad look (`broad.py`)
     dilate          on the overlay protocol; a value is a radius in pixels, or RATIO+EXTRA of the default rule, with
                     @PX after it for the feather: 4, 0.2+3 or 0.2+3@1
     feather         on the overlay protocol; a value is a width in pixels
@@ -36,6 +37,7 @@ SWEEPS = {
     "input_px": "photo",
     "quality": "photo",
     "rim": "photo",
+    "broad": "photo",
     "dilate": "overlay",
     "feather": "overlay",
 }
@@ -44,6 +46,7 @@ DEFAULT_VALUES = {
     "input_px": "auto,512,768,1024",
     "quality": "fast,high",
     "rim": "auto,off",
+    "broad": "auto,off",
     "dilate": "auto,0,1,2,3,4,6,8,12",
     "feather": "auto,0,1,2,4",
 }
@@ -61,6 +64,7 @@ class Variant:
         dilate_px: see `Inpainter.repair`; so are feather_px and quality.
         input_px: side of the largest bucket; None is the profile's.
         rim: what takes the place of `match_rim`: "" for itself, "off", or MODULE:FUNCTION.
+        broad: whether large holes take a broad look.
     """
 
     label: str
@@ -70,6 +74,7 @@ class Variant:
     quality: str = "fast"
     input_px: int | None = None
     rim: str = ""
+    broad: bool = True
 
 
 def read_sweeps(sweeps: Sequence[str], *, dilate_px: int | None, rules: CropRules) -> list[Variant]:
@@ -116,7 +121,7 @@ class _VariantFill:
     def __call__(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         v = self._variant
         options: dict[str, Any] = {"dilate_px": v.dilate_px, "feather_px": v.feather_px, "quality": v.quality}
-        with _rules_of(self._inpainter, v.rules), _rim_of(v.rim):
+        with _rules_of(self._inpainter, v.rules), _rim_of(v.rim), _broad_of(v.broad):
             return self._inpainter.repair(image, hole, **options).image
 
 
@@ -134,6 +139,8 @@ def _with_value(variant: Variant, sweep: str, value: str) -> Variant:
         return replace(variant, quality=quality, input_px=int(limit) if limit else None)
     if sweep == "rim":
         return replace(variant, rim=value)
+    if sweep == "broad":
+        return replace(variant, broad=value != "off")
     if sweep == "feather":
         return replace(variant, feather_px=int(value))
     value, _, feather = value.partition("@")
@@ -168,6 +175,19 @@ def _rim_of(rim: str) -> Iterator[None]:
         yield
     finally:
         runner.match_rim = kept
+
+
+@contextmanager
+def _broad_of(broad: bool) -> Iterator[None]:
+    import inference
+
+    kept = inference.find_looks
+    if not broad:
+        inference.find_looks = lambda tasks: []
+    try:
+        yield
+    finally:
+        inference.find_looks = kept
 
 
 def _find_rim(rim: str) -> Callable[[Tensor, Tensor], Tensor]:
