@@ -9,7 +9,7 @@ once; the growing itself, a distance transform, happens when somebody asks for i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -37,6 +37,7 @@ class CropRules:
         max_margin_px: largest context margin; beyond it a big hole would only be scaled down further.
         dilate_ratio: default dilation as a part of the hole's half thickness (distance transform maximum).
         dilate_extra_px: pixels added to that, for the antialiased rim every hand-painted mask leaves out.
+        large_photo_px: a photo whose shorter side is as long gets one pixel more: what is drawn onto it has wider rims.
         feather_px: default width of the feather; what lies further in is replaced whole, as a rim left under
             half-transparent fill is the ghost that dilation is there to remove.
         forward_px: fixed cost of one more box, in model pixels; decides when two boxes are cheaper as one.
@@ -50,6 +51,7 @@ class CropRules:
     max_margin_px: int = 192
     dilate_ratio: float = 0.12
     dilate_extra_px: int = 2
+    large_photo_px: int = 900
     feather_px: int = 1
     forward_px: int = 150_000
     cell_px: int = 192
@@ -289,6 +291,8 @@ def _halve(hole: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _own_dilate_px(part: tuple[Box, NDArray[np.bool_]], image_size: tuple[int, int], rules: CropRules) -> int:
     box, hole = part
+    if min(image_size) >= rules.large_photo_px:
+        rules = replace(rules, dilate_extra_px=rules.dilate_extra_px + 1)
     return default_dilate_px(largest_inside_px(paste(hole, box, expand_box(box, COARSEST_PX, image_size))), rules=rules)
 
 

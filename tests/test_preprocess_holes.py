@@ -127,6 +127,15 @@ def test_default_dilation_is_in_proportion_and_bounded() -> None:
     assert values == sorted(values) and values[0] >= 1 and values[-1] == MAX_DILATE_PX
 
 
+@pytest.mark.parametrize(("shorter_px", "more_px"), [(899, 0), (900, 1)])
+def test_holes_of_a_large_photo_grow_by_a_pixel_more(shorter_px: int, more_px: int) -> None:
+    mask = np.zeros((shorter_px, 1000), np.bool_)
+    mask[400, 500] = True
+    grown = grow_hole(mask)
+    assert grown is not None
+    assert grown.parts[0].dilate_px == default_dilate_px(1, rules=CropRules()) + more_px
+
+
 def test_each_hole_is_grown_by_its_own_thickness() -> None:
     mask = np.zeros((300, 400), np.bool_)
     mask[50:250, 30:230] = True
@@ -146,7 +155,7 @@ def test_holes_in_large_bounds_are_told_apart_on_a_coarser_grid() -> None:
     mask[700, 1200] = True
     mask[1198:, 1600:] = True
     grown = grow_hole(mask)
-    assert grown is not None and sorted(part.dilate_px for part in grown.parts) == [2, 2, 2, 25]
+    assert grown is not None and sorted(part.dilate_px for part in grown.parts) == [3, 3, 3, 26]
     expected = np.zeros_like(mask)
     for part in grown.parts:
         left, top, right, bottom = part.box
@@ -155,8 +164,8 @@ def test_holes_in_large_bounds_are_told_apart_on_a_coarser_grid() -> None:
         expected |= whole
     np.testing.assert_array_equal(expected, mask)
     missing, _ = grown_in_full(mask)
-    assert missing[403:440, 200].sum() == 25 and missing[200, 405:440].sum() == 25
-    assert missing[1003:1010, 1300].sum() == 2 and missing[701:710, 1200].sum() == 2
+    assert missing[403:440, 200].sum() == 26 and missing[200, 405:440].sum() == 26
+    assert missing[1003:1010, 1300].sum() == 3 and missing[701:710, 1200].sum() == 3
 
 
 @pytest.mark.parametrize("side", [40, 200, 640])
