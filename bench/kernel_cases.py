@@ -92,8 +92,7 @@ def local_case(size: int, batch: int) -> Case:
 
 def global_case(size: int, batch: int) -> Case:
     tail = torch.randn(CHANNELS - LOCAL, INNER, 1, 1, dtype=torch.float64) * INNER**-0.5
-    beside = [Tile(128, 256, 64, 8, 3, beside=128), *(Tile(64, 128, 64, 4, stages, beside=64) for stages in (3, 4))]
-    candidates = [*tiles((64, 128, 256), (64, 128), (64,), (4, 8), (3, 4)), *beside]
+    candidates = list(tiles((64, 128, 256), (64, 128), (64,), (4, 8), (3, 4)))
     return trunk_case("global", size, batch, random_convolution(CHANNELS - LOCAL, LOCAL, 3), tail, candidates)
 
 
@@ -264,10 +263,7 @@ def enter_rows_case(size: int, batch: int) -> Case:
         INNER,
         CHANNELS - LOCAL,
         2 * batch * size * size * INNER * (CHANNELS - LOCAL + size),
-        [
-            *tiles((size,), (32, 64), (64, 128), (4, 8), (2, 3, 4)),
-            *(Tile(size, 128, 64, warps, stages, beside=64) for warps in (4, 8) for stages in (3, 4)),
-        ],
+        list(tiles((size,), (32, 64), (64, 128), (4, 8), (2, 3, 4))),
         lambda tile, i: spectral_path.enter_rows(
             inputs[i % len(inputs)], laid_out, matrices, planes, from_channel=LOCAL, tile=tile
         ),

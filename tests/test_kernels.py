@@ -57,12 +57,12 @@ def poisoned(*shape: int) -> torch.Tensor:
 
 @needs_triton
 @pytest.mark.parametrize("boxes", [True, False])
-@pytest.mark.parametrize("more", [{}, {"split": 3}, {"beside": 32}])
+@pytest.mark.parametrize("more", [{}, {"split": 3}])
 @pytest.mark.parametrize(("height", "width", "batch", "rows"), [(5, 7, 2, 32), (2, 2, 1, 32), (8, 16, 1, 16)])
 def test_trunk_convolution_with_tail_and_shortcut(
     height: int, width: int, batch: int, rows: int, more: dict[str, int], boxes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sums in one piece, split over programs, or two in one; weights copied as boxes or number by number."""
+    """Sums in one piece or split over programs; weights copied as boxes or number by number."""
     from lama.kernels import convolution as kernel
     from lama.kernels.convolution import convolve, convolve_reference, row_convolution, split_scratch
     from lama.kernels.tiles import Tile
@@ -87,16 +87,13 @@ def test_trunk_convolution_with_tail_and_shortcut(
 
 
 @needs_triton
-def test_a_split_sum_computes_one_product() -> None:
-    from lama.kernels.convolution import convolve, row_convolution, split_scratch
+def test_a_split_sum_needs_memory() -> None:
+    from lama.kernels.convolution import convolve, row_convolution
     from lama.kernels.tiles import Tile
 
     weights = row_convolution(convolution(64, 32, 3), DEVICE)
-    tile = Tile(32, 32, 32, 4, 2, split=2, beside=32)
-    scratch = split_scratch(16, 64, tile=tile, device=DEVICE)
-    for memory in (scratch, None):
-        with pytest.raises(ValueError, match="splits the sum"):
-            convolve(half(1, 4, 4, 32), weights, poisoned(1, 4, 4, 64), tile=tile, scratch=memory)
+    with pytest.raises(ValueError, match="splits the sum"):
+        convolve(half(1, 4, 4, 32), weights, poisoned(1, 4, 4, 64), tile=Tile(32, 32, 32, 4, 2, split=2))
 
 
 @needs_triton
@@ -253,9 +250,8 @@ def test_tiles_fit_the_shared_memory_of_every_card(
 
 
 @needs_triton
-@pytest.mark.parametrize("beside", [0, 32])
 @pytest.mark.parametrize("width", [16, 32])
-def test_fused_entry_of_the_spectral_path_equals_the_two_launches(width: int, beside: int) -> None:
+def test_fused_entry_of_the_spectral_path_equals_the_two_launches(width: int) -> None:
     from lama.kernels.convolution import convolve, row_convolution
     from lama.kernels.fourier import kernel_matrices, transform_rows
     from lama.kernels.spectral_path import enter_rows
@@ -268,7 +264,7 @@ def test_fused_entry_of_the_spectral_path_equals_the_two_launches(width: int, be
     apart = x.clone()
     planes = torch.zeros(batch, height, 2, width // 2 + 1, 96, dtype=torch.float16, device=DEVICE)
     planes_apart = planes.clone()
-    enter_rows(x, weights, matrices, planes, from_channel=32, tile=Tile(16, 32 + beside, 32, 4, 2, beside=beside))
+    enter_rows(x, weights, matrices, planes, from_channel=32, tile=tile)
     convolve(apart, weights, apart, tile=tile, from_channel=32, to_channel=128)
     transform_rows(apart, matrices, planes_apart, tile=tile)
     assert relative_error(x, apart) < 1e-3

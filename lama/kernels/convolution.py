@@ -75,20 +75,18 @@ def convolve(
 
     Arguments: `x` (B, H, W, Cx) and `out` (B, H', W', Cy), contiguous; H' = ceil(H / stride). Input channels start at
     `from_channel`, tail channels at `tail_channel`, output channels at `to_channel`. With `add_to_out` the result is
-    added to what `out` holds, after the ReLU. `scratch` is needed where the tile splits the sum; such a tile computes
-    one product.
+    added to what `out` holds, after the ReLU. `scratch` is needed where the tile splits the sum.
     """
     batch, height, width, x_channels = x.shape
     _, out_height, out_width, out_channels = out.shape
     rows = batch * out_height * out_width
-    grid = (triton.cdiv(rows, tile.rows) * (convolution.outputs // (tile.columns + tile.beside)), tile.split)
-    if tile.split > 1 and (scratch is None or tile.beside):
-        raise ValueError("a tile that splits the sum needs scratch memory and computes one product")
+    grid = (triton.cdiv(rows, tile.rows) * (convolution.outputs // tile.columns), tile.split)
+    if tile.split > 1 and scratch is None:
+        raise ValueError("a tile that splits the sum needs scratch memory")
     boxes = copies_boxes(x.device)
     _convolve_kernel[grid](
         x,
         _weight_argument(convolution, tile.depth, tile.columns, boxes=boxes),
-        _weight_argument(convolution, tile.depth, tile.beside or tile.columns, boxes=boxes),
         convolution.bias,
         out,
         x if scratch is None else scratch.partial_sums,
@@ -115,7 +113,6 @@ def convolve(
         WITHIN_ROW=out_width % tile.rows == 0,
         BM=tile.rows,
         BN=tile.columns,
-        BESIDE=tile.beside,
         BK=tile.depth,
         num_warps=tile.warps,
         num_stages=tile.stages,
@@ -215,7 +212,6 @@ def _load_weight(weight, row, column, OUTPUTS: tl.constexpr, BOXES: tl.constexpr
 def _convolve_kernel(
     x,
     weight,
-    weight_beside,
     bias,
     out,
     partial_sums,
@@ -241,14 +237,13 @@ def _convolve_kernel(
     WITHIN_ROW: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
-    BESIDE: tl.constexpr,
     BK: tl.constexpr,
 ):
     # Programs that share rows of x run next to each other, so that the second finds them in the L2 cache.
-    column_tiles: tl.constexpr = OUTPUTS // (BN + BESIDE)
+    column_tiles: tl.constexpr = OUTPUTS // BN
     tile = tl.program_id(0)
     first_row = (tile // column_tiles) * BM
-    first_column = (tile % column_tiles) * (BN + BESIDE)
+    first_column = (tile % column_tiles) * BN
     m = first_row + tl.arange(0, BM)
     n = first_column + tl.arange(0, BN)
     k = tl.arange(0, BK)
@@ -272,8 +267,6 @@ def _convolve_kernel(
     first = tl.program_id(1) * steps_each
     last = tl.minimum(first + steps_each, steps)
     acc = tl.zeros((BM, BN), dtype=tl.float32)
-    if BESIDE:
-        acc_beside = tl.zeros((BM, BESIDE), dtype=tl.float32)
     for step in range(first, last):
         tap = step // chunks
         channel = FROM + (step % chunks) * BK
@@ -290,15 +283,9 @@ def _convolve_kernel(
         a = tl.load(x + (source[:, None] + k[None, :]))
         b = _load_weight(weight, step * BK, first_column, OUTPUTS, BOXES, BK, BN)
         acc = tl.dot(a, b, acc)
-        if BESIDE:
-            b_beside = _load_weight(weight_beside, step * BK, first_column + BN, OUTPUTS, BOXES, BK, BESIDE)
-            acc_beside = tl.dot(a, b_beside, acc_beside)
 
     if SPLIT == 1:
         _finish(acc, bias, out, m, n, rows, OUT_CHANNELS, TO, ADD)
-        if BESIDE:
-            n_beside = first_column + BN + tl.arange(0, BESIDE)
-            _finish(acc_beside, bias, out, m, n_beside, rows, OUT_CHANNELS, TO, ADD)
     else:
         offsets = m[:, None] * OUTPUTS + n[None, :]
         mask = (m < rows)[:, None]

@@ -24,11 +24,10 @@ def enter_rows(
     """Write t = ReLU(1x1 convolution) to the last channels of `x`, and its row transform to `planes`, in one launch.
 
     The pixels of a row of `x` are contiguous, its rows and images need not be. Its width must be one of FUSED_WIDTHS.
-    `convolve` and `transform_rows` do the same for any width. With
-    `tile.beside` columns beside `tile.columns`, 128 and 64 of 192, one program reads the map instead of three.
+    `convolve` and `transform_rows` do the same for any width.
     """
     batch, height, width, x_channels = x.shape
-    _enter_rows_kernel[(batch * height, enter.outputs // (tile.columns + tile.beside))](
+    _enter_rows_kernel[(batch * height, enter.outputs // tile.columns)](
         x,
         enter.weight,
         enter.bias,
@@ -45,7 +44,6 @@ def enter_rows(
         FREQUENCIES=matrices.frequencies,
         MATRIX_STRIDE=matrices.row.values.shape[1],
         BN=tile.columns,
-        BESIDE=tile.beside,
         BK=tile.depth,
         num_warps=tile.warps,
         num_stages=tile.stages,
@@ -117,35 +115,25 @@ def _enter_rows_kernel(
     FREQUENCIES: tl.constexpr,
     MATRIX_STRIDE: tl.constexpr,
     BN: tl.constexpr,
-    BESIDE: tl.constexpr,
     BK: tl.constexpr,
 ):
     line = tl.program_id(0)
     m = tl.arange(0, WIDTH)
-    n = tl.program_id(1) * (BN + BESIDE) + tl.arange(0, BN)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
     k = tl.arange(0, BK)
     x += (line // height) * image_stride + (line % height) * row_stride
     pixels = x + m[:, None] * X_CHANNELS
     acc = tl.zeros((WIDTH, BN), dtype=tl.float32)
-    if BESIDE > 0:
-        n_beside = tl.program_id(1) * (BN + BESIDE) + BN + tl.arange(0, BESIDE)
-        acc_beside = tl.zeros((WIDTH, BESIDE), dtype=tl.float32)
     for channel in range(0, INPUTS, BK):
         a = tl.load(pixels + (FROM + channel + k)[None, :])
         rows = weight + (channel + k)[:, None] * OUTPUTS
         acc = tl.dot(a, tl.load(rows + n[None, :]), acc)
-        if BESIDE > 0:
-            acc_beside = tl.dot(a, tl.load(rows + n_beside[None, :]), acc_beside)
     state = pixels + (X_CHANNELS - OUTPUTS)
     transform = tl.load(matrix + (m[:, None] * MATRIX_STRIDE + m[None, :]))
     target = planes + (line * (2 * FREQUENCIES) + m + (m >= FREQUENCIES).to(tl.int32))[:, None] * OUTPUTS
     t = relu(acc + tl.load(bias + n)[None, :]).to(tl.float16)
     tl.store(state + n[None, :], t)
     tl.store(target + n[None, :], tl.dot(transform, t).to(tl.float16))
-    if BESIDE > 0:
-        t_beside = relu(acc_beside + tl.load(bias + n_beside)[None, :]).to(tl.float16)
-        tl.store(state + n_beside[None, :], t_beside)
-        tl.store(target + n_beside[None, :], tl.dot(transform, t_beside).to(tl.float16))
 
 
 @triton.jit(do_not_specialize=["rows", "frequencies"])

@@ -23,7 +23,7 @@ class Tile:
     """What one program computes (rows x columns of the output), `depth` terms of the sum at a time.
 
     `warps` is its number of warps, `stages` how many loads are in flight, `split` the number of programs a sum is
-    split over, `beside` the columns of a second product with the same rows, right of the first.
+    split over.
     """
 
     rows: int
@@ -32,7 +32,6 @@ class Tile:
     warps: int
     stages: int
     split: int = 1
-    beside: int = 0
 
 
 Choices = tuple[tuple[int, Tile], ...]
@@ -44,25 +43,12 @@ TILES: dict[str, Choices] = {
         (3072, Tile(64, 128, 64, 4, 4)),
         (0, Tile(64, 64, 64, 4, 4, 4)),
     ),
-    # A second product beside the first pays where the programs, one to a multiprocessor, end up as full rounds of 132.
-    "global": (
-        (33793, Tile(128, 128, 64, 8, 3)),
-        (25344, Tile(128, 256, 64, 8, 3, beside=128)),
-        (16897, Tile(128, 128, 64, 8, 3)),
-        (12288, Tile(128, 256, 64, 8, 3, beside=128)),
-        (4225, Tile(64, 128, 64, 8, 3)),
-        (3072, Tile(64, 128, 64, 4, 4, beside=64)),
-        (0, Tile(64, 64, 64, 4, 4)),
-    ),
+    "global": ((12288, Tile(128, 128, 64, 8, 3)), (3072, Tile(64, 128, 64, 8, 3)), (0, Tile(64, 64, 64, 4, 4))),
     "down": ((4096, Tile(128, 128, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 4))),
     "up": ((4096, Tile(128, 64, 32, 4, 3)), (0, Tile(64, 64, 32, 4, 3))),
     "enter": ((8192, Tile(128, 64, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
     "enter_rows": ((0, Tile(128, 64, 64, 4, 3)),),
-    "enter_short_rows": (
-        (24576, Tile(64, 128, 64, 4, 3, beside=64)),
-        (8192, Tile(64, 64, 64, 4, 3)),
-        (0, Tile(64, 64, 64, 4, 4)),
-    ),
+    "enter_short_rows": ((8192, Tile(64, 64, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 4))),
     "rows": ((0, Tile(64, 64, 64, 4, 2)),),
     "columns": ((0, Tile(64, 64, 64, 4, 2)),),
     "spectrum": ((6144, Tile(64, 128, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 3))),
@@ -78,13 +64,11 @@ def tile_for(kernel: str, rows: int, *, columns: int, depth: int, device: torch.
     nothing), `device` where it runs.
     """
     tile = next(tile for from_rows, tile in TILES[kernel] if rows >= from_rows)
-    limit = shared_bytes(device) - SHARED_BYTES_KEPT_BACK
-    if tile.beside and (columns % (tile.columns + tile.beside) or _bytes(kernel, tile) > limit):
-        tile = replace(tile, columns=min(tile.columns, 128), beside=0)
     while columns and columns % tile.columns:
         tile = replace(tile, columns=tile.columns // 2)
     while depth and depth % tile.depth:
         tile = replace(tile, depth=tile.depth // 2)
+    limit = shared_bytes(device) - SHARED_BYTES_KEPT_BACK
     while tile.stages > 2 and _bytes(kernel, tile) > limit:
         tile = replace(tile, stages=tile.stages - 1)
     while _bytes(kernel, tile) > limit and tile.rows > 32:
@@ -117,5 +101,5 @@ def copies_boxes(device: torch.device) -> bool:
 
 def _bytes(kernel: str, tile: Tile) -> int:
     row_tiles, column_tiles = OPERANDS.get(kernel, (1, 1))
-    numbers = (row_tiles * tile.rows + column_tiles * (tile.columns + tile.beside)) * tile.depth
+    numbers = (row_tiles * tile.rows + column_tiles * tile.columns) * tile.depth
     return numbers * BYTES_PER_NUMBER * tile.stages
