@@ -138,7 +138,8 @@ def test_takes_only_maps_that_fill_the_card() -> None:
     if trunk is None:
         pytest.skip(obstacle)
     assert trunk.takes(torch.empty(1, 128, 128, 704, device=device))
-    assert not trunk.takes(torch.empty(1, 64, 64, 704, device=device))
+    assert trunk.takes(torch.empty(1, 64, 64, 704, device=device))
+    assert not trunk.takes(torch.empty(1, 32, 32, 704, device=device))
     assert not trunk.takes(torch.empty(1, 144, 128, 704, device=device))
 
 

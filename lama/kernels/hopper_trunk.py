@@ -20,10 +20,11 @@ from lama.kernels.tiles import tile_for
 
 CAPABILITY = (9, 0)
 ROWS, COLUMNS, OUTPUTS, DEPTH, SIDE_COLUMNS = 32, 8, 64, 32, 16  # as in hopper_steps, which not every Triton can import
-LOCAL_SLOTS = 4  # 119 KB: programs of the spectral path fit beside it
+LOCAL_SLOTS = 3  # 90 KB: programs of the spectral path fit beside it
 CROSS_SLOTS = 6
-FEWEST_TILES = 0.7
-"""Of the local convolution, for each multiprocessor: with fewer, the smaller tiles of the other kernels are faster."""
+FEWEST_TILES, FEWEST_NARROW_TILES = 0.2, 0.7
+"""Of the local convolution, for each multiprocessor: with fewer, the smaller tiles of the other kernels are faster. The
+second number is for networks as narrow as the included one, whose tiles hold all outputs."""
 TRIAL_SHAPE = (1, 128, 64)  # two tiles a program of the cross convolution, and every border
 LARGEST_TRIAL_DIFFERENCE = 2e-3
 
@@ -78,7 +79,9 @@ class HopperTrunk:
         batch, height, width, _ = x.shape
         if height % ROWS or width % COLUMNS:
             return False
-        return _tiles(batch, height, width, self._local[0].outputs) >= FEWEST_TILES * self._multiprocessors
+        outputs = self._local[0].outputs
+        fewest = FEWEST_TILES if outputs > OUTPUTS else FEWEST_NARROW_TILES
+        return _tiles(batch, height, width, outputs) >= fewest * self._multiprocessors
 
     def sided(self, x: Tensor, *, filled: bool) -> SidedMap:
         """Give a map its side columns, computed if `filled`, else to be written by the convolutions that fill it."""
