@@ -9,7 +9,7 @@ step. The schedule runs on the clock: `--budget` is the whole training in second
 a training cut into
 stretches follows one curve. State is saved every `--save-every` seconds and at the end.
 
-Stages go from small crops without a critic to large crops with one. Losses: `training.losses`.
+Stages go from small crops to large ones, with a critic where a stage asks for one. Losses: `training.losses`.
 """
 
 from __future__ import annotations

@@ -57,16 +57,12 @@ class Recipe:
     outside_weight: float = 1.0
     perceptual_weight: float = 0.1
     perceptual_every: int = 2
-    depth_gain: float = 4.0
+    depth_gain: float = 8.0
     critic_share: float = 0.34
     matching_weight: float = 1.0
     penalty_weight: float = 0.5
     average_decay: float = 0.998
-    stages: tuple[Stage, ...] = (
-        Stage(0.6, 256, 64, 0.0),
-        Stage(0.86, 384, 32, 0.0),
-        Stage(1.0, 384, 28, 0.5),
-    )
+    stages: tuple[Stage, ...] = (Stage(0.5, 256, 64, 0.0), Stage(1.0, 384, 30, 0.0))
 
 
 class Trainer:
