@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench.quality_figures import FIGURE_NAMES, HIGHER_IS_BETTER, paired_bootstrap
+from bench.quality_methods import BARE_SUFFIX
 from bench.quality_scores import Record
 
 TITLES = {
@@ -78,7 +79,7 @@ def markdown(
         records: all figures of all methods.
         kinds: the columns.
         ours: methods that are compared with every other method.
-        protocol: its name, for the title; "network" also gets the bars.
+        protocol: its name, for the title; "network" also gets the bars, for the bare prediction too.
         environment: from `read_environment`.
     """
     methods = unique_methods(records)
@@ -238,7 +239,8 @@ def _bar_rows(records: Sequence[Record], kinds: Sequence[str], ours: Sequence[st
         return []
     digits = DIGITS[figure]
     rows = [_row("bar", [f"{bars[k]:.{digits}f}" for k in kinds])]
-    for own in ours:
+    measured = unique_methods(records)
+    for own in (name for own in ours for name in (own, own + BARE_SUFFIX) if name in measured):
         cells = []
         for kind in kinds:
             past = mean_figure(records, own, kind, figure) - bars[kind]
