@@ -240,13 +240,13 @@ def _bar_rows(records: Sequence[Record], kinds: Sequence[str], ours: Sequence[st
     digits = DIGITS[figure]
     rows = [_row("bar", [f"{bars[k]:.{digits}f}" for k in kinds])]
     measured = unique_methods(records)
-    for own in (name for own in ours for name in (own, own + BARE_SUFFIX) if name in measured):
+    for method in (name for own in ours for name in (own, own + BARE_SUFFIX) if name in measured):
         cells = []
         for kind in kinds:
-            past = mean_figure(records, own, kind, figure) - bars[kind]
+            past = mean_figure(records, method, kind, figure) - bars[kind]
             past = past if HIGHER_IS_BETTER[figure] else -past
             cells.append(f"met by {past:.{digits}f}" if past >= 0 else f"missed by {-past:.{digits}f}")
-        rows.append(_row(f"{own}: bar", cells))
+        rows.append(_row(f"{method}: bar", cells))
     return rows
 
 
