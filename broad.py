@@ -81,19 +81,22 @@ def take_colours(patch: NDArray, broad_patch: NDArray, broad: Crop) -> NDArray:
     height, width = hole.shape
     sigma_px = SIGMA_BROAD_PX * max(box_size(broad.box)) / max(broad.scaled_size)
     size = (-(-width // COARSE_STEP), -(-height // COARSE_STEP))
-    weight = hole.astype(np.float32)
-    difference = (broad_patch.astype(np.float32) - patch) * weight[..., None]
+    eight_bit = patch.dtype == np.uint8
+    inside = hole.view(np.uint8)
+    # In 16 bits where they suffice: these are the only steps at full size.
+    difference = cv2.subtract(broad_patch, patch, mask=inside, dtype=cv2.CV_16S if eight_bit else cv2.CV_32F)
     sigma = sigma_px / COARSE_STEP
-    small_weight = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
-    total = cv2.GaussianBlur(cv2.resize(difference, size, interpolation=cv2.INTER_AREA), (0, 0), sigma)
+    small_weight = cv2.resize(hole.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    small_difference = cv2.resize(difference, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    total = cv2.GaussianBlur(small_difference, (0, 0), sigma)
     share = cv2.GaussianBlur(small_weight, (0, 0), sigma)
     # Outside the hole there is nothing to fade into: beyond the patch's edge counts as known.
-    inside = np.pad((small_weight > 0).view(np.uint8), 1)
-    depth_px = COARSE_STEP * cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
+    covered = np.pad((small_weight > 0).view(np.uint8), 1)
+    depth_px = COARSE_STEP * cv2.distanceTransform(covered, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
     ramp = np.clip((depth_px - 2 * COARSE_STEP) / (RAMP_SIGMAS * sigma_px), 0, 1)
-    slow = total / np.maximum(share, 1e-3)[..., None] * ramp[..., None]
-    shifted = patch + cv2.resize(slow, (width, height), interpolation=cv2.INTER_LINEAR) * weight[..., None]
-    return np.rint(np.clip(shifted, 0, np.iinfo(patch.dtype).max)).astype(patch.dtype)
+    slow = (total / np.maximum(share, 1e-3)[..., None] * ramp[..., None]).astype(np.float32)
+    shift = cv2.resize(slow, (width, height), interpolation=cv2.INTER_LINEAR)
+    return cv2.add(patch, shift, dst=patch.copy(), mask=inside, dtype=cv2.CV_8U if eight_bit else cv2.CV_16U)
 
 
 def _hole(crop: Crop) -> NDArray[np.bool_]:
