@@ -2,8 +2,8 @@
 
 One kernel for the trunk's convolutions and the downsamplings: bias, ReLU and the block's shortcut in the epilogue, an
 optional 1x1 on further channels of the same pixel as extra steps of the same sum, the sum over channels and taps split
-over several programs where the map is too small to fill the card, or two products with the same pixels in one program
-where that saves reading them again. Where the card copies boxes of memory by itself, it fetches the weights so.
+over several programs where the map is too small to fill the card. Where the card copies boxes of memory by itself, it
+fetches the weights so.
 """
 
 from dataclasses import dataclass
