@@ -21,7 +21,7 @@ from bench.quality_figures import (
 from bench.quality_overlays import OVERLAY_KINDS, draw_overlay, jpeg_round_trip
 from bench.quality_peers import CLASSICAL, NetworkFill, fill_biharmonic, grow_as_repair
 from bench.quality_protocols import grow, make_cases
-from bench.quality_report import compare, verdict
+from bench.quality_report import compare, markdown, verdict
 from bench.quality_scores import Record, Setup, score
 from bench.quality_sheet import MAX_FILE_BYTES, focus_window, save_small_jpeg, tint, write_credits
 from bench.quality_sweep import make_fills, read_sweeps, read_variants
@@ -70,6 +70,15 @@ def test_pairs_are_matched_by_photo_and_verdicts_know_the_direction() -> None:
     assert verdict((1.0, 0.5, 1.5), "perceptual") == "worse"
     assert verdict((-1.0, -1.5, -0.5), "seam") == "better"
     assert verdict((0.5, -0.5, 1.5), "ssim") == "open"
+
+
+def test_bars_are_held_against_ours_and_the_bare_network_beside_it() -> None:
+    psnr_db = {"telea": 25.0, "w": 27.5, "w, rim not matched": 26.9}
+    records = [Record(name, "a", "thin", Figures(value, 0.9, 0.1, 1.0)) for name, value in psnr_db.items()]
+    text = markdown(records, ["thin"], ["w"], protocol="network", environment={})
+    assert "| w: bar | met by 0.50 |" in text
+    assert "| w, rim not matched: bar | missed by 0.10 |" in text
+    assert "telea: bar" not in text
 
 
 @pytest.mark.parametrize("kind", OVERLAY_KINDS)

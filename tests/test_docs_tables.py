@@ -87,3 +87,24 @@ def test_languages_have_the_same_words_and_columns(tables: ModuleType) -> None:
     for key, text in english.items():
         assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", chinese[key])), key
         assert text.count("|") == chinese[key].count("|"), key
+
+
+def test_the_bare_network_has_a_row_and_is_no_peer(tables: ModuleType) -> None:
+    report = json.loads((RESULTS / "quality-network-lama-compact.json").read_text())
+    (row,) = (
+        r for r in report["differences"] if r["kind"] == "object" and "rim" in r["peer"] and r["figure"] == "psnr"
+    )
+    row["verdict"] = "open"
+    for words in tables.WORDS.values():
+        text = tables.render_quality(report, words)
+        thin = report["means"][tables.BARE_NETWORK]["thin"]["psnr"]
+        assert f"\n| {words['quality.bare']} | {thin:.1f} / " in text
+        assert text.endswith(words["quality.won"])
+
+
+def test_a_comparison_that_is_open_is_named(tables: ModuleType) -> None:
+    report = json.loads((RESULTS / "quality-network-lama-compact.json").read_text())
+    (row,) = (r for r in report["differences"] if (r["kind"], r["peer"], r["figure"]) == ("thin", "biharmonic", "psnr"))
+    row["verdict"] = "open"
+    text = tables.render_quality(report, tables.WORDS["en"])
+    assert text.endswith("Too close to call (95 % interval over the photos): biharmonic, thin PSNR.")
