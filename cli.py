@@ -96,9 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
     repair.add_argument(
         "--dilate-px", type=_pixels, metavar="N", help="grow the hole by N px; default: by its thickness"
     )
-    repair.add_argument(
-        "--feather-px", type=_pixels, metavar="N", help="width of the soft edge; default: one pixel"
-    )
+    repair.add_argument("--feather-px", type=_pixels, metavar="N", help="width of the soft edge; default: one pixel")
     repair.add_argument("--quality", choices=("fast", "high"), default="fast", help="high refines very large holes")
     _add_settings(repair, ENGINE_SETTINGS)
     repair.set_defaults(run=run_repair)
