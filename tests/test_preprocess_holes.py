@@ -1,15 +1,11 @@
 """The grown hole, its feather and the mask's bounds, against slow definitions written here."""
 
-import multiprocessing
-import os
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import bounds
 from bounds import find_bounds
 from holes import MAX_DILATE_PX, CropRules, default_dilate_px, feather_alpha, grow_hole, paste
 
@@ -49,9 +45,8 @@ def test_bounds_are_found_in_tall_masks_and_views() -> None:
 
 
 @pytest.mark.parametrize("hole", [None, (0, 0), (1999, 1599), (1000, 3)])
-def test_bounds_of_a_large_mask_are_found_by_two_threads(hole: tuple[int, int] | None) -> None:
+def test_bounds_of_a_large_mask(hole: tuple[int, int] | None) -> None:
     mask = np.zeros((2000, 1600), np.bool_)
-    assert mask.size > bounds.LARGE_PX
     if hole is None:
         assert find_bounds(mask) is None
         return
@@ -59,17 +54,6 @@ def test_bounds_of_a_large_mask_are_found_by_two_threads(hole: tuple[int, int] |
     mask[999, 5] = True
     rows, columns = sorted((hole[0], 999)), sorted((hole[1], 5))
     assert find_bounds(mask) == (columns[0], rows[0], columns[1] + 1, rows[1] + 1)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_forked_process_finds_bounds_too() -> None:
-    """It has the pool of its parent but not the thread, and would wait for it for good."""
-    mask = np.zeros((2000, 1600), np.bool_)
-    mask[7, 9] = True
-    find_bounds(mask)
-    context = multiprocessing.get_context("fork")
-    with context.Pool(1) as pool:
-        assert pool.apply_async(find_bounds, (mask,)).get(timeout=30) == (9, 7, 10, 8)
 
 
 @settings(max_examples=80, deadline=None)
