@@ -189,7 +189,9 @@ def _time_form(form: str, generator: Generator, x: Tensor, reference: Tensor) ->
 
 
 def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """Build ours fp16, ours one stream, ours unfused entry, ours no Hopper, ours fp16 torch, eager, trace, compile."""
+    """Build ours fp16, ours one stream, ours unfused entry, ours no Hopper, ours local after, ours local beside, ours
+    fp16 torch, eager, trace, compile.
+    """
     if form.startswith("ours"):
         kernels = "torch" if form.endswith("torch") else "auto"
         fused = FusedGenerator(generator, device="cuda", dtype=torch.float16, kernels=kernels)
@@ -197,6 +199,8 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
             fused.form.overlap = "one stream" not in form
             fused.form.fuse_enter = "unfused" not in form
             fused.form.use_hopper = "no Hopper" not in form
+            if "local" in form:
+                fused.form.local_after_enter = "local after" in form
         elif not form.endswith("torch"):
             raise RuntimeError(fused.describe())
         return fused

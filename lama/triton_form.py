@@ -51,6 +51,7 @@ from lama.kernels.tiles import Tile, tile_for
 from lama.kernels.upsampling import row_upsampling, upsample
 
 LARGEST_INDEX = 2**31 - 1  # the kernels count in 32 bits
+MANY_ROWS = 128 * 128  # of the trunk's maps: from here on the local convolution waits until the spectral path has begun
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,17 @@ class _Trunk:
     spectrum: Tensor
     convolved: Tensor
     scratch: SplitScratch | None
+    local_after_enter: bool
 
 
 class TritonForm(nn.Module):
     """The folded network on `device` (CUDA, or the CPU in Triton's interpreter).
 
-    `overlap`, `fuse_enter` and `use_hopper` exist to be measured: two streams instead of one, the first 1x1 of the
-    spectral path in one launch with the row transform where the width allows it, and the trunk's 3x3 convolutions by
-    the Hopper kernels where they run; `why_not_hopper` says what keeps them from it, or nothing.
+    `overlap`, `fuse_enter`, `use_hopper` and `local_after_enter` exist to be measured: two streams instead of one, the
+    first 1x1 of the spectral path in one launch with the row transform where the width allows it, the trunk's 3x3
+    convolutions by the Hopper kernels where they run, and the local convolution after the spectral path's first launch
+    (None: where maps are large) instead of beside it; `why_not_hopper` says what keeps those kernels from running, or
+    nothing.
     """
 
     def __init__(self, network: FoldedNetwork, *, device: torch.device) -> None:
@@ -89,6 +93,7 @@ class TritonForm(nn.Module):
         self.overlap = device.type == "cuda"
         self.fuse_enter = True
         self.use_hopper = True
+        self.local_after_enter: bool | None = None
         self._stem = stem_weights(network.stem, device)
         self._downs = [row_convolution(down, device, stride=2) for down in network.downs]
         self._layers = [_layer_weights(layer, device) for layer in network.layers]
@@ -186,6 +191,8 @@ class TritonForm(nn.Module):
         if main is not None and self._stream is not None:
             self._stream.wait_stream(main)
         with torch.cuda.stream(self._stream) if main is not None else contextlib.nullcontext():
+            self._enter_spectral_path(layer, x, trunk)
+            entered = torch.cuda.current_stream().record_event() if main and trunk.local_after_enter else None
             self._run_spectral_path(layer, x, trunk)
             if self._hopper is not None and sided is not None:
                 self._hopper.convolve_cross(index, *sided, add=add)
@@ -199,6 +206,8 @@ class TritonForm(nn.Module):
                     to_channel=layer.local.outputs,
                     add_to_out=add,
                 )
+        if main is not None and entered is not None:
+            main.wait_event(entered)
         if self._hopper is not None and sided is not None:
             self._hopper.convolve_local(index, *sided, add=add)
         else:
@@ -206,8 +215,8 @@ class TritonForm(nn.Module):
         if main is not None and self._stream is not None:
             main.wait_stream(self._stream)
 
-    def _run_spectral_path(self, layer: _Layer, x: Tensor, trunk: _Trunk) -> None:
-        """Leave t + Fourier unit of t in the last C channels of `x`, t = ReLU(1x1 of the global channels)."""
+    def _enter_spectral_path(self, layer: _Layer, x: Tensor, trunk: _Trunk) -> None:
+        """Leave t = ReLU(1x1 of the global channels) in the last C channels of `x`, its row transform in the planes."""
         tiles, matrices = trunk.tiles, trunk.matrices
         from_channel = layer.local.outputs
         if self.fuse_enter and x.shape[2] in FUSED_WIDTHS:
@@ -216,6 +225,10 @@ class TritonForm(nn.Module):
             to_channel = x.shape[3] - self._inner_channels
             convolve(x, layer.enter, x, tile=tiles["enter"], from_channel=from_channel, to_channel=to_channel)
             transform_rows(x, matrices, trunk.planes, tile=tiles["rows"])
+
+    def _run_spectral_path(self, layer: _Layer, x: Tensor, trunk: _Trunk) -> None:
+        """Add the Fourier unit of t to t in the last C channels of `x`."""
+        tiles, matrices = trunk.tiles, trunk.matrices
         transform_columns(trunk.planes, matrices, trunk.spectrum, tile=tiles["columns"])
         convolve_spectrum(
             trunk.spectrum, layer.spectrum, matrices.spectrum_gain, trunk.convolved, tile=tiles["spectrum"]
@@ -249,6 +262,7 @@ class TritonForm(nn.Module):
             spectrum=self._empty(*shape),
             convolved=self._empty(*shape),
             scratch=split_scratch(rows, layer.local.outputs, tile=tiles["local"], device=self.device),
+            local_after_enter=rows >= MANY_ROWS if self.local_after_enter is None else self.local_after_enter,
         )
 
     def _tile(self, kernel: str, rows: int, *, columns: int = 0, depth: int = 0) -> Tile:
