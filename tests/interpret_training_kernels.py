@@ -43,7 +43,16 @@ def main() -> None:
         differences[name] = compared(fast, plain, inputs)
     parts = [torch.randn(2, channels, 6, 4).requires_grad_() for channels in (5, 7)]
     plain = F.pad(torch.cat(parts, 1), (2,) * 4, mode="reflect")
-    differences["pad"] = compared(padding._ReflectPad.apply(2, *parts), plain, parts)
+    differences["pad"] = compared(padding._ReflectPad.apply(2, 2, False, False, *parts), plain, parts)
+    for name, pads, from_depth, to_depth in (
+        ("pad to depth", (3, 3), False, True),
+        ("pad from depth to depth", (2, 0), True, True),
+        ("pad from depth", (1, 2), True, False),
+    ):
+        shape = (2, 20, 4, 3) if from_depth else (2, 5, 8, 6)
+        x = torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_()
+        plain = padding.reflect_pad_plain(*pads, from_depth, to_depth, x)
+        differences[name] = compared(padding._ReflectPad.apply(*pads, from_depth, to_depth, x), plain, [x])
     got, want = torch.randn(2, 24, 5, 7).requires_grad_(), torch.randn(2, 24, 5, 7)
     fast, plain = distance._FeatureDistance.apply(got, want), distance.feature_distance_plain(got, want)
     differences["distance"] = compared(fast, plain, [got])

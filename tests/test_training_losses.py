@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from skimage.metrics import structural_similarity
 
-from training.losses import depth, hole_colour, over_hole
+from training.losses import PLANES, SqueezeFeatures, depth, dissimilarity, hole_colour, over_hole
 
 
 def square_hole(side: int, size: int = 96) -> torch.Tensor:
@@ -50,3 +55,41 @@ def test_the_critic_listens_to_cells_that_see_the_hole_only() -> None:
     mask = square_hole(16, 64)
     values = torch.where(mask[..., ::8, ::8] > 0, 2.0, 100.0)
     assert abs(float(over_hole(values, mask)) - 2.0) < 1e-2
+
+
+def test_dissimilarity_is_that_of_every_other_window() -> None:
+    random = np.random.default_rng(0)
+    image = random.random((40, 48, 3))
+    wrong = np.clip(image + random.normal(0, 0.1, image.shape), 0, 1)
+    mask = np.zeros((40, 48))
+    mask[9:31, 12:36] = 1
+    composite = np.where(mask[..., None] > 0, wrong, image)
+    _, similar = structural_similarity(composite, image, win_size=7, channel_axis=2, data_range=1.0, full=True)
+    where = mask[::2, ::2] > 0
+    expected = 1 - similar[::2, ::2][where].mean()
+    given, wanted = (torch.from_numpy(a).permute(2, 0, 1)[None].float() for a in (composite, image))
+    got = dissimilarity(given, wanted, torch.from_numpy(mask)[None, None].float())
+    assert abs(float(got) - expected) < 1e-3
+
+
+def test_features_begin_with_the_networks_own_convolution(tmp_path: Path) -> None:
+    """It is computed on squares of four pixels."""
+    torch.manual_seed(0)
+    state = {"conv1.weight": torch.randn(96, 3, 7, 7), "conv1.bias": torch.randn(96)}
+    for index, (into, squeeze, expand) in enumerate(PLANES, 2):
+        for part, (a, b, size) in {
+            "a": (into, squeeze, 1),
+            "b": (squeeze, expand, 1),
+            "c": (squeeze, expand, 3),
+        }.items():
+            state |= {
+                f"fire{index}.{part}.weight": torch.zeros(b, a, size, size),
+                f"fire{index}.{part}.bias": torch.zeros(b),
+            }
+    torch.save(state, tmp_path / "features.pth")
+    image = torch.rand(2, 3, 40, 56)
+    first = SqueezeFeatures(tmp_path / "features.pth")(image)[0]
+    centred = image.flip(1) * 255 - torch.tensor([104.0, 117.0, 123.0]).view(1, 3, 1, 1)
+    expected = F.relu(F.conv2d(centred, state["conv1.weight"], state["conv1.bias"], stride=2))
+    assert first.shape == expected.shape
+    assert (first - expected).abs().max() < 1e-2

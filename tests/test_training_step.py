@@ -78,7 +78,7 @@ def test_kernels_equal_their_definitions_when_interpreted() -> None:
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     differences = json.loads(done.stdout)
-    assert len(differences) == 5
+    assert len(differences) == 8
     assert max(differences.values()) < 1e-4, differences
 
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from training.kernels.distance import feature_distance
+from training.kernels.padding import reflect_pad
+from training.network import strided_depth_weight
 
 PLANES = (
     (96, 16, 64),
@@ -27,6 +29,8 @@ PLANES = (
 )
 BLUE_GREEN_RED = (104.0, 117.0, 123.0)
 DEEP_PX, DEEP_STRIDE_PX = 16, 8  # a hole is deep where known pixels are further away than this; looked at in steps
+WINDOW_PX, WINDOW_STRIDE_PX = 7, 2  # of structural similarity; every other window along each axis is looked at
+STEADY_MEAN, STEADY_VARIANCE = 0.01**2, 0.03**2
 
 
 def hole_colour(
@@ -57,10 +61,31 @@ def depth(mask: torch.Tensor) -> torch.Tensor:
     return (deep.mean((1, 2, 3)) / (mask.mean((1, 2, 3)) + 1e-4)).clamp_max(1.0)
 
 
+def dissimilarity(composite: torch.Tensor, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return 1 - structural similarity (Wang et al. 2004, equation 13, 7x7 windows, channels apart) over each photo's
+    hole: (B,).
+    """
+    pool = (WINDOW_PX, WINDOW_STRIDE_PX, WINDOW_PX // 2, False, False)
+    x, y = composite.contiguous(), image.contiguous()
+    mean_x, square_x, product = F.avg_pool2d(torch.cat([x, x * x, x * y], 1), *pool).chunk(3, 1)
+    mean_y, square_y = F.avg_pool2d(torch.cat([y, y * y], 1), *pool).chunk(2, 1)
+    unbiased = WINDOW_PX**2 / (WINDOW_PX**2 - 1)
+    spread = unbiased * (square_x - mean_x * mean_x + square_y - mean_y * mean_y)
+    together = unbiased * (product - mean_x * mean_y)
+    numerator = (2 * mean_x * mean_y + STEADY_MEAN) * (2 * together + STEADY_VARIANCE)
+    denominator = (mean_x * mean_x + mean_y * mean_y + STEADY_MEAN) * (spread.clamp_min(0) + STEADY_VARIANCE)
+    return _over(1 - numerator / denominator, mask[..., ::WINDOW_STRIDE_PX, ::WINDOW_STRIDE_PX])
+
+
 class SqueezeFeatures(torch.nn.Module):
-    """SqueezeNet 1.0 (arXiv:1602.07360) up to its last fire module, in the Caffe model's convention; frozen."""
+    """SqueezeNet 1.0 (arXiv:1602.07360) up to its last fire module, in the Caffe model's convention; frozen.
+
+    The first convolution reads squares of four pixels as one with 16 channels, every fourth of them 0, and so does the
+    same three times faster. Sides are even.
+    """
 
     mean: torch.Tensor
+    conv1_in_depth: torch.Tensor
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -78,6 +103,8 @@ class SqueezeFeatures(torch.nn.Module):
         self.load_state_dict({k: v for k, v in state.items() if not k.startswith("conv10")})
         self.requires_grad_(False).eval()
         self.register_buffer("mean", torch.tensor(BLUE_GREEN_RED).view(1, 3, 1, 1), persistent=False)
+        in_depth = strided_depth_weight(F.pad(self.conv1.weight, (0, 1, 0, 1, 0, 1)))
+        self.register_buffer("conv1_in_depth", in_depth, persistent=False)
 
     def _fire(self, index: int, x: torch.Tensor) -> torch.Tensor:
         fire = self.get_submodule(f"fire{index}")
@@ -87,7 +114,8 @@ class SqueezeFeatures(torch.nn.Module):
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         x = image.flip(1) * 255 - self.mean
-        x = F.relu(self.conv1(x.to(self.conv1.weight.dtype).contiguous(memory_format=torch.channels_last)))
+        x = F.pad(x.to(self.conv1.weight.dtype), (0, 0, 0, 0, 0, 1))
+        x = F.relu(F.conv2d(reflect_pad(0, x, to_depth=True), self.conv1_in_depth, self.conv1.bias))
         features = [x]
         for index in range(2, 10):
             if index in (2, 5, 9):

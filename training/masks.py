@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 MASK_PX = 512
-KIND_SHARES = {"thin": 0.23, "medium": 0.15, "thick": 0.17, "object": 0.16, "text": 0.24, "blemish": 0.05}
+KIND_SHARES = {"thin": 0.19, "medium": 0.13, "thick": 0.21, "object": 0.22, "text": 0.20, "blemish": 0.05}
 
 
 def draw_strokes(mask: np.ndarray, rng: np.random.Generator, width_px: tuple[int, int], count: tuple[int, int]) -> None:

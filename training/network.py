@@ -7,7 +7,9 @@ The same function as `lama.generator.Generator` in training mode (a test compare
 with real and
   imaginary rows interleaved, so that its output already is the (frequencies, 2 * channels) matrix the 1x1
   convolution takes;
-- batch-norm, ReLU and the residual are one kernel (`training.kernels`).
+- batch-norm, ReLU and the residual are one kernel (`training.kernels`);
+- at the photo's own size, where there are few channels, maps are in depth form (`training.kernels.padding`): squares of
+  four pixels as one with four times the channels, which cuDNN convolves five times faster.
 
 `Layout` fixes where each weight lies; `published` and `collect` translate to and from the published checkpoint's names.
 """
@@ -23,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from training.kernels.normalise import batch_norm_relu
-from training.kernels.padding import reflect_pad
+from training.kernels.padding import reflect_pad, space_form
 
 GLOBAL_SHARE = 0.75
 DOWNS = 3
@@ -154,6 +156,20 @@ def dft_matrices(
     return forward.to(device, dtype), inverse.to(device, dtype)
 
 
+def depth_weight(weight: torch.Tensor) -> torch.Tensor:
+    """(O, C, 7, 7) -> (4 O, 4 C, 4, 4): the same convolution from depth form to depth form."""
+    phases = [F.pad(weight, (x, 1 - x, y, 1 - y)) for y in (0, 1) for x in (0, 1)]
+    return strided_depth_weight(torch.cat(phases))
+
+
+def strided_depth_weight(weight: torch.Tensor) -> torch.Tensor:
+    """(O, C, 2 k, 2 k) -> (O, 4 C, k, k): a convolution of stride 2, from depth form to the plain one."""
+    out, into, height, width = weight.shape
+    squares = weight.view(out, into, height // 2, 2, width // 2, 2).permute(0, 3, 5, 1, 2, 4)
+    whole = squares.reshape(out, 4 * into, height // 2, width // 2)
+    return whole.contiguous(memory_format=torch.channels_last)
+
+
 Weights = dict[str, torch.Tensor]
 Moments = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -169,8 +185,12 @@ class TrainingForward:
     def __call__(self, x: torch.Tensor, weights: Weights, moments: Moments) -> torch.Tensor:
         """x: (B, 4, H, W) channels-last, masked RGB and mask. Returns logits (B, 3, H, W) before the sigmoid."""
         self.weights, self.moments = weights, moments
-        y = self._norm("stem", F.conv2d(reflect_pad(3, x), weights["stem"]))
-        for i in range(DOWNS - 1):
+        y = F.conv2d(reflect_pad(3, x, to_depth=True), depth_weight(weights["stem"]))
+        y = self._norm_in_depth("stem", y)
+        # The first row of a square above the map has no weight: the taps are three and begin with the second.
+        y = reflect_pad((2, 0), y, from_depth=True, to_depth=True)
+        y = self._norm("down0", F.conv2d(y, strided_depth_weight(F.pad(weights["down0"], (1, 0, 1, 0)))))
+        for i in range(1, DOWNS - 1):
             y = self._norm(f"down{i}", F.conv2d(reflect_pad(1, y), weights[f"down{i}"], stride=2))
         padded = reflect_pad(1, y)
         local = self._norm("down_l", F.conv2d(padded, weights["down_l"], stride=2))
@@ -182,12 +202,18 @@ class TrainingForward:
         for i in range(DOWNS):
             y = F.conv_transpose2d(y, weights[f"up{i}"], stride=2, padding=1, output_padding=1)
             y = self._norm(f"up{i}", y)
-        return F.conv2d(reflect_pad(3, y), weights["head"]).float() + weights["head.bias"].view(1, -1, 1, 1)
+        y = F.conv2d(reflect_pad(3, y, to_depth=True), depth_weight(weights["head"]))
+        return space_form(y).float() + weights["head.bias"].view(1, -1, 1, 1)
 
     def _norm(self, name: str, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         y, mean, variance = batch_norm_relu(x, self.weights[f"{name}.scale"], self.weights[f"{name}.shift"], residual)
         self.moments.append((mean, variance))
         return y
+
+    def _norm_in_depth(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        batch, channels, height, width = x.shape
+        pixels = self._norm(name, x.permute(0, 2, 3, 1).reshape(-1, channels // 4))
+        return pixels.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
     def _ffc(
         self, name: str, local: torch.Tensor, globe: torch.Tensor, residual: tuple[torch.Tensor, torch.Tensor] | None

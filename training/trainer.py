@@ -15,7 +15,16 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from training.losses import SqueezeFeatures, critic, critic_tensors, depth, hole_colour, over_hole, perceptual
+from training.losses import (
+    SqueezeFeatures,
+    critic,
+    critic_tensors,
+    depth,
+    dissimilarity,
+    hole_colour,
+    over_hole,
+    perceptual,
+)
 from training.network import Layout, TrainingForward, published
 from training.optimiser import FlatParameters, MuonAdam
 from training.photos import PhotoStore
@@ -23,7 +32,19 @@ from training.photos import PhotoStore
 PENALTY_EVERY = 16
 CLIP = 5.0
 TINY = 1e-12
-TERMS = ("hole_l1", "hole_log", "rim_l1", "outside_l1", "perceptual", "fooling", "matching", "critic", "gradient")
+GRID_PX = 8  # the coarsest stride that the network and the features' early stages share
+TERMS = (
+    "hole_l1",
+    "hole_log",
+    "rim_l1",
+    "outside_l1",
+    "dissimilar",
+    "perceptual",
+    "fooling",
+    "matching",
+    "critic",
+    "gradient",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +76,9 @@ class Recipe:
     log_weight: float = 0.1
     rim_weight: float = 0.5
     outside_weight: float = 1.0
+    structure_weight: float = 0.5
     perceptual_weight: float = 0.1
+    perceptual_share: float = 0.34
     perceptual_every: int = 2
     depth_gain: float = 8.0
     critic_share: float = 0.34
@@ -87,6 +110,8 @@ class Trainer:
             average_decay=0.99,
             betas=(0.0, 0.99),
         )
+        self.side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self.upcoming: tuple[torch.Tensor, torch.Tensor] | None = None
         self.sums = torch.zeros(len(TERMS), device=self.device)
         self.adversarial = torch.zeros((), device=self.device)
         self.steps = self.images = 0
@@ -114,17 +139,42 @@ class Trainer:
 
     def prepare(self, stage: Stage) -> None:
         """Allocate the static inputs of a stage and capture its graphs (on a CPU: keep the plain functions)."""
-        self.stage = stage
+        self.stage, self.upcoming = stage, None
         image, mask = self.store.batch(stage.batch, stage.side_px)
         self.image, self.mask = image.clone(memory_format=torch.preserve_format), mask.clone()
         self.composite = torch.zeros_like(self.image)
         self.judged = max(1, round(stage.batch * self.recipe.critic_share))
+        self.looked_at, self.look_weights = self._looks(stage.batch)
+        steps = torch.arange(stage.side_px, device=self.device)
+        self.shifts = torch.stack([(steps - shift).abs() for shift in range(GRID_PX)])
+        self.rows, self.columns = steps.clone(), steps.clone()
         self.run_generator = self._captured(self._generator_gradient)
         self.run_step = self._captured(lambda: self.generator.step(self.gradient, CLIP))
         if stage.adversarial:
             self.run_critic = self._captured(lambda: self._critic_gradient(penalty=False))
             self.run_penalty = self._captured(lambda: self._critic_gradient(penalty=True))
             self.run_critic_step = self._captured(lambda: self.critic.step(self.critic_gradient, CLIP))
+
+    def _looks(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which photos the perceptual term is taken on and how often each counts, (n,) with a mean of 1.
+
+        Photos come with the deepest holes first: there the term decides, so all of the first share are looked at, of
+        the others every n-th for its neighbours too.
+        """
+        first = round(batch * self.recipe.perceptual_share)
+        rest = range(first, batch, self.recipe.perceptual_every)
+        times = torch.ones(first + len(rest))
+        times[first:] = (batch - first) / max(1, len(rest))
+        some = torch.tensor([*range(first), *rest])
+        return some.to(self.device), (times * len(times) / batch).to(self.device)
+
+    def _shifted(self, x: torch.Tensor) -> torch.Tensor:
+        """Move (B, C, H, W) by this step's shift, mirrored at the edge.
+
+        The strides of the features and of the network fall on the same pixels otherwise, and what the features' gradient
+        has of a pattern in that grid becomes a mesh in the fills.
+        """
+        return x.index_select(2, self.rows).index_select(3, self.columns)
 
     def _captured(self, function: Callable[[], None]) -> Callable[[], None]:
         if self.device.type != "cuda":
@@ -160,14 +210,18 @@ class Trainer:
         self.composite.copy_(composite.detach())
         depths = depth(self.mask)
         hole, log_error, rim, outside = hole_colour(pixels, self.image, self.mask)
-        some = slice(0, None, recipe.perceptual_every)
-        likeness = perceptual(self.features, composite[some], self.image[some], self.mask[some])
+        dissimilar = dissimilarity(composite, self.image, self.mask).mean()
+        some, times = self.looked_at, self.look_weights
+        seen = [self._shifted(part.index_select(0, some)) for part in (composite, self.image, self.mask)]
+        likeness = perceptual(self.features, *seen)
         loss = (
             recipe.hole_weight * hole
             + recipe.log_weight * log_error
             + recipe.rim_weight * rim
             + recipe.outside_weight * outside
-            + recipe.perceptual_weight * ((1 + recipe.depth_gain * depths[some]) * likeness).mean()
+            + recipe.structure_weight * dissimilar
+            + recipe.perceptual_weight
+            * (times * (1 + recipe.depth_gain * depths.index_select(0, some)) * likeness).mean()
         )
         (slope,) = torch.autograd.grad(loss, pixels)
         fooling = matching = hole.new_zeros(1)
@@ -184,7 +238,8 @@ class Trainer:
                 log_error,
                 rim,
                 outside,
-                likeness.mean(),
+                dissimilar,
+                (times * likeness).mean(),
                 fooling.mean(),
                 matching.mean(),
                 hole.new_zeros(()),
@@ -235,12 +290,12 @@ class Trainer:
     def step(self, rate: float) -> None:
         """Run one step on a fresh batch."""
         stage = self.stage
-        image, mask = self.store.batch(stage.batch, stage.side_px)
-        self.image.copy_(image)
-        # Deepest holes first: the critic judges only those.
-        self.mask.copy_(mask[torch.argsort(depth(mask), descending=True)])
+        self._next_batch()
+        for indices in (self.rows, self.columns):
+            indices.copy_(self.shifts[int(self.store.choice.integers(GRID_PX))])
         self.generator.set_rate(rate)
         self.run_generator()
+        self._cut_ahead()
         self._exchange(self.gradient)
         with torch.no_grad():
             self.run_step()
@@ -257,6 +312,26 @@ class Trainer:
                 self.run_critic_step()
         self.steps += 1
         self.images += stage.batch * self.world
+
+    def _next_batch(self) -> None:
+        """Bring a fresh batch into the static inputs, photos with the deepest holes first."""
+        if self.side is not None and self.upcoming is not None:
+            torch.cuda.current_stream().wait_stream(self.side)
+            for tensor in self.upcoming:
+                tensor.record_stream(torch.cuda.current_stream())
+        image, mask = self.upcoming or self._cut()
+        self.image.copy_(image)
+        self.mask.copy_(mask)
+
+    def _cut_ahead(self) -> None:
+        """Cut the next batch beside the step: its many small launches would leave the card idle for 3 % of the time."""
+        if self.side is not None:
+            with torch.cuda.stream(self.side):
+                self.upcoming = self._cut()
+
+    def _cut(self) -> tuple[torch.Tensor, torch.Tensor]:
+        image, mask = self.store.batch(self.stage.batch, self.stage.side_px)
+        return image, mask[torch.argsort(depth(mask), descending=True)]
 
     @torch.no_grad()
     def averaged_state(self, batches: int = 48) -> dict[str, torch.Tensor]:

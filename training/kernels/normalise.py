@@ -19,7 +19,8 @@ except ImportError:  # CPU builds carry no Triton
     triton = None
 
 EPSILON = 1e-5
-PARTS = 264  # programs along the rows when summing: two for each multiprocessor of a large card
+PARTS = 1056  # most programs along the rows when summing: eight for each multiprocessor of a large card
+BLOCKS_A_PART = 4  # fewest blocks of rows for each of them, as each ends in one atomic addition per channel
 
 if triton is not None:
 
@@ -156,7 +157,7 @@ def _column_sums(kernel: Any, x: torch.Tensor, extra: tuple[torch.Tensor, ...]) 
     """Run a kernel that sums over the rows: (2, C) float32."""
     channels, rows = channels_of(x), rows_of(x)
     block = channel_block(channels)
-    parts = min(PARTS, -(-rows // ROWS_BLOCK))
+    parts = min(PARTS, -(-rows // (BLOCKS_A_PART * ROWS_BLOCK)))
     per_part = -(-rows // parts)
     sums = torch.zeros(2, channels, device=x.device, dtype=torch.float32)
     kernel[(parts, -(-channels // block))](x, *extra, sums, rows, channels, per_part, BLOCK_R=ROWS_BLOCK, BLOCK_C=block)
