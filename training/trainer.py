@@ -171,7 +171,7 @@ class Trainer:
     def _shifted(self, x: torch.Tensor) -> torch.Tensor:
         """Move (B, C, H, W) by this step's shift, mirrored at the edge.
 
-        The strides of the features and of the network fall on the same pixels otherwise, and what the features' gradient
+        The strides of features and network fall on the same pixels otherwise, and what the features' gradient
         has of a pattern in that grid becomes a mesh in the fills.
         """
         return x.index_select(2, self.rows).index_select(3, self.columns)
