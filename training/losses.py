@@ -29,7 +29,7 @@ PLANES = (
 )
 BLUE_GREEN_RED = (104.0, 117.0, 123.0)
 DEEP_PX, DEEP_STRIDE_PX = 16, 8  # a hole is deep where known pixels are further away than this; looked at in steps
-WINDOW_PX, WINDOW_STRIDE_PX = 7, 2  # of structural similarity; every other window along each axis is looked at
+WINDOW_PX = 7  # of structural similarity; one window is looked at, then the next that shares no pixel with it
 STEADY_MEAN, STEADY_VARIANCE = 0.01**2, 0.03**2
 
 
@@ -65,16 +65,16 @@ def dissimilarity(composite: torch.Tensor, image: torch.Tensor, mask: torch.Tens
     """Return 1 - structural similarity (Wang et al. 2004, equation 13, 7x7 windows, channels apart) over each photo's
     hole: (B,).
     """
-    pool = (WINDOW_PX, WINDOW_STRIDE_PX, WINDOW_PX // 2, False, False)
     x, y = composite.contiguous(), image.contiguous()
-    mean_x, square_x, product = F.avg_pool2d(torch.cat([x, x * x, x * y], 1), *pool).chunk(3, 1)
-    mean_y, square_y = F.avg_pool2d(torch.cat([y, y * y], 1), *pool).chunk(2, 1)
+    mean_x, square_x, product = F.avg_pool2d(torch.cat([x, x * x, x * y], 1), WINDOW_PX).chunk(3, 1)
+    mean_y, square_y = F.avg_pool2d(torch.cat([y, y * y], 1), WINDOW_PX).chunk(2, 1)
     unbiased = WINDOW_PX**2 / (WINDOW_PX**2 - 1)
     spread = unbiased * (square_x - mean_x * mean_x + square_y - mean_y * mean_y)
     together = unbiased * (product - mean_x * mean_y)
     numerator = (2 * mean_x * mean_y + STEADY_MEAN) * (2 * together + STEADY_VARIANCE)
     denominator = (mean_x * mean_x + mean_y * mean_y + STEADY_MEAN) * (spread.clamp_min(0) + STEADY_VARIANCE)
-    return _over(1 - numerator / denominator, mask[..., ::WINDOW_STRIDE_PX, ::WINDOW_STRIDE_PX])
+    middles = mask[..., WINDOW_PX // 2 :: WINDOW_PX, WINDOW_PX // 2 :: WINDOW_PX]
+    return _over(1 - numerator / denominator, middles[..., : mean_x.shape[2], : mean_x.shape[3]])
 
 
 class SqueezeFeatures(torch.nn.Module):
