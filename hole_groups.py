@@ -57,13 +57,6 @@ class HoleGroups:
         cells = (y - self.corner[1]) // self.cell_px, (x - self.corner[0]) // self.cell_px
         return np.asarray(self.grid[cells])
 
-    def pixels(self, label: int) -> NDArray[np.bool_]:
-        """Return which pixels of a group's bounds lie in its cells, (height, width) bool."""
-        left, top, right, bottom = self.box(label)
-        x, y = left - self.corner[0], top - self.corner[1]
-        cells = (self.grid == label).repeat(self.cell_px, axis=0).repeat(self.cell_px, axis=1)
-        return cells[y : y + bottom - top, x : x + right - left]
-
 
 def group_holes(boxes: NDArray[np.int64], chosen: NDArray[np.bool_]) -> HoleGroups:
     """Group those holes that are chosen, at least one.

@@ -29,6 +29,7 @@ from holes import (
     default_dilate_px,
     expand_box,
     grow_hole,
+    paste,
     rules_for,
     slices_inside,
     unite,
@@ -216,7 +217,7 @@ def _take_in_shadows(grown: GrownHole, mask: NDArray[np.bool_], image: NDArray, 
         kernel = find_kernel(cast_rays(mask, image, groups, label, own_px), most_px=rules.shadow_px)
         if kernel is None:
             continue
-        part = _draw_out(mask, groups, label, kernel, own_px)
+        part = _draw_out(mask, grown.hole_boxes[members], kernel, own_px)
         added.append(part)
         reach_px = kernel.shape[0] // 2
         hole_boxes[members] += np.array([-reach_px, -reach_px, reach_px, reach_px])
@@ -297,16 +298,17 @@ def _facing(direction: int) -> NDArray[np.int64]:
     return np.arange(direction - 1, direction + 2) % len(DIRECTIONS)
 
 
-def _draw_out(
-    mask: NDArray[np.bool_], groups: HoleGroups, label: int, kernel: NDArray[np.uint8], dilate_px: int
-) -> HolePart:
-    """What dilation by the kernel adds to a group's holes, to be grown as they are."""
-    box = groups.box(label)
-    left, top, right, bottom = box
-    outer = expand_box(box, kernel.shape[0] // 2, (mask.shape[0], mask.shape[1]))
-    hole = np.zeros(box_size(outer), np.uint8)
-    hole[slices_inside(box, outer)] = groups.pixels(label) & mask[top:bottom, left:right]
-    drawn = cv2.dilate(hole, kernel).view(np.bool_)
+def _draw_out(mask: NDArray[np.bool_], boxes: NDArray[np.int64], kernel: NDArray[np.uint8], dilate_px: int) -> HolePart:
+    """What dilation by the kernel adds to the holes in these boxes (N, 4), to be grown as they are."""
+    size, reach_px = (mask.shape[0], mask.shape[1]), kernel.shape[0] // 2
+    (left, top), (right, bottom) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    outer = expand_box((int(left), int(top), int(right), int(bottom)), reach_px, size)
+    drawn = np.zeros(box_size(outer), np.bool_)
+    for left, top, right, bottom in boxes.tolist():
+        box = left, top, right, bottom
+        wide = expand_box(box, reach_px, size)
+        hole = paste(mask[top:bottom, left:right], box, wide)
+        drawn[slices_inside(wide, outer)] |= cv2.dilate(hole.view(np.uint8), kernel).view(np.bool_)
     left, top, right, bottom = outer
     return HolePart(outer, drawn & ~mask[top:bottom, left:right], dilate_px)
 
