@@ -1,7 +1,7 @@
 """Crop plan: which boxes of a photo a repair runs on, at which model size, and how each goes back into the photo.
 
 Owns the boxes around holes, their context and merging, and the choice of bucket; the holes themselves, grown, come from
-`holes.py`. Works on NumPy arrays alone. Knows no tensors, no device and no network.
+`holes.py` and `shadows.py`. Works on NumPy arrays alone. Knows no tensors, no device and no network.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bounds import find_bounds
-from holes import Box, CropRules, DrawnHole, GrownHole, box_size, grow_hole, largest_inside_px, paste
+from holes import Box, CropRules, DrawnHole, GrownHole, box_size, largest_inside_px, paste
+from shadows import grow_in_photo
 
 MODEL_STEP_PX = 8  # the network halves its input three times
 TIGHT_STEP_PX = 32  # without buckets; a CPU prepares its convolutions anew for each size it has not met
@@ -58,6 +59,7 @@ class Crop:
 def plan_crops(
     mask: NDArray[np.bool_],
     *,
+    image: NDArray | None = None,
     buckets_px: tuple[int, ...],
     fixed_buckets: bool,
     dilate_px: int | None = None,
@@ -72,10 +74,11 @@ def plan_crops(
 
     Args:
         mask: (H, W) bool, True = hole; not modified.
+        image: (H, W, 3) uint8 or uint16 RGB, not modified; None leaves shadows standing (`shadows.py`).
         buckets_px: square model sides, ascending, multiples of 8.
         fixed_buckets: True runs every box at one of the buckets (captured graphs need that) and fills the bucket
             with more context; False runs little more than what is needed, which is cheaper without graphs.
-        dilate_px: see `grow_hole`.
+        dilate_px: see `grow_in_photo`.
         feather_px: see `feather_alpha`.
         rules: the plan's constants.
 
@@ -83,7 +86,7 @@ def plan_crops(
         Crops whose patch boxes are disjoint and together hold the whole grown hole; empty for an empty mask.
     """
     rules = rules or CropRules()
-    grown = grow_hole(mask, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
+    grown = grow_in_photo(mask, image, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
     if grown is None:
         return []
     size = (mask.shape[0], mask.shape[1])

@@ -44,6 +44,7 @@ class CropRules:
         cell_px: side of the grid cells that gather holes when there are very many.
         thin_px: a grown hole no pixel of which is deeper than this may be cut into pieces when its box is too large.
         thin_cell_px: side of the grid cells it is cut by; with its margin a piece fits 512.
+        shadow_px: most by which a thin hole is drawn out after a shadow or glow (`shadows.py`); 0 leaves them.
     """
 
     margin_ratio: float = 0.25
@@ -57,6 +58,7 @@ class CropRules:
     cell_px: int = 192
     thin_px: float = 40.0
     thin_cell_px: int = 320
+    shadow_px: int = 6
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,13 @@ def default_dilate_px(thickness_px: float, *, rules: CropRules) -> int:
     return min(MAX_DILATE_PX, round(thickness_px * rules.dilate_ratio) + rules.dilate_extra_px)
 
 
+def rules_for(image_size: tuple[int, int], rules: CropRules) -> CropRules:
+    """Return the constants for an image of (height, width): a large photo's rims are wider by a pixel."""
+    if min(image_size) < rules.large_photo_px:
+        return rules
+    return replace(rules, dilate_extra_px=rules.dilate_extra_px + 1)
+
+
 def feather_alpha(distance_px: Any, *, dilate_px: int, feather_px: int | None = None) -> Any:
     """Return the composite's weight at a distance from the hole (0 = on it).
 
@@ -221,6 +230,11 @@ def expand_box(box: Box, by_px: int, image_size: tuple[int, int]) -> Box:
 def intersect(box: Box, other: Box) -> Box:
     """Return what two boxes share; where they share nothing, it is empty or inside out."""
     return max(box[0], other[0]), max(box[1], other[1]), min(box[2], other[2]), min(box[3], other[3])
+
+
+def unite(box: Box, other: Box) -> Box:
+    """Return the smallest box that holds two."""
+    return min(box[0], other[0]), min(box[1], other[1]), max(box[2], other[2]), max(box[3], other[3])
 
 
 def paste(source: NDArray, source_box: Box, box: Box) -> NDArray:
@@ -291,9 +305,8 @@ def _halve(hole: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _own_dilate_px(part: tuple[Box, NDArray[np.bool_]], image_size: tuple[int, int], rules: CropRules) -> int:
     box, hole = part
-    if min(image_size) >= rules.large_photo_px:
-        rules = replace(rules, dilate_extra_px=rules.dilate_extra_px + 1)
-    return default_dilate_px(largest_inside_px(paste(hole, box, expand_box(box, COARSEST_PX, image_size))), rules=rules)
+    thickness_px = largest_inside_px(paste(hole, box, expand_box(box, COARSEST_PX, image_size)))
+    return default_dilate_px(thickness_px, rules=rules_for(image_size, rules))
 
 
 def _distance_px(known: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -260,6 +260,7 @@ class Inpainter:
     def _plan(self, request: RepairRequest) -> list[Crop]:
         return plan_crops(
             request.mask,
+            image=request.image,
             buckets_px=self.profile.buckets_px,
             fixed_buckets=self._runner.device.type == "cuda",
             dilate_px=request.dilate_px,

@@ -167,11 +167,11 @@ class RepairFill:
         return self._inpainter.repair(image, hole, **self._options).image
 
 
-def grow_as_repair(hole: np.ndarray, *, dilate_px: int | None = None) -> np.ndarray:
-    """Return the hole grown as `repair` grows it, so that a peer can be given the same dilation."""
-    from holes import grow_hole
+def grow_as_repair(hole: np.ndarray, image: np.ndarray | None, *, dilate_px: int | None = None) -> np.ndarray:
+    """Return the hole of an image grown as `repair` grows it, so that a peer can be given the same dilation."""
+    from shadows import grow_in_photo
 
-    grown = grow_hole(hole, dilate_px=dilate_px)
+    grown = grow_in_photo(hole, image, dilate_px=dilate_px)
     if grown is None:
         return hole.copy()
     left, top, right, bottom = grown.box

@@ -168,7 +168,7 @@ def _score_some(setup: Setup, peers: Sequence[str], fills: Mapping[str, Fill], *
     for case in make_cases(setup.photos[0], setup.protocol, setup.kinds, setup.masks):
         if peers:
             overlay = setup.protocol == "overlay"
-            hole = grow_as_repair(case.hole, dilate_px=setup.dilate_px) if overlay else case.hole
+            hole = grow_as_repair(case.hole, case.given, dilate_px=setup.dilate_px) if overlay else case.hole
             digest = case.digest()
         for peer in peers:
             figures = _remembered(setup, case, digest, peer, hole)

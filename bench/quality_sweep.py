@@ -10,6 +10,8 @@
     dilate          on the overlay protocol; a value is a radius in pixels, or RATIO+EXTRA of the default rule, with
                     @PX after it for the feather: 4, 0.2+3 or 0.2+3@1
     feather         on the overlay protocol; a value is a width in pixels
+    shadow          on the overlay protocol; a value is the most that a thin hole is drawn out by after a shadow, in
+                    pixels (`shadows.py`); off leaves shadows standing
 
 "auto" is what the repair does by itself. Every value after the first is compared with the first, photo by photo.
 """
@@ -40,6 +42,7 @@ SWEEPS = {
     "broad": "photo",
     "dilate": "overlay",
     "feather": "overlay",
+    "shadow": "overlay",
 }
 DEFAULT_VALUES = {
     "context_margin": "auto,0.125,0.25,0.5,0.75,1.0",
@@ -49,6 +52,7 @@ DEFAULT_VALUES = {
     "broad": "auto,off",
     "dilate": "auto,0,1,2,3,4,6,8,12",
     "feather": "auto,0,1,2,4",
+    "shadow": "off,auto",
 }
 
 LoadLimited = Callable[[int | None], "Inpainter"]
@@ -143,6 +147,8 @@ def _with_value(variant: Variant, sweep: str, value: str) -> Variant:
         return replace(variant, broad=value != "off")
     if sweep == "feather":
         return replace(variant, feather_px=int(value))
+    if sweep == "shadow":
+        return replace(variant, rules=replace(variant.rules, shadow_px=0 if value == "off" else int(value)))
     value, _, feather = value.partition("@")
     variant = replace(variant, feather_px=int(feather) if feather else None)
     if "+" in value:

@@ -21,8 +21,9 @@ import cv2
 import numpy as np
 import torch
 
-from holes import grow_hole, paste
+from holes import paste
 from inference import Inpainter
+from shadows import grow_in_photo
 
 KINDS = ("empty", "full", "border", "pixel", "block", "stroke", "specks")
 LARGEST = (2000, 3000)  # height, width
@@ -102,7 +103,7 @@ def find_fault(inpainter: Inpainter, image: np.ndarray, mask: np.ndarray, dilate
     got = result.image
     if got.shape != image.shape or got.dtype != image.dtype:
         return f"{got.shape} {got.dtype} came back"
-    grown = grow_hole(mask, dilate_px=dilate_px)
+    grown = grow_in_photo(mask, image, dilate_px=dilate_px)
     hole = mask if grown is None else paste(grown.missing, grown.box, (0, 0, mask.shape[1], mask.shape[0]))
     if not np.array_equal(got[~hole], image[~hole]):
         return "the known region changed"

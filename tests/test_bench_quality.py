@@ -148,9 +148,9 @@ def test_biharmonic_in_a_window_is_scikit_images_on_the_whole_image() -> None:
 
 def test_grown_like_the_repair_holds_the_hole_and_a_fixed_radius_is_a_disc() -> None:
     hole = make_hole()
-    assert not (hole & ~grow_as_repair(hole)).any()
-    assert np.array_equal(grow_as_repair(hole, dilate_px=5), grow(hole, 5))
-    assert np.array_equal(grow_as_repair(hole, dilate_px=0), hole)
+    assert not (hole & ~grow_as_repair(hole, None)).any()
+    assert np.array_equal(grow_as_repair(hole, None, dilate_px=5), grow(hole, 5))
+    assert np.array_equal(grow_as_repair(hole, None, dilate_px=0), hole)
 
 
 def test_peers_are_scored_once_and_again_when_the_photo_changes(
@@ -235,6 +235,8 @@ def test_sweep_values_become_rules_and_options_of_the_repair() -> None:
     assert dilations[2].rules == replace(rules, dilate_ratio=0.2, dilate_extra_px=3)
     feathers = read_variants("feather", "auto,2", dilate_px=None, rules=rules)
     assert [(v.dilate_px, v.feather_px) for v in feathers] == [(None, None), (None, 2)]
+    shadows = read_variants("shadow", "off,auto,3", dilate_px=None, rules=rules)
+    assert [(v.dilate_px, v.rules.shadow_px) for v in shadows] == [(None, 0), (None, rules.shadow_px), (None, 3)]
 
 
 def test_sweeps_of_one_run_share_what_the_repair_does_by_itself() -> None:
