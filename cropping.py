@@ -127,7 +127,12 @@ class _Fitter:
         margin = np.ceil(np.clip(longer * rules.margin_ratio, rules.min_margin_px, rules.max_margin_px))
         # Less context is better than less resolution, as long as some is left.
         fits = longer + 2 * rules.min_margin_px <= largest
-        margin = np.where(fits, np.minimum(margin, (largest - longer) // 2), margin).astype(np.int64)[:, None]
+        margin = np.where(fits, np.minimum(margin, (largest - longer) // 2), margin).astype(np.int64)
+        # And so is a little less context than half as much work again.
+        buckets = np.array(self.buckets_px, np.int64)
+        scant = longer + 2 * np.ceil(margin * rules.scant_ratio).astype(np.int64)
+        room = buckets[np.minimum(np.searchsorted(buckets, scant), len(buckets) - 1)] - longer
+        margin = np.where(scant <= largest, np.minimum(margin, room // 2), margin)[:, None]
         height, width = self.image_size
         context = np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], axis=1)
         return np.concatenate([boxes, np.clip(context, 0, np.array([width, height, width, height]))], axis=1)

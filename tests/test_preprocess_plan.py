@@ -133,3 +133,14 @@ def test_shrunk_crop_fits_the_smaller_bucket(fixed: bool) -> None:
 def test_padding_reflects_like_numpy(length: int, extra: int) -> None:
     expected = np.pad(np.arange(length), (0, extra), mode="reflect")
     np.testing.assert_array_equal(pad_indices(length, length + extra), expected)
+
+
+@pytest.mark.parametrize(("hole_px", "side_px"), [(341, 512), (357, 512), (360, 640)])
+def test_a_little_less_context_is_better_than_the_next_bucket(hole_px: int, side_px: int) -> None:
+    """A disc of 300 px grows to 342 and missed the bucket of 512 px by two pixels: twice the work, and a broad look."""
+    mask = np.zeros((1500, 2000), np.bool_)
+    mask[500 : 500 + hole_px, 700 : 700 + hole_px] = True
+    (crop,) = plan_crops(mask, buckets_px=(256, 512, 640, 1024), fixed_buckets=True, dilate_px=0)
+    assert crop.model_size == (side_px, side_px)
+    context_px = min(700 - crop.box[0], 500 - crop.box[1], crop.box[2] - 700 - hole_px, crop.box[3] - 500 - hole_px)
+    assert context_px >= 0.84 * 0.25 * hole_px
