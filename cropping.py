@@ -32,6 +32,8 @@ class Crop:
         scaled_size: (height, width) `box` is resized to; its own size when it runs at full resolution.
         model_size: (height, width) of the network's input, `scaled_size` padded at the bottom and right.
         hole: the grown hole with its feather, other boxes' holes included.
+        sample_step: every how many rows and columns a scaled box is looked at; more than 1 only where nothing of the
+            prediction goes back into the photo as it is.
     """
 
     box: Box
@@ -39,6 +41,7 @@ class Crop:
     scaled_size: tuple[int, int]
     model_size: tuple[int, int]
     hole: GrownHole | DrawnHole
+    sample_step: int = 1
 
     @property
     def missing(self) -> NDArray[np.bool_]:
@@ -99,6 +102,11 @@ def shrink_crop(crop: Crop, bucket_px: int) -> Crop:
     """Return the same crop run at most `bucket_px` large: the way down when memory is short."""
     scaled, model = _fit(box_size(crop.box), bucket_px, square=crop.model_size[0] == crop.model_size[1])
     return replace(crop, scaled_size=scaled, model_size=model)
+
+
+def middle_of_every(step: int) -> slice:
+    """Return which rows of a box, or columns, are looked at when every `step`-th is."""
+    return slice(step // 2, None, step)
 
 
 def pad_indices(length: int, padded_length: int) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
 """Crops to patches: batches, the second try in float32, and the way down when memory is short.
 
-Owns the order of upload, predict, composite and download, and what is tried when a prediction is not finite or the
-device's memory does not suffice. The caller holds the one lock on the GPU. Nothing waits for the device until all
-batches are under way.
+Owns the order of upload, predict, composite and download, broad looks before the crops that take them, and what is
+tried when a prediction is not finite or the device's memory does not suffice. The caller holds the one lock on the GPU.
+Nothing waits for the device until all batches are under way.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from broad import take_colours
 from config import Note
 from cropping import Crop, shrink_crop
 from graphs import is_out_of_memory
-from preprocess import build_input, composite, upload
+from preprocess import DeviceCrop, build_input, composite, upload
 from runner import ModelRunner
 from stages import StageClock
 from staging import Staging
@@ -27,16 +28,28 @@ from staging import Staging
 logger = logging.getLogger(__name__)
 
 FP32_RETRY = Note("The prediction was not finite, so this repair was made again in float32.", code="fp32_retry")
+LOOK_LEFT_OUT = Note(
+    "The GPU's memory did not suffice: a large hole's surroundings were not looked at.", code="out_of_memory"
+)
 
 Predict = Callable[[list[Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One crop to fill; `image` is (H, W, 3) uint8 or uint16, not modified."""
+    """One crop to fill.
+
+    Attributes:
+        image: (H, W, 3) uint8 or uint16, not modified.
+        crop: from the plan of this image.
+        look: the crop of its broad look (`broad.py`), if it takes one.
+        seen: what came of that, see `take_colours`; None before, and when memory did not suffice.
+    """
 
     image: NDArray
     crop: Crop
+    look: Crop | None = None
+    seen: Tensor | None = None
 
 
 @dataclass
@@ -54,12 +67,14 @@ def fill(tasks: Sequence[Task], runner: ModelRunner, clock: StageClock) -> list[
     """Predict every task's crop and composite it into the task's pixels.
 
     Tasks that run at one model size run as one batch, at most `runner.batch_limit` of them. A prediction with NaN or
-    infinity is made again in float32. When memory does not suffice the graphs are freed, then smaller buckets tried,
-    then the CPU: the patch is delivered, and its notes say what happened.
+    infinity, its own or its broad look's, is made again in float32. When memory does not suffice a look is left out;
+    for the rest the graphs are freed, then smaller buckets tried, then the CPU: the patch is delivered, and its notes
+    say what happened.
 
     Returns:
         One `Filled` per task, in order, whole and on the host.
     """
+    tasks = _look_around(tasks, runner, clock)
     filled: list[Filled | None] = [None] * len(tasks)
     sums: list[tuple[int, NDArray[np.float32]]] = []
     for indices in _batches(tasks, runner):
@@ -74,6 +89,22 @@ def fill(tasks: Sequence[Task], runner: ModelRunner, clock: StageClock) -> list[
         if not np.isfinite(total).all():
             filled[index] = _fill_in_float32(tasks[index], runner, clock)
     return [result for result in filled if result is not None]
+
+
+def _look_around(tasks: Sequence[Task], runner: ModelRunner, clock: StageClock) -> list[Task]:
+    """The tasks with what their broad looks saw, where memory suffices for that."""
+    tasks = list(tasks)
+    numbers = [number for number, task in enumerate(tasks) if task.look is not None]
+    looks = [Task(tasks[number].image, crop) for number in numbers if (crop := tasks[number].look)]
+    for indices in _batches(looks, runner):
+        seen = _try_to_see([looks[index] for index in indices], runner.predict, runner.staging, clock)
+        if seen is None:
+            logger.warning("out of memory on %s: %d broad looks were left out", runner.device, len(indices))
+            runner.free_memory()
+            continue
+        for index, one in zip(indices, seen, strict=True):
+            tasks[numbers[index]] = replace(tasks[numbers[index]], seen=one)
+    return tasks
 
 
 def _batches(tasks: Sequence[Task], runner: ModelRunner) -> Iterator[list[int]]:
@@ -125,6 +156,10 @@ def _fill_with_less_memory(task: Task, runner: ModelRunner, clock: StageClock) -
 
 def _fill_in_float32(task: Task, runner: ModelRunner, clock: StageClock) -> Filled:
     logger.warning("a %s prediction was not finite, repeating it in float32", runner.precision)
+    if task.look is not None:
+        looked = _try_to_see([Task(task.image, task.look)], runner.predict_float32, runner.staging, clock)
+        is_finite = looked is not None and bool(torch.isfinite(looked[0]).all())
+        task = replace(task, seen=looked[0] if looked and is_finite else None)
     done = _try([task], runner.predict_float32, runner.staging, clock)
     if done is None:
         runner.free_memory()
@@ -145,13 +180,44 @@ def _try(tasks: list[Task], predict: Predict, staging: Staging, clock: StageCloc
 
 
 def _fill_once(tasks: list[Task], predict: Predict, staging: Staging, clock: StageClock) -> list[Summed]:
+    prediction, sources, _ = _predict_once(tasks, predict, staging, clock)
+    clock.enter("composite")
+    if any(task.seen is not None for task in tasks):
+        prediction = torch.stack([_with_colours(one, task) for one, task in zip(prediction, tasks, strict=True)])
+    sums = np.empty(len(tasks), np.float32)  # of values near [0, 1]: not finite if one of them is not
+    staging.to_host(prediction.sum(dim=(1, 2, 3)), sums)
+    patches = [composite(single, source) for single, source in zip(prediction.unbind(), sources, strict=True)]
+    left_out = [[LOOK_LEFT_OUT] if task.look is not None and task.seen is None else [] for task in tasks]
+    return [
+        (Filled(patch, notes), sums[index : index + 1])
+        for index, (patch, notes) in enumerate(zip(patches, left_out, strict=True))
+    ]
+
+
+def _try_to_see(looks: list[Task], predict: Predict, staging: Staging, clock: StageClock) -> list[Tensor] | None:
+    """What broad looks of one model size see, see `take_colours`, or None when memory did not suffice."""
+    try:
+        prediction, _, inputs = _predict_once(looks, predict, staging, clock)
+        # Copies: a graph's own output is overwritten by the next call.
+        return [torch.cat([one, model_input[3:]]) for one, model_input in zip(prediction, inputs, strict=True)]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _predict_once(
+    tasks: list[Task], predict: Predict, staging: Staging, clock: StageClock
+) -> tuple[Tensor, list[DeviceCrop], list[Tensor]]:
+    """The prediction (B, 3, H, W) for tasks of one model size, their crops on the device, and the model's inputs."""
     clock.enter("upload")
     sources = [upload(task.crop, task.image, staging) for task in tasks]
     inputs = [build_input(source) for source in sources]
     clock.enter("predict")
-    prediction = predict(inputs)  # (B, 3, H, W)
-    clock.enter("composite")
-    sums = np.empty(len(tasks), np.float32)  # of values in [0, 1]: not finite if one of them is not
-    staging.to_host(prediction.sum(dim=(1, 2, 3)), sums)
-    patches = [composite(single, source) for single, source in zip(prediction.unbind(), sources, strict=True)]
-    return [(Filled(patch, []), sums[index : index + 1]) for index, patch in enumerate(patches)]
+    return predict(inputs), sources, inputs
+
+
+def _with_colours(prediction: Tensor, task: Task) -> Tensor:
+    if task.seen is None or task.look is None:
+        return prediction
+    return take_colours(prediction, task.crop, task.seen.to(prediction.device), task.look)

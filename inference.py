@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from broad import find_looks, settle_looks
+from broad import broad_crop
 from config import Note, Profile
 from cropping import Crop, plan_crops
 from downloads import find_weights
@@ -242,16 +242,16 @@ class Inpainter:
 
     def _fill(self, requests: Sequence[RepairRequest], plans: list[list[Crop]], clock: StageClock) -> list[Filled]:
         """Fill the crops of all requests, those to be refined coarsely first."""
-        looks = find_looks([Task(r.image, crop) for r, crops in zip(requests, plans, strict=True) for crop in crops])
         tasks: list[Task] = []
         refined: list[tuple[int, Task]] = []
         for request, crops in zip(requests, plans, strict=True):
             for crop in crops:
+                look = broad_crop(crop, request.mask.shape)
                 if request.quality == "high" and crop.is_scaled:
                     refined.append((len(tasks), Task(request.image, crop)))
                     crop = hard_edged(crop)
-                tasks.append(Task(request.image, crop))
-        filled = settle_looks(fill([*tasks, *(look for _, look in looks)], self._runner, clock), looks)
+                tasks.append(Task(request.image, crop, look))
+        filled = fill(tasks, self._runner, clock)
         for index, task in refined:
             done = refine(task, filled[index].patch, self._runner, clock)
             filled[index] = Filled(done.patch, filled[index].notes + done.notes)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cropping import Crop, pad_indices
+from cropping import Crop, middle_of_every, pad_indices
 from device_holes import Layers, grow_on_device, layers_on_device
 from holes import Box, box_size, slices_inside
 from own_kernels import own_kernels
@@ -35,7 +35,8 @@ class Strip:
 
     Attributes:
         box: where it lies, in image pixels.
-        pixels: (box height, box width, 3) uint8, or int16 holding the bits of uint16.
+        pixels: (box height, box width, 3) uint8, or int16 holding the bits of uint16; of a crop that is sampled, the
+            pixels that are looked at. So is `missing`.
         missing: (box height, box width) bool.
         make_alpha: gives (box height, box width) float32.
     """
@@ -78,7 +79,9 @@ class DeviceCrop:
 
     def strip(self, box: Box) -> Strip:
         """Return a part of the crop, brought to the device unless it is there."""
-        return self.whole.cut(box) if self.whole else _bring(box, self.image, self.layers, self.staging)
+        if self.whole:
+            return self.whole.cut(box)
+        return _bring(box, self.image, self.layers, self.staging, self.crop.sample_step)
 
 
 def upload(crop: Crop, image: NDArray, staging: Staging) -> DeviceCrop:
@@ -111,17 +114,19 @@ def build_input(source: DeviceCrop) -> Tensor:
         return pad_to_model(_masked(source.strip(crop.box), source.max_value), crop.model_size, source.staging)
     left, top, right, bottom = crop.box
     height, width = crop.scaled_size
-    heights = {"target": height, "source": bottom - top}
+    step, device = crop.sample_step, source.staging.device
+    sampled = len(range(bottom - top)[middle_of_every(step)])
     parts = []
-    for rows in _strips(range(height), STRIP_PX * height // ((bottom - top) * (right - left))):
-        needed = rows_needed(rows, **heights)
-        strip = source.strip((left, top + needed.start, right, top + needed.stop))
-        masked = _masked(strip, source.max_value)  # (4, needed, box width)
+    for rows in _strips(range(height), STRIP_PX * height // (sampled * (right - left))):
+        needed = rows_needed(rows, target=height, source=sampled)
+        strip = source.strip((left, top + needed.start * step, right, min(top + needed.stop * step, bottom)))
+        masked = _masked(strip, source.max_value)  # (4, needed, sampled width)
         missing = F.adaptive_max_pool2d(masked[3:], (len(needed), width))  # (1, needed, width)
-        missing = _mix_rows(covers(rows, needed, **heights), missing, source.staging).clamp_(max=1)
+        covered = covers(rows, needed, target=height, source=sampled, device=device)
+        missing = torch.matmul(covered, missing).clamp_(max=1)
         masked[3:] = 1 - masked[3:]
         narrow = _resize(masked, (len(needed), width), mode="bilinear")
-        averaged = _mix_rows(average_weights(rows, needed, **heights), narrow, source.staging)
+        averaged = torch.matmul(average_weights(rows, needed, target=height, source=sampled, device=device), narrow)
         rgb = averaged[:3] / averaged[3:].clamp_min(SMALLEST_WEIGHT)
         parts.append(torch.cat([rgb.clamp_(0, 1) * (1 - missing), missing]))
     return pad_to_model(torch.cat(parts, dim=1), crop.model_size, source.staging)
@@ -153,6 +158,7 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
         alpha 0 are the original's.
     """
     crop = source.crop
+    assert crop.sample_step == 1, "pixels that were left out can't be mixed into"
     left, top, right, bottom = crop.patch_box
     patch: NDArray = np.empty((bottom - top, right - left, 3), source.image.dtype)
     if source.masked is not None:
@@ -168,11 +174,12 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
         source.staging.to_host(_mixed(fill[:, rows, columns], source.strip(crop.patch_box), source.max_value), patch)
         return patch
     height, width = box_size(crop.box)
-    heights = {"target": height, "source": crop.scaled_size[0]}
+    low_height, device = crop.scaled_size[0], source.staging.device
     for rows_of_box in _strips(range(top - crop.box[1], bottom - crop.box[1]), STRIP_PX // width):
-        needed = rows_needed(rows_of_box, **heights)
+        needed = rows_needed(rows_of_box, target=height, source=low_height)
         low = fill[:, needed.start : needed.stop]
-        tall = _mix_rows(cubic_weights(rows_of_box, needed, **heights), low, source.staging)
+        weights = cubic_weights(rows_of_box, needed, target=height, source=low_height, device=device)
+        tall = torch.matmul(weights, low)  # (3, rows of the box, scaled width)
         full = _resize(tall, (len(rows_of_box), width), mode="bicubic").clamp_(0, 1)
         box = (left, crop.box[1] + rows_of_box.start, right, crop.box[1] + rows_of_box.stop)
         part = _mixed(full[:, :, left - crop.box[0] : right - crop.box[0]], source.strip(box), source.max_value)
@@ -195,9 +202,14 @@ def _mask_by_kernels(crop: Crop, image: NDArray, staging: Staging) -> tuple[Tens
     return pixels, *masked
 
 
-def _bring(box: Box, image: NDArray, layers: Layers, staging: Staging) -> Strip:
+def _bring(box: Box, image: NDArray, layers: Layers, staging: Staging, step: int = 1) -> Strip:
+    """A part of the image; with a step, the middle row and column of every so many."""
     left, top, right, bottom = box
-    return Strip(box, staging.to_device(image[top:bottom, left:right]), *layers(box))
+    missing, make_alpha = layers(box)
+    every = middle_of_every(step)
+    # Whole rows travel: to pick columns out of them takes a host longer than to send them.
+    pixels = staging.to_device(image[top:bottom, left:right][every])[:, every]
+    return Strip(box, pixels, missing[every, every], make_alpha)
 
 
 def _masked(strip: Strip, max_value: int) -> Tensor:
@@ -216,11 +228,6 @@ def _mixed(fill: Tensor, strip: Strip, max_value: int) -> Tensor:
     mixed = torch.lerp(known, fill.permute(1, 2, 0) * max_value, alpha).round_().clamp_(0, max_value)
     whole = mixed.to(torch.uint8) if strip.pixels.dtype == torch.uint8 else mixed.to(torch.int32).to(torch.int16)
     return torch.where(alpha > 0, whole, strip.pixels)
-
-
-def _mix_rows(weights: NDArray[np.float32], x: Tensor, staging: Staging) -> Tensor:
-    """(C, rows, W) from weights (rows, needed) and (C, needed, W)."""
-    return torch.matmul(staging.to_device(weights), x)
 
 
 def _strips(rows: range, at_once: int) -> list[range]:

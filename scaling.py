@@ -2,13 +2,16 @@
 
 The weights are those of `torch.nn.functional.interpolate(antialias=True)`: a triangle as wide as two source rows'
 distance in the target when it shrinks, Keys' cubic with a = -0.5 when it grows (Keys, "Cubic convolution interpolation
-for digital image processing", 1981). Works on numbers alone; row r spans r to r + 1.
+for digital image processing", 1981). They are made on the device that uses them: a host needs milliseconds for a large
+table, and longer to send it. Row r spans r to r + 1; columns are told from rows by nothing.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import math
+
+import torch
+from torch import Tensor
 
 KEYS_A = -0.5
 
@@ -23,39 +26,48 @@ def rows_needed(rows: range, *, target: int, source: int) -> range:
     """
     scale = source / target
     reach = 2 * max(scale, 1.0)
-    first = int(np.floor((rows.start + 0.5) * scale - reach))
-    last = int(np.ceil((rows.stop - 0.5) * scale + reach))
+    first = math.floor((rows.start + 0.5) * scale - reach)
+    last = math.ceil((rows.stop - 0.5) * scale + reach)
     return range(max(0, first), min(source, last))
 
 
-def average_weights(rows: range, needed: range, *, target: int, source: int) -> NDArray[np.float32]:
+def average_weights(rows: range, needed: range, *, target: int, source: int, device: torch.device) -> Tensor:
     """Return (rows, needed) float32: the antialiased bilinear average, each row's sum 1."""
     scale = source / target
-    distance = np.abs(_distance(rows, needed, scale)) / max(scale, 1.0)
-    return _normalised(np.maximum(0, 1 - distance))
+    return triangle_weights(rows, needed, first=0.0, step=scale, device=device)
 
 
-def cubic_weights(rows: range, needed: range, *, target: int, source: int) -> NDArray[np.float32]:
+def triangle_weights(rows: range, needed: range, *, first: float, step: float, device: torch.device) -> Tensor:
+    """Return (rows, needed) float32: the same for an image that begins at source row `first`, `step` rows apart.
+
+    A row whose middle lies outside the needed ones is made from the nearest of them. Each row's sum is 1.
+    """
+    middles = (_numbers(rows, device) + 0.5).mul_(step).add_(first).clamp_(needed.start + 0.5, needed.stop - 0.5)
+    distance = (_numbers(needed, device) + 0.5 - middles[:, None]).abs_()
+    return _normalised(distance.mul_(-1 / max(step, 1.0)).add_(1).clamp_(min=0))
+
+
+def cubic_weights(rows: range, needed: range, *, target: int, source: int, device: torch.device) -> Tensor:
     """Return (rows, needed) float32: antialiased cubic interpolation, each row's sum 1."""
     scale = source / target
-    x = np.abs(_distance(rows, needed, scale)) / max(scale, 1.0)
+    middles = (_numbers(rows, device) + 0.5) * scale
+    x = (_numbers(needed, device) + 0.5 - middles[:, None]).abs_() / max(scale, 1.0)
     near = ((KEYS_A + 2) * x - (KEYS_A + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * x * KEYS_A - 4 * KEYS_A
-    return _normalised(np.where(x < 1, near, np.where(x < 2, far, 0)))
+    return _normalised(torch.where(x < 1, near, torch.where(x < 2, far, 0.0)))
 
 
-def covers(rows: range, needed: range, *, target: int, source: int) -> NDArray[np.float32]:
+def covers(rows: range, needed: range, *, target: int, source: int, device: torch.device) -> Tensor:
     """Return (rows, needed) float32: 1 where a row of the resized image and a source row overlap, as adaptive pooling
     has it."""
-    index, row = np.asarray(rows)[:, None], np.asarray(needed)[None]
-    first, last = index * source // target, -(-(index + 1) * source // target)
-    return ((row >= first) & (row < last)).astype(np.float32)
+    index = torch.arange(rows.start, rows.stop, device=device)[:, None]
+    row = torch.arange(needed.start, needed.stop, device=device)
+    return ((row >= index * source // target) & (row < -(-(index + 1) * source // target))).float()
 
 
-def _distance(rows: range, needed: range, scale: float) -> NDArray[np.float64]:
-    """From the middle of each row of the resized image to that of each source row, in source rows."""
-    return np.asarray(needed)[None] + 0.5 - (np.asarray(rows)[:, None] + 0.5) * scale
+def _numbers(rows: range, device: torch.device) -> Tensor:
+    return torch.arange(rows.start, rows.stop, dtype=torch.float64, device=device)
 
 
-def _normalised(weights: NDArray[np.float64]) -> NDArray[np.float32]:
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+def _normalised(weights: Tensor) -> Tensor:
+    return (weights / weights.sum(dim=1, keepdim=True)).float()

@@ -187,13 +187,13 @@ def _rim_of(rim: str) -> Iterator[None]:
 def _broad_of(broad: bool) -> Iterator[None]:
     import inference
 
-    kept = inference.find_looks
+    kept = inference.broad_crop
     if not broad:
-        inference.find_looks = lambda tasks: []
+        inference.broad_crop = lambda crop, image_size: None
     try:
         yield
     finally:
-        inference.find_looks = kept
+        inference.broad_crop = kept
 
 
 def _find_rim(rim: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -8,11 +8,13 @@ import pytest
 import torch
 from test_inference_repair import block, noise
 
+from broad import BROAD_PX, broad_crop, take_colours
 from config import Profile
 from device_holes import grow_on_device
 from graphs import GraphedModel, Model
 from holes import slices_inside
 from inference import Inpainter, RepairRequest
+from preprocess import build_input, upload
 
 pytestmark = [
     pytest.mark.gpu,
@@ -154,5 +156,27 @@ def test_replay_that_differs_is_dropped_with_a_note() -> None:
 
 
 def test_verified_graphs_are_kept() -> None:
+    """That of the only bucket, and of the broad look that a hole of its size takes."""
     inpainter = Inpainter.load(device="cuda", profile=replace(PROFILE, cuda_graph="verify", buckets_px=(1024,)))
-    assert inpainter.describe()["cuda_graph"] == "verify" and inpainter.describe()["graphs"] == [[1, 1024, 1024]]
+    expected = [[1, BROAD_PX, BROAD_PX], [1, 1024, 1024]]
+    assert inpainter.describe()["cuda_graph"] == "verify" and inpainter.describe()["graphs"] == expected
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colours_of_the_broad_look_are_taken_without_waiting(inpainter: Inpainter, dtype: type) -> None:
+    """And are those that a CPU takes."""
+    (crop,) = inpainter._plan(RepairRequest(noise((1500, 1500)), block((1500, 1500), 300, 300, 700)))
+    look = broad_crop(crop, (1500, 1500))
+    assert look is not None and look.sample_step > 1
+    generator = torch.Generator(device="cuda").manual_seed(0)
+    prediction = torch.rand((3, *crop.model_size), generator=generator, device="cuda")
+    missing = build_input(upload(look, noise((1500, 1500), dtype=dtype), inpainter._runner.staging))[3:]
+    seen = torch.cat([torch.rand((3, *look.model_size), generator=generator, device="cuda"), missing])
+    expected = take_colours(prediction.cpu(), crop, seen.cpu(), look)
+    assert (expected - prediction.cpu()).std() > 0.001
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        shifted = take_colours(prediction, crop, seen, look)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(shifted.cpu(), expected, atol=1e-4, rtol=0)
