@@ -23,11 +23,12 @@ from holes import Box, GrownHole, box_size, expand_box, largest_inside_px, slice
 from scaling import triangle_weights
 
 BROAD_PX = 512  # side of the broad look's input
-NO_LOOK_PX = 640  # a crop that fits into this sees enough by itself
+NO_LOOK_PX = 512  # a crop that runs at this or less sees enough by itself
 MARGIN_PART = 1.5  # its context, as a part of the hole box's longer side
 LEAST_SCALE = 1.5  # a look that makes the photo smaller by less tells nothing new
-LEAST_SAMPLES = 1.5  # rows and columns of the photo that one of the look's is made from; more of them are left out
-SIGMA_PX = 4.0  # what varies slowly: the blur's standard deviation, in pixels of the broad look, as all that follows
+LEAST_DEPTH_PX = 16.0  # a hole less deep keeps its colours by itself; in pixels of the broad look, as all that follows
+LEAST_SAMPLES = 1.25  # rows and columns of the photo that one of the look's is made from; more of them are left out
+SIGMA_PX = 4.0  # what varies slowly: the blur's standard deviation
 RIM_PX = 2.0  # so deep the fill stays as it is
 RAMP_PX = 8.0  # so much deeper the colours are taken whole
 SMALLEST_SHARE = 1e-3  # of a blurred pixel that is hole
@@ -40,14 +41,13 @@ def broad_crop(crop: Crop, image_size: tuple[int, int]) -> Crop | None:
         crop: from the plan.
         image_size: (height, width).
     """
-    sees_enough = max(crop.model_size) <= BROAD_PX or max(box_size(crop.box)) <= NO_LOOK_PX
-    if sees_enough or not isinstance(crop.hole, GrownHole):
+    if max(crop.model_size) <= NO_LOOK_PX or not isinstance(crop.hole, GrownHole):
         return None
     margin_px = math.ceil(MARGIN_PART * max(box_size(crop.patch_box)))
     box = expand_box(crop.patch_box, margin_px, image_size)
     scale = max(box_size(box)) / BROAD_PX
     asked_for = crop.hole.reach_px[slices_inside(crop.patch_box, crop.hole.box)] > 0
-    if scale < LEAST_SCALE or largest_inside_px(asked_for) < SIGMA_PX * scale:
+    if scale < LEAST_SCALE or largest_inside_px(asked_for) < LEAST_DEPTH_PX * scale:
         return None
     return replace(shrink_crop(replace(crop, box=box), BROAD_PX), sample_step=max(1, int(scale / LEAST_SAMPLES)))
 
