@@ -53,7 +53,7 @@ def seen_by(look: Crop, rgb: np.ndarray) -> Tensor:
 def test_small_and_thin_holes_and_small_photos_need_no_broad_look() -> None:
     mask = square_hole(300)
     assert max(plan(mask).model_size) <= NO_LOOK_PX and broad_crop(plan(mask), SIZE) is None
-    for width_px in (6, 100):
+    for width_px in (6, 80):
         stroke = np.zeros(SIZE, np.bool_)
         stroke[600 : 600 + width_px, 300:1000] = True
         assert max(plan(stroke).model_size) > NO_LOOK_PX and broad_crop(plan(stroke), SIZE) is None
