@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from skimage.metrics import structural_similarity
 
+from training.looks import GRID_PX, Looks
 from training.losses import PLANES, SqueezeFeatures, depth, dissimilarity, hole_colour, over_hole
 
 
@@ -94,3 +95,26 @@ def test_features_begin_with_the_networks_own_convolution(tmp_path: Path) -> Non
     expected = F.relu(F.conv2d(centred, state["conv1.weight"], state["conv1.bias"], stride=2))
     assert first.shape == expected.shape
     assert (first - expected).abs().max() < 1e-2
+
+
+def test_all_of_the_deepest_holes_are_looked_at_and_the_rest_in_turn() -> None:
+    looks = Looks(9, 16, share=0.34, every=2, device=torch.device("cpu"))
+    assert looks.pick(torch.arange(9)).tolist() == [0, 1, 2, 3, 5, 7]
+    values = torch.tensor([3.0, 3, 3, 1, 1, 1, 1, 1, 1])
+    assert float((looks.times * looks.pick(values)).mean()) == pytest.approx(float(values.mean()))
+
+
+def test_each_step_sees_photos_on_another_grid() -> None:
+    looks = Looks(2, 16, share=0.5, every=1, device=torch.device("cpu"))
+    images = torch.arange(2 * 16 * 16.0).view(2, 1, 16, 16)
+    assert torch.equal(looks.see(images), images)
+    choice, seen = np.random.default_rng(0), set()
+    for _ in range(40):
+        looks.shift(choice)
+        moved = looks.see(images)
+        row, column = divmod(int(moved[0, 0, 15, 15]), 16)
+        down, right = 15 - row, 15 - column
+        padded = F.pad(images, (right, 0, down, 0), mode="reflect")
+        assert torch.equal(moved, padded[..., :16, :16])
+        seen.add((down, right))
+    assert len(seen) > 20 and max(max(pair) for pair in seen) == GRID_PX - 1

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from training.looks import Looks
 from training.losses import (
     SqueezeFeatures,
     critic,
@@ -32,7 +33,6 @@ from training.photos import PhotoStore
 PENALTY_EVERY = 16
 CLIP = 5.0
 TINY = 1e-12
-GRID_PX = 8  # the coarsest stride that the network and the features' early stages share
 TERMS = (
     "hole_l1",
     "hole_log",
@@ -144,37 +144,19 @@ class Trainer:
         self.image, self.mask = image.clone(memory_format=torch.preserve_format), mask.clone()
         self.composite = torch.zeros_like(self.image)
         self.judged = max(1, round(stage.batch * self.recipe.critic_share))
-        self.looked_at, self.look_weights = self._looks(stage.batch)
-        steps = torch.arange(stage.side_px, device=self.device)
-        self.shifts = torch.stack([(steps - shift).abs() for shift in range(GRID_PX)])
-        self.rows, self.columns = steps.clone(), steps.clone()
+        self.looks = Looks(
+            stage.batch,
+            stage.side_px,
+            share=self.recipe.perceptual_share,
+            every=self.recipe.perceptual_every,
+            device=self.device,
+        )
         self.run_generator = self._captured(self._generator_gradient)
         self.run_step = self._captured(lambda: self.generator.step(self.gradient, CLIP))
         if stage.adversarial:
             self.run_critic = self._captured(lambda: self._critic_gradient(penalty=False))
             self.run_penalty = self._captured(lambda: self._critic_gradient(penalty=True))
             self.run_critic_step = self._captured(lambda: self.critic.step(self.critic_gradient, CLIP))
-
-    def _looks(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which photos the perceptual term is taken on and how often each counts, (n,) with a mean of 1.
-
-        Photos come with the deepest holes first: there the term decides, so all of the first share are looked at, of
-        the others every n-th for its neighbours too.
-        """
-        first = round(batch * self.recipe.perceptual_share)
-        rest = range(first, batch, self.recipe.perceptual_every)
-        times = torch.ones(first + len(rest))
-        times[first:] = (batch - first) / max(1, len(rest))
-        some = torch.tensor([*range(first), *rest])
-        return some.to(self.device), (times * len(times) / batch).to(self.device)
-
-    def _shifted(self, x: torch.Tensor) -> torch.Tensor:
-        """Move (B, C, H, W) by this step's shift, mirrored at the edge.
-
-        The strides of features and network fall on the same pixels otherwise, and what the features' gradient
-        has of a pattern in that grid becomes a mesh in the fills.
-        """
-        return x.index_select(2, self.rows).index_select(3, self.columns)
 
     def _captured(self, function: Callable[[], None]) -> Callable[[], None]:
         if self.device.type != "cuda":
@@ -211,8 +193,8 @@ class Trainer:
         depths = depth(self.mask)
         hole, log_error, rim, outside = hole_colour(pixels, self.image, self.mask)
         dissimilar = dissimilarity(composite, self.image, self.mask).mean()
-        some, times = self.looked_at, self.look_weights
-        seen = [self._shifted(part.index_select(0, some)) for part in (composite, self.image, self.mask)]
+        looks, times = self.looks, self.looks.times
+        seen = [looks.see(part) for part in (composite, self.image, self.mask)]
         likeness = perceptual(self.features, *seen)
         loss = (
             recipe.hole_weight * hole
@@ -220,8 +202,7 @@ class Trainer:
             + recipe.rim_weight * rim
             + recipe.outside_weight * outside
             + recipe.structure_weight * dissimilar
-            + recipe.perceptual_weight
-            * (times * (1 + recipe.depth_gain * depths.index_select(0, some)) * likeness).mean()
+            + recipe.perceptual_weight * (times * (1 + recipe.depth_gain * looks.pick(depths)) * likeness).mean()
         )
         (slope,) = torch.autograd.grad(loss, pixels)
         fooling = matching = hole.new_zeros(1)
@@ -291,8 +272,7 @@ class Trainer:
         """Run one step on a fresh batch."""
         stage = self.stage
         self._next_batch()
-        for indices in (self.rows, self.columns):
-            indices.copy_(self.shifts[int(self.store.choice.integers(GRID_PX))])
+        self.looks.shift(self.store.choice)
         self.generator.set_rate(rate)
         self.run_generator()
         self._cut_ahead()
