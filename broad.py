@@ -49,7 +49,8 @@ def broad_crop(crop: Crop, image_size: tuple[int, int]) -> Crop | None:
     asked_for = crop.hole.reach_px[slices_inside(crop.patch_box, crop.hole.box)] > 0
     if scale < LEAST_SCALE or largest_inside_px(asked_for) < LEAST_DEPTH_PX * scale:
         return None
-    return replace(shrink_crop(replace(crop, box=box), BROAD_PX), sample_step=max(1, int(scale / LEAST_SAMPLES)))
+    step = max(1, min(int(scale / LEAST_SAMPLES), *box_size(box)))  # of a box a few pixels high one row is left
+    return replace(shrink_crop(replace(crop, box=box), BROAD_PX), sample_step=step)
 
 
 def take_colours(prediction: Tensor, crop: Crop, seen: Tensor, look: Crop) -> Tensor:

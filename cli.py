@@ -94,7 +94,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     repair.add_argument("--overwrite", action="store_true", help="repair again what is there already")
     repair.add_argument(
-        "--dilate-px", type=_pixels, metavar="N", help="grow the hole by N px; default: by its thickness"
+        "--dilate-px", type=_pixels, metavar="N", help="grow the hole by N px; default: by its thickness and shadow"
     )
     repair.add_argument("--feather-px", type=_pixels, metavar="N", help="width of the soft edge; default: one pixel")
     repair.add_argument("--quality", choices=("fast", "high"), default="fast", help="high refines very large holes")

@@ -136,7 +136,7 @@ class _Fitter:
         # Less context is better than less resolution, as long as some is left.
         fits = longer + 2 * rules.min_margin_px <= largest
         margin = np.where(fits, np.minimum(margin, (largest - longer) // 2), margin).astype(np.int64)
-        # And so is a little less context than half as much work again.
+        # And so is a little less context than half as much work again, or a second look (`broad.py`) on top of it.
         buckets = np.array(self.buckets_px, np.int64)
         scant = longer + 2 * np.ceil(margin * rules.scant_ratio).astype(np.int64)
         room = buckets[np.minimum(np.searchsorted(buckets, scant), len(buckets) - 1)] - longer

@@ -28,9 +28,7 @@ from staging import Staging
 logger = logging.getLogger(__name__)
 
 FP32_RETRY = Note("The prediction was not finite, so this repair was made again in float32.", code="fp32_retry")
-LOOK_LEFT_OUT = Note(
-    "The GPU's memory did not suffice: a large hole's surroundings were not looked at.", code="out_of_memory"
-)
+LOOK_LEFT_OUT = Note("A large hole's wider surroundings could not be looked at.", code="look_left_out")
 
 Predict = Callable[[list[Tensor]], Tensor]
 
@@ -66,7 +64,7 @@ Summed = tuple[Filled, NDArray[np.float32]]  # with the sum of the prediction, (
 def fill(tasks: Sequence[Task], runner: ModelRunner, clock: StageClock) -> list[Filled]:
     """Predict every task's crop and composite it into the task's pixels.
 
-    Tasks that run at one model size run as one batch, at most `runner.batch_limit` of them. A prediction with NaN or
+    Tasks that run at one model size run as one batch, at most `runner.batch_size` of them. A prediction with NaN or
     infinity, its own or its broad look's, is made again in float32. When memory does not suffice a look is left out;
     for the rest the graphs are freed, then smaller buckets tried, then the CPU: the patch is delivered, and its notes
     say what happened.

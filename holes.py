@@ -65,7 +65,10 @@ class CropRules:
 
 @dataclass(frozen=True)
 class HolePart:
-    """A connected hole, or several that are grown alike: its box, its pixels (box size, bool), by how much it grows."""
+    """What is grown alike: its box, its pixels (box size, bool), by how much it grows.
+
+    A connected hole, several of them, or what was drawn out beside them over a shadow (`shadows.py`).
+    """
 
     box: Box
     pixels: NDArray[np.bool_]
@@ -78,7 +81,7 @@ class GrownHole:
 
     Attributes:
         box: bounds of everything grown, inside the image.
-        parts: what it is made of; their boxes may overlap, their pixels do not.
+        parts: what it is made of; where they overlap, the one that reaches farther counts.
         feather_px: see `feather_alpha`.
         hole_boxes: (N, 4) int, the box of every connected hole, grown.
     """

@@ -196,7 +196,8 @@ class Inpainter:
         Args:
             image: (H, W, 3) uint8 or uint16 RGB; not modified.
             mask: (H, W) bool, True = hole; not modified. An empty one gives the image back with a note.
-            dilate_px: how far the hole grows, 0 to 1024; None = in proportion to its thickness.
+            dilate_px: how far the hole grows, 0 to 1024; None = in proportion to its thickness, at most 32, the drop
+                shadow of lettering taken in.
             feather_px: width of the soft edge, within the ring that dilation added; None = one pixel.
             quality: "fast", or "high": holes larger than the largest bucket are refined at full resolution.
             on_stage: called with "plan", "predict", "composite" as each begins, with "refine" for each tile of it.

@@ -3,7 +3,7 @@
 The weights are those of `torch.nn.functional.interpolate(antialias=True)`: a triangle as wide as two source rows'
 distance in the target when it shrinks, Keys' cubic with a = -0.5 when it grows (Keys, "Cubic convolution interpolation
 for digital image processing", 1981). They are made on the device that uses them: a host needs milliseconds for a large
-table, and longer to send it. Row r spans r to r + 1; columns are told from rows by nothing.
+table, and longer to send it. Row r spans r to r + 1; columns are weighted in the same way.
 """
 
 from __future__ import annotations

@@ -43,9 +43,8 @@ THIN_PX = 20.0  # a hole with a deeper pixel is no lettering and is not looked a
 RAY_PX = 12  # a ray's length beyond the grown hole, in steps along its direction
 MOST_RAYS = 256  # of a group and a direction; more of them say little that is new
 FEWEST_RAYS = 24
-SCANNED_PX = (
-    1 << 16
-)  # of a group's box, a pattern's as of MOST_GROUPS; in a larger one every n-th row alone is searched
+# Of a group's box, a pattern's as of MOST_GROUPS; in a larger one every n-th row alone is searched.
+SCANNED_PX = 1 << 16
 
 ROUGHNESS_LEVELS = 4.0  # rays over smooth ground count for more, down to this deviation from their own mean
 CLIP = 3.0  # in units of its roughness, the most that a ray is taken to deviate by
@@ -72,7 +71,7 @@ class Rays:
 
 
 @dataclass(frozen=True)
-class Look:
+class Comparison:
     """What of a ray is compared with what, and how clearly it has to differ for a shadow.
 
     Attributes:
@@ -92,8 +91,8 @@ class Look:
     other_side: float
 
 
-NARROW = Look(1, (2, 8), least_levels=LEAST_LEVELS, clear=3.0, clear_each=1.5, other_side=0.35)
-WIDE = Look(2, (6, 12), least_levels=4.0, clear=5.0, clear_each=2.0, other_side=0.2)
+NARROW = Comparison(1, (2, 8), least_levels=LEAST_LEVELS, clear=3.0, clear_each=1.5, other_side=0.35)
+WIDE = Comparison(2, (6, 12), least_levels=4.0, clear=5.0, clear_each=2.0, other_side=0.2)
 TAILS = ((3, 9), (5, 12))  # lines that tell how far a shadow reaches: the second where it reaches into the first
 
 
@@ -132,12 +131,12 @@ def find_kernel(rays: Rays, *, most_px: int) -> NDArray[np.uint8] | None:
         shadow, or a disc.
     """
     means = _Means(rays)
-    for look in (NARROW, WIDE):
-        level, error = means.of(off_line(rays, look.far)[:, : look.near].mean(axis=1))
+    for compared in (NARROW, WIDE):
+        level, error = means.of(off_line(rays, compared.far)[:, : compared.near].mean(axis=1))
         if not np.isfinite(level).all():
             return None
-        towards = _shadow_side(level, error, look)
-        if look is NARROW and _is_glow(level, error):
+        towards = _shadow_side(level, error, compared)
+        if compared is NARROW and _is_glow(level, error):
             reach_px = _reach_px(rays, means, np.sign(level) / error**2, most_px)
             kernel = _disc(reach_px)
         elif towards is not None:
@@ -201,11 +200,12 @@ def cast_rays(mask: NDArray[np.bool_], image: NDArray, groups: HoleGroups, label
 
 def _take_in_shadows(grown: GrownHole, mask: NDArray[np.bool_], image: NDArray, rules: CropRules) -> GrownHole:
     size = (mask.shape[0], mask.shape[1])
-    thin_px = default_dilate_px(THIN_PX, rules=rules_for(size, rules))
-    if min(part.dilate_px for part in grown.parts) > thin_px:
+    # Thickness has been measured already, and is told by how much a hole grows.
+    thin_dilate_px = default_dilate_px(THIN_PX, rules=rules_for(size, rules))
+    if min(part.dilate_px for part in grown.parts) > thin_dilate_px:
         return grown
     dilate_px = np.broadcast_to([part.dilate_px for part in grown.parts], len(grown.hole_boxes))
-    thin, least_rim_px = dilate_px <= thin_px, FEWEST_RAYS * len(DIRECTIONS)
+    thin, least_rim_px = dilate_px <= thin_dilate_px, FEWEST_RAYS * len(DIRECTIONS)
     sides = grown.hole_boxes[thin, 2:] - grown.hole_boxes[thin, :2]
     if 2 * sides.sum() <= least_rim_px:
         return grown  # a speck, for which grouping takes longer than all else
@@ -220,7 +220,9 @@ def _take_in_shadows(grown: GrownHole, mask: NDArray[np.bool_], image: NDArray, 
         part = _draw_out(mask, grown.hole_boxes[members], kernel, own_px)
         added.append(part)
         reach_px = kernel.shape[0] // 2
-        hole_boxes[members] += np.array([-reach_px, -reach_px, reach_px, reach_px])
+        # What is drawn out grows as most of the group does, which for some of its holes is more than their own.
+        beyond_px = reach_px + np.maximum(0, own_px - dilate_px[members])[:, None]
+        hole_boxes[members] += np.array([-1, -1, 1, 1]) * beyond_px
         box = unite(box, expand_box(part.box, own_px, size))
     if not added:
         return grown
@@ -257,9 +259,10 @@ def _reach_px(rays: Rays, means: _Means, weight: NDArray[np.float64], most_px: i
     """How many pixels beyond the grown hole deviate, in the mean over directions of these weights (8,) and signs."""
     for tail in TAILS:
         off = off_line(rays, tail)
-        profile = np.array([weight @ means.of(off[:, at])[0] for at in range(most_px)]) / np.abs(weight).sum()
+        seen_px = min(most_px, RAY_PX)
+        profile = np.array([weight @ means.of(off[:, at])[0] for at in range(seen_px)]) / np.abs(weight).sum()
         ends = np.flatnonzero(profile < LEAST_LEVELS)
-        reach_px = int(ends[0]) if len(ends) else most_px
+        reach_px = int(ends[0]) if len(ends) else seen_px
         if reach_px < tail[0]:
             break
     return reach_px
@@ -273,7 +276,7 @@ def _is_glow(level: NDArray[np.float64], error: NDArray[np.float64]) -> bool:
     return bool((level * np.sign(mean)).min() > LEAST_GLOW_LEVELS and abs(mean) > least)
 
 
-def _shadow_side(level: NDArray[np.float64], error: NDArray[np.float64], look: Look) -> int | None:
+def _shadow_side(level: NDArray[np.float64], error: NDArray[np.float64], compared: Comparison) -> int | None:
     """The direction, an index, on whose side levels (8,) deviate and on whose other side they do not."""
     weight = error**-2
     covariance = np.linalg.inv(HARMONICS.T @ (HARMONICS * weight[:, None]))
@@ -282,13 +285,13 @@ def _shadow_side(level: NDArray[np.float64], error: NDArray[np.float64], look: L
     ends = [int(np.argmax(UNITS @ side)), int(np.argmin(UNITS @ side))]
     weak, strong = sorted(ends, key=lambda end: abs(level[_facing(end)].mean()))
     facing = _facing(strong)
-    clear = look.clear * (MORE_STRAIGHT if strong % 2 == 0 else 1)
+    clear = compared.clear * (MORE_STRAIGHT if strong % 2 == 0 else 1)
     mean = level[facing].mean()
     is_shadow = (
         side @ np.linalg.solve(covariance[1:, 1:], side) > clear**2
-        and abs(mean) > look.least_levels
-        and abs(level[_facing(weak)].mean()) < look.other_side * abs(mean)
-        and (level[facing] * np.sign(mean) > look.clear_each * error[facing]).all()
+        and abs(mean) > compared.least_levels
+        and abs(level[_facing(weak)].mean()) < compared.other_side * abs(mean)
+        and (level[facing] * np.sign(mean) > compared.clear_each * error[facing]).all()
     )
     return strong if is_shadow else None
 
@@ -299,7 +302,10 @@ def _facing(direction: int) -> NDArray[np.int64]:
 
 
 def _draw_out(mask: NDArray[np.bool_], boxes: NDArray[np.int64], kernel: NDArray[np.uint8], dilate_px: int) -> HolePart:
-    """What dilation by the kernel adds to the holes in these boxes (N, 4), to be grown as they are."""
+    """What dilation by the kernel adds to the holes in these boxes (N, 4), to be grown as they are.
+
+    Another hole that lies in one of the boxes is drawn out with them.
+    """
     size, reach_px = (mask.shape[0], mask.shape[1]), kernel.shape[0] // 2
     (left, top), (right, bottom) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     outer = expand_box((int(left), int(top), int(right), int(bottom)), reach_px, size)

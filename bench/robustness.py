@@ -66,8 +66,10 @@ def main() -> int:
 
 def draw_size(rng: np.random.Generator, number: int) -> tuple[int, int]:
     """A (height, width): tiny ones, then log-uniform up to the largest, which is among them."""
-    if number < 8:
-        return ((1, 1), (1, 7), (9, 1), (15, 17), (2, 300), (300, 2), (16, 16), LARGEST)[number]
+    narrow = ((2, 300), (300, 2), (1, 2000), (2000, 1))
+    few = ((1, 1), (1, 7), (9, 1), (15, 17), *narrow, (16, 16), LARGEST)
+    if number < len(few):
+        return few[number]
     height, width = (int(np.exp(rng.uniform(0, np.log(side)))) for side in LARGEST)
     return height, width
 

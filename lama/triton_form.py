@@ -192,7 +192,8 @@ class TritonForm(nn.Module):
             self._stream.wait_stream(main)
         with torch.cuda.stream(self._stream) if main is not None else contextlib.nullcontext():
             self._enter_spectral_path(layer, x, trunk)
-            entered = torch.cuda.current_stream().record_event() if main and trunk.local_after_enter else None
+            is_awaited = main is not None and trunk.local_after_enter
+            entered = torch.cuda.current_stream().record_event() if is_awaited else None
             self._run_spectral_path(layer, x, trunk)
             if self._hopper is not None and sided is not None:
                 self._hopper.convolve_cross(index, *sided, add=add)

@@ -291,3 +291,22 @@ def test_crop_plan_holds_a_shadow_whole() -> None:
         known = (reach != value).astype(np.uint8)
         by_reach |= cv2.distanceTransform(known, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= value - 1
     assert np.array_equal(by_reach, missing)
+
+
+def test_crop_plan_holds_a_shadow_whole_where_letters_grow_by_different_amounts() -> None:
+    """What is drawn out grew by as much as most of the letters: more than the box of a thinner one allowed."""
+    sheet = Image.new("L", (720, 300))
+    font = ImageFont.load_default(size=60)
+    ImageDraw.Draw(sheet).text((60, 90), "SAMPLE COPY 2024", fill=255, font=font, stroke_width=4)
+    ink = np.asarray(sheet) > 127
+    for left in (80, 260, 440):
+        ink[172:175, left : left + 120] = True
+    image = photo(3, darkened(ink, (4, 4)), ink)
+    grown = grow_in_photo(ink, image)
+    assert grown is not None and len({part.dilate_px for part in grown.parts}) > 1
+    assert in_full(grown, ink.shape).sum() > in_full(grow_hole(ink), ink.shape).sum(), "no shadow was found"
+    outside = in_full(grown, ink.shape)
+    for crop in plan_crops(ink, image=image, buckets_px=(256, 512, 768), fixed_buckets=True):
+        left, top, right, bottom = crop.patch_box
+        outside[top:bottom, left:right] = False
+    assert not outside.any()

@@ -80,8 +80,8 @@ def dissimilarity(composite: torch.Tensor, image: torch.Tensor, mask: torch.Tens
 class SqueezeFeatures(torch.nn.Module):
     """SqueezeNet 1.0 (arXiv:1602.07360) up to its last fire module, in the Caffe model's convention; frozen.
 
-    The first convolution reads squares of four pixels as one with 16 channels, every fourth of them 0, and so does the
-    same three times faster. Sides are even.
+    The first convolution reads squares of four pixels as one with 16 channels, every fourth of them 0: the same result
+    in a third of the time. Sides are even.
     """
 
     mean: torch.Tensor

@@ -1,8 +1,7 @@
 """One card's part of the training: the networks, their losses, and a step captured as CUDA graphs.
 
 A stage's step is three graphs (generator; critic; critic with its gradient penalty) and two for the optimisers,
-replayed on static inputs;
-batches are cut on the device by a few plain launches between replays.
+replayed on static inputs; the next batch is cut by a few plain launches on a stream beside them.
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ class Trainer:
             average_decay=0.99,
             betas=(0.0, 0.99),
         )
-        self.side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self.beside = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.upcoming: tuple[torch.Tensor, torch.Tensor] | None = None
         self.sums = torch.zeros(len(TERMS), device=self.device)
         self.adversarial = torch.zeros((), device=self.device)
@@ -295,8 +294,8 @@ class Trainer:
 
     def _next_batch(self) -> None:
         """Bring a fresh batch into the static inputs, photos with the deepest holes first."""
-        if self.side is not None and self.upcoming is not None:
-            torch.cuda.current_stream().wait_stream(self.side)
+        if self.beside is not None and self.upcoming is not None:
+            torch.cuda.current_stream().wait_stream(self.beside)
             for tensor in self.upcoming:
                 tensor.record_stream(torch.cuda.current_stream())
         image, mask = self.upcoming or self._cut()
@@ -305,8 +304,8 @@ class Trainer:
 
     def _cut_ahead(self) -> None:
         """Cut the next batch beside the step: its many small launches would leave the card idle for 3 % of the time."""
-        if self.side is not None:
-            with torch.cuda.stream(self.side):
+        if self.beside is not None:
+            with torch.cuda.stream(self.beside):
                 self.upcoming = self._cut()
 
     def _cut(self) -> tuple[torch.Tensor, torch.Tensor]:
