@@ -8,6 +8,7 @@ of the page is left alone. A table whose result file is missing is left out: not
 
 Nothing is measured here. The files, and what made them:
 
+    repair   speed-repair-h200.json             bench/speed.py --only repair
     speed    speed-model-h200.json              bench/speed.py --only model
     quality  quality-network-lama-compact.json  bench/quality.py, network protocol
     click    click-cpu.json                     bench/clicks.py
@@ -34,6 +35,11 @@ QUALITY_FIGURES = ("psnr", "ssim", "perceptual")
 # Words of a language by key; `{}` fields are filled from the results.
 WORDS: Mapping[str, Mapping[str, str]] = {
     "en": {
+        "repair.caption": (
+            "The whole repair on one {device} (PyTorch {torch}, {date}): photo and mask as arrays in, changed boxes "
+            "out, by the included network. Median milliseconds, and how many of them are the network."
+        ),
+        "repair.head": "photo|hole, px|repair, ms|of it the network, ms",
         "speed.caption": (
             "The network alone, in the size of big-lama with random weights, on one {device} (PyTorch {torch}, "
             "{date}). Median milliseconds of one forward, a batch counted whole. The published form runs in float32 as "
@@ -65,6 +71,11 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "click.after": "Start to ready: {start} s (median of {starts}). Peak memory of the process: {peak} MiB.",
     },
     "zh-CN": {
+        "repair.caption": (
+            "一块 {device} 上的整个修复过程（PyTorch {torch}，{date}）：输入照片和标注的数组，输出改动的区域，"
+            "使用附带的网络。数字是毫秒数（中位数），以及其中网络所占的部分。"
+        ),
+        "repair.head": "照片|区域，像素|修复，毫秒|其中网络，毫秒",
         "speed.caption": (
             "只看网络本身：与 big-lama 同样大小、随机权重，一块 {device}"
             "（PyTorch {torch}，{date}）。数字是一次前向的毫秒数（中位数），"
@@ -104,6 +115,16 @@ METHOD_TITLES = {
     OURS_WEIGHTS: "fftlama",
 }
 FIGURE_TITLES = {"psnr": "PSNR", "ssim": "SSIM", "perceptual": "perceptual"}
+
+
+def render_repair(result: Mapping[str, Any], words: Mapping[str, str]) -> str:
+    """Render the time of whole repairs, a row per photo and hole."""
+    rows = [
+        [row["size"], str(row["hole_px"]), f"**{row['median_ms']:.1f}**", f"{row['forward_ms']:.1f}"]
+        for row in result["repair"]
+        if "forward_ms" in row
+    ]
+    return f"{words['repair.caption'].format(**result['environment'])}\n\n{table(words['repair.head'], rows)}"
 
 
 def render_speed(result: Mapping[str, Any], words: Mapping[str, str]) -> str:
@@ -186,6 +207,7 @@ def render_click(result: Mapping[str, Any], words: Mapping[str, str]) -> str:
 
 Render = Callable[[Mapping[str, Any], Mapping[str, str]], str]
 TABLES: Mapping[str, tuple[str, Render]] = {
+    "repair": ("speed-repair-h200.json", render_repair),
     "speed": ("speed-model-h200.json", render_speed),
     "quality": ("quality-network-lama-compact.json", render_quality),
     "click": ("click-cpu.json", render_click),

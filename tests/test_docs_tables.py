@@ -77,7 +77,7 @@ def test_missing_result_leaves_its_table_out(tables: ModuleType, tmp_path: Path)
 
 
 def test_unknown_table_is_refused(tables: ModuleType) -> None:
-    with pytest.raises(ValueError, match="no table 'sped'; there are speed"):
+    with pytest.raises(ValueError, match="no table 'sped'; there are repair, speed"):
         tables.render_page("<!-- table:sped -->\n<!-- /table:sped -->", "en")
 
 
