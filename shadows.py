@@ -213,16 +213,14 @@ def _take_in_shadows(grown: GrownHole, mask: NDArray[np.bool_], image: NDArray, 
     box, hole_boxes, added = grown.box, grown.hole_boxes.copy(), []
     for label in groups.with_rims(least_rim_px):
         members = groups.labels == label
-        own_px = int(np.median(dilate_px[members]))
+        own_px = int(dilate_px[members].min())  # around thicker letters a shadow may be gone that stands around these
         kernel = find_kernel(cast_rays(mask, image, groups, label, own_px), most_px=rules.shadow_px)
         if kernel is None:
             continue
         part = _draw_out(mask, grown.hole_boxes[members], kernel, own_px)
         added.append(part)
         reach_px = kernel.shape[0] // 2
-        # What is drawn out grows as most of the group does, which for some of its holes is more than their own.
-        beyond_px = reach_px + np.maximum(0, own_px - dilate_px[members])[:, None]
-        hole_boxes[members] += np.array([-1, -1, 1, 1]) * beyond_px
+        hole_boxes[members] += np.array([-reach_px, -reach_px, reach_px, reach_px])
         box = unite(box, expand_box(part.box, own_px, size))
     if not added:
         return grown
