@@ -35,7 +35,8 @@ class CropRules:
         margin_ratio: context margin as a part of the hole box's longer side.
         min_margin_px: smallest context margin.
         max_margin_px: largest context margin; beyond it a big hole would only be scaled down further.
-        scant_ratio: part of its margin that a hole can do with where all of it would take the next larger bucket.
+        scant_ratio: part of its margin, the smallest one included, that a hole can do with where all of it would take
+            the next larger bucket.
         dilate_ratio: default dilation as a part of the hole's half thickness (distance transform maximum).
         dilate_extra_px: pixels added to that, for the antialiased rim every hand-painted mask leaves out.
         large_photo_px: a photo whose shorter side is as long gets one pixel more: what is drawn onto it has wider rims.

@@ -55,6 +55,16 @@ def test_times_and_ratios_are_those_of_the_result_file(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
+def test_whole_repairs_are_those_of_the_result_file(name: str) -> None:
+    rows = json.loads((RESULTS / "speed-repair-h200.json").read_text())["repair"]
+    timed = [row for row in rows if "forward_ms" in row]
+    lines = [line for line in block(page(name), "repair").splitlines() if line.startswith("| ") and "x" in line[:12]]
+    assert len(lines) == len(timed) > 0
+    for row, line in zip(timed, lines, strict=True):
+        assert f"| {row['size']} | {row['hole_px']} | **{row['median_ms']:.1f}** |" in line
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_figures_of_the_included_weights_are_those_of_the_result_file(name: str) -> None:
     means = json.loads((RESULTS / "quality-network-lama-compact.json").read_text())["means"]["lama-compact"]
     (row,) = (line for line in block(page(name), "quality").splitlines() if line.startswith("| **fftlama** |"))
