@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ FP32_RETRY = Note("The prediction was not finite, so this repair was made again 
 LOOK_LEFT_OUT = Note("A large hole's wider surroundings could not be looked at.", code="look_left_out")
 
 Predict = Callable[[list[Tensor]], Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _look_around(tasks: Sequence[Task], runner: ModelRunner, clock: StageClock) 
     numbers = [number for number, task in enumerate(tasks) if task.look is not None]
     looks = [Task(tasks[number].image, crop) for number in numbers if (crop := tasks[number].look)]
     for indices in _batches(looks, runner):
-        seen = _try_to_see([looks[index] for index in indices], runner.predict, runner.staging, clock)
+        seen = _try(_see_once, [looks[index] for index in indices], runner.predict, runner.staging, clock)
         if seen is None:
             logger.warning("out of memory on %s: %d broad looks were left out", runner.device, len(indices))
             runner.free_memory()
@@ -120,7 +122,7 @@ def _batches(tasks: Sequence[Task], runner: ModelRunner) -> Iterator[list[int]]:
 
 def _fill_batch(tasks: list[Task], runner: ModelRunner, clock: StageClock) -> list[Summed]:
     """The patches of tasks of one model size, each with the sum of its prediction."""
-    done = _try(tasks, runner.predict, runner.staging, clock)
+    done = _try(_fill_once, tasks, runner.predict, runner.staging, clock)
     if done is not None:
         return done
     runner.free_memory()
@@ -133,7 +135,7 @@ def _fill_batch(tasks: list[Task], runner: ModelRunner, clock: StageClock) -> li
 def _fill_with_less_memory(task: Task, runner: ModelRunner, clock: StageClock) -> list[Summed]:
     """Go down the ladder with one task; the graphs have been freed."""
     side = max(task.crop.model_size)
-    done = _try([task], runner.predict, runner.staging, clock)
+    done = _try(_fill_once, [task], runner.predict, runner.staging, clock)
     how = "the graphs were freed"
     for bucket_px in sorted(runner.profile.buckets_px, reverse=True):
         if done is not None:
@@ -141,7 +143,7 @@ def _fill_with_less_memory(task: Task, runner: ModelRunner, clock: StageClock) -
         if bucket_px < side:
             runner.free_memory()
             smaller = replace(task, crop=shrink_crop(task.crop, bucket_px))
-            done = _try([smaller], runner.predict, runner.staging, clock)
+            done = _try(_fill_once, [smaller], runner.predict, runner.staging, clock)
             how = f"the box ran at {bucket_px} px instead of {side}"
     if done is None:
         runner.free_memory()
@@ -155,10 +157,10 @@ def _fill_with_less_memory(task: Task, runner: ModelRunner, clock: StageClock) -
 def _fill_in_float32(task: Task, runner: ModelRunner, clock: StageClock) -> Filled:
     logger.warning("a %s prediction was not finite, repeating it in float32", runner.precision)
     if task.look is not None:
-        looked = _try_to_see([Task(task.image, task.look)], runner.predict_float32, runner.staging, clock)
+        looked = _try(_see_once, [Task(task.image, task.look)], runner.predict_float32, runner.staging, clock)
         is_finite = looked is not None and bool(torch.isfinite(looked[0]).all())
         task = replace(task, seen=looked[0] if looked and is_finite else None)
-    done = _try([task], runner.predict_float32, runner.staging, clock)
+    done = _try(_fill_once, [task], runner.predict_float32, runner.staging, clock)
     if done is None:
         runner.free_memory()
         done = _fill_once([task], runner.predict_on_cpu, Staging(torch.device("cpu")), clock)
@@ -167,10 +169,18 @@ def _fill_in_float32(task: Task, runner: ModelRunner, clock: StageClock) -> Fill
     return done[0][0]
 
 
-def _try(tasks: list[Task], predict: Predict, staging: Staging, clock: StageClock) -> list[Summed] | None:
-    """`_fill_once`, or None when memory did not suffice; by then no frame holds its tensors any more."""
+def _try(
+    once: Callable[[list[Task], Predict, Staging, StageClock], list[T]],
+    tasks: list[Task],
+    predict: Predict,
+    staging: Staging,
+    clock: StageClock,
+) -> list[T] | None:
+    """What `_fill_once` or `_see_once` returns, or None when memory did not suffice; by then no frame holds its tensors
+    any more.
+    """
     try:
-        return _fill_once(tasks, predict, staging, clock)
+        return once(tasks, predict, staging, clock)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -192,16 +202,11 @@ def _fill_once(tasks: list[Task], predict: Predict, staging: Staging, clock: Sta
     ]
 
 
-def _try_to_see(looks: list[Task], predict: Predict, staging: Staging, clock: StageClock) -> list[Tensor] | None:
-    """What broad looks of one model size see, see `take_colours`, or None when memory did not suffice."""
-    try:
-        prediction, _, inputs = _predict_once(looks, predict, staging, clock)
-        # Copies: a graph's own output is overwritten by the next call.
-        return [torch.cat([one, model_input[3:]]) for one, model_input in zip(prediction, inputs, strict=True)]
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        return None
+def _see_once(looks: list[Task], predict: Predict, staging: Staging, clock: StageClock) -> list[Tensor]:
+    """What broad looks of one model size see, see `take_colours`."""
+    prediction, _, inputs = _predict_once(looks, predict, staging, clock)
+    # Copies: a graph's own output is overwritten by the next call.
+    return [torch.cat([one, model_input[3:]]) for one, model_input in zip(prediction, inputs, strict=True)]
 
 
 def _predict_once(
