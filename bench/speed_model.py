@@ -190,7 +190,7 @@ def _time_form(form: str, generator: Generator, x: Tensor, reference: Tensor) ->
 
 def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor], Tensor]:
     """Build ours fp16, ours one stream, ours unfused entry, ours no Hopper, ours local after, ours local beside, ours
-    fp16 torch, eager, trace, compile.
+    cross after, ours cross beside, ours fp16 torch, eager, trace, compile.
     """
     if form.startswith("ours"):
         kernels = "torch" if form.endswith("torch") else "auto"
@@ -201,6 +201,8 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
             fused.form.use_hopper = "no Hopper" not in form
             if "local" in form:
                 fused.form.local_after_enter = "local after" in form
+            if "cross" in form:
+                fused.form.cross_beside = "cross beside" in form
         elif not form.endswith("torch"):
             raise RuntimeError(fused.describe())
         return fused

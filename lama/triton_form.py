@@ -6,6 +6,10 @@ whose output it shares. A block goes from the first map to the second and back, 
 convolution and the spectral path do not depend on each other and run on two streams: one keeps the matrix units busy
 while the other, a chain of five short launches, waits for memory.
 
+Where maps are too small to fill the card, what counts is the chain from one layer to the next. There the cross
+convolution, which only looks at the local channels, runs on a third stream beside the spectral path, and the path's
+last launch brings both together.
+
 Memory is allocated per call, in the same order every time: under a CUDA graph's capture that happens once.
 """
 
@@ -39,12 +43,13 @@ from lama.kernels.fourier import (
     transform_columns,
     transform_rows,
 )
-from lama.kernels.hopper_trunk import SidedMap, hopper_trunk
+from lama.kernels.hopper_trunk import SidedMap, SummedMap, hopper_trunk
 from lama.kernels.spectral_path import (
     FUSED_WIDTHS,
     SpectrumConvolution,
     convolve_spectrum,
     enter_rows,
+    leave_rows,
     spectrum_convolution,
 )
 from lama.kernels.tiles import Tile, tile_for
@@ -52,16 +57,22 @@ from lama.kernels.upsampling import row_upsampling, upsample
 
 LARGEST_INDEX = 2**31 - 1  # the kernels count in 32 bits
 MANY_ROWS = 128 * 128  # of the trunk's maps: from here on the local convolution waits until the spectral path has begun
+FEW_ROWS = 64 * 64  # up to here the cross convolution runs beside the spectral path
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One FFC layer's weights; `cross` has the spectral path's last 1x1 as its tail."""
+    """One FFC layer's weights; `cross` has the spectral path's last 1x1 as its tail, (C, O) `leave` alone."""
 
     local: RowConvolution
     cross: RowConvolution
     enter: RowConvolution
     spectrum: SpectrumConvolution
+
+    @property
+    def leave(self) -> Tensor:
+        """The tail's rows of the cross convolution's weight."""
+        return self.cross.weight[-self.cross.tail :]
 
 
 @dataclass(frozen=True)
@@ -75,15 +86,18 @@ class _Trunk:
     convolved: Tensor
     scratch: SplitScratch | None
     local_after_enter: bool
+    sums: tuple[Tensor, Tensor] | None
+    """Of the cross convolution where it runs beside the spectral path, of one layer and of the next."""
 
 
 class TritonForm(nn.Module):
     """The folded network on `device` (CUDA, or the CPU in Triton's interpreter).
 
-    `overlap`, `fuse_enter`, `use_hopper` and `local_after_enter` exist to be measured: two streams instead of one, the
-    first 1x1 of the spectral path in one launch with the row transform where the width allows it, the trunk's 3x3
-    convolutions by the Hopper kernels where they run, and the local convolution after the spectral path's first launch
-    (None: where maps are large) instead of beside it; `why_not_hopper` says what keeps those kernels from running, or
+    `overlap`, `fuse_enter`, `use_hopper`, `local_after_enter` and `cross_beside` exist to be measured: several streams
+    instead of one, the first 1x1 of the spectral path in one launch with the row transform where the width allows it,
+    the trunk's 3x3 convolutions by the Hopper kernels where they run, the local convolution after the spectral path's
+    first launch (None: where maps are large) instead of beside it, and the cross convolution beside the spectral path
+    (None: where maps are small) instead of after it; `why_not_hopper` says what keeps those kernels from running, or
     nothing.
     """
 
@@ -94,6 +108,7 @@ class TritonForm(nn.Module):
         self.fuse_enter = True
         self.use_hopper = True
         self.local_after_enter: bool | None = None
+        self.cross_beside: bool | None = None
         self._stem = stem_weights(network.stem, device)
         self._downs = [row_convolution(down, device, stride=2) for down in network.downs]
         self._layers = [_layer_weights(layer, device) for layer in network.layers]
@@ -105,6 +120,7 @@ class TritonForm(nn.Module):
         self._matrices: dict[tuple[int, int], KernelMatrices] = {}
         # The spectral path is the longer chain: its launches go first where both streams have one ready.
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
+        self._cross_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 4, H, W) -> (B, 3, H, W) float32 in [0, 1]; `x` is not modified."""
@@ -149,6 +165,9 @@ class TritonForm(nn.Module):
         trunk = self._trunk(x)
         y = torch.empty_like(x)
         there, back = self._sided(x, y)
+        if trunk.sums is not None:
+            self._run_layers_beside(x, y, trunk, there, back)
+            return x
         for index in range(0, len(self._layers), 2):
             self._run_layer(index, x, y, trunk, sided=there, add=False)
             self._run_layer(index + 1, y, x, trunk, sided=back, add=True)
@@ -194,7 +213,8 @@ class TritonForm(nn.Module):
             self._enter_spectral_path(layer, x, trunk)
             is_awaited = main is not None and trunk.local_after_enter
             entered = torch.cuda.current_stream().record_event() if is_awaited else None
-            self._run_spectral_path(layer, x, trunk)
+            self._convolve_spectra(layer, trunk)
+            add_inverse_rows(trunk.spectrum, trunk.matrices, x, tile=tiles["rows"])
             if self._hopper is not None and sided is not None:
                 self._hopper.convolve_cross(index, *sided, add=add)
             else:
@@ -209,12 +229,94 @@ class TritonForm(nn.Module):
                 )
         if main is not None and entered is not None:
             main.wait_event(entered)
+        self._convolve_local(index, x, out, trunk, sided=sided, add=add)
+        if main is not None and self._stream is not None:
+            main.wait_stream(self._stream)
+
+    def _run_layers_beside(
+        self,
+        x: Tensor,
+        y: Tensor,
+        trunk: _Trunk,
+        there: tuple[SidedMap, SidedMap] | None,
+        back: tuple[SidedMap, SidedMap] | None,
+    ) -> None:
+        """Run all layers, each with its cross convolution beside its spectral path, from `x` to `y` and back.
+
+        A layer's cross convolution waits for the local convolution before it, its spectral path for the one before it,
+        its local convolution for both, and the spectral path's last launch for the cross convolution. Sums are kept in
+        turn, as the next layer's are begun before this layer's are read.
+        """
+        streams = (torch.cuda.current_stream(), self._stream, self._cross_stream) if self.overlap else (None,) * 3
+        main, path, cross = streams
+        assert trunk.sums is not None
+        sums = [self._hopper.summed(one) if self._hopper and there else one for one in trunk.sums]
+        _wait(path, main)
+        for index in range(len(self._layers)):
+            source, target = (x, y) if index % 2 == 0 else (y, x)
+            sided = there if index % 2 == 0 else back
+            _wait(cross, main)
+            with _on(cross):
+                self._sum_cross(index, source, sums[index % 2], trunk, sided=sided)
+            if index > 0:
+                _wait(main, path)
+            with _on(path):
+                self._enter_spectral_path(self._layers[index], source, trunk)
+                self._convolve_spectra(self._layers[index], trunk)
+                _wait(path, cross)
+                self._leave_spectral_path(index, source, target, trunk, sided=sided)
+            self._convolve_local(index, source, target, trunk, sided=sided, add=index % 2 == 1)
+        _wait(main, path)
+
+    def _sum_cross(
+        self,
+        index: int,
+        x: Tensor,
+        sums: Tensor | SummedMap,
+        trunk: _Trunk,
+        *,
+        sided: tuple[SidedMap, SidedMap] | None,
+    ) -> None:
+        if self._hopper is not None and sided is not None and isinstance(sums, SummedMap):
+            self._hopper.convolve_cross_taps(index, sided[0], sums)
+        elif isinstance(sums, Tensor):
+            taps = self._layers[index].cross.without_tail()
+            convolve(x, taps, sums, tile=trunk.tiles["global"], rectify=False)
+
+    def _leave_spectral_path(
+        self, index: int, x: Tensor, out: Tensor, trunk: _Trunk, *, sided: tuple[SidedMap, SidedMap] | None
+    ) -> None:
+        """Finish the global channels of `out`: the sums, t and its Fourier unit through the last 1x1, the shortcut."""
+        layer = self._layers[index]
+        assert trunk.sums is not None
+        leave_rows(
+            trunk.spectrum,
+            x,
+            layer.leave,
+            trunk.sums[index % 2],
+            trunk.matrices,
+            out,
+            to_channel=layer.local.outputs,
+            tile=trunk.tiles["leave_rows"],
+            add_to_out=index % 2 == 1,
+            side=sided[1].side if sided is not None else None,
+        )
+
+    def _convolve_local(
+        self,
+        index: int,
+        x: Tensor,
+        out: Tensor,
+        trunk: _Trunk,
+        *,
+        sided: tuple[SidedMap, SidedMap] | None,
+        add: bool,
+    ) -> None:
         if self._hopper is not None and sided is not None:
             self._hopper.convolve_local(index, *sided, add=add)
         else:
-            convolve(x, layer.local, out, tile=tiles["local"], add_to_out=add, scratch=trunk.scratch)
-        if main is not None and self._stream is not None:
-            main.wait_stream(self._stream)
+            local = self._layers[index].local
+            convolve(x, local, out, tile=trunk.tiles["local"], add_to_out=add, scratch=trunk.scratch)
 
     def _enter_spectral_path(self, layer: _Layer, x: Tensor, trunk: _Trunk) -> None:
         """Leave t = ReLU(1x1 of the global channels) in the last C channels of `x`, its row transform in the planes."""
@@ -227,8 +329,8 @@ class TritonForm(nn.Module):
             convolve(x, layer.enter, x, tile=tiles["enter"], from_channel=from_channel, to_channel=to_channel)
             transform_rows(x, matrices, trunk.planes, tile=tiles["rows"])
 
-    def _run_spectral_path(self, layer: _Layer, x: Tensor, trunk: _Trunk) -> None:
-        """Add the Fourier unit of t to t in the last C channels of `x`."""
+    def _convolve_spectra(self, layer: _Layer, trunk: _Trunk) -> None:
+        """Take the planes to what the inverse row transform makes the Fourier unit of t of, in `trunk.spectrum`."""
         tiles, matrices = trunk.tiles, trunk.matrices
         transform_columns(trunk.planes, matrices, trunk.spectrum, tile=tiles["columns"])
         convolve_spectrum(
@@ -236,7 +338,6 @@ class TritonForm(nn.Module):
         )
         # The spectrum has been read: its memory takes the inverse planes.
         invert_columns(trunk.convolved, matrices, trunk.spectrum, tile=tiles["columns"])
-        add_inverse_rows(trunk.spectrum, matrices, x, tile=tiles["rows"])
 
     def _trunk(self, x: Tensor) -> _Trunk:
         batch, height, width, _ = x.shape
@@ -251,11 +352,17 @@ class TritonForm(nn.Module):
             "enter_rows": self._tile(
                 "enter_rows" if width > 64 else "enter_short_rows", rows, columns=inner, depth=layer.enter.inputs
             ),
+            "leave_rows": self._tile("leave_rows", rows, columns=layer.cross.outputs, depth=inner),
             "rows": self._tile("rows", width, columns=inner),
             "columns": self._tile("columns", 2 * height),
             "spectrum": self._tile("spectrum", batch * height * frequencies, columns=2 * inner, depth=inner),
         }
         shape = (batch, height, 2, frequencies, inner)
+        is_beside = rows <= FEW_ROWS if self.cross_beside is None else self.cross_beside
+        sums = None
+        if is_beside and width in FUSED_WIDTHS:
+            sums_shape = (batch, height, width, layer.cross.outputs)
+            sums = (self._empty(*sums_shape), self._empty(*sums_shape))
         return _Trunk(
             tiles=tiles,
             matrices=self.matrices(height, width),
@@ -264,6 +371,7 @@ class TritonForm(nn.Module):
             convolved=self._empty(*shape),
             scratch=split_scratch(rows, layer.local.outputs, tile=tiles["local"], device=self.device),
             local_after_enter=rows >= MANY_ROWS if self.local_after_enter is None else self.local_after_enter,
+            sums=sums,
         )
 
     def _tile(self, kernel: str, rows: int, *, columns: int = 0, depth: int = 0) -> Tile:
@@ -280,3 +388,14 @@ def _layer_weights(layer: FFCLayer, device: torch.device) -> _Layer:
         enter=row_convolution(layer.enter, device),
         spectrum=spectrum_convolution(layer.spectrum, device),
     )
+
+
+def _on(stream: torch.cuda.Stream | None) -> contextlib.AbstractContextManager[object]:
+    """Launch on `stream`; None: where launches go anyway."""
+    return torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext()
+
+
+def _wait(stream: torch.cuda.Stream | None, other: torch.cuda.Stream | None) -> None:
+    """Let `stream` wait for what has been launched on `other`; where everything runs on one stream there are none."""
+    if stream is not None and other is not None:
+        stream.wait_stream(other)

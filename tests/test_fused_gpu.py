@@ -14,6 +14,7 @@ pytestmark = [
 
 # Rows of the trunk's products, batch (side / 8)^2, on both sides of every step in the table of tiles.
 SIZES = [(256, 1), (256, 4), (256, 8), (384, 1), (512, 1), (512, 2), (512, 4), (512, 8), (640, 1), (768, 1), (1024, 1)]
+ORDERS = [(256, 8), (512, 1), (512, 8), (1024, 1)]
 REPEATS = 5  # a race does not show every time
 LARGEST_DIFFERENCE = 2 / 255
 
@@ -24,6 +25,23 @@ def test_kernels_compute_what_plain_pytorch_does(network: str, side: int, batch:
     generator = load_generator(None) if network == "included" else live_generator(64, 2)
     plain = FusedGenerator(generator, device="cuda", dtype=torch.float32, kernels="torch")
     fused = FusedGenerator(generator, device="cuda", dtype=torch.float16, kernels="triton")
+    x = masked_input(side, side, batch=batch).cuda()
+    with torch.inference_mode():
+        expected = plain(x)
+        for _ in range(REPEATS):
+            assert (fused(x) - expected).abs().max().item() <= LARGEST_DIFFERENCE
+
+
+@pytest.mark.parametrize("cross_beside", [True, False])
+@pytest.mark.parametrize("network", ["included", "as wide as big-lama"])
+@pytest.mark.parametrize(("side", "batch"), ORDERS)
+def test_both_orders_of_a_layer_compute_the_same(network: str, side: int, batch: int, cross_beside: bool) -> None:
+    """Where maps are small one of them is taken, where they are large the other."""
+    generator = load_generator(None) if network == "included" else live_generator(64, 2)
+    plain = FusedGenerator(generator, device="cuda", dtype=torch.float32, kernels="torch")
+    fused = FusedGenerator(generator, device="cuda", dtype=torch.float16, kernels="triton")
+    assert "Triton" in fused.describe()
+    fused.form.cross_beside = cross_beside
     x = masked_input(side, side, batch=batch).cuda()
     with torch.inference_mode():
         expected = plain(x)

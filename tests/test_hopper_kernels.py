@@ -129,6 +129,13 @@ def test_convolutions_of_a_layer(width: int, batch: int, height: int, columns: i
     assert torch.equal(out[..., channels:], expected[..., channels:].half())
     assert torch.equal(target.side, side_columns(out, channels))
 
+    sums = torch.full((batch, height, columns, channels - local), math.nan, device=device, dtype=torch.float16)
+    exact = torch.empty(sums.shape, device=device, dtype=torch.float64)
+    convolve_reference(x.double(), cross_rows.without_tail(), exact, rectify=False)
+    trunk.convolve_cross_taps(0, source, trunk.summed(sums))
+    assert (exact < 0).any()
+    assert ((sums.double() - exact).norm() / exact.norm()).item() < 1e-3
+
 
 @on_hopper
 @pytest.mark.gpu

@@ -170,6 +170,59 @@ def test_fourier_unit_is_the_published_one(height: int, width: int) -> None:
 
 
 @needs_triton
+def test_a_sum_without_its_tail_before_the_relu() -> None:
+    from lama.kernels.convolution import convolve, row_convolution
+    from lama.kernels.tiles import Tile
+
+    whole = convolution(64, 32, 3)
+    tail = torch.randn(64, 96, 1, 1, dtype=torch.float64) / 10
+    x, out = half(1, 5, 7, 32), poisoned(1, 5, 7, 64)
+    weights = row_convolution(whole, DEVICE, tail=tail)
+    convolve(x, weights.without_tail(), out, tile=Tile(16, 32, 32, 4, 2), rectify=False)
+    maps = torch.nn.functional.pad(x.double().cpu().permute(0, 3, 1, 2), (1, 1, 1, 1), mode="reflect")
+    expected = torch.nn.functional.conv2d(maps, whole.weight.half().double(), whole.bias).permute(0, 2, 3, 1)
+    assert (expected < 0).any()
+    assert relative_error(out.cpu(), expected) < 1e-3
+
+
+@needs_triton
+@pytest.mark.parametrize("sides", [True, False])
+@pytest.mark.parametrize(("height", "width", "add"), [(6, 16, False), (3, 32, True), (5, 64, True)])
+def test_the_way_out_of_the_spectral_path(height: int, width: int, add: bool, sides: bool) -> None:
+    """Against the inverse row transform by torch.fft and a plain product, in float64; side columns against the map."""
+    from lama.kernels.fourier import kernel_matrices
+    from lama.kernels.hopper_trunk import side_columns
+    from lama.kernels.spectral_path import leave_rows
+    from lama.kernels.tiles import Tile
+
+    batch, channels, outputs, local = 2, 96, 64, 32
+    matrices = kernel_matrices(dft_matrices(height, width), DEVICE)
+    planes = half(batch, height, 2, width // 2 + 1, channels)
+    planes[:, :, 1, [0, -1]] = 0  # imaginary parts that a row of real numbers has not
+    x = half(batch, height, width, 160, seed=1)
+    leave, before = half(channels, outputs, seed=2) / 10, half(batch, height, width, outputs, seed=3)
+    out = half(batch, height, width, 160, seed=4)
+    start = out.clone()
+    side = poisoned(batch, height, 16, local + outputs) if sides else None
+    tile = Tile(width, 32, 32, 4, 1)
+    leave_rows(planes, x, leave, before, matrices, out, to_channel=local, tile=tile, add_to_out=add, side=side)
+
+    wave = torch.fft.irfft(torch.complex(planes[:, :, 0].double(), planes[:, :, 1].double()), width, dim=2)
+    # The kernel's planes are those of an orthonormal transform of rows, whose gain the matrices carry.
+    gain = matrices.row_inverse.values[:, 0].double().mean() * width
+    t = x[..., 64:].double() + wave * gain
+    expected = (before.double() + t @ leave.double()).relu()
+    written = slice(local, local + outputs)
+    expected += start[..., written].double() if add else 0
+    assert relative_error(out[..., written], expected) < 2e-3
+    out[..., written] = start[..., written]
+    assert torch.equal(out, start)
+    if side is not None:
+        assert side[..., :local].isnan().all()
+        assert relative_error(side[..., local:], side_columns(expected, outputs)) < 2e-3
+
+
+@needs_triton
 def test_a_map_with_a_border_gives_what_the_map_alone_gives() -> None:
     """Rows and images of the trunk's map may lie further apart than their pixels fill."""
     from lama.kernels.convolution import row_convolution
@@ -316,11 +369,15 @@ def test_head(height: int, width: int) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize(("height", "width", "batch"), [(24, 16, 2)])
-def test_whole_network_in_kernels_matches_the_published_form(height: int, width: int, batch: int) -> None:
-    generator = live_generator(blocks=1)
+@pytest.mark.parametrize("cross_beside", [True, False])
+@pytest.mark.parametrize(("height", "width", "batch"), [(24, 16, 2), (16, 128, 2)])
+def test_whole_network_in_kernels_matches_the_published_form(
+    height: int, width: int, batch: int, cross_beside: bool
+) -> None:
+    generator = live_generator(blocks=2)
     fused = FusedGenerator(generator, device=DEVICE, dtype=torch.float16, kernels="triton")
     assert "Triton" in fused.describe()
+    fused.form.cross_beside = cross_beside
     x = masked_input(height, width, batch=batch)
     with torch.no_grad():
         expected = generator.double()(x.double())

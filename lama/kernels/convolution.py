@@ -6,7 +6,7 @@ over several programs where the map is too small to fill the card. Where the car
 fetches the weights so.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,10 @@ class RowConvolution:
         """O."""
         return self.bias.numel()
 
+    def without_tail(self) -> "RowConvolution":
+        """The convolution alone, in the same memory."""
+        return replace(self, weight=self.weight[: self.kernel_px**2 * self.inputs], tail=0)
+
 
 def row_convolution(
     convolution: Convolution, device: torch.device, *, tail: Tensor | None = None, stride: int = 1
@@ -69,9 +73,10 @@ def convolve(
     tail_channel: int = 0,
     to_channel: int = 0,
     add_to_out: bool = False,
+    rectify: bool = True,
     scratch: "SplitScratch | None" = None,
 ) -> None:
-    """Write ReLU(convolution + bias) of channels of `x` into channels of `out`.
+    """Write ReLU(convolution + bias) of channels of `x` into channels of `out`, or the sum itself without `rectify`.
 
     Arguments: `x` (B, H, W, Cx) and `out` (B, H', W', Cy), contiguous; H' = ceil(H / stride). Input channels start at
     `from_channel`, tail channels at `tail_channel`, output channels at `to_channel`. With `add_to_out` the result is
@@ -107,6 +112,7 @@ def convolve(
         KERNEL_PX=convolution.kernel_px,
         STRIDE=convolution.stride,
         ADD=add_to_out,
+        RECTIFY=rectify,
         SPLIT=tile.split,
         BOXES=boxes,
         # A tile within one row of the image has one y, which leaves arithmetic of scalars.
@@ -137,6 +143,7 @@ def convolve_reference(
     tail_channel: int = 0,
     to_channel: int = 0,
     add_to_out: bool = False,
+    rectify: bool = True,
 ) -> None:
     """The definition of `convolve`, computed in the type of `x`."""
     kernel_px, inputs = convolution.kernel_px, convolution.inputs
@@ -150,7 +157,8 @@ def convolve_reference(
         tail = x[..., tail_channel : tail_channel + convolution.tail]
         y = y + tail @ convolution.weight[kernel_px**2 * inputs :].to(x.dtype)
     target = out[..., to_channel : to_channel + convolution.outputs]
-    target.copy_(y.relu() + target if add_to_out else y.relu())
+    y = y.relu() if rectify else y
+    target.copy_(y + target if add_to_out else y)
 
 
 @dataclass(frozen=True)
@@ -184,8 +192,12 @@ def relu(x):
 
 
 @triton.jit
-def _finish(acc, bias, out, m, n, rows, OUT_CHANNELS: tl.constexpr, TO: tl.constexpr, ADD: tl.constexpr):
-    acc = relu(acc + tl.load(bias + n)[None, :])
+def _finish(
+    acc, bias, out, m, n, rows, OUT_CHANNELS: tl.constexpr, TO: tl.constexpr, ADD: tl.constexpr, RECTIFY: tl.constexpr
+):
+    acc += tl.load(bias + n)[None, :]
+    if RECTIFY:
+        acc = relu(acc)
     pointers = out + (m[:, None] * OUT_CHANNELS + TO + n[None, :])
     mask = (m < rows)[:, None]
     if ADD:
@@ -232,6 +244,7 @@ def _convolve_kernel(
     KERNEL_PX: tl.constexpr,
     STRIDE: tl.constexpr,
     ADD: tl.constexpr,
+    RECTIFY: tl.constexpr,
     SPLIT: tl.constexpr,
     BOXES: tl.constexpr,
     WITHIN_ROW: tl.constexpr,
@@ -285,7 +298,7 @@ def _convolve_kernel(
         acc = tl.dot(a, b, acc)
 
     if SPLIT == 1:
-        _finish(acc, bias, out, m, n, rows, OUT_CHANNELS, TO, ADD)
+        _finish(acc, bias, out, m, n, rows, OUT_CHANNELS, TO, ADD, RECTIFY)
     else:
         offsets = m[:, None] * OUTPUTS + n[None, :]
         mask = (m < rows)[:, None]
@@ -298,5 +311,5 @@ def _convolve_kernel(
             for part in range(SPLIT):  # in order, so that results do not depend on who came last
                 pointers = partial_sums + (part * rows * OUTPUTS + offsets)
                 total += tl.load(pointers, mask=mask, other=0.0, cache_modifier=".cg")
-            _finish(total, bias, out, m, n, rows, OUT_CHANNELS, TO, ADD)
+            _finish(total, bias, out, m, n, rows, OUT_CHANNELS, TO, ADD, RECTIFY)
             tl.store(arrivals + tile, 0)

@@ -51,6 +51,7 @@ def convolve_tile(
     ALL_OUTPUTS: gl.constexpr,
     SIDE: gl.constexpr,
     ADD: gl.constexpr,
+    RECTIFY: gl.constexpr,
     SLOTS: gl.constexpr,
 ):
     """One tile per program, without a tail: four warps multiply and refill the slots they have used."""
@@ -81,7 +82,7 @@ def convolve_tile(
         mbarrier.expect(bar, TILE_BYTES)
         tma.async_copy_global_to_shared(out, [place[0], place[1], place[2], TO + place[3]], bar, box)
         mbarrier.wait(bar, (steps // SLOTS) & 1)
-    finish(acc, shift, memory, out, out_side, place, size, TO, SIDE, ADD)
+    finish(acc, shift, memory, out, out_side, place, size, TO, SIDE, ADD, RECTIFY)
     tma.store_wait(0)
 
 
@@ -164,7 +165,7 @@ def _multiply(
         mbarrier.wait(staged.index(1), (turn & 1) ^ 1)
         if ADD:
             mbarrier.wait(staged.index(0), turn & 1)
-        finish(acc, shift, staging.index(0), out, out_side, place, size, TO, SIDE, ADD)
+        finish(acc, shift, staging.index(0), out, out_side, place, size, TO, SIDE, ADD, True)
         tma.store_wait(0)
         mbarrier.arrive(staged.index(1), count=1)
 

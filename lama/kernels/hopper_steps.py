@@ -129,20 +129,42 @@ def add_tail(acc, pool, slot):
 
 
 @gluon.jit
-def finish(acc, bias, memory, out, out_side, place, size, TO: gl.constexpr, SIDE: gl.constexpr, ADD: gl.constexpr):
-    """Start the store of ReLU(acc + bias), plus what `memory` holds if ADD, and write its side columns."""
+def finish(
+    acc,
+    bias,
+    memory,
+    out,
+    out_side,
+    place,
+    size,
+    TO: gl.constexpr,
+    SIDE: gl.constexpr,
+    ADD: gl.constexpr,
+    RECTIFY: gl.constexpr,
+):
+    """Start the store of acc + bias, through a ReLU if RECTIFY, plus what `memory` holds if ADD; write its side columns
+    where there are SIDE channels of them.
+    """
     image, y, x, output = place
-    height, width = size
     to = TO + output
     staged = memory._reinterpret(gl.float16, [PIXELS, OUTPUTS], RESULT)
     total = acc + gl.expand_dims(bias, 1)
-    total = gl.where(total < 0.0, 0.0, total)  # NaN stays NaN, as in PyTorch
+    if RECTIFY:
+        total = gl.where(total < 0.0, 0.0, total)  # NaN stays NaN, as in PyTorch
     if ADD:
         total += staged.permute((1, 0)).load(PRODUCT).to(gl.float32)
     staged.permute((1, 0)).store(total.to(gl.float16))
     fence_async_shared()
     box = memory._reinterpret(gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
     tma.async_copy_shared_to_global(out, [image, y, x, to], box)
+    if SIDE > 0:
+        _write_side_columns(staged, out_side, place, size, to, SIDE)
+
+
+@gluon.jit
+def _write_side_columns(staged, out_side, place, size, to, SIDE: gl.constexpr):
+    image, y, x, _output = place
+    height, width = size
     if (x == 0) | (x + COLUMNS == width):
         finished = staged.load(COALESCED)
         p = gl.arange(0, PIXELS, gl.SliceLayout(1, COALESCED))

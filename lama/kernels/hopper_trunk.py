@@ -43,6 +43,14 @@ class SidedMap:
 
 
 @dataclass(frozen=True)
+class SummedMap:
+    """Sums (B, H, W, O) on their way to a map, and a tile's box of them."""
+
+    sums: Tensor
+    result: Any
+
+
+@dataclass(frozen=True)
 class SteppedConvolution:
     """Weights in the order of the kernels' steps.
 
@@ -97,28 +105,21 @@ class HopperTrunk:
         result = TensorDescriptor.from_tensor(x, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX.value)
         return SidedMap(x, side, (*pixel_boxes, *side_boxes), result)
 
+    def summed(self, sums: Tensor) -> SummedMap:
+        """Give sums (B, H, W, O) their box."""
+        from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+        from lama.kernels.hopper_steps import RESULT_BOX
+
+        return SummedMap(sums, TensorDescriptor.from_tensor(sums, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX.value))
+
     def convolve_local(self, layer: int, x: SidedMap, out: SidedMap, *, add: bool) -> None:
         """Write ReLU(local convolution) of all network channels of `x` into the first channels of `out`, or add it."""
-        from lama.kernels.hopper_convolution import convolve_tile
+        _convolve_tiles_apart(self._local[layer], x, out.result, out.side, add=add)
 
-        weights = self._local[layer]
-        batch, height, width, _ = x.pixels.shape
-        convolve_tile[(_tiles(batch, height, width, weights.outputs),)](
-            *x.operands,
-            weights.box,
-            out.result,
-            weights.bias,
-            out.side,
-            height,
-            width,
-            INPUTS=weights.inputs,
-            TO=0,
-            ALL_OUTPUTS=weights.outputs,
-            SIDE=out.side.shape[3],
-            ADD=add,
-            SLOTS=LOCAL_SLOTS,
-            num_warps=4,
-        )
+    def convolve_cross_taps(self, layer: int, x: SidedMap, sums: SummedMap) -> None:
+        """Write the cross convolution of the first channels of `x` without its tail, bias but no ReLU, to `sums`."""
+        _convolve_tiles_apart(self._cross[layer], x, sums.result, None)
 
     def convolve_cross(self, layer: int, x: SidedMap, out: SidedMap, *, add: bool) -> None:
         """The same for the cross convolution and its tail: from the first channels and the last, into the others."""
@@ -146,6 +147,32 @@ class HopperTrunk:
             SLOTS=CROSS_SLOTS,
             num_warps=4,
         )
+
+
+def _convolve_tiles_apart(
+    weights: SteppedConvolution, x: SidedMap, result: Any, side: Tensor | None, *, add: bool = False
+) -> None:
+    """Launch a convolution without its tail, a tile a program: a map's with its side columns, or sums alone."""
+    from lama.kernels.hopper_convolution import convolve_tile
+
+    batch, height, width, _ = x.pixels.shape
+    convolve_tile[(_tiles(batch, height, width, weights.outputs),)](
+        *x.operands,
+        weights.box,
+        result,
+        weights.bias,
+        x.side if side is None else side,
+        height,
+        width,
+        INPUTS=weights.inputs,
+        TO=0,
+        ALL_OUTPUTS=weights.outputs,
+        SIDE=0 if side is None else side.shape[3],
+        ADD=add,
+        RECTIFY=side is not None,
+        SLOTS=LOCAL_SLOTS,
+        num_warps=4,
+    )
 
 
 def hopper_trunk(layers: Sequence[FFCLayer], device: torch.device) -> tuple[HopperTrunk | None, str]:

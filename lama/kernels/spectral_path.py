@@ -1,4 +1,5 @@
-"""The 1x1 convolutions of the spectral path: the one into it, with the row transform, and the one on the spectrum.
+"""The 1x1 convolutions of the spectral path: the one into it, with the row transform, the one on the spectrum, and the
+one out of it, with the inverse row transform.
 
 Layouts as in `fourier`.
 """
@@ -15,7 +16,8 @@ from lama.kernels.convolution import RowConvolution, relu
 from lama.kernels.fourier import KernelMatrices
 from lama.kernels.tiles import Tile
 
-FUSED_WIDTHS = (16, 32, 64, 128)  # map widths that `enter_rows` takes: one tile holds a whole row
+FUSED_WIDTHS = (16, 32, 64, 128)  # map widths that `enter_rows` and `leave_rows` take: one tile holds a whole row
+SIDE_REACH = tl.constexpr(7)  # pixels at either border that a map's side columns repeat (`hopper_trunk`)
 
 
 def enter_rows(
@@ -47,6 +49,55 @@ def enter_rows(
         BK=tile.depth,
         num_warps=tile.warps,
         num_stages=tile.stages,
+    )
+
+
+def leave_rows(
+    planes: Tensor,
+    x: Tensor,
+    leave: Tensor,
+    before: Tensor,
+    matrices: KernelMatrices,
+    out: Tensor,
+    *,
+    to_channel: int,
+    tile: Tile,
+    add_to_out: bool = False,
+    side: Tensor | None = None,
+) -> None:
+    """Write ReLU(`before` + 1x1 convolution of (t + inverse row transform of `planes`)) to channels of `out`.
+
+    `add_inverse_rows` and a tail of `convolve` do the same in two launches; here t is only read, and what is waited for
+    is one short launch instead of a whole 3x3 convolution.
+
+    Arguments: `planes` (B, H, 2, K, C); `x` (B, H, W, Cx) with t in its last C channels, W one of FUSED_WIDTHS; `leave`
+    (C, O) float16; `before` (B, H, W, O) float16, the sum so far with its bias; `out` (B, H, W, Cy), written from
+    `to_channel` on. With `add_to_out` the result is added to what `out` holds, after the ReLU. `side` (B, H, 16, D)
+    takes the side columns of `out` (`hopper_trunk.side_columns`). All are contiguous.
+    """
+    batch, height, width, x_channels = x.shape
+    channels, outputs = leave.shape
+    _leave_rows_kernel[(batch * height, outputs // tile.columns)](
+        planes,
+        x,
+        leave,
+        before,
+        matrices.row_inverse.values,
+        out,
+        out if side is None else side,
+        X_CHANNELS=x_channels,
+        CHANNELS=channels,
+        OUTPUTS=outputs,
+        OUT_CHANNELS=out.shape[3],
+        TO=to_channel,
+        SIDE_CHANNELS=0 if side is None else side.shape[3],
+        WIDTH=width,
+        FREQUENCIES=matrices.frequencies,
+        MATRIX_STRIDE=matrices.row_inverse.values.shape[1],
+        ADD=add_to_out,
+        BN=tile.columns,
+        BK=tile.depth,
+        num_warps=tile.warps,
     )
 
 
@@ -134,6 +185,66 @@ def _enter_rows_kernel(
     t = relu(acc + tl.load(bias + n)[None, :]).to(tl.float16)
     tl.store(state + n[None, :], t)
     tl.store(target + n[None, :], tl.dot(transform, t).to(tl.float16))
+
+
+@triton.jit
+def _leave_rows_kernel(
+    planes,
+    x,
+    weight,
+    before,
+    matrix,
+    out,
+    side,
+    X_CHANNELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    OUT_CHANNELS: tl.constexpr,
+    TO: tl.constexpr,
+    SIDE_CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FREQUENCIES: tl.constexpr,
+    MATRIX_STRIDE: tl.constexpr,
+    ADD: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    line = tl.program_id(0).to(tl.int64)
+    m = tl.arange(0, WIDTH)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    k = tl.arange(0, BK)
+    frequency = m + (m >= FREQUENCIES).to(tl.int32)
+    plane = planes + ((line * (2 * FREQUENCIES) + frequency[:, None]) * CHANNELS + k[None, :])
+    state = x + ((line * WIDTH + m[:, None]) * X_CHANNELS + (X_CHANNELS - CHANNELS) + k[None, :])
+    rows = weight + (k[:, None] * OUTPUTS + n[None, :])
+    inverse = tl.load(matrix + (m[:, None] * MATRIX_STRIDE + m[None, :]))
+    # Few steps, written out, each with its numbers asked for a step ahead: a loop would wait for them every time.
+    wave, t, w = tl.load(plane), tl.load(state), tl.load(rows)
+    acc = tl.load(before + ((line * WIDTH + m[:, None]) * OUTPUTS + n[None, :])).to(tl.float32)
+    for step in tl.static_range(CHANNELS // BK):
+        plane += BK
+        state += BK
+        rows += BK * OUTPUTS
+        if (step + 1) * BK < CHANNELS:
+            next_wave, next_t, next_w = tl.load(plane), tl.load(state), tl.load(rows)
+        t = (tl.dot(inverse, wave) + t.to(tl.float32)).to(tl.float16)
+        acc = tl.dot(t, w, acc)
+        if (step + 1) * BK < CHANNELS:
+            wave, t, w = next_wave, next_t, next_w
+    acc = relu(acc)
+    pointers = out + ((line * WIDTH + m[:, None]) * OUT_CHANNELS + TO + n[None, :])
+    if ADD:
+        acc += tl.load(pointers).to(tl.float32)
+    result = acc.to(tl.float16)
+    tl.store(pointers, result)
+    if SIDE_CHANNELS > 0:
+        left: tl.constexpr = SIDE_REACH
+        right: tl.constexpr = WIDTH - SIDE_REACH
+        shifted = tl.where(m < left, m + 1, m - right + left + 1)
+        mirrored = tl.where(m == 1, 0, 2 * left + 1)
+        to = side + (line * (2 * left + 2) * SIDE_CHANNELS + TO + n[None, :])
+        tl.store(to + shifted[:, None] * SIDE_CHANNELS, result, mask=((m < left) | (m >= right))[:, None])
+        tl.store(to + mirrored[:, None] * SIDE_CHANNELS, result, mask=((m == 1) | (m == WIDTH - 2))[:, None])
 
 
 @triton.jit(do_not_specialize=["rows", "frequencies"])
