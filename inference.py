@@ -100,12 +100,17 @@ class Inpainter:
             generator = load_generator(path)
             runner = ModelRunner(generator, device=chosen, precision=chosen_precision, profile=chosen_profile)
         inpainter = cls(runner, weights_name=_weights_name(path), profile_reason=reason)
+        started_s = time.perf_counter()
         with few_threads() if chosen.type == "cuda" else contextlib.nullcontext():
             inpainter._warm_up()
         # What was loaded stays: a full collection over it would stop a repair for 50 ms.
         gc.collect()
         gc.freeze()
         atexit.register(gc.unfreeze)  # or extensions tell people at the end what of theirs is left
+        inpainter._settle()
+        logger.info(
+            "ready on %s after %.1f s: %s", inpainter.device, time.perf_counter() - started_s, inpainter.describe()
+        )
         return inpainter
 
     @property
@@ -280,21 +285,26 @@ class Inpainter:
     def _warm_up(self) -> None:
         """Load kernels and capture graphs, then repair at every bucket and once scaled, as requests will.
 
-        A GPU then has kernels and memory of every size at hand, each of which takes a millisecond to get. Its host
-        needs some repairs of a large photo besides, until its allocator and caches have settled.
+        A GPU then has kernels and memory of every size at hand, each of which takes a millisecond to get.
         """
-        started_s = time.perf_counter()
         with self._device_turn():
             self._runner.warm_up()
         if self._runner.device.type == "cpu":
             self._rehearse(SMALL_PX, SMALL_PX * 5 // 8)
-        else:
-            for side in self.profile.buckets_px:
-                self._rehearse(side, side * 5 // 8)
-            self._rehearse(self.profile.input_px * 2, self.profile.input_px * 5 // 4)  # scaled, in full strips
-            for _ in range(REHEARSALS):
-                self._rehearse(LARGE_PHOTO_PX, self.profile.buckets_px[0] // 2)
-        logger.info("ready on %s after %.1f s: %s", self.device, time.perf_counter() - started_s, self.describe())
+            return
+        for side in self.profile.buckets_px:
+            self._rehearse(side, side * 5 // 8)
+        self._rehearse(self.profile.input_px * 2, self.profile.input_px * 5 // 4)  # scaled, in full strips
+
+    def _settle(self) -> None:
+        """Repair a large photo some times, until a GPU's clock and its host's allocator and threads are as they stay.
+
+        It comes last, so that the first repair takes what the next do.
+        """
+        if self._runner.device.type == "cuda":
+            for turn in range(REHEARSALS):
+                side = self.profile.buckets_px[turn % len(self.profile.buckets_px)]
+                self._rehearse(LARGE_PHOTO_PX, side * 5 // 8)
 
     def _rehearse(self, side: int, hole_px: int) -> None:
         """Repair a square hole in the middle of a square photo, for nobody."""

@@ -48,14 +48,16 @@ TERMS = (
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the schedule: until which share of the budget, crop side, images a card and step, and the length of
-    the critic's gradient beside the other terms' for the deepest holes (0: no critic).
+    """A part of the schedule: until which share of the budget, crop side, images a card and step, the length of the
+    critic's gradient beside the other terms' for the deepest holes (0: no critic), and the share of batches whose
+    photos are hardly changed (`PhotoStore.windows`).
     """
 
     until: float
     side_px: int
     batch: int
     adversarial: float
+    plain: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -309,7 +311,7 @@ class Trainer:
                 self.upcoming = self._cut()
 
     def _cut(self) -> tuple[torch.Tensor, torch.Tensor]:
-        image, mask = self.store.batch(self.stage.batch, self.stage.side_px)
+        image, mask = self.store.batch(self.stage.batch, self.stage.side_px, plain=self.stage.plain)
         return image, mask[torch.argsort(depth(mask), descending=True)]
 
     @torch.no_grad()
