@@ -43,7 +43,8 @@ from lama.kernels.fourier import (
     transform_columns,
     transform_rows,
 )
-from lama.kernels.hopper_trunk import SidedMap, SummedMap, hopper_trunk
+from lama.kernels.hopper_trunk import FEW_ROWS as FEW_TILE_ROWS
+from lama.kernels.hopper_trunk import ROWS, SidedMap, SummedMap, hopper_trunk
 from lama.kernels.spectral_path import (
     FUSED_WIDTHS,
     SpectrumConvolution,
@@ -164,7 +165,8 @@ class TritonForm(nn.Module):
         """Run the residual blocks; the result is `x`, written in place."""
         trunk = self._trunk(x)
         y = torch.empty_like(x)
-        there, back = self._sided(x, y)
+        # What runs beside the spectral path is spread over all multiprocessors, or its launches wait for the slowest.
+        there, back = self._sided(x, y, rows=ROWS if trunk.sums is None else FEW_TILE_ROWS)
         if trunk.sums is not None:
             self._run_layers_beside(x, y, trunk, there, back)
             return x
@@ -188,11 +190,15 @@ class TritonForm(nn.Module):
         convolve_head(x, self._head, planes, image, tile=self._tile("head", batch * height * width))
         return image
 
-    def _sided(self, x: Tensor, y: Tensor) -> tuple[tuple[SidedMap, SidedMap] | None, tuple[SidedMap, SidedMap] | None]:
-        """Return the maps as the Hopper kernels take them, from `x` to `y` and back, or None where those do not run."""
-        if self._hopper is None or not self.use_hopper or not self._hopper.takes(x):
+    def _sided(
+        self, x: Tensor, y: Tensor, *, rows: int
+    ) -> tuple[tuple[SidedMap, SidedMap] | None, tuple[SidedMap, SidedMap] | None]:
+        """Return the maps as the Hopper kernels take them in tiles of so many rows, from `x` to `y` and back, or None
+        where those do not run.
+        """
+        if self._hopper is None or not self.use_hopper or not self._hopper.takes(x, rows=rows):
             return None, None
-        here, there = self._hopper.sided(x, filled=True), self._hopper.sided(y, filled=False)
+        here, there = self._hopper.sided(x, filled=True, rows=rows), self._hopper.sided(y, filled=False, rows=rows)
         return (here, there), (there, here)
 
     def _run_layer(
@@ -250,7 +256,7 @@ class TritonForm(nn.Module):
         streams = (torch.cuda.current_stream(), self._stream, self._cross_stream) if self.overlap else (None,) * 3
         main, path, cross = streams
         assert trunk.sums is not None
-        sums = [self._hopper.summed(one) if self._hopper and there else one for one in trunk.sums]
+        sums = [self._hopper.summed(one, rows=there[0].rows) if self._hopper and there else one for one in trunk.sums]
         _wait(path, main)
         for index in range(len(self._layers)):
             source, target = (x, y) if index % 2 == 0 else (y, x)
