@@ -49,6 +49,7 @@ __all__ = ["Inpainter", "RepairError", "RepairRequest", "RepairResult", "measure
 logger = logging.getLogger(__name__)
 
 LARGE_PHOTO_PX = 2048  # side of the photo that the host of a GPU rehearses with
+VAST_PHOTO_PX = 4096  # and of the one that leaves memory at hand for the largest holes
 REHEARSALS = 10
 
 EMPTY_MASK = Note("The mask is empty, nothing was changed.", code="empty_mask")
@@ -294,7 +295,7 @@ class Inpainter:
             return
         for side in self.profile.buckets_px:
             self._rehearse(side, side * 5 // 8)
-        self._rehearse(self.profile.input_px * 2, self.profile.input_px * 5 // 4)  # scaled, in full strips
+        self._rehearse(VAST_PHOTO_PX, VAST_PHOTO_PX * 3 // 4)  # scaled, in full strips, with a broad look
 
     def _settle(self) -> None:
         """Repair a large photo some times, until a GPU's clock and its host's allocator and threads are as they stay.

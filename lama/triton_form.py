@@ -43,8 +43,7 @@ from lama.kernels.fourier import (
     transform_columns,
     transform_rows,
 )
-from lama.kernels.hopper_trunk import FEW_ROWS as FEW_TILE_ROWS
-from lama.kernels.hopper_trunk import ROWS, SidedMap, SummedMap, hopper_trunk
+from lama.kernels.hopper_trunk import SidedMap, hopper_trunk
 from lama.kernels.spectral_path import (
     FUSED_WIDTHS,
     SpectrumConvolution,
@@ -58,7 +57,7 @@ from lama.kernels.upsampling import row_upsampling, upsample
 
 LARGEST_INDEX = 2**31 - 1  # the kernels count in 32 bits
 MANY_ROWS = 128 * 128  # of the trunk's maps: from here on the local convolution waits until the spectral path has begun
-FEW_ROWS = 64 * 64  # up to here the cross convolution runs beside the spectral path
+FEW_ROWS = 2 * 64 * 64  # up to here the cross convolution runs beside the spectral path
 
 
 @dataclass(frozen=True)
@@ -165,11 +164,10 @@ class TritonForm(nn.Module):
         """Run the residual blocks; the result is `x`, written in place."""
         trunk = self._trunk(x)
         y = torch.empty_like(x)
-        # What runs beside the spectral path is spread over all multiprocessors, or its launches wait for the slowest.
-        there, back = self._sided(x, y, rows=ROWS if trunk.sums is None else FEW_TILE_ROWS)
         if trunk.sums is not None:
-            self._run_layers_beside(x, y, trunk, there, back)
+            self._run_layers_beside(x, y, trunk, trunk.sums)
             return x
+        there, back = self._sided(x, y)
         for index in range(0, len(self._layers), 2):
             self._run_layer(index, x, y, trunk, sided=there, add=False)
             self._run_layer(index + 1, y, x, trunk, sided=back, add=True)
@@ -190,15 +188,11 @@ class TritonForm(nn.Module):
         convolve_head(x, self._head, planes, image, tile=self._tile("head", batch * height * width))
         return image
 
-    def _sided(
-        self, x: Tensor, y: Tensor, *, rows: int
-    ) -> tuple[tuple[SidedMap, SidedMap] | None, tuple[SidedMap, SidedMap] | None]:
-        """Return the maps as the Hopper kernels take them in tiles of so many rows, from `x` to `y` and back, or None
-        where those do not run.
-        """
-        if self._hopper is None or not self.use_hopper or not self._hopper.takes(x, rows=rows):
+    def _sided(self, x: Tensor, y: Tensor) -> tuple[tuple[SidedMap, SidedMap] | None, tuple[SidedMap, SidedMap] | None]:
+        """Return the maps as the Hopper kernels take them, from `x` to `y` and back, or None where those do not run."""
+        if self._hopper is None or not self.use_hopper or not self._hopper.takes(x):
             return None, None
-        here, there = self._hopper.sided(x, filled=True, rows=rows), self._hopper.sided(y, filled=False, rows=rows)
+        here, there = self._hopper.sided(x, filled=True), self._hopper.sided(y, filled=False)
         return (here, there), (there, here)
 
     def _run_layer(
@@ -235,94 +229,51 @@ class TritonForm(nn.Module):
                 )
         if main is not None and entered is not None:
             main.wait_event(entered)
-        self._convolve_local(index, x, out, trunk, sided=sided, add=add)
+        if self._hopper is not None and sided is not None:
+            self._hopper.convolve_local(index, *sided, add=add)
+        else:
+            convolve(x, layer.local, out, tile=tiles["local"], add_to_out=add, scratch=trunk.scratch)
         if main is not None and self._stream is not None:
             main.wait_stream(self._stream)
 
-    def _run_layers_beside(
-        self,
-        x: Tensor,
-        y: Tensor,
-        trunk: _Trunk,
-        there: tuple[SidedMap, SidedMap] | None,
-        back: tuple[SidedMap, SidedMap] | None,
-    ) -> None:
+    def _run_layers_beside(self, x: Tensor, y: Tensor, trunk: _Trunk, sums: tuple[Tensor, Tensor]) -> None:
         """Run all layers, each with its cross convolution beside its spectral path, from `x` to `y` and back.
 
         A layer's cross convolution waits for the local convolution before it, its spectral path for the one before it,
         its local convolution for both, and the spectral path's last launch for the cross convolution. Sums are kept in
-        turn, as the next layer's are begun before this layer's are read.
+        turn, as the next layer's are begun before this layer's are read. Not by the Hopper kernels: their few large
+        tiles would hold up the spectral path on some of the multiprocessors, and it waits for the slowest.
         """
-        streams = (torch.cuda.current_stream(), self._stream, self._cross_stream) if self.overlap else (None,) * 3
-        main, path, cross = streams
-        assert trunk.sums is not None
-        sums = [self._hopper.summed(one, rows=there[0].rows) if self._hopper and there else one for one in trunk.sums]
+        main = torch.cuda.current_stream() if self.overlap else None
+        path, cross = (self._stream, self._cross_stream) if self.overlap else (None, None)
+        tiles = trunk.tiles
         _wait(path, main)
-        for index in range(len(self._layers)):
+        for index, layer in enumerate(self._layers):
             source, target = (x, y) if index % 2 == 0 else (y, x)
-            sided = there if index % 2 == 0 else back
+            add, before = index % 2 == 1, sums[index % 2]
             _wait(cross, main)
             with _on(cross):
-                self._sum_cross(index, source, sums[index % 2], trunk, sided=sided)
+                taps = layer.cross.without_tail()
+                convolve(source, taps, before, tile=tiles["cross_taps"], rectify=False)
             if index > 0:
                 _wait(main, path)
             with _on(path):
-                self._enter_spectral_path(self._layers[index], source, trunk)
-                self._convolve_spectra(self._layers[index], trunk)
+                self._enter_spectral_path(layer, source, trunk)
+                self._convolve_spectra(layer, trunk)
                 _wait(path, cross)
-                self._leave_spectral_path(index, source, target, trunk, sided=sided)
-            self._convolve_local(index, source, target, trunk, sided=sided, add=index % 2 == 1)
+                leave_rows(
+                    trunk.spectrum,
+                    source,
+                    layer.leave,
+                    before,
+                    trunk.matrices,
+                    target,
+                    to_channel=layer.local.outputs,
+                    tile=tiles["leave_rows"],
+                    add_to_out=add,
+                )
+            convolve(source, layer.local, target, tile=tiles["local"], add_to_out=add, scratch=trunk.scratch)
         _wait(main, path)
-
-    def _sum_cross(
-        self,
-        index: int,
-        x: Tensor,
-        sums: Tensor | SummedMap,
-        trunk: _Trunk,
-        *,
-        sided: tuple[SidedMap, SidedMap] | None,
-    ) -> None:
-        if self._hopper is not None and sided is not None and isinstance(sums, SummedMap):
-            self._hopper.convolve_cross_taps(index, sided[0], sums)
-        elif isinstance(sums, Tensor):
-            taps = self._layers[index].cross.without_tail()
-            convolve(x, taps, sums, tile=trunk.tiles["global"], rectify=False)
-
-    def _leave_spectral_path(
-        self, index: int, x: Tensor, out: Tensor, trunk: _Trunk, *, sided: tuple[SidedMap, SidedMap] | None
-    ) -> None:
-        """Finish the global channels of `out`: the sums, t and its Fourier unit through the last 1x1, the shortcut."""
-        layer = self._layers[index]
-        assert trunk.sums is not None
-        leave_rows(
-            trunk.spectrum,
-            x,
-            layer.leave,
-            trunk.sums[index % 2],
-            trunk.matrices,
-            out,
-            to_channel=layer.local.outputs,
-            tile=trunk.tiles["leave_rows"],
-            add_to_out=index % 2 == 1,
-            side=sided[1].side if sided is not None else None,
-        )
-
-    def _convolve_local(
-        self,
-        index: int,
-        x: Tensor,
-        out: Tensor,
-        trunk: _Trunk,
-        *,
-        sided: tuple[SidedMap, SidedMap] | None,
-        add: bool,
-    ) -> None:
-        if self._hopper is not None and sided is not None:
-            self._hopper.convolve_local(index, *sided, add=add)
-        else:
-            local = self._layers[index].local
-            convolve(x, local, out, tile=trunk.tiles["local"], add_to_out=add, scratch=trunk.scratch)
 
     def _enter_spectral_path(self, layer: _Layer, x: Tensor, trunk: _Trunk) -> None:
         """Leave t = ReLU(1x1 of the global channels) in the last C channels of `x`, its row transform in the planes."""
@@ -358,6 +309,7 @@ class TritonForm(nn.Module):
             "enter_rows": self._tile(
                 "enter_rows" if width > 64 else "enter_short_rows", rows, columns=inner, depth=layer.enter.inputs
             ),
+            "cross_taps": self._tile("cross_taps", rows, columns=layer.cross.outputs, depth=layer.cross.inputs),
             "leave_rows": self._tile("leave_rows", rows, columns=layer.cross.outputs, depth=inner),
             "rows": self._tile("rows", width, columns=inner),
             "columns": self._tile("columns", 2 * height),

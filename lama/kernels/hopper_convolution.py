@@ -18,17 +18,19 @@ from lama.kernels.hopper_steps import (
     DEPTH,
     OPERAND,
     OUTPUTS,
+    PIXELS,
+    PRODUCT,
     RESULT,
     RESULT_BOX,
+    ROWS,
+    SLOT,
+    TILE_BYTES,
     add_tail,
     add_taps,
-    bytes_of,
     finish,
     load_tail,
     load_taps,
     place_of,
-    product_of,
-    units_of,
 )
 
 
@@ -49,39 +51,37 @@ def convolve_tile(
     ALL_OUTPUTS: gl.constexpr,
     SIDE: gl.constexpr,
     ADD: gl.constexpr,
-    RECTIFY: gl.constexpr,
     SLOTS: gl.constexpr,
-    ROWS: gl.constexpr,
 ):
     """One tile per program, without a tail: four warps multiply and refill the slots they have used."""
     steps: gl.constexpr = 3 * (INPUTS // DEPTH)
     sources = (pixels, pixel_row, side, side_row, weight)
     size = (height, width)
-    place = place_of(gl.program_id(0), height, width, ALL_OUTPUTS, ROWS)
-    pool = gl.allocate_shared_memory(gl.float16, [SLOTS * units_of(ROWS), 8, DEPTH], OPERAND)
+    place = place_of(gl.program_id(0), height, width, ALL_OUTPUTS)
+    pool = gl.allocate_shared_memory(gl.float16, [SLOTS * SLOT, 8, DEPTH], OPERAND)
     ready = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], mbarrier.MBarrierLayout())
     for slot in gl.static_range(SLOTS):
         mbarrier.init(ready.index(slot), count=1)
     fence_async_shared()
     for ahead in gl.static_range(SLOTS):
-        load_taps(ahead, ahead, ahead < steps, pool, ready, sources, place, size, ALL_OUTPUTS, ROWS)
-    shift = gl.load(bias + place[3] + gl.arange(0, OUTPUTS, gl.SliceLayout(1, product_of(ROWS))))
-    acc = gl.zeros([OUTPUTS, ROWS * COLUMNS], gl.float32, product_of(ROWS))
+        load_taps(ahead, ahead, ahead < steps, pool, ready, sources, place, size, ALL_OUTPUTS)
+    shift = gl.load(bias + place[3] + gl.arange(0, OUTPUTS, gl.SliceLayout(1, PRODUCT)))
+    acc = gl.zeros([OUTPUTS, PIXELS], gl.float32, PRODUCT)
     for step in range(steps):
         mbarrier.wait(ready.index(step % SLOTS), (step // SLOTS) & 1)
-        acc = add_taps(acc, pool, step % SLOTS, ROWS)
+        acc = add_taps(acc, pool, step % SLOTS)
         later = step - 1 + SLOTS
         wanted = (step > 0) & (later < steps)
-        load_taps(later, later % SLOTS, wanted, pool, ready, sources, place, size, ALL_OUTPUTS, ROWS)
+        load_taps(later, later % SLOTS, wanted, pool, ready, sources, place, size, ALL_OUTPUTS)
     acc = warpgroup_mma_wait(0, deps=[acc])
     memory = pool.index(0)
     if ADD:
         bar = ready.index(steps % SLOTS)
         box = memory._reinterpret(gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
-        mbarrier.expect(bar, bytes_of(ROWS))
+        mbarrier.expect(bar, TILE_BYTES)
         tma.async_copy_global_to_shared(out, [place[0], place[1], place[2], TO + place[3]], bar, box)
         mbarrier.wait(bar, (steps // SLOTS) & 1)
-    finish(acc, shift, memory, out, out_side, place, size, TO, SIDE, ADD, RECTIFY, ROWS)
+    finish(acc, shift, memory, out, out_side, place, size, TO, SIDE, ADD)
     tma.store_wait(0)
 
 
@@ -99,27 +99,26 @@ def _fetch(
     ALL_OUTPUTS: gl.constexpr,
     ADD: gl.constexpr,
     SLOTS: gl.constexpr,
-    ROWS: gl.constexpr,
 ):
     """The warp that starts every copy of the program's tiles, each as soon as its slot is free."""
     pool, ready, free, staging, staged = memory
     conv_steps: gl.constexpr = 3 * (INPUTS // DEPTH)
     steps: gl.constexpr = conv_steps + TAIL // DEPTH
     for turn in range(tiles):
-        place = place_of(gl.program_id(0) + turn * gl.num_programs(0), size[0], size[1], ALL_OUTPUTS, ROWS)
+        place = place_of(gl.program_id(0) + turn * gl.num_programs(0), size[0], size[1], ALL_OUTPUTS)
         for step in range(steps):
             count = turn * steps + step
             slot = count % SLOTS
             mbarrier.wait(free.index(slot), ((count // SLOTS) & 1) ^ 1)
             if step < conv_steps:
-                load_taps(step, slot, True, pool, ready, sources, place, size, ALL_OUTPUTS, ROWS)
+                load_taps(step, slot, True, pool, ready, sources, place, size, ALL_OUTPUTS)
             else:
                 channel = TAIL_FROM + (step - conv_steps) * DEPTH
-                load_tail(slot, pool, ready, sources, place, channel, (2 * conv_steps + step) * ALL_OUTPUTS, ROWS)
+                load_tail(slot, pool, ready, sources, place, channel, (2 * conv_steps + step) * ALL_OUTPUTS)
         if ADD:
             mbarrier.wait(staged.index(1), (turn & 1) ^ 1)
             box = staging.index(0)._reinterpret(gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
-            mbarrier.expect(staged.index(0), bytes_of(ROWS))
+            mbarrier.expect(staged.index(0), TILE_BYTES)
             tma.async_copy_global_to_shared(out, [place[0], place[1], place[2], TO + place[3]], staged.index(0), box)
 
 
@@ -136,7 +135,6 @@ def _multiply(
     SIDE: gl.constexpr,
     ADD: gl.constexpr,
     SLOTS: gl.constexpr,
-    ROWS: gl.constexpr,
     FIRST: gl.constexpr,
 ):
     """Four warps that take every other of the program's tiles, from tile FIRST on."""
@@ -145,19 +143,19 @@ def _multiply(
     conv_steps: gl.constexpr = 3 * (INPUTS // DEPTH)
     steps: gl.constexpr = conv_steps + TAIL // DEPTH
     for turn in range(FIRST, tiles, 2):
-        place = place_of(gl.program_id(0) + turn * gl.num_programs(0), size[0], size[1], ALL_OUTPUTS, ROWS)
-        shift = gl.load(bias + place[3] + gl.arange(0, OUTPUTS, gl.SliceLayout(1, product_of(ROWS))))
-        acc = gl.zeros([OUTPUTS, ROWS * COLUMNS], gl.float32, product_of(ROWS))
+        place = place_of(gl.program_id(0) + turn * gl.num_programs(0), size[0], size[1], ALL_OUTPUTS)
+        shift = gl.load(bias + place[3] + gl.arange(0, OUTPUTS, gl.SliceLayout(1, PRODUCT)))
+        acc = gl.zeros([OUTPUTS, PIXELS], gl.float32, PRODUCT)
         mbarrier.wait(order, (turn & 1) ^ 1)  # the other four have issued all products of the tile before
         count = turn * steps
         for step in range(conv_steps):
             mbarrier.wait(ready.index(count % SLOTS), (count // SLOTS) & 1)
-            acc = add_taps(acc, pool, count % SLOTS, ROWS)
+            acc = add_taps(acc, pool, count % SLOTS)
             mbarrier.arrive(free.index((count + SLOTS - 1) % SLOTS), count=1, pred=step > 0)
             count += 1
         for _ in range(conv_steps, steps):
             mbarrier.wait(ready.index(count % SLOTS), (count // SLOTS) & 1)
-            acc = add_tail(acc, pool, count % SLOTS, ROWS)
+            acc = add_tail(acc, pool, count % SLOTS)
             mbarrier.arrive(free.index((count + SLOTS - 1) % SLOTS), count=1)
             count += 1
         mbarrier.arrive(order, count=1)
@@ -166,7 +164,7 @@ def _multiply(
         mbarrier.wait(staged.index(1), (turn & 1) ^ 1)
         if ADD:
             mbarrier.wait(staged.index(0), turn & 1)
-        finish(acc, shift, staging.index(0), out, out_side, place, size, TO, SIDE, ADD, True, ROWS)
+        finish(acc, shift, staging.index(0), out, out_side, place, size, TO, SIDE, ADD)
         tma.store_wait(0)
         mbarrier.arrive(staged.index(1), count=1)
 
@@ -192,10 +190,9 @@ def convolve_tiles(
     SIDE: gl.constexpr,
     ADD: gl.constexpr,
     SLOTS: gl.constexpr,
-    ROWS: gl.constexpr,
 ):
     """One program per multiprocessor: tiles program, program + programs, ... below `all_tiles`."""
-    pool = gl.allocate_shared_memory(gl.float16, [SLOTS * units_of(ROWS), 8, DEPTH], OPERAND)
+    pool = gl.allocate_shared_memory(gl.float16, [SLOTS * SLOT, 8, DEPTH], OPERAND)
     staging = gl.allocate_shared_memory(gl.float16, [ROWS, COLUMNS, OUTPUTS], RESULT)
     ready = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], mbarrier.MBarrierLayout())
     free = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], mbarrier.MBarrierLayout())
@@ -215,9 +212,9 @@ def convolve_tiles(
     target = (order, out, bias, out_side)
     gl.warp_specialize(
         [
-            (_multiply, (tiles, memory, target, size, INPUTS, TAIL, TO, ALL_OUTPUTS, SIDE, ADD, SLOTS, ROWS, 0)),
-            (_multiply, (tiles, memory, target, size, INPUTS, TAIL, TO, ALL_OUTPUTS, SIDE, ADD, SLOTS, ROWS, 1)),
-            (_fetch, (tiles, memory, sources, out, size, INPUTS, TAIL_FROM, TAIL, TO, ALL_OUTPUTS, ADD, SLOTS, ROWS)),
+            (_multiply, (tiles, memory, target, size, INPUTS, TAIL, TO, ALL_OUTPUTS, SIDE, ADD, SLOTS, 0)),
+            (_multiply, (tiles, memory, target, size, INPUTS, TAIL, TO, ALL_OUTPUTS, SIDE, ADD, SLOTS, 1)),
+            (_fetch, (tiles, memory, sources, out, size, INPUTS, TAIL_FROM, TAIL, TO, ALL_OUTPUTS, ADD, SLOTS)),
         ],
         [4, 1],
         [240, 24],

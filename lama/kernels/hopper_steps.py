@@ -1,11 +1,10 @@
 """Pieces of the convolutions in `hopper_convolution`: one tile's copies, products and epilogue, in Gluon.
 
-A tile is 64 outputs of ROWS x 8 pixels. One step of its sum is 32 input channels and one column of taps: the (ROWS + 2)
-x 8 pixels that the column's three taps look at come into shared memory once, and since eight pixels of a row are one
-period of the swizzle, the tap above or below is the same memory, eight rows of it on. So pixels are read three times
-instead of nine. Outputs are the rows of the matrix product and pixels its columns: with the 256 of 32 rows the matrix
-units read less out of shared memory per number of the result than with any narrower product; with the 64 of 8 rows
-there are enough tiles to fill the card with a small map.
+A tile is 64 outputs of 32 x 8 pixels. One step of its sum is 32 input channels and one column of taps: the 34 x 8
+pixels that the column's three taps look at come into shared memory once, and since eight pixels of a row are one period
+of the swizzle, the tap above or below is the same memory, eight rows of it on. So pixels are read three times instead
+of nine. Outputs are the rows of the matrix product and pixels its 256 columns: per number of the result the matrix
+units then read less out of shared memory than with any narrower product.
 
 The copy engine fetches boxes of the map, so nothing computes addresses. Rows beyond the border are fetched as single
 rows from where they are mirrored; columns beyond it come from the map's side columns (`hopper_trunk`), which every
@@ -22,42 +21,31 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-COLUMNS = gl.constexpr(8)  # of a tile, in pixels
+ROWS = gl.constexpr(32)  # of a tile, in pixels
+COLUMNS = gl.constexpr(8)
+PIXELS = gl.constexpr(256)
 OUTPUTS = gl.constexpr(64)
 DEPTH = gl.constexpr(32)
 """Input channels per step."""
 SIDE_COLUMNS = gl.constexpr(16)
-UNIT_BYTES = gl.constexpr(8 * 32 * 2)
-"""Of shared memory: 8 rows of `DEPTH` numbers. A step takes ROWS + 2 of them for pixels, then `TAP` for each tap."""
+SLOT = gl.constexpr(58)
+"""Memory of a step, in units of 8 rows of `DEPTH` numbers: 34 of pixels, then 3 taps of 8 of weights."""
+HALO = gl.constexpr(34)
 TAP = gl.constexpr(8)
+TAPS_BYTES = gl.constexpr(58 * 8 * 32 * 2)
+TAIL_BYTES = gl.constexpr((32 + 8) * 8 * 32 * 2)
+TILE_BYTES = gl.constexpr(256 * 64 * 2)
 
 OPERAND = gl.constexpr(gl.NVMMASharedLayout(64, 16, rank=2))
 OPERAND_BOX = gl.constexpr(gl.NVMMASharedLayout(64, 16, rank=4))
 RESULT = gl.constexpr(gl.NVMMASharedLayout(128, 16, rank=2))
 RESULT_BOX = gl.constexpr(gl.NVMMASharedLayout(128, 16, rank=4))
+PRODUCT = gl.constexpr(gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 256, 16]))
 COALESCED = gl.constexpr(gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0]))
 
 
-@gluon.constexpr_function
-def units_of(rows):
-    """Shared memory of a step of tiles of so many rows."""
-    return rows + 2 + 24
-
-
-@gluon.constexpr_function
-def bytes_of(rows):
-    """The result of a tile of so many rows."""
-    return rows * 8 * 64 * 2
-
-
-@gluon.constexpr_function
-def product_of(rows):
-    """How the registers of four warps hold the result of a tile of so many rows."""
-    return gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 8 * rows, 16])
-
-
 @gluon.jit
-def place_of(tile, height, width, ALL_OUTPUTS: gl.constexpr, ROWS: gl.constexpr):
+def place_of(tile, height, width, ALL_OUTPUTS: gl.constexpr):
     # Tiles of the same pixels run next to each other, so that the second finds them in the L2 cache.
     output_tiles: gl.constexpr = ALL_OUTPUTS // OUTPUTS
     pixel_tile = tile // output_tiles
@@ -75,7 +63,7 @@ def _mirrored(i, n):
 
 
 @gluon.jit
-def load_taps(step, slot, wanted, pool, ready, sources, place, size, ALL_OUTPUTS: gl.constexpr, ROWS: gl.constexpr):
+def load_taps(step, slot, wanted, pool, ready, sources, place, size, ALL_OUTPUTS: gl.constexpr):
     """Start the copies of a step (input channels x a column of taps) into its slot, if it is `wanted`."""
     pixels, pixel_row, side, side_row, weight = sources
     image, y, x, output = place
@@ -90,11 +78,11 @@ def load_taps(step, slot, wanted, pool, ready, sources, place, size, ALL_OUTPUTS
     above = _mirrored(y - 1, height)
     below = _mirrored(y + ROWS, height)
     bar = ready.index(slot)
-    base = slot * units_of(ROWS)
+    base = slot * SLOT
     top = pool.index(base)._reinterpret(gl.float16, [1, 1, COLUMNS, DEPTH], OPERAND_BOX)
     inner = pool.index(base + 1)._reinterpret(gl.float16, [1, ROWS, COLUMNS, DEPTH], OPERAND_BOX)
     bottom = pool.index(base + 1 + ROWS)._reinterpret(gl.float16, [1, 1, COLUMNS, DEPTH], OPERAND_BOX)
-    mbarrier.expect(bar, units_of(ROWS) * UNIT_BYTES, pred=wanted)
+    mbarrier.expect(bar, TAPS_BYTES, pred=wanted)
     tma.async_copy_global_to_shared(pixel_row, [image, above, column, channel], bar, top, pred=within)
     tma.async_copy_global_to_shared(pixels, [image, y, column, channel], bar, inner, pred=within)
     tma.async_copy_global_to_shared(pixel_row, [image, below, column, channel], bar, bottom, pred=within)
@@ -102,85 +90,62 @@ def load_taps(step, slot, wanted, pool, ready, sources, place, size, ALL_OUTPUTS
     tma.async_copy_global_to_shared(side, [image, y, column, channel], bar, inner, pred=beyond)
     tma.async_copy_global_to_shared(side_row, [image, below, column, channel], bar, bottom, pred=beyond)
     for tap in gl.static_range(3):
-        to = pool.index(base + ROWS + 2 + tap * TAP)._reinterpret(gl.float16, [OUTPUTS, DEPTH], OPERAND)
+        to = pool.index(base + HALO + tap * TAP)._reinterpret(gl.float16, [OUTPUTS, DEPTH], OPERAND)
         row = (step * 3 + tap) * ALL_OUTPUTS + output
         tma.async_copy_global_to_shared(weight, [row, 0], bar, to, pred=wanted)
 
 
 @gluon.jit
-def load_tail(slot, pool, ready, sources, place, channel, weight_row, ROWS: gl.constexpr):
+def load_tail(slot, pool, ready, sources, place, channel, weight_row):
     """Start the copies of a step of the 1x1: pixels from `channel` on and weights from `weight_row` on."""
     pixels, _pixel_row, _side, _side_row, weight = sources
     image, y, x, output = place
     bar = ready.index(slot)
-    base = slot * units_of(ROWS)
+    base = slot * SLOT
     inner = pool.index(base + 1)._reinterpret(gl.float16, [1, ROWS, COLUMNS, DEPTH], OPERAND_BOX)
-    to = pool.index(base + ROWS + 2)._reinterpret(gl.float16, [OUTPUTS, DEPTH], OPERAND)
-    mbarrier.expect(bar, (ROWS + TAP) * UNIT_BYTES)
+    to = pool.index(base + HALO)._reinterpret(gl.float16, [OUTPUTS, DEPTH], OPERAND)
+    mbarrier.expect(bar, TAIL_BYTES)
     tma.async_copy_global_to_shared(pixels, [image, y, x, channel], bar, inner)
     tma.async_copy_global_to_shared(weight, [weight_row + output, 0], bar, to)
 
 
 @gluon.jit
-def add_taps(acc, pool, slot, ROWS: gl.constexpr):
+def add_taps(acc, pool, slot):
     """Multiply a column of taps; on return the step before has been multiplied and this one is on its way."""
     for tap in gl.static_range(3):
-        a = pool.index(slot * units_of(ROWS) + ROWS + 2 + tap * TAP)._reinterpret(gl.float16, [OUTPUTS, DEPTH], OPERAND)
-        b = pool.index(slot * units_of(ROWS) + tap)._reinterpret(gl.float16, [ROWS * COLUMNS, DEPTH], OPERAND)
+        a = pool.index(slot * SLOT + HALO + tap * TAP)._reinterpret(gl.float16, [OUTPUTS, DEPTH], OPERAND)
+        b = pool.index(slot * SLOT + tap)._reinterpret(gl.float16, [PIXELS, DEPTH], OPERAND)
         acc = warpgroup_mma(a, b.permute((1, 0)), acc, is_async=True)
     return warpgroup_mma_wait(3, deps=[acc])
 
 
 @gluon.jit
-def add_tail(acc, pool, slot, ROWS: gl.constexpr):
+def add_tail(acc, pool, slot):
     """The same for a step of the 1x1."""
-    a = pool.index(slot * units_of(ROWS) + ROWS + 2)._reinterpret(gl.float16, [OUTPUTS, DEPTH], OPERAND)
-    b = pool.index(slot * units_of(ROWS) + 1)._reinterpret(gl.float16, [ROWS * COLUMNS, DEPTH], OPERAND)
+    a = pool.index(slot * SLOT + HALO)._reinterpret(gl.float16, [OUTPUTS, DEPTH], OPERAND)
+    b = pool.index(slot * SLOT + 1)._reinterpret(gl.float16, [PIXELS, DEPTH], OPERAND)
     acc = warpgroup_mma(a, b.permute((1, 0)), acc, is_async=True)
     return warpgroup_mma_wait(1, deps=[acc])
 
 
 @gluon.jit
-def finish(
-    acc,
-    bias,
-    memory,
-    out,
-    out_side,
-    place,
-    size,
-    TO: gl.constexpr,
-    SIDE: gl.constexpr,
-    ADD: gl.constexpr,
-    RECTIFY: gl.constexpr,
-    ROWS: gl.constexpr,
-):
-    """Start the store of acc + bias, through a ReLU if RECTIFY, plus what `memory` holds if ADD; write its side columns
-    where there are SIDE channels of them.
-    """
+def finish(acc, bias, memory, out, out_side, place, size, TO: gl.constexpr, SIDE: gl.constexpr, ADD: gl.constexpr):
+    """Start the store of ReLU(acc + bias), plus what `memory` holds if ADD, and write its side columns."""
     image, y, x, output = place
+    height, width = size
     to = TO + output
-    staged = memory._reinterpret(gl.float16, [ROWS * COLUMNS, OUTPUTS], RESULT)
+    staged = memory._reinterpret(gl.float16, [PIXELS, OUTPUTS], RESULT)
     total = acc + gl.expand_dims(bias, 1)
-    if RECTIFY:
-        total = gl.where(total < 0.0, 0.0, total)  # NaN stays NaN, as in PyTorch
+    total = gl.where(total < 0.0, 0.0, total)  # NaN stays NaN, as in PyTorch
     if ADD:
-        total += staged.permute((1, 0)).load(product_of(ROWS)).to(gl.float32)
+        total += staged.permute((1, 0)).load(PRODUCT).to(gl.float32)
     staged.permute((1, 0)).store(total.to(gl.float16))
     fence_async_shared()
     box = memory._reinterpret(gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
     tma.async_copy_shared_to_global(out, [image, y, x, to], box)
-    if SIDE > 0:
-        _write_side_columns(staged, out_side, place, size, to, SIDE, ROWS)
-
-
-@gluon.jit
-def _write_side_columns(staged, out_side, place, size, to, SIDE: gl.constexpr, ROWS: gl.constexpr):
-    image, y, x, _output = place
-    height, width = size
     if (x == 0) | (x + COLUMNS == width):
         finished = staged.load(COALESCED)
-        p = gl.arange(0, ROWS * COLUMNS, gl.SliceLayout(1, COALESCED))
+        p = gl.arange(0, PIXELS, gl.SliceLayout(1, COALESCED))
         column = gl.expand_dims(p % COLUMNS, 1)
         row = gl.expand_dims((image * height + y + p // COLUMNS) * SIDE_COLUMNS, 1)
         channel = gl.expand_dims(to + gl.arange(0, OUTPUTS, gl.SliceLayout(0, COALESCED)), 0)

@@ -19,9 +19,8 @@ from lama.kernels.convolution import convolve, row_convolution
 from lama.kernels.tiles import tile_for
 
 CAPABILITY = (9, 0)
-COLUMNS, OUTPUTS, DEPTH, SIDE_COLUMNS = 8, 64, 32, 16  # as in hopper_steps, which not every Triton can import
-ROWS, FEW_ROWS = 32, 8  # of a tile: of large maps, and of maps too small to fill the card with those
-LOCAL_SLOTS = {ROWS: 3, FEW_ROWS: 5}  # 90 KB: programs of the spectral path fit beside it
+ROWS, COLUMNS, OUTPUTS, DEPTH, SIDE_COLUMNS = 32, 8, 64, 32, 16  # as in hopper_steps, which not every Triton can import
+LOCAL_SLOTS = 3  # 90 KB: programs of the spectral path fit beside it
 CROSS_SLOTS = 6
 FEWEST_TILES, FEWEST_NARROW_TILES = 0.2, 0.7
 """Of the local convolution, for each multiprocessor: with fewer, the smaller tiles of the other kernels are faster. The
@@ -34,22 +33,12 @@ LARGEST_TRIAL_DIFFERENCE = 2e-3
 class SidedMap:
     """A map (B, H, W, C), its side columns (B, H, 16, D), and both as the copy engine sees them.
 
-    `operands` are boxes of `rows` x 8 pixels and of 1 x 8, of the map and of its side columns; `result` is the box of a
-    tile.
+    `operands` are boxes of 32 x 8 pixels and of 1 x 8, of the map and of its side columns; `result` is a tile's box.
     """
 
     pixels: Tensor
     side: Tensor
     operands: tuple[Any, Any, Any, Any]
-    result: Any
-    rows: int
-
-
-@dataclass(frozen=True)
-class SummedMap:
-    """Sums (B, H, W, O) on their way to a map, and a tile's box of them."""
-
-    sums: Tensor
     result: Any
 
 
@@ -85,46 +74,51 @@ class HopperTrunk:
         self._cross = [stepped_convolution(layer.cross, device, tail=layer.leave) for layer in layers]
         self._multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
 
-    def takes(self, x: Tensor, *, rows: int = ROWS) -> bool:
-        """Whether maps of this shape (B, H, W, C) divide into tiles of so many rows, and into enough of them."""
+    def takes(self, x: Tensor) -> bool:
+        """Whether maps of this shape (B, H, W, C) divide into tiles, and into enough of them."""
         batch, height, width, _ = x.shape
-        if height % rows or width % COLUMNS:
+        if height % ROWS or width % COLUMNS:
             return False
         outputs = self._local[0].outputs
-        fewest = FEWEST_TILES if outputs > OUTPUTS and rows == ROWS else FEWEST_NARROW_TILES
-        return _tiles(batch, height, width, outputs, rows) >= fewest * self._multiprocessors
+        fewest = FEWEST_TILES if outputs > OUTPUTS else FEWEST_NARROW_TILES
+        return _tiles(batch, height, width, outputs) >= fewest * self._multiprocessors
 
-    def sided(self, x: Tensor, *, filled: bool, rows: int = ROWS) -> SidedMap:
-        """Give a map its side columns, computed if `filled`, else to be written by the convolutions that fill it, and
-        boxes of `rows` rows.
-        """
+    def sided(self, x: Tensor, *, filled: bool) -> SidedMap:
+        """Give a map its side columns, computed if `filled`, else to be written by the convolutions that fill it."""
         from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
         from lama.kernels.hopper_steps import OPERAND_BOX, RESULT_BOX
 
         channels = self._local[0].inputs
         side = side_columns(x, channels) if filled else x.new_empty(*x.shape[:2], SIDE_COLUMNS, channels)
-        shapes = ([1, rows, COLUMNS, DEPTH], [1, 1, COLUMNS, DEPTH])
+        shapes = ([1, ROWS, COLUMNS, DEPTH], [1, 1, COLUMNS, DEPTH])
         pixel_boxes = [TensorDescriptor.from_tensor(x, shape, OPERAND_BOX.value) for shape in shapes]
         side_boxes = [TensorDescriptor.from_tensor(side, shape, OPERAND_BOX.value) for shape in shapes]
-        result = TensorDescriptor.from_tensor(x, [1, rows, COLUMNS, OUTPUTS], RESULT_BOX.value)
-        return SidedMap(x, side, (*pixel_boxes, *side_boxes), result, rows)
-
-    def summed(self, sums: Tensor, *, rows: int = ROWS) -> SummedMap:
-        """Give sums (B, H, W, O) their box, of as many rows as that of the map they are of."""
-        from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
-
-        from lama.kernels.hopper_steps import RESULT_BOX
-
-        return SummedMap(sums, TensorDescriptor.from_tensor(sums, [1, rows, COLUMNS, OUTPUTS], RESULT_BOX.value))
+        result = TensorDescriptor.from_tensor(x, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX.value)
+        return SidedMap(x, side, (*pixel_boxes, *side_boxes), result)
 
     def convolve_local(self, layer: int, x: SidedMap, out: SidedMap, *, add: bool) -> None:
         """Write ReLU(local convolution) of all network channels of `x` into the first channels of `out`, or add it."""
-        _convolve_tiles_apart(self._local[layer], x, out.result, out.side, add=add)
+        from lama.kernels.hopper_convolution import convolve_tile
 
-    def convolve_cross_taps(self, layer: int, x: SidedMap, sums: SummedMap) -> None:
-        """Write the cross convolution of the first channels of `x` without its tail, bias but no ReLU, to `sums`."""
-        _convolve_tiles_apart(self._cross[layer], x, sums.result, None)
+        weights = self._local[layer]
+        batch, height, width, _ = x.pixels.shape
+        convolve_tile[(_tiles(batch, height, width, weights.outputs),)](
+            *x.operands,
+            weights.box,
+            out.result,
+            weights.bias,
+            out.side,
+            height,
+            width,
+            INPUTS=weights.inputs,
+            TO=0,
+            ALL_OUTPUTS=weights.outputs,
+            SIDE=out.side.shape[3],
+            ADD=add,
+            SLOTS=LOCAL_SLOTS,
+            num_warps=4,
+        )
 
     def convolve_cross(self, layer: int, x: SidedMap, out: SidedMap, *, add: bool) -> None:
         """The same for the cross convolution and its tail: from the first channels and the last, into the others."""
@@ -132,7 +126,7 @@ class HopperTrunk:
 
         weights = self._cross[layer]
         batch, height, width, channels = x.pixels.shape
-        tiles = _tiles(batch, height, width, weights.outputs, x.rows)
+        tiles = _tiles(batch, height, width, weights.outputs)
         convolve_tiles[(min(tiles, self._multiprocessors),)](
             *x.operands,
             weights.box,
@@ -150,36 +144,8 @@ class HopperTrunk:
             SIDE=out.side.shape[3],
             ADD=add,
             SLOTS=CROSS_SLOTS,
-            ROWS=x.rows,
             num_warps=4,
         )
-
-
-def _convolve_tiles_apart(
-    weights: SteppedConvolution, x: SidedMap, result: Any, side: Tensor | None, *, add: bool = False
-) -> None:
-    """Launch a convolution without its tail, a tile a program: a map's with its side columns, or sums alone."""
-    from lama.kernels.hopper_convolution import convolve_tile
-
-    batch, height, width, _ = x.pixels.shape
-    convolve_tile[(_tiles(batch, height, width, weights.outputs, x.rows),)](
-        *x.operands,
-        weights.box,
-        result,
-        weights.bias,
-        x.side if side is None else side,
-        height,
-        width,
-        INPUTS=weights.inputs,
-        TO=0,
-        ALL_OUTPUTS=weights.outputs,
-        SIDE=0 if side is None else side.shape[3],
-        ADD=add,
-        RECTIFY=side is not None,
-        SLOTS=LOCAL_SLOTS[x.rows],
-        ROWS=x.rows,
-        num_warps=4,
-    )
 
 
 def hopper_trunk(layers: Sequence[FFCLayer], device: torch.device) -> tuple[HopperTrunk | None, str]:
@@ -249,8 +215,8 @@ def side_columns(x: Tensor, channels: int) -> Tensor:
     return torch.cat([x[:, :, 1:2], x[:, :, :7], x[:, :, -7:], x[:, :, -2:-1]], dim=2)
 
 
-def _tiles(batch: int, height: int, width: int, outputs: int, rows: int) -> int:
-    return batch * (height // rows) * (width // COLUMNS) * (outputs // OUTPUTS)
+def _tiles(batch: int, height: int, width: int, outputs: int) -> int:
+    return batch * (height // ROWS) * (width // COLUMNS) * (outputs // OUTPUTS)
 
 
 def _trial_difference(trunk: HopperTrunk, layer: FFCLayer) -> float:

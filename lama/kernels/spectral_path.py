@@ -17,7 +17,6 @@ from lama.kernels.fourier import KernelMatrices
 from lama.kernels.tiles import Tile
 
 FUSED_WIDTHS = (16, 32, 64, 128)  # map widths that `enter_rows` and `leave_rows` take: one tile holds a whole row
-SIDE_REACH = tl.constexpr(7)  # pixels at either border that a map's side columns repeat (`hopper_trunk`)
 
 
 def enter_rows(
@@ -63,7 +62,6 @@ def leave_rows(
     to_channel: int,
     tile: Tile,
     add_to_out: bool = False,
-    side: Tensor | None = None,
 ) -> None:
     """Write ReLU(`before` + 1x1 convolution of (t + inverse row transform of `planes`)) to channels of `out`.
 
@@ -72,8 +70,7 @@ def leave_rows(
 
     Arguments: `planes` (B, H, 2, K, C); `x` (B, H, W, Cx) with t in its last C channels, W one of FUSED_WIDTHS; `leave`
     (C, O) float16; `before` (B, H, W, O) float16, the sum so far with its bias; `out` (B, H, W, Cy), written from
-    `to_channel` on. With `add_to_out` the result is added to what `out` holds, after the ReLU. `side` (B, H, 16, D)
-    takes the side columns of `out` (`hopper_trunk.side_columns`). All are contiguous.
+    `to_channel` on. With `add_to_out` the result is added to what `out` holds, after the ReLU. All are contiguous.
     """
     batch, height, width, x_channels = x.shape
     channels, outputs = leave.shape
@@ -84,13 +81,11 @@ def leave_rows(
         before,
         matrices.row_inverse.values,
         out,
-        out if side is None else side,
         X_CHANNELS=x_channels,
         CHANNELS=channels,
         OUTPUTS=outputs,
         OUT_CHANNELS=out.shape[3],
         TO=to_channel,
-        SIDE_CHANNELS=0 if side is None else side.shape[3],
         WIDTH=width,
         FREQUENCIES=matrices.frequencies,
         MATRIX_STRIDE=matrices.row_inverse.values.shape[1],
@@ -195,13 +190,11 @@ def _leave_rows_kernel(
     before,
     matrix,
     out,
-    side,
     X_CHANNELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     OUT_CHANNELS: tl.constexpr,
     TO: tl.constexpr,
-    SIDE_CHANNELS: tl.constexpr,
     WIDTH: tl.constexpr,
     FREQUENCIES: tl.constexpr,
     MATRIX_STRIDE: tl.constexpr,
@@ -235,16 +228,7 @@ def _leave_rows_kernel(
     pointers = out + ((line * WIDTH + m[:, None]) * OUT_CHANNELS + TO + n[None, :])
     if ADD:
         acc += tl.load(pointers).to(tl.float32)
-    result = acc.to(tl.float16)
-    tl.store(pointers, result)
-    if SIDE_CHANNELS > 0:
-        left: tl.constexpr = SIDE_REACH
-        right: tl.constexpr = WIDTH - SIDE_REACH
-        shifted = tl.where(m < left, m + 1, m - right + left + 1)
-        mirrored = tl.where(m == 1, 0, 2 * left + 1)
-        to = side + (line * (2 * left + 2) * SIDE_CHANNELS + TO + n[None, :])
-        tl.store(to + shifted[:, None] * SIDE_CHANNELS, result, mask=((m < left) | (m >= right))[:, None])
-        tl.store(to + mirrored[:, None] * SIDE_CHANNELS, result, mask=((m == 1) | (m == WIDTH - 2))[:, None])
+    tl.store(pointers, acc.to(tl.float16))
 
 
 @triton.jit(do_not_specialize=["rows", "frequencies"])
