@@ -49,7 +49,7 @@ TILES: dict[str, Choices] = {
     "enter": ((8192, Tile(128, 64, 64, 4, 4)), (0, Tile(64, 64, 64, 4, 4))),
     "enter_rows": ((0, Tile(128, 64, 64, 4, 3)),),
     "enter_short_rows": ((8192, Tile(64, 64, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 4))),
-    "cross_taps": ((0, Tile(64, 128, 64, 4, 4)),),
+    "cross_taps": ((0, Tile(64, 128, 64, 4, 3)),),
     "leave_rows": ((8192, Tile(64, 64, 64, 4, 1)), (0, Tile(64, 128, 64, 4, 1))),
     "rows": ((0, Tile(64, 64, 64, 4, 2)),),
     "columns": ((0, Tile(64, 64, 64, 4, 2)),),
