@@ -1,0 +1,128 @@
+"""Compile the network's kernels for cards that are not here, and see that each fits.
+
+    python bench/compile_cards.py [--capabilities 8.0,8.6,8.9,12.0] [--sizes 1x256x256,1x512x512,…]
+
+Triton compiles for any card on any machine. This walks through the forward at every size as on a card of each compute
+capability (A100; RTX 30; RTX 40, L4; RTX 50), compiles what would be launched with the block shapes that card gets, and
+compares the shared memory each program takes with what the card has. What a kernel computes is checked elsewhere, in
+Triton's interpreter (`tests/test_kernels.py`). Prints a table; the exit status is 1 if a kernel does not fit.
+"""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lama import triton_form
+from lama.checkpoint import load_generator
+from lama.fold import fold_generator
+from lama.generator import Generator
+from lama.kernels import convolution, tiles
+
+CAPABILITIES = "8.0,8.6,8.9,12.0"
+SIZES = "1x256x256,1x384x384,1x512x512,8x512x512,1x768x768,1x1024x1024"
+BIG = (64, 1)  # big-lama's width; its blocks are all alike
+
+Fit = tuple[str, int]
+"""Kernel, and the shared memory of a program in bytes."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--capabilities", default=CAPABILITIES)
+    parser.add_argument("--sizes", default=SIZES, help="batch x height x width, by commas")
+    options = parser.parse_args()
+    sizes = [tuple(int(n) for n in size.split("x")) for size in options.sizes.split(",")]
+    print(f"Triton {triton.__version__}\n")
+    print("| capability | network | kernel | KiB a program, of |\n|---|---|---|---|")
+    is_fit = True
+    for text in options.capabilities.split(","):
+        major, minor = (int(n) for n in text.split("."))
+        limit = shared_bytes_of((major, minor))
+        for name, generator in (("included", load_generator(None)), ("big", Generator(*BIG).eval())):
+            largest: dict[str, int] = {}
+            for kernel, shared in compiled(generator, (major, minor), sizes):
+                largest[kernel] = max(shared, largest.get(kernel, 0))
+            for kernel, shared in largest.items():
+                is_fit &= shared <= limit
+                print(f"| {text} | {name} | {kernel} | {shared / 1024:.0f}, {limit // 1024} |", flush=True)
+    raise SystemExit(not is_fit)
+
+
+def shared_bytes_of(capability: tuple[int, int]) -> int:
+    """Return the largest shared memory one block may use on a card of this capability."""
+    return 1024 * next(kib for major, minor, kib in tiles.SHARED_KIB_BY_CAPABILITY if capability >= (major, minor))
+
+
+def compiled(generator: Generator, capability: tuple[int, int], sizes: list[tuple[int, ...]]) -> list[Fit]:
+    """Walk through the forward at every (batch, height, width) as on a card; return what each launch compiled to."""
+    fits: list[Fit] = []
+    device = torch.device("cpu")
+    with _as_on_a_card(capability, fits):
+        form = triton_form.TritonForm(fold_generator(generator), device=device)
+        for batch, height, width in sizes:
+            form(torch.zeros(batch, 4, height, width))
+    return fits
+
+
+class _AbsentCard:
+    """What Triton asks its driver for when it compiles without launching."""
+
+    class utils:  # noqa: N801 - the driver's own name
+        @staticmethod
+        def load_binary(*_args: object) -> tuple[None, None, int, int, int]:
+            return None, None, 0, 0, 1024
+
+        @staticmethod
+        def get_device_properties(*_args: object) -> dict[str, int]:
+            return {"max_shared_mem": 1 << 20, "multiprocessor_count": 1}
+
+    def __init__(self, capability: tuple[int, int]) -> None:
+        self._target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, *_args: object) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+@contextlib.contextmanager
+def _as_on_a_card(capability: tuple[int, int], fits: list[Fit]) -> Iterator[None]:
+    run = JITFunction.run
+
+    def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        kernel = run(self, *arguments, grid=grid, warmup=True, **options)
+        fits.append((self.fn.__name__.strip("_"), kernel.metadata.shared))
+
+    limit, boxes = shared_bytes_of(capability), capability >= (9, 0)
+    triton.runtime.driver.set_active(_AbsentCard(capability))
+    try:
+        with (
+            mock.patch.object(JITFunction, "run", compile_only),
+            mock.patch.object(tiles, "shared_bytes", lambda _device: limit),
+            mock.patch.object(convolution, "copies_boxes", lambda _device: boxes),
+        ):
+            yield
+    finally:
+        triton.runtime.driver.set_active(None)
+
+
+if __name__ == "__main__":
+    main()
