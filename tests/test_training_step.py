@@ -14,7 +14,7 @@ import torch
 
 from lama.generator import Generator
 from training.masks import MASK_PX, draw_mask
-from training.network import Layout, TrainingForward, collect, dft_matrices, published
+from training.network import Layout, TrainingForward, collect, continued, dft_matrices, published
 from training.optimiser import FlatParameters, MuonAdam, orthogonalise
 from training.state import load_state, save_state
 
@@ -54,6 +54,25 @@ def test_published_weights_give_the_trained_output() -> None:
     generator = Generator(8, 2)
     generator.load_state_dict(published(layout, weights, means, variances))
     assert (generator.eval()(x) - wanted).abs().max() < 5e-6
+
+
+def test_a_deeper_network_starts_where_the_shallower_one_was() -> None:
+    state = live_generator().state_dict()
+    deep = Layout(8, 4)
+    weights = collect(deep, Generator(8, 4).state_dict()) | continued(deep, state)
+    x = torch.rand(2, 4, 32, 32)
+    before = TrainingForward(Layout(8, 2))(x, collect(Layout(8, 2), state), [])
+    scale = weights["3.2.g.scale"].requires_grad_()
+    after = TrainingForward(deep)(x, weights, [])
+    change = (after - before).abs().mean() / before.std()
+    assert 0 < change < 0.3
+    after.square().mean().backward()
+    assert scale.grad is not None and scale.grad.abs().min() > 0
+
+
+def test_a_network_does_not_start_from_a_deeper_one() -> None:
+    with pytest.raises(ValueError, match="2 blocks"):
+        continued(Layout(8, 1), live_generator().state_dict())
 
 
 @pytest.mark.parametrize(("height", "width"), [(6, 8), (5, 7), (4, 4)])

@@ -29,6 +29,8 @@ from training.kernels.padding import reflect_pad, space_form
 
 GLOBAL_SHARE = 0.75
 DOWNS = 3
+FIRST_BLOCK_KEY = ".conv1.ffc.convl2l.weight"  # the end of a name that every block has once
+NEW_BLOCK_SCALE = 0.1  # of a new block's last batch-norms: at 0 its ReLU would pass no gradient, ever
 
 
 @dataclass(frozen=True)
@@ -276,4 +278,21 @@ def collect(layout: Layout, state: dict[str, torch.Tensor]) -> Weights:
         weights[f"{name}.scale"] = state[f"{prefix}.weight"].float()[pick]
         weights[f"{name}.shift"] = state[f"{prefix}.bias"].float()[pick]
     weights["head.bias"] = state[f"{layout.head}.bias"].float()
+    return weights
+
+
+def continued(layout: Layout, state: dict[str, torch.Tensor]) -> Weights:
+    """Return what a training of `layout` takes over from a published state of its width with as many blocks or fewer.
+
+    Blocks beyond those of the state are not in the result but for the scales of their last batch-norms, which are so
+    small that the deeper network starts close to where the shallower one was.
+    """
+    blocks = sum(key.endswith(FIRST_BLOCK_KEY) for key in state)
+    if blocks > layout.blocks:
+        raise ValueError(f"the weights to start from have {blocks} blocks, the network to train only {layout.blocks}")
+    weights = collect(Layout(layout.width, blocks), state)
+    new = tuple(f"{block}.2." for block in range(blocks, layout.blocks))
+    for name, channels, _, _ in layout.norms:
+        if name.startswith(new) and name.endswith((".l", ".g")):
+            weights[f"{name}.scale"] = torch.full((channels,), NEW_BLOCK_SCALE)
     return weights

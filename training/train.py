@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from training.losses import SqueezeFeatures
 from training.masks import draw_bank
-from training.network import collect
+from training.network import continued
 from training.photos import PhotoStore
 from training.state import load_state, save_state
 from training.trainer import Recipe, Stage, Trainer
@@ -78,7 +78,7 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
         figures = load_state(arguments.state, trainer.generator, trainer.critic)
         trainer.steps, trainer.images, trainer.seconds = figures["steps"], figures["images"], figures["seconds"]
     elif arguments.start:
-        for name, value in collect(trainer.layout, load_file(arguments.start)).items():
+        for name, value in continued(trainer.layout, load_file(arguments.start)).items():
             trainer.generator.parameters.current()[name].copy_(value)
         trainer.generator.parameters.average.copy_(trainer.generator.parameters.master)
     log = (arguments.state / "log.jsonl") if rank == 0 else None
@@ -153,7 +153,9 @@ def main() -> None:
     parser.add_argument("--sources", type=Path, help="CSV with columns file, source: photos are drawn by source")
     parser.add_argument("--features", type=Path, required=True, help="SqueezeNet 1.0 weights for the perceptual term")
     parser.add_argument("--state", type=Path, required=True, help="folder to resume from and save to")
-    parser.add_argument("--start", type=Path, help="published-form safetensors to start from when there is no state")
+    parser.add_argument(
+        "--start", type=Path, help="published safetensors to start from when there is no state; with fewer blocks, too"
+    )
     parser.add_argument("--seconds", type=float, default=600, help="length of this stretch, loading included")
     parser.add_argument(
         "--budget", type=float, default=1200, help="length of the whole training, which the schedule follows"
