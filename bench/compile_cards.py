@@ -48,7 +48,7 @@ def main() -> None:
     is_fit = True
     for text in options.capabilities.split(","):
         major, minor = (int(n) for n in text.split("."))
-        limit = shared_bytes_of((major, minor))
+        limit = tiles.shared_bytes_of((major, minor))
         for name, generator in (("included", load_generator(None)), ("big", Generator(*BIG).eval())):
             largest: dict[str, int] = {}
             for kernel, shared in compiled(generator, (major, minor), sizes):
@@ -57,11 +57,6 @@ def main() -> None:
                 is_fit &= shared <= limit
                 print(f"| {text} | {name} | {kernel} | {shared / 1024:.0f}, {limit // 1024} |", flush=True)
     raise SystemExit(not is_fit)
-
-
-def shared_bytes_of(capability: tuple[int, int]) -> int:
-    """Return the largest shared memory one block may use on a card of this capability."""
-    return 1024 * next(kib for major, minor, kib in tiles.SHARED_KIB_BY_CAPABILITY if capability >= (major, minor))
 
 
 def compiled(generator: Generator, capability: tuple[int, int], sizes: list[tuple[int, ...]]) -> list[Fit]:
@@ -87,14 +82,15 @@ class _AbsentCard:
         def get_device_properties(*_args: object) -> dict[str, int]:
             return {"max_shared_mem": 1 << 20, "multiprocessor_count": 1}
 
-    def __init__(self, capability: tuple[int, int]) -> None:
-        self._target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
+    def __init__(self, architecture: int) -> None:
+        self._target = GPUTarget("cuda", architecture, 32)
 
     def get_current_target(self) -> GPUTarget:
         return self._target
 
     def get_current_device(self) -> int:
-        return 0
+        # Triton keeps what it compiled, and for which target, by the device's number: no real one, another for each.
+        return -self._target.arch
 
     def get_current_stream(self, *_args: object) -> int:
         return 0
@@ -105,14 +101,16 @@ class _AbsentCard:
 
 @contextlib.contextmanager
 def _as_on_a_card(capability: tuple[int, int], fits: list[Fit]) -> Iterator[None]:
-    run = JITFunction.run
+    run, architecture = JITFunction.run, 10 * capability[0] + capability[1]
 
     def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
         kernel = run(self, *arguments, grid=grid, warmup=True, **options)
+        if kernel.metadata.target.arch != architecture:
+            raise RuntimeError(f"compiled for {kernel.metadata.target}, not for {architecture}")
         fits.append((self.fn.__name__.strip("_"), kernel.metadata.shared))
 
-    limit, boxes = shared_bytes_of(capability), capability >= (9, 0)
-    triton.runtime.driver.set_active(_AbsentCard(capability))
+    limit, boxes = tiles.shared_bytes_of(capability), capability >= (9, 0)
+    triton.runtime.driver.set_active(_AbsentCard(architecture))
     try:
         with (
             mock.patch.object(JITFunction, "run", compile_only),

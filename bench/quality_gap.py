@@ -31,9 +31,6 @@ KINDS = ("thick", "object")
 GROUPS = {"CID22": "CID22", "clic2025": "CLIC 2025", "GSkins": "places", "FaunaMap": "birds"}
 OTHERS = "other sources"
 
-Row = tuple[str, str, str, float, float]
-"""Weights, group, set, share of Telea's perceptual distance, decibels beyond Telea's."""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -1,8 +1,7 @@
 """Holds the training photos and masks on the device and cuts batches out of them.
 
 Photos lie as uint8 in one padded tensor, so that a batch is one gather and no byte crosses the bus. Photos are drawn
-by source, not one
-by one: a folder of nine hundred similar landmarks shall not drown a folder of forty varied ones.
+by source, not one by one: a folder of nine hundred similar landmarks shall not drown a folder of forty varied ones.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ class PhotoStore:
         """Cut (count, 3, side_px, side_px) float32 windows in [0, 1].
 
         Plain ones are mirrored and slightly recoloured. The others are scaled and stretched, a batch alike, then
-        turned, mirrored and recoloured one by one: few photos that are seen often are learnt by heart otherwise.
+        turned, mirrored and recoloured one by one, so that few photos show more.
         """
         window_height, window_width = (min(side_px, self.largest_px),) * 2 if plain else self._window(side_px)
         fits = (self.sizes[:, 0] >= window_height) & (self.sizes[:, 1] >= window_width)
@@ -103,7 +102,7 @@ class PhotoStore:
         return self._exposed(self._recoloured(image.clamp(0, 1)), tint=0.15)
 
     def _window(self, side_px: int) -> tuple[int, int]:
-        """Height and width of this batch's windows."""
+        """Return height and width of a varied batch's windows in pixels."""
         # Photos that are only a little larger than the crop still are shrunk as far as they go.
         largest = min(LARGEST_SCALE, self.largest_px / side_px)
         scale = math.exp(self.choice.uniform(math.log(LEAST_SCALE), math.log(max(LEAST_SCALE, largest))))

@@ -91,7 +91,11 @@ def shared_bytes(device: torch.device) -> int:
     """Return the largest shared memory one block may use on `device`; the interpreter has no limit."""
     if device.type != "cuda":
         return 1 << 30
-    capability = torch.cuda.get_device_capability(device)
+    return shared_bytes_of(torch.cuda.get_device_capability(device))
+
+
+def shared_bytes_of(capability: tuple[int, int]) -> int:
+    """Return the largest shared memory one block may use on a card of this compute capability."""
     return next((kib for major, minor, kib in SHARED_KIB_BY_CAPABILITY if capability >= (major, minor)), 48) * 1024
 
 
