@@ -11,7 +11,7 @@ Triton's interpreter (`tests/test_kernels.py`). Prints a table; the exit status 
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -59,7 +59,7 @@ def main() -> None:
     raise SystemExit(not is_fit)
 
 
-def compiled(generator: Generator, capability: tuple[int, int], sizes: list[tuple[int, ...]]) -> list[Fit]:
+def compiled(generator: Generator, capability: tuple[int, int], sizes: Sequence[tuple[int, ...]]) -> list[Fit]:
     """Walk through the forward at every (batch, height, width) as on a card; return what each launch compiled to."""
     fits: list[Fit] = []
     device = torch.device("cpu")
