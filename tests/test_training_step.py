@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from lama.generator import Generator
 from training.masks import MASK_PX, draw_mask
 from training.network import Layout, TrainingForward, collect, continued, dft_matrices, published
 from training.optimiser import FlatParameters, MuonAdam, orthogonalise
-from training.state import load_state, save_state
+from training.state import PARTS, load_state, save_state
+from training.train import check_resumable, read_recipe
+from training.trainer import Recipe
 
 ROOT = Path(__file__).parent.parent
 
@@ -133,20 +136,67 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     assert torch.equal(parameters.master, torch.ones(24))
 
 
-def test_state_returns_as_it_was_saved(tmp_path: Path) -> None:
-    def optimiser(fill: float) -> MuonAdam:
-        values = [("a", torch.full((6, 4), fill), True), ("b", torch.full((6,), fill), False)]
-        parameters = FlatParameters(values, torch.device("cpu"), torch.float32)
-        return MuonAdam(parameters, muon=True, weight_decay=0.0, average_decay=0.5)
+def small_optimiser(fill: float) -> MuonAdam:
+    values = [("a", torch.full((6, 4), fill), True), ("b", torch.full((6,), fill), False)]
+    parameters = FlatParameters(values, torch.device("cpu"), torch.float32)
+    return MuonAdam(parameters, muon=True, weight_decay=0.0, average_decay=0.998)
 
-    saved, restored = optimiser(0.123456789), optimiser(0.0)
+
+def test_state_returns_as_it_was_saved(tmp_path: Path) -> None:
+    saved, restored = small_optimiser(0.123456789), small_optimiser(0.0)
     saved.momentum.fill_(0.5)
-    save_state(tmp_path, saved, optimiser(1.5), {"steps": 7})
-    critic = optimiser(0.0)
+    save_state(tmp_path, saved, small_optimiser(1.5), {"steps": 7})
+    critic = small_optimiser(0.0)
     assert load_state(tmp_path, restored, critic) == {"steps": 7}
     assert torch.allclose(restored.parameters.master, saved.parameters.master, rtol=1e-5)
     assert torch.equal(restored.momentum, saved.momentum)
     assert critic.parameters.master[0] == 1.5
+
+
+def test_a_resumed_training_steps_like_one_that_was_not_interrupted(tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+
+    def step(optimiser: MuonAdam, gradient: torch.Tensor) -> torch.Tensor:
+        before = optimiser.parameters.master.clone()
+        optimiser.set_rate(1e-3)
+        optimiser.step(gradient, 10.0)
+        return optimiser.parameters.master - before
+
+    going_on, resumed = small_optimiser(0.5), small_optimiser(0.0)
+    for _ in range(300):
+        step(going_on, 1 + torch.randn(30, generator=random))
+    save_state(tmp_path, going_on, small_optimiser(0.0), {"steps": 300})
+    load_state(tmp_path, resumed, small_optimiser(0.0))
+    gradient = 1 + torch.randn(30, generator=random)
+    assert torch.allclose(step(resumed, gradient), step(going_on, gradient), rtol=0.02, atol=1e-5)
+    assert torch.allclose(resumed.parameters.average, going_on.parameters.average, atol=1e-3)
+
+
+def test_a_save_that_breaks_off_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_state(tmp_path, small_optimiser(1.0), small_optimiser(1.0), {"steps": 7})
+
+    def full_disk(self: Path, *arguments: object, **options: object) -> int:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as change:
+        change.setattr(Path, "write_text", full_disk)
+        with pytest.raises(OSError):
+            save_state(tmp_path, small_optimiser(2.0), small_optimiser(2.0), {"steps": 8})
+    restored = small_optimiser(0.0)
+    assert load_state(tmp_path, restored, small_optimiser(0.0)) == {"steps": 7}
+    assert restored.parameters.master[0] == 1.0
+    save_state(tmp_path, small_optimiser(2.0), small_optimiser(2.0), {"steps": 8})
+    assert {path.name for path in tmp_path.glob("*-*")} == {f"{part}-8.safetensors" for part in PARTS}
+
+
+def test_a_state_goes_on_only_with_a_network_of_its_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_state(tmp_path, small_optimiser(1.0), small_optimiser(1.0), {"steps": 7, "recipe": asdict(Recipe())})
+    check_resumable(read_recipe('{"rate": 0.5}'), tmp_path)
+    assert "rate 0.002 -> 0.5" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="blocks 9 -> 12"):
+        check_resumable(read_recipe('{"blocks": 12}'), tmp_path)
+    with pytest.raises(ValueError, match="ratee"):
+        read_recipe('{"ratee": 1}')
 
 
 def test_masks_repeat_by_seed_and_have_holes() -> None:

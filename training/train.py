@@ -31,8 +31,11 @@ from training.losses import SqueezeFeatures
 from training.masks import draw_bank
 from training.network import continued
 from training.photos import PhotoStore
-from training.state import load_state, save_state
+from training.state import load_state, save_state, saved_figures
 from training.trainer import Recipe, Stage, Trainer
+
+RANK_SEEDS = 10**12  # from one card's seeds to the next's
+STEP_SEEDS = 10**5  # from a stretch's seeds to those of one that begins a step later; more than a bank has masks
 
 
 def learning_rate(recipe: Recipe, progress: float, since_start: int) -> float:
@@ -41,6 +44,32 @@ def learning_rate(recipe: Recipe, progress: float, since_start: int) -> float:
     """
     fall = (1 - progress) / (1 - recipe.decay_from) if progress > recipe.decay_from else 1.0
     return recipe.rate * min(1.0, (since_start + 1) / recipe.warmup_steps) * max(0.01, min(1.0, fall))
+
+
+def read_recipe(text: str) -> Recipe:
+    """Return the recipe with the fields that a JSON object changes. Raises ValueError for what it can't have."""
+    try:
+        changes = json.loads(text)
+        if "stages" in changes:
+            changes["stages"] = tuple(Stage(**stage) for stage in changes["stages"])
+        return Recipe(**changes)
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"--recipe can't be used: {error}") from error
+
+
+def check_resumable(recipe: Recipe, folder: Path) -> None:
+    """Raise ValueError if the state in `folder` is of a network of another shape; say which other settings changed."""
+    figures = saved_figures(folder)
+    if figures is None:
+        return
+    asked_for, before = json.loads(json.dumps(asdict(recipe))), figures["recipe"]
+    changed = [
+        f"{name} {before.get(name)} -> {value}" for name, value in asked_for.items() if before.get(name) != value
+    ]
+    if any(asked_for[name] != before.get(name) for name in ("width", "blocks")):
+        raise ValueError(f"the state in {folder} is of another network ({', '.join(changed)}): give another --state")
+    if changed:
+        print(f"going on with another recipe: {', '.join(changed)}", flush=True)
 
 
 def save_all(trainer: Trainer, folder: Path, recipe: Recipe) -> None:
@@ -62,19 +91,22 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
         if torch.cuda.is_available()
         else torch.device("cpu")
     )
-    bank = draw_bank(arguments.masks, 10_000_000 * rank, arguments.workers)
+    saved_before = saved_figures(arguments.state)
+    # Another stretch sees other masks and cuts; the seeds of no two stretches or cards meet.
+    seed = arguments.seed + rank * RANK_SEEDS + (saved_before["steps"] if saved_before else 0) * STEP_SEEDS
+    bank = draw_bank(arguments.masks, seed, arguments.workers)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
     if world > 1:
         dist.init_process_group("nccl")
-    store = PhotoStore(arguments.photos, arguments.sources, bank, device, arguments.seed + rank, arguments.workers)
+    store = PhotoStore(arguments.photos, arguments.sources, bank, device, seed, arguments.workers)
     features = SqueezeFeatures(arguments.features).to(device).to(memory_format=torch.channels_last)
     if device.type == "cuda":
         features = features.bfloat16()
     trainer = Trainer(recipe, store, features, rank, world)
-    if (arguments.state / "state.json").exists():
+    if saved_before is not None:
         figures = load_state(arguments.state, trainer.generator, trainer.critic)
         trainer.steps, trainer.images, trainer.seconds = figures["steps"], figures["images"], figures["seconds"]
     elif arguments.start:
@@ -123,7 +155,8 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
             reported, reported_step = time.monotonic(), trainer.steps
             trainer.sums.zero_()
         while arguments.pause_file and rank == 0 and arguments.pause_file.exists():
-            torch.cuda.synchronize()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
             time.sleep(0.02)
         trainer.step(learning_rate(recipe, progress, trainer.steps - first_step))
         if trainer.steps % arguments.report_every == 0:
@@ -139,7 +172,9 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
             if rank == 0:
                 save_all(trainer, arguments.state, recipe)
             saved = begun + training_s
-    if rank == 0:
+    if stage is None:  # the budget is spent, or loading took the whole stretch: what is saved stays as it is
+        note({"message": "no step was made: --budget is spent or --seconds shorter than loading takes"})
+    elif rank == 0:
         save_all(trainer, arguments.state, recipe)
     note({"done": True, "steps": trainer.steps, "images": trainer.images, "seconds": round(trainer.seconds, 1)})
     if world > 1:
@@ -169,10 +204,12 @@ def main() -> None:
     parser.add_argument("--pause-file", type=Path, help="training rests while this file exists")
     parser.add_argument("--recipe", default="{}", help="JSON with fields of Recipe to change")
     arguments = parser.parse_args()
-    changes = json.loads(arguments.recipe)
-    if "stages" in changes:
-        changes["stages"] = tuple(Stage(**s) for s in changes["stages"])
-    train(arguments, Recipe(**changes))
+    try:
+        recipe = read_recipe(arguments.recipe)
+        check_resumable(recipe, arguments.state)
+    except ValueError as error:
+        parser.error(str(error))
+    train(arguments, recipe)
 
 
 if __name__ == "__main__":
