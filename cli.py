@@ -248,7 +248,7 @@ def _measure(settings: Settings) -> None:
     measured = measure_profile(load_inpainter(settings))
     print("precision  graph   bucket  batch   ms a batch  peak MiB")
     for row in measured.rows:
-        time_ms = "no memory" if row.forward_ms is None else f"{row.forward_ms:.2f}"
+        time_ms = row.failure if row.forward_ms is None else f"{row.forward_ms:.2f}"
         peak_mib = "" if row.peak_mib is None else row.peak_mib
         print(f"{row.precision:<10} {row.cuda_graph:<7} {row.bucket_px:>6} {row.batch:>6} {time_ms:>12} {peak_mib:>9}")
     print(f"written to {measured.path}\n")

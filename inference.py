@@ -26,6 +26,7 @@ from config import Note, Profile
 from cropping import Crop, plan_crops
 from downloads import find_weights
 from filling import Filled, Task, fill
+from graphs import is_out_of_memory
 from holes import CropRules
 from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator
 from lama.generator import Generator
@@ -99,7 +100,18 @@ class Inpainter:
             torch.cuda.set_per_process_memory_fraction(chosen_profile.memory_fraction, chosen)
         with few_threads():
             generator = load_generator(path)
-            runner = ModelRunner(generator, device=chosen, precision=chosen_precision, profile=chosen_profile)
+        try:
+            with few_threads():
+                runner = ModelRunner(generator, device=chosen, precision=chosen_precision, profile=chosen_profile)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if device != "auto":
+                raise RepairError(f"{chosen} has no room for the weights: {error}") from error
+            logger.warning("%s has no room for the weights, so the CPU computes, which is slower: %s", chosen, error)
+            inpainter = cls.load(weights, device="cpu", precision="fp32" if precision == "fp32" else "auto")
+            inpainter.profile_reason = f"{chosen} has no room for the weights. {inpainter.profile_reason}"
+            return inpainter
         inpainter = cls(runner, weights_name=_weights_name(path), profile_reason=reason)
         started_s = time.perf_counter()
         with few_threads() if chosen.type == "cuda" else contextlib.nullcontext():
@@ -323,7 +335,9 @@ class Inpainter:
             runner.release()
             try:
                 card = describe_card(runner.device)
-                return measure_card(runner.generator, card, runner.device, runner.profile, folder=folder)
+                return measure_card(
+                    runner.generator, card, runner.device, runner.profile, folder=folder, kernels=runner.kernels
+                )
             finally:
                 runner.restore()
 

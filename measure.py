@@ -1,11 +1,13 @@
 """Measure what a card likes best and write it down as its profile.
 
 Times the model alone for every precision, graph mode, bucket and batch, and keeps, in `hardware_profiles.local.yaml`,
-what was fastest. Prints nothing. The caller holds the lock on the GPU and has freed what else was on it.
+what was fastest of what computes the same as plain float32: some cards are fast at half precision and wrong. Prints
+nothing. The caller holds the lock on the GPU and has freed what else was on it.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import statistics
 import time
@@ -15,8 +17,10 @@ from pathlib import Path
 import torch
 import yaml
 
+from blend import match_rim
 from config import CHECKOUT, LOCAL_PROFILES_FILE, Card, Profile
 from graphs import is_out_of_memory
+from lama.fused import FusedGenerator
 from lama.generator import Generator
 from runner import BATCH_SIZES, ModelRunner, cpu_has_bf16
 
@@ -25,12 +29,16 @@ YARDSTICK_PX = 512  # precision and graph mode are chosen at this bucket
 WARM_UP_RUNS = 2
 TIMED_RUNS = 7
 USEFUL_GAIN = 0.95  # a choice is kept when it takes less than this part of the time without it
+LARGEST_MEAN_DIFFERENCE = 2 / 255  # from float32; rounding alone stays under a quarter of it
 LONGEST_FORWARD_MS = 4000  # a bucket slower than this is no use to a person who waits
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """One timed setting; `forward_ms` is the median of a whole batch, None when memory did not suffice."""
+    """One timed setting; `forward_ms` is the median of a whole batch, None when `failure` says why there is none."""
 
     precision: str
     cuda_graph: str
@@ -38,6 +46,7 @@ class MeasuredRow:
     batch: int
     forward_ms: float | None
     peak_mib: int | None
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,13 @@ class MeasuredProfile:
 
 
 def measure_card(
-    generator: Generator, card: Card, device: torch.device, start: Profile, *, folder: Path | None = None
+    generator: Generator,
+    card: Card,
+    device: torch.device,
+    start: Profile,
+    *,
+    folder: Path | None = None,
+    kernels: str = "auto",
 ) -> MeasuredProfile:
     """Time the settings on a device and write the best as the card's local profile.
 
@@ -58,8 +73,9 @@ def measure_card(
         generator: the network to measure with, on the CPU; not modified.
         card: what the new profile will be matched on.
         device: where to measure.
-        start: the profile in use; its memory fraction is kept.
+        start: the profile in use; its memory fraction is kept, and its distrust of graphs.
         folder: where `hardware_profiles.local.yaml` is written (default: the checkout). Other rows in it are kept.
+        kernels: as `ModelRunner` takes it.
     """
     rows: list[MeasuredRow] = []
     is_gpu = device.type == "cuda"
@@ -68,11 +84,16 @@ def measure_card(
 
     def measure(precision: str, graph: str, side: int, batch: int) -> float:
         profile = replace(start, precision=precision, cuda_graph=graph)
-        row = _measure_one(generator, device, profile, side, batch)
+        row = _measure_one(generator, device, profile, side, batch, kernels)
         rows.append(row)
         return row.forward_ms if row.forward_ms is not None else float("inf")
 
     yardstick_ms = {trial: measure(*trial, YARDSTICK_PX, 1) for trial in trials}
+    for row in rows.copy():
+        if row.forward_ms is not None and not _is_right(generator, device, start, row, kernels):
+            logger.warning("%s with graphs %s is left out: its fill is not float32's", row.precision, row.cuda_graph)
+            rows[rows.index(row)] = replace(row, forward_ms=None, failure="wrong")
+            yardstick_ms[row.precision, row.cuda_graph] = float("inf")
     precision, graph = min(yardstick_ms, key=lambda trial: yardstick_ms[trial])
 
     times_ms: dict[int, float] = {}
@@ -95,7 +116,7 @@ def measure_card(
         name="measured-" + (re.sub(r"[^a-z0-9]+", "-", card.name.lower()).strip("-") or "card"),
         input_px=kept[-1],
         precision=precision,
-        cuda_graph=graph,
+        cuda_graph="verify" if graph == "on" and start.cuda_graph != "on" else graph,
         buckets_px=tuple(kept),
         memory_fraction=start.memory_fraction,
         max_batch=best_batch,
@@ -115,25 +136,50 @@ def write_profile(profile: Profile, card: Card, folder: Path) -> Path:
     return path
 
 
-def _measure_one(generator: Generator, device: torch.device, profile: Profile, side: int, batch: int) -> MeasuredRow:
-    forward_ms, peak_mib = None, None
+def _measure_one(
+    generator: Generator, device: torch.device, profile: Profile, side: int, batch: int, kernels: str
+) -> MeasuredRow:
+    forward_ms, peak_mib, failure = None, None, ""
     try:
-        forward_ms, peak_mib = _time_forward(generator, device, profile, side, batch)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
+        forward_ms, peak_mib = _time_forward(generator, device, profile, side, batch, kernels)
+    except Exception as error:  # a compiler or driver of any kind: that setting is not for this card
+        failure = "no memory" if is_out_of_memory(error) else "failed"
+        logger.warning("%s, %d px, batch %d: %s: %s", profile.precision, side, batch, failure, error)
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return MeasuredRow(profile.precision, profile.cuda_graph, side, batch, forward_ms, peak_mib)
+    return MeasuredRow(profile.precision, profile.cuda_graph, side, batch, forward_ms, peak_mib, failure)
+
+
+def _is_right(generator: Generator, device: torch.device, start: Profile, row: MeasuredRow, kernels: str) -> bool:
+    """Tell whether a setting fills two different holes as plain float32 does, graphs replayed."""
+    side = row.bucket_px
+    across = torch.linspace(0, 1, side).expand(side, side)
+    profile = replace(start, precision=row.precision, cuda_graph=row.cuda_graph)
+    runner = ModelRunner(generator, device=device, precision=row.precision, profile=profile, kernels=kernels)
+    plain = FusedGenerator(generator, device=device, dtype=torch.float32, kernels="torch")
+    try:
+        for colours in (torch.stack([across, across.T, 1 - across]), torch.stack([across.square()] * 3)):
+            missing = torch.zeros(1, side, side)
+            missing[:, side // 4 : side // 2, side // 4 : side // 2] = 1
+            x = torch.cat([colours * (1 - missing), missing]).to(device)
+            known = x[3:] == 0
+            expected = match_rim(plain(x[None]), x[None])
+            for _ in range(2):  # the first captures the graph, the second replays it
+                difference = (runner.predict([x]) - expected).abs().masked_fill(known, 0).sum() / (3 * (~known).sum())
+                if not difference.item() <= LARGEST_MEAN_DIFFERENCE:  # so that NaN is wrong, too
+                    return False
+    finally:
+        runner.release()
+    return True
 
 
 def _time_forward(
-    generator: Generator, device: torch.device, profile: Profile, side: int, batch: int
+    generator: Generator, device: torch.device, profile: Profile, side: int, batch: int, kernels: str
 ) -> tuple[float, int | None]:
     is_gpu = device.type == "cuda"
     if is_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    runner = ModelRunner(generator, device=device, precision=profile.precision, profile=profile)
+    runner = ModelRunner(generator, device=device, precision=profile.precision, profile=profile, kernels=kernels)
     inputs = [torch.rand(4, side, side, device=device) for _ in range(batch)]
     times_ms = []
     for run in range(WARM_UP_RUNS + TIMED_RUNS):

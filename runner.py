@@ -45,10 +45,14 @@ class ModelRunner:
         device: where predictions are made.
         precision: "fp16", "bf16" or "fp32".
         profile: graph mode, buckets and batch.
+        kernels: "auto", or "torch" where the Triton kernels are known to fail.
     """
 
-    def __init__(self, generator: Generator, *, device: torch.device, precision: str, profile: Profile) -> None:
+    def __init__(
+        self, generator: Generator, *, device: torch.device, precision: str, profile: Profile, kernels: str = "auto"
+    ) -> None:
         self.generator = generator
+        self.kernels = kernels
         self.device = device
         self.precision = precision
         self.profile = profile
@@ -59,10 +63,10 @@ class ModelRunner:
         self._on_cpu: FusedGenerator | None = None
         self.restore()
 
-    def restore(self, *, kernels: str = "auto") -> None:
+    def restore(self) -> None:
         """Put the weights onto the device."""
         dtype = DTYPES[self.precision]
-        self._fused = FusedGenerator(self.generator, device=self.device, dtype=dtype, kernels=kernels)
+        self._fused = FusedGenerator(self.generator, device=self.device, dtype=dtype, kernels=self.kernels)
         self._graphed = GraphedModel(partial(_predict, self._fused), device=self.device, mode=self.profile.cuda_graph)
 
     def release(self) -> None:
@@ -122,7 +126,8 @@ class ModelRunner:
         if failure:
             logger.warning("the Triton kernels failed, so plain PyTorch runs, which is slower: %s", failure)
             self.release()
-            self.restore(kernels="torch")
+            self.kernels = "torch"
+            self.restore()
             self.warm_up()
 
     def _run_all(self) -> None:

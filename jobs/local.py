@@ -271,12 +271,13 @@ class JobQueue:
             job = self.store.job(self._waiting[0])
             image = self.store.image(job.image_id)
             left_px -= image.width * image.height
-            # A job that ran when the process died may be why: it runs alone, so that it can't take others along.
-            suspect = job.attempt > 0
-            if batch and (left_px < 0 or suspect):
+            # A job that ran when the process died may be why: it runs alone, so that it can't take others along. So
+            # does a slow one, which the others would wait for.
+            is_alone = job.attempt > 0 or job.request["options"].get("quality") == "high"
+            if batch and (left_px < 0 or is_alone):
                 break
             batch.append(self._waiting.popleft())
-            if suspect:
+            if is_alone:
                 break
         return batch
 

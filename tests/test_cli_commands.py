@@ -116,8 +116,18 @@ def test_measuring_prints_what_was_measured_and_where_it_is_written(
     import inference
 
     rows = [
-        SimpleNamespace(precision="bf16", cuda_graph="off", bucket_px=512, batch=1, forward_ms=123.456, peak_mib=None),
-        SimpleNamespace(precision="fp32", cuda_graph="off", bucket_px=512, batch=4, forward_ms=None, peak_mib=None),
+        SimpleNamespace(
+            precision="bf16", cuda_graph="off", bucket_px=512, batch=1, forward_ms=123.456, peak_mib=None, failure=""
+        ),
+        SimpleNamespace(
+            precision="fp32",
+            cuda_graph="off",
+            bucket_px=512,
+            batch=4,
+            forward_ms=None,
+            peak_mib=None,
+            failure="no memory",
+        ),
     ]
     measured = SimpleNamespace(rows=rows, path=tmp_path / "hardware_profiles.local.yaml")
     monkeypatch.setattr(cli, "load_inpainter", lambda _settings: "the engine")

@@ -221,6 +221,43 @@ def test_measured_profile_is_written_and_wins(
     assert inpainter.repair(IMAGE, MASK).patches, "the engine does not work after measuring"
 
 
+def test_what_is_fast_and_wrong_is_not_measured_as_best(
+    inpainter: Inpainter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some cards compute half precision fast and wrongly; here bfloat16 is made to."""
+    monkeypatch.setattr("measure.LADDER_PX", (64,))
+    monkeypatch.setattr("measure.YARDSTICK_PX", 64)
+    monkeypatch.setattr("measure.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("measure.TIMED_RUNS", 1)
+    predict = ModelRunner.predict
+
+    def wrong(self: ModelRunner, inputs: list[torch.Tensor]) -> torch.Tensor:
+        return torch.full((len(inputs), 3, 64, 64), torch.nan) if self.precision == "bf16" else predict(self, inputs)
+
+    monkeypatch.setattr(ModelRunner, "predict", wrong)
+    measured = measure_profile(inpainter, folder=tmp_path)
+    assert measured.profile.precision == "fp32"
+    assert [row.failure for row in measured.rows if row.precision == "bf16"] == ["wrong"]
+
+
+def test_a_card_without_room_for_the_weights_leaves_the_work_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    restore, tries = ModelRunner.restore, []
+
+    def full_once(self: ModelRunner) -> None:
+        tries.append(str(self.device))
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        restore(self)
+
+    monkeypatch.setattr(ModelRunner, "restore", full_once)
+    inpainter = Inpainter.load(None)
+    assert inpainter.repair(IMAGE, MASK).patches
+    assert inpainter.device == "cpu" and "no room for the weights" in inpainter.profile_reason
+    tries.clear()
+    with pytest.raises(RepairError, match="no room for the weights"):
+        Inpainter.load(None, device="cpu")
+
+
 def test_kernels_that_fail_at_a_size_give_way_to_plain_pytorch(
     inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -240,6 +277,11 @@ def test_kernels_that_fail_at_a_size_give_way_to_plain_pytorch(
     runner.warm_up()
     assert "shared memory" in caplog.text and "plain PyTorch" in str(inpainter.describe()["kernels"])
     assert codes(inpainter.repair(IMAGE, MASK).notes) == []
+    asked_for = []
+    monkeypatch.setattr("runner.FusedGenerator", lambda *_, **options: asked_for.append(options["kernels"]))
+    runner.release()
+    runner.restore()
+    assert asked_for == ["torch"], "kernels that failed are tried again"
 
 
 def test_a_failure_that_is_not_the_kernels_is_not_hidden(inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:

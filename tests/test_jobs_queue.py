@@ -179,6 +179,16 @@ def test_jobs_that_wait_together_run_together(make_queue: Callable[..., JobQueue
     assert engine.calls == [3, 2]
 
 
+def test_nobody_waits_for_a_slow_repair_that_came_later(make_queue: Callable[..., JobQueue]) -> None:
+    engine = FakeEngine()
+    queue = make_queue(start=False, engine=engine)
+    photo = queue.add_image(PHOTO, "a.png")
+    jobs = [submit(queue, photo.image_id, quality=quality) for quality in ("fast", "fast", "high", "fast", "fast")]
+    queue.start()
+    assert [wait_for(queue, job)["state"] for job in jobs] == ["done"] * 5
+    assert engine.calls == [2, 1, 2]
+
+
 def test_a_failing_job_does_not_fail_the_others(make_queue: Callable[..., JobQueue]) -> None:
     engine = FakeEngine()
     queue = make_queue(start=False, engine=engine)
