@@ -14,7 +14,6 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from transfer import BrokenError, Patience, Progress, RefusedError, host_of, size_of, transfer
 
@@ -144,7 +143,7 @@ def fetch(
     weights = _weights(weights) if isinstance(weights, str) else weights
     target = folder / weights.filename
     if target.exists():
-        if sha256_of(target) == weights.sha256:
+        if target.is_file() and sha256_of(target) == weights.sha256:
             return target
         raise DownloadError(f"{target} is there, but is not the published {weights.name}; move it away and try again")
     part = target.with_name(f"{target.name}.part")
@@ -184,7 +183,7 @@ def _mirror_urls(mirrors: str | Sequence[str], filename: str) -> list[str]:
     addresses = re.split(r"[,\s]+", mirrors) if isinstance(mirrors, str) else list(mirrors)
     urls = []
     for address in filter(None, addresses):
-        if urlsplit(address).scheme not in ("http", "https"):
+        if not address.lower().startswith(("http://", "https://")):
             raise DownloadError(f"the mirror {address!r} is no web address; it must begin with https:// or http://")
         urls.append(address if address.endswith(f"/{filename}") else f"{address.rstrip('/')}/{filename}")
     return urls

@@ -60,6 +60,8 @@ def transfer(url: str, part: Path, size_bytes: int, report: Progress, patience: 
     state = part.with_name(f"{part.name}.json")
     with _connect(url, start, _validator(state, url), patience) as response:
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # the part is as long as the file, or longer
+            if start == 0:
+                raise RefusedError("it answered 416 to a request for the whole file")
             if start != size_bytes:
                 part.unlink()
             return
@@ -71,7 +73,7 @@ def transfer(url: str, part: Path, size_bytes: int, report: Progress, patience: 
         else:
             start = 0  # it ignores Range, or its file has changed since
         length = response.headers.get("Content-Length", "")
-        end = start + int(length) if length.isdigit() else 0
+        end = start + int(length) if length.isascii() and length.isdecimal() else 0
         most = int(size_bytes * MOST_OVERSIZE)
         if end > most:
             raise RefusedError(f"it announces {end} bytes where {size_bytes} are expected")
@@ -107,12 +109,13 @@ def _validator(state: Path, url: str) -> str:
 
 def _connect(url: str, start: int, validator: str, patience: Patience) -> http.client.HTTPResponse | HTTPError:
     """Ask for the file from byte `start` on. A 416 is an answer; other errors become RefusedError or BrokenError."""
-    request = urllib.request.Request(url, headers={"User-Agent": "fftlama", "Accept-Encoding": "identity"})
+    headers = {"User-Agent": "fftlama", "Accept-Encoding": "identity"}
     if start:
-        request.add_header("Range", f"bytes={start}-")
+        headers["Range"] = f"bytes={start}-"
         if validator:
-            request.add_header("If-Range", validator)
+            headers["If-Range"] = validator
     try:
+        request = urllib.request.Request(url, headers=headers)
         return urllib.request.urlopen(request, timeout=patience.stall_s)
     except HTTPError as error:
         if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -124,6 +127,8 @@ def _connect(url: str, start: int, validator: str, patience: Patience) -> http.c
         raise RefusedError(text) from error
     except (OSError, http.client.HTTPException) as error:
         raise BrokenError(_explain(error, patience)) from error
+    except ValueError as error:  # an address, or one that it redirects to, that is none
+        raise RefusedError(f"its address can't be used ({error})") from error
 
 
 def _chunks(response: http.client.HTTPResponse | HTTPError, patience: Patience) -> Iterator[bytes]:
@@ -146,7 +151,10 @@ def _chunks(response: http.client.HTTPResponse | HTTPError, patience: Patience) 
 
 
 def host_of(url: str) -> str:
-    return urlsplit(url).hostname or url
+    try:
+        return urlsplit(url).hostname or url
+    except ValueError:
+        return url
 
 
 def _explain(error: Exception, patience: Patience) -> str:

@@ -117,6 +117,25 @@ class Behaviour(BaseHTTPRequestHandler):
         for _ in range(100):
             self.wfile.write(CONTENT)
 
+    def length_is_no_number(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "\u00b2")
+        self.end_headers()
+        self.wfile.write(CONTENT)
+
+    def never_satisfied(self) -> None:
+        self.answer(b"", status=416)
+
+    def redirects_to_no_address(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", "http://[::1/weights.bin")
+        self.end_headers()
+
+    def redirects_to_no_name(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", f"http://{'a' * 70}.example/weights.bin")
+        self.end_headers()
+
     def no_length(self) -> None:
         self.send_response(200)
         self.end_headers()

@@ -52,7 +52,9 @@ def assert_complete(path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["weights.bin"], "nothing else is left behind"
 
 
-@pytest.mark.parametrize("behaviour", ["good", "no_length", "redirects", "busy", "long_length", "cuts"])
+@pytest.mark.parametrize(
+    "behaviour", ["good", "no_length", "length_is_no_number", "redirects", "busy", "long_length", "cuts"]
+)
 def test_imperfect_server_delivers(get: Callable[..., Path], behaviour: str) -> None:
     assert_complete(get(behaviour))
 
@@ -120,6 +122,9 @@ def test_part_as_long_as_the_file_is_settled(get: Callable[..., Path], tmp_path:
         ("short_length", "ended after"),
         ("redirects_forever", "30"),
         ("redirects_to_a_file", "302"),
+        ("redirects_to_no_address", "address"),
+        ("redirects_to_no_name", "address"),
+        ("never_satisfied", "416"),
     ],
 )
 def test_bad_mirror_is_explained_and_the_next_one_delivers(
@@ -142,6 +147,16 @@ def test_own_mirrors_are_tried_first(get: Callable[..., Path], mirror: Mirror) -
 def test_mirror_that_is_no_web_address_is_refused(get: Callable[..., Path]) -> None:
     with pytest.raises(DownloadError, match="https://"):
         get("good", mirrors="/mnt/files")
+
+
+def test_mirror_of_a_broken_address_is_passed_over(get: Callable[..., Path]) -> None:
+    assert_complete(get("good", mirrors="http://[::1/x"))
+
+
+def test_folder_of_the_files_name_is_not_touched(get: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").mkdir()
+    with pytest.raises(DownloadError, match="move it away"):
+        get("good")
 
 
 def test_progress_ends_at_the_whole_file(get: Callable[..., Path]) -> None:
