@@ -214,12 +214,13 @@ def run_profile(chosen: argparse.Namespace) -> int:
     settings = _settings(chosen, ENGINE_SETTINGS)
     if chosen.measure:
         _measure(settings)
-    from runner import RunnerError, choose_device, describe_card, pick_profile
+    from runner import RunnerError, choose_device, choose_precision, describe_card, pick_profile
 
     try:
         device = choose_device(settings.device)
         card = describe_card(device)
         profile, reason = pick_profile(card, None if settings.profile == "auto" else settings.profile)
+        precision = choose_precision(settings.precision, profile, device)
     except RunnerError as error:
         raise CommandError(str(error), EXIT_USAGE) from error
     rows: Mapping[str, Any] = {
@@ -231,8 +232,8 @@ def run_profile(chosen: argparse.Namespace) -> int:
         "why": reason,
         "input": f"{profile.input_px} px",
         "buckets": " ".join(str(side_px) for side_px in profile.buckets_px) + " px",
-        "precision": profile.precision,
-        "CUDA graph": profile.cuda_graph,
+        "precision": precision,
+        "CUDA graph": profile.cuda_graph if device.type == "cuda" else "off",
         "memory cap": f"{profile.memory_fraction:.0%}",
         "batch": f"up to {profile.max_batch}",
     }
@@ -244,8 +245,14 @@ def run_profile(chosen: argparse.Namespace) -> int:
 def _measure(settings: Settings) -> None:
     from inference import measure_profile
 
+    if settings.profile != "auto":
+        print(f"the profile is set to {settings.profile}, so what is measured will not count", file=sys.stderr)
+    inpainter = load_inpainter(settings)
     print("measuring; this takes a minute or more", file=sys.stderr)
-    measured = measure_profile(load_inpainter(settings))
+    try:
+        measured = measure_profile(inpainter)
+    except OSError as error:
+        raise CommandError(f"the measured profile can't be written: {error}") from error
     print("precision  graph   bucket  batch   ms a batch  peak MiB")
     for row in measured.rows:
         time_ms = row.failure if row.forward_ms is None else f"{row.forward_ms:.2f}"

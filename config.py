@@ -195,6 +195,8 @@ def load_settings(
                 value = table[name].parse(raw)
             except ValueError as problem:
                 raise SettingsError(f"{source}: {problem}") from None
+            if name == "weights" and value and (folder / Path(value).expanduser()).is_file():
+                value = str(folder / Path(value).expanduser())  # else it is a name
             values[name] = folder / value if table[name].kind == "path" else value
     return Settings(**values)
 

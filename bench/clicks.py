@@ -40,6 +40,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from page_driver import Person, launch_chromium, open_browser  # noqa: E402
 from serving import RunningServer  # noqa: E402
 
+RESULTS = Path(__file__).parent / "results"
 PARTS = ("send", "server", "fetch", "draw")
 STAGES = ("queued", "load", "plan", "wait", "upload", "predict", "composite", "store")
 HOLE_PX = 300
@@ -85,7 +86,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--sizes", default="1024x1024,4000x3000")
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ROOT / "bench" / "results")))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fftlama-click-") as folder:
         load_before = os.getloadavg()[0]

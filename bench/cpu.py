@@ -5,7 +5,7 @@
 All forms of a network run in turn within every round, so that a busy machine slows them alike; the ratio is that of the
 fastest rounds. Columns: fastest and median wall clock, processor time of all threads, ratio to the trace, difference
 from the float32 published form. Then the whole `repair()` at the same size. Prints Markdown, then one JSON line, and
-writes the same with the environment to FOLDER/cpu.json (default: $OUT, else bench/results).
+writes the same with the environment to FOLDER/cpu.json (default: bench/results).
 """
 
 import argparse
@@ -29,6 +29,7 @@ from bench.speed_model import random_generator
 from lama.checkpoint import load_generator
 from lama.fused import FusedGenerator
 
+RESULTS = Path(__file__).parent / "results"
 NETWORKS = {"compact": (32, 9), "big": (64, 18)}  # width, blocks
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--networks", default="compact,big")
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--weights", help="for compact and the repair; default: the embedded ones")
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "bench/results")))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)

@@ -5,13 +5,12 @@
 The program has a photo as an array on the host, so that decoding on the GPU includes the copy back and encoding the
 copy there. Photos of 12 and 24 MP, smooth with grain, quality 90. Columns: median ms, and largest and mean difference
 of the decoded pixels from libjpeg's (of 255), or the size of the file. Prints Markdown, then one JSON line, and writes
-the same with the environment to FOLDER/NAME.json (default: $OUT, else bench/results, jpeg).
+the same with the environment to FOLDER/NAME.json (default: bench/results, jpeg).
 """
 
 import argparse
 import io
 import json
-import os
 import statistics
 import sys
 import time
@@ -25,6 +24,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+RESULTS = Path(__file__).parent / "results"
 SIZES = ((3000, 4000), (4000, 6000))
 QUALITY = 90
 GRAIN = 3.0
@@ -36,7 +36,7 @@ def main() -> None:
     from bench.speed import environment
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "bench/results")))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--name", default="jpeg")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -17,13 +17,12 @@ batch     repairs handed in together beside one by one
 measure   what `fftlama profile --measure` finds, and how long it takes
 launches  what one repair launches and waits for
 
-Sections are independent; one that fails keeps its message. Prints Markdown, then one JSON line, and writes the same
-with the environment to FOLDER/NAME.json and .md (default: $OUT, else bench/results).
+Sections are independent; one that fails keeps its message, and the exit status is 1. Prints Markdown, then one JSON
+line, and writes the same with the environment to FOLDER/NAME.json and .md (default: bench/results).
 """
 
 import argparse
 import json
-import os
 import platform
 import sys
 import time
@@ -35,8 +34,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+RESULTS = Path(__file__).parent / "results"
 OF_THE_NETWORK = ("model", "profile", "nan", "accuracy", "buckets")
 SECTIONS = (*OF_THE_NETWORK, "repair", "cap", "start", "memory", "switch", "batch", "measure", "launches")
+SIZES = "1x512x512,1x768x768,1x1024x1024,1x1536x1536,2x512x512,4x512x512,8x512x512"
 BUCKETS = "256,384,512,640,768,1024,1280,1536"
 
 
@@ -44,8 +45,8 @@ def main() -> None:
     """Run the sections that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(SECTIONS))
-    parser.add_argument("--sizes", default="1x512x512,1x1024x1024,8x512x512", help="batch x height x width, by commas")
-    parser.add_argument("--peers", default="eager,trace", help="eager, trace, compile, ours fp16 one stream, …")
+    parser.add_argument("--sizes", default=SIZES, help="batch x height x width, by commas")
+    parser.add_argument("--peers", default="eager,trace,compile", help="eager, trace, compile, ours fp16 one stream, …")
     parser.add_argument("--weights", help="weights file or name for accuracy, buckets, repair, cap and start")
     parser.add_argument("--width", type=int, default=64, help="of the random network of model, profile and nan")
     parser.add_argument("--blocks", type=int, default=18)
@@ -57,25 +58,31 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=0, help="photos that accuracy leaves out")
     parser.add_argument("--seconds", type=float, default=120, help="after which accuracy stops")
     parser.add_argument("--name", default="speed", help="of the files written")
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "bench/results")))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    sections = options.only.split(",")
+    if unknown := sorted(set(sections) - set(SECTIONS)):
+        parser.error(f"there is no section {', '.join(unknown)}; there are: {', '.join(SECTIONS)}")
     options.out.mkdir(parents=True, exist_ok=True)
     from bench.speed_report import render
 
     report: dict[str, Any] = {"environment": environment()}
     print(report["environment"], flush=True)
-    for section in options.only.split(","):
+    failed = False
+    for section in sections:
         print(f"\n## {section}", flush=True)
         started = time.monotonic()
         try:
             report[section] = run_section(section, options)
         except Exception as error:  # sections are independent: the others still run
+            failed = True
             report[section] = {"message": f"{type(error).__name__}: {error}"}
             traceback.print_exc(limit=6)
         print(f"({section}: {time.monotonic() - started:.0f} s)", flush=True)
         (options.out / f"{options.name}.json").write_text(json.dumps(report, default=str))
         (options.out / f"{options.name}.md").write_text(render(report))
     print(json.dumps(report, default=str))
+    sys.exit(failed)
 
 
 def run_section(section: str, options: argparse.Namespace) -> Any:

@@ -5,11 +5,10 @@
 `tune_kernels` times a kernel alone, and the shape that is fastest alone can hold up what runs beside it. Here a shape
 takes its place in the captured forward, one kernel at a time, all else as it is. Prints for every size both schedules
 of a layer, then what holds them up (parts of the forward left out), then every shape with the largest difference from
-the first output in grey levels; all of it goes to FOLDER/tune-forward.md (default: $OUT, else bench/results).
+the first output in grey levels; all of it goes to FOLDER/tune-forward.md (default: bench/results).
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -54,6 +53,7 @@ SHAPES: dict[str, tuple[Tile, ...]] = {
     "enter_short_rows": (Tile(64, 64, 64, 4, 2), Tile(64, 64, 128, 4, 2), Tile(64, 64, 64, 8, 3)),
     "global": (Tile(128, 64, 64, 4, 3), Tile(64, 64, 64, 4, 4), Tile(128, 128, 64, 4, 3)),
 }
+RESULTS = Path(__file__).parent / "results"
 CONVOLUTIONS = ("convolve",)
 SPECTRAL_PATH = ("enter_rows", "transform_columns", "convolve_spectrum", "invert_columns", "leave_rows")
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="1x512x512,1x256x256,2x512x512", help="batch x height x width, by commas")
     parser.add_argument("--kernels", default="cross_taps,local,leave_rows", help=f"by commas, of {', '.join(SHAPES)}")
     parser.add_argument("--seconds", type=float, default=300, help="stop starting new shapes after this long")
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "bench/results")))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     generator = random_generator() if options.network == "big" else load_generator(None)

@@ -6,7 +6,7 @@ For every kernel at every size (features of 8 times fewer pixels, width 64): eac
 inputs into poisoned memory, is compared with the float32 PyTorch expression, and is timed as the replay of a CUDA graph
 of 20 launches over inputs that rotate through more memory than the L2 cache holds. A candidate that does not compile
 or fit keeps its message. Several processes compile ahead into Triton's cache. Prints for every kernel and size the best
-five and the tile the table has now; all figures go to FOLDER/tune_kernels.json (default: $OUT, else bench/results),
+five and the tile the table has now; all figures go to FOLDER/tune_kernels.json (default: bench/results),
 rewritten after every kernel so that a cut run is not lost.
 """
 
@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import functools
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.kernel_cases import DEVICE, KERNEL_CASES
 from lama.kernels.tiles import tile_for
 
+RESULTS = Path(__file__).parent / "results"
 LAUNCHES_PER_REPLAY = 20
 REPLAYS = 7
 LARGEST_ERROR = 2e-3
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=12, help="processes that compile ahead; 0: compile one by one")
     parser.add_argument("--compile-part", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=500, help="stop starting new kernels after this long")
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "bench/results")))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()

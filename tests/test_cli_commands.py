@@ -110,6 +110,25 @@ def test_profile_names_card_profile_and_reason(capsys: Any) -> None:
     assert "CPU" in shown["card"] and shown["profile"].startswith("cpu") and "CPU" in shown["why"]
 
 
+def test_profile_shows_what_would_run(capsys: Any) -> None:
+    assert cli.main(["profile", "--device", "cpu", "--profile", "rtx-3060", "--precision", "fp32"]) == 0
+    shown = {line[:11].strip(): line[12:] for line in capsys.readouterr().out.splitlines()}
+    assert (shown["precision"], shown["CUDA graph"]) == ("fp32", "off")
+
+
+def test_measured_profile_that_cannot_be_written_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    import inference
+
+    def fail(engine: object) -> None:
+        raise PermissionError(13, "Permission denied", "hardware_profiles.local.part")
+
+    monkeypatch.setattr(cli, "load_inpainter", lambda _settings: "the engine")
+    monkeypatch.setattr(inference, "measure_profile", fail)
+    assert cli.main(["profile", "--measure", "--device", "cpu", "--profile", "rtx-3060"]) == 1
+    said = capsys.readouterr().err
+    assert "can't be written" in said and "will not count" in said
+
+
 def test_measuring_prints_what_was_measured_and_where_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

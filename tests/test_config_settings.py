@@ -102,3 +102,11 @@ def test_note_is_its_sentence_and_survives_pickling() -> None:
     copy = pickle.loads(pickle.dumps(note))
     assert copy == "The box was scaled down to 768 px."
     assert (copy.code, copy.params) == ("scaled", {"input_px": 768})
+
+
+def test_weights_beside_the_file_that_names_them_are_found_from_anywhere(tmp_path: Path) -> None:
+    file = tmp_path / "fftlama.yaml"
+    file.write_text("weights: mine.safetensors\n")
+    assert load_settings({}, {}, file).weights == "mine.safetensors", "what is no file there is a name"
+    (tmp_path / "mine.safetensors").touch()
+    assert load_settings({}, {}, file).weights == str(tmp_path / "mine.safetensors")
