@@ -43,6 +43,8 @@ def main() -> None:
     parser.add_argument("--weights", help="for compact and the repair; default: the embedded ones")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if unknown := sorted(set(options.networks.split(",")) - set(NETWORKS)):
+        parser.error(f"there is no network {', '.join(unknown)}; there are: {', '.join(NETWORKS)}")
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {"environment": environment(options.threads), "forms": [], "repair": []}

@@ -77,6 +77,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         if len(protocols) > 1 or "" in protocols:
             parser.error(f"sweeps of one run have to be of one protocol, and among {SWEEPS}")
         (chosen.protocol,) = protocols
+    for folder in (chosen.photos, chosen.masks):
+        if folder is not None and not folder.is_dir():
+            parser.error(f"{folder} is no folder")
     if chosen.photos is None or (chosen.masks is None and chosen.protocol != "overlay"):
         parser.error("--photos and --masks (or EVAL_PHOTOS and EVAL_MASKS) are needed")
     if chosen.device == "auto":
