@@ -243,7 +243,7 @@ def run_profile(chosen: argparse.Namespace) -> int:
 
 
 def _measure(settings: Settings) -> None:
-    from inference import measure_profile
+    from inference import RepairError, measure_profile
 
     if settings.profile != "auto":
         print(f"the profile is set to {settings.profile}, so what is measured will not count", file=sys.stderr)
@@ -251,6 +251,8 @@ def _measure(settings: Settings) -> None:
     print("measuring; this takes a minute or more", file=sys.stderr)
     try:
         measured = measure_profile(inpainter)
+    except RepairError as error:
+        raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"the measured profile can't be written: {error}") from error
     print("precision  graph   bucket  batch   ms a batch  peak MiB")

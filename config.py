@@ -52,7 +52,10 @@ class Note(str):
 
 @dataclass(frozen=True)
 class Setting:
-    """One key a person may write: its kind ("text", "path", "int", "float", "choice"), default, help and limits."""
+    """One key a person may write: its kind, default, help and limits.
+
+    Kinds: "text", "path", "file or name" (a file where there is one, else a name), "int", "float", "choice".
+    """
 
     name: str
     default: Any
@@ -98,6 +101,15 @@ class Setting:
             raise refusal
         return Path(text).expanduser() if self.kind == "path" else text
 
+    def resolve(self, value: Any, folder: Path) -> Any:
+        """Return a parsed value with what is relative in it taken from `folder`."""
+        if self.kind == "path":
+            return folder / value
+        if self.kind == "file or name" and value:
+            file = folder / Path(value).expanduser()
+            return str(file) if file.is_file() else value
+        return value
+
 
 def _setting(default: Any, kind: str, help: str, **limits: Any) -> Any:
     return field(default=default, metadata={"kind": kind, "help": help, **limits})
@@ -119,7 +131,7 @@ class Settings:
     precision: str = _setting(
         "auto", "choice", "number format of the network; auto = the profile's", choices=("auto", "fp16", "bf16", "fp32")
     )
-    weights: str = _setting("", "text", "weights file or name; empty = big-lama if it is there, else embedded")
+    weights: str = _setting("", "file or name", "weights file or name; empty = big-lama if it is there, else embedded")
     weights_dir: Path = _setting(Path("weights"), "path", "folder of the weights to choose from")  # noqa: RUF009 (immutable)
     mirrors: str = _setting("", "text", "addresses to fetch weights from before the published ones")
     profile: str = _setting("auto", "text", "name of a row of hardware_profiles.yaml; auto = chosen for the card")
@@ -195,9 +207,7 @@ def load_settings(
                 value = table[name].parse(raw)
             except ValueError as problem:
                 raise SettingsError(f"{source}: {problem}") from None
-            if name == "weights" and value and (folder / Path(value).expanduser()).is_file():
-                value = str(folder / Path(value).expanduser())  # else it is a name
-            values[name] = folder / value if table[name].kind == "path" else value
+            values[name] = table[name].resolve(value, folder)
     return Settings(**values)
 
 

@@ -96,12 +96,11 @@ class Inpainter:
             chosen_precision = choose_precision(precision, chosen_profile, chosen)
         except RunnerError as error:
             raise RepairError(str(error)) from error
-        if chosen.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(chosen_profile.memory_fraction, chosen)
-        with few_threads():
-            generator = load_generator(path)
         try:
+            if chosen.type == "cuda":
+                torch.cuda.set_per_process_memory_fraction(chosen_profile.memory_fraction, chosen)
             with few_threads():
+                generator = load_generator(path)
                 runner = ModelRunner(generator, device=chosen, precision=chosen_precision, profile=chosen_profile)
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -338,6 +337,8 @@ class Inpainter:
                 return measure_card(
                     runner.generator, card, runner.device, runner.profile, folder=folder, kernels=runner.kernels
                 )
+            except RunnerError as error:
+                raise RepairError(str(error)) from error
             finally:
                 runner.restore()
 

@@ -11,18 +11,20 @@ import logging
 import re
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 import yaml
+from torch import Tensor
 
 from blend import match_rim
 from config import CHECKOUT, LOCAL_PROFILES_FILE, Card, Profile
 from graphs import is_out_of_memory
 from lama.fused import FusedGenerator
 from lama.generator import Generator
-from runner import BATCH_SIZES, ModelRunner, cpu_has_bf16
+from runner import BATCH_SIZES, ModelRunner, RunnerError, cpu_has_bf16
 
 LADDER_PX = (256, 384, 512, 640, 768, 1024, 1280, 1536)
 YARDSTICK_PX = 512  # precision and graph mode are chosen at this bucket
@@ -34,6 +36,10 @@ LONGEST_FORWARD_MS = 4000  # a bucket slower than this is no use to a person who
 
 
 logger = logging.getLogger(__name__)
+
+
+Probe = tuple[Tensor, Tensor]
+"""A model input, (4, H, W), and what plain float32 makes of it, (1, 3, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -76,25 +82,27 @@ def measure_card(
         start: the profile in use; its memory fraction is kept, and its distrust of graphs.
         folder: where `hardware_profiles.local.yaml` is written (default: the checkout). Other rows in it are kept.
         kernels: as `ModelRunner` takes it.
+
+    Raises:
+        RunnerError: nothing ran, or nothing right.
+        OSError: the file can't be written.
     """
     rows: list[MeasuredRow] = []
     is_gpu = device.type == "cuda"
     precisions = ("fp16", "fp32") if is_gpu else ("bf16", "fp32") if cpu_has_bf16() else ("fp32",)
     trials = [(precision, graph) for precision in precisions for graph in (("on", "off") if is_gpu else ("off",))]
 
-    def measure(precision: str, graph: str, side: int, batch: int) -> float:
+    def measure(precision: str, graph: str, side: int, batch: int, probes: Sequence[Probe] = ()) -> float:
         profile = replace(start, precision=precision, cuda_graph=graph)
-        row = _measure_one(generator, device, profile, side, batch, kernels)
+        row = _measure_one(generator, device, profile, side, batch, kernels, probes)
         rows.append(row)
         return row.forward_ms if row.forward_ms is not None else float("inf")
 
-    yardstick_ms = {trial: measure(*trial, YARDSTICK_PX, 1) for trial in trials}
-    for row in rows.copy():
-        if row.forward_ms is not None and not _is_right(generator, device, start, row, kernels):
-            logger.warning("%s with graphs %s is left out: its fill is not float32's", row.precision, row.cuda_graph)
-            rows[rows.index(row)] = replace(row, forward_ms=None, failure="wrong")
-            yardstick_ms[row.precision, row.cuda_graph] = float("inf")
+    probes = _probes(generator, device)
+    yardstick_ms = {trial: measure(*trial, YARDSTICK_PX, 1, probes) for trial in trials}
     precision, graph = min(yardstick_ms, key=lambda trial: yardstick_ms[trial])
+    if yardstick_ms[precision, graph] == float("inf"):
+        raise RunnerError(f"no setting runs on this device: {'; '.join(sorted({row.failure for row in rows}))}")
 
     times_ms: dict[int, float] = {}
     for side in LADDER_PX:
@@ -137,11 +145,20 @@ def write_profile(profile: Profile, card: Card, folder: Path) -> Path:
 
 
 def _measure_one(
-    generator: Generator, device: torch.device, profile: Profile, side: int, batch: int, kernels: str
+    generator: Generator,
+    device: torch.device,
+    profile: Profile,
+    side: int,
+    batch: int,
+    kernels: str,
+    probes: Sequence[Probe],
 ) -> MeasuredRow:
     forward_ms, peak_mib, failure = None, None, ""
     try:
-        forward_ms, peak_mib = _time_forward(generator, device, profile, side, batch, kernels)
+        if probes and not _is_right(generator, device, profile, kernels, probes):
+            failure = "wrong"
+        else:
+            forward_ms, peak_mib = _time_forward(generator, device, profile, side, batch, kernels)
     except Exception as error:  # a compiler or driver of any kind: that setting is not for this card
         failure = "no memory" if is_out_of_memory(error) else "failed"
         logger.warning("%s, %d px, batch %d: %s: %s", profile.precision, side, batch, failure, error)
@@ -150,23 +167,32 @@ def _measure_one(
     return MeasuredRow(profile.precision, profile.cuda_graph, side, batch, forward_ms, peak_mib, failure)
 
 
-def _is_right(generator: Generator, device: torch.device, start: Profile, row: MeasuredRow, kernels: str) -> bool:
-    """Tell whether a setting fills two different holes as plain float32 does, graphs replayed."""
-    side = row.bucket_px
+def _probes(generator: Generator, device: torch.device) -> list[Probe]:
+    """Fill a hole in two smooth pictures by plain float32."""
+    side = YARDSTICK_PX
     across = torch.linspace(0, 1, side).expand(side, side)
-    profile = replace(start, precision=row.precision, cuda_graph=row.cuda_graph)
-    runner = ModelRunner(generator, device=device, precision=row.precision, profile=profile, kernels=kernels)
+    missing = torch.zeros(1, side, side)
+    missing[:, side // 4 : side // 2, side // 4 : side // 2] = 1
     plain = FusedGenerator(generator, device=device, dtype=torch.float32, kernels="torch")
+    probes = []
+    for colours in (torch.stack([across, across.T, 1 - across]), torch.stack([across.square()] * 3)):
+        x = torch.cat([colours * (1 - missing), missing]).to(device)
+        with torch.inference_mode():
+            probes.append((x, match_rim(plain(x[None]), x[None])))
+    return probes
+
+
+def _is_right(
+    generator: Generator, device: torch.device, profile: Profile, kernels: str, probes: Sequence[Probe]
+) -> bool:
+    """Tell whether a setting fills holes as plain float32 does, graphs replayed."""
+    runner = ModelRunner(generator, device=device, precision=profile.precision, profile=profile, kernels=kernels)
     try:
-        for colours in (torch.stack([across, across.T, 1 - across]), torch.stack([across.square()] * 3)):
-            missing = torch.zeros(1, side, side)
-            missing[:, side // 4 : side // 2, side // 4 : side // 2] = 1
-            x = torch.cat([colours * (1 - missing), missing]).to(device)
-            known = x[3:] == 0
-            expected = match_rim(plain(x[None]), x[None])
+        for x, expected in probes:
+            missing = x[3:].expand(1, 3, -1, -1) > 0
             for _ in range(2):  # the first captures the graph, the second replays it
-                difference = (runner.predict([x]) - expected).abs().masked_fill(known, 0).sum() / (3 * (~known).sum())
-                if not difference.item() <= LARGEST_MEAN_DIFFERENCE:  # so that NaN is wrong, too
+                difference = (runner.predict([x]) - expected)[missing].abs().mean().item()
+                if not difference <= LARGEST_MEAN_DIFFERENCE:  # so that NaN is wrong, too
                     return False
     finally:
         runner.release()

@@ -1,5 +1,6 @@
 """What happens when memory does not suffice, a prediction is not finite, or weights can't be loaded."""
 
+import dataclasses
 import gc
 import weakref
 from pathlib import Path
@@ -10,10 +11,12 @@ import torch
 import yaml
 from test_inference_repair import block, noise
 
-from config import Card, choose_profile
+import measure
+from config import Card, Profile, choose_profile
 from inference import Inpainter, RepairError, RepairRequest, measure_profile
 from lama.checkpoint import CheckpointError, save_generator
 from lama.generator import Generator
+from measure import MeasuredRow
 from runner import ModelRunner
 
 IMAGE, MASK = noise((400, 400)), block((400, 400), 50, 50, 300)
@@ -238,6 +241,25 @@ def test_what_is_fast_and_wrong_is_not_measured_as_best(
     measured = measure_profile(inpainter, folder=tmp_path)
     assert measured.profile.precision == "fp32"
     assert [row.failure for row in measured.rows if row.precision == "bf16"] == ["wrong"]
+    monkeypatch.setattr(ModelRunner, "predict", lambda self, inputs: torch.zeros(len(inputs), 3, 64, 64))
+    with pytest.raises(RepairError, match="wrong"):
+        measure_profile(inpainter, folder=tmp_path)
+
+
+@pytest.mark.parametrize(("in_use", "written"), [("on", "on"), ("verify", "verify"), ("off", "verify")])
+def test_graphs_that_the_profile_distrusts_are_written_to_be_verified(
+    inpainter: Inpainter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_use: str, written: str
+) -> None:
+    def timed(_generator: object, _device: object, profile: Profile, side: int, batch: int, *_: object) -> MeasuredRow:
+        forward_ms = (1.0 if profile.cuda_graph == "on" else 2.0) * side * batch
+        return MeasuredRow(profile.precision, profile.cuda_graph, side, batch, forward_ms, None)
+
+    monkeypatch.setattr(measure, "_measure_one", timed)
+    monkeypatch.setattr(measure, "_probes", lambda *_: [])
+    start = dataclasses.replace(inpainter.profile, cuda_graph=in_use)
+    generator = inpainter._runner.generator
+    measured = measure.measure_card(generator, Card("NVIDIA L4"), torch.device("cuda"), start, folder=tmp_path)
+    assert measured.profile.cuda_graph == written
 
 
 def test_a_card_without_room_for_the_weights_leaves_the_work_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
