@@ -9,12 +9,13 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from lama.generator import Generator
-from training.masks import MASK_PX, draw_mask
+from training.masks import MASK_PX, draw_bank, draw_mask
 from training.network import Layout, TrainingForward, collect, continued, dft_matrices, published
 from training.optimiser import FlatParameters, MuonAdam, orthogonalise
 from training.state import PARTS, load_state, save_state
@@ -197,6 +198,10 @@ def test_a_state_goes_on_only_with_a_network_of_its_shape(tmp_path: Path, capsys
         check_resumable(read_recipe('{"blocks": 12}'), tmp_path)
     with pytest.raises(ValueError, match="ratee"):
         read_recipe('{"ratee": 1}')
+    with pytest.raises(ValueError, match="kind_shares"):
+        read_recipe('{"kind_shares": {"thickk": 1}}')
+    with pytest.raises(ValueError, match="kind_shares"):
+        read_recipe('{"kind_shares": {"thick": 0}}')
 
 
 def test_masks_repeat_by_seed_and_have_holes() -> None:
@@ -204,3 +209,13 @@ def test_masks_repeat_by_seed_and_have_holes() -> None:
     shares = [draw_mask(seed).mean() for seed in range(60)]
     assert draw_mask(0).shape == (MASK_PX, MASK_PX)
     assert np.mean([0.001 < share < 0.6 for share in shares]) > 0.9
+
+
+def test_masks_are_of_the_kinds_asked_for() -> None:
+    """A share of 0 is never drawn: spots and hair-thin strokes leave a small window nowhere covered, thick ones do."""
+    window = np.ones((31, 31), np.uint8)
+    covered = {
+        kind: [cv2.erode(mask, window).any() for mask in draw_bank(30, 0, 1, {kind: 2.0, "text": 0.0})]
+        for kind in ("thick", "blemish")
+    }
+    assert np.mean(covered["thick"]) > 0.8 and not any(covered["blemish"])

@@ -8,7 +8,9 @@ the loop takes smaller windows out of these masks, never resized ones, so that a
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import cv2
 import numpy as np
@@ -81,11 +83,12 @@ def draw_blemishes(mask: np.ndarray, rng: np.random.Generator) -> None:
         cv2.ellipse(mask, place, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
 
 
-def draw_mask(seed: int) -> np.ndarray:
-    """Draw one mask, (MASK_PX, MASK_PX) uint8; the same seed gives the same mask."""
+def draw_mask(seed: int, kind_shares: Mapping[str, float] = KIND_SHARES) -> np.ndarray:
+    """Draw one mask, (MASK_PX, MASK_PX) uint8, of a kind drawn by its share; the same seed gives the same mask."""
     rng = np.random.default_rng(seed)
     mask = np.zeros((MASK_PX, MASK_PX), np.uint8)
-    kind = rng.choice(list(KIND_SHARES), p=list(KIND_SHARES.values()))
+    shares = np.array(list(kind_shares.values()))
+    kind = rng.choice(list(kind_shares), p=shares / shares.sum())
     if kind == "thin":
         draw_strokes(mask, rng, (1, 13), (2, 12))
     elif kind == "medium":
@@ -101,7 +104,8 @@ def draw_mask(seed: int) -> np.ndarray:
     return mask
 
 
-def draw_bank(count: int, seed: int, workers: int) -> np.ndarray:
+def draw_bank(count: int, seed: int, workers: int, kind_shares: Mapping[str, float] = KIND_SHARES) -> np.ndarray:
     """Draw `count` masks in `workers` processes: (count, MASK_PX, MASK_PX) uint8."""
     with ProcessPoolExecutor(workers) as pool:
-        return np.stack(list(pool.map(draw_mask, range(seed, seed + count), chunksize=64)))
+        seeds = range(seed, seed + count)
+        return np.stack(list(pool.map(partial(draw_mask, kind_shares=kind_shares), seeds, chunksize=64)))

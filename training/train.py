@@ -3,7 +3,7 @@
 
 A step is captured once per stage as CUDA graphs (generator; critic; critic with its gradient penalty) and replayed;
 batches are cut on the
-device by a few plain launches between replays. Several cards (`torchrun --nproc-per-node 2 -m training.train …`)
+device by a few plain launches between replays. Several cards (`torchrun --nproc-per-node 2 -m -- training.train …`)
 exchange one flat gradient a
 step. The schedule runs on the clock: `--budget` is the whole training in seconds, `--seconds` this stretch, so that
 a training cut into
@@ -28,7 +28,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from training.losses import SqueezeFeatures
-from training.masks import draw_bank
+from training.masks import KIND_SHARES, draw_bank
 from training.network import continued
 from training.photos import PhotoStore
 from training.state import load_state, save_state, saved_figures
@@ -52,9 +52,13 @@ def read_recipe(text: str) -> Recipe:
         changes = json.loads(text)
         if "stages" in changes:
             changes["stages"] = tuple(Stage(**stage) for stage in changes["stages"])
-        return Recipe(**changes)
+        recipe = Recipe(**changes)
     except (TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"--recipe can't be used: {error}") from error
+    unknown = set(recipe.kind_shares) - set(KIND_SHARES)
+    if unknown or not all(share >= 0 for share in recipe.kind_shares.values()) or not sum(recipe.kind_shares.values()):
+        raise ValueError(f"--recipe can't be used: kind_shares are numbers from 0 up for {', '.join(KIND_SHARES)}")
+    return recipe
 
 
 def check_resumable(recipe: Recipe, folder: Path) -> None:
@@ -94,7 +98,7 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
     saved_before = saved_figures(arguments.state)
     # Another stretch sees other masks and cuts; the seeds of no two stretches or cards meet.
     seed = arguments.seed + rank * RANK_SEEDS + (saved_before["steps"] if saved_before else 0) * STEP_SEEDS
-    bank = draw_bank(arguments.masks, seed, arguments.workers)
+    bank = draw_bank(arguments.masks, seed, arguments.workers, recipe.kind_shares)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True

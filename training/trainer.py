@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,7 @@ from training.losses import (
     over_hole,
     perceptual,
 )
+from training.masks import KIND_SHARES
 from training.network import Layout, TrainingForward, published
 from training.optimiser import FlatParameters, MuonAdam
 from training.photos import PhotoStore
@@ -86,6 +87,7 @@ class Recipe:
     matching_weight: float = 1.0
     penalty_weight: float = 0.5
     average_decay: float = 0.998
+    kind_shares: dict[str, float] = field(default_factory=lambda: dict(KIND_SHARES))
     stages: tuple[Stage, ...] = (Stage(0.5, 256, 64, 0.0), Stage(1.0, 384, 30, 0.0))
 
 
