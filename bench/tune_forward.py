@@ -12,7 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -48,14 +48,6 @@ SHAPES: dict[str, tuple[Tile, ...]] = {
         Tile(128, 64, 64, 4, 3, 2),
     ),
     "leave_rows": (Tile(64, 64, 64, 4, 1), Tile(64, 128, 64, 8, 1), Tile(64, 128, 32, 4, 1)),
-    "leave_enter_rows": (
-        Tile(64, 32, 64, 4, 2),
-        Tile(64, 32, 64, 4, 4),
-        Tile(64, 64, 64, 4, 2),
-        Tile(64, 64, 64, 4, 3),
-        Tile(64, 64, 64, 8, 2),
-        Tile(64, 64, 64, 8, 3),
-    ),
     "columns": (Tile(64, 64, 64, 4, 3), Tile(64, 128, 64, 4, 2), Tile(32, 64, 64, 4, 2)),
     "spectrum": (Tile(64, 128, 64, 4, 3), Tile(64, 64, 64, 4, 4), Tile(128, 64, 64, 4, 3)),
     "enter_short_rows": (Tile(64, 64, 64, 4, 2), Tile(64, 64, 128, 4, 2), Tile(64, 64, 64, 8, 3)),
@@ -63,24 +55,14 @@ SHAPES: dict[str, tuple[Tile, ...]] = {
 }
 RESULTS = Path(__file__).parent / "results"
 CONVOLUTIONS = ("convolve",)
-APART = ("leave_rows", "enter_short_rows")
-SPECTRAL_PATH = (
-    "enter_rows",
-    "transform_columns",
-    "convolve_spectrum",
-    "invert_columns",
-    "leave_rows",
-    "leave_and_enter_rows",
-)
+SPECTRAL_PATH = ("enter_rows", "transform_columns", "convolve_spectrum", "invert_columns", "leave_rows")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=("big", "included"), default="big", help="big: big-lama's size, random")
     parser.add_argument("--sizes", default="1x512x512,1x256x256,2x512x512", help="batch x height x width, by commas")
-    parser.add_argument(
-        "--kernels", default="cross_taps,local,leave_enter_rows", help=f"by commas, of {', '.join(SHAPES)}"
-    )
+    parser.add_argument("--kernels", default="cross_taps,local,leave_rows", help=f"by commas, of {', '.join(SHAPES)}")
     parser.add_argument("--seconds", type=float, default=300, help="stop starting new shapes after this long")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -130,22 +112,13 @@ def _changes(form: TritonForm, kernels: list[str]) -> Iterator[tuple[str, Abstra
     """Names of what is tried, and the context in which it is."""
     yield "cross after", mock.patch.object(form, "cross_beside", False)
     yield "cross beside", mock.patch.object(form, "cross_beside", True)
-    yield "cross beside, layers apart", mock.patch.multiple(form, cross_beside=True, leave_and_enter=False)
     yield "cross beside, spectral path alone", _left_out(form, CONVOLUTIONS)
     yield "cross beside, trunk's convolutions alone", _left_out(form, SPECTRAL_PATH)
     yield "ends alone", mock.patch.object(form, "_transform", lambda x: x)
     yield "as it is", nullcontext()
     for kernel in kernels:
         for tile in SHAPES[kernel]:
-            yield f"{kernel} {tile}", _shaped(form, kernel, tile)
-
-
-@contextmanager
-def _shaped(form: TritonForm, kernel: str, tile: Tile) -> Iterator[None]:
-    """Give `kernel` this tile; where joined layers hardly launch it, they are taken apart."""
-    is_joined = form.leave_and_enter and kernel not in APART
-    with mock.patch.dict(TILES, {kernel: ((0, tile),)}), mock.patch.object(form, "leave_and_enter", is_joined):
-        yield
+            yield f"{kernel} {tile}", mock.patch.dict(TILES, {kernel: ((0, tile),)})
 
 
 def _left_out(form: TritonForm, names: tuple[str, ...]) -> AbstractContextManager[object]:

@@ -8,7 +8,7 @@ while the other, a chain of five short launches, waits for memory.
 
 Where maps are too small to fill the card, what counts is the chain from one layer to the next. There the cross
 convolution, which only looks at the local channels, runs on a third stream beside the spectral path, and the path's
-last launch brings both together. Where it can, that launch goes on into the next layer's spectral path.
+last launch brings both together.
 
 Memory is allocated per call, in the same order every time: under a CUDA graph's capture that happens once.
 """
@@ -44,13 +44,11 @@ from lama.kernels.fourier import (
     transform_rows,
 )
 from lama.kernels.hopper_trunk import SidedMap, hopper_trunk
-from lama.kernels.layer_seam import leave_and_enter_rows
 from lama.kernels.spectral_path import (
     FUSED_WIDTHS,
     SpectrumConvolution,
     convolve_spectrum,
     enter_rows,
-    joins_layers,
     leave_rows,
     spectrum_convolution,
 )
@@ -90,20 +88,17 @@ class _Trunk:
     local_after_enter: bool
     sums: tuple[Tensor, Tensor] | None
     """Of the cross convolution where it runs beside the spectral path, of one layer and of the next."""
-    is_joined: bool
-    """Whether a layer's way out of the spectral path is one launch with the next layer's way in, given `sums`."""
 
 
 class TritonForm(nn.Module):
     """The folded network on `device` (CUDA, or the CPU in Triton's interpreter).
 
-    `overlap`, `fuse_enter`, `use_hopper`, `local_after_enter`, `cross_beside` and `leave_and_enter` exist to be
-    measured: several streams instead of one, the first 1x1 of the spectral path in one launch with the row transform
-    where the width allows it, the trunk's 3x3 convolutions by the Hopper kernels where they run, the local convolution
-    after the spectral path's first launch (None: where maps are large) instead of beside it, the cross convolution
-    beside the spectral path (None: where maps are small) instead of after it, and, where it is beside and the sizes
-    allow it, the way out of a layer's spectral path in one launch with the way into the next layer's; `why_not_hopper`
-    says what keeps those kernels from running, or nothing.
+    `overlap`, `fuse_enter`, `use_hopper`, `local_after_enter` and `cross_beside` exist to be measured: several streams
+    instead of one, the first 1x1 of the spectral path in one launch with the row transform where the width allows it,
+    the trunk's 3x3 convolutions by the Hopper kernels where they run, the local convolution after the spectral path's
+    first launch (None: where maps are large) instead of beside it, and the cross convolution beside the spectral path
+    (None: where maps are small) instead of after it; `why_not_hopper` says what keeps those kernels from running, or
+    nothing.
     """
 
     def __init__(self, network: FoldedNetwork, *, device: torch.device) -> None:
@@ -114,7 +109,6 @@ class TritonForm(nn.Module):
         self.use_hopper = True
         self.local_after_enter: bool | None = None
         self.cross_beside: bool | None = None
-        self.leave_and_enter = True
         self._stem = stem_weights(network.stem, device)
         self._downs = [row_convolution(down, device, stride=2) for down in network.downs]
         self._layers = [_layer_weights(layer, device) for layer in network.layers]
@@ -246,11 +240,9 @@ class TritonForm(nn.Module):
         """Run all layers, each with its cross convolution beside its spectral path, from `x` to `y` and back.
 
         A layer's cross convolution waits for the local convolution before it, its spectral path for the one before it,
-        its local convolution for both, and the spectral path's last launch for the cross convolution. That launch may
-        take the map into the next layer's spectral path at once: it writes channels of the map that no convolution
-        looks at. Sums are kept in turn, as the next layer's are begun before this layer's are read. Not by the Hopper
-        kernels: their few large tiles would hold up the spectral path on some of the multiprocessors, and it waits for
-        the slowest.
+        its local convolution for both, and the spectral path's last launch for the cross convolution. Sums are kept in
+        turn, as the next layer's are begun before this layer's are read. Not by the Hopper kernels: their few large
+        tiles would hold up the spectral path on some of the multiprocessors, and it waits for the slowest.
         """
         main = torch.cuda.current_stream() if self.overlap else None
         path, cross = (self._stream, self._cross_stream) if self.overlap else (None, None)
@@ -266,11 +258,20 @@ class TritonForm(nn.Module):
             if index > 0:
                 _wait(main, path)
             with _on(path):
-                if index == 0 or not trunk.is_joined:
-                    self._enter_spectral_path(layer, source, trunk)
+                self._enter_spectral_path(layer, source, trunk)
                 self._convolve_spectra(layer, trunk)
                 _wait(path, cross)
-                self._leave_spectral_path(index, source, before, target, trunk, add=add)
+                leave_rows(
+                    trunk.spectrum,
+                    source,
+                    layer.leave,
+                    before,
+                    trunk.matrices,
+                    target,
+                    to_channel=layer.local.outputs,
+                    tile=tiles["leave_rows"],
+                    add_to_out=add,
+                )
             convolve(source, layer.local, target, tile=tiles["local"], add_to_out=add, scratch=trunk.scratch)
         _wait(main, path)
 
@@ -295,39 +296,6 @@ class TritonForm(nn.Module):
         # The spectrum has been read: its memory takes the inverse planes.
         invert_columns(trunk.convolved, matrices, trunk.spectrum, tile=tiles["columns"])
 
-    def _leave_spectral_path(
-        self, index: int, x: Tensor, before: Tensor, out: Tensor, trunk: _Trunk, *, add: bool
-    ) -> None:
-        """Fill the global channels of `out`; where layers are joined, enter the next layer's spectral path as well."""
-        layer, tiles, matrices = self._layers[index], trunk.tiles, trunk.matrices
-        to_channel = layer.local.outputs
-        if trunk.is_joined and index + 1 < len(self._layers):
-            leave_and_enter_rows(
-                trunk.spectrum,
-                x,
-                layer.leave,
-                before,
-                matrices,
-                out,
-                self._layers[index + 1].enter,
-                trunk.planes,
-                to_channel=to_channel,
-                tile=tiles["leave_enter_rows"],
-                add_to_out=add,
-            )
-        else:
-            leave_rows(
-                trunk.spectrum,
-                x,
-                layer.leave,
-                before,
-                matrices,
-                out,
-                to_channel=to_channel,
-                tile=tiles["leave_rows"],
-                add_to_out=add,
-            )
-
     def _trunk(self, x: Tensor) -> _Trunk:
         batch, height, width, _ = x.shape
         rows, frequencies, inner = batch * height * width, width // 2 + 1, self._inner_channels
@@ -343,7 +311,6 @@ class TritonForm(nn.Module):
             ),
             "cross_taps": self._tile("cross_taps", rows, columns=layer.cross.outputs, depth=layer.cross.inputs),
             "leave_rows": self._tile("leave_rows", rows, columns=layer.cross.outputs, depth=inner),
-            "leave_enter_rows": self._tile("leave_enter_rows", rows, columns=layer.cross.outputs, depth=inner // 3),
             "rows": self._tile("rows", width, columns=inner),
             "columns": self._tile("columns", 2 * height),
             "spectrum": self._tile("spectrum", batch * height * frequencies, columns=2 * inner, depth=inner),
@@ -363,7 +330,6 @@ class TritonForm(nn.Module):
             scratch=split_scratch(rows, layer.local.outputs, tile=tiles["local"], device=self.device),
             local_after_enter=rows >= MANY_ROWS if self.local_after_enter is None else self.local_after_enter,
             sums=sums,
-            is_joined=self.leave_and_enter and self.fuse_enter and joins_layers(width, inner),
         )
 
     def _tile(self, kernel: str, rows: int, *, columns: int = 0, depth: int = 0) -> Tile:

@@ -17,12 +17,6 @@ from lama.kernels.fourier import KernelMatrices
 from lama.kernels.tiles import Tile
 
 FUSED_WIDTHS = (16, 32, 64, 128)  # map widths that `enter_rows` and `leave_rows` take: one tile holds a whole row
-JOINED_WIDTHS, JOINED_CHANNELS = (16, 32, 64), (48, 96, 192)  # a row three times over fills a program's registers
-
-
-def joins_layers(width: int, channels: int) -> bool:
-    """Whether `layer_seam.leave_and_enter_rows` takes maps of this width and spectral paths of C `channels`."""
-    return width in JOINED_WIDTHS and channels in JOINED_CHANNELS
 
 
 def enter_rows(

@@ -13,7 +13,7 @@ import torch
 BYTES_PER_NUMBER = 2  # float16
 SHARED_KIB_BY_CAPABILITY = ((12, 0, 99), (9, 0, 227), (8, 9, 99), (8, 7, 163), (8, 6, 99), (8, 0, 163), (7, 5, 64))
 """Largest shared memory of one block in KiB, from the CUDA C++ programming guide's table of compute capabilities."""
-OPERANDS = {"up": (2, 3), "columns": (2, 2), "leave_enter_rows": (0, 8)}
+OPERANDS = {"up": (2, 3), "columns": (2, 2)}
 """How many row and column tiles a step loads, where it is not one of each."""
 SHARED_BYTES_KEPT_BACK = 3072  # what the compiler takes for layout changes between registers
 
@@ -51,7 +51,6 @@ TILES: dict[str, Choices] = {
     "enter_short_rows": ((8192, Tile(64, 64, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 4))),
     "cross_taps": ((0, Tile(64, 128, 64, 4, 3)),),
     "leave_rows": ((8192, Tile(64, 64, 64, 4, 1)), (0, Tile(64, 128, 64, 4, 1))),
-    "leave_enter_rows": ((0, Tile(64, 32, 64, 4, 3)),),
     "rows": ((0, Tile(64, 64, 64, 4, 2)),),
     "columns": ((0, Tile(64, 64, 64, 4, 2)),),
     "spectrum": ((6144, Tile(64, 128, 64, 4, 3)), (0, Tile(64, 64, 64, 4, 3))),
@@ -76,7 +75,7 @@ def tile_for(kernel: str, rows: int, *, columns: int, depth: int, device: torch.
         tile = replace(tile, stages=tile.stages - 1)
     while _bytes(kernel, tile) > limit and tile.rows > 32:
         tile = replace(tile, rows=tile.rows // 2)
-    while _bytes(kernel, tile) > limit and tile.columns > 16:
+    while _bytes(kernel, tile) > limit and tile.columns > 32:
         tile = replace(tile, columns=tile.columns // 2)
     return tile
 
