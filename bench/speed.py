@@ -65,8 +65,9 @@ def main() -> None:
         parser.error(f"there is no section {', '.join(unknown)}; there are: {', '.join(SECTIONS)}")
     options.out.mkdir(parents=True, exist_ok=True)
     from bench.speed_report import render
+    from lama.checkpoint import load_generator
 
-    report: dict[str, Any] = {"environment": environment()}
+    report: dict[str, Any] = {"environment": environment() | {"included_blocks": load_generator(None).blocks}}
     print(report["environment"], flush=True)
     failed = False
     for section in sections:
@@ -130,7 +131,7 @@ def run_section(section: str, options: argparse.Namespace) -> Any:
     raise ValueError(f"no section {section!r}; there are {', '.join(SECTIONS)}")
 
 
-def environment() -> dict[str, str]:
+def environment() -> dict[str, Any]:
     """What the figures were taken on."""
     import triton
 

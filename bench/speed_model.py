@@ -190,7 +190,7 @@ def _time_form(form: str, generator: Generator, x: Tensor, reference: Tensor) ->
 
 def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor], Tensor]:
     """Build ours fp16, ours one stream, ours unfused entry, ours no Hopper, ours local after, ours local beside, ours
-    cross after, ours cross beside, ours layers apart, ours fp16 torch, eager, trace, compile.
+    cross after, ours cross beside, ours fp16 torch, eager, trace, compile.
     """
     if form.startswith("ours"):
         kernels = "torch" if form.endswith("torch") else "auto"
@@ -199,7 +199,6 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
             fused.form.overlap = "one stream" not in form
             fused.form.fuse_enter = "unfused" not in form
             fused.form.use_hopper = "no Hopper" not in form
-            fused.form.leave_and_enter = "layers apart" not in form
             if "local" in form:
                 fused.form.local_after_enter = "local after" in form
             if "cross" in form:

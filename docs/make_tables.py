@@ -23,6 +23,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 PAGES = {"README.md": "en", "README.zh-CN.md": "zh-CN"}
@@ -39,6 +41,10 @@ WORDS: Mapping[str, Mapping[str, str]] = {
             "The whole repair on one {device} (PyTorch {torch}, {date}): photo and mask as arrays in, changed boxes "
             "out, by the included network. Median milliseconds, and how many of them are the network."
         ),
+        "repair.before": (
+            "Measured when the included network had {then} blocks; it has {now} since, which take longer."
+        ),
+        "sentence.space": " ",
         "repair.head": "photo|hole, px|repair, ms|of it the network, ms",
         "speed.caption": (
             "The network alone, in the size of big-lama with random weights, on one {device} (PyTorch {torch}, "
@@ -75,6 +81,8 @@ WORDS: Mapping[str, Mapping[str, str]] = {
             "一块 {device} 上的整个修复过程（PyTorch {torch}，{date}）：输入照片和标注的数组，输出改动的区域，"
             "使用附带的网络。数字是毫秒数（中位数），以及其中网络所占的部分。"
         ),
+        "repair.before": "测量时附带的网络有 {then} 个残差块；现在有 {now} 个，网络所占的部分更长。",
+        "sentence.space": "",
         "repair.head": "照片|区域，像素|修复，毫秒|其中网络，毫秒",
         "speed.caption": (
             "只看网络本身：与 big-lama 同样大小、随机权重，一块 {device}"
@@ -124,7 +132,17 @@ def render_repair(result: Mapping[str, Any], words: Mapping[str, str]) -> str:
         for row in result["repair"]
         if "forward_ms" in row
     ]
-    return f"{words['repair.caption'].format(**result['environment'])}\n\n{table(words['repair.head'], rows)}"
+    caption = words["repair.caption"].format(**result["environment"])
+    then, now = result["environment"]["included_blocks"], included_blocks()
+    if then != now:
+        caption += words["sentence.space"] + words["repair.before"].format(then=then, now=now)
+    return f"{caption}\n\n{table(words['repair.head'], rows)}"
+
+
+def included_blocks() -> int:
+    """Return how many residual blocks the included network has: each has one tensor of this name."""
+    with safe_open(ROOT / "weights" / "lama-compact.safetensors", "np") as file:
+        return sum(name.endswith(".conv1.ffc.convl2l.weight") for name in file.keys())  # noqa: SIM118 - it is no mapping
 
 
 def render_speed(result: Mapping[str, Any], words: Mapping[str, str]) -> str:
