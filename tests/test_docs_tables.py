@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from lama.checkpoint import load_generator
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 PAGES = {"README.md": "en", "README.zh-CN.md": "zh-CN"}
@@ -79,6 +81,20 @@ def test_another_result_changes_the_table(tables: ModuleType, tmp_path: Path) ->
     text = tables.render_page("a\n<!-- table:speed -->\nold\n<!-- /table:speed -->\nz", "en", tmp_path)
     assert "**0.25**" in text and "old" not in text
     assert text.startswith("a\n") and text.endswith("\nz")
+
+
+def test_repairs_by_another_network_than_the_included_one_are_called_so(
+    tables: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = json.loads((RESULTS / "speed-repair-h200.json").read_text())
+    for now in (report["environment"]["included_blocks"], 40):
+        monkeypatch.setattr(tables, "included_blocks", lambda now=now: now)
+        for words in tables.WORDS.values():
+            assert ("40" in tables.render_repair(report, words).splitlines()[0]) == (now == 40)
+
+
+def test_blocks_of_the_included_network_are_counted(tables: ModuleType) -> None:
+    assert tables.included_blocks() == load_generator(None).blocks
 
 
 def test_missing_result_leaves_its_table_out(tables: ModuleType, tmp_path: Path) -> None:
