@@ -198,10 +198,12 @@ def test_a_state_goes_on_only_with_a_network_of_its_shape(tmp_path: Path, capsys
         check_resumable(read_recipe('{"blocks": 12}'), tmp_path)
     with pytest.raises(ValueError, match="ratee"):
         read_recipe('{"ratee": 1}')
-    with pytest.raises(ValueError, match="kind_shares"):
-        read_recipe('{"kind_shares": {"thickk": 1}}')
-    with pytest.raises(ValueError, match="kind_shares"):
-        read_recipe('{"kind_shares": {"thick": 0}}')
+    for shares in ('{"thickk": 1}', '{"thick": 0}', '{"thick": 2, "thin": -1}', "{}"):
+        with pytest.raises(ValueError, match="kind_shares"):
+            read_recipe(f'{{"kind_shares": {shares}}}')
+    for shares in ('{"thick": "much"}', "3"):
+        with pytest.raises(ValueError, match="can't be used"):
+            read_recipe(f'{{"kind_shares": {shares}}}')
 
 
 def test_masks_repeat_by_seed_and_have_holes() -> None:

@@ -53,10 +53,13 @@ def read_recipe(text: str) -> Recipe:
         if "stages" in changes:
             changes["stages"] = tuple(Stage(**stage) for stage in changes["stages"])
         recipe = Recipe(**changes)
-    except (TypeError, json.JSONDecodeError) as error:
+        shares = recipe.kind_shares
+        is_drawable = (
+            set(shares) <= set(KIND_SHARES) and min(shares.values(), default=0) >= 0 and sum(shares.values()) > 0
+        )
+    except (TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"--recipe can't be used: {error}") from error
-    unknown = set(recipe.kind_shares) - set(KIND_SHARES)
-    if unknown or not all(share >= 0 for share in recipe.kind_shares.values()) or not sum(recipe.kind_shares.values()):
+    if not is_drawable:
         raise ValueError(f"--recipe can't be used: kind_shares are numbers from 0 up for {', '.join(KIND_SHARES)}")
     return recipe
 
