@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 FP32_RETRY = Note("The prediction was not finite, so this repair was made again in float32.", code="fp32_retry")
 LOOK_LEFT_OUT = Note("A large hole's wider surroundings could not be looked at.", code="look_left_out")
+LOOK_ON_CPU = "the wider surroundings were looked at on the CPU"
 
 Predict = Callable[[list[Tensor]], Tensor]
 T = TypeVar("T")
@@ -43,13 +44,15 @@ class Task:
         image: (H, W, 3) uint8 or uint16, not modified.
         crop: from the plan of this image.
         look: the crop of its broad look (`broad.py`), if it takes one.
-        seen: what came of that, see `take_colours`; None before, and when memory did not suffice.
+        seen: what came of that, see `take_colours`; None before, and when memory did not suffice even on the CPU.
+        is_seen_on_cpu: whether the device's memory did not suffice for it.
     """
 
     image: NDArray
     crop: Crop
     look: Crop | None = None
     seen: Tensor | None = None
+    is_seen_on_cpu: bool = False
 
 
 @dataclass
@@ -67,9 +70,9 @@ def fill(tasks: Sequence[Task], runner: ModelRunner, clock: StageClock) -> list[
     """Predict every task's crop and composite it into the task's pixels.
 
     Tasks that run at one model size run as one batch, at most `runner.batch_size` of them. A prediction with NaN or
-    infinity, its own or its broad look's, is made again in float32. When memory does not suffice a look is left out;
-    for the rest the graphs are freed, then smaller buckets tried, then the CPU: the patch is delivered, and its notes
-    say what happened.
+    infinity, its own or its broad look's, is made again in float32. When memory does not suffice the graphs are freed,
+    then smaller buckets tried, then the CPU (for a broad look at once): the patch is delivered, and its notes say what
+    happened.
 
     Returns:
         One `Filled` per task, in order, whole and on the host.
@@ -92,18 +95,21 @@ def fill(tasks: Sequence[Task], runner: ModelRunner, clock: StageClock) -> list[
 
 
 def _look_around(tasks: Sequence[Task], runner: ModelRunner, clock: StageClock) -> list[Task]:
-    """The tasks with what their broad looks saw, where memory suffices for that."""
+    """The tasks with what their broad looks saw, where memory suffices for that, the device's or the host's."""
     tasks = list(tasks)
     numbers = [number for number, task in enumerate(tasks) if task.look is not None]
     looks = [Task(tasks[number].image, crop) for number in numbers if (crop := tasks[number].look)]
     for indices in _batches(looks, runner):
-        seen = _try(_see_once, [looks[index] for index in indices], runner.predict, runner.staging, clock)
-        if seen is None:
-            logger.warning("out of memory on %s: %d broad looks were left out", runner.device, len(indices))
+        batch = [looks[index] for index in indices]
+        seen = _try(_see_once, batch, runner.predict, runner.staging, clock)
+        is_on_cpu = seen is None
+        if is_on_cpu:
+            logger.warning("out of memory on %s: %s", runner.device, LOOK_ON_CPU)
             runner.free_memory()
-            continue
-        for index, one in zip(indices, seen, strict=True):
-            tasks[numbers[index]] = replace(tasks[numbers[index]], seen=one)
+            seen = _try(_see_once, batch, runner.predict_on_cpu, Staging(torch.device("cpu")), clock)
+        for index, one in zip(indices, seen or [], strict=seen is not None):
+            task = tasks[numbers[index]]
+            tasks[numbers[index]] = replace(task, seen=one, is_seen_on_cpu=is_on_cpu)
     return tasks
 
 
@@ -134,6 +140,7 @@ def _fill_batch(tasks: list[Task], runner: ModelRunner, clock: StageClock) -> li
 
 def _fill_with_less_memory(task: Task, runner: ModelRunner, clock: StageClock) -> list[Summed]:
     """Go down the ladder with one task; the graphs have been freed."""
+    task = replace(task, is_seen_on_cpu=False)  # the note on the task itself says that memory did not suffice
     side = max(task.crop.model_size)
     done = _try(_fill_once, [task], runner.predict, runner.staging, clock)
     how = "the graphs were freed"
@@ -150,7 +157,7 @@ def _fill_with_less_memory(task: Task, runner: ModelRunner, clock: StageClock) -
         how = "the box ran on the CPU"
         done = _fill_once([task], runner.predict_on_cpu, Staging(torch.device("cpu")), clock)
     logger.warning("out of memory on %s: %s", runner.device, how)
-    done[0][0].notes.append(Note(f"The GPU's memory did not suffice: {how}.", code="out_of_memory", how=how))
+    done[0][0].notes.append(_no_memory(how))
     return done
 
 
@@ -195,11 +202,20 @@ def _fill_once(tasks: list[Task], predict: Predict, staging: Staging, clock: Sta
     sums = np.empty(len(tasks), np.float32)  # of values near [0, 1]: not finite if one of them is not
     staging.to_host(prediction.sum(dim=(1, 2, 3)), sums)
     patches = [composite(single, source) for single, source in zip(prediction.unbind(), sources, strict=True)]
-    left_out = [[LOOK_LEFT_OUT] if task.look is not None and task.seen is None else [] for task in tasks]
     return [
-        (Filled(patch, notes), sums[index : index + 1])
-        for index, (patch, notes) in enumerate(zip(patches, left_out, strict=True))
+        (Filled(patch, _notes_on_look(task)), sums[index : index + 1])
+        for index, (patch, task) in enumerate(zip(patches, tasks, strict=True))
     ]
+
+
+def _notes_on_look(task: Task) -> list[Note]:
+    if task.look is not None and task.seen is None:
+        return [LOOK_LEFT_OUT]
+    return [_no_memory(LOOK_ON_CPU)] if task.is_seen_on_cpu else []
+
+
+def _no_memory(how: str) -> Note:
+    return Note(f"The GPU's memory did not suffice: {how}.", code="out_of_memory", how=how)
 
 
 def _see_once(looks: list[Task], predict: Predict, staging: Staging, clock: StageClock) -> list[Tensor]:

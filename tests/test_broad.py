@@ -278,17 +278,40 @@ def failing_look(predict: Callable[[list[Tensor]], Tensor], failure: Exception |
     return wrapped
 
 
-def test_look_without_memory_is_left_out_and_said(
-    inpainter: Inpainter, painter: Painter, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("host_has_memory", [True, False])
+def test_look_without_memory_is_made_on_the_cpu_or_left_out_and_said(
+    inpainter: Inpainter, painter: Painter, monkeypatch: pytest.MonkeyPatch, host_has_memory: bool
 ) -> None:
     freed: list[int] = []
     no_memory = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    monkeypatch.setattr(inpainter._runner, "predict", failing_look(painter, no_memory))
+    fails = failing_look(painter, no_memory)
+    monkeypatch.setattr(inpainter._runner, "predict", fails)
+    monkeypatch.setattr(inpainter._runner, "predict_on_cpu", painter if host_has_memory else fails)
     monkeypatch.setattr(inpainter._runner, "free_memory", lambda: freed.append(1))
     request = grey_request(60, square_hole(600))
     result = inpainter.repair(request.image, request.mask)
-    assert [note.code for note in result.notes] == ["look_left_out"] and freed == [1]
-    np.testing.assert_array_equal(result.image, request.image)
+    assert freed == [1]
+    if host_has_memory:
+        (note,) = result.notes
+        assert note.code == "out_of_memory" and "CPU" in note
+        assert abs(int(result.image[700, 800, 1]) - 111) <= 1, "what was seen did not come to the hole"
+    else:
+        assert [note.code for note in result.notes] == ["look_left_out"]
+        np.testing.assert_array_equal(result.image, request.image)
+
+
+def test_memory_that_neither_look_nor_box_has_is_said_once(
+    inpainter: Inpainter, painter: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(inputs: list[Tensor]) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(inpainter._runner, "predict", fails)
+    monkeypatch.setattr(inpainter._runner, "predict_on_cpu", painter)
+    request = grey_request(60, square_hole(600))
+    result = inpainter.repair(request.image, request.mask)
+    assert [note.code for note in result.notes] == ["out_of_memory"] and "the box" in result.notes[0]
+    assert abs(int(result.image[700, 800, 1]) - 111) <= 1
 
 
 @pytest.mark.parametrize("size", [(1, 2000), (2000, 1), (3, 9000)])

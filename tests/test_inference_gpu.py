@@ -134,9 +134,7 @@ def test_repair_is_delivered_with_little_memory(inpainter: Inpainter, whole_memo
         np.testing.assert_array_equal(result.image[~mask], image[~mask])
         assert (result.image[mask] != image[mask]).any()
         if spare_mib == 40:
-            codes = [note.code for note in result.notes]
-            # Whether the broad look finds room where the box does not depends on the card.
-            assert codes.count("out_of_memory") == 1 and set(codes) <= {"out_of_memory", "look_left_out"}
+            assert [note.code for note in result.notes] == ["out_of_memory"]
     torch.cuda.set_per_process_memory_fraction(PROFILE.memory_fraction)
     assert inpainter.repair(image, mask).notes == [], "it does not recover"
 
