@@ -140,7 +140,6 @@ def _fill_batch(tasks: list[Task], runner: ModelRunner, clock: StageClock) -> li
 
 def _fill_with_less_memory(task: Task, runner: ModelRunner, clock: StageClock) -> list[Summed]:
     """Go down the ladder with one task; the graphs have been freed."""
-    task = replace(task, is_seen_on_cpu=False)  # the note on the task itself says that memory did not suffice
     side = max(task.crop.model_size)
     done = _try(_fill_once, [task], runner.predict, runner.staging, clock)
     how = "the graphs were freed"
