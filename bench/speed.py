@@ -27,6 +27,7 @@ import platform
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,6 @@ def main() -> None:
     if unknown := sorted(set(sections) - set(SECTIONS)):
         parser.error(f"there is no section {', '.join(unknown)}; there are: {', '.join(SECTIONS)}")
     options.out.mkdir(parents=True, exist_ok=True)
-    from bench.speed_report import render
     from lama.checkpoint import load_generator
 
     report: dict[str, Any] = {"environment": environment() | {"included_blocks": load_generator(None).blocks}}
@@ -74,16 +74,30 @@ def main() -> None:
         print(f"\n## {section}", flush=True)
         started = time.monotonic()
         try:
-            report[section] = run_section(section, options)
+            found = run_section(section, options)
+            if isinstance(found, Iterator):
+                report[section] = []
+                for row in found:  # takes minutes: what has come is kept if the rest is not waited for
+                    report[section].append(row)
+                    save(report, options.out / options.name)
+            else:
+                report[section] = found
         except Exception as error:  # sections are independent: the others still run
             failed = True
             report[section] = {"message": f"{type(error).__name__}: {error}"}
             traceback.print_exc(limit=6)
         print(f"({section}: {time.monotonic() - started:.0f} s)", flush=True)
-        (options.out / f"{options.name}.json").write_text(json.dumps(report, default=str))
-        (options.out / f"{options.name}.md").write_text(render(report))
+        save(report, options.out / options.name)
     print(json.dumps(report, default=str))
     sys.exit(failed)
+
+
+def save(report: dict[str, Any], path: Path) -> None:
+    """Write the report as `path` with .json and .md."""
+    from bench.speed_report import render
+
+    path.with_suffix(".json").write_text(json.dumps(report, default=str))
+    path.with_suffix(".md").write_text(render(report))
 
 
 def run_section(section: str, options: argparse.Namespace) -> Any:

@@ -4,7 +4,7 @@ import copy
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,9 +123,10 @@ def free_memory() -> None:
     torch.cuda.empty_cache()
 
 
-def model_rows(sizes: list[tuple[int, int, int]], *, peers: list[str], generator: Generator) -> list[dict[str, Any]]:
-    """Time every form at every (batch, height, width); a form that fails keeps its message."""
-    rows: list[dict[str, Any]] = []
+def model_rows(
+    sizes: list[tuple[int, int, int]], *, peers: list[str], generator: Generator
+) -> Iterator[dict[str, Any]]:
+    """Time every form at every (batch, height, width), a row as each is done; a form that fails keeps its message."""
     for batch, height, width in sizes:
         x = random_input(batch, height, width)
         reference = float64_reference(generator, x)
@@ -136,10 +137,9 @@ def model_rows(sizes: list[tuple[int, int, int]], *, peers: list[str], generator
             except Exception as error:  # one form must not cost the others their turn
                 row["message"] = f"{type(error).__name__}: {error}"[:300]
             free_memory()
-            rows.append(row)
             print(row_text(row), flush=True)
+            yield row
         del x, reference
-    return rows
 
 
 def row_text(row: dict[str, Any]) -> str:
