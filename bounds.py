@@ -1,4 +1,9 @@
-"""Where in a mask the hole lies: reading every pixel once is most of what planning a repair of a large photo costs."""
+"""Where in a mask the hole lies: reading every pixel once is most of what planning a repair of a large photo costs.
+
+A mask of 12 megapixels that is not in the processor's cache takes a millisecond, half of what a GPU needs for all else.
+So there is a guess from few rows besides, which is right unless something small lies apart from everything else, and
+whether it was right can be read while the GPU works.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_ROWS = 64  # rows looked at together when the mask's last row is searched from below
+GUESS_STEP = 16  # every how many rows a guess looks at: less than most strokes are thick
+
+Bounds = tuple[int, int, int, int]  # left, top, right, bottom, half-open
 
 
-def find_bounds(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
-    """Return the smallest box (left, top, right, bottom) that holds every hole pixel, or None when there is none.
+def find_bounds(mask: NDArray[np.bool_]) -> Bounds | None:
+    """Return the smallest box that holds every hole pixel, or None when there is none.
 
     Reads the mask once, at memory speed: down to the first hole row, up to the last, columns between them only. More
     threads gain nothing where it is in the cache and lose half as much again where it is not.
@@ -25,7 +33,35 @@ def find_bounds(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
         return None
     while not mask[max(0, bottom - BLOCK_ROWS) : bottom].any():
         bottom -= BLOCK_ROWS
-    rows: NDArray[np.bool_] = np.logical_or.reduce(mask[max(0, bottom - BLOCK_ROWS) : bottom], axis=1)
-    bottom -= int(rows[::-1].argmax())
-    columns: NDArray[np.bool_] = np.logical_or.reduce(mask[top:bottom], axis=0)
-    return int(columns.argmax()), top, width - int(columns[::-1].argmax()), bottom
+    bottom = _last_row(mask, max(0, bottom - BLOCK_ROWS), bottom) + 1
+    return _with_columns(mask, top, bottom)
+
+
+def guess_bounds(mask: NDArray[np.bool_]) -> Bounds | None:
+    """Return what `find_bounds` does unless `has_hole_beyond` it, from one row in sixteen and those of the hole.
+
+    None when no hole pixel was seen, which says nothing.
+    """
+    seen = np.flatnonzero(np.logical_or.reduce(mask[GUESS_STEP // 2 :: GUESS_STEP], axis=1))
+    if not len(seen):
+        return None
+    first, last = (int(row) * GUESS_STEP + GUESS_STEP // 2 for row in seen[[0, -1]])
+    above = max(0, first - GUESS_STEP + 1)
+    top = above + int(np.logical_or.reduce(mask[above : first + 1], axis=1).argmax())
+    return _with_columns(mask, top, _last_row(mask, last, last + GUESS_STEP) + 1)
+
+
+def has_hole_beyond(mask: NDArray[np.bool_], bounds: Bounds) -> bool:
+    """Tell whether a hole pixel lies above or below bounds that were guessed."""
+    return bool(mask[: bounds[1]].any() or mask[bounds[3] :].any())
+
+
+def _last_row(mask: NDArray[np.bool_], top: int, bottom: int) -> int:
+    """The last of these rows, or of those there are, with a hole pixel; there is one."""
+    rows = np.logical_or.reduce(mask[top:bottom], axis=1)
+    return top + len(rows) - 1 - int(rows[::-1].argmax())
+
+
+def _with_columns(mask: NDArray[np.bool_], top: int, bottom: int) -> Bounds:
+    columns = np.logical_or.reduce(mask[top:bottom], axis=0)
+    return int(columns.argmax()), top, mask.shape[1] - int(columns[::-1].argmax()), bottom

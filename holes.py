@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bounds import find_bounds
+from bounds import Bounds, find_bounds
 
 Box = tuple[int, int, int, int]
 
@@ -184,6 +184,7 @@ def feather_alpha(distance_px: Any, *, dilate_px: int, feather_px: int | None = 
 def grow_hole(
     mask: NDArray[np.bool_],
     *,
+    bounds: Bounds | None = None,
     dilate_px: int | None = None,
     feather_px: int | None = None,
     rules: CropRules | None = None,
@@ -192,12 +193,13 @@ def grow_hole(
 
     Args:
         mask: (H, W) bool, True = hole; not modified.
+        bounds: what `find_bounds` says of it, where that is known.
         dilate_px: the disc's radius for all holes; None gives each hole its own, in proportion to its thickness.
         feather_px: see `feather_alpha`; None takes the rules'.
         rules: constants of the default dilation and feather.
     """
     rules = rules or CropRules()
-    bounds = find_bounds(mask)
+    bounds = bounds or find_bounds(mask)
     if bounds is None:
         return None
     size = (mask.shape[0], mask.shape[1])

@@ -15,12 +15,14 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bounds import Bounds, guess_bounds, has_hole_beyond
 from broad import broad_crop
 from config import Note, Profile
 from cropping import Crop, plan_crops
@@ -29,11 +31,13 @@ from filling import Filled, Task, fill
 from graphs import is_out_of_memory
 from holes import CropRules
 from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator
+from lama.fused import triton_read
 from lama.generator import Generator
 from measure import MeasuredProfile, measure_card
 from refine import hard_edged, refine
 from repairs import RepairError, RepairRequest, RepairResult, check_request
 from runner import (
+    DTYPES,
     SMALL_PX,
     ModelRunner,
     RunnerError,
@@ -49,7 +53,7 @@ __all__ = ["Inpainter", "RepairError", "RepairRequest", "RepairResult", "measure
 
 logger = logging.getLogger(__name__)
 
-LARGE_PHOTO_PX = 2048  # side of the photo that the host of a GPU rehearses with
+LARGE_PHOTO_PX = 2048  # side of the photo that the host of a GPU rehearses with, and from which it guesses bounds
 VAST_PHOTO_PX = 4096  # and of the one that leaves memory at hand for the largest holes
 REHEARSALS = 10
 
@@ -63,6 +67,8 @@ class Inpainter:
     def __init__(self, runner: ModelRunner, *, weights_name: str, profile_reason: str) -> None:
         self._runner = runner
         self._lock = threading.Lock()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="mask")
+        self._reads_meanwhile = runner.device.type == "cuda"  # a CPU has no time of its own to spare
         self.weights_name = weights_name
         self.profile_reason = profile_reason
         self.crop_rules = CropRules()
@@ -97,10 +103,11 @@ class Inpainter:
         except RunnerError as error:
             raise RepairError(str(error)) from error
         try:
-            if chosen.type == "cuda":
-                torch.cuda.set_per_process_memory_fraction(chosen_profile.memory_fraction, chosen)
             with few_threads():
-                generator = load_generator(path)
+                with triton_read(chosen, DTYPES[chosen_precision]):
+                    if chosen.type == "cuda":
+                        torch.cuda.set_per_process_memory_fraction(chosen_profile.memory_fraction, chosen)
+                    generator = load_generator(path)
                 runner = ModelRunner(generator, device=chosen, precision=chosen_precision, profile=chosen_profile)
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -237,10 +244,14 @@ class Inpainter:
             check_request(request)
         clock = StageClock(self._runner.device, on_stage)
         clock.enter("plan")
-        plans = [self._plan(request) for request in requests]
+        looks = [self._look(request) for request in requests]
+        plans = [self._plan(request, bounds) for request, (bounds, _) in zip(requests, looks, strict=True)]
         clock.enter("wait")
         with self._device_turn():
             filled = iter(self._fill(requests, plans, clock))
+            if any(overlooked is not None and overlooked.result() for _, overlooked in looks):
+                plans = [self._plan(request) for request in requests]
+                filled = iter(self._fill(requests, plans, clock))
             clock.enter("")
             dropped = self._runner.take_dropped()
             timings_ms = clock.timings_ms()
@@ -275,10 +286,22 @@ class Inpainter:
             filled[index] = Filled(done.patch, filled[index].notes + done.notes)
         return filled
 
-    def _plan(self, request: RepairRequest) -> list[Crop]:
+    def _look(self, request: RepairRequest) -> tuple[Bounds | None, Future[bool] | None]:
+        """The bounds of the hole, where they can be guessed, and whether that overlooks something, told later.
+
+        A large mask is read through while the GPU works already. None where that would gain nothing.
+        """
+        is_large = request.mask.size >= LARGE_PHOTO_PX**2
+        if not (self._reads_meanwhile and is_large and request.quality == "fast"):
+            return None, None
+        bounds = guess_bounds(request.mask)
+        return bounds, self._reader.submit(has_hole_beyond, request.mask, bounds) if bounds else None
+
+    def _plan(self, request: RepairRequest, bounds: Bounds | None = None) -> list[Crop]:
         return plan_crops(
             request.mask,
             image=request.image,
+            bounds=bounds,
             buckets_px=self.profile.buckets_px,
             fixed_buckets=self._runner.device.type == "cuda",
             dilate_px=request.dilate_px,
@@ -324,8 +347,9 @@ class Inpainter:
         first = (side - hole_px) // 2
         mask[first : first + hole_px, first : first + hole_px] = True
         request = RepairRequest(np.zeros((side, side, 3), np.uint8), mask)
+        bounds, _ = self._look(request)
         with self._device_turn():  # not `repair`, which would take the note of a dropped graph
-            self._fill([request], [self._plan(request)], StageClock(self._runner.device))
+            self._fill([request], [self._plan(request, bounds)], StageClock(self._runner.device))
 
     def _measure(self, folder: Path | None) -> MeasuredProfile:
         """See `measure_profile`."""

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bounds import Bounds
 from hole_groups import MOST_GROUPS, HoleGroups, group_holes
 from holes import (
     CropRules,
@@ -100,6 +101,7 @@ def grow_in_photo(
     mask: NDArray[np.bool_],
     image: NDArray | None,
     *,
+    bounds: Bounds | None = None,
     dilate_px: int | None = None,
     feather_px: int | None = None,
     rules: CropRules | None = None,
@@ -109,11 +111,11 @@ def grow_in_photo(
     Args:
         mask: (H, W) bool, True = hole; not modified.
         image: (H, W, 3) uint8 or uint16 RGB, not modified; None looks for no shadows.
-        dilate_px: see `grow_hole`; so is feather_px.
+        bounds: see `grow_hole`; so are dilate_px and feather_px.
         rules: constants; `shadow_px` is the most that a hole is drawn out by.
     """
     rules = rules or CropRules()
-    grown = grow_hole(mask, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
+    grown = grow_hole(mask, bounds=bounds, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
     if grown is None or image is None or dilate_px is not None or rules.shadow_px == 0:
         return grown
     return _take_in_shadows(grown, mask, image, rules)

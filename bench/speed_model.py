@@ -170,7 +170,7 @@ def _time_form(form: str, generator: Generator, x: Tensor, reference: Tensor) ->
             graph, out = captured(model, x)
             measured = time_device(graph.replay)
         else:
-            measured = time_device(lambda: model(x), rounds=10)
+            measured = time_device(lambda: model(x))
             out = model(x)
     peak = torch.cuda.max_memory_allocated() - weights_bytes
     reserved = torch.cuda.max_memory_reserved() - weights_bytes

@@ -180,3 +180,13 @@ def test_colours_of_the_broad_look_are_taken_without_waiting(inpainter: Inpainte
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(shifted.cpu(), expected, atol=1e-4, rtol=0)
+
+
+def test_a_speck_far_from_the_stroke_is_repaired_too(inpainter: Inpainter) -> None:
+    """Bounds of a large mask are guessed; what the guess overlooks is read while the card works."""
+    image, stroke = noise((3000, 4000)), block((3000, 4000), 1001, 300, 200)
+    speck = block((3000, 4000), 2501, 3700, 3)
+    alone, both = inpainter.repair(image, stroke), inpainter.repair(image, stroke | speck)
+    assert [box for box, _ in alone.patches] == [box for box, _ in both.patches[:1]]
+    np.testing.assert_allclose(both.patches[0][1].astype(int), alone.patches[0][1].astype(int), atol=1)
+    assert (both.image != image)[speck].any() and not (alone.image != image)[speck].any()

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -249,3 +250,30 @@ def test_one_repair_waits_for_the_other(inpainter: Inpainter, monkeypatch: pytes
     for thread in threads:
         thread.join()
     assert overlaps == []
+
+
+def test_a_speck_that_the_guess_overlooks_is_repaired_with_the_stroke(
+    inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the bounds are guessed from one row in sixteen, and the rest of the mask is read meanwhile."""
+    image, mask = noise((2100, 2000)), block((2100, 2000), 1001, 300, 40)
+    mask[1900:1903, 1700:1703] = True
+    exact = inpainter.repair(image, mask)
+    monkeypatch.setattr(inpainter, "_reads_meanwhile", True)
+    guess, overlooked = inpainter._look(RepairRequest(image, mask))
+    assert guess == (300, 1001, 340, 1041) and overlooked is not None and overlooked.result()
+    result = inpainter.repair(image, mask)
+    np.testing.assert_array_equal(result.image, exact.image)
+    assert (result.image != image)[1900:1903, 1700:1703].any()
+    assert result.notes == exact.notes
+
+
+def test_a_guess_that_holds_gives_what_reading_all_gives(inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, mask = noise((2100, 2000)), block((2100, 2000), 1001, 300, 40)
+    exact = inpainter.repair(image, mask)
+    monkeypatch.setattr(inpainter, "_reads_meanwhile", True)
+    fill_all = Mock(wraps=inpainter._fill)
+    monkeypatch.setattr(inpainter, "_fill", fill_all)
+    np.testing.assert_array_equal(inpainter.repair(image, mask).image, exact.image)
+    assert fill_all.call_count == 1
+    assert inpainter.repair(image, np.zeros_like(mask)).notes[0].code == "empty_mask"
