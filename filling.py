@@ -66,13 +66,21 @@ class Filled:
 Summed = tuple[Filled, NDArray[np.float32]]  # with the sum of the prediction, (1,), once the staging is settled
 
 
-def fill(tasks: Sequence[Task], runner: ModelRunner, clock: StageClock) -> list[Filled]:
+def fill(
+    tasks: Sequence[Task], runner: ModelRunner, clock: StageClock, meanwhile: Callable[[], None] | None = None
+) -> list[Filled]:
     """Predict every task's crop and composite it into the task's pixels.
 
     Tasks that run at one model size run as one batch, at most `runner.batch_size` of them. A prediction with NaN or
     infinity, its own or its broad look's, is made again in float32. When memory does not suffice the graphs are freed,
     then smaller buckets tried, then the CPU (for a broad look at once): the patch is delivered, and its notes say what
     happened.
+
+    Args:
+        tasks: what to fill.
+        runner: the model.
+        clock: times the stages.
+        meanwhile: work of the host's, called once, when all that the device is to do has been handed to it.
 
     Returns:
         One `Filled` per task, in order, whole and on the host.
@@ -87,6 +95,8 @@ def fill(tasks: Sequence[Task], runner: ModelRunner, clock: StageClock) -> list[
             filled[index] = result
             sums.append((index, total))
     clock.enter("composite")
+    if meanwhile is not None:
+        meanwhile()
     runner.staging.settle()
     for index, total in sums:
         if not np.isfinite(total).all():

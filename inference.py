@@ -14,8 +14,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +66,7 @@ class Inpainter:
     def __init__(self, runner: ModelRunner, *, weights_name: str, profile_reason: str) -> None:
         self._runner = runner
         self._lock = threading.Lock()
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="mask")
-        self._reads_meanwhile = runner.device.type == "cuda"  # a CPU has no time of its own to spare
+        self._guesses_bounds = runner.device.type == "cuda"  # a CPU would be read through no sooner
         self.weights_name = weights_name
         self.profile_reason = profile_reason
         self.crop_rules = CropRules()
@@ -244,12 +242,21 @@ class Inpainter:
             check_request(request)
         clock = StageClock(self._runner.device, on_stage)
         clock.enter("plan")
-        looks = [self._look(request) for request in requests]
-        plans = [self._plan(request, bounds) for request, (bounds, _) in zip(requests, looks, strict=True)]
+        guesses = [self._guess(request) for request in requests]
+        plans = [self._plan(request, guess) for request, guess in zip(requests, guesses, strict=True)]
+        overlooked: list[bool] = []
+
+        def read_on() -> None:
+            overlooked.extend(
+                has_hole_beyond(request.mask, guess)
+                for request, guess in zip(requests, guesses, strict=True)
+                if guess is not None
+            )
+
         clock.enter("wait")
         with self._device_turn():
-            filled = iter(self._fill(requests, plans, clock))
-            if any(overlooked is not None and overlooked.result() for _, overlooked in looks):
+            filled = iter(self._fill(requests, plans, clock, read_on))
+            if any(overlooked):
                 plans = [self._plan(request) for request in requests]
                 filled = iter(self._fill(requests, plans, clock))
             clock.enter("")
@@ -269,8 +276,14 @@ class Inpainter:
             results.append(result)
         return results
 
-    def _fill(self, requests: Sequence[RepairRequest], plans: list[list[Crop]], clock: StageClock) -> list[Filled]:
-        """Fill the crops of all requests, those to be refined coarsely first."""
+    def _fill(
+        self,
+        requests: Sequence[RepairRequest],
+        plans: list[list[Crop]],
+        clock: StageClock,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> list[Filled]:
+        """Fill the crops of all requests, those to be refined coarsely first; `meanwhile` is called once."""
         tasks: list[Task] = []
         refined: list[tuple[int, Task]] = []
         for request, crops in zip(requests, plans, strict=True):
@@ -280,22 +293,16 @@ class Inpainter:
                     refined.append((len(tasks), Task(request.image, crop)))
                     crop = hard_edged(crop)
                 tasks.append(Task(request.image, crop, look))
-        filled = fill(tasks, self._runner, clock)
+        filled = fill(tasks, self._runner, clock, meanwhile)
         for index, task in refined:
             done = refine(task, filled[index].patch, self._runner, clock)
             filled[index] = Filled(done.patch, filled[index].notes + done.notes)
         return filled
 
-    def _look(self, request: RepairRequest) -> tuple[Bounds | None, Future[bool] | None]:
-        """The bounds of the hole, where they can be guessed, and whether that overlooks something, told later.
-
-        A large mask is read through while the GPU works already. None where that would gain nothing.
-        """
+    def _guess(self, request: RepairRequest) -> Bounds | None:
+        """The bounds of a large mask's hole from few rows of it, where the rest is read while the device works."""
         is_large = request.mask.size >= LARGE_PHOTO_PX**2
-        if not (self._reads_meanwhile and is_large and request.quality == "fast"):
-            return None, None
-        bounds = guess_bounds(request.mask)
-        return bounds, self._reader.submit(has_hole_beyond, request.mask, bounds) if bounds else None
+        return guess_bounds(request.mask) if self._guesses_bounds and is_large and request.quality == "fast" else None
 
     def _plan(self, request: RepairRequest, bounds: Bounds | None = None) -> list[Crop]:
         return plan_crops(
@@ -347,9 +354,9 @@ class Inpainter:
         first = (side - hole_px) // 2
         mask[first : first + hole_px, first : first + hole_px] = True
         request = RepairRequest(np.zeros((side, side, 3), np.uint8), mask)
-        bounds, _ = self._look(request)
+        plan = self._plan(request, self._guess(request))
         with self._device_turn():  # not `repair`, which would take the note of a dropped graph
-            self._fill([request], [self._plan(request, bounds)], StageClock(self._runner.device))
+            self._fill([request], [plan], StageClock(self._runner.device))
 
     def _measure(self, folder: Path | None) -> MeasuredProfile:
         """See `measure_profile`."""

@@ -255,13 +255,12 @@ def test_one_repair_waits_for_the_other(inpainter: Inpainter, monkeypatch: pytes
 def test_a_speck_that_the_guess_overlooks_is_repaired_with_the_stroke(
     inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a GPU: the bounds are guessed from one row in sixteen, and the rest of the mask is read meanwhile."""
+    """As on a GPU: the bounds are guessed from one row in sixteen, and the rest of the mask is read later."""
     image, mask = noise((2100, 2000)), block((2100, 2000), 1001, 300, 40)
     mask[1900:1903, 1700:1703] = True
     exact = inpainter.repair(image, mask)
-    monkeypatch.setattr(inpainter, "_reads_meanwhile", True)
-    guess, overlooked = inpainter._look(RepairRequest(image, mask))
-    assert guess == (300, 1001, 340, 1041) and overlooked is not None and overlooked.result()
+    monkeypatch.setattr(inpainter, "_guesses_bounds", True)
+    assert inpainter._guess(RepairRequest(image, mask)) == (300, 1001, 340, 1041)
     result = inpainter.repair(image, mask)
     np.testing.assert_array_equal(result.image, exact.image)
     assert (result.image != image)[1900:1903, 1700:1703].any()
@@ -271,7 +270,7 @@ def test_a_speck_that_the_guess_overlooks_is_repaired_with_the_stroke(
 def test_a_guess_that_holds_gives_what_reading_all_gives(inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
     image, mask = noise((2100, 2000)), block((2100, 2000), 1001, 300, 40)
     exact = inpainter.repair(image, mask)
-    monkeypatch.setattr(inpainter, "_reads_meanwhile", True)
+    monkeypatch.setattr(inpainter, "_guesses_bounds", True)
     fill_all = Mock(wraps=inpainter._fill)
     monkeypatch.setattr(inpainter, "_fill", fill_all)
     np.testing.assert_array_equal(inpainter.repair(image, mask).image, exact.image)
