@@ -30,13 +30,11 @@ from filling import Filled, Task, fill
 from graphs import is_out_of_memory
 from holes import CropRules
 from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator
-from lama.fused import triton_read
 from lama.generator import Generator
 from measure import MeasuredProfile, measure_card
 from refine import hard_edged, refine
 from repairs import RepairError, RepairRequest, RepairResult, check_request
 from runner import (
-    DTYPES,
     SMALL_PX,
     ModelRunner,
     RunnerError,
@@ -101,11 +99,10 @@ class Inpainter:
         except RunnerError as error:
             raise RepairError(str(error)) from error
         try:
+            if chosen.type == "cuda":
+                torch.cuda.set_per_process_memory_fraction(chosen_profile.memory_fraction, chosen)
             with few_threads():
-                with triton_read(chosen, DTYPES[chosen_precision]):
-                    if chosen.type == "cuda":
-                        torch.cuda.set_per_process_memory_fraction(chosen_profile.memory_fraction, chosen)
-                    generator = load_generator(path)
+                generator = load_generator(path)
                 runner = ModelRunner(generator, device=chosen, precision=chosen_precision, profile=chosen_profile)
         except RuntimeError as error:
             if not is_out_of_memory(error):

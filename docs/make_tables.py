@@ -50,8 +50,10 @@ WORDS: Mapping[str, Mapping[str, str]] = {
             "The network alone, in the size of big-lama with random weights, on one {device} (PyTorch {torch}, "
             "{date}). Median milliseconds of one forward, a batch counted whole. The published form runs in float32 as "
             "PyTorch runs it by default, eagerly and as a TorchScript trace; fftlama runs in float16, replayed as a "
-            "CUDA graph. Peak memory is beyond the weights; the difference is the largest from float64, in grey levels "
-            "of 255. Several figures in a cell are those of published / TorchScript / fftlama."
+            "CUDA graph. At the smaller inputs the two others wait for the host, which launches their kernels one by "
+            "one: a busier host makes them slower, and not fftlama (other runs are in bench/results). Peak memory is "
+            "beyond the weights; the difference is the largest from float64, in grey levels of 255. Several figures in "
+            "a cell are those of published / TorchScript / fftlama."
         ),
         "speed.head": "input|published, ms|TorchScript, ms|fftlama, ms|times faster than|peak MiB|difference",
         "speed.batch": "{side}, batch of {batch}",
@@ -89,6 +91,8 @@ WORDS: Mapping[str, Mapping[str, str]] = {
             "（PyTorch {torch}，{date}）。数字是一次前向的毫秒数（中位数），"
             "成批时为整批合计。公开实现按 PyTorch 默认方式用 float32 运行，"
             "分直接执行和 TorchScript trace 两种；fftlama 用 float16，以 CUDA Graph 重放。"
+            "输入较小时，前两者要等主机逐个启动内核：主机越忙它们越慢，fftlama 则不受影响"
+            "（其他几次测量见 bench/results）。"
             "显存峰值不含权重；误差是与 float64 结果的最大差，单位为 255 级灰度中的一级。"
             "一格里有两三个数字时，依次是公开实现 / TorchScript / fftlama。"
         ),
@@ -151,7 +155,7 @@ def render_speed(result: Mapping[str, Any], words: Mapping[str, str]) -> str:
     by_size: dict[tuple[int, int], dict[str, Any]] = {}
     for row in result["model"]:
         by_size.setdefault((row["batch"], row["width"]), {})[row["form"]] = row
-    for (batch, width), forms in by_size.items():
+    for (batch, width), forms in sorted(by_size.items()):
         ours, peers = forms[OURS_FORM], [forms[name] for name in PEER_FORMS]
         side = f"{width}x{ours['height']}"
         rows.append(

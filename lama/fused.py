@@ -9,7 +9,6 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -75,26 +74,6 @@ class FusedGenerator(nn.Module):
             return said
         obstacle = self.form.why_not_hopper
         return f"{said}; " + (f"no Hopper kernels: {obstacle}" if obstacle else "Hopper kernels for large maps")
-
-
-@contextlib.contextmanager
-def triton_read(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Run the block while Triton hashes its own library, half a gigabyte, by which it names what it has compiled.
-
-    Before the first kernel it would do so on its own, once a process. Nothing is read where no kernels will run.
-    """
-    if device.type != "cuda" or why_not_triton(KERNEL_CHANNEL_MULTIPLE, device, dtype):
-        yield
-        return
-    with ThreadPoolExecutor(1) as beside:
-        beside.submit(_hash_triton)  # should it fail, the kernels' trial will say why
-        yield
-
-
-def _hash_triton() -> None:
-    from triton.runtime.cache import triton_key
-
-    triton_key()
 
 
 def why_not_triton(width: int, device: torch.device, dtype: torch.dtype) -> str:

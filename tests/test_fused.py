@@ -1,13 +1,11 @@
 """The inference form computes the published network."""
 
-from unittest.mock import Mock
-
 import pytest
 import torch
 from networks import live_generator, masked_input
 
 from lama.dft import dft_matrices
-from lama.fused import FusedGenerator, _hash_triton, triton_read
+from lama.fused import FusedGenerator
 from lama.torch_form import TorchForm
 
 
@@ -123,19 +121,3 @@ def test_spectrum_is_at_most_twice_the_largest_activation(size: tuple[int, int])
     y = (x @ matrices.row.t()).view(2 * size[0], -1)
     assert y.abs().max() <= 60000
     assert (matrices.column @ y).abs().max() <= 60000
-
-
-def test_triton_hashes_itself_where_the_engine_asks_it_to() -> None:
-    """It is no public function of Triton's, so a version may have it elsewhere; then a start takes longer, unseen."""
-    cache = pytest.importorskip("triton.runtime.cache")
-    cache.triton_key.cache_clear()
-    _hash_triton()
-    assert cache.triton_key.cache_info().currsize == 1
-
-
-def test_nothing_is_read_for_kernels_that_will_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashing = Mock()
-    monkeypatch.setattr("lama.fused._hash_triton", hashing)
-    with triton_read(torch.device("cpu"), torch.float32):
-        pass
-    hashing.assert_not_called()

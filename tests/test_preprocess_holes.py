@@ -84,6 +84,7 @@ def test_bounds_are_guessed_of_a_thick_stroke_and_not_of_a_speck_apart() -> None
         mask[speck, 3] = True
         assert guess_bounds(mask) == (20, 1001, 40, 1030)
         assert has_hole_beyond(mask, (20, 1001, 40, 1030))
+        assert has_hole_beyond(mask[:, ::-1], (20, 1001, 40, 1030))
         mask[speck, 3] = False
 
 
