@@ -254,6 +254,7 @@ class Inpainter:
         with self._device_turn():
             filled = iter(self._fill(requests, plans, clock, read_on))
             if any(overlooked):
+                clock.enter("plan")
                 plans = [self._plan(request) for request in requests]
                 filled = iter(self._fill(requests, plans, clock))
             clock.enter("")
