@@ -100,6 +100,7 @@ class Inpainter:
             raise RepairError(str(error)) from error
         try:
             if chosen.type == "cuda":
+                logger.info("loading onto %s; kernels are compiled at the first start, for about a minute", chosen)
                 torch.cuda.set_per_process_memory_fraction(chosen_profile.memory_fraction, chosen)
             with few_threads():
                 generator = load_generator(path)
