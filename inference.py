@@ -240,7 +240,8 @@ class Inpainter:
             check_request(request)
         clock = StageClock(self._runner.device, on_stage)
         clock.enter("plan")
-        guesses = [self._guess(request) for request in requests]
+        is_short = all(request.quality == "fast" for request in requests)  # or making it again would take seconds
+        guesses = [self._guess(request) if is_short else None for request in requests]
         plans = [self._plan(request, guess) for request, guess in zip(requests, guesses, strict=True)]
         overlooked: list[bool] = []
 
@@ -301,7 +302,7 @@ class Inpainter:
     def _guess(self, request: RepairRequest) -> Bounds | None:
         """The bounds of a large mask's hole from few rows of it, where the rest is read while the device works."""
         is_large = request.mask.size >= LARGE_PHOTO_PX**2
-        return guess_bounds(request.mask) if self._guesses_bounds and is_large and request.quality == "fast" else None
+        return guess_bounds(request.mask) if self._guesses_bounds and is_large else None
 
     def _plan(self, request: RepairRequest, bounds: Bounds | None = None) -> list[Crop]:
         return plan_crops(

@@ -276,3 +276,17 @@ def test_a_guess_that_holds_gives_what_reading_all_gives(inpainter: Inpainter, m
     np.testing.assert_array_equal(inpainter.repair(image, mask).image, exact.image)
     assert fill_all.call_count == 1
     assert inpainter.repair(image, np.zeros_like(mask)).notes[0].code == "empty_mask"
+
+
+def test_nothing_is_guessed_beside_a_repair_in_high_quality(
+    inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was overlooked would make all of it run again, the refining of every tile included."""
+    image, mask = noise((2100, 2000)), block((2100, 2000), 1001, 300, 40)
+    monkeypatch.setattr(inpainter, "_guesses_bounds", True)
+    guess = Mock(wraps=inpainter._guess)
+    monkeypatch.setattr(inpainter, "_guess", guess)
+    inpainter.repair_many([RepairRequest(image, mask), RepairRequest(image, mask, quality="high")])
+    guess.assert_not_called()
+    inpainter.repair_many([RepairRequest(image, mask)])
+    guess.assert_called_once()
