@@ -102,15 +102,12 @@ class PhotoShelf:
         self._keep(image.root_id, photo)
         return photo
 
-    def write_round(
-        self, parent: ImageRecord, patches: Sequence[tuple[Box, Pixels]], *, fallback_box: Box
-    ) -> tuple[ImageRecord, int]:
+    def write_round(self, parent: ImageRecord, patches: Sequence[tuple[Box, Pixels]]) -> tuple[ImageRecord, int]:
         """Write the files of a new round on `parent` and return its row (not yet inserted) and its size in bytes.
 
-        `patches` are (box, array at the photo's depth); they are merged into one patch of their union box. Without any,
-        the round is the parent's own pixels in `fallback_box`.
+        `patches` are (box, array at the photo's depth), one or more; they become one patch of their union box.
         """
-        box = union_box([box for box, _ in patches] or [fallback_box])
+        box = union_box([box for box, _ in patches])
         left, top, right, bottom = box
         merged = self.pixels(parent)[top:bottom, left:right].copy()
         for (patch_left, patch_top, patch_right, patch_bottom), array in patches:

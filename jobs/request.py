@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from imaging import read_mask
 from imaging.strokes import parse_strokes, rasterize
 from jobs.errors import JobError
-from jobs.photos import Box, imaging_as_job_error
+from jobs.photos import imaging_as_job_error
 from jobs.store import ImageRecord
 
 LARGEST_REACH_PX = 1024  # the engine's own limit
@@ -88,10 +88,3 @@ def build_mask(strokes: Any, mask_png: bytes | None, *, image: ImageRecord) -> N
     if not mask.any():
         raise JobError("empty_mask", "Nothing is marked: paint over what should go first.")
     return mask
-
-
-def mask_box(mask: NDArray[np.bool_]) -> Box:
-    """Return the smallest box around a mask that is not empty."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    columns = np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

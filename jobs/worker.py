@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.errors import JobError
-from jobs.photos import Box, PhotoShelf, Pixels
-from jobs.request import Options, build_mask, mask_box
+from jobs.photos import PhotoShelf, Pixels
+from jobs.request import Options, build_mask
 from jobs.saver import OutputSaver
 from jobs.store import ImageRecord, JobRecord, note_as_dict
 
@@ -187,8 +187,7 @@ class DeviceWorker(threading.Thread):
         engine_done_s = time.monotonic()
         if not self._store.set_stage([job_id], "store"):
             return
-        box: Box = mask_box(task.repair.mask)
-        record, size_bytes = self._desk.shelf.write_round(task.parent, result.patches, fallback_box=box)
+        record, size_bytes = self._desk.shelf.write_round(task.parent, result.patches)
         now_s = time.monotonic()
         timings_ms = {
             "queued": max(0.0, (time.time() - task.job.created_s - (now_s - task.started_s)) * 1e3),
