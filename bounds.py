@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 BLOCK_ROWS = 64  # rows looked at together when the mask's last row is searched from below
 GUESS_STEP = 16  # every how many rows a guess looks at: less than most strokes are thick
 
-Bounds = tuple[int, int, int, int]  # left, top, right, bottom, half-open
+Box = tuple[int, int, int, int]  # left, top, right, bottom, half-open, in image pixels
 
 
-def find_bounds(mask: NDArray[np.bool_]) -> Bounds | None:
+def find_bounds(mask: NDArray[np.bool_]) -> Box | None:
     """Return the smallest box that holds every hole pixel, or None when there is none.
 
     Reads the mask once, at memory speed: down to the first hole row, up to the last, columns between them only. More
@@ -38,7 +38,7 @@ def find_bounds(mask: NDArray[np.bool_]) -> Bounds | None:
     return _with_columns(mask, top, bottom)
 
 
-def guess_bounds(mask: NDArray[np.bool_]) -> Bounds | None:
+def guess_bounds(mask: NDArray[np.bool_]) -> Box | None:
     """Return what `find_bounds` does unless `has_hole_beyond` it, from one row in sixteen and those of the hole.
 
     None when no hole pixel was seen, which says nothing.
@@ -52,7 +52,7 @@ def guess_bounds(mask: NDArray[np.bool_]) -> Bounds | None:
     return _with_columns(mask, top, _last_row(mask, last, last + GUESS_STEP) + 1)
 
 
-def has_hole_beyond(mask: NDArray[np.bool_], bounds: Bounds) -> bool:
+def has_hole_beyond(mask: NDArray[np.bool_], bounds: Box) -> bool:
     """Tell whether a hole pixel lies above or below bounds that were guessed."""
     # OpenCV counts a mask that is not in the cache in three quarters of the time that `any` takes.
     pixels = np.ascontiguousarray(mask).view(np.uint8)
@@ -65,6 +65,6 @@ def _last_row(mask: NDArray[np.bool_], top: int, bottom: int) -> int:
     return top + len(rows) - 1 - int(rows[::-1].argmax())
 
 
-def _with_columns(mask: NDArray[np.bool_], top: int, bottom: int) -> Bounds:
+def _with_columns(mask: NDArray[np.bool_], top: int, bottom: int) -> Box:
     columns = np.logical_or.reduce(mask[top:bottom], axis=0)
     return int(columns.argmax()), top, mask.shape[1] - int(columns[::-1].argmax()), bottom

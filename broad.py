@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bounds import Box
 from cropping import Crop, shrink_crop
 from device_holes import squared_distance
-from holes import Box, GrownHole, box_size, expand_box, largest_inside_px, slices_inside
+from holes import GrownHole, box_size, expand_box, largest_inside_px, slices_inside
 from scaling import triangle_weights
 
 BROAD_PX = 512  # side of the broad look's input

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bounds import Bounds, find_bounds
-from holes import Box, CropRules, DrawnHole, GrownHole, box_size, largest_inside_px, paste
+from bounds import Box, find_bounds
+from holes import CropRules, DrawnHole, GrownHole, box_size, largest_inside_px, paste
 from shadows import grow_in_photo
 
 MODEL_STEP_PX = 8  # the network halves its input three times
@@ -63,7 +63,7 @@ def plan_crops(
     mask: NDArray[np.bool_],
     *,
     image: NDArray | None = None,
-    bounds: Bounds | None = None,
+    bounds: Box | None = None,
     buckets_px: tuple[int, ...],
     fixed_buckets: bool,
     dilate_px: int | None = None,

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from holes import Box, DrawnHole, GrownHole, box_size, expand_box, feather_alpha, intersect, slices_inside
+from bounds import Box
+from holes import DrawnHole, GrownHole, box_size, expand_box, feather_alpha, intersect, slices_inside
 from staging import Staging
 
 FARTHEST_PX = 64  # holes that grow by more, or by more different values, are grown on the host

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from holes import Box
+from bounds import Box
 
 CELL_PX = (8, 256)  # limits of the side of the grid's cells
 MOST_GROUPS = 8  # more of them are a pattern, as a watermark all over a photo is, and count as one

@@ -17,9 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bounds import Bounds, find_bounds
-
-Box = tuple[int, int, int, int]
+from bounds import Box, find_bounds
 
 MAX_DILATE_PX = 32
 MOST_APART = 4096  # beyond this many holes all of them are grown alike, by the thickest one's measure
@@ -184,7 +182,7 @@ def feather_alpha(distance_px: Any, *, dilate_px: int, feather_px: int | None = 
 def grow_hole(
     mask: NDArray[np.bool_],
     *,
-    bounds: Bounds | None = None,
+    bounds: Box | None = None,
     dilate_px: int | None = None,
     feather_px: int | None = None,
     rules: CropRules | None = None,

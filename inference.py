@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bounds import Bounds, guess_bounds, has_hole_beyond
+from bounds import Box, guess_bounds, has_hole_beyond
 from broad import broad_crop
 from config import Note, Profile
 from cropping import Crop, plan_crops
@@ -64,7 +64,7 @@ class Inpainter:
     def __init__(self, runner: ModelRunner, *, weights_name: str, profile_reason: str) -> None:
         self._runner = runner
         self._lock = threading.Lock()
-        self._guesses_bounds = runner.device.type == "cuda"  # a CPU would be read through no sooner
+        self._guesses_bounds = runner.device.type == "cuda"  # nobody waits for a CPU with nothing to do
         self.weights_name = weights_name
         self.profile_reason = profile_reason
         self.crop_rules = CropRules()
@@ -299,12 +299,12 @@ class Inpainter:
             filled[index] = Filled(done.patch, filled[index].notes + done.notes)
         return filled
 
-    def _guess(self, request: RepairRequest) -> Bounds | None:
+    def _guess(self, request: RepairRequest) -> Box | None:
         """The bounds of a large mask's hole from few rows of it, where the rest is read while the device works."""
         is_large = request.mask.size >= LARGE_PHOTO_PX**2
         return guess_bounds(request.mask) if self._guesses_bounds and is_large else None
 
-    def _plan(self, request: RepairRequest, bounds: Bounds | None = None) -> list[Crop]:
+    def _plan(self, request: RepairRequest, bounds: Box | None = None) -> list[Crop]:
         return plan_crops(
             request.mask,
             image=request.image,

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bounds import Box
 from cropping import Crop, middle_of_every, pad_indices
 from device_holes import Layers, grow_on_device, layers_on_device
-from holes import Box, box_size, slices_inside
+from holes import box_size, slices_inside
 from own_kernels import own_kernels
 from scaling import average_weights, covers, cubic_weights, rows_needed
 from staging import Staging

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bounds import find_bounds
+from bounds import Box, find_bounds
 from cropping import Crop
 from filling import Filled, Task, fill
-from holes import Box, DrawnHole
+from holes import DrawnHole
 from runner import ModelRunner
 from stages import StageClock
 

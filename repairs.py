@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from bounds import Box
 from config import Note
-from holes import Box
 
 QUALITIES = ("fast", "high")
 MAX_ASKED_PX = 1024  # largest dilate_px and feather_px taken from a caller

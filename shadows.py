@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bounds import Bounds
+from bounds import Box
 from hole_groups import MOST_GROUPS, HoleGroups, group_holes
 from holes import (
     CropRules,
@@ -101,7 +101,7 @@ def grow_in_photo(
     mask: NDArray[np.bool_],
     image: NDArray | None,
     *,
-    bounds: Bounds | None = None,
+    bounds: Box | None = None,
     dilate_px: int | None = None,
     feather_px: int | None = None,
     rules: CropRules | None = None,

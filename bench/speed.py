@@ -8,6 +8,7 @@ profile   where one forward's time goes, kernel by kernel
 nan       random inputs at every bucket and wild batch-norm variances: anything not finite
 accuracy  float16 against float64 on photos, over their holes
 buckets   the forward of the given weights at every bucket
+mask      what it costs to find the hole in a large mask, in the cache and not
 repair    the whole repair by wall clock, its stages and its jitter
 cap       100 large repairs in 6 GiB
 start     process start to ready, kernel cache cold and warm
@@ -37,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 RESULTS = Path(__file__).parent / "results"
 OF_THE_NETWORK = ("model", "profile", "nan", "accuracy", "buckets")
-SECTIONS = (*OF_THE_NETWORK, "repair", "cap", "start", "memory", "switch", "batch", "measure", "launches")
+SECTIONS = (*OF_THE_NETWORK, "mask", "repair", "cap", "start", "memory", "switch", "batch", "measure", "launches")
 SIZES = "1x512x512,1x768x768,1x1024x1024,1x1536x1536,2x512x512,4x512x512,8x512x512"
 BUCKETS = "256,384,512,640,768,1024,1280,1536"
 
@@ -84,7 +85,8 @@ def main() -> None:
                 report[section] = found
         except Exception as error:  # sections are independent: the others still run
             failed = True
-            report[section] = {"message": f"{type(error).__name__}: {error}"}
+            message = {"message": f"{type(error).__name__}: {error}"}
+            report[section] = [*report[section], message] if section in report else message
             traceback.print_exc(limit=6)
         print(f"({section}: {time.monotonic() - started:.0f} s)", flush=True)
         save(report, options.out / options.name)
@@ -127,6 +129,8 @@ def run_section(section: str, options: argparse.Namespace) -> Any:
         )
     if section == "buckets":
         return speed_repair.bucket_rows(options.weights, sides)
+    if section == "mask":
+        return speed_repair.mask_rows()
     if section == "repair":
         return speed_repair.repair_rows(options.weights)
     if section == "cap":

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.speed_model import captured, differences, float64_form, float64_reference, time_device, timing
+from bounds import find_bounds, guess_bounds, has_hole_beyond
 from lama.fused import FusedGenerator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +93,37 @@ def repair_rows(weights: str | None, *, rounds: int = 30) -> list[dict[str, Any]
         )
     rows += [_bursts(weights, rest_s=rest_s, guess=guess) for rest_s in (0, 0.3) for guess in (True, False)]
     return rows
+
+
+def mask_rows(*, rounds: int = 30) -> list[dict[str, Any]]:
+    """Time what finds the hole in a mask of 12 megapixels: one just painted, as for a click, in no cache, just read."""
+    from imaging.strokes import parse_strokes, rasterize
+
+    strokes = parse_strokes([{"points": [[1900, 1500], [2100, 1500]], "radius": 100}])
+    larger_than_caches = np.ones(768 << 20, np.uint8)
+    rows: list[dict[str, Any]] = []
+    for by in (find_bounds, guess_bounds, _beyond_by_opencv, _beyond_by_numpy):
+        times: dict[str, list[float]] = {"just_painted_ms": [], "in_no_cache_ms": [], "just_read_ms": []}
+        for _ in range(rounds):
+            larger_than_caches.sum()
+            mask = rasterize(strokes, (3000, 4000))
+            for state, each in times.items():
+                if state == "in_no_cache_ms":
+                    larger_than_caches.sum()
+                started = time.perf_counter()
+                by(mask)
+                each.append((time.perf_counter() - started) * 1e3)
+        rows.append({"by": by.__name__.strip("_"), **{state: statistics.median(each) for state, each in times.items()}})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def _beyond_by_opencv(mask: NDArray[np.bool_]) -> bool:
+    return has_hole_beyond(mask, (1800, 1400, 2200, 1600))
+
+
+def _beyond_by_numpy(mask: NDArray[np.bool_]) -> bool:
+    return bool(mask[:1400].any() or mask[1600:].any())
 
 
 def _network_ms(inpainter: Any, size: tuple[int, int]) -> float:

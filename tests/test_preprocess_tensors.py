@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import device_holes
 import preprocess
+from bounds import Box
 from cropping import Crop, plan_crops
 from device_holes import grow_on_device, squared_distance
-from holes import Box, DrawnHole, slices_inside
+from holes import DrawnHole, slices_inside
 from preprocess import build_input, composite, pad_to_model, unpad, upload
 from staging import Staging
 
