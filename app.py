@@ -71,9 +71,9 @@ def create_api(settings: Settings, engine: "Engine") -> "FastAPI":
     """Return the application without its page: jobs, REST routes, /health and /metrics."""
     from fastapi import FastAPI
 
-    from jobs.local import JobQueue
-    from web.guard import SiteGuard
+    from jobs.queue import JobQueue
     from web.metrics import Metrics
+    from web.origin_check import SiteGuard
     from web.routes import create_routes
 
     tempfile.gettempdir()  # found by a trial write, and remembered: later the disk may be full
@@ -115,8 +115,8 @@ def share_cores() -> None:
 
 def load_engine(settings: Settings) -> "Engine":
     """Load the model onto its device and warm it up."""
-    from downloads import find_weights
     from inference import Inpainter
+    from lama.catalogue import find_weights
 
     return Inpainter.load(
         find_weights(settings.weights, settings.weights_dir),
@@ -183,7 +183,7 @@ def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool]:
     """Serve until told to stop; return the exit code and whether every thread came to rest."""
     import uvicorn
 
-    from web.gate import StartGate
+    from web.startup import StartGate
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     failures: list[Exception] = []

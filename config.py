@@ -34,22 +34,6 @@ class ProfileError(ValueError):
     """A profile is unknown, or a profiles file holds something impossible; the text says which and what is allowed."""
 
 
-class Note(str):
-    """A sentence for people with a stable `code` for programs and the `params` that translations fill in."""
-
-    code: str
-    params: dict[str, Any]
-
-    def __new__(cls, sentence: str, /, *, code: str, **params: Any) -> "Note":
-        note = super().__new__(cls, sentence)
-        note.code = code
-        note.params = params
-        return note
-
-    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
-        return (str(self),), {"code": self.code, **self.params}
-
-
 @dataclass(frozen=True)
 class Setting:
     """One key a person may write: its kind, default, help and limits.

@@ -21,20 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bounds import Box, guess_bounds, has_hole_beyond
-from broad import broad_crop
-from config import Note, Profile
-from cropping import Crop, plan_crops
-from downloads import find_weights
-from filling import Filled, Task, fill
-from graphs import is_out_of_memory
-from holes import CropRules
-from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator
-from lama.generator import Generator
-from measure import MeasuredProfile, measure_card
-from refine import hard_edged, refine
-from repairs import RepairError, RepairRequest, RepairResult, check_request
-from runner import (
+from config import Profile
+from engine.autotune import MeasuredProfile, measure_card
+from engine.context_pass import broad_crop
+from engine.cuda_graphs import is_out_of_memory
+from engine.executor import Filled, Task, fill
+from engine.model_runner import (
     SMALL_PX,
     ModelRunner,
     RunnerError,
@@ -44,7 +36,16 @@ from runner import (
     few_threads,
     pick_profile,
 )
-from stages import OnStage, StageClock
+from engine.requests import RepairError, RepairRequest, RepairResult, check_request
+from engine.stage_timer import OnStage, StageClock
+from engine.tiled_refinement import hard_edged, refine
+from lama.catalogue import find_weights
+from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator
+from lama.generator import Generator
+from masks.boxes import Box, guess_bounds, has_hole_beyond
+from masks.crop_plan import Crop, plan_crops
+from masks.dilation import CropRules
+from notices import Note
 
 __all__ = ["Inpainter", "RepairError", "RepairRequest", "RepairResult", "measure_profile"]
 

@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bounds import Box
-from cropping import Crop, middle_of_every, pad_indices
-from device_holes import Layers, grow_on_device, layers_on_device
-from holes import box_size, slices_inside
-from own_kernels import own_kernels
-from scaling import average_weights, covers, cubic_weights, rows_needed
-from staging import Staging
+from masks.boxes import Box
+from masks.crop_plan import Crop, middle_of_every, pad_indices
+from masks.dilation import box_size, slices_inside
+from tensor_ops.kernels import crop_kernels
+from tensor_ops.mask_dilation import Layers, grow_on_device, layers_on_device
+from tensor_ops.pinned_memory import Staging
+from tensor_ops.resampling import average_weights, covers, cubic_weights, rows_needed
 
 SMALLEST_WEIGHT = 1e-3  # below it a scaled pixel has no known source to take its colour from
 STRIP_PX = 1 << 20  # of a scaled crop, worked on at once: 12 MiB for RGB in float32
@@ -165,7 +165,8 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
     if source.masked is not None:
         pixels, _, alpha = source.masked
         corner = (top - crop.box[1], left - crop.box[0])
-        kernels = own_kernels("crop_kernels", source.staging.device)
+        kernels = crop_kernels(source.staging.device)
+        assert kernels is not None  # they made `masked`
         made = kernels.lay_over(prediction, pixels, alpha, corner=corner, size=patch.shape[:2])
         source.staging.to_host(made, patch)
         return patch
@@ -191,7 +192,7 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
 def _mask_by_kernels(crop: Crop, image: NDArray, staging: Staging) -> tuple[Tensor, Tensor, Tensor] | None:
     """Pixels, model input and alpha of a crop by `crop_kernels`, or None where they can't make them."""
     grown = grow_on_device(crop.hole, staging)
-    kernels = own_kernels("crop_kernels", staging.device)
+    kernels = crop_kernels(staging.device)
     if kernels is None or grown is None or image.dtype != np.uint8 or crop.model_size != box_size(crop.box):
         return None
     left, top, right, bottom = crop.box

@@ -37,8 +37,8 @@ from PIL import Image, ImageOps
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from page_driver import Person, launch_chromium, open_browser  # noqa: E402
-from serving import RunningServer  # noqa: E402
+from tests.support.page_driver import Person, launch_chromium, open_browser  # noqa: E402
+from tests.support.serving import RunningServer  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("send", "server", "fetch", "draw")

@@ -23,9 +23,9 @@ from triton.runtime.jit import JITFunction
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lama import triton_form
+from lama import triton_backend as triton_form
 from lama.checkpoint import load_generator
-from lama.fold import fold_generator
+from lama.fold_batchnorm import fold_generator
 from lama.generator import Generator
 from lama.kernels import convolution, tiles
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.speed_model import random_generator
 from lama.checkpoint import load_generator
-from lama.fused import FusedGenerator
+from lama.fast_generator import FusedGenerator
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = ("compact", "big")

@@ -13,8 +13,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lama.dft import dft_matrices
-from lama.fold import Convolution
-from lama.kernels import convolution, ends, fourier, spectral_path, upsampling
+from lama.fold_batchnorm import Convolution
+from lama.kernels import convolution, fourier, spectral_path, upsampling
+from lama.kernels import stem_head as ends
 from lama.kernels.tiles import Tile
 
 WIDTH = 64

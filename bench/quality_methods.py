@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from bench.quality_peers import Fill, NetworkFill, RepairFill
 from bench.quality_scores import UNGROWN_SUFFIX
 from bench.quality_sweep import make_fills, read_sweeps
-from holes import CropRules
+from masks.dilation import CropRules
 
 if TYPE_CHECKING:
     from inference import Inpainter
@@ -69,8 +69,8 @@ def load_network(chosen: argparse.Namespace, path: Path | None) -> NetworkFill:
 
 def load_inpainter(chosen: argparse.Namespace, path: Path | None) -> Inpainter:
     """Load weights for whole repairs, with the command line's largest bucket and graph mode."""
+    from engine.model_runner import choose_device, describe_card, pick_profile
     from inference import Inpainter
-    from runner import choose_device, describe_card, pick_profile
 
     profile, _ = pick_profile(describe_card(choose_device(chosen.device)), None)
     if chosen.input_px:

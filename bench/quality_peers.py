@@ -106,7 +106,7 @@ class NetworkFill:
         self._rim = rim
         self._model: nn.Module = generator.to(device)
         if form == "fused":
-            from lama.fused import FusedGenerator
+            from lama.fast_generator import FusedGenerator
 
             dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
             self._model = FusedGenerator(generator, device=device, dtype=dtype)
@@ -124,7 +124,7 @@ class NetworkFill:
     def _fill(self, image: np.ndarray, hole: np.ndarray, *, rim: bool) -> np.ndarray:
         import torch
 
-        from blend import match_rim
+        from tensor_ops.seam_correction import match_rim
 
         with torch.inference_mode():
             pixels = torch.from_numpy(image).to(self._device).permute(2, 0, 1)[None].float() / 255.0
@@ -169,7 +169,7 @@ class RepairFill:
 
 def grow_as_repair(hole: np.ndarray, image: np.ndarray | None, *, dilate_px: int | None = None) -> np.ndarray:
     """Return the hole of an image grown as `repair` grows it, so that a peer can be given the same dilation."""
-    from shadows import grow_in_photo
+    from masks.shadows import grow_in_photo
 
     grown = grow_in_photo(hole, image, dilate_px=dilate_px)
     if grown is None:

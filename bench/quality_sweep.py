@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.quality_peers import Fill
-from holes import CropRules
+from masks.dilation import CropRules
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -173,7 +173,7 @@ def _rim_of(rim: str) -> Iterator[None]:
     if not rim:
         yield
         return
-    import runner
+    from engine import model_runner as runner
 
     kept = runner.match_rim
     runner.match_rim = _find_rim(rim)  # type: ignore[assignment]

@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 import torch
 
-from holes import paste
 from inference import Inpainter
-from shadows import grow_in_photo
+from masks.dilation import paste
+from masks.shadows import grow_in_photo
 
 KINDS = ("empty", "full", "border", "pixel", "block", "stroke", "specks")
 LARGEST = (2000, 3000)  # height, width

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lama.fused import FusedGenerator
+from lama.fast_generator import FusedGenerator
 from lama.generator import Generator
-from lama.triton_form import TritonForm
+from lama.triton_backend import TritonForm
 
 MEASURED_TFLOPS = 790  # a large float16 matrix product on an H200
 BIG_LAMA_TFLOP_PER_MPX = 1.755  # big-lama at 1024x1024

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from bench.speed_model import captured, differences, float64_form, float64_reference, time_device, timing
-from bounds import find_bounds, guess_bounds, has_hole_beyond
-from lama.fused import FusedGenerator
+from lama.fast_generator import FusedGenerator
+from masks.boxes import find_bounds, guess_bounds, has_hole_beyond
 
 ROOT = Path(__file__).resolve().parents[1]
 CAP_BYTES = 6 * 2**30

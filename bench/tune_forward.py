@@ -23,12 +23,13 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import lama.triton_form
+
 from bench.speed import environment
 from bench.speed_model import captured, random_generator, random_input, time_device
 from lama.checkpoint import load_generator
-from lama.fused import FusedGenerator
+from lama.fast_generator import FusedGenerator
 from lama.kernels.tiles import TILES, Tile
-from lama.triton_form import TritonForm
+from lama.triton_backend import TritonForm
 
 SHAPES: dict[str, tuple[Tile, ...]] = {
     "cross_taps": (

@@ -21,10 +21,10 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from config import Note
 from imaging import heic, jpeg, metadata, png, tiff, tiff_tags, webp
 from imaging.errors import ImagingError, image_too_large, not_an_image, truncated_image
 from imaging.photo import Photo, Source, TiffSettings, assemble, turn_upright
+from notices import Note
 
 # Every scan of a progressive JPEG goes over all its pixels: a small file with thousands of scans would take hours.
 MAX_SCANNED_PX = 10_000_000_000

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from config import Note
 from imaging import metadata
+from notices import Note
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from config import Note
 from imaging import jpeg, metadata, png, tiff, tiff_tags
 from imaging.errors import ImagingError
 from imaging.photo import Encoded, Photo
+from notices import Note
 
 MEDIA_TYPES = {
     "PNG": ("image/png", ".png"),

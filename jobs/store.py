@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from config import Note
 from jobs.errors import JobError, disk_full_as_job_error
+from notices import Note
 
 ID_BYTES = 16  # 128 random bits: nobody guesses another person's photo
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{22}")

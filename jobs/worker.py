@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.errors import JobError
-from jobs.photos import PhotoShelf, Pixels
-from jobs.request import Options, build_mask
-from jobs.saver import OutputSaver
+from jobs.images import PhotoShelf, Pixels
+from jobs.output_writer import OutputSaver
+from jobs.request_parsing import Options, build_mask
 from jobs.store import ImageRecord, JobRecord, note_as_dict
 
 OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "MemoryError", "_ArrayMemoryError"})

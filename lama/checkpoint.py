@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lama.generator import INPUT_CHANNELS, Generator
-from lama.tensor_pickle import CheckpointError
+from lama.safe_unpickle import CheckpointError
 from lama.torch_archive import TorchFile, open_legacy, open_zip
 
 __all__ = ["EMBEDDED_WEIGHTS", "CheckpointError", "load_generator", "save_generator"]

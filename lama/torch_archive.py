@@ -17,7 +17,7 @@ from typing import IO
 
 import torch
 
-from lama.tensor_pickle import CheckpointError, Storage, TensorRecord, named_tensors, unpickle
+from lama.safe_unpickle import CheckpointError, Storage, TensorRecord, named_tensors, unpickle
 
 LONGEST_PICKLE_BYTES = 64 * 2**20  # a training checkpoint's object description is about 1 MiB
 # What zipfile raises for damaged archives: its own error, and those of reading names, sizes and records.

@@ -96,13 +96,13 @@ install_lock() {
     cp "$ROOT/$lock" "$installed"
 }
 
-# Write the console script .venv/bin/fftlama: the path of this checkout, then cli.main.
+# Write the console script .venv/bin/fftlama: the path of this checkout, then cli.main.main.
 write_console_script() {
     local script=$VENV/bin/fftlama
     # The two first lines are shell and, to Python, one string: a #! line cannot hold a path with a space in it.
     {
         printf "#!/bin/sh\n'''exec' \"%s\" \"\$0\" \"\$@\"\n' '''\n" "$PYTHON"
-        printf 'import sys\n\nsys.path[0] = """%s"""\nfrom cli import main\n\nsys.exit(main())\n' "$ROOT"
+        printf 'import sys\n\nsys.path[0] = """%s"""\nfrom cli.main import main\n\nsys.exit(main())\n' "$ROOT"
     } >"$script.new"
     chmod +x "$script.new"
     mv "$script.new" "$script"

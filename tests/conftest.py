@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import RunningServer
+
+from tests.support.serving import RunningServer
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +23,8 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSer
 
     "tiny" and "small" are networks that are loaded in no time, "damaged" is the first half of one.
     """
-    from networks import live_generator
-
     from lama.checkpoint import save_generator
+    from tests.support.networks import live_generator
 
     folder = tmp_path_factory.mktemp("real-server")
     save_generator(live_generator(8, 1), folder / "tiny.safetensors")

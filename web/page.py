@@ -1,9 +1,9 @@
 """The page: Gradio Blocks holding one canvas of our own, and the endpoint `/repair` for `gradio_client`.
 
 The canvas is a `gr.HTML` whose script talks to `/api/v1` itself; no Gradio event takes part in painting or
-repairing, because Gradio's queue drops a finished result when the connection breaks. The scripts `web/*.js` each own
+repairing, because Gradio's queue drops a finished result when the connection breaks. The scripts `static/*.js` each own
 one idea and are joined into the body of one function (`js_on_load`), so that nothing of theirs is global; the words
-come from `strings.yaml`. Knows nothing of torch, of how a repair is made, or of the routes' insides.
+come from `locales/`. Knows nothing of torch, of how a repair is made, or of the routes' insides.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from gradio.exceptions import InvalidPathError
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
 
-WEB_FOLDER = Path(__file__).parent
+STATIC_FOLDER = Path(__file__).parent / "static"
+LOCALES_FOLDER = Path(__file__).parent / "locales"
 LANGUAGES = ("zh-CN", "en")
 PREVIEW_PX = 2048
 """Longer side of the server's picture of a photo, shown after a reload and for formats browsers cannot show."""
 
 SCRIPTS = (
-    "words.js",
+    "i18n.js",
     "api.js",
     "strokes.js",
     "shapes.js",
     "view.js",
     "gestures.js",
     "keyboard.js",
-    "arrivals.js",
-    "memory.js",
-    "rounds.js",
+    "file_input.js",
+    "session_storage.js",
+    "layers.js",
     "models.js",
     "panel.js",
     "repair.js",
@@ -53,8 +54,10 @@ class FileRepairer(Protocol):
 
 def load_strings() -> dict[str, dict[str, str]]:
     """Return every word of the page, language → key → text, in the order of `LANGUAGES`."""
-    strings = yaml.safe_load((WEB_FOLDER / "strings.yaml").read_text(encoding="utf-8"))
-    return {language: strings[language] for language in LANGUAGES}
+    return {
+        language: yaml.safe_load((LOCALES_FOLDER / f"{language}.yaml").read_text(encoding="utf-8"))
+        for language in LANGUAGES
+    }
 
 
 def join_scripts(setup: dict[str, Any]) -> str:
@@ -63,7 +66,7 @@ def join_scripts(setup: dict[str, Any]) -> str:
     Args:
         setup: what the scripts need to know from here, JSON-serialisable; they see it as `setup`.
     """
-    parts = [(WEB_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    parts = [(STATIC_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
     opening = f'"use strict";\nconst setup = {json.dumps(setup, ensure_ascii=False)};'
     return "\n".join([opening, *parts, "startCanvas(element, setup);"])
 
@@ -95,9 +98,9 @@ class MaskCanvas(gr.HTML, metaclass=WithoutStub):
             "max_file_mib": max_file_mib,
             "preview_px": PREVIEW_PX,
         }
-        style = (WEB_FOLDER / "canvas.css").read_text(encoding="utf-8")
+        style = (STATIC_FOLDER / "canvas.css").read_text(encoding="utf-8")
         super().__init__(
-            html_template=(WEB_FOLDER / "canvas.html").read_text(encoding="utf-8"),
+            html_template=(STATIC_FOLDER / "canvas.html").read_text(encoding="utf-8"),
             # Not css_template: that one is nested under an id, where @keyframes and rules for the page have no place.
             head=f"<style>{style}</style>",
             js_on_load=join_scripts(setup),

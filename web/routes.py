@@ -27,7 +27,7 @@ from starlette.routing import Match
 
 from config import Settings
 from jobs.errors import JobError
-from jobs.local import JobQueue
+from jobs.queue import JobQueue
 from jobs.store import note_as_dict
 from web.metrics import Metrics
 from web.uploads import file_part, read_form, read_json

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from lama.fold import Convolution
+from lama.fold_batchnorm import Convolution
 from lama.kernels.tiles import Tile, copies_boxes
 
 

@@ -14,7 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
-from lama.fold import Convolution, FFCLayer
+from lama.fold_batchnorm import Convolution, FFCLayer
 from lama.kernels.convolution import convolve, row_convolution
 from lama.kernels.tiles import tile_for
 

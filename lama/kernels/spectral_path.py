@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lama.fold import Convolution
+from lama.fold_batchnorm import Convolution
 from lama.kernels.convolution import RowConvolution, relu
 from lama.kernels.fourier import KernelMatrices
 from lama.kernels.tiles import Tile

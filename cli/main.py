@@ -1,0 +1,326 @@
+"""The console script `fftlama`: serve, repair files and folders, show the profile, fetch weights, run a bench.
+
+What people asked for goes to stdout; progress, remarks and errors (one sentence each) go to stderr. Heavy modules are
+imported by the command that needs them, so that `--help` answers at once.
+
+Exit codes: 0 done, 1 failed (of a folder: at least one photo), 2 wrong arguments or settings, 130 stopped with Ctrl+C.
+`serve` has those of `app.py`.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from config import CHECKOUT, LOCAL_PROFILES_FILE, SETTINGS, ProfileError, Settings, SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from inference import Inpainter
+
+EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
+ENGINE_SETTINGS = ("device", "precision", "weights", "profile")
+BENCH_FOLDER = CHECKOUT / "bench"
+
+
+class CommandError(Exception):
+    """A command can't do what was asked; the text is the sentence for the person, `code` the exit code."""
+
+    def __init__(self, text: str, code: int = EXIT_FAILED) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["serve"]:
+            from app import main as serve  # has its own arguments and help: every setting
+
+            return serve(arguments[1:])
+        if arguments[:1] == ["bench"] and not {"-h", "--help"} & set(arguments[1:2]):
+            return run_bench(arguments[1:])
+        chosen = make_parser().parse_args(arguments)
+        return int(chosen.run(chosen))
+    except CommandError as error:
+        print(f"fftlama: {error}", file=sys.stderr)
+        return error.code
+    except (SettingsError, ProfileError) as error:
+        print(f"fftlama: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("fftlama: stopped", file=sys.stderr)
+        return EXIT_STOPPED
+    except BrokenPipeError:
+        # Who reads our output has gone (`| head`); Python would complain of it once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command; each sets `run` to the function that does it."""
+    parser = argparse.ArgumentParser(
+        prog="fftlama",
+        description="Erase things from photos with a LaMa network on your own machine.",
+        epilog="Every setting can also stand in the environment (FFTLAMA_DEVICE=cpu) or in fftlama.yaml.",
+    )
+    parser.add_argument("--version", action="version", version=f"fftlama {_version()}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands.add_parser("serve", help="start the page and the REST routes here; --help lists every setting")
+
+    repair = commands.add_parser(
+        "repair",
+        help="repair a photo, or a folder of photos",
+        description="Repair a photo, or every photo of a folder. Formats, metadata and names are kept. A result that "
+        "is there is finished: run the same line again to go on after a stop. GIF becomes PNG and HEIC becomes JPEG, "
+        "with the new ending added to the name.",
+    )
+    repair.add_argument("photos", type=Path, metavar="IN", help="photo, or folder of photos")
+    repair.add_argument(
+        "masks",
+        type=Path,
+        metavar="MASK",
+        help="mask (white = hole) of the photo's size; for a folder: one mask for all, or a folder with a mask named "
+        "like each photo, or like it with _mask added",
+    )
+    repair.add_argument(
+        "out", type=Path, metavar="OUT", help="file or folder to write to; a file's ending is its format"
+    )
+    repair.add_argument("--overwrite", action="store_true", help="repair again what is there already")
+    repair.add_argument(
+        "--dilate-px", type=_pixels, metavar="N", help="grow the hole by N px; default: by its thickness and shadow"
+    )
+    repair.add_argument("--feather-px", type=_pixels, metavar="N", help="width of the soft edge; default: one pixel")
+    repair.add_argument("--quality", choices=("fast", "high"), default="fast", help="high refines very large holes")
+    _add_settings(repair, ENGINE_SETTINGS)
+    repair.set_defaults(run=run_repair)
+
+    profile = commands.add_parser("profile", help="show the card, the profile chosen for it and why")
+    profile.add_argument(
+        "--measure", action="store_true", help=f"time what this card likes best and write {LOCAL_PROFILES_FILE}"
+    )
+    _add_settings(profile, ENGINE_SETTINGS)
+    profile.set_defaults(run=run_profile)
+
+    weights = commands.add_parser("weights", help="list the weights there are, or fetch published ones")
+    actions = weights.add_subparsers(title="actions", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="list the weights and where they are")
+    _add_settings(listing, ("weights_dir",))
+    listing.set_defaults(run=run_weights_list)
+    get = actions.add_parser("get", help="fetch published weights; goes on where an earlier download stopped")
+    get.add_argument("name", metavar="NAME", help="a name of `fftlama weights list`")
+    _add_settings(get, ("mirrors", "weights_dir"))
+    get.set_defaults(run=run_weights_get)
+
+    bench = commands.add_parser("bench", help="run one of the measurements in bench/; without a name: list them")
+    bench.add_argument(
+        "name", metavar="NAME", nargs="?", help="a file of bench/, without .py; its own --help follows it"
+    )
+    return parser
+
+
+def _version() -> str:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+    return str(project["project"]["version"])
+
+
+def _pixels(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of pixels from 0 up")
+    return int(text)
+
+
+def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    for setting in SETTINGS:
+        if setting.name in names:
+            parser.add_argument(
+                f"--{setting.name.replace('_', '-')}", metavar="X", help=setting.help.replace("%", "%%")
+            )
+
+
+def _settings(chosen: argparse.Namespace, names: Sequence[str]) -> Settings:
+    return load_settings({name: value for name in names if (value := getattr(chosen, name)) is not None})
+
+
+def run_repair(chosen: argparse.Namespace) -> int:
+    """Repair files; print a summary, and on stderr the progress and what went wrong."""
+    from cli.batch import BatchError, Limits, plan_tasks, run_tasks
+    from cli.terminal import ProgressLine, spell_duration
+
+    settings = _settings(chosen, ENGINE_SETTINGS)
+    try:
+        tasks = plan_tasks(chosen.photos, chosen.masks, chosen.out)
+    except BatchError as error:
+        raise CommandError(str(error), EXIT_USAGE) from error
+    progress = ProgressLine(sys.stderr)
+    options = {"dilate_px": chosen.dilate_px, "feather_px": chosen.feather_px, "quality": chosen.quality}
+    started_s = time.monotonic()
+
+    def tell(done: int, photo: Path, sentence: str) -> None:
+        if sentence:
+            progress.say(f"{photo.name}: {sentence}")
+        progress.show(done / len(tasks), f"{done} of {len(tasks)}  {photo.name}")
+
+    try:
+        summary = run_tasks(
+            tasks,
+            lambda: load_inpainter(settings),
+            options=options,
+            limits=Limits(settings.max_file_mib * 2**20, settings.max_image_mpx * 1_000_000),
+            overwrite=chosen.overwrite or (len(tasks) == 1 and not chosen.photos.is_dir() and not chosen.out.is_dir()),
+            tell=tell,
+        )
+    finally:
+        progress.close()
+    counts = (
+        (summary.repaired, "repaired"),
+        (summary.finished, "there already"),
+        (summary.without_mask, "without a mask"),
+        (len(summary.failed), "failed"),
+    )
+    words = ", ".join(f"{count} {what}" for count, what in counts if count)
+    print(f"{words}, in {spell_duration(time.monotonic() - started_s)}")
+    return EXIT_FAILED if summary.failed else 0
+
+
+def load_inpainter(settings: Settings) -> "Inpainter":
+    """Load the engine that the settings ask for. Raises CommandError when it can't be had."""
+    from app import share_cores
+
+    share_cores()
+    from inference import Inpainter, RepairError
+    from lama.catalogue import DownloadError, find_weights
+    from lama.checkpoint import CheckpointError
+
+    try:
+        return Inpainter.load(
+            find_weights(settings.weights, settings.weights_dir),
+            device=settings.device,
+            precision=settings.precision,
+            profile=None if settings.profile == "auto" else settings.profile,
+        )
+    except (DownloadError, RepairError, CheckpointError) as error:
+        raise CommandError(str(error)) from error
+
+
+def run_profile(chosen: argparse.Namespace) -> int:
+    """Print the card, its profile and the reason; with --measure, measure first and write the local profile."""
+    settings = _settings(chosen, ENGINE_SETTINGS)
+    if chosen.measure:
+        _measure(settings)
+    from engine.model_runner import RunnerError, choose_device, choose_precision, describe_card, pick_profile
+
+    try:
+        device = choose_device(settings.device)
+        card = describe_card(device)
+        profile, reason = pick_profile(card, None if settings.profile == "auto" else settings.profile)
+        precision = choose_precision(settings.precision, profile, device)
+    except RunnerError as error:
+        raise CommandError(str(error), EXIT_USAGE) from error
+    rows: Mapping[str, Any] = {
+        "card": card.name,
+        "device": device,
+        "capability": "none" if card.capability is None else "{}.{}".format(*card.capability),
+        "memory": "unknown" if card.memory_mib is None else f"{card.memory_mib} MiB",
+        "profile": profile.name,
+        "why": reason,
+        "input": f"{profile.input_px} px",
+        "buckets": " ".join(str(side_px) for side_px in profile.buckets_px) + " px",
+        "precision": precision,
+        "CUDA graph": profile.cuda_graph if device.type == "cuda" else "off",
+        "memory cap": f"{profile.memory_fraction:.0%}",
+        "batch": f"up to {profile.max_batch}",
+    }
+    for name, value in rows.items():
+        print(f"{name:<11} {value}")
+    return 0
+
+
+def _measure(settings: Settings) -> None:
+    from inference import RepairError, measure_profile
+
+    if settings.profile != "auto":
+        print(f"the profile is set to {settings.profile}, so what is measured will not count", file=sys.stderr)
+    inpainter = load_inpainter(settings)
+    print("measuring; this takes a minute or more", file=sys.stderr)
+    try:
+        measured = measure_profile(inpainter)
+    except RepairError as error:
+        raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(f"the measured profile can't be written: {error}") from error
+    print("precision  graph   bucket  batch   ms a batch  peak MiB")
+    for row in measured.rows:
+        time_ms = row.failure if row.forward_ms is None else f"{row.forward_ms:.2f}"
+        peak_mib = "" if row.peak_mib is None else row.peak_mib
+        print(f"{row.precision:<10} {row.cuda_graph:<7} {row.bucket_px:>6} {row.batch:>6} {time_ms:>12} {peak_mib:>9}")
+    print(f"written to {measured.path}\n")
+
+
+def run_weights_list(chosen: argparse.Namespace) -> int:
+    """Print every weight file that can be chosen, its size, and where it is."""
+    from cli.terminal import spell_mib
+    from lama.catalogue import CATALOGUE, EMBEDDED_NAME, embedded_path, list_weights
+
+    abouts = {EMBEDDED_NAME: "embedded; trained for this project"}
+    abouts |= {name: entry.about for name, entry in CATALOGUE.items()}
+    for known in list_weights(_settings(chosen, ("weights_dir",)).weights_dir):
+        missing = "missing" if known.name == EMBEDDED_NAME else f"not here: fftlama weights get {known.name}"
+        where = str(known.path or embedded_path()) if known.installed else missing
+        about = abouts.get(known.name, "a file of your own")
+        print(f"{known.name:<14}{spell_mib(known.size_bytes):>8}  {about}\n{'':<24}{where}")
+    return 0
+
+
+def run_weights_get(chosen: argparse.Namespace) -> int:
+    """Fetch weights with a progress bar and print where they are."""
+    from cli.terminal import ProgressLine, spell_mib
+    from lama.catalogue import CATALOGUE, EMBEDDED_NAME, DownloadError, fetch
+
+    if chosen.name == EMBEDDED_NAME:
+        raise CommandError(f"{EMBEDDED_NAME} comes with the program; there is nothing to fetch", EXIT_USAGE)
+    if chosen.name not in CATALOGUE:
+        names = ", ".join(CATALOGUE)
+        raise CommandError(f"there are no weights called {chosen.name!r} to fetch; there are: {names}", EXIT_USAGE)
+    settings = _settings(chosen, ("mirrors", "weights_dir"))
+    progress = ProgressLine(sys.stderr)
+
+    def show(done: int, total: int, host: str) -> None:
+        progress.show(done / total, f"{spell_mib(done)} of {spell_mib(total)} from {host}")
+
+    try:
+        path = fetch(chosen.name, folder=settings.weights_dir, mirrors=settings.mirrors, on_progress=show)
+    except DownloadError as error:
+        raise CommandError(str(error)) from error
+    finally:
+        progress.close()
+    print(path)
+    return 0
+
+
+def run_bench(arguments: Sequence[str]) -> int:
+    """Run bench/NAME.py in a process of its own with the arguments that follow its name, and pass on its exit code."""
+    names = sorted(path.stem for path in BENCH_FOLDER.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
+    if not arguments:
+        print("\n".join(names))
+        return 0
+    name, *rest = arguments
+    if name not in names:
+        raise CommandError(f"there is no bench {name!r}; there are: {', '.join(names)}", EXIT_USAGE)
+    with subprocess.Popen([sys.executable, str(BENCH_FOLDER / f"{name}.py"), *rest]) as process:
+        while True:
+            try:
+                code = process.wait()
+            except KeyboardInterrupt:
+                continue  # Ctrl+C reaches the bench too, which ends on its own and says how
+            return EXIT_STOPPED if code == -signal.SIGINT else abs(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""Measure what a card likes best and write it down as its profile.
+
+Times the model alone for every precision, graph mode, bucket and batch, and keeps, in `hardware_profiles.local.yaml`,
+what was fastest of what computes the same as plain float32: some cards are fast at half precision and wrong. Prints
+nothing. The caller holds the lock on the GPU and has freed what else was on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from config import CHECKOUT, LOCAL_PROFILES_FILE, Card, Profile
+from engine.cuda_graphs import is_out_of_memory
+from engine.model_runner import BATCH_SIZES, ModelRunner, RunnerError, cpu_has_bf16
+from lama.fast_generator import FusedGenerator
+from lama.generator import Generator
+from tensor_ops.seam_correction import match_rim
+
+LADDER_PX = (256, 384, 512, 640, 768, 1024, 1280, 1536)
+YARDSTICK_PX = 512  # precision and graph mode are chosen at this bucket
+WARM_UP_RUNS = 2
+TIMED_RUNS = 7
+USEFUL_GAIN = 0.95  # a choice is kept when it takes less than this part of the time without it
+LARGEST_MEAN_DIFFERENCE = 2 / 255  # from float32; rounding alone stays under a quarter of it
+LONGEST_FORWARD_MS = 4000  # a bucket slower than this is no use to a person who waits
+
+
+logger = logging.getLogger(__name__)
+
+
+Probe = tuple[Tensor, Tensor]
+"""A model input, (4, H, W), and what plain float32 makes of it, (1, 3, H, W)."""
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    """One timed setting; `forward_ms` is the median of a whole batch, None when `failure` says why there is none."""
+
+    precision: str
+    cuda_graph: str
+    bucket_px: int
+    batch: int
+    forward_ms: float | None
+    peak_mib: int | None
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class MeasuredProfile:
+    """What was measured, the profile that follows from it, and the file it was written to."""
+
+    rows: list[MeasuredRow]
+    profile: Profile
+    path: Path
+
+
+def measure_card(
+    generator: Generator,
+    card: Card,
+    device: torch.device,
+    start: Profile,
+    *,
+    folder: Path | None = None,
+    kernels: str = "auto",
+) -> MeasuredProfile:
+    """Time the settings on a device and write the best as the card's local profile.
+
+    Args:
+        generator: the network to measure with, on the CPU; not modified.
+        card: what the new profile will be matched on.
+        device: where to measure.
+        start: the profile in use; its memory fraction is kept, and its distrust of graphs.
+        folder: where `hardware_profiles.local.yaml` is written (default: the checkout). Other rows in it are kept.
+        kernels: as `ModelRunner` takes it.
+
+    Raises:
+        RunnerError: nothing ran, or nothing right.
+        OSError: the file can't be written.
+    """
+    rows: list[MeasuredRow] = []
+    is_gpu = device.type == "cuda"
+    precisions = ("fp16", "fp32") if is_gpu else ("bf16", "fp32") if cpu_has_bf16() else ("fp32",)
+    trials = [(precision, graph) for precision in precisions for graph in (("on", "off") if is_gpu else ("off",))]
+
+    def measure(precision: str, graph: str, side: int, batch: int, probes: Sequence[Probe] = ()) -> float:
+        profile = replace(start, precision=precision, cuda_graph=graph)
+        row = _measure_one(generator, device, profile, side, batch, kernels, probes)
+        rows.append(row)
+        return row.forward_ms if row.forward_ms is not None else float("inf")
+
+    probes = _probes(generator, device)
+    yardstick_ms = {trial: measure(*trial, YARDSTICK_PX, 1, probes) for trial in trials}
+    precision, graph = min(yardstick_ms, key=lambda trial: yardstick_ms[trial])
+    if yardstick_ms[precision, graph] == float("inf"):
+        raise RunnerError(f"no setting runs on this device: {'; '.join(sorted({row.failure for row in rows}))}")
+
+    times_ms: dict[int, float] = {}
+    for side in LADDER_PX:
+        times_ms[side] = measure(precision, graph, side, 1)
+        if times_ms[side] > LONGEST_FORWARD_MS:
+            break
+    buckets = [side for side in times_ms if times_ms[side] <= LONGEST_FORWARD_MS] or [LADDER_PX[0]]
+    kept = [buckets[-1]]
+    for side in reversed(buckets[:-1]):
+        if times_ms[side] < USEFUL_GAIN * times_ms[kept[0]]:
+            kept.insert(0, side)
+
+    best_batch, best_ms = 1, times_ms[kept[0]]
+    for batch in sorted(BATCH_SIZES)[1:]:
+        each_ms = measure(precision, graph, kept[0], batch) / batch
+        if each_ms < USEFUL_GAIN * best_ms:
+            best_batch, best_ms = batch, each_ms
+    profile = Profile(
+        name="measured-" + (re.sub(r"[^a-z0-9]+", "-", card.name.lower()).strip("-") or "card"),
+        input_px=kept[-1],
+        precision=precision,
+        cuda_graph="verify" if graph == "on" and start.cuda_graph != "on" else graph,
+        buckets_px=tuple(kept),
+        memory_fraction=start.memory_fraction,
+        max_batch=best_batch,
+    )
+    return MeasuredProfile(rows, profile, write_profile(profile, card, folder or CHECKOUT))
+
+
+def write_profile(profile: Profile, card: Card, folder: Path) -> Path:
+    """Write a profile for a card into the folder's local profiles, first; rows of other names stay. Return the file."""
+    path = folder / LOCAL_PROFILES_FILE
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    others = [row for row in (content or {}).get("profiles", []) if row.get("name") != profile.name]
+    row = {**asdict(profile), "match": [card.name], "buckets_px": list(profile.buckets_px)}
+    part = path.with_suffix(".part")
+    part.write_text(yaml.safe_dump({"profiles": [row, *others]}, sort_keys=False), encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def _measure_one(
+    generator: Generator,
+    device: torch.device,
+    profile: Profile,
+    side: int,
+    batch: int,
+    kernels: str,
+    probes: Sequence[Probe],
+) -> MeasuredRow:
+    forward_ms, peak_mib, failure = None, None, ""
+    try:
+        if probes and not _is_right(generator, device, profile, kernels, probes):
+            failure = "wrong"
+        else:
+            forward_ms, peak_mib = _time_forward(generator, device, profile, side, batch, kernels)
+    except Exception as error:  # a compiler or driver of any kind: that setting is not for this card
+        failure = "no memory" if is_out_of_memory(error) else "failed"
+        logger.warning("%s, %d px, batch %d: %s: %s", profile.precision, side, batch, failure, error)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return MeasuredRow(profile.precision, profile.cuda_graph, side, batch, forward_ms, peak_mib, failure)
+
+
+def _probes(generator: Generator, device: torch.device) -> list[Probe]:
+    """Fill a hole in two smooth pictures by plain float32."""
+    side = YARDSTICK_PX
+    across = torch.linspace(0, 1, side).expand(side, side)
+    missing = torch.zeros(1, side, side)
+    missing[:, side // 4 : side // 2, side // 4 : side // 2] = 1
+    plain = FusedGenerator(generator, device=device, dtype=torch.float32, kernels="torch")
+    probes = []
+    for colours in (torch.stack([across, across.T, 1 - across]), torch.stack([across.square()] * 3)):
+        x = torch.cat([colours * (1 - missing), missing]).to(device)
+        with torch.inference_mode():
+            probes.append((x, match_rim(plain(x[None]), x[None])))
+    return probes
+
+
+def _is_right(
+    generator: Generator, device: torch.device, profile: Profile, kernels: str, probes: Sequence[Probe]
+) -> bool:
+    """Tell whether a setting fills holes as plain float32 does, graphs replayed."""
+    runner = ModelRunner(generator, device=device, precision=profile.precision, profile=profile, kernels=kernels)
+    try:
+        for x, expected in probes:
+            missing = x[3:].expand(1, 3, -1, -1) > 0
+            for _ in range(2):  # the first captures the graph, the second replays it
+                difference = (runner.predict([x]) - expected)[missing].abs().mean().item()
+                if not difference <= LARGEST_MEAN_DIFFERENCE:  # so that NaN is wrong, too
+                    return False
+    finally:
+        runner.release()
+    return True
+
+
+def _time_forward(
+    generator: Generator, device: torch.device, profile: Profile, side: int, batch: int, kernels: str
+) -> tuple[float, int | None]:
+    is_gpu = device.type == "cuda"
+    if is_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    runner = ModelRunner(generator, device=device, precision=profile.precision, profile=profile, kernels=kernels)
+    inputs = [torch.rand(4, side, side, device=device) for _ in range(batch)]
+    times_ms = []
+    for run in range(WARM_UP_RUNS + TIMED_RUNS):
+        started_s = time.perf_counter()
+        runner.predict(inputs)
+        if is_gpu:
+            torch.cuda.synchronize(device)
+        if run >= WARM_UP_RUNS:
+            times_ms.append((time.perf_counter() - started_s) * 1000)
+        if times_ms and times_ms[-1] > LONGEST_FORWARD_MS:
+            break
+    peak_mib = torch.cuda.max_memory_allocated(device) >> 20 if is_gpu else None
+    runner.release()
+    return statistics.median(times_ms), peak_mib

@@ -1,0 +1,82 @@
+"""What a repair is asked with, what it gives, and what is refused.
+
+An image is (H, W, 3) uint8 or uint16 RGB, a mask (H, W) bool, True = hole. Knows no model and no device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masks.boxes import Box
+from notices import Note
+
+QUALITIES = ("fast", "high")
+MAX_ASKED_PX = 1024  # largest dilate_px and feather_px taken from a caller
+
+
+class RepairError(ValueError):
+    """Arguments that no repair can be made from; the text says what, what was got, and what is allowed."""
+
+
+@dataclass(frozen=True)
+class RepairRequest:
+    """One repair to make; see `Inpainter.repair` for the arguments."""
+
+    image: NDArray
+    mask: NDArray[np.bool_]
+    dilate_px: int | None = None
+    feather_px: int | None = None
+    quality: str = "fast"
+
+
+@dataclass
+class RepairResult:
+    """What a repair changed.
+
+    Attributes:
+        original: the image as given; referred to, not copied, so leave it alone until `image` was read.
+        patches: (box, pixels) of everything that changed; boxes are disjoint, pixels of the image's dtype.
+        timings_ms: milliseconds of plan, wait (for the device), upload, predict, composite, and total.
+        notes: what a person should know, each with a stable code.
+    """
+
+    original: NDArray = field(repr=False)
+    patches: list[tuple[Box, NDArray]] = field(default_factory=list)
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+
+    @cached_property
+    def image(self) -> NDArray:
+        """The whole repaired image, composed on first access; a copy, even when nothing changed."""
+        image = self.original.copy()
+        for (left, top, right, bottom), pixels in self.patches:
+            image[top:bottom, left:right] = pixels
+        return image
+
+
+def check_request(request: RepairRequest) -> None:
+    """Raise RepairError unless a repair can be made from the request."""
+    image, mask = request.image, request.mask
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise RepairError(f"image must be an array (height, width, 3) of at least one pixel, got {_shape_of(image)}")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise RepairError(f"image must be uint8 or uint16, got {image.dtype}; convert it, scaled to the whole range")
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+        got = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise RepairError(f"mask must be a bool array, got {got}; for a file's grey levels use mask > 127")
+    if mask.shape != image.shape[:2]:
+        raise RepairError(f"mask must be of the image's size {image.shape[:2]}, got {mask.shape}")
+    for name, value in (("dilate_px", request.dilate_px), ("feather_px", request.feather_px)):
+        is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if value is not None and not (is_whole and 0 <= value <= MAX_ASKED_PX):
+            raise RepairError(f"{name} must be None or a whole number from 0 to {MAX_ASKED_PX}, got {value!r}")
+    if request.quality not in QUALITIES:
+        raise RepairError(f"quality must be one of {', '.join(QUALITIES)}, got {request.quality!r}")
+
+
+def _shape_of(value: object) -> str:
+    return f"shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__

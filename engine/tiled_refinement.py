@@ -1,0 +1,118 @@
+"""Refine a hole larger than the largest bucket: a coarse fill at bucket size, then tiles at the photo's own resolution.
+
+The coarse fill decides what is where; each tile then fills its core anew, with the sharp known region, tiles refined
+before it and the coarse fill around as context. Tiles go from the rim inwards, so that texture grows in from what is
+known, and fade into each other where they overlap. Owns the tiles; predictions are made by `filling.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.executor import Filled, Task, fill
+from engine.model_runner import ModelRunner
+from engine.stage_timer import StageClock
+from masks.boxes import Box, find_bounds
+from masks.crop_plan import Crop
+from masks.dilation import DrawnHole
+
+TILE_PX = 512  # the network was trained on windows of this kind; larger tiles lose texture, smaller ones context
+CORE_PART = 2  # a tile's core is this part of its side; the rest is context
+OVERLAP_PART = 4  # and this part of the core overlaps the next one's
+
+
+def hard_edged(crop: Crop) -> Crop:
+    """Return the crop with its whole grown hole replaced, no feather: the coarse fill that tiles start from."""
+    missing = crop.hole.missing
+    return replace(crop, hole=DrawnHole(crop.hole.box, missing, missing.astype(np.float32)))
+
+
+def refine(task: Task, coarse: NDArray, runner: ModelRunner, clock: StageClock) -> Filled:
+    """Fill a task's crop at full resolution.
+
+    Args:
+        task: the image, not modified, and the crop with its feather.
+        coarse: the patch that `hard_edged(task.crop)` gave.
+        runner: see `filling.fill`.
+        clock: enters "refine" for every tile; a tile's own stages are part of it.
+
+    Returns:
+        The patch, feathered, and the notes of all tiles.
+    """
+    left, top, right, bottom = task.crop.box
+    original = task.image[top:bottom, left:right]
+    canvas = original.copy()
+    _inside(canvas, task.crop)[...] = coarse
+    notes = []
+    for tile in plan_tiles(task.crop.missing, runner.profile.buckets_px):
+        clock.enter("refine")
+        (done,) = fill([Task(canvas, tile)], runner, StageClock(runner.device))
+        canvas[tile.patch_box[1] : tile.patch_box[3], tile.patch_box[0] : tile.patch_box[2]] = done.patch
+        notes += done.notes
+    alpha = task.crop.alpha[..., None]
+    known, filled = _inside(original, task.crop), _inside(canvas, task.crop)
+    mixed = np.rint(known + alpha * (filled.astype(np.float32) - known)).astype(canvas.dtype)
+    return Filled(np.where(alpha > 0, mixed, known), notes)
+
+
+def plan_tiles(missing: NDArray[np.bool_], buckets_px: tuple[int, ...]) -> list[Crop]:
+    """Lay overlapping tiles over the hole of a box, from the rim inwards.
+
+    Args:
+        missing: (height, width) bool, the grown hole in the box; not modified.
+        buckets_px: square model sides, ascending; a tile is the largest up to 512.
+
+    Returns:
+        Crops in the box's coordinates; each tile's core alone is missing in it. Their cores cover the hole.
+    """
+    bounds = find_bounds(missing)
+    if bounds is None:
+        return []
+    side = max((px for px in buckets_px if px <= TILE_PX), default=buckets_px[0])
+    core_px = side // CORE_PART
+    overlap_px = core_px // OVERLAP_PART
+    depth = cv2.distanceTransform(np.pad(missing, 1).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3)[1:-1, 1:-1]
+    tiles: list[tuple[float, Crop]] = []
+    for top in range(bounds[1] - overlap_px, bounds[3], core_px - overlap_px):
+        for left in range(bounds[0] - overlap_px, bounds[2], core_px - overlap_px):
+            tile = _plan_tile(missing, (left, top), core_px, overlap_px, side)
+            if tile is not None:
+                x0, y0, x1, y1 = tile.patch_box
+                tiles.append((float(depth[y0:y1, x0:x1].max()), tile))
+    return [tile for _, tile in sorted(tiles, key=lambda pair: pair[0])]
+
+
+def _plan_tile(
+    missing: NDArray[np.bool_], corner: tuple[int, int], core_px: int, overlap_px: int, side: int
+) -> Crop | None:
+    """The tile whose core begins at `corner` (left, top), which may lie outside the box; None without a hole there."""
+    height, width = missing.shape
+    left, top = max(0, corner[0]), max(0, corner[1])
+    right, bottom = min(width, corner[0] + core_px), min(height, corner[1] + core_px)
+    core = missing[top:bottom, left:right]
+    if not core.any():
+        return None
+    tile_w, tile_h = min(side, width), min(side, height)
+    x = min(max((left + right - tile_w) // 2, 0), width - tile_w)
+    y = min(max((top + bottom - tile_h) // 2, 0), height - tile_h)
+    box: Box = (x, y, x + tile_w, y + tile_h)
+    own = np.zeros((tile_h, tile_w), np.bool_)
+    own[top - y : bottom - y, left - x : right - x] = core
+    steps = np.arange(core_px) + 0.5
+    ramp = np.clip(np.minimum(steps, core_px - steps) / overlap_px, 0, 1).astype(np.float32)
+    rows = ramp[top - corner[1] : bottom - corner[1]]
+    columns = ramp[left - corner[0] : right - corner[0]]
+    alpha = np.zeros((tile_h, tile_w), np.float32)
+    alpha[top - y : bottom - y, left - x : right - x] = core * rows[:, None] * columns[None, :]
+    return Crop(box, (left, top, right, bottom), (tile_h, tile_w), (side, side), DrawnHole(box, own, alpha))
+
+
+def _inside(array: NDArray, crop: Crop) -> NDArray:
+    """The view of an array over the crop's box that lies in its patch box."""
+    left, top = crop.box[:2]
+    x0, y0, x1, y1 = crop.patch_box
+    return array[y0 - top : y1 - top, x0 - left : x1 - left]

@@ -1,0 +1,70 @@
+"""The thread that writes finished results into the outputs folder, after the patch was already shown."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from jobs.errors import JobError, is_disk_full
+from jobs.files import write_new_output
+from jobs.images import PhotoShelf
+from notices import Note
+
+log = logging.getLogger("fftlama.jobs")
+
+
+class OutputSaver:
+    """Writes one full file after another, in the photo's own format; a failure is a note on the job, never an error."""
+
+    def __init__(self, shelf: PhotoShelf, outputs_dir: Path, *, changed: Callable[[], None]) -> None:
+        self._shelf = shelf
+        self._outputs_dir = outputs_dir
+        self._changed = changed
+        self._jobs: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="output-saver", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def add(self, job_id: str) -> None:
+        """Have a done job's file written soon."""
+        self._jobs.put(job_id)
+
+    def stop(self, *, wait_s: float) -> bool:
+        """Let the thread end after what is waiting; False when it needs longer (the rest is written at next start)."""
+        self._jobs.put(None)
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (job_id := self._jobs.get()) is not None:
+            try:
+                self._save(job_id)
+            except Exception:
+                log.exception("job %s: could not be written to the outputs folder", job_id[:6])
+                self._give_up(job_id, "The result is here, but it could not be written to the outputs folder.")
+            self._changed()
+
+    def _save(self, job_id: str) -> None:
+        store = self._shelf.store
+        try:
+            job = store.job(job_id)
+            encoded = self._shelf.encode(store.image(job.result_id or ""))
+            path = write_new_output(self._outputs_dir, encoded.data, extension=encoded.extension)
+        except JobError as error:
+            self._give_up(job_id, f"The result was not written to the outputs folder: {error.message}")
+            return
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self._give_up(job_id, "The result is here, but the disk is too full to write it to the outputs folder.")
+            return
+        store.set_saved(job_id, f"{self._outputs_dir.name}/{path.name}", notes=encoded.notes)
+
+    def _give_up(self, job_id: str, sentence: str) -> None:
+        try:
+            self._shelf.store.set_saved(job_id, None, notes=[Note(sentence, code="not_saved")])
+        except Exception:
+            log.exception("job %s: the note about its file could not be kept", job_id[:6])

@@ -1,0 +1,90 @@
+"""What a caller may ask of a repair: strokes, a mask file and options, checked before a job is made of them."""
+
+import difflib
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging import read_mask
+from imaging.strokes import parse_strokes, rasterize
+from jobs.errors import JobError
+from jobs.images import imaging_as_job_error
+from jobs.store import ImageRecord
+
+LARGEST_REACH_PX = 1024  # the engine's own limit
+QUALITIES = ("fast", "high")
+LONGEST_REQUEST_ID = 200
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a repair is done; None leaves the choice to the engine."""
+
+    dilate_px: int | None = None
+    feather_px: int | None = None
+    quality: str = "fast"
+
+
+def parse_options(raw: object) -> Options:
+    """Return checked options from a JSON object or None; JobError `bad_options` names key, value and what is right."""
+    if raw is None:
+        return Options()
+    if not isinstance(raw, dict):
+        raise JobError("bad_options", 'options must be an object such as {"quality": "fast"}.')
+    known = list(asdict(Options()))
+    for key in raw:
+        if key not in known:
+            nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise JobError(
+                "bad_options", f"Unknown option {str(key)[:40]!r}; the nearest is {nearest!r}.", {"key": str(key)[:40]}
+            )
+    for key in ("dilate_px", "feather_px"):
+        value = raw.get(key)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and 0 <= value <= LARGEST_REACH_PX):
+            allowed = f"a whole number from 0 to {LARGEST_REACH_PX}"
+            raise JobError("bad_options", f"{key} is {str(value)[:40]!r}; allowed: {allowed}.", {"key": key})
+    quality = raw.get("quality", "fast")
+    if quality not in QUALITIES:
+        allowed = " or ".join(QUALITIES)
+        raise JobError("bad_options", f"quality is {str(quality)[:40]!r}; allowed: {allowed}.", {"key": "quality"})
+    return Options(raw.get("dilate_px"), raw.get("feather_px"), quality)
+
+
+def check_request_id(request_id: object) -> str:
+    """Return the caller's request id; JobError `bad_request` when it is not a short text."""
+    if isinstance(request_id, str) and 0 < len(request_id) <= LONGEST_REQUEST_ID and request_id.isprintable():
+        return request_id
+    raise JobError("bad_request", f"request_id must be a text of 1 to {LONGEST_REQUEST_ID} characters.")
+
+
+def digest_of(image_id: str, *, strokes: object, mask_png: bytes | None, options: Options) -> str:
+    """Return what tells a retry of a request from another request under the same request id."""
+    mask = hashlib.sha256(mask_png).hexdigest() if mask_png else None
+    text = json.dumps([image_id, strokes or [], mask, asdict(options)], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def build_mask(strokes: Any, mask_png: bytes | None, *, image: ImageRecord) -> NDArray[np.bool_]:
+    """Return the (H, W) bool hole: the mask file with the strokes drawn over it, erasing ones included.
+
+    Raises JobError `bad_strokes`, `mask_size`, `empty_mask` or what else imaging refuses.
+    """
+    size = (image.height, image.width)
+    with imaging_as_job_error():
+        parsed = parse_strokes(strokes or [])
+        mask: NDArray[np.bool_] = rasterize(parsed, size)
+        if mask_png is not None:
+            from_file = read_mask(mask_png, size)
+            if any(stroke.erase for stroke in parsed):
+                # What strokes leave untouched is where drawing all of them as paint leaves nothing.
+                everything = [type(stroke)(stroke.points, stroke.radius, False) for stroke in parsed]
+                from_file = from_file & ~rasterize(everything, size)
+            mask = mask | from_file
+    if not mask.any():
+        raise JobError("empty_mask", "Nothing is marked: paint over what should go first.")
+    return mask

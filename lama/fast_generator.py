@@ -1,0 +1,132 @@
+"""The generator in inference form: the same function as `generator.Generator`, fast.
+
+Batch-norms are folded (`fold`), parallel convolutions merged, the Fourier transform is products with matrices (`dft`).
+Two forms compute it: plain PyTorch (`torch_form`) anywhere, Triton kernels (`triton_form`) on CUDA in float16. Which
+one is decided once, at construction, and `describe` says why.
+"""
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from lama.fold_batchnorm import FoldedNetwork, fold_generator
+from lama.generator import INPUT_CHANNELS, Generator, check_input_shape
+from lama.torch_backend import TorchForm
+
+KERNEL_CHOICES = ("auto", "torch", "triton")
+KERNEL_CHANNEL_MULTIPLE = 32  # width of the narrowest tile; width 32 and 64 networks fit, odd ones run in plain PyTorch
+KERNEL_CAPABILITY = (8, 0)  # Triton leaves the matrix units of older cards idle: cuDNN is faster there
+TRIAL_SIZE_PX = 64
+
+
+class FusedGenerator(nn.Module):
+    """A generator for inference, with its own copy of the weights.
+
+    Arguments: `generator` is read and not modified. `device` and `dtype` are where and in what type it runs: float32
+    anywhere, float16 on CUDA, bfloat16 on the CPU. `kernels` is "auto" (Triton where it can run), "torch" or "triton"
+    (raises ValueError where it cannot run).
+    """
+
+    def __init__(
+        self, generator: Generator, *, device: torch.device | str, dtype: torch.dtype, kernels: str = "auto"
+    ) -> None:
+        super().__init__()
+        if kernels not in KERNEL_CHOICES:
+            raise ValueError(f"kernels must be one of {', '.join(KERNEL_CHOICES)}, got {kernels!r}")
+        self.device = torch.device(device)
+        self.dtype = dtype
+        network = fold_generator(generator)
+        form: nn.Module | None = None
+        if kernels == "torch":
+            self.reason = "asked for"
+        else:
+            form, obstacle = _triton_form(network, generator.width, self.device, dtype)
+            if form is None and kernels == "triton":
+                raise ValueError(f"the Triton kernels cannot run: {obstacle}")
+            self.reason = obstacle or ("asked for" if kernels == "triton" else "fastest here")
+        self.uses_triton = form is not None
+        self.form: nn.Module = form or TorchForm(network, device=self.device, dtype=dtype)
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict an image from a masked one, as `Generator.forward`.
+
+        Arguments: `x` (B, 4, H, W), any floating type and memory format, on this generator's device; masked RGB in
+        [0, 1], then the mask. H and W multiples of 8, from 16 up. Not modified.
+        Result: (B, 3, H, W) float32 in [0, 1], freshly allocated.
+        Raises ValueError for any other shape.
+        """
+        check_input_shape(tuple(x.shape))
+        with _full_float32(self.device, self.dtype):
+            return self.form(x)
+
+    def describe(self) -> str:
+        """Say in one line what computes the network and why."""
+        name = "Triton kernels" if self.uses_triton else "plain PyTorch"
+        precision = str(self.dtype).removeprefix("torch.")
+        said = f"{name} on {self.device}, {precision} ({self.reason})"
+        if not self.uses_triton:
+            return said
+        obstacle = self.form.why_not_hopper
+        return f"{said}; " + (f"no Hopper kernels: {obstacle}" if obstacle else "Hopper kernels for large maps")
+
+
+def why_not_triton(width: int, device: torch.device, dtype: torch.dtype) -> str:
+    """Say what keeps the Triton kernels from running, or return an empty string."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if dtype != torch.float16:
+        return f"the kernels are float16, not {str(dtype).removeprefix('torch.')}"
+    if width % KERNEL_CHANNEL_MULTIPLE:
+        return f"the kernels need a width that is a multiple of {KERNEL_CHANNEL_MULTIPLE}, not {width}"
+    if device.type == "cuda" and torch.version.hip is None:
+        capability = torch.cuda.get_device_capability(device)
+        if capability < KERNEL_CAPABILITY:
+            return f"compute capability {capability[0]}.{capability[1]} is too old"
+        return ""
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        return ""
+    return f"no kernels for {device.type}"
+
+
+def _triton_form(
+    network: FoldedNetwork, width: int, device: torch.device, dtype: torch.dtype
+) -> tuple[nn.Module | None, str]:
+    """Build the Triton form and run it once on a small input, or say why not: (form or None, obstacle)."""
+    obstacle = why_not_triton(width, device, dtype)
+    if obstacle:
+        return None, obstacle
+    # Here and not in the try: a kernel module that is missing or broken is an error, not a slower GPU. Imported late,
+    # because Triton comes with CUDA builds of PyTorch only.
+    from lama.triton_backend import TritonForm
+
+    # Triton launches on the current card, not on the one its arguments lie on.
+    on_card = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    try:
+        with on_card:
+            form = TritonForm(network, device=device)
+            if device.type == "cuda":
+                trial = form(torch.zeros(1, INPUT_CHANNELS, TRIAL_SIZE_PX, TRIAL_SIZE_PX, device=device))
+                torch.cuda.synchronize(device)
+        if device.type == "cuda" and not bool(trial.isfinite().all()):
+            return None, "the kernels gave no finite result in a trial"
+    except torch.cuda.OutOfMemoryError:
+        raise  # not the kernels' fault, and plain PyTorch needs more
+    except Exception as error:  # a compiler or driver of any kind: slower is better than not at all
+        return None, f"the kernels failed in a trial: {type(error).__name__}: {error}"
+    return form, ""
+
+
+@contextlib.contextmanager
+def _full_float32(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """float32 means float32: no TF32 (10 bits) in cuDNN, which PyTorch allows by default."""
+    if device.type != "cuda" or dtype != torch.float32:
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
+        yield

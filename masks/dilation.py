@@ -1,0 +1,324 @@
+"""The grown hole and its feather: what the network shall see as missing, and how the composite fades out.
+
+Works on NumPy arrays alone: a mask is (H, W) bool, True = hole; a box is (left, top, right, bottom), half-open, in
+image pixels; alpha is float32 in [0, 1]. Everything happens inside the mask's bounds, so that a small hole in a 12 MP
+photo costs a millisecond; connected components over all of it would cost forty. How far each hole grows is decided at
+once; the growing itself, a distance transform, happens when somebody asks for it, and a GPU does it on its own from
+`reach_px`. Knows no crops and no tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from masks.boxes import Box, find_bounds
+
+MAX_DILATE_PX = 32
+MOST_APART = 4096  # beyond this many holes all of them are grown alike, by the thickest one's measure
+FEW_PX = 128 * 128  # a hole's bounds up to this many pixels are looked at pixel by pixel, larger ones on a coarser grid
+COARSEST_PX = 4  # step of the coarsest grid on which holes are told apart and their thickness is measured
+
+
+@dataclass(frozen=True)
+class CropRules:
+    """The constants of the crop plan, of the default dilation and feather, together so that one sweep can vary them.
+
+    Attributes:
+        margin_ratio: context margin as a part of the hole box's longer side.
+        min_margin_px: smallest context margin.
+        max_margin_px: largest context margin; beyond it a big hole would only be scaled down further.
+        scant_ratio: part of its margin, the smallest one included, that a hole can do with where all of it would take
+            the next larger bucket.
+        dilate_ratio: default dilation as a part of the hole's half thickness (distance transform maximum).
+        dilate_extra_px: pixels added to that, for the antialiased rim every hand-painted mask leaves out.
+        large_photo_px: a photo whose shorter side is as long gets one pixel more: what is drawn onto it has wider rims.
+        feather_px: default width of the feather; what lies further in is replaced whole, as a rim left under
+            half-transparent fill is the ghost that dilation is there to remove.
+        forward_px: fixed cost of one more box, in model pixels; decides when two boxes are cheaper as one.
+        cell_px: side of the grid cells that gather holes when there are very many.
+        thin_px: a grown hole no pixel of which is deeper than this may be cut into pieces when its box is too large.
+        thin_cell_px: side of the grid cells it is cut by; with its margin a piece fits 512.
+        shadow_px: most by which a thin hole is drawn out after a shadow or glow (`shadows.py`); 0 leaves them.
+    """
+
+    margin_ratio: float = 0.25
+    min_margin_px: int = 40
+    max_margin_px: int = 192
+    scant_ratio: float = 0.85
+    dilate_ratio: float = 0.12
+    dilate_extra_px: int = 2
+    large_photo_px: int = 900
+    feather_px: int = 1
+    forward_px: int = 150_000
+    cell_px: int = 192
+    thin_px: float = 40.0
+    thin_cell_px: int = 320
+    shadow_px: int = 6
+
+
+@dataclass(frozen=True)
+class HolePart:
+    """What is grown alike: its box, its pixels (box size, bool), by how much it grows.
+
+    A connected hole, several of them, or what was drawn out beside them over a shadow (`shadows.py`).
+    """
+
+    box: Box
+    pixels: NDArray[np.bool_]
+    dilate_px: int
+
+
+@dataclass(frozen=True)
+class GrownHole:
+    """The hole of a mask, grown, and its feather, inside `box`; outside it there is none.
+
+    Attributes:
+        box: bounds of everything grown, inside the image.
+        parts: what it is made of; where they overlap, the one that reaches farther counts.
+        feather_px: see `feather_alpha`.
+        hole_boxes: (N, 4) int, the box of every connected hole, grown.
+    """
+
+    box: Box
+    parts: tuple[HolePart, ...]
+    feather_px: int
+    hole_boxes: NDArray[np.int64]
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        """(box height, box width) bool, True = the network sees this pixel as missing; made when first asked for."""
+        return self._layers[0]
+
+    @property
+    def alpha(self) -> NDArray[np.float32]:
+        """(box height, box width) float32, the composite's weight; made when first asked for."""
+        return self._layers[1]
+
+    @cached_property
+    def reach_px(self) -> NDArray[np.unsignedinteger]:
+        """(box height, box width): for a pixel of the mask's hole by how much it grows, plus one, elsewhere 0."""
+        most_px = max(part.dilate_px for part in self.parts) + 1
+        dtype = np.uint8 if most_px <= np.iinfo(np.uint8).max else np.uint16
+        reach: NDArray[np.unsignedinteger] = np.zeros(box_size(self.box), dtype)
+        for part in self.parts:
+            inner = reach[slices_inside(part.box, self.box)]
+            np.maximum(inner, np.multiply(part.pixels, part.dilate_px + 1, dtype=dtype), out=inner)
+        return reach
+
+    def layers(self, box: Box) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """`missing` and `alpha` of any part of the image, (box height, box width) each."""
+        missing = np.zeros(box_size(box), np.bool_)
+        alpha = np.zeros(box_size(box), np.float32)
+        for part in self.parts:
+            reach = part.dilate_px
+            grown = intersect(_stretch(part.box, reach), box)
+            if grown[0] >= grown[2] or grown[1] >= grown[3]:
+                continue
+            # Hole pixels farther away than their reach change nothing in the box.
+            window = intersect(_stretch(grown, reach), intersect(_stretch(part.box, reach), self.box))
+            hole = paste(part.pixels, part.box, window)
+            if not hole.any():
+                continue
+            distance = _distance_px(~hole)[slices_inside(grown, window)]
+            inner = slices_inside(grown, box)
+            missing[inner] |= distance <= reach
+            feather = feather_alpha(distance, dilate_px=reach, feather_px=self.feather_px)
+            np.maximum(alpha[inner], feather, out=alpha[inner])
+        return missing, alpha
+
+    @cached_property
+    def _layers(self) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        return self.layers(self.box)
+
+
+@dataclass(frozen=True)
+class DrawnHole:
+    """A hole that is grown already: what `GrownHole` says of `box`, given as it shall be."""
+
+    box: Box
+    missing: NDArray[np.bool_]
+    alpha: NDArray[np.float32]
+
+    def layers(self, box: Box) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """As `GrownHole.layers`."""
+        return paste(self.missing, self.box, box), paste(self.alpha, self.box, box)
+
+
+def box_size(box: Box) -> tuple[int, int]:
+    """Return a box's (height, width)."""
+    return box[3] - box[1], box[2] - box[0]
+
+
+def default_dilate_px(thickness_px: float, *, rules: CropRules) -> int:
+    """Return the dilation for a hole whose deepest pixel lies `thickness_px` from the known region."""
+    return min(MAX_DILATE_PX, round(thickness_px * rules.dilate_ratio) + rules.dilate_extra_px)
+
+
+def rules_for(image_size: tuple[int, int], rules: CropRules) -> CropRules:
+    """Return the constants for an image of (height, width): a large photo's rims are wider by a pixel."""
+    if min(image_size) < rules.large_photo_px:
+        return rules
+    return replace(rules, dilate_extra_px=rules.dilate_extra_px + 1)
+
+
+def feather_alpha(distance_px: Any, *, dilate_px: int, feather_px: int | None = None) -> Any:
+    """Return the composite's weight at a distance from the hole (0 = on it).
+
+    1 on the hole, 0 beyond `dilate_px`, and a smoothstep between them over the outermost `feather_px` pixels of the
+    ring (None: over all of it; 0: a hard edge at the grown hole's rim). `distance_px` is a float32 array, of NumPy or
+    whatever computes like it; the result is of its kind.
+    """
+    ring_px = dilate_px if feather_px is None else min(feather_px, dilate_px)
+    ramp = ((dilate_px + 1 - distance_px) * (1 / (ring_px + 1))).clip(0, 1)
+    return (3 - 2 * ramp) * ramp * ramp * (distance_px <= dilate_px)
+
+
+def grow_hole(
+    mask: NDArray[np.bool_],
+    *,
+    bounds: Box | None = None,
+    dilate_px: int | None = None,
+    feather_px: int | None = None,
+    rules: CropRules | None = None,
+) -> GrownHole | None:
+    """Dilate every hole by a Euclidean disc and lay its feather; None when the mask is empty.
+
+    Args:
+        mask: (H, W) bool, True = hole; not modified.
+        bounds: what `find_bounds` says of it, where that is known.
+        dilate_px: the disc's radius for all holes; None gives each hole its own, in proportion to its thickness.
+        feather_px: see `feather_alpha`; None takes the rules'.
+        rules: constants of the default dilation and feather.
+    """
+    rules = rules or CropRules()
+    bounds = bounds or find_bounds(mask)
+    if bounds is None:
+        return None
+    size = (mask.shape[0], mask.shape[1])
+    hole = np.ascontiguousarray(mask[bounds[1] : bounds[3], bounds[0] : bounds[2]])
+    boxes, parts = _tell_apart(hole, bounds)
+    values = [int(dilate_px) if dilate_px is not None else _own_dilate_px(part, size, rules) for part in parts]
+    grow = np.array(values if len(parts) == len(boxes) else values * len(boxes))[:, None]
+    hole_boxes = np.concatenate([boxes[:, :2] - grow, boxes[:, 2:] + grow], axis=1)
+    return GrownHole(
+        expand_box(bounds, max(values), size),
+        tuple(HolePart(box, pixels, value) for (box, pixels), value in zip(parts, values, strict=True)),
+        rules.feather_px if feather_px is None else int(feather_px),
+        np.clip(hole_boxes, 0, np.array([size[1], size[0]] * 2)),
+    )
+
+
+def largest_inside_px(hole: NDArray[np.bool_]) -> float:
+    """Return how far the deepest pixel of a hole lies from the nearest pixel outside it, in pixels.
+
+    Within 5 %, and in large arrays within the step of the grid it is measured on.
+    """
+    step = _grid_step(hole.size)
+    grid = np.ascontiguousarray(hole[::step, ::step])
+    if grid.all():
+        return float(max(hole.shape))
+    depth = cv2.distanceTransform(grid.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3).max()
+    return max(1.0, float(depth) * step)
+
+
+def expand_box(box: Box, by_px: int, image_size: tuple[int, int]) -> Box:
+    """Return a box grown on every side, cut to the image of (height, width)."""
+    height, width = image_size
+    return max(0, box[0] - by_px), max(0, box[1] - by_px), min(width, box[2] + by_px), min(height, box[3] + by_px)
+
+
+def intersect(box: Box, other: Box) -> Box:
+    """Return what two boxes share; where they share nothing, it is empty or inside out."""
+    return max(box[0], other[0]), max(box[1], other[1]), min(box[2], other[2]), min(box[3], other[3])
+
+
+def unite(box: Box, other: Box) -> Box:
+    """Return the smallest box that holds two."""
+    return min(box[0], other[0]), min(box[1], other[1]), max(box[2], other[2]), max(box[3], other[3])
+
+
+def paste(source: NDArray, source_box: Box, box: Box) -> NDArray:
+    """Return the part of `source`, which fills `source_box`, that lies inside `box`; zero where it has none."""
+    out: NDArray = np.zeros(box_size(box), source.dtype)
+    shared = intersect(source_box, box)
+    out[slices_inside(shared, box)] = source[slices_inside(shared, source_box)]
+    return out
+
+
+def slices_inside(box: Box, outer: Box) -> tuple[slice, slice]:
+    """Return the rows and columns of `box` in an array over `outer`, which holds it."""
+    return slice(box[1] - outer[1], box[3] - outer[1]), slice(box[0] - outer[0], box[2] - outer[0])
+
+
+def _stretch(box: Box, by_px: int) -> Box:
+    return box[0] - by_px, box[1] - by_px, box[2] + by_px, box[3] + by_px
+
+
+def _tell_apart(hole: NDArray[np.bool_], bounds: Box) -> tuple[NDArray[np.int64], list[tuple[Box, NDArray[np.bool_]]]]:
+    """Boxes (N, 4) of the connected holes inside `bounds`, and each with its pixels, or all of them as one.
+
+    In large bounds holes that are a few pixels apart count as connected.
+    """
+    step = _grid_step(hole.size)
+    grid = hole
+    for _ in range(step.bit_length() - 1):
+        grid = _halve(grid)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(grid.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    if count == 2:
+        return np.array([bounds], np.int64), [(bounds, hole)]
+    cells = stats[1:, :4].astype(np.int64)  # left, top, width, height
+    cells[:, 2:] += cells[:, :2]
+    inside = np.minimum(cells * step, np.array([hole.shape[1], hole.shape[0]] * 2))
+    boxes = inside + np.array([bounds[0], bounds[1]] * 2)
+    if count > MOST_APART or ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum() > 2 * hole.size:
+        return boxes, [(bounds, hole)]  # too many or too entangled to look at one by one
+    parts = []
+    for index, ((x0, y0, x1, y1), (left, top, right, bottom)) in enumerate(
+        zip(cells.tolist(), inside.tolist(), strict=True)
+    ):
+        own = np.asarray(labels[y0:y1, x0:x1] == index + 1)
+        if step > 1:
+            own = own.repeat(step, axis=0).repeat(step, axis=1)[: bottom - top, : right - left]
+            own &= hole[top:bottom, left:right]
+        box = boxes[index].tolist()
+        parts.append(((box[0], box[1], box[2], box[3]), own))
+    return boxes, parts
+
+
+def _grid_step(pixels: int) -> int:
+    """Every how many pixels bounds of this size are looked at: 1, 2 or 4."""
+    step = 1
+    while pixels > FEW_PX * step * step and step < COARSEST_PX:
+        step *= 2
+    return step
+
+
+def _halve(hole: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Every pixel of the result says whether there is a hole in a square of 2 by 2."""
+    height, width = hole.shape
+    rows = hole[0::2].copy()
+    rows[: height // 2] |= hole[1::2]
+    columns = np.ascontiguousarray(rows[:, 0::2])
+    columns[:, : width // 2] |= rows[:, 1::2]
+    return columns
+
+
+def _own_dilate_px(part: tuple[Box, NDArray[np.bool_]], image_size: tuple[int, int], rules: CropRules) -> int:
+    box, hole = part
+    thickness_px = largest_inside_px(paste(hole, box, expand_box(box, COARSEST_PX, image_size)))
+    return default_dilate_px(thickness_px, rules=rules_for(image_size, rules))
+
+
+def _distance_px(known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Exact Euclidean distance of each pixel to the nearest False one."""
+    distance = cv2.distanceTransform(known.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # Intel's root in OpenCV is off by a last bit that depends on the array's address. What it is the root of is whole.
+    squared = np.square(distance, dtype=np.float32)
+    np.rint(squared, out=squared)
+    return np.sqrt(squared, out=squared)

@@ -1,0 +1,132 @@
+"""The grown hole, made on the device: what `holes.py` says of a box, a tenth of a millisecond after it is asked.
+
+The host sends by how much each hole pixel grows, one byte a pixel; the device measures distances to them, exact as far
+as holes grow. A box is (left, top, right, bottom) in image pixels. Knows no photos and no network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masks.boxes import Box
+from masks.dilation import DrawnHole, GrownHole, box_size, expand_box, feather_alpha, intersect, slices_inside
+from tensor_ops.pinned_memory import Staging
+
+FARTHEST_PX = 64  # holes that grow by more, or by more different values, are grown on the host
+MOST_VALUES = 4
+SUMS_AT_ONCE = 1 << 24  # of squares, 64 MiB, when distances are measured on the device
+
+Layers = Callable[[Box], tuple[Tensor, Callable[[], Tensor]]]
+
+
+@dataclass(frozen=True)
+class DeviceHole:
+    """A hole that the device grows.
+
+    Attributes:
+        hole: where the hole is and by how much it grows.
+        values_px: the different values it grows by, ascending.
+        staging: the way to the device.
+    """
+
+    hole: GrownHole
+    values_px: tuple[int, ...]
+    staging: Staging
+
+    def reach_around(self, box: Box) -> tuple[Box, NDArray[np.unsignedinteger]]:
+        """Return the window of the hole's box that may change something in `box`, and its part of `reach_px`.
+
+        Pixels farther from the box than the largest value do not.
+        """
+        window = intersect(expand_box(box, self.values_px[-1], (self.hole.box[3], self.hole.box[2])), self.hole.box)
+        return window, self.hole.reach_px[slices_inside(window, self.hole.box)]
+
+    def layers(self, box: Box) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Return what is missing in a part of the image and a function that makes its alpha.
+
+        The alpha is wanted after the prediction, while which a GPU's host has time to launch it. Bool and float32,
+        (box height, box width) each.
+        """
+        shared = intersect(box, self.hole.box)
+        if shared[0] >= shared[2] or shared[1] >= shared[3]:
+            nothing = torch.zeros(box_size(box), dtype=torch.bool, device=self.staging.device)
+            return nothing, nothing.float
+        window, reach = self.reach_around(shared)
+        reach_px = self.staging.to_device(reach)
+        inner = slices_inside(shared, window)
+        squared = {value: squared_distance(reach_px == value + 1, value)[inner] for value in self.values_px}
+        near = [squares <= value**2 for value, squares in squared.items()]
+
+        def make_alpha() -> Tensor:
+            alphas = [
+                feather_alpha(squares.sqrt(), dilate_px=value, feather_px=self.hole.feather_px)
+                for value, squares in squared.items()
+            ]
+            return _place(torch.stack(alphas).amax(dim=0) if len(alphas) > 1 else alphas[0], shared, box)
+
+        return _place(torch.stack(near).any(dim=0) if len(near) > 1 else near[0], shared, box), make_alpha
+
+
+def layers_on_device(hole: GrownHole | DrawnHole, staging: Staging) -> Layers:
+    """Return what gives `missing` and `alpha` of a box on the device: grown there on a GPU, or else on the host."""
+    on_device = grow_on_device(hole, staging) if staging.device.type == "cuda" else None
+    if on_device is not None:
+        return on_device.layers
+
+    def from_host(box: Box) -> tuple[Tensor, Callable[[], Tensor]]:
+        missing, alpha = hole.layers(box)
+        return staging.to_device(missing), lambda: staging.to_device(alpha)
+
+    return from_host
+
+
+def grow_on_device(hole: GrownHole | DrawnHole, staging: Staging) -> DeviceHole | None:
+    """Return the hole as the device grows it, or None if the host has to do it."""
+    if not isinstance(hole, GrownHole):
+        return None
+    values = tuple(sorted({part.dilate_px for part in hole.parts}))
+    if len(values) > MOST_VALUES or values[-1] > FARTHEST_PX:
+        return None
+    return DeviceHole(hole, values, staging)
+
+
+def squared_distance(hole: Tensor, reach_px: int) -> Tensor:
+    """Return the squared distance of every pixel to the nearest hole pixel, exact where it is up to `reach_px`.
+
+    The square is a sum of squares along the two axes, so that one pass looks along the rows for the nearest hole pixel
+    and a second along the columns for the row whose result plus its own distance is smallest.
+
+    Args:
+        hole: (height, width) bool; not modified.
+        reach_px: how far is looked along each axis.
+
+    Returns:
+        (height, width) float32, infinite or too large where no hole pixel is within reach.
+    """
+    offsets = torch.arange(-reach_px, reach_px + 1, device=hole.device, dtype=torch.float32)
+    penalty = (offsets * offsets)[:, None, None]
+    squared = torch.where(hole, 0.0, torch.inf)
+    rows = max(1, SUMS_AT_ONCE // (hole.shape[1] * len(penalty)))
+    for axis, border in ((1, (reach_px, reach_px)), (0, (0, 0, reach_px, reach_px))):
+        padded = F.pad(squared, border, value=math.inf)
+        windows = padded.unfold(axis, len(penalty), 1).movedim(2, 0)  # (2 reach_px + 1, height, width), a view
+        strips = [(strip + penalty).amin(dim=0) for strip in windows.split(rows, dim=1)]
+        squared = strips[0] if len(strips) == 1 else torch.cat(strips)
+    return squared
+
+
+def _place(x: Tensor, box: Box, outer: Box) -> Tensor:
+    """Lay (box height, box width) into an array over `outer`, which holds the box, and zeros around it."""
+    if box == outer:
+        return x
+    out = torch.zeros(box_size(outer), dtype=x.dtype, device=x.device)
+    out[slices_inside(box, outer)] = x
+    return out

@@ -1,0 +1,73 @@
+"""What is done before and while the heavy libraries are imported: it counts for every start and every repair."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app import SPIN_COUNT, share_cores
+
+ROOT = Path(__file__).resolve().parents[2]
+COUNT_STUBS = """
+import sys
+opened = []
+sys.addaudithook(lambda event, given: opened.append(given[0]) if event == "open" else None)
+from web.stubs import without_stubs
+{how}
+    import gradio
+print(sum(str(path).endswith(".pyi") for path in opened), gradio.HTML("x").value)
+print(any(type(finder).__module__ == "web.stubs" for finder in sys.meta_path))
+"""
+
+
+@pytest.mark.parametrize(("how", "reads_stubs"), [("with without_stubs():", False), ("if True:", True)])
+def test_gradio_leaves_its_stubs_alone_only_inside_the_block(how: str, reads_stubs: bool) -> None:
+    """Gradio parses and rewrites 81 type stubs per import, 2 s of the start."""
+    code = COUNT_STUBS.format(how=how)
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    count, value, finder_left = printed.split()
+    assert (int(count) > 0) is reads_stubs
+    assert value == "x"
+    assert finder_left == "False"
+
+
+def test_threads_that_wait_do_not_spin_unless_somebody_said_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another program on one of two cores, spinning threads made a repair six times slower."""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    with monkeypatch.context() as scope:
+        scope.setenv("OMP_WAIT_POLICY", "active")
+        share_cores()
+        assert "GOMP_SPINCOUNT" not in os.environ
+    with monkeypatch.context() as scope:
+        scope.setenv("GOMP_SPINCOUNT", "5")
+        share_cores()
+        assert os.environ["GOMP_SPINCOUNT"] == "5"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # so that it is put back
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    share_cores()
+    assert 0 < int(os.environ["GOMP_SPINCOUNT"]) <= 10_000
+
+
+def test_the_app_says_so_before_torch_is_imported() -> None:
+    """libgomp reads the variable once, when it is loaded."""
+    code = """
+import os, sys
+import app
+class Seen(Exception): pass
+def look(settings):
+    raise Seen("torch" in sys.modules, os.environ["GOMP_SPINCOUNT"])
+app.load_engine = look
+from config import load_settings
+try:
+    app.create_app(load_settings({}))
+except Seen as seen:
+    print(*seen.args)
+"""
+    environment = {name: value for name, value in os.environ.items() if "OMP" not in name}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.split() == ["False", SPIN_COUNT]

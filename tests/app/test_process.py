@@ -1,0 +1,139 @@
+"""app.py as a process: how it starts, what it says when it can't, how it ends."""
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+import app
+from tests.support.serving import ROOT, RunningServer, ask_repair, clean_environment, follow, free_port, upload
+
+PHOTO = ROOT / "tests" / "data" / "flower.png"
+
+
+def run_app(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "app.py", *arguments], cwd=ROOT, env=clean_environment(), capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+
+
+def test_a_taken_port_is_one_clear_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ended = run_app(f"--port={port}")
+    assert ended.returncode == 3
+    assert ended.stderr == f"fftlama: can't listen on 127.0.0.1 port {port}: another program uses it.\n"
+    assert ended.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [("--port=70000", "from 1 to 65535"), ("--queue-limit=many", "a whole number"), ("--log-level=loud", "one of")],
+)
+def test_a_wrong_setting_is_one_clear_sentence(argument: str, told: str) -> None:
+    ended = run_app(argument)
+    assert ended.returncode == 2
+    assert told in ended.stderr and ended.stderr.count("\n") == 1
+
+
+def test_a_model_that_cannot_be_loaded_is_one_clear_sentence(tmp_path: Path) -> None:
+    wrong = tmp_path / "lama.pt"
+    wrong.write_text("<!doctype html><title>404</title>")
+    folders = [f"--data-dir={tmp_path / 'data'}", f"--outputs-dir={tmp_path / 'outputs'}"]
+    ended = run_app(f"--port={free_port()}", f"--weights={wrong}", *folders)
+    assert ended.returncode == 1
+    assert "could not start" in ended.stdout and "lama.pt" in ended.stdout
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+def test_it_answers_starting_until_it_is_ready_and_stops_at_once(tmp_path: Path) -> None:
+    server = RunningServer(tmp_path, kind="page")
+    server.start(wait=False)
+    try:
+        with server.client as client:
+            until_s = time.monotonic() + 30
+            answers: dict[str, httpx.Response] = {}
+            while not answers and time.monotonic() < until_s:
+                try:
+                    answers = {path: client.get(path) for path in ("/health", "/api/v1/jobs/x", "/")}
+                except httpx.TransportError:
+                    time.sleep(0.02)
+            assert answers["/health"].status_code == 503 and answers["/health"].json() == {"status": "starting"}
+            assert (
+                answers["/api/v1/jobs/x"].status_code == 503 and answers["/api/v1/jobs/x"].json()["error"] == "starting"
+            )
+            assert answers["/"].status_code == 503 and "refresh" in answers["/"].text
+        assert server.stop() == 0, "stopping while it starts is no failure"
+    finally:
+        server.kill()
+
+
+def test_stopping_does_not_wait_for_patient_clients(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server(kind="api")
+    with server.client as client:
+        view = follow(client, ask_repair(client, upload(client, PHOTO.read_bytes())["image_id"]), until="saved")
+        address = f"/api/v1/jobs/{view['job_id']}?wait_s=25&seen={view['version']}"
+        answers: list[int] = []
+        patient = threading.Thread(target=lambda: answers.append(client.get(address).status_code))
+        patient.start()
+        time.sleep(0.3)
+        started_s = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started_s < 4.0
+        patient.join(5)
+        assert answers == [200], "it is answered, not cut off"
+
+
+def test_the_page_is_served_beside_the_routes(server: RunningServer) -> None:
+    with server.client as client:
+        page = client.get("/")
+        assert page.status_code == 200 and "text/html" in page.headers["content-type"]
+        assert client.get("/api/v1/nothing").json()["error"] == "not_found"
+        assert "analytics" not in page.text or client.get("/config").json()["analytics_enabled"] is False
+        refused = client.post("/gradio_api/upload", headers={"origin": "https://evil.example"})
+        assert refused.status_code == 403 and refused.json()["error"] == "cross_site"
+    assert f"fftlama is ready at {server.url}\n" in server.log
+
+
+def test_the_real_engine_repairs_a_real_photo(real_server: RunningServer) -> None:
+    original = np.asarray(Image.open(PHOTO).convert("RGB"))
+    with real_server.client as client:
+        view = follow(client, ask_repair(client, upload(client, PHOTO.read_bytes())["image_id"], dilate_px=0))
+        assert view["state"] == "done", view
+        left, top, right, bottom = view["patch"]["box"]
+        download = client.get(f"/api/v1/images/{view['image_id']}")
+        (real_server.folder / "download.png").write_bytes(download.content)
+        health = client.get("/health").json()
+    repaired = np.asarray(Image.open(real_server.folder / "download.png").convert("RGB"))
+    rows, columns = np.ogrid[: original.shape[0], : original.shape[1]]
+    hole = np.hypot(columns + 0.5 - 20, rows + 0.5 - 20) <= 5
+    assert np.array_equal(repaired[~hole], original[~hole]), "the known region is exact"
+    assert (repaired[hole] != original[hole]).any()
+    assert left <= 15 and top <= 15 and right >= 25 and bottom >= 25
+    assert health["weights"] and health["profile_reason"] and health["precision"]
+
+
+def test_starting_does_not_import_torchvision(real_server: RunningServer) -> None:
+    """Its import takes seconds and is not needed to start."""
+    assert real_server.process is not None
+    maps = Path(f"/proc/{real_server.process.pid}/maps")
+    if not maps.exists():
+        pytest.skip("only Linux tells which libraries a process has loaded")
+    loaded = maps.read_text()
+    assert "libtorch" in loaded and "torchvision" not in loaded
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    """asyncio sets TCP_NODELAY only on sockets that name their protocol; without it answers waited 40 ms for an ACK."""
+    listener = app._listen("127.0.0.1", 0)
+    with listener:
+        assert listener.proto == socket.IPPROTO_TCP

@@ -1,0 +1,323 @@
+"""start_app.sh and stop_app.sh, run for real in a small checkout of its own.
+
+The checkout has the real scripts and config.py, a real virtual environment that borrows this one's packages, and an
+app.py of twenty lines in place of the program, so that each test takes a second or two and can make the app misbehave.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from imaging import encode_png, open_photo
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL_APP = """
+import http.server, json, os, signal, sys
+from pathlib import Path
+from config import load_settings
+
+mode = Path("mode").read_text() if Path("mode").exists() else ""
+if mode == "dies":
+    sys.exit("the model file is broken")
+if mode == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(503 if mode == "never ready" else 200)
+        self.end_headers()
+        health = {"pid": os.getpid(), "device": "cpu", "precision": "fp32", "profile": "cpu",
+                  "profile_reason": "There is no card.", "weights": "none"}
+        self.wfile.write(json.dumps(health).encode())
+
+settings = load_settings()
+http.server.HTTPServer((settings.host, settings.port), Health).serve_forever()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(**variables: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FFTLAMA_")}
+    for name in ("HOST", "PORT", "QUEUE", "TORCH_BACKEND"):
+        kept.pop(name, None)
+    return {**kept, **variables}
+
+
+class SmallCheckout:
+    """A folder with the scripts and a stand-in app, and a port of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+
+    def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run one of the scripts to its end; stdout holds both outputs."""
+        return subprocess.run(
+            [str(self.folder / script), *arguments],
+            env=environment(**{"PORT": str(self.port), **variables}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+
+    def state(self) -> dict[str, str]:
+        path = self.folder / "run" / "app.state"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return dict(line.split("=", 1) for line in lines)
+
+    def pids(self) -> list[int]:
+        """The processes that run this checkout's app.py."""
+        words = [str(self.folder / ".venv/bin/python"), str(self.folder / "app.py")]
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                if path.read_bytes().decode(errors="replace").split("\0")[:2] == words:
+                    found.append(int(path.parent.name))
+        return found
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[SmallCheckout]:
+    folder = tmp_path.resolve() / "a checkout"  # a blank in the path is what people have
+    folder.mkdir()
+    for name in ("start_app.sh", "stop_app.sh", "scripts", "config.py", "requirements.lock"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name)
+        else:
+            shutil.copy2(source, folder / name)
+    (folder / "app.py").write_text(SMALL_APP)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    (packages,) = (folder / ".venv" / "lib").glob("python3*/site-packages")
+    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    shutil.copy2(folder / "requirements.lock", folder / ".venv" / "installed-requirements.lock")
+    small = SmallCheckout(folder)
+    yield small
+    for pid in small.pids():
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_start_prints_what_people_need_and_a_second_start_finds_it_running(checkout: SmallCheckout) -> None:
+    first = checkout.run("start_app.sh")
+    assert first.returncode == 0, first.stdout
+    for words in (f"http://127.0.0.1:{checkout.port}", "cpu, fp32", "There is no card.", "logs/app-", "./stop_app.sh"):
+        assert words in first.stdout
+    pid = checkout.state()["pid"]
+    second = checkout.run("start_app.sh", PORT=str(free_port()))
+    assert second.returncode == 0, second.stdout
+    assert f"already running (pid {pid})" in second.stdout
+    assert f"http://127.0.0.1:{checkout.port}" in second.stdout
+    assert checkout.pids() == [int(pid)]
+
+
+def test_stop_ends_the_app_without_variables_and_a_second_stop_is_fine(checkout: SmallCheckout) -> None:
+    checkout.run("start_app.sh")
+    stopped = subprocess.run([checkout.folder / "stop_app.sh"], env=environment(), capture_output=True, text=True)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "Stopped." in stopped.stdout
+    assert checkout.pids() == [] and checkout.state() == {}
+    again = checkout.run("stop_app.sh")
+    assert again.returncode == 0 and "not running" in again.stdout
+
+
+def test_app_outlives_the_terminal_that_started_it(checkout: SmallCheckout) -> None:
+    checkout.run("start_app.sh")
+    pid = int(checkout.state()["pid"])
+    assert os.getsid(pid) == pid
+
+
+def test_dead_child_shows_the_log_and_leaves_nothing_behind(checkout: SmallCheckout) -> None:
+    (checkout.folder / "mode").write_text("dies")
+    began = time.monotonic()
+    result = checkout.run("start_app.sh")
+    assert result.returncode == 1
+    assert "the model file is broken" in result.stdout
+    assert time.monotonic() - began < 20
+    assert checkout.pids() == [] and checkout.state() == {}
+    assert not (checkout.folder / "run" / "start.lock").exists()
+
+
+def test_app_that_never_answers_is_ended_after_the_timeout(checkout: SmallCheckout) -> None:
+    (checkout.folder / "mode").write_text("never ready")
+    result = checkout.run("start_app.sh", START_TIMEOUT_S="2")
+    assert result.returncode == 1
+    assert "did not answer within 2 s" in result.stdout
+    assert checkout.pids() == [] and checkout.state() == {}
+
+
+def test_interrupted_start_leaves_nothing_behind(checkout: SmallCheckout) -> None:
+    (checkout.folder / "mode").write_text("never ready")
+    command = [str(checkout.folder / "start_app.sh")]
+    script = subprocess.Popen(command, env=environment(PORT=str(checkout.port)), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not checkout.pids() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    script.terminate()
+    assert script.wait(timeout=20) == 143
+    assert checkout.pids() == [] and checkout.state() == {}
+
+
+def test_port_taken_by_another_program_is_said_with_its_pid(checkout: SmallCheckout) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", checkout.port))
+        other.listen()
+        result = checkout.run("start_app.sh")
+    assert result.returncode == 5
+    assert f"Port {checkout.port} is taken by" in result.stdout
+    assert f"pid {os.getpid()} (" in result.stdout
+    assert checkout.state() == {}
+
+
+def test_address_of_another_machine_is_refused_in_words(checkout: SmallCheckout) -> None:
+    result = checkout.run("start_app.sh", HOST="192.0.2.7")
+    assert result.returncode == 2
+    assert "192.0.2.7" in result.stdout and "cannot be listened on here" in result.stdout
+
+
+def test_crashed_app_is_noticed_and_started_again(checkout: SmallCheckout) -> None:
+    checkout.run("start_app.sh")
+    crashed = int(checkout.state()["pid"])
+    os.kill(crashed, signal.SIGKILL)
+    while checkout.pids():
+        time.sleep(0.05)
+    result = checkout.run("start_app.sh")
+    assert result.returncode == 0, result.stdout
+    assert f"process {crashed} is gone" in result.stdout
+    assert checkout.state()["pid"] != str(crashed)
+
+
+def test_reused_pid_is_never_stopped(checkout: SmallCheckout) -> None:
+    # A process whose command line even names app.py, as an editor's would.
+    editor = subprocess.Popen(["tail", "-f", str(checkout.folder / "app.py")], stdout=subprocess.DEVNULL)
+    try:
+        (checkout.folder / "run").mkdir()
+        (checkout.folder / "run" / "app.state").write_text(f"pid={editor.pid}\nurl=http://127.0.0.1:1\n")
+        result = checkout.run("stop_app.sh")
+        assert result.returncode == 0
+        assert f"Process {editor.pid} is another program" in result.stdout
+        assert editor.poll() is None
+        assert checkout.state() == {}
+    finally:
+        editor.kill()
+        editor.wait()
+
+
+def test_app_that_ignores_term_is_killed_and_said_so(checkout: SmallCheckout) -> None:
+    (checkout.folder / "mode").write_text("deaf")
+    checkout.run("start_app.sh")
+    result = checkout.run("stop_app.sh", STOP_TIMEOUT_S="1")
+    assert result.returncode == 0
+    assert "did not end within 1 s of SIGTERM; killing it" in result.stdout
+    assert checkout.pids() == []
+
+
+def test_two_starts_at_once_start_one_app(checkout: SmallCheckout) -> None:
+    command = [str(checkout.folder / "start_app.sh")]
+    variables = environment(PORT=str(checkout.port))
+    scripts = [subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = [script.communicate(timeout=60)[0] for script in scripts]
+    assert [script.returncode for script in scripts] == [0, 0, 0], outputs
+    assert len(checkout.pids()) == 1
+    assert sum("already running" in output for output in outputs) == 2
+
+
+def test_lock_of_a_killed_start_does_not_block(checkout: SmallCheckout) -> None:
+    lock = checkout.folder / "run" / "start.lock"
+    lock.mkdir(parents=True)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (lock / "pid").write_text(f"{gone.pid}\n")
+    assert checkout.run("start_app.sh").returncode == 0
+
+
+def test_wrong_setting_is_refused_with_the_nearest_name(checkout: SmallCheckout) -> None:
+    result = checkout.run("start_app.sh", FFTLAMA_WEIGTHS="big-lama")
+    assert result.returncode == 2
+    assert "'weigths'" in result.stdout and "'weights'" in result.stdout
+    assert checkout.run("start_app.sh", "--frobnicate").returncode == 2
+
+
+def test_install_only_starts_nothing(checkout: SmallCheckout) -> None:
+    result = checkout.run("start_app.sh", "--install-only")
+    assert result.returncode == 0, result.stdout
+    assert checkout.pids() == []
+    assert os.access(checkout.folder / ".venv" / "bin" / "fftlama", os.X_OK)
+
+
+def test_console_script_works_from_a_path_with_a_blank(checkout: SmallCheckout, tmp_path: Path) -> None:
+    (checkout.folder / "cli/main.py").write_text("import sys\ndef main():\n    print(sys.argv[1:])\n    return 7\n")
+    checkout.run("start_app.sh", "--install-only")
+    command = [str(checkout.folder / ".venv" / "bin" / "fftlama"), "repair", "a b"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (7, "['repair', 'a b']\n"), result.stderr
+
+
+def test_the_real_program_starts_repairs_and_stops(checkout: SmallCheckout) -> None:
+    left_out = shutil.ignore_patterns("__pycache__", "*.part")
+    for source in (*ROOT.glob("*.py"), *(ROOT / name for name in ("hardware_profiles.yaml", "pyproject.toml"))):
+        shutil.copy2(source, checkout.folder / source.name)
+    for name in ("cli", "web", "jobs", "engine", "tensor_ops", "masks", "imaging", "lama", "weights"):
+        shutil.copytree(ROOT / name, checkout.folder / name, ignore=left_out)
+    started = checkout.run("start_app.sh", FFTLAMA_DEVICE="cpu", FFTLAMA_WEIGHTS="lama-compact")
+    assert started.returncode == 0, started.stdout
+    assert "lama-compact" in started.stdout
+    url = f"http://127.0.0.1:{checkout.port}"
+    assert httpx.get(f"{url}/health").json()["status"] == "ok"
+    photo = (ROOT / "tests" / "data" / "flower.png").read_bytes()
+    hole = np.zeros((120, 160, 3), np.uint8)
+    hole[40:80, 40:90] = 255
+    mask = encode_png(hole, fast=True)
+    answer = httpx.post(f"{url}/api/v1/repair", files={"image": photo, "mask": mask}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert open_photo(answer.content).image.shape == (120, 160, 3)
+    pid = int(checkout.state()["pid"])
+    stopped = checkout.run("stop_app.sh")
+    assert stopped.returncode == 0 and "killing" not in stopped.stdout
+    assert pid not in checkout.pids()
+    log = next((checkout.folder / "logs").glob("app-*.log")).read_text()
+    assert "Traceback" not in log
+
+
+def stub_pythons(folder: Path, body: str) -> str:
+    """Write python3, python3.11, ... that run `body`, and return a PATH that finds them first."""
+    folder.mkdir()
+    for name in ("python3", "python3.13", "python3.12", "python3.11"):
+        stub = folder / name
+        stub.write_text(f"#!/bin/sh\n{body}\n")
+        stub.chmod(0o755)
+    return f"{folder}:/usr/bin:/bin"
+
+
+def test_no_usable_python_is_said_in_a_sentence(checkout: SmallCheckout, tmp_path: Path) -> None:
+    shutil.rmtree(checkout.folder / ".venv")
+    result = checkout.run("start_app.sh", PATH=stub_pythons(tmp_path / "old", 'echo "Python 3.9.2"; exit 1'))
+    assert result.returncode == 3
+    assert "Python 3.11, 3.12 or 3.13 is needed" in result.stdout and "Python 3.9.2" in result.stdout
+
+
+def test_missing_ensurepip_names_the_package_to_install(checkout: SmallCheckout, tmp_path: Path) -> None:
+    """Debian packages ensurepip apart: `python3 -m venv` fails there until python3-venv is installed."""
+    shutil.rmtree(checkout.folder / ".venv")
+    refuse = f'case "$*" in *ensurepip*|"-m venv"*) exit 1 ;; esac\nexec "{sys.executable}" "$@"'
+    result = checkout.run("start_app.sh", PATH=stub_pythons(tmp_path / "split", refuse))
+    assert result.returncode == 3
+    assert "ensurepip is missing" in result.stdout and "-venv" in result.stdout
+    assert not (checkout.folder / ".venv").exists()

@@ -1,0 +1,244 @@
+"""The console script's other commands: help, exit codes, weights, profile, bench, serve."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cli import main as cli
+from cli.terminal import ProgressLine, spell_duration
+from lama import catalogue as downloads
+from lama.transfer import Progress
+
+ROOT = Path(cli.__file__).parents[1]
+WITHOUT_HEAVY = """
+import sys, lama.catalogue; from cli import main as cli
+try:
+    code = cli.main(sys.argv[1:])
+except SystemExit as exit:
+    code = exit.code
+heavy = {"torch", "numpy", "cv2", "gradio", "fastapi"} & set(sys.modules)
+sys.exit(f"imported {heavy}" if heavy else code)
+"""
+
+
+def run(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_HEAVY, *arguments], cwd=ROOT, capture_output=True, text=True, **options
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["repair", "--help"], ["weights", "--help"], ["bench", "--help"], ["serve", "--help"]]
+)
+def test_help_answers_without_loading_anything_heavy(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "usage:" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["dance"], ["repair", "a.png"], ["repair", "a", "b", "c", "--dilate-px", "-1"]]
+)
+def test_wrong_command_lines_exit_2(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert "usage:" in result.stderr and result.stdout == ""
+
+
+def test_version_is_the_projects() -> None:
+    assert 'version = "' + run("--version").stdout.split()[1] + '"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_unknown_setting_in_the_environment_exits_2() -> None:
+    result = run("weights", "get", "big-lama", env={**os.environ, "FFTLAMA_PROT": "1"})
+    assert result.returncode == 2
+    assert "prot" in result.stderr and "port" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_weights_list_says_what_is_here_and_what_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(downloads, "WEIGHTS_FOLDER", tmp_path / "checkout")
+    (tmp_path / "mine.ckpt").write_bytes(b"x" * 2**21)
+    assert cli.main(["weights", "list", "--weights-dir", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("lama-compact") and lines[1].strip() == "missing"
+    assert lines[2].startswith("big-lama") and "196 MiB" in lines[2] and "weights get big-lama" in lines[3]
+    assert lines[4].startswith("mine") and "2.0 MiB" in lines[4] and lines[5].strip() == str(tmp_path / "mine.ckpt")
+
+
+def test_weights_get_shows_progress_and_prints_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def fetch(name: str, *, folder: Path, mirrors: str, on_progress: Progress) -> Path:
+        assert mirrors == "https://mirror.example" and folder == downloads.WEIGHTS_FOLDER
+        for done in range(0, 101, 2):
+            on_progress(done * 2**20, 100 * 2**20, "mirror.example")
+        return tmp_path / name
+
+    monkeypatch.setattr(downloads, "fetch", fetch)
+    monkeypatch.setenv("FFTLAMA_MIRRORS", "https://mirror.example")
+    assert cli.main(["weights", "get", "big-lama"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'big-lama'}\n"
+    lines = captured.err.splitlines()
+    assert 10 <= len(lines) <= 12 and "\r" not in captured.err, "few plain lines where nobody watches"
+    assert lines[-1] == "100% 100 MiB of 100 MiB from mirror.example"
+
+
+@pytest.mark.parametrize(("name", "code"), [("huge-lama", 2), ("lama-compact", 2), ("big-lama", 1)])
+def test_weights_get_fails_in_one_sentence(name: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def fetch(*_args: Any, **_options: Any) -> Path:
+        raise downloads.DownloadError("big-lama could not be fetched")
+
+    monkeypatch.setattr(downloads, "fetch", fetch)
+    assert cli.main(["weights", "get", name]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("fftlama: ") and error.count("\n") == 1
+
+
+def test_profile_names_card_profile_and_reason(capsys: Any) -> None:
+    assert cli.main(["profile", "--device", "cpu"]) == 0
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert "CPU" in shown["card"] and shown["profile"].startswith("cpu") and "CPU" in shown["why"]
+
+
+def test_profile_shows_what_would_run(capsys: Any) -> None:
+    assert cli.main(["profile", "--device", "cpu", "--profile", "rtx-3060", "--precision", "fp32"]) == 0
+    shown = {line[:11].strip(): line[12:] for line in capsys.readouterr().out.splitlines()}
+    assert (shown["precision"], shown["CUDA graph"]) == ("fp32", "off")
+
+
+def test_measured_profile_that_cannot_be_written_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    import inference
+
+    def fail(engine: object) -> None:
+        raise PermissionError(13, "Permission denied", "hardware_profiles.local.part")
+
+    monkeypatch.setattr(cli, "load_inpainter", lambda _settings: "the engine")
+    monkeypatch.setattr(inference, "measure_profile", fail)
+    assert cli.main(["profile", "--measure", "--device", "cpu", "--profile", "rtx-3060"]) == 1
+    said = capsys.readouterr().err
+    assert "can't be written" in said and "will not count" in said
+
+
+def test_measuring_prints_what_was_measured_and_where_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    import inference
+
+    rows = [
+        SimpleNamespace(
+            precision="bf16", cuda_graph="off", bucket_px=512, batch=1, forward_ms=123.456, peak_mib=None, failure=""
+        ),
+        SimpleNamespace(
+            precision="fp32",
+            cuda_graph="off",
+            bucket_px=512,
+            batch=4,
+            forward_ms=None,
+            peak_mib=None,
+            failure="no memory",
+        ),
+    ]
+    measured = SimpleNamespace(rows=rows, path=tmp_path / "hardware_profiles.local.yaml")
+    monkeypatch.setattr(cli, "load_inpainter", lambda _settings: "the engine")
+    monkeypatch.setattr(inference, "measure_profile", lambda engine: measured if engine == "the engine" else None)
+    assert cli.main(["profile", "--measure", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["bf16", "off", "512", "1", "123.46"]
+    assert lines[2].split() == ["fp32", "off", "512", "4", "no", "memory"]
+    assert lines[3] == f"written to {measured.path}"
+
+
+def test_unknown_profile_exits_2(capsys: Any) -> None:
+    assert cli.main(["profile", "--device", "cpu", "--profile", "rtx-9999"]) == 2
+    assert "rtx-9999" in capsys.readouterr().err
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(cli, "BENCH_FOLDER", tmp_path)
+    (tmp_path / "echo.py").write_text(
+        "import sys\nif __name__ == '__main__':\n    print(*sys.argv[1:], flush=True)\n    sys.exit(7)\n"
+    )
+    (tmp_path / "no_script.py").write_text("X = 1\n")
+    return tmp_path
+
+
+def test_bench_passes_arguments_and_exit_code(bench: Path, capfd: Any) -> None:
+    assert cli.main(["bench", "echo", "--help", "3"]) == 7
+    assert capfd.readouterr().out == "--help 3\n"
+
+
+def test_bench_without_a_name_lists_them(bench: Path, capsys: Any) -> None:
+    assert cli.main(["bench"]) == 0
+    assert capsys.readouterr().out == "echo\n"
+    assert cli.main(["bench", "no_script"]) == 2
+
+
+def test_serve_hands_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    import app
+
+    monkeypatch.setattr(app, "main", lambda argv: 3 if argv == ["--port", "1"] else 0)
+    assert cli.main(["serve", "--port", "1"]) == 3
+
+
+def test_ctrl_c_in_a_real_process_exits_130(tmp_path: Path) -> None:
+    """A download that hangs is stopped the way a person does it."""
+    hang = "lama.catalogue.fetch = lambda *a, **o: (print('on', flush=True), time.sleep(30))"
+    code = f"import sys, time, lama.catalogue; from cli import main as cli\n{hang}\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{code}sys.exit(cli.main(['weights', 'get', 'big-lama']))"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=10)
+    assert process.returncode == 130 and "Traceback" not in error
+
+
+class Terminal:
+    def __init__(self) -> None:
+        self.text = ""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def test_terminal_shows_one_line_drawn_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    now_s = iter([0.0, 10.0, 20.0, 30.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now_s))
+    terminal = Terminal()
+    line = ProgressLine(terminal)  # type: ignore[arg-type]
+    line.show(0.25, "photo.jpg")
+    line.say("a remark")
+    line.show(0.5, "x" * 500)
+    line.close()
+    assert " 25% photo.jpg, 30 s left" in terminal.text
+    assert terminal.text.count("\n") == 1 and "a remark\n" in terminal.text
+    assert all(len(drawn) < 60 for drawn in terminal.text.replace("\n", "").split("\r\x1b[2K"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.44, "0.4 s"), (12.4, "12 s"), (185, "3 min 5 s"), (59.8, "1 min 0 s"), (7290, "2 h 1 min")],
+)
+def test_durations_are_spelled_in_their_unit(seconds: float, words: str) -> None:
+    assert spell_duration(seconds) == words

@@ -1,0 +1,192 @@
+"""The engine on a real card: replay, batches, memory. Skipped where there is none."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_inference_repair import block, noise
+
+from config import Profile
+from engine.context_pass import BROAD_PX, broad_crop, take_colours
+from engine.cuda_graphs import GraphedModel, Model
+from inference import Inpainter, RepairRequest
+from masks.dilation import slices_inside
+from preprocess import build_input, upload
+from tensor_ops.mask_dilation import grow_on_device
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+PROFILE = Profile("test", 1024, "fp16", "on", (256, 384, 512, 640, 768, 1024), 0.9, 8)
+ALL_BUCKETS_PX = (256, 384, 512, 640, 768, 1024, 1280, 1536)  # of every shipped profile
+STEADY_MIB = 4
+
+
+@pytest.fixture(scope="module")
+def inpainter() -> Inpainter:
+    return Inpainter.load(device="cuda", profile=PROFILE)
+
+
+@pytest.fixture
+def whole_memory() -> Iterator[None]:
+    """Undo a memory cap that a test sets."""
+    yield
+    torch.cuda.set_per_process_memory_fraction(PROFILE.memory_fraction)
+
+
+def masked_inputs(side: int, batch: int, seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator(device="cuda").manual_seed(seed)
+    x = torch.rand((batch, 4, side, side), generator=generator, device="cuda")
+    x[:, 3:] = (x[:, 3:] > 0.6).float()
+    x[:, :3] *= 1 - x[:, 3:]
+    return list(x)
+
+
+def eager_model(inpainter: Inpainter) -> Model:
+    """What the graphs of an engine capture."""
+    graphed = inpainter._runner._graphed
+    assert graphed is not None
+    return graphed.model
+
+
+@pytest.mark.parametrize(("side", "batch"), [(256, 8), (512, 1), (512, 4), (768, 2), (1024, 1)])
+def test_replay_matches_eager(inpainter: Inpainter, side: int, batch: int) -> None:
+    runner = inpainter._runner
+    for seed in range(3):
+        inputs = masked_inputs(side, batch, seed)
+        replayed = runner.predict(inputs).clone()
+        eager = eager_model(inpainter)(torch.stack(inputs))
+        assert (replayed - eager).abs().max().item() <= 1 / 255
+    assert str([batch, side, side]) in str(runner.describe()["graphs"])
+
+
+@pytest.mark.parametrize("side", ALL_BUCKETS_PX)
+def test_no_nan_at_any_bucket(inpainter: Inpainter, side: int) -> None:
+    for seed in range(5):
+        assert torch.isfinite(inpainter._runner.predict(masked_inputs(side, 1, seed))).all()
+
+
+def test_batch_equals_one_by_one_on_a_card(inpainter: Inpainter) -> None:
+    requests = [RepairRequest(noise((700, 900), seed), block((700, 900), 200, 250, 100 + seed)) for seed in range(7)]
+    for request, result in zip(requests, inpainter.repair_many(requests), strict=True):
+        alone = inpainter.repair(request.image, request.mask)
+        assert np.abs(result.image.astype(int) - alone.image).max() <= 2
+
+
+def test_card_and_cpu_agree(inpainter: Inpainter) -> None:
+    """With context up to the photo's borders, so that both look at the same box."""
+    image, mask = np.full((256, 256, 3), 100, np.uint8), block((256, 256), 53, 53, 150)
+    image[::7, ::5] = 180
+    on_cpu = Inpainter.load(device="cpu", precision="fp32")
+    difference = np.abs(inpainter.repair(image, mask).image.astype(int) - on_cpu.repair(image, mask).image)
+    assert difference.mean() <= 0.3 and np.quantile(difference, 0.999) <= 3
+
+
+def test_sixteen_bit_known_region_is_exact_on_a_card(inpainter: Inpainter) -> None:
+    image, mask = noise((300, 400), 1, np.uint16), block((300, 400), 100, 100, 90)
+    result = inpainter.repair(image, mask, dilate_px=0)
+    np.testing.assert_array_equal(result.image[~mask], image[~mask])
+    assert (result.image[mask] != image[mask]).any()
+
+
+@pytest.mark.parametrize("shape", [(700, 900), (2300, 2500)])
+def test_card_grows_holes_as_the_host_does(inpainter: Inpainter, shape: tuple[int, int]) -> None:
+    """The larger one is scaled, its distances are measured in strips."""
+    mask = block(shape, 100, 90, shape[0] * 3 // 4)
+    mask[20:30, 300:600] = True
+    for crop in inpainter._plan(RepairRequest(noise(shape), mask)):
+        grown = grow_on_device(crop.hole, inpainter._runner.staging)
+        assert grown is not None and len(grown.values_px) == 2
+        missing, make_alpha = grown.layers(crop.box)
+        np.testing.assert_array_equal(missing.cpu().numpy(), crop.missing)
+        inner = slices_inside(crop.patch_box, crop.box)
+        np.testing.assert_allclose(make_alpha()[inner].cpu().numpy(), crop.alpha, atol=1e-6)
+
+
+def test_memory_is_steady_over_two_hundred_repairs(inpainter: Inpainter) -> None:
+    rng = np.random.default_rng(0)
+    images = [noise((height, width), height) for height, width in ((300, 400), (1080, 1920), (900, 700))]
+    levels: list[tuple[int, int]] = []
+    for number in range(200):
+        image = images[number % 3]
+        side = (30, 120, 400, 1200)[number % 4]
+        top, left = int(rng.integers(image.shape[0] // 2)), int(rng.integers(image.shape[1] // 2))
+        inpainter.repair(image, block(image.shape[:2], top, left, side))
+        levels.append((torch.cuda.memory_allocated(), torch.cuda.memory_reserved()))
+    for kind in (0, 1):
+        early, late = levels[11][kind], max(level[kind] for level in levels[12:])  # each kind was there once
+        assert late - early <= STEADY_MIB << 20
+
+
+@pytest.mark.parametrize("spare_mib", [40, 250, 700])
+def test_repair_is_delivered_with_little_memory(inpainter: Inpainter, whole_memory: None, spare_mib: int) -> None:
+    """A real allocator that says no: the ladder ends in a repair, whatever is left."""
+    image, mask = noise((1080, 1920)), block((1080, 1920), 100, 200, 600)
+    inpainter._runner.free_memory()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (spare_mib << 20)) / total)
+    for _ in range(3):
+        result = inpainter.repair(image, mask, dilate_px=0)
+        np.testing.assert_array_equal(result.image[~mask], image[~mask])
+        assert (result.image[mask] != image[mask]).any()
+        if spare_mib == 40:
+            assert [note.code for note in result.notes] == ["out_of_memory"]
+    torch.cuda.set_per_process_memory_fraction(PROFILE.memory_fraction)
+    assert inpainter.repair(image, mask).notes == [], "it does not recover"
+
+
+def test_replay_that_differs_is_dropped_with_a_note() -> None:
+    """Verification must see a graph that does not compute what eager does: here a model that changes after capture."""
+    inpainter = Inpainter.load(device="cuda", profile=replace(PROFILE, cuda_graph="verify", buckets_px=(1024,)))
+    predict, calls = eager_model(inpainter), []
+
+    def drifting(x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return predict(x) * (1.0 if len(calls) <= 3 else 0.5)
+
+    inpainter._runner._graphed = GraphedModel(drifting, device=torch.device("cuda:0"), mode="verify")
+    result = inpainter.repair(noise((1100, 1100)), block((1100, 1100), 100, 100, 700))
+    assert [note.code for note in result.notes] == ["graph_dropped"]
+    assert inpainter.describe()["cuda_graph"] == "off"
+    assert inpainter.repair(noise((50, 50)), block((50, 50), 9, 9, 9)).notes == [], "said more than once"
+
+
+def test_verified_graphs_are_kept() -> None:
+    """That of the only bucket, and of the broad look that a hole of its size takes."""
+    inpainter = Inpainter.load(device="cuda", profile=replace(PROFILE, cuda_graph="verify", buckets_px=(1024,)))
+    expected = [[1, BROAD_PX, BROAD_PX], [1, 1024, 1024]]
+    assert inpainter.describe()["cuda_graph"] == "verify" and inpainter.describe()["graphs"] == expected
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colours_of_the_broad_look_are_taken_without_waiting(inpainter: Inpainter, dtype: type) -> None:
+    """And are those that a CPU takes."""
+    (crop,) = inpainter._plan(RepairRequest(noise((1500, 1500)), block((1500, 1500), 300, 300, 700)))
+    look = broad_crop(crop, (1500, 1500))
+    assert look is not None and look.sample_step > 1
+    generator = torch.Generator(device="cuda").manual_seed(0)
+    prediction = torch.rand((3, *crop.model_size), generator=generator, device="cuda")
+    missing = build_input(upload(look, noise((1500, 1500), dtype=dtype), inpainter._runner.staging))[3:]
+    seen = torch.cat([torch.rand((3, *look.model_size), generator=generator, device="cuda"), missing])
+    expected = take_colours(prediction.cpu(), crop, seen.cpu(), look)
+    assert (expected - prediction.cpu()).std() > 0.001
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        shifted = take_colours(prediction, crop, seen, look)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(shifted.cpu(), expected, atol=1e-4, rtol=0)
+
+
+def test_a_speck_far_from_the_stroke_is_repaired_too(inpainter: Inpainter) -> None:
+    """Bounds of a large mask are guessed; what the guess overlooks is read while the card works."""
+    image, stroke = noise((3000, 4000)), block((3000, 4000), 1001, 300, 200)
+    speck = block((3000, 4000), 2501, 3700, 3)
+    alone, both = inpainter.repair(image, stroke), inpainter.repair(image, stroke | speck)
+    assert [box for box, _ in alone.patches] == [box for box, _ in both.patches[:1]]
+    np.testing.assert_allclose(both.patches[0][1].astype(int), alone.patches[0][1].astype(int), atol=1)
+    assert (both.image != image)[speck].any() and not (alone.image != image)[speck].any()

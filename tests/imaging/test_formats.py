@@ -1,0 +1,264 @@
+"""Photos come back in their own format, with every pixel outside the repair as it was; checked with others' readers."""
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from imaging import decode_png, encode_photo, encode_png, encode_preview, open_photo
+from tests.support.imaging_files import (
+    BOX,
+    DATA,
+    codes,
+    decoded_by_opencv,
+    noise,
+    raw_png,
+    repaired,
+    saved,
+    smooth,
+    unfiltered_png,
+)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (4, 2), (2, 3), (6, 4)])
+def test_png_of_every_kind_is_exact_outside_the_repair(colour_type: int, channels: int, depth: int) -> None:
+    pixels = noise(37, 41, channels, depth=depth)
+    photo = open_photo(raw_png(pixels, colour_type, depth))
+    assert photo.format == "PNG" and photo.image.dtype == pixels.dtype and photo.notes == ()
+    assert (photo.image == (pixels[..., :3] if channels > 2 else pixels[..., :1])).all()
+    encoded = encode_photo(photo, repaired(photo))
+    written = unfiltered_png(encoded.data)
+    assert (encoded.media_type, encoded.extension, encoded.notes) == ("image/png", ".png", ())
+    assert written.shape == pixels.shape and written.dtype == pixels.dtype
+    outside = np.ones((37, 41), bool)
+    outside[BOX] = False
+    assert (written[outside] == pixels[outside]).all()
+    assert (written[BOX] != pixels[BOX]).any()
+    if channels in (2, 4):
+        assert photo.alpha is not None and (photo.alpha == pixels[..., -1]).all()
+        assert (written[..., -1] == pixels[..., -1]).all()
+
+
+def test_interlaced_16_bit_png_is_read_exactly() -> None:
+    pixels = noise(11, 13, 3, depth=16)
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    rows = [row for x, y, dx, dy in passes for row in pixels[y::dy, x::dx] if row.size]
+    stream = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows))
+    plain = raw_png(pixels, 2, 16)
+    header = struct.pack(">IIBBBBB", 13, 11, 16, 2, 0, 0, 1)
+    data = plain[:8]
+    for kind, body in ((b"IHDR", header), (b"IDAT", stream), (b"IEND", b"")):
+        data += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    assert (open_photo(data).image == pixels).all()
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_png_transparent_colour_becomes_alpha(depth: int) -> None:
+    pixels = noise(12, 34, 3, depth=depth)
+    pixels[3, 4] = pixels[5, 6] = (1, 2, 3)
+    photo = open_photo(raw_png(pixels, 2, depth, (b"tRNS", struct.pack(">HHH", 1, 2, 3))))
+    assert photo.alpha is not None and np.argwhere(photo.alpha == 0).tolist() == [[3, 4], [5, 6]]
+
+
+def test_palette_png_keeps_its_colours_and_says_so() -> None:
+    picture = Image.fromarray(smooth(40, 50)).quantize(37)
+    expected = np.array(picture.convert("RGB"))
+    photo = open_photo(saved(picture, "PNG"))
+    assert codes(photo.notes) == ["palette_converted"] and photo.alpha is None
+    assert (photo.image == expected).all()
+    clear = open_photo(saved(picture, "PNG", transparency=5))
+    assert clear.alpha is not None and ((clear.alpha == 0) == (np.array(picture) == 5)).all()
+    assert unfiltered_png(encode_photo(clear).data).shape == (40, 50, 4)
+
+
+def test_one_bit_png_becomes_grey() -> None:
+    bits = noise(20, 33) > 127
+    photo = open_photo(saved(Image.fromarray(bits), "PNG"))
+    assert codes(photo.notes) == ["palette_converted"]
+    written = unfiltered_png(encode_photo(photo).data)
+    assert written.shape == (20, 33, 1) and (written[..., 0] == bits * 255).all()
+
+
+def test_animated_png_gives_its_first_frame() -> None:
+    frames = [Image.fromarray(noise(9, 9, 3, seed=seed)) for seed in range(3)]
+    photo = open_photo(saved(frames[0], "PNG", save_all=True, append_images=frames[1:]))
+    assert codes(photo.notes) == ["animated_first_frame"] and (photo.image == np.array(frames[0])).all()
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_keeps_tables_subsampling_and_progression(subsampling: int, progressive: bool) -> None:
+    data = saved(Image.fromarray(smooth(90, 120)), "JPEG", quality=73, subsampling=subsampling, progressive=progressive)
+    photo = open_photo(data)
+    encoded = encode_photo(photo, repaired(photo))
+    with Image.open(io.BytesIO(data)) as before, Image.open(io.BytesIO(encoded.data)) as after:
+        assert isinstance(before, JpegImageFile) and isinstance(after, JpegImageFile)
+        assert after.quantization == before.quantization and after.layer == before.layer
+        assert bool(after.info.get("progressive")) is progressive
+    assert codes(encoded.notes) == ["not_exact"] and len(encoded.data) < 1.5 * len(data)
+
+
+def test_jpeg_saved_again_is_nearly_the_same_and_no_larger() -> None:
+    data = (DATA / "pier.jpg").read_bytes()
+    photo = open_photo(data)
+    encoded = encode_photo(photo)
+    again = decoded_by_opencv(encoded.data)
+    assert np.abs(again.astype(int) - photo.image).mean() < 0.5 and len(encoded.data) < 1.05 * len(data)
+
+
+def test_jpeg_of_noise_with_finest_tables_is_still_written() -> None:
+    """Pillow guesses the buffer for optimised files and fails on noise; the plain encoding is the way out."""
+    data = saved(Image.fromarray(noise(200, 200, 3)), "JPEG", quality=100, subsampling=0)
+    assert open_photo(encode_photo(open_photo(data)).data).image.shape == (200, 200, 3)
+
+
+def test_grey_jpeg_stays_grey() -> None:
+    photo = open_photo(saved(Image.fromarray(smooth(40, 40)).convert("L"), "JPEG"))
+    with Image.open(io.BytesIO(encode_photo(photo, repaired(photo)).data)) as after:
+        assert after.mode == "L"
+
+
+def test_rgb_jpeg_without_colour_transform_stays_so() -> None:
+    photo = open_photo(saved(Image.fromarray(smooth(40, 40)), "JPEG", keep_rgb=True, quality=90))
+    data = encode_photo(photo).data
+    assert np.abs(open_photo(data).image.astype(int) - photo.image).mean() < 1
+    with Image.open(io.BytesIO(data)) as after:
+        assert after.info["adobe_transform"] == 0
+
+
+@pytest.mark.parametrize("format", ["JPEG", "TIFF"])
+def test_cmyk_keeps_its_inks_outside_the_repair(format: str) -> None:
+    black = Image.fromarray(smooth(64, 80)[..., 0] // 5)
+    inks = Image.merge("CMYK", (*Image.fromarray(smooth(64, 80)).convert("CMYK").split()[:3], black))
+    photo = open_photo(saved(inks, format, **({"quality": 95} if format == "JPEG" else {})))
+    assert np.abs(photo.image.astype(int) - np.array(inks.convert("RGB"))).mean() < 5
+    image = photo.image.copy()
+    image[BOX] = (250, 10, 10)
+    encoded = encode_photo(photo, image)
+    assert codes(encoded.notes) == ["not_exact"]
+    with Image.open(io.BytesIO(encoded.data)) as after:
+        assert after.mode == "CMYK"
+        written = np.array(after)
+        assert np.abs(np.array(after.convert("RGB"))[12:16, 14:26].astype(int) - (250, 10, 10)).max() < 25
+    if format == "TIFF":
+        outside = np.ones((64, 80), bool)
+        outside[BOX] = False
+        assert (written[outside] == np.array(inks)[outside]).all()
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_lossless_webp_stays_lossless(alpha: bool) -> None:
+    pixels = noise(40, 50, 4 if alpha else 3)
+    data = saved(Image.fromarray(pixels), "WEBP", lossless=True, exact=True)
+    photo = open_photo(data)
+    encoded = encode_photo(photo, repaired(photo))
+    written = decoded_by_opencv(encoded.data)
+    outside = np.ones((40, 50), bool)
+    outside[BOX] = False
+    assert b"VP8L" in encoded.data[:64] and encoded.notes == () and (written[outside] == pixels[outside]).all()
+
+
+@pytest.mark.parametrize("quality", [60, 80, 95])
+def test_lossy_webp_comes_back_at_a_fitting_quality(quality: int) -> None:
+    pixels = np.dstack([smooth(192, 256), noise(192, 256)])
+    data = saved(Image.fromarray(pixels), "WEBP", quality=quality)
+    photo = open_photo(data)
+    encoded = encode_photo(photo)
+    assert codes(encoded.notes) == ["not_exact"] and 0.8 < len(encoded.data) / len(data) < 1.2
+    assert (np.array(Image.open(io.BytesIO(encoded.data)))[..., 3] == pixels[..., 3]).all()
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF", "AVIF"])
+def test_only_the_first_of_several_frames_is_used(format: str) -> None:
+    frames = [Image.fromarray(np.full((24, 32, 3), value, np.uint8)) for value in (200, 10, 90)]
+    photo = open_photo(saved(frames[0], format, save_all=True, append_images=frames[1:]))
+    assert "animated_first_frame" in codes(photo.notes) and abs(int(photo.image.mean()) - 200) < 4
+    assert encode_photo(photo).extension == {"GIF": ".png", "WEBP": ".webp", "TIFF": ".tif", "AVIF": ".avif"}[format]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_bmp_is_exact(channels: int) -> None:
+    pixels = noise(21, 31, channels)
+    written_by_opencv = cv2.imencode(".bmp", pixels[..., [2, 1, 0, 3][:channels]] if channels > 1 else pixels)[
+        1
+    ].tobytes()
+    photo = open_photo(written_by_opencv)
+    encoded = encode_photo(photo)
+    assert encoded.extension == ".bmp" and encoded.notes == ()
+    assert (photo.image == pixels[..., :3]).all()
+    assert (np.array(Image.open(io.BytesIO(encoded.data))).reshape(pixels.shape) == pixels).all()
+
+
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
+def test_avif_comes_back_as_avif(subsampling: str) -> None:
+    pixels = np.dstack([smooth(64, 96), noise(64, 96)])
+    data = saved(Image.fromarray(pixels), "AVIF", quality=80, subsampling=subsampling)
+    photo = open_photo(data)
+    encoded = encode_photo(photo)
+    assert encoded.extension == ".avif" and codes(encoded.notes) == ["not_exact"]
+    assert np.abs(open_photo(encoded.data).image.astype(int) - photo.image).mean() < 4
+    assert photo.source.avif_subsampling == open_photo(encoded.data).source.avif_subsampling == subsampling
+
+
+def test_heic_is_upright_and_saved_as_jpeg() -> None:
+    photo = open_photo((DATA / "flower.heic").read_bytes())
+    upright = np.array(Image.open(DATA / "flower.png"))
+    assert photo.format == "HEIC" and np.abs(photo.image.astype(int) - upright).mean() < 8
+    encoded = encode_photo(photo)
+    assert codes(encoded.notes) == ["heic_saved_as", "not_exact"] and encoded.extension == ".jpg"
+    with Image.open(io.BytesIO(encoded.data)) as after:
+        assert after.getexif()[0x010F] == "Test Phone" and after.getexif().get(0x0112, 1) == 1
+        assert after.info["icc_profile"]
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "WebP", "tif", "bmp", "avif"])
+def test_any_photo_can_be_saved_in_another_format(format: str) -> None:
+    photo = open_photo(raw_png(noise(30, 40, 4, depth=16) | 0x8000, 6, 16))
+    again = open_photo(encode_photo(photo, format=format).data)
+    assert again.image.shape == (30, 40, 3)
+    assert (again.alpha is None) == (format == "jpeg")
+    assert (again.image.dtype == np.uint16) == (format in ("png", "tif"))
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("fast", [False, True])
+def test_patches_survive_their_trip_exactly(depth: int, fast: bool) -> None:
+    pixels = noise(33, 55, 3, depth=depth)
+    data = encode_png(pixels, fast=fast)
+    assert (unfiltered_png(data) == pixels).all()
+    assert (decode_png(data) == pixels).all() and decode_png(data).dtype == pixels.dtype
+
+
+@pytest.mark.parametrize("format", ["webp", "jpeg", "png"])
+def test_preview_fits_the_asked_size(format: str) -> None:
+    image = open_photo((DATA / "pier.jpg").read_bytes()).image
+    for pixels in (image, image.astype(np.uint16) * 257):
+        with Image.open(io.BytesIO(encode_preview(pixels, max_px=100, format=format))) as preview:
+            assert preview.size == (100, 75) and preview.format == format.upper()
+            expected = cv2.resize(image, (100, 75), interpolation=cv2.INTER_AREA).astype(int)
+            assert np.abs(np.array(preview.convert("RGB")) - expected).mean() < 6
+    with Image.open(io.BytesIO(encode_preview(image, max_px=None, format=format))) as whole:
+        assert whole.size == (512, 384)
+
+
+def test_encoding_changes_neither_photo_nor_image() -> None:
+    photo = open_photo((DATA / "flower.png").read_bytes())
+    image = repaired(photo)
+    before, after = photo.image.copy(), image.copy()
+    for format in ("png", "jpeg", "webp", "tiff", "bmp", "avif"):
+        encode_photo(photo, image, format=format)
+    assert (photo.image == before).all() and (image == after).all()
+
+
+def test_an_image_of_another_size_or_depth_is_a_mistake_of_the_caller() -> None:
+    photo = open_photo((DATA / "flower.png").read_bytes())
+    with pytest.raises(ValueError, match="uint16"):
+        encode_photo(photo, photo.image.astype(np.uint16))
+    with pytest.raises(ValueError, match="image is"):
+        encode_photo(photo, photo.image[:-1])

@@ -1,0 +1,71 @@
+"""TIFF at 8 and 16 bits, in every layout people have, comes back exactly and with its compression."""
+
+import io
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from imaging import ImagingError, encode_photo, open_photo
+from tests.support.imaging_files import BOX, noise, repaired, saved
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "tiff_deflate"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_tiff_keeps_compression_and_pixels(mode: str, compression: str | None) -> None:
+    picture = Image.fromarray(noise(40, 50, 4)).convert(mode)
+    photo = open_photo(saved(picture, "TIFF", compression=compression))
+    encoded = encode_photo(photo, repaired(photo))
+    with Image.open(io.BytesIO(encoded.data)) as after:
+        kept = {None: "raw", "tiff_deflate": "tiff_adobe_deflate"}.get(compression, compression)
+        assert after.info["compression"] == kept and after.mode == mode
+        outside = np.ones((40, 50), bool)
+        outside[BOX] = False
+        assert (np.array(after)[outside] == np.array(picture)[outside]).all()
+    assert encoded.notes == ()
+
+
+LAYOUTS: dict[str, dict] = {
+    "plain": {},
+    "deflate": {"compression": "zlib", "predictor": True},
+    "planes": {"planarconfig": "separate"},
+    "tiles": {"tile": (16, 16)},
+    "big-endian": {"byteorder": ">"},
+    "bigtiff": {"bigtiff": True},
+}
+
+
+def deep_tiff(pixels: np.ndarray, layout: str) -> bytes:
+    channels = pixels.shape[2]
+    options = {} if channels == 1 and layout == "planes" else LAYOUTS[layout]
+    stored = np.moveaxis(pixels, 2, 0) if "planarconfig" in options else pixels if channels > 1 else pixels[..., 0]
+    file = io.BytesIO()
+    options = options | {"photometric": "rgb" if channels > 2 else "minisblack"}
+    tifffile.imwrite(file, stored, extrasamples=["unassalpha"] if channels in (2, 4) else None, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("channels", "layout"),
+    [(channels, layout) for channels in (1, 3, 4) for layout in LAYOUTS]
+    + [(2, "plain"), (2, "deflate"), (2, "planes")],
+)
+def test_16_bit_tiff_is_exact(channels: int, layout: str) -> None:
+    pixels = noise(48, 64, channels, depth=16)
+    photo = open_photo(deep_tiff(pixels, layout))
+    assert photo.image.dtype == np.uint16
+    assert (photo.image == (pixels[..., :3] if channels > 2 else pixels[..., :1])).all()
+    written = tifffile.imread(io.BytesIO(encode_photo(photo, repaired(photo)).data)).reshape(pixels.shape)
+    outside = np.ones((48, 64), bool)
+    outside[BOX] = False
+    assert (written[outside] == pixels[outside]).all()
+    if channels in (2, 4):
+        assert (written[..., -1] == pixels[..., -1]).all()
+
+
+@pytest.mark.parametrize("layout", ["tiles", "big-endian", "bigtiff"])
+def test_rare_16_bit_grey_tiffs_with_alpha_are_refused_and_not_misread(layout: str) -> None:
+    with pytest.raises(ImagingError) as refused:
+        open_photo(deep_tiff(noise(48, 64, 2, depth=16), layout))
+    assert refused.value.code == "not_an_image"

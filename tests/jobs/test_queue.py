@@ -1,0 +1,338 @@
+"""The queue in one process with a fake engine: order, places, cancelling, batches, time-outs, retries."""
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from config import Settings
+from imaging import decode_png, encode_png
+from jobs.errors import JobError
+from jobs.images import MIB, clean_name
+from jobs.queue import ENDED, JobQueue
+from tests.support.fake_engine import FAIL, KILL_BATCH, NO_MEMORY, SCALED, FakeEngine
+
+DOT = [{"points": [[20.0, 20.0]], "radius": 5.0, "erase": False}]
+GRADIENT = np.dstack([*np.meshgrid(np.arange(64), np.arange(48)), np.full((48, 64), 99)]).astype(np.uint8)
+PHOTO = encode_png(GRADIENT, fast=True)
+
+
+@pytest.fixture
+def make_queue(tmp_path: Path) -> Iterator[Callable[..., JobQueue]]:
+    made: list[JobQueue] = []
+
+    def make(
+        *, start: bool = True, batch_limit: int = 8, engine: FakeEngine | None = None, **settings: Any
+    ) -> JobQueue:
+        settings = {"data_dir": tmp_path / "data", "outputs_dir": tmp_path / "outputs", **settings}
+        queue = JobQueue(Settings(**settings), [engine or FakeEngine()], batch_limit=batch_limit)
+        made.append(queue)
+        if start:
+            queue.start()
+        return queue
+
+    yield make
+    for queue in made:
+        queue.stop_waiting()
+
+
+def submit(queue: JobQueue, image_id: str, *, request_id: str | None = None, **options: Any) -> str:
+    return queue.submit(image_id, request_id or f"r{time.monotonic_ns()}", DOT, None, options)
+
+
+def wait_for(queue: JobQueue, job_id: str, *, until: str = "ended", limit_s: float = 10.0) -> dict[str, Any]:
+    """Follow a job by long polls, as a page does, until it is in a state (or "saved" somewhere)."""
+    until_s = time.monotonic() + limit_s
+    view = queue.view(job_id)
+    while time.monotonic() < until_s:
+        ended = until == "ended" and view["state"] in ENDED
+        if ended or view["state"] == until or (until == "saved" and view["saved"]):
+            return view
+        view = queue.view(job_id, wait_s=until_s - time.monotonic(), seen=view["version"])
+    raise AssertionError(f"not {until} after {limit_s} s: {view}")
+
+
+def test_a_repair_changes_the_hole_and_nothing_else(make_queue: Callable[..., JobQueue]) -> None:
+    queue = make_queue()
+    photo = queue.add_image(PHOTO, "a.png")
+    view = wait_for(queue, submit(queue, photo.image_id, dilate_px=SCALED))
+    assert view["state"] == "done" and view["position"] == 0 and view["stage"] is None and view["error"] is None
+    assert [note["code"] for note in view["notes"]] == ["scaled"]
+    assert {"queued", "load", "plan", "predict", "store", "total"} <= set(view["timings_ms"])
+    left, top, right, bottom = view["patch"]["box"]
+    assert (left, top, right, bottom) == (15, 15, 25, 25)
+    result = queue.image(view["image_id"])
+    pixels = queue.shelf.pixels(result)
+    hole = np.hypot(*np.meshgrid(np.arange(64) - 19.5, np.arange(48) - 19.5)) <= 5
+    assert np.array_equal(pixels != GRADIENT, (hole & True)[..., None] & (pixels != GRADIENT))
+    assert (pixels[hole] == pixels[20, 20]).all()
+    patch = decode_png(queue.shelf.patch(result))
+    assert np.array_equal(patch, pixels[top:bottom, left:right])
+    assert np.array_equal(queue.shelf.pixels(queue.image(photo.image_id)), GRADIENT), "the photo stays as it was"
+
+
+def test_rounds_stay_lossless_and_each_can_be_undone(make_queue: Callable[..., JobQueue]) -> None:
+    queue = make_queue()
+    jpeg = io.BytesIO()
+    Image.fromarray(GRADIENT).save(jpeg, "JPEG", quality=60)
+    photo = queue.add_image(jpeg.getvalue(), "a.jpg")
+    before = queue.shelf.pixels(photo).copy()
+    image_id = photo.image_id
+    chain = [image_id]
+    for x in (5.0, 30.0, 50.0):
+        stroke = [{"points": [[x, 10.0]], "radius": 3.0, "erase": False}]
+        image_id = wait_for(queue, queue.submit(image_id, f"r{x}", stroke))["image_id"]
+        chain.append(image_id)
+    queue.shelf._cache.clear()
+    last = queue.shelf.pixels(queue.image(chain[-1]))
+    changed_columns = np.flatnonzero((last != before).any(axis=(0, 2)))
+    assert set(changed_columns) <= {*range(2, 9), *range(27, 34), *range(47, 54)}
+    assert np.array_equal(queue.shelf.pixels(queue.image(chain[0])), before)
+    assert [queue.image(i).parent_id for i in chain] == [None, *chain[:-1]]
+
+
+def test_sixteen_bit_rounds_are_kept_at_full_depth(make_queue: Callable[..., JobQueue]) -> None:
+    queue = make_queue()
+    deep = GRADIENT.astype(np.uint16) * 1000 + 7
+    photo = queue.add_image(encode_png(deep, fast=True), "deep.png")
+    result = queue.image(wait_for(queue, submit(queue, photo.image_id))["image_id"])
+    assert queue.shelf.pixels(result).dtype == np.uint16
+    assert decode_png(queue.shelf.patch(result)).dtype == np.uint8, "browsers are sent 8 bit"
+    assert np.array_equal(queue.shelf.pixels(result)[:10], deep[:10])
+    assert decode_png(queue.shelf.encode(result).data).dtype == np.uint16
+
+
+def test_jobs_run_in_order_and_everybody_sees_the_place(make_queue: Callable[..., JobQueue]) -> None:
+    queue = make_queue(batch_limit=1)
+    photo = queue.add_image(PHOTO, "a.png")
+    jobs = [submit(queue, photo.image_id, feather_px=10) for _ in range(4)]
+    wait_for(queue, jobs[0], until="running")
+    assert [queue.view(job)["position"] for job in jobs] == [0, 1, 2, 3]
+    seen: list[list[int]] = [[] for _ in jobs]
+    ends: list[float] = [0.0] * len(jobs)
+
+    def follow(n: int) -> None:
+        view = queue.view(jobs[n])
+        while view["state"] not in ENDED:
+            seen[n].append(view["position"])
+            view = queue.view(jobs[n], wait_s=10, seen=view["version"])
+        ends[n] = time.monotonic()
+
+    followers = [threading.Thread(target=follow, args=(n,)) for n in range(4)]
+    for thread in followers:
+        thread.start()
+    for thread in followers:
+        thread.join(10)
+    assert ends == sorted(ends) and ends[0] > 0
+    for n, positions in enumerate(seen):
+        assert positions == sorted(positions, reverse=True) and set(positions) == set(range(n + 1))
+
+
+def test_cancel_while_queued_frees_the_place(make_queue: Callable[..., JobQueue]) -> None:
+    queue = make_queue(batch_limit=1, queue_limit=2)
+    photo = queue.add_image(PHOTO, "a.png")
+    running = submit(queue, photo.image_id, feather_px=30)
+    wait_for(queue, running, until="running")
+    first, second = submit(queue, photo.image_id), submit(queue, photo.image_id)
+    with pytest.raises(JobError) as full:
+        submit(queue, photo.image_id)
+    assert full.value.code == "queue_full"
+    assert queue.cancel(first)["state"] == "cancelled"
+    assert queue.view(second)["position"] == 1
+    third = submit(queue, photo.image_id)
+    assert [wait_for(queue, job)["state"] for job in (running, second, third)] == ["done"] * 3
+    assert queue.view(first)["state"] == "cancelled" and queue.view(first)["image_id"] is None
+
+
+def test_cancelling_a_running_job_drops_its_result(make_queue: Callable[..., JobQueue], tmp_path: Path) -> None:
+    queue = make_queue()
+    photo = queue.add_image(PHOTO, "a.png")
+    job = submit(queue, photo.image_id, feather_px=20)
+    wait_for(queue, job, until="running")
+    assert queue.cancel(job)["state"] == "cancelled"
+    assert wait_for(queue, submit(queue, photo.image_id), until="saved")["state"] == "done"
+    assert queue.view(job)["state"] == "cancelled"
+    assert len(list((tmp_path / "outputs").iterdir())) == 1
+    assert len(list(queue.store.images_dir.iterdir())) == 2, "the photo and the one round that was wanted"
+
+
+def test_cancelling_what_is_done_changes_nothing(make_queue: Callable[..., JobQueue]) -> None:
+    queue = make_queue()
+    job = submit(queue, queue.add_image(PHOTO, "a.png").image_id)
+    done = wait_for(queue, job, until="saved")
+    assert queue.cancel(job) == done
+
+
+def test_jobs_that_wait_together_run_together(make_queue: Callable[..., JobQueue]) -> None:
+    engine = FakeEngine()
+    queue = make_queue(start=False, engine=engine, batch_limit=3)
+    photo = queue.add_image(PHOTO, "a.png")
+    jobs = [submit(queue, photo.image_id) for _ in range(5)]
+    queue.start()
+    assert [wait_for(queue, job)["state"] for job in jobs] == ["done"] * 5
+    assert engine.calls == [3, 2]
+
+
+def test_nobody_waits_for_a_slow_repair_that_came_later(make_queue: Callable[..., JobQueue]) -> None:
+    engine = FakeEngine()
+    queue = make_queue(start=False, engine=engine)
+    photo = queue.add_image(PHOTO, "a.png")
+    jobs = [submit(queue, photo.image_id, quality=quality) for quality in ("fast", "fast", "high", "fast", "fast")]
+    queue.start()
+    assert [wait_for(queue, job)["state"] for job in jobs] == ["done"] * 5
+    assert engine.calls == [2, 1, 2]
+
+
+def test_a_failing_job_does_not_fail_the_others(make_queue: Callable[..., JobQueue]) -> None:
+    engine = FakeEngine()
+    queue = make_queue(start=False, engine=engine)
+    photo = queue.add_image(PHOTO, "a.png")
+    dilations = [None, FAIL, KILL_BATCH, NO_MEMORY, None]
+    jobs = [submit(queue, photo.image_id, dilate_px=dilate_px) for dilate_px in dilations]
+    queue.start()
+    views = [wait_for(queue, job) for job in jobs]
+    assert [view["state"] for view in views] == ["done", "failed", "done", "failed", "done"]
+    assert engine.calls == [5, 1, 1, 1, 1, 1]
+    assert views[1]["error"]["error"] == "server_error" and "fake" not in views[1]["error"]["message"]
+    assert views[3]["error"]["error"] == "out_of_memory"
+
+
+def test_two_requests_do_not_mix(make_queue: Callable[..., JobQueue]) -> None:
+    queue = make_queue(start=False)
+    jobs = []
+    for level in (10, 100, 200):
+        photo = queue.add_image(encode_png(np.full((40, 40 + level, 3), level, np.uint8), fast=True), f"{level}.png")
+        jobs.append((level, submit(queue, photo.image_id)))
+    queue.start()
+    for level, job in jobs:
+        result = queue.image(wait_for(queue, job)["image_id"])
+        assert (result.width, result.name) == (40 + level, f"{level}.png")
+        assert (queue.shelf.pixels(result) == level).all()
+
+
+def test_a_job_that_takes_too_long_fails_and_the_next_is_served(make_queue: Callable[..., JobQueue]) -> None:
+    queue = make_queue(batch_limit=1)
+    queue.job_timeout_s = 0.3
+    photo = queue.add_image(PHOTO, "a.png")
+    stuck, following = submit(queue, photo.image_id, feather_px=150), submit(queue, photo.image_id)
+    started_s = time.monotonic()
+    view = wait_for(queue, stuck)
+    assert view["state"] == "failed" and view["error"]["error"] == "timed_out"
+    assert view["error"]["params"] == {"limit_s": 0.3}
+    assert wait_for(queue, following)["state"] == "done"
+    assert time.monotonic() - started_s < 1.2, "the next one does not wait for the stuck one"
+    time.sleep(1.2)
+    assert queue.view(stuck)["state"] == "failed", "what the stuck engine returns in the end is dropped"
+    assert wait_for(queue, submit(queue, photo.image_id))["state"] == "done"
+
+
+def test_a_retry_returns_the_same_job_and_another_body_is_refused(make_queue: Callable[..., JobQueue]) -> None:
+    queue = make_queue(queue_limit=1)
+    photo = queue.add_image(PHOTO, "a.png")
+    job = submit(queue, photo.image_id, request_id="click 1")
+    wait_for(queue, job)
+    with pytest.raises(JobError) as conflict:
+        submit(queue, photo.image_id, request_id="click 1", quality="high")
+    assert conflict.value.code == "request_conflict"
+    answers: list[str] = []
+    together = [
+        threading.Thread(target=lambda: answers.append(submit(queue, photo.image_id, request_id="click 2")))
+        for _ in range(8)
+    ]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join()
+    assert len(answers) == 8 and len(set(answers)) == 1
+    assert submit(queue, photo.image_id, request_id="click 1") == job
+
+
+def test_a_mask_file_and_strokes_work_together(make_queue: Callable[..., JobQueue]) -> None:
+    queue = make_queue()
+    photo = queue.add_image(PHOTO, "a.png")
+    mask = np.zeros((48, 64, 3), np.uint8)
+    mask[10:20, 10:40] = 255
+    strokes = [
+        {"points": [[38.0, 15.0]], "radius": 9.0, "erase": True},
+        {"points": [[50.0, 30.0]], "radius": 4.0, "erase": False},
+    ]
+    view = wait_for(queue, queue.submit(photo.image_id, "both", strokes, encode_png(mask, fast=True)))
+    assert view["state"] == "done"
+    assert view["patch"]["box"] == [10, 10, 54, 34]
+    pixels = queue.shelf.pixels(queue.image(view["image_id"]))
+    assert np.array_equal(pixels[15, 32:38], GRADIENT[15, 32:38]), "the eraser takes from the mask file too"
+
+
+def test_one_shot_repairs_leave_nothing_behind(make_queue: Callable[..., JobQueue], tmp_path: Path) -> None:
+    queue = make_queue()
+    mask = np.zeros((48, 64, 3), np.uint8)
+    mask[10:20, 10:20] = 255
+    encoded = queue.repair_file(PHOTO, encode_png(mask, fast=True), {"dilate_px": 0}, "a.png")
+    assert (encoded.media_type, encoded.extension) == ("image/png", ".png")
+    assert np.array_equal(decode_png(encoded.data)[:10], GRADIENT[:10])
+    with pytest.raises(JobError) as refused:
+        queue.repair_file(PHOTO, encode_png(mask * 0, fast=True), None, "a.png")
+    assert refused.value.code == "empty_mask"
+    with pytest.raises(JobError) as failed:
+        queue.repair_file(PHOTO, encode_png(mask, fast=True), {"dilate_px": FAIL}, "a.png")
+    assert failed.value.code == "server_error"
+    assert not list(queue.store.images_dir.iterdir()) and not list(queue.store.masks_dir.iterdir())
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_waiting_views_return_when_something_changes_and_not_before(make_queue: Callable[..., JobQueue]) -> None:
+    queue = make_queue()
+    job = submit(queue, queue.add_image(PHOTO, "a.png").image_id)
+    done = wait_for(queue, job, until="saved")
+    started_s = time.monotonic()
+    assert queue.view(job, wait_s=5.0) == done, "an ended job is returned at once"
+    assert queue.view(job, wait_s=5.0, seen=done["version"] - 1) == done
+    assert time.monotonic() - started_s < 1.0
+    assert queue.view(job, wait_s=0.3, seen=done["version"]) == done
+    assert time.monotonic() - started_s >= 0.3
+
+
+def test_closing_gives_running_jobs_back(make_queue: Callable[..., JobQueue]) -> None:
+    queue = make_queue()
+    photo = queue.add_image(PHOTO, "a.png")
+    job = submit(queue, photo.image_id, feather_px=100)
+    wait_for(queue, job, until="running")
+    assert queue.close(wait_s=0.1) is False
+    assert queue.view(job)["state"] == "queued"
+    assert queue.close(wait_s=5.0) is True
+    assert queue.view(job)["state"] == "queued", "what the engine returned after that is dropped"
+    again = make_queue()
+    assert wait_for(again, job)["state"] == "done"
+
+
+def test_decoded_photos_stay_within_their_bytes(make_queue: Callable[..., JobQueue]) -> None:
+    queue = make_queue(start=False)
+    queue.shelf._cache_bytes = 3 * MIB
+    ids = []
+    for level in range(6):
+        photo = queue.add_image(encode_png(np.full((512, 600, 3), level, np.uint8), fast=True), "a.png")
+        ids.append(photo.image_id)
+    assert len(queue.shelf._cache) == 3
+    for level, image_id in enumerate(ids):
+        assert (queue.shelf.pixels(queue.image(image_id)) == level).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("C:\\Users\\me\\café.jpg", "café.jpg"),
+        ("../../etc/passwd", "passwd"),
+        ("a\r\nSet-Cookie: x.png", "aSet-Cookie: x.png"),
+        ("", "photo"),
+        ("...", "photo"),
+        ("x" * 500 + ".jpeg", "x" * 115 + ".jpeg"),
+    ],
+)
+def test_names_of_clients_are_made_harmless(given: str, kept: str) -> None:
+    assert clean_name(given) == kept

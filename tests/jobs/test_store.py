@@ -1,0 +1,203 @@
+"""Rows and files: what is written whole, what is cleaned away, what survives."""
+
+import errno
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from jobs import files
+from jobs.errors import JobError
+from jobs.files import write_atomically, write_new_output
+from jobs.retention import DAY_S, MIB, clean_up, remove_family
+from jobs.store import ImageRecord, JobStore, new_id
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> JobStore:
+    return JobStore(tmp_path / "data")
+
+
+def add_photo(store: JobStore, *, age_days: float = 0.0, size_mib: float = 1.0, parent: str | None = None) -> str:
+    """Add a photo (or a round of `parent`) whose row says this age and size; its file is tiny."""
+    image_id = new_id()
+    root_id = store.image(parent).root_id if parent else image_id
+    created_s = time.time() - age_days * DAY_S
+    box = (0, 0, 1, 1) if parent else None
+    record = ImageRecord(image_id, root_id, parent, 8, 8, "PNG", "a.png", (), box, created_s)
+    path = store.patch_path(image_id) if parent else store.photo_path(image_id)
+    write_atomically(path, b"pixels")
+    store.insert_image(record, size_bytes=int(size_mib * MIB))
+    return image_id
+
+
+def add_job(store: JobStore, image_id: str) -> str:
+    job_id = new_id()
+    store.insert_job(job_id, request_id=job_id, digest="d", image=store.image(image_id), request={})
+    return job_id
+
+
+def is_there(store: JobStore, image_id: str) -> bool:
+    in_files = store.photo_path(image_id).exists() or store.patch_path(image_id).exists()
+    try:
+        in_rows = store.image(image_id).image_id == image_id
+    except JobError as error:
+        assert error.code == "unknown_image"
+        in_rows = False
+    assert in_files == in_rows, "a row and its file come and go together"
+    return in_rows
+
+
+def test_ids_cannot_be_guessed_and_are_never_paths(store: JobStore) -> None:
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{22}", i) for i in ids), "22 characters of 6 bits hold 128 random bits"
+    for wrong in ("", "../../etc/passwd", "a" * 22 + "\n", "a" * 21, "a" * 21 + "/", "." * 22, None, 7):
+        with pytest.raises(JobError, match="not here") as refused:
+            store.image(wrong)  # type: ignore[arg-type]
+        assert refused.value.code == "unknown_image"
+        with pytest.raises(JobError, match="not here"):
+            store.job(wrong)  # type: ignore[arg-type]
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "photo"
+    write_atomically(path, b"first")
+
+    def no_space(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, b"second")
+    with pytest.raises(OSError, match="No space left"):
+        write_new_output(tmp_path, b"third", extension=".png")
+    assert [p.name for p in tmp_path.iterdir()] == ["photo"]
+    assert path.read_bytes() == b"first"
+
+
+@pytest.mark.parametrize("has_links", [True, False], ids=["links", "no links, as exFAT"])
+def test_outputs_of_one_second_never_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool) -> None:
+    if not has_links:
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(files.os, "link", refuse)
+    now = datetime(2026, 3, 4, 5, 6, 7)
+    (tmp_path / "outputs_20260304050607.jpg").write_bytes(b"somebody's own")
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda n: write_new_output(tmp_path, b"%d" % n, extension=".jpg", now=now), range(24)))
+    assert (tmp_path / "outputs_20260304050607.jpg").read_bytes() == b"somebody's own"
+    assert sorted(path.read_bytes() for path in paths) == sorted(b"%d" % n for n in range(24))
+    assert len(list(tmp_path.iterdir())) == 25
+    assert paths[0].name.startswith("outputs_20260304050607_")
+
+
+def test_clean_up_by_age_takes_whole_families(store: JobStore) -> None:
+    old, fresh = add_photo(store, age_days=8), add_photo(store, age_days=6)
+    old_round = add_photo(store, age_days=8, parent=old)
+    continued = add_photo(store, age_days=8)
+    continued_round = add_photo(store, age_days=1, parent=continued)
+    assert clean_up(store, keep_days=7, keep_mib=1000) == 1
+    assert not is_there(store, old) and not is_there(store, old_round)
+    assert is_there(store, fresh) and is_there(store, continued) and is_there(store, continued_round)
+
+
+def test_clean_up_by_size_takes_the_least_recently_used_first(store: JobStore) -> None:
+    first = add_photo(store, age_days=3, size_mib=40)
+    second = add_photo(store, age_days=2, size_mib=40)
+    third = add_photo(store, age_days=1, size_mib=40)
+    store.touch(first)
+    assert clean_up(store, keep_days=7, keep_mib=80) == 1
+    assert [is_there(store, i) for i in (first, second, third)] == [True, False, True]
+    assert clean_up(store, keep_days=7, keep_mib=80) == 0
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "done but not saved"])
+def test_clean_up_never_takes_what_a_live_job_needs(store: JobStore, state: str) -> None:
+    photo = add_photo(store, age_days=100, size_mib=500)
+    job_id = add_job(store, photo)
+    if state != "queued":
+        assert store.start(job_id)
+    if state.startswith("done"):
+        result = ImageRecord(new_id(), photo, photo, 8, 8, "PNG", "a.png", (), (0, 0, 1, 1), time.time() - 100 * DAY_S)
+        write_atomically(store.patch_path(result.image_id), b"pixels")
+        assert store.finish(job_id, result, size_bytes=10, timings_ms={}, notes=[], save=True)
+    assert clean_up(store, keep_days=7, keep_mib=100) == 0
+    assert remove_family(store, photo) is False, "not even when the job came after clean-up had looked"
+    assert is_there(store, photo)
+    if state.startswith("done"):
+        store.set_saved(job_id, "outputs/a.png", notes=())
+    else:
+        store.cancel(job_id)
+    assert clean_up(store, keep_days=7, keep_mib=100) == 1
+    assert not is_there(store, photo)
+
+
+def test_clean_up_takes_files_without_a_row(store: JobStore) -> None:
+    orphan, young = store.patch_path(new_id()), store.patch_path(new_id())
+    for path in (orphan, young):
+        path.write_bytes(b"pixels")
+    known = add_photo(store)
+    clean_up(store, keep_days=7, keep_mib=100, now_s=time.time() + 1)
+    assert orphan.exists(), "a file is there a moment before its row"
+    clean_up(store, keep_days=7, keep_mib=100, now_s=time.time() + 7200)
+    assert not orphan.exists() and not young.exists() and is_there(store, known)
+
+
+def test_a_full_database_is_said_and_changes_nothing(store: JobStore) -> None:
+    photo = add_photo(store)
+    pages = store.connection().execute("PRAGMA page_count").fetchone()[0]
+    store.connection().execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(JobError) as refused:
+        for _ in range(200):
+            store.insert_job(
+                new_id(), request_id=new_id(), digest="d" * 500, image=store.image(photo), request={"s": "x" * 5000}
+            )
+    assert refused.value.code == "disk_full"
+    store.connection().execute("PRAGMA max_page_count = 100000")
+    assert store.job(add_job(store, photo)).state == "queued"
+
+
+def test_a_job_is_run_again_once_after_a_crash(tmp_path: Path) -> None:
+    store = JobStore(tmp_path)
+    photo = add_photo(store)
+    first, second = add_job(store, photo), add_job(store, photo)
+    assert store.start(first)
+    store = JobStore(tmp_path)
+    assert store.recover() == ([first, second], []), "the interrupted one comes first, as it did before"
+    assert store.start(first)
+    assert JobStore(tmp_path).recover() == ([second], [])
+    job = store.job(first)
+    assert job.state == "failed" and job.error is not None and job.error["error"] == "interrupted"
+
+
+def test_a_job_given_back_at_shutdown_has_not_used_its_attempt(store: JobStore) -> None:
+    job_id = add_job(store, add_photo(store))
+    for _ in range(5):
+        assert store.start(job_id) and store.requeue(job_id)
+    assert store.recover() == ([job_id], [])
+
+
+def test_threads_write_side_by_side(store: JobStore) -> None:
+    photo = add_photo(store)
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda _: add_job(store, photo), range(80)))
+        assert all(pool.map(store.start, ids))
+    assert {store.job(job_id).state for job_id in ids} == {"running"}
+
+
+def test_a_result_that_comes_after_the_end_makes_no_round(store: JobStore) -> None:
+    photo = add_photo(store)
+    for end in (store.cancel, lambda job_id: store.fail(job_id, JobError("timed_out", "too long"))):
+        job_id = add_job(store, photo)
+        assert store.start(job_id) and end(job_id)
+        result = ImageRecord(new_id(), photo, photo, 8, 8, "PNG", "a.png", (), (0, 0, 1, 1), time.time())
+        assert store.finish(job_id, result, size_bytes=10, timings_ms={}, notes=[], save=True) is False
+        assert store.job(job_id).state in ("cancelled", "failed") and store.job(job_id).result_id is None
+        with pytest.raises(JobError):
+            store.image(result.image_id)

@@ -1,0 +1,51 @@
+"""Both forms of the network on a real card: the kernels compute what plain PyTorch does, at every split into tiles."""
+
+import pytest
+import torch
+
+from lama.checkpoint import load_generator
+from lama.fast_generator import FusedGenerator
+from tests.support.networks import live_generator, masked_input
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+# Rows of the trunk's products, batch (side / 8)^2, on both sides of every step in the table of tiles.
+SIZES = [(256, 1), (256, 4), (256, 8), (384, 1), (512, 1), (512, 2), (512, 4), (512, 8), (640, 1), (768, 1), (1024, 1)]
+ORDERS = [(256, 8), (512, 1), (512, 8), (1024, 1)]
+REPEATS = 5  # a race does not show every time
+LARGEST_DIFFERENCE = 2 / 255
+
+
+@pytest.mark.parametrize("network", ["included", "as wide as big-lama"])
+@pytest.mark.parametrize(("side", "batch"), SIZES)
+def test_kernels_compute_what_plain_pytorch_does(network: str, side: int, batch: int) -> None:
+    generator = load_generator(None) if network == "included" else live_generator(64, 2)
+    plain = FusedGenerator(generator, device="cuda", dtype=torch.float32, kernels="torch")
+    fused = FusedGenerator(generator, device="cuda", dtype=torch.float16, kernels="triton")
+    x = masked_input(side, side, batch=batch).cuda()
+    with torch.inference_mode():
+        expected = plain(x)
+        for _ in range(REPEATS):
+            assert (fused(x) - expected).abs().max().item() <= LARGEST_DIFFERENCE
+
+
+@pytest.mark.parametrize("cross_beside", [True, False])
+@pytest.mark.parametrize("network", ["included", "as wide as big-lama"])
+@pytest.mark.parametrize(("side", "batch"), ORDERS)
+def test_both_orders_of_a_layer_compute_the_same(network: str, side: int, batch: int, cross_beside: bool) -> None:
+    """Where maps are small one of them is taken, where they are large the other."""
+    from lama.triton_backend import TritonForm
+
+    generator = load_generator(None) if network == "included" else live_generator(64, 2)
+    plain = FusedGenerator(generator, device="cuda", dtype=torch.float32, kernels="torch")
+    fused = FusedGenerator(generator, device="cuda", dtype=torch.float16, kernels="triton")
+    assert isinstance(fused.form, TritonForm)
+    fused.form.cross_beside = cross_beside
+    x = masked_input(side, side, batch=batch).cuda()
+    with torch.inference_mode():
+        expected = plain(x)
+        for _ in range(REPEATS):
+            assert (fused(x) - expected).abs().max().item() <= LARGEST_DIFFERENCE

@@ -1,0 +1,157 @@
+"""The Hopper kernels compute the plain convolutions; their layouts are checked without a card."""
+
+import math
+
+import pytest
+import torch
+
+from lama.fold_batchnorm import Convolution, FFCLayer
+
+pytest.importorskip("triton.experimental.gluon")
+
+from lama.kernels.convolution import convolve_reference, row_convolution
+from lama.kernels.hopper_trunk import (
+    COLUMNS,
+    DEPTH,
+    OUTPUTS,
+    ROWS,
+    HopperTrunk,
+    hopper_trunk,
+    side_columns,
+    stepped_convolution,
+    why_not_hopper,
+)
+
+CPU = torch.device("cpu")
+on_hopper = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper card"
+)
+
+
+def random_layer(width: int) -> FFCLayer:
+    """A layer of a network of this width: 8 width channels, a quarter of them local, 3 width in the spectral path."""
+    channels, local, inner = 8 * width, 2 * width, 3 * width
+    return FFCLayer(
+        local=random_convolution(local, channels, 3),
+        cross=random_convolution(channels - local, local, 3),
+        enter=random_convolution(inner, channels - local, 1),
+        spectrum=random_convolution(2 * inner, 2 * inner, 1),
+        leave=random_convolution(channels - local, inner, 1).weight,
+    )
+
+
+def random_convolution(outputs: int, inputs: int, kernel_px: int) -> Convolution:
+    random = torch.Generator().manual_seed(outputs + inputs)
+    weight = torch.randn(outputs, inputs, kernel_px, kernel_px, generator=random, dtype=torch.float64)
+    bias = torch.randn(outputs, generator=random, dtype=torch.float64)
+    return Convolution(weight * (inputs * kernel_px**2) ** -0.5, bias)
+
+
+def mirrored(i: int, n: int) -> int:
+    i = abs(i)
+    return 2 * n - 2 - i if i >= n else i
+
+
+@pytest.mark.parametrize("width", [8, 24])
+def test_side_columns_are_shifted_tiles(width: int) -> None:
+    x = torch.randn(2, 3, width, 5)
+    side = side_columns(x, 4)
+    for column in range(COLUMNS):
+        assert torch.equal(side[:, :, column], x[:, :, mirrored(column - 1, width), :4])
+        assert torch.equal(side[:, :, COLUMNS + column], x[:, :, mirrored(width - 7 + column, width), :4])
+
+
+def test_weights_and_side_columns_give_the_convolution() -> None:
+    """The kernels' sum, step by step, in float64: every tile of a map of two by two tiles."""
+    height, width, tail = 2 * ROWS, 2 * COLUMNS, DEPTH
+    layer = random_layer(32)
+    weights = stepped_convolution(layer.cross, CPU, tail=layer.leave[:, :tail])
+    outputs, inputs = weights.outputs, weights.inputs
+    x = torch.randn(1, height, width, inputs + tail).half().double()
+    side = side_columns(x, inputs)
+    expected = torch.empty(1, height, width, outputs, dtype=torch.float64)
+    rows = row_convolution(layer.cross, CPU, tail=layer.leave[:, :tail])
+    convolve_reference(x, rows, expected, tail_channel=inputs)
+
+    taps = weights.weight.double()[: 9 * inputs // DEPTH * outputs].view(-1, 3, outputs, DEPTH)
+    last = weights.weight.double()[9 * inputs // DEPTH * outputs :]
+    for y0 in range(0, height, ROWS):
+        ys = [mirrored(y, height) for y in range(y0 - 1, y0 + ROWS + 1)]
+        for x0 in range(0, width, COLUMNS):
+            total = x[0, y0 : y0 + ROWS, x0 : x0 + COLUMNS, inputs:] @ last.T
+            for step, tap_rows in enumerate(taps):
+                dx, chunk = step % 3 - 1, slice(step // 3 * DEPTH, (step // 3 + 1) * DEPTH)
+                source, first = x, x0 + dx
+                if first < 0 or first + COLUMNS > width:
+                    source, first = side, 0 if first < 0 else COLUMNS
+                seen = source[0, ys, first : first + COLUMNS, chunk]
+                for tap, tap_weights in enumerate(tap_rows):
+                    total = total + seen[tap : tap + ROWS] @ tap_weights.T
+            finished = (total + weights.bias.double()).relu()
+            assert torch.allclose(finished, expected[0, y0 : y0 + ROWS, x0 : x0 + COLUMNS])
+
+
+def test_says_why_not_on_other_devices() -> None:
+    layer = random_layer(32)
+    assert "no Hopper card" in why_not_hopper(layer, CPU)
+    trunk, obstacle = hopper_trunk([layer], CPU)
+    assert trunk is None and "no Hopper card" in obstacle
+
+
+@on_hopper
+@pytest.mark.gpu
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize(
+    ("width", "batch", "height", "columns"), [(64, 2, 64, 32), (64, 1, 128, 128), (32, 3, 32, 8), (32, 1, 96, 96)]
+)
+def test_convolutions_of_a_layer(width: int, batch: int, height: int, columns: int, add: bool) -> None:
+    device = torch.device("cuda")
+    layer = random_layer(width)
+    obstacle = why_not_hopper(layer, device)
+    if obstacle:
+        pytest.skip(obstacle)
+    channels, local, tail = 8 * width, 2 * width, 3 * width
+    trunk = HopperTrunk([layer], device)
+    x = torch.randn(batch, height, columns, channels + tail, device=device).half()
+    out = torch.randn(batch, height, columns, channels + tail, device=device).half()
+    expected = out.double()
+    local_rows = row_convolution(layer.local, device)
+    cross_rows = row_convolution(layer.cross, device, tail=layer.leave)
+    convolve_reference(x.double(), local_rows, expected, add_to_out=add)
+    convolve_reference(x.double(), cross_rows, expected, tail_channel=channels, to_channel=local, add_to_out=add)
+    if not add:
+        out[..., :channels] = math.nan
+    source, target = trunk.sided(x, filled=True), trunk.sided(out, filled=False)
+    target.side.fill_(math.nan)
+    trunk.convolve_local(0, source, target, add=add)
+    trunk.convolve_cross(0, source, target, add=add)
+    assert ((out.double() - expected).norm() / expected.norm()).item() < 1e-3
+    assert torch.equal(out[..., channels:], expected[..., channels:].half())
+    assert torch.equal(target.side, side_columns(out, channels))
+
+
+@on_hopper
+@pytest.mark.gpu
+def test_takes_only_maps_that_fill_the_card() -> None:
+    device = torch.device("cuda")
+    layer = random_layer(64)
+    missing = why_not_hopper(layer, device)
+    if missing:
+        pytest.skip(missing)
+    trunk, failure = hopper_trunk([layer], device)
+    assert trunk is not None, failure  # a trial that fails is a fault, not a reason to skip
+    assert trunk.takes(torch.empty(1, 128, 128, 704, device=device))
+    assert trunk.takes(torch.empty(1, 64, 64, 704, device=device))
+    assert not trunk.takes(torch.empty(1, 32, 32, 704, device=device))
+    assert not trunk.takes(torch.empty(1, 144, 128, 704, device=device))
+
+
+def test_tiles_match_the_kernels() -> None:
+    from lama.kernels import hopper_steps as steps
+
+    assert tuple(constant.value for constant in (steps.ROWS, steps.COLUMNS, steps.OUTPUTS, steps.DEPTH)) == (
+        ROWS,
+        COLUMNS,
+        OUTPUTS,
+        DEPTH,
+    )

@@ -1,0 +1,216 @@
+"""The grown hole, its feather and the mask's bounds, against slow definitions written here."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from masks.boxes import find_bounds, guess_bounds, has_hole_beyond
+from masks.dilation import MAX_DILATE_PX, CropRules, default_dilate_px, feather_alpha, grow_hole, paste
+
+MASKS = hnp.arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
+
+
+def distance_to_hole(mask: np.ndarray) -> np.ndarray:
+    """Euclidean distance of each pixel to the nearest hole pixel, by comparing it with every one of them."""
+    ys, xs = np.nonzero(mask)
+    yy, xx = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    return np.sqrt(((yy[..., None] - ys) ** 2 + (xx[..., None] - xs) ** 2).min(axis=-1))
+
+
+def grown_in_full(
+    mask: np.ndarray, dilate_px: int | None = None, feather_px: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `grow_hole` returns, laid into arrays of the mask's size."""
+    grown = grow_hole(mask, dilate_px=dilate_px, feather_px=feather_px)
+    assert grown is not None
+    whole = (0, 0, mask.shape[1], mask.shape[0])
+    return paste(grown.missing, grown.box, whole), paste(grown.alpha, grown.box, whole)
+
+
+@settings(max_examples=150, deadline=None)
+@given(MASKS)
+def test_bounds_are_the_smallest_box_around_the_hole(mask: np.ndarray) -> None:
+    ys, xs = np.nonzero(mask)
+    expected = None if len(ys) == 0 else (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+    assert find_bounds(mask) == expected
+
+
+def test_bounds_are_found_in_tall_masks_and_views() -> None:
+    mask = np.zeros((1000, 40), np.bool_)
+    mask[[130, 641], [7, 31]] = True
+    assert find_bounds(mask) == (7, 130, 32, 642)
+    assert find_bounds(mask[::-1, ::-1]) == (8, 358, 33, 870)
+
+
+@pytest.mark.parametrize("hole", [None, (0, 0), (1999, 1599), (1000, 3)])
+def test_bounds_of_a_large_mask(hole: tuple[int, int] | None) -> None:
+    mask = np.zeros((2000, 1600), np.bool_)
+    if hole is None:
+        assert find_bounds(mask) is None
+        return
+    mask[hole] = True
+    mask[999, 5] = True
+    rows, columns = sorted((hole[0], 999)), sorted((hole[1], 5))
+    assert find_bounds(mask) == (columns[0], rows[0], columns[1] + 1, rows[1] + 1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 69), st.integers(0, 9), st.integers(1, 30)), max_size=3), st.integers(1, 70))
+def test_guessed_bounds_are_right_unless_there_is_a_hole_beyond(
+    strokes: list[tuple[int, int, int]], height: int
+) -> None:
+    mask = np.zeros((height, 10), np.bool_)
+    for row, column, thickness in strokes:
+        mask[row : row + thickness, column] = True
+    guessed = guess_bounds(mask)
+    ys, xs = np.nonzero(mask)
+    if guessed is None:
+        assert not mask[8::16].any()
+    else:
+        is_beyond = ys.min() < guessed[1] or ys.max() >= guessed[3]
+        assert has_hole_beyond(mask, guessed) == is_beyond
+        if not is_beyond:
+            assert guessed == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+
+
+def test_bounds_are_guessed_of_a_thick_stroke_and_not_of_a_speck_apart() -> None:
+    mask = np.zeros((4000, 60), np.bool_)
+    mask[1001:1030, 20:40] = True
+    assert guess_bounds(mask) == (20, 1001, 40, 1030)
+    assert not has_hole_beyond(mask, (20, 1001, 40, 1030))
+    for speck in (0, 900, 3010, 3999):
+        mask[speck, 3] = True
+        assert guess_bounds(mask) == (20, 1001, 40, 1030)
+        assert has_hole_beyond(mask, (20, 1001, 40, 1030))
+        assert has_hole_beyond(mask[:, ::-1], (20, 1001, 40, 1030))
+        mask[speck, 3] = False
+
+
+@settings(max_examples=80, deadline=None)
+@given(MASKS.filter(lambda mask: mask.any()), st.integers(0, 9), st.none() | st.integers(0, 12))
+def test_grown_hole_and_feather_follow_their_definition(
+    mask: np.ndarray, dilate_px: int, feather_px: int | None
+) -> None:
+    missing, alpha = grown_in_full(mask, dilate_px=dilate_px, feather_px=feather_px)
+    distance = distance_to_hole(mask)
+    np.testing.assert_array_equal(missing, distance <= dilate_px)
+    assert (alpha[mask] == 1).all()
+    assert (alpha[distance > dilate_px] == 0).all()
+    ring = min(CropRules().feather_px if feather_px is None else feather_px, dilate_px)
+    ramp = np.clip((dilate_px + 1 - distance) / (ring + 1), 0, 1)
+    expected = np.where(missing, ramp * ramp * (3 - 2 * ramp), 0)
+    np.testing.assert_allclose(alpha, expected, atol=1e-5)
+
+
+def test_feather_falls_steadily_and_leaves_no_step() -> None:
+    distance = np.arange(0, 14, dtype=np.float32)
+    alpha = feather_alpha(distance, dilate_px=12)
+    assert alpha[0] == 1 and alpha[13] == 0
+    assert (np.diff(alpha[:13]) < 0).all()
+    assert np.abs(np.diff(alpha)).max() < 0.13
+
+
+def test_narrow_feather_replaces_the_inner_ring_whole() -> None:
+    """A rim left under half-transparent fill is the ghost that dilation is there to remove."""
+    alpha = feather_alpha(np.arange(0, 12, dtype=np.float32), dilate_px=10, feather_px=3)
+    assert (alpha[:8] == 1).all() and (alpha[8:11] < 1).all() and (alpha[8:11] > 0).all() and alpha[11] == 0
+
+
+def test_feather_is_the_same_wherever_its_array_lies_in_memory() -> None:
+    """OpenCV's root was off by a last bit that depended on the address, so one repair could come out in two ways."""
+    mask = np.zeros((61, 61), np.bool_)
+    mask[30, 30] = True
+    grown = grow_hole(mask, dilate_px=20)
+    assert grown is not None
+    offsets = np.arange(-20, 21)
+    distance_px = np.sqrt((offsets**2 + offsets[:, None] ** 2).astype(np.float32))
+    np.testing.assert_array_equal(grown.alpha, feather_alpha(distance_px, dilate_px=20, feather_px=grown.feather_px))
+
+
+def test_no_dilation_leaves_no_feather() -> None:
+    mask = np.zeros((20, 20), np.bool_)
+    mask[5:9, 6:14] = True
+    missing, alpha = grown_in_full(mask, dilate_px=0, feather_px=5)
+    np.testing.assert_array_equal(missing, mask)
+    np.testing.assert_array_equal(alpha, mask.astype(np.float32))
+
+
+def test_default_dilation_is_in_proportion_and_bounded() -> None:
+    rules = CropRules()
+    values = [default_dilate_px(thickness, rules=rules) for thickness in (1, 5, 20, 80, 200, 5000)]
+    assert values == sorted(values) and values[0] >= 1 and values[-1] == MAX_DILATE_PX
+
+
+@pytest.mark.parametrize(("shorter_px", "more_px"), [(899, 0), (900, 1)])
+def test_holes_of_a_large_photo_grow_by_a_pixel_more(shorter_px: int, more_px: int) -> None:
+    mask = np.zeros((shorter_px, 1000), np.bool_)
+    mask[400, 500] = True
+    grown = grow_hole(mask)
+    assert grown is not None
+    assert grown.parts[0].dilate_px == default_dilate_px(1, rules=CropRules()) + more_px
+
+
+def test_each_hole_is_grown_by_its_own_thickness() -> None:
+    mask = np.zeros((300, 400), np.bool_)
+    mask[50:250, 30:230] = True
+    mask[150, 350] = True
+    missing, _ = grown_in_full(mask)
+    around_big, around_speck = missing[150, 230:300].sum(), missing[150, 351:400].sum()
+    assert abs(around_big - default_dilate_px(100, rules=CropRules())) <= 1  # thickness is measured within 5 %
+    assert around_speck == default_dilate_px(1, rules=CropRules())
+    assert around_speck < around_big
+
+
+def test_holes_in_large_bounds_are_told_apart_on_a_coarser_grid() -> None:
+    """Each is grown whole and by its own thickness, though only every fourth pixel of its inside was looked at."""
+    mask = np.zeros((1201, 1603), np.bool_)
+    mask[3:403, 5:405] = True
+    mask[1000:1003, 1100:1500] = True
+    mask[700, 1200] = True
+    mask[1198:, 1600:] = True
+    grown = grow_hole(mask)
+    assert grown is not None and sorted(part.dilate_px for part in grown.parts) == [3, 3, 3, 26]
+    expected = np.zeros_like(mask)
+    for part in grown.parts:
+        left, top, right, bottom = part.box
+        whole = np.zeros_like(mask)
+        whole[top:bottom, left:right] = part.pixels
+        expected |= whole
+    np.testing.assert_array_equal(expected, mask)
+    missing, _ = grown_in_full(mask)
+    assert missing[403:440, 200].sum() == 26 and missing[200, 405:440].sum() == 26
+    assert missing[1003:1010, 1300].sum() == 3 and missing[701:710, 1200].sum() == 3
+
+
+@pytest.mark.parametrize("side", [40, 200, 640])
+def test_thickness_at_the_image_border_counts_from_the_known_side_only(side: int) -> None:
+    """Beyond the image nothing is known, so the middle of a hole at the border is no shallower than at its rim."""
+    mask = np.zeros((700, 900), np.bool_)
+    mask[:side, :side] = True
+    grown = grow_hole(mask)
+    assert grown is not None
+    assert abs(grown.parts[0].dilate_px - default_dilate_px(side, rules=CropRules())) <= 1
+
+
+def test_entangled_holes_are_grown_like_one() -> None:
+    """Fifty diagonals each have the whole box; looking at them one by one would cost fifty times its area."""
+    yy, xx = np.indices((120, 120))
+    mask = (yy + xx) % 12 == 0
+    missing, _ = grown_in_full(mask, dilate_px=2)
+    np.testing.assert_array_equal(missing, distance_to_hole(mask) <= 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (40, 30)])
+def test_full_mask_grows_to_itself(shape: tuple[int, int]) -> None:
+    missing, alpha = grown_in_full(np.ones(shape, np.bool_))
+    assert missing.all() and (alpha == 1).all()
+
+
+def test_mask_is_not_modified() -> None:
+    mask = np.zeros((30, 30), np.bool_)
+    mask[3:9, 4:8] = True
+    mask.setflags(write=False)
+    grow_hole(mask)
+    assert grow_hole(np.zeros((4, 4), np.bool_)) is None

@@ -1,0 +1,204 @@
+"""The page in a real Chromium, driven as a person would: open a photo, paint, press Repair, look at the picture."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox", "--headless", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+DONE = '[data-part="status"][data-tone="good"]'
+PATIENCE_MS = 20_000
+
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@contextmanager
+def launch_chromium() -> Iterator[Browser]:
+    """Run the system's Chromium for the length of a with block; fails when there is none."""
+    found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    assert found, f"the page's tests need a Chromium; none of {', '.join(CHROMIUM_NAMES)} is on the PATH"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One Chromium for the tests of a module; every person has a profile of their own in it."""
+    with launch_chromium() as running:
+        yield running
+
+
+def make_photo(width: int, height: int, *, seed: int = 0) -> np.ndarray:
+    """Return (H, W, 3) uint8 smooth colours with some texture, different for every seed."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(30, 226, (height // 40 + 2, width // 40 + 2, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def photo_file(
+    width: int = 640, height: int = 480, *, seed: int = 0, name: str = "photo.png", **save: Any
+) -> dict[str, Any]:
+    """Return a photo as Playwright takes files to choose; the format follows the name."""
+    data = BytesIO()
+    kind = {"jpg": "JPEG", "tif": "TIFF"}.get(name.rsplit(".", 1)[-1], name.rsplit(".", 1)[-1].upper())
+    Image.fromarray(make_photo(width, height, seed=seed)).save(data, kind, **save)
+    return {"name": name, "mimeType": f"image/{kind.lower()}", "buffer": data.getvalue()}
+
+
+class Person:
+    """Somebody with the page open, who was never here before; notes every request and script error."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.context = context
+        self.url = url
+        self.errors: list[str] = []
+        self.requests: list[tuple[str, str, bytes]] = []
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda r: self.requests.append((r.method, r.url, r.post_data_buffer or b"")))
+        self.page.goto(f"{url}/health")
+        self.page.evaluate("localStorage.clear()")
+        self.visit()
+
+    def visit(self) -> None:
+        """Load the page and wait until the canvas runs."""
+        self.page.goto(self.url)
+        self.page.locator('[data-part="status"]:not([hidden])').wait_for()
+
+    def slow_down(self, hundredths_s: int, **options: Any) -> None:
+        """Ask the fake engine to take its time with this person's repairs."""
+
+        def add_options(route: Route) -> None:
+            body = {**json.loads(route.request.post_data or ""), "options": {"feather_px": hundredths_s, **options}}
+            route.continue_(post_data=json.dumps(body))
+
+        self.page.route("**/api/v1/repairs", add_options)
+
+    def open(self, file: Any) -> None:
+        """Choose a photo and wait until the server has it."""
+        self.page.set_input_files(".fft-file", file)
+        self.page.locator('a[data-part="download"][href]').wait_for()
+
+    def stage_point(self, x: float, y: float) -> tuple[float, float]:
+        """Return where on the screen the fraction (x, y) of the photo lies."""
+        box = self.page.locator(".fft-world").bounding_box()
+        assert box is not None
+        return box["x"] + box["width"] * x, box["y"] + box["height"] * y
+
+    def paint(self, *points: tuple[float, float]) -> None:
+        """Drag the tool in hand over points given as fractions of the photo."""
+        first, *others = [self.stage_point(x, y) for x, y in points]
+        self.page.mouse.move(*first)
+        self.page.mouse.down()
+        for x, y in others:
+            self.page.mouse.move(x, y, steps=3)
+        self.page.mouse.up()
+
+    def press(self, action: str) -> None:
+        """Click the button that does this."""
+        self.page.locator(f'[data-act="{action}"]:visible').first.click()
+
+    def key(self, keys: str) -> None:
+        """Press a key or chord, wherever the focus is."""
+        self.page.keyboard.press(keys)
+
+    def repair(self) -> None:
+        """Press Repair and wait until a further round is there."""
+        before = len(self.rounds)
+        self.press("repair")
+        self.page.locator(f".fft-rounds li:nth-child({before + 2 if before else 2})").wait_for()
+        self.page.locator(DONE).wait_for()
+
+    @property
+    def status(self) -> str:
+        """What the status line says."""
+        return self.page.locator('[data-part="status"]').inner_text()
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What a reload would bring back."""
+        name = self.page.evaluate("sessionStorage.getItem('fftlama.tab')")
+        place = json.loads(self.page.evaluate(f"localStorage.getItem('{name}')") or '{"state": {}}')
+        state: dict[str, Any] = place["state"]
+        return state
+
+    @property
+    def strokes(self) -> list[dict[str, Any]]:
+        """The strokes of the round being painted."""
+        return list(self.kept.get("strokes", []))
+
+    @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """The rounds there are, applied or undone."""
+        return list(self.kept.get("rounds", []))
+
+    @property
+    def shown_patches(self) -> int:
+        """How many rounds' patches lie on the photo and are not hidden."""
+        count = (
+            "[...document.querySelectorAll('.fft-patch')].filter((p) => getComputedStyle(p).visibility == 'visible')"
+        )
+        return int(self.page.evaluate(f"{count}.length"))
+
+    def posts(self, path: str) -> list[bytes]:
+        """Bodies of this person's POSTs to an address."""
+        return [body for method, url, body in self.requests if method == "POST" and url.endswith(path)]
+
+    def pixel(self, x: float, y: float) -> tuple[int, int, int]:
+        """Return the colour on the screen at the fraction (x, y) of the photo."""
+        left, top = self.stage_point(x, y)
+        shot = self.page.screenshot(clip={"x": int(left), "y": int(top), "width": 1, "height": 1})
+        red, green, blue = Image.open(BytesIO(shot)).convert("RGB").getpixel((0, 0))  # type: ignore[misc]
+        return red, green, blue
+
+    def close(self) -> None:
+        """Close the page; script errors the person never saw fail the test here."""
+        self.page.close()
+        assert not self.errors, self.errors
+
+
+def open_browser(browser: Browser, **options: Any) -> BrowserContext:
+    """Return a browser profile: English and as large as a small laptop's unless told otherwise."""
+    return browser.new_context(**{"locale": "en-US", "viewport": {"width": 1200, "height": 800}, **options})
+
+
+@pytest.fixture(scope="module")
+def usual_browser(browser: Browser) -> Iterator[BrowserContext]:
+    """One profile for people without wishes, so that Gradio's files are loaded once."""
+    context = open_browser(browser)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, usual_browser: BrowserContext) -> Iterator[Any]:
+    """Open the page: `visit(url, **options) -> Person`; with options in a browser profile of its own."""
+    people: list[Person] = []
+
+    def open_page(url: str, **options: Any) -> Person:
+        people.append(Person(open_browser(browser, **options) if options else usual_browser, url))
+        return people[-1]
+
+    yield open_page
+    for person in people:
+        person.close()
+        if person.context is not usual_browser:
+            person.context.close()
+
+
+DATA = Path(__file__).parents[1] / "data"

@@ -1,0 +1,146 @@
+"""Real server processes for tests: start, ask, kill, start again."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 90.0
+STOP_S = 15.0
+
+
+def free_port() -> int:
+    """Return a port nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment without settings of the person who runs the tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FFTLAMA_")}
+    return {name: value for name, value in kept.items() if name not in ("HOST", "PORT", "QUEUE")}
+
+
+@dataclass
+class RunningServer:
+    """One server process with folders of its own; `kind` is "real", "page" (fake engine) or "api" (no page either)."""
+
+    folder: Path
+    kind: str = "api"
+    settings: dict[str, Any] = field(default_factory=dict)
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Address of the page."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def data_dir(self) -> Path:
+        """Where it keeps photos and jobs."""
+        return self.folder / "data"
+
+    @property
+    def outputs_dir(self) -> Path:
+        """Where it writes results."""
+        return self.folder / "outputs"
+
+    @property
+    def log(self) -> str:
+        """All it has printed."""
+        return (self.folder / "server.log").read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def client(self) -> httpx.Client:
+        """A new HTTP client for it."""
+        return httpx.Client(base_url=self.url, timeout=30.0, trust_env=False)
+
+    def start(self, *, wait: bool = True) -> "RunningServer":
+        """Start the process, on the same port and folders as before, and wait until /health answers 200."""
+        script = ["app.py"] if self.kind == "real" else ["tests/support/serve_fake.py", self.kind]
+        settings = {"data_dir": self.data_dir, "outputs_dir": self.outputs_dir, "port": self.port, **self.settings}
+        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *script, *arguments], cwd=ROOT, env=clean_environment(), stdout=log, stderr=log
+            )
+        if wait:
+            self.wait_until_healthy()
+        return self
+
+    def wait_until_healthy(self) -> None:
+        """Wait until /health answers 200; fail with the log when the process dies instead."""
+        assert self.process is not None
+        until_s = time.monotonic() + START_S
+        with self.client as client:
+            while time.monotonic() < until_s:
+                assert self.process.poll() is None, f"the server died:\n{self.log}"
+                with contextlib.suppress(httpx.TransportError):
+                    if client.get("/health").status_code == 200:
+                        return
+                time.sleep(0.05)
+        raise AssertionError(f"the server did not answer within {START_S} s:\n{self.log}")
+
+    def kill(self) -> None:
+        """End the process as kill -9 does."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self) -> int:
+        """Ask the process to end and return its exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the server did not stop within {STOP_S} s:\n{self.log}") from None
+
+
+def follow(client: httpx.Client, job_id: str, *, until: str = "ended", limit_s: float = 20.0) -> dict[str, Any]:
+    """Long-poll a job until it is in a state, "ended", or "saved"; return its last view."""
+    until_s = time.monotonic() + limit_s
+    parameters: dict[str, Any] = {}
+    while time.monotonic() < until_s:
+        answer = client.get(f"/api/v1/jobs/{job_id}", params=parameters)
+        assert answer.status_code == 200, answer.text
+        view: dict[str, Any] = answer.json()
+        ended = until == "ended" and view["state"] in ("done", "failed", "cancelled")
+        if ended or view["state"] == until or (until == "saved" and view["saved"]):
+            return view
+        parameters = {"wait_s": 2, "seen": view["version"]}
+    raise AssertionError(f"not {until} after {limit_s} s: {view}")
+
+
+def upload(client: httpx.Client, data: bytes, name: str = "photo.png") -> dict[str, Any]:
+    """Upload a photo and return the answer."""
+    answer = client.post("/api/v1/images", files={"file": (name, data)})
+    assert answer.status_code == 201, answer.text
+    image: dict[str, Any] = answer.json()
+    return image
+
+
+def ask_repair(client: httpx.Client, image_id: str, request_id: str | None = None, **options: Any) -> str:
+    """Send a repair of a dot at (20, 20) and return the job's id."""
+    body = {
+        "image_id": image_id,
+        "request_id": request_id or f"r{time.monotonic_ns()}",
+        "strokes": [{"points": [[20, 20]], "radius": 5, "erase": False}],
+        "options": options,
+    }
+    answer = client.post("/api/v1/repairs", json=body)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["job_id"])

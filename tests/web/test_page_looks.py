@@ -1,0 +1,228 @@
+"""How the page looks and speaks: languages, names for everything, a phone's screen, and the mask that is drawn."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from imaging.strokes import parse_strokes, rasterize
+from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.serving import RunningServer
+from web.page import LANGUAGES, SCRIPTS, STATIC_FOLDER, join_scripts, load_strings
+
+__all__ = ["browser", "usual_browser", "visit"]  # fixtures
+Visit = Callable[..., Person]
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+
+
+def scripts() -> str:
+    return "\n".join((STATIC_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
+
+
+def test_both_languages_have_the_same_keys_and_placeholders() -> None:
+    chinese, english = (load_strings()[language] for language in LANGUAGES)
+    assert list(chinese) == list(english)
+    for key, text in english.items():
+        assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", chinese[key])), key
+        assert text.strip() and chinese[key].strip(), key
+
+
+def test_every_key_that_is_used_exists_and_every_key_is_used() -> None:
+    keys = set(load_strings()["en"])
+    used = set(re.findall(r'data-(?:say|label)="([^"]+)"', (STATIC_FOLDER / "canvas.html").read_text(encoding="utf-8")))
+    code = scripts()
+    used |= set(re.findall(r'say\("(\w+\.\w+)"', code))
+    statuses = set(re.findall(r'\bkey: "(\w+)"', code)) | set(re.findall(r'\bsay\("(\w+)"', code))
+    statuses |= set(re.findall(r'state\.photo \? "(\w+)" : "(\w+)"', code)[0]) | {"queued"}
+    used |= {f"status.{name}" for name in statuses}
+    used |= {f"time.{name}" for name in re.findall(r'"(\w+)"', code.split("const TIMES = ")[1].split("]")[0])}
+    used |= {f"errors.{code}" for code in re.findall(r'(?:refuse\(|code = |error: )"(\w+)"', code)}
+    used |= {"errors.photo_gone", "errors.server_error"}
+    assert used - keys == set()
+    spoken_by_server = {key for key in keys if key.startswith(("errors.", "notes."))}
+    assert keys - used - spoken_by_server == set()
+
+
+def test_every_script_is_joined_and_short() -> None:
+    assert set(SCRIPTS) == {path.name for path in STATIC_FOLDER.glob("*.js")}
+    for path in STATIC_FOLDER.glob("*.js"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path.name
+    assert join_scripts({}).endswith("startCanvas(element, setup);")
+
+
+@pytest.mark.parametrize(
+    ("locale", "button"), [("zh-CN", "🚀 开始修复"), ("en-GB", "🚀 Repair"), ("de-DE", "🚀 Repair")]
+)
+def test_the_language_is_the_browsers_and_can_be_switched(
+    visit: Visit, server: RunningServer, locale: str, button: str
+) -> None:
+    person = visit(server.url, locale=locale)
+    repair = person.page.locator('[data-act="repair"]')
+    expect(repair).to_have_text(button)
+    if locale == "zh-CN":
+        person.press("language")
+        expect(repair).to_have_text("🚀 Repair")
+        person.visit()
+        expect(repair).to_have_text("🚀 Repair")
+
+
+def test_every_control_has_a_name_and_no_word_is_missing(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url)
+    unnamed = person.page.evaluate(
+        """() => [...document.querySelectorAll('.fft button, .fft input, .fft a, .fft [role]')].filter((node) =>
+             !(node.getAttribute('aria-label') || node.textContent.trim() || node.closest('label')?.textContent.trim()))
+             .map((node) => node.outerHTML)"""
+    )
+    assert [html for html in unnamed if 'role="status"' not in html] == []
+    assert not re.search(
+        r"\b(?:app|tool|edit|view|status|help|action|rounds)\.\w+", person.page.locator(".fft").inner_text()
+    )
+
+
+@pytest.mark.parametrize("options", [PHONE, {"viewport": {"width": 1280, "height": 720}}], ids=["phone", "laptop"])
+@pytest.mark.parametrize("locale", ["zh-CN", "en-US"])
+def test_nothing_overlaps_or_is_cut_off(visit: Visit, server: RunningServer, options: dict, locale: str) -> None:
+    person = visit(server.url, locale=locale, **options)
+    check_layout(person)
+    person.open(photo_file(1200, 900))
+    person.paint((0.4, 0.4), (0.6, 0.5))
+    check_layout(person)
+    person.repair()
+    check_layout(person)
+    stage, window = person.page.locator(".fft-stage").bounding_box(), person.page.viewport_size
+    assert stage is not None and window is not None
+    assert stage["width"] * stage["height"] > 0.5 * window["width"] * window["height"]
+
+
+def check_layout(person: Person) -> None:
+    """No control sticks out of the page's width, lies on another, or has text wider than itself."""
+    problems = person.page.evaluate(
+        """() => {
+          const controls = 'button, a, input:not(.fft-file), .fft-status, .fft-times, .fft-stage';
+          const shown = [...document.querySelectorAll(controls)]
+            .filter((node) => node.closest('.fft') && node.checkVisibility() && !node.closest('dialog'));
+          const boxes = shown.map((node) => ({ node, box: node.getBoundingClientRect() }));
+          const name = (node) => node.dataset.act || node.dataset.part || node.className;
+          const out = [];
+          const common = (a, b, low, high) => Math.min(a[high], b[high]) - Math.max(a[low], b[low]);
+          for (const [i, a] of boxes.entries()) {
+            if (a.box.left < 0 || a.box.right > innerWidth + 0.5) out.push('outside: ' + name(a.node));
+            const cut = a.node.matches('button, a') && a.node.scrollWidth > a.node.clientWidth + 1;
+            if (cut) out.push('cut: ' + name(a.node));
+            for (const b of boxes.slice(i + 1)) {
+              if (a.node.contains(b.node) || b.node.contains(a.node)) continue;
+              const over = common(a.box, b.box, 'left', 'right') > 1 && common(a.box, b.box, 'top', 'bottom') > 1;
+              if (over) out.push(`overlap: ${name(a.node)} ${name(b.node)}`);
+            }
+          }
+          if (document.documentElement.scrollWidth > innerWidth) out.push('the page scrolls sideways');
+          return out;
+        }"""
+    )
+    assert problems == []
+
+
+def test_a_finger_paints_and_does_not_scroll_and_two_zoom(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url, **PHONE)
+    person.open(photo_file(1200, 900))
+    touch = person.context.new_cdp_session(person.page)
+
+    def send(kind: str, *points: tuple[float, float]) -> None:
+        spots = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": spots})
+
+    x, y = person.stage_point(0.4, 0.4)
+    send("touchStart", (x, y))
+    for step in range(1, 8):
+        send("touchMove", (x + 4 * step, y + 12 * step))
+    send("touchEnd")
+    assert len(person.strokes) == 1
+    assert person.page.evaluate("document.querySelector('.fft').scrollTop + scrollY") == 0
+    before = person.page.locator(".fft-zoom").inner_text()
+    send("touchStart", (x, y))
+    send("touchStart", (x, y), (x + 40, y))
+    for step in range(1, 6):
+        send("touchMove", (x - 8 * step, y), (x + 40 + 8 * step, y))
+    send("touchEnd")
+    assert person.page.locator(".fft-zoom").inner_text() != before
+    assert len(person.strokes) == 1, "the first finger of two paints nothing"
+
+
+def test_wheel_space_and_keys_move_the_view(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url)
+    person.open(photo_file(1200, 900))
+    fitted = person.page.locator(".fft-zoom").inner_text()
+    person.page.mouse.move(*person.stage_point(0.25, 0.25))
+    person.page.mouse.wheel(0, -400)
+    assert person.page.locator(".fft-zoom").inner_text() != fitted
+    before = person.stage_point(0, 0)
+    person.page.keyboard.down(" ")
+    person.paint((0.3, 0.3), (0.35, 0.35))
+    person.page.keyboard.up(" ")
+    assert person.stage_point(0, 0) != pytest.approx(before, abs=2)
+    assert person.strokes == []
+    person.key("0")
+    assert person.page.locator(".fft-zoom").inner_text() == fitted
+
+
+def test_the_drawn_mask_is_the_servers_within_one_pixel_at_any_zoom(visit: Visit, server: RunningServer) -> None:
+    width, height = 900, 700
+    person = visit(server.url)
+    person.open(photo_file(width, height))
+    person.paint((0.42, 0.4), (0.5, 0.5), (0.58, 0.42), (0.52, 0.62))
+    person.key("e")
+    person.paint((0.5, 0.5), (0.56, 0.5))
+    person.key("b")
+    for _ in range(12):
+        person.key("[")
+    person.paint((0.47, 0.6))
+    most, least = (mask_with_rims_moved(person.strokes, by, (height, width)) for by in (1, -1))
+    assert least.sum() > 5000
+    for keys in ("0", "1", "++++++", "++++"):
+        for key in keys:
+            person.key(key)
+        person.page.wait_for_timeout(60)
+        drawn, known = drawn_mask(person, width, height)
+        assert (known & least).sum() > 300
+        assert not (drawn & ~most & known).any(), keys
+        assert not (least & ~drawn & known).any(), keys
+
+
+def drawn_mask(person: Person, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the overlay shows at every image pixel's centre, and which pixels are on the screen at all."""
+    rows = person.page.evaluate(
+        """([width, height]) => {
+          const canvas = document.querySelector('.fft-overlay');
+          const stage = document.querySelector('.fft-stage').getBoundingClientRect();
+          const world = document.querySelector('.fft-world').getBoundingClientRect();
+          const ratio = canvas.width / stage.width, scale = world.width / width;
+          const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+          let out = '';
+          for (let y = 0; y < height; y += 1) for (let x = 0; x < width; x += 1) {
+            const cx = Math.floor(((x + 0.5) * scale + world.left - stage.left) * ratio);
+            const cy = Math.floor(((y + 0.5) * scale + world.top - stage.top) * ratio);
+            const inside = cx >= 0 && cy >= 0 && cx < canvas.width && cy < canvas.height;
+            out += inside ? (data[(cy * canvas.width + cx) * 4 + 3] > 127 ? '1' : '0') : '-';
+          }
+          return out;
+        }""",
+        [width, height],
+    )
+    cells = np.frombuffer(rows.encode(), np.uint8).reshape(height, width)
+    return cells == ord("1"), cells != ord("-")
+
+
+def mask_with_rims_moved(strokes: list[dict], by_px: float, size: tuple[int, int]) -> np.ndarray:
+    """Return the server's mask with every stroke's rim moved outwards (erasing ones': inwards) by so much."""
+    moved = [{**stroke, "radius": stroke["radius"] + (-by_px if stroke["erase"] else by_px)} for stroke in strokes]
+    return rasterize(parse_strokes(moved), size)
+
+
+def test_strings_reach_the_page_as_json() -> None:
+    head = join_scripts({"strings": load_strings()}).split("\n")[1]
+    assert json.loads(head.removeprefix("const setup = ").removesuffix(";"))["strings"] == load_strings()
+    assert Path(STATIC_FOLDER.parent / "locales" / "en.yaml").is_file()

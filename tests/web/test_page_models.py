@@ -1,0 +1,105 @@
+"""The choices beside the picture: which model repairs, and how thoroughly."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.serving import RunningServer
+
+__all__ = ["browser", "usual_browser", "visit"]  # fixtures
+Visit = Callable[..., Person]
+MODEL = 'select[data-part="model"]'
+TOLD = '[data-part="model-state"]'
+
+
+def active_model(server: RunningServer) -> str:
+    with server.client as client:
+        health, models = client.get("/health").json(), client.get("/api/v1/models").json()
+    assert health["weights"] == models["active"]
+    return str(models["active"])
+
+
+def test_another_model_is_chosen_with_the_keyboard_and_repairs(visit: Visit, real_server: RunningServer) -> None:
+    person = visit(real_server.url)
+    select = person.page.locator(MODEL)
+    expect(select).to_have_value(active_model(real_server))
+    names = [text.split(" · ")[0] for text in select.locator("option").all_inner_texts()]
+    assert names[0] == "lama-compact" and {"tiny.safetensors", "small.safetensors"} < set(names)
+    person.open(photo_file(320, 240))
+    select.focus()
+    person.key("t")  # the letter chooses, and is no shortcut while the list has the focus
+    expect(person.page.locator(TOLD)).to_be_hidden()
+    expect(select).not_to_have_attribute("aria-busy", "true")
+    assert active_model(real_server) == "tiny"
+    person.paint((0.4, 0.4), (0.6, 0.6))
+    person.repair()
+    assert person.shown_patches == 1
+
+
+def test_a_damaged_model_is_refused_in_words_and_the_one_before_stays(visit: Visit, real_server: RunningServer) -> None:
+    before = active_model(real_server)
+    person = visit(real_server.url, locale="zh-CN")
+    person.page.locator(MODEL).select_option("damaged")
+    expect(person.page.locator(TOLD)).to_contain_text(f"无法使用，继续使用 {before}")
+    expect(person.page.locator(TOLD)).to_contain_text("truncated")
+    expect(person.page.locator(MODEL)).to_have_value(before)
+    with real_server.client as client:
+        answer = client.post("/api/v1/models", json={"name": "damaged"})
+    assert answer.status_code == 422 and "truncated" in answer.json()["message"]
+    assert f"{before} stays in use" in answer.json()["message"]
+
+
+def test_who_looks_again_sees_what_somebody_else_chose(visit: Visit, real_server: RunningServer) -> None:
+    person = visit(real_server.url)
+    expect(person.page.locator(MODEL)).to_be_visible()
+    with real_server.client as client:
+        other = "small" if active_model(real_server) != "small" else "lama-compact"
+        assert client.post("/api/v1/models", json={"name": other}).status_code == 200
+    person.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(person.page.locator(MODEL)).to_have_value(other)
+    with real_server.client as client:
+        assert client.post("/api/v1/models", json={"name": "lama-compact"}).json()["active"] == "lama-compact"
+
+
+def test_loading_is_shown_and_the_choice_is_absent_without_a_choice(visit: Visit, server: RunningServer) -> None:
+    def model(name: str, *, active: bool) -> dict[str, object]:
+        return {"name": name, "title": name, "size": 2**24, "active": active, "installed": True}
+
+    state = {"models": [model("a", active=True)], "active": "a", "switching": None, "error": None}
+    person = visit(server.url)
+    person.page.route("**/api/v1/models", lambda route: route.fulfill(json=state))
+    person.visit()
+    expect(person.page.locator(MODEL)).to_be_hidden()
+    state["models"] = [model("a", active=True), model("b", active=False)]
+    state["switching"] = "b"
+    person.visit()
+    expect(person.page.locator(TOLD)).to_have_text("Loading b, repairs wait for it…")
+    expect(person.page.locator('[data-part="model-busy"]')).to_be_visible()
+    state.update(switching=None, active="b")
+    expect(person.page.locator(TOLD)).to_be_hidden()
+    expect(person.page.locator(MODEL)).to_have_value("b")
+
+
+@pytest.mark.parametrize("quality", ["fast", "high"])
+def test_quality_goes_with_the_repair_and_shows_its_stage_and_time(
+    visit: Visit, server: RunningServer, quality: str
+) -> None:
+    person = visit(server.url)
+    person.open(photo_file(320, 240))
+    expect(person.page.locator('input[value="fast"]')).to_be_checked()
+    if quality == "high":
+        person.page.locator('input[value="high"]').check()
+        person.slow_down(60, quality="high")
+    person.paint((0.4, 0.4), (0.6, 0.6))
+    person.key("Enter")  # also while the choice has the focus
+    if quality == "high":
+        expect(person.page.locator('[data-part="status"]')).to_have_text("Refining the large area…")
+    expect(person.page.locator('[data-part="status"][data-tone="good"]')).to_be_visible()
+    sent = json.loads(person.posts("/api/v1/repairs")[0])
+    assert sent.get("options") == ({"quality": "high"} if quality == "high" else None)
+    assert ("refine" in person.page.locator(".fft-times").inner_text()) == (quality == "high")
+    person.visit()
+    expect(person.page.locator(f'input[value="{quality}"]')).to_be_checked()

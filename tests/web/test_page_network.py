@@ -1,0 +1,198 @@
+"""The page when things go wrong around it: cuts, reloads, restarts, queues, refusals."""
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.page_driver import DONE, Person, browser, photo_file, usual_browser, visit
+from tests.support.serving import RunningServer
+
+__all__ = ["browser", "usual_browser", "visit"]  # fixtures
+Visit = Callable[..., Person]
+
+
+def test_a_cut_of_five_seconds_in_mid_job_costs_nothing(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url)
+    person.slow_down(100)
+    person.open(photo_file())
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    person.press("repair")
+    expect(person.page.locator('[data-part="status"]')).to_have_text("Repairing…")
+    person.context.set_offline(True)
+    cut_s = time.monotonic()
+    expect(person.page.locator(".fft-offline")).to_be_visible()
+    person.page.wait_for_timeout(5000 - (time.monotonic() - cut_s) * 1000)
+    assert person.shown_patches == 0
+    person.context.set_offline(False)
+    person.page.locator(DONE).wait_for(timeout=6000)
+    assert person.shown_patches == 1
+    expect(person.page.locator(".fft-offline")).to_be_hidden()
+    assert len({json.loads(body)["request_id"] for body in person.posts("/api/v1/repairs")}) == 1
+
+
+def test_a_click_whose_answer_is_lost_is_repeated_under_its_request_id(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url)
+    person.open(photo_file())
+    lost: list[str] = []
+
+    def lose_first(route) -> None:  # type: ignore[no-untyped-def]
+        if lost:
+            return route.continue_()
+        lost.append(route.fetch().text())
+        route.abort("connectionreset")
+
+    person.page.route("**/api/v1/repairs", lose_first)
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    person.repair()
+    first, second = (json.loads(body) for body in person.posts("/api/v1/repairs"))
+    assert first == second
+    jobs = [url for method, url, _ in person.requests if "/api/v1/jobs/" in url]
+    assert json.loads(lost[0])["job_id"] in jobs[0]
+
+
+def test_a_reload_restores_photo_strokes_rounds_and_the_running_job(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url)
+    person.open(photo_file())
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    person.repair()
+    person.paint((0.6, 0.6), (0.7, 0.6))
+    painted = person.strokes
+    person.visit()
+    person.page.locator(".fft-rounds li:nth-child(2)").wait_for()
+    assert person.strokes == painted
+    assert person.shown_patches == 1
+    assert person.page.evaluate("document.querySelector('.fft-photo').naturalWidth") == 640
+    person.slow_down(150)
+    person.press("repair")
+    expect(person.page.locator('[data-part="status"]')).to_have_text("Repairing…")
+    person.page.unroute_all()
+    person.visit()
+    person.page.locator(".fft-rounds li:nth-child(3)").wait_for()
+    assert person.shown_patches == 2
+    assert len(person.posts("/api/v1/images")) == 1
+
+
+def test_a_new_tab_takes_over_from_a_closed_one_but_not_from_an_open_one(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url)
+    person.open(photo_file())
+    second = person.context.new_page()
+    second.goto(server.url)
+    second.locator('[data-part="status"]:not([hidden])').wait_for()
+    assert second.locator(".fft").get_attribute("data-phase") == "empty"
+    second.close()
+    person.page.close()
+    third = person.context.new_page()
+    third.goto(server.url)
+    third.locator('.fft[data-phase="ready"]').wait_for()
+
+
+def test_three_people_at_once_all_get_theirs_and_see_their_place(visit: Visit, server: RunningServer) -> None:
+    people = [visit(server.url, locale="en-US") for _ in range(3)]
+    for seed, person in enumerate(people):
+        person.page.evaluate(
+            """() => {
+              const status = document.querySelector('[data-part="status"]');
+              window.seen = [];
+              new MutationObserver(() => window.seen.push(status.textContent)).observe(status, { childList: true });
+            }"""
+        )
+        person.slow_down(100)
+        person.open(photo_file(400 + 40 * seed, 300, seed=seed))
+        person.paint((0.4, 0.4), (0.5, 0.4))
+    for person in people:
+        person.press("repair")
+    for seed, person in enumerate(people):
+        person.page.locator(DONE).wait_for()
+        assert person.shown_patches == 1
+        width = person.page.request.get(f"{server.url}/api/v1/images/{person.rounds[0]['image_id']}/info").json()[
+            "width"
+        ]
+        assert width == 400 + 40 * seed
+    waited = [" ".join(person.page.evaluate("seen")) for person in people]
+    assert "place 1" in waited[1] and "place 2" in waited[2], waited
+
+
+def test_cancel_ends_a_repair_and_keeps_what_was_painted(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url)
+    person.slow_down(200)
+    person.open(photo_file())
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    person.press("repair")
+    expect(person.page.locator('[data-part="status"]')).to_have_text("Repairing…")
+    person.press("cancel")
+    expect(person.page.locator('[data-part="status"]')).to_contain_text("Cancelled")
+    assert len(person.strokes) == 1
+    person.page.unroute_all()
+    person.repair()
+
+
+def test_a_photo_that_is_gone_from_the_server_is_said_so(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url)
+    person.open(photo_file())
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    gone = {"status": 404, "json": {"error": "unknown_image", "message": "?", "params": {}}}
+    person.page.route("**/api/v1/images/*/info", lambda route: route.fulfill(**gone))
+    person.visit()
+    expect(person.page.locator('[data-part="status"]')).to_contain_text("cleaned up on the server")
+    assert person.page.locator(".fft").get_attribute("data-phase") == "empty"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "sentence"),
+    [
+        ("notes.png", b"This is a text file.\n" * 50, "not a picture"),
+        ("empty.png", b"", "empty (0 bytes)"),
+        ("cut.png", photo_file(900, 700)["buffer"][:20_000], "incomplete or damaged"),
+        ("huge.jpg", b"\0" * (2**20 * 2), "too large"),
+    ],
+)
+def test_a_file_that_is_no_photo_gets_a_sentence(
+    visit: Visit, server: RunningServer, name: str, data: bytes, sentence: str
+) -> None:
+    person = visit(server.url)
+    if name == "huge.jpg":  # the server's own refusal, without sending it a hundred megabytes
+        answer = {"error": "file_too_large", "message": "?", "params": {}}
+        person.page.route("**/api/v1/images", lambda route: route.fulfill(status=413, json=answer))
+    person.page.set_input_files(".fft-file", {"name": name, "mimeType": "image/png", "buffer": data})
+    expect(person.page.locator('[data-part="status"]')).to_contain_text(sentence)
+    assert person.page.locator(".fft").get_attribute("data-phase") == "empty"
+    person.page.unroute_all()
+    person.open(photo_file())
+
+
+def test_nothing_painted_and_no_photo_get_the_sentences_of_the_original(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url, locale="zh-CN")
+    assert person.status == "等待上传图像并标注修复区域"
+    person.key("Enter")
+    assert person.status == "⚠️ 请先上传图像"
+    person.open(photo_file())
+    person.key("Enter")
+    assert person.status == "⚠️ 未检测到有效的mask标注"
+    person.paint((0.5, 0.5))
+    person.page.keyboard.down("Alt")
+    person.key("]")
+    person.paint((0.45, 0.5), (0.55, 0.5))
+    person.page.keyboard.up("Alt")
+    person.key("Enter")
+    expect(person.page.locator('[data-part="status"]')).to_have_text("⚠️ 未检测到有效的mask标注")
+    assert len(person.strokes) == 2
+
+
+def test_a_failed_repair_gets_a_sentence_and_can_be_tried_again(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url)
+    person.open(photo_file())
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    failed = {
+        "job_id": "x",
+        "state": "failed",
+        "version": 1,
+        "error": {"error": "timed_out", "message": "?", "params": {}},
+    }
+    person.page.route("**/api/v1/jobs/**", lambda route: route.fulfill(json=failed))
+    person.press("repair")
+    expect(person.page.locator('[data-part="status"]')).to_contain_text("took too long")
+    person.page.unroute_all()
+    person.repair()

@@ -1,0 +1,213 @@
+"""The page from photo to patch: what a person does first, and everything that can be undone."""
+
+import json
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, expect
+
+from tests.support.page_driver import DATA, DONE, Person, browser, make_photo, photo_file, usual_browser, visit
+from tests.support.serving import RunningServer
+
+__all__ = ["browser", "usual_browser", "visit"]  # fixtures
+BODY_LIMIT_BYTES = 2000
+Visit = Callable[..., Person]
+
+
+@pytest.fixture
+def person(visit: Visit, server: RunningServer) -> Person:
+    return visit(server.url)
+
+
+def test_paint_and_repair_shows_the_patch_in_place(person: Person) -> None:
+    person.open(photo_file(640, 480))
+    mean = make_photo(640, 480).reshape(-1, 3).mean(axis=0)
+    before = person.pixel(0.5, 0.5)
+    person.paint((0.45, 0.5), (0.55, 0.5))
+    person.repair()
+    person.page.mouse.move(5, 5)
+    after = np.array(person.pixel(0.5, 0.5), float)
+    # The fake engine fills with the photo's mean colour, so a patch elsewhere or none would show.
+    assert np.abs(after - mean).max() <= 3, (before, after, mean)
+    assert np.abs(np.array(before, float) - mean).max() > 8
+    assert person.strokes == []
+    expect(person.page.locator('[data-part="status"]')).to_contain_text("Saved to outputs/")
+    times = person.page.locator(".fft-times").inner_text()
+    assert "Total" in times and "predict" in times
+
+
+def test_a_click_sends_strokes_only_and_at_most_two_kilobytes(person: Person) -> None:
+    person.open(photo_file(2000, 1500))
+    for row in range(4):
+        y = 0.2 + row * 0.15
+        person.paint(*[(0.2 + i * 0.05, y + 0.04 * (i % 3)) for i in range(12)])
+    assert len(person.strokes) == 4
+    person.repair()
+    (body,) = person.posts("/api/v1/repairs")
+    assert len(body) <= BODY_LIMIT_BYTES, len(body)
+    assert set(json.loads(body)) == {"image_id", "request_id", "strokes"}
+    assert len(person.posts("/api/v1/images")) == 1
+
+
+def test_undo_redo_clear_and_brush_size_work_without_a_click_into_the_canvas(person: Person) -> None:
+    person.open(photo_file())
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    person.paint((0.3, 0.6), (0.4, 0.6))
+    person.page.locator(".fft-brand").click()
+    person.key("Control+z")
+    assert len(person.strokes) == 1
+    person.key("Control+Shift+Z")
+    assert len(person.strokes) == 2
+    person.press("clear")
+    assert person.strokes == []
+    person.key("Control+z")
+    assert len(person.strokes) == 2
+    radius = person.kept["hand"]["radius"]
+    person.key("]")
+    person.paint((0.5, 0.5))
+    assert person.strokes[-1]["radius"] == pytest.approx(radius * 1.2, abs=0.06)
+    person.key("e")
+    person.paint((0.5, 0.5))
+    assert person.strokes[-1]["erase"]
+    person.key("Enter")
+    person.page.locator(DONE).wait_for()
+
+
+def test_rounds_build_on_each_other_and_can_be_undone_and_compared(person: Person) -> None:
+    person.open(photo_file())
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    person.repair()
+    person.paint((0.6, 0.6), (0.7, 0.6))
+    person.repair()
+    first, second = (json.loads(body) for body in person.posts("/api/v1/repairs"))
+    assert second["image_id"] == person.rounds[0]["image_id"] != first["image_id"]
+    assert person.shown_patches == 2
+    person.page.keyboard.down("c")
+    assert person.shown_patches == 0
+    person.page.keyboard.up("c")
+    assert person.shown_patches == 2
+    person.key("Control+z")
+    assert person.shown_patches == 1
+    assert person.strokes == second["strokes"], "the undone round's strokes come back"
+    link = person.page.locator('[data-part="download"]')
+    assert person.rounds[0]["image_id"] in (link.get_attribute("href") or "")
+    person.page.locator(".fft-rounds li:nth-child(1) button").click()
+    assert person.shown_patches == 0
+    person.press("round-redo")
+    person.press("round-redo")
+    assert person.shown_patches == 2
+
+
+@pytest.mark.parametrize("name", ["holiday.jpg", "holiday.webp", "holiday.tif"])
+def test_download_keeps_format_and_name(person: Person, name: str) -> None:
+    """TIFF is among them because Chromium can't show it: the server's picture is shown instead."""
+    person.open(photo_file(320, 240, name=name))
+    person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth > 0")
+    person.paint((0.4, 0.5), (0.6, 0.5))
+    person.repair()
+    with person.page.expect_download() as download:
+        person.page.locator('[data-part="download"]').click()
+    assert Path(download.value.suggested_filename).suffix[:4] == Path(name).suffix[:4]
+    assert download.value.suggested_filename.startswith("holiday")
+    with Image.open(download.value.path()) as result:
+        assert result.format == {"jpg": "JPEG", "webp": "WEBP", "tif": "TIFF"}[name.rsplit(".")[1]]
+        assert result.size == (320, 240)
+
+
+def test_a_photo_lying_on_its_side_is_painted_upright(person: Person) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    person.open(photo_file(400, 200, name="side.jpg", exif=exif.tobytes()))
+    person.paint((0.5, 0.9))
+    ((x, y),) = person.strokes[0]["points"]
+    assert (round(x), round(y)) == (pytest.approx(100, abs=2), pytest.approx(360, abs=2))
+    person.repair()
+    assert person.rounds[0]["box"][3] > 300
+
+
+def test_lasso_and_rectangle_fill_their_outline_with_strokes(person: Person, browser: Browser) -> None:
+    person.open(photo_file(800, 600))
+    person.key("r")
+    person.paint((0.2, 0.2), (0.5, 0.5))
+    assert mask_of(person)[130:290, 170:390].mean() > 0.99
+    assert mask_of(person)[:115].sum() == 0
+    person.key("Control+z")
+    person.key("l")
+    person.paint((0.2, 0.2), (0.6, 0.2), (0.6, 0.6), (0.4, 0.4), (0.2, 0.7), (0.2, 0.2))
+    mask = mask_of(person)
+    assert mask[150:200, 200:450].mean() > 0.98
+    assert mask[400:, 300:340].sum() == 0, "the notch between the two legs stays free"
+    person.repair()
+    assert all(len(body) <= 2 * BODY_LIMIT_BYTES for body in person.posts("/api/v1/repairs"))
+
+
+def mask_of(person: Person) -> np.ndarray:
+    from imaging.strokes import parse_strokes, rasterize
+
+    return rasterize(parse_strokes(person.strokes), (600, 800))
+
+
+def test_instant_mode_repairs_when_the_brush_is_lifted(person: Person) -> None:
+    person.open(photo_file())
+    person.page.locator('[data-part="instant"]').check()
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    person.page.locator(DONE).wait_for()
+    assert person.shown_patches == 1
+
+
+def test_the_keyboard_alone_paints_and_repairs(person: Person) -> None:
+    person.open(photo_file())
+    person.page.locator(".fft-stage").focus()
+    for key in ("d", "ArrowRight", "ArrowRight", "ArrowDown", "d"):
+        person.key(key)
+    assert len(person.strokes[0]["points"]) >= 3
+    person.key("Enter")
+    person.page.locator(DONE).wait_for()
+
+
+def test_a_photo_can_be_dropped_and_pasted(person: Person) -> None:
+    script = """([type, bytes]) => {
+      const data = new DataTransfer();
+      data.items.add(new File([new Uint8Array(bytes)], 'dropped.png', { type: 'image/png' }));
+      const stage = document.querySelector('.fft-stage');
+      const drag = (name) => new DragEvent(name, { dataTransfer: data, bubbles: true, cancelable: true });
+      if (type === 'drop') ['dragenter', 'drop'].map((name) => stage.dispatchEvent(drag(name)));
+      else stage.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true }));
+    }"""
+    for kind, size in (("drop", (120, 90)), ("paste", (90, 120))):
+        person.page.evaluate(script, [kind, list(photo_file(*size)["buffer"])])
+        expect(person.page.locator('[data-part="photo-size"]')).to_contain_text(f"{size[0]} × {size[1]}")
+
+
+def test_heic_is_shown_through_the_server(person: Person) -> None:
+    person.open(DATA / "flower.heic")
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("160 × 120 · HEIC")
+    person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth > 0")
+
+
+def test_no_request_leaves_the_server(person: Person) -> None:
+    person.open(photo_file())
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    person.repair()
+    local = (person.url, "blob:", "data:")
+    assert [url for _, url, _ in person.requests if not url.startswith(local)] == []
+
+
+def test_a_downloaded_round_differs_from_the_photo_inside_the_patch_only(person: Person) -> None:
+    photo = make_photo(640, 480)
+    person.open(photo_file(640, 480))
+    person.paint((0.4, 0.5), (0.6, 0.5))
+    person.repair()
+    answer = person.page.request.get(f"{person.url}/api/v1/images/{person.rounds[0]['image_id']}")
+    with Image.open(BytesIO(answer.body())) as file:
+        result: Any = np.asarray(file.convert("RGB"))
+    left, top, right, bottom = person.rounds[0]["box"]
+    changed = (result != photo).any(axis=2)
+    assert changed[top:bottom, left:right].any()
+    changed[top:bottom, left:right] = False
+    assert not changed.any()
