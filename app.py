@@ -73,7 +73,7 @@ def create_api(settings: Settings, engine: "Engine") -> "FastAPI":
 
     from jobs.queue import JobQueue
     from web.metrics import Metrics
-    from web.origin_check import SiteGuard
+    from web.origin_check import OriginCheck
     from web.routes import create_routes
 
     tempfile.gettempdir()  # found by a trial write, and remembered: later the disk may be full
@@ -97,7 +97,7 @@ def create_api(settings: Settings, engine: "Engine") -> "FastAPI":
     app.state.queue = queue
     app.state.idle = True
     app.include_router(create_routes(queue, settings, metrics=metrics, version=version))
-    app.add_middleware(SiteGuard, host=settings.host, allowed_hosts=settings.allowed_hosts)
+    app.add_middleware(OriginCheck, host=settings.host, allowed_hosts=settings.allowed_hosts)
     return app
 
 
@@ -183,7 +183,7 @@ def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool]:
     """Serve until told to stop; return the exit code and whether every thread came to rest."""
     import uvicorn
 
-    from web.startup import StartGate
+    from web.startup import StartupGate
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     failures: list[Exception] = []
@@ -202,7 +202,7 @@ def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool]:
                 gate.app.state.queue.stop_waiting()  # or patient clients would hold the server up
             await super().shutdown(sockets)
 
-    gate = StartGate(lambda: create_app(settings), on_ready=on_ready, on_failure=on_failure)
+    gate = StartupGate(lambda: create_app(settings), on_ready=on_ready, on_failure=on_failure)
     server = Server(
         uvicorn.Config(
             gate, log_config=None, access_log=settings.log_level == "debug", server_header=False, lifespan="on",

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from config import Profile
-from engine.autotune import MeasuredProfile, measure_card
-from engine.context_pass import broad_crop
+from engine.autotune import AutotunedProfile, autotune_card
+from engine.context_pass import context_crop
 from engine.cuda_graphs import is_out_of_memory
 from engine.executor import Filled, Task, fill
 from engine.model_runner import (
@@ -37,7 +37,7 @@ from engine.model_runner import (
     pick_profile,
 )
 from engine.requests import RepairError, RepairRequest, RepairResult, check_request
-from engine.stage_timer import OnStage, StageClock
+from engine.stage_timer import OnStage, StageTimer
 from engine.tiled_refinement import hard_edged, refine
 from lama.catalogue import find_weights
 from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator
@@ -47,13 +47,13 @@ from masks.crop_plan import Crop, plan_crops
 from masks.dilation import CropRules
 from notices import Note
 
-__all__ = ["Inpainter", "RepairError", "RepairRequest", "RepairResult", "measure_profile"]
+__all__ = ["Inpainter", "RepairError", "RepairRequest", "RepairResult", "autotune_profile"]
 
 logger = logging.getLogger(__name__)
 
 LARGE_PHOTO_PX = 2048  # side of the photo that the host of a GPU rehearses with, and from which it guesses bounds
 VAST_PHOTO_PX = 4096  # and of the one that leaves memory at hand for the largest holes
-REHEARSALS = 10
+STEADY_STATE_REPAIRS = 10
 
 EMPTY_MASK = Note("The mask is empty, nothing was changed.", code="empty_mask")
 SCALED = Note("The hole is larger than the model's input, so it was filled at a smaller scale.", code="scaled")
@@ -123,7 +123,7 @@ class Inpainter:
         gc.collect()
         gc.freeze()
         atexit.register(gc.unfreeze)  # or extensions tell people at the end what of theirs is left
-        inpainter._settle()
+        inpainter._reach_steady_state()
         logger.info(
             "ready on %s after %.1f s: %s", inpainter.device, time.perf_counter() - started_s, inpainter.describe()
         )
@@ -239,8 +239,8 @@ class Inpainter:
         """
         for request in requests:
             check_request(request)
-        clock = StageClock(self._runner.device, on_stage)
-        clock.enter("plan")
+        timer = StageTimer(self._runner.device, on_stage)
+        timer.enter("plan")
         is_short = all(request.quality == "fast" for request in requests)  # or making it again would take seconds
         guesses = [self._guess(request) if is_short else None for request in requests]
         plans = [self._plan(request, guess) for request, guess in zip(requests, guesses, strict=True)]
@@ -253,16 +253,16 @@ class Inpainter:
                 if guess is not None
             )
 
-        clock.enter("wait")
+        timer.enter("wait")
         with self._device_turn():
-            filled = iter(self._fill(requests, plans, clock, read_on))
+            filled = iter(self._fill(requests, plans, timer, read_on))
             if any(overlooked):
-                clock.enter("plan")
+                timer.enter("plan")
                 plans = [self._plan(request) for request in requests]
-                filled = iter(self._fill(requests, plans, clock))
-            clock.enter("")
+                filled = iter(self._fill(requests, plans, timer))
+            timer.enter("")
             dropped = self._runner.take_dropped()
-            timings_ms = clock.timings_ms()
+            timings_ms = timer.timings_ms()
         results = []
         for request, crops in zip(requests, plans, strict=True):
             result = RepairResult(request.image, timings_ms=dict(timings_ms))
@@ -281,7 +281,7 @@ class Inpainter:
         self,
         requests: Sequence[RepairRequest],
         plans: list[list[Crop]],
-        clock: StageClock,
+        timer: StageTimer,
         meanwhile: Callable[[], None] | None = None,
     ) -> list[Filled]:
         """Fill the crops of all requests, those to be refined coarsely first; `meanwhile` is called once."""
@@ -289,14 +289,14 @@ class Inpainter:
         refined: list[tuple[int, Task]] = []
         for request, crops in zip(requests, plans, strict=True):
             for crop in crops:
-                look = broad_crop(crop, request.mask.shape)
+                look = context_crop(crop, request.mask.shape)
                 if request.quality == "high" and crop.is_scaled:
                     refined.append((len(tasks), Task(request.image, crop)))
                     crop = hard_edged(crop)
                 tasks.append(Task(request.image, crop, look))
-        filled = fill(tasks, self._runner, clock, meanwhile)
+        filled = fill(tasks, self._runner, timer, meanwhile)
         for index, task in refined:
-            done = refine(task, filled[index].patch, self._runner, clock)
+            done = refine(task, filled[index].patch, self._runner, timer)
             filled[index] = Filled(done.patch, filled[index].notes + done.notes)
         return filled
 
@@ -333,23 +333,23 @@ class Inpainter:
         with self._device_turn():
             self._runner.warm_up()
         if self._runner.device.type == "cpu":
-            self._rehearse(SMALL_PX, SMALL_PX * 5 // 8)
+            self._repair_dummy(SMALL_PX, SMALL_PX * 5 // 8)
             return
         for side in self.profile.buckets_px:
-            self._rehearse(side, side * 5 // 8)
-        self._rehearse(VAST_PHOTO_PX, VAST_PHOTO_PX * 3 // 4)  # scaled, in full strips, with a broad look
+            self._repair_dummy(side, side * 5 // 8)
+        self._repair_dummy(VAST_PHOTO_PX, VAST_PHOTO_PX * 3 // 4)  # scaled, in full strips, with a broad look
 
-    def _settle(self) -> None:
-        """Repair a large photo some times, until a GPU's clock and its host's allocator and threads are as they stay.
+    def _reach_steady_state(self) -> None:
+        """Repair a large photo some times, until a GPU's timer and its host's allocator and threads are as they stay.
 
         It comes last, so that the first repair takes what the next do.
         """
         if self._runner.device.type == "cuda":
-            for turn in range(REHEARSALS):
+            for turn in range(STEADY_STATE_REPAIRS):
                 side = self.profile.buckets_px[turn % len(self.profile.buckets_px)]
-                self._rehearse(LARGE_PHOTO_PX, side * 5 // 8)
+                self._repair_dummy(LARGE_PHOTO_PX, side * 5 // 8)
 
-    def _rehearse(self, side: int, hole_px: int) -> None:
+    def _repair_dummy(self, side: int, hole_px: int) -> None:
         """Repair a square hole in the middle of a square photo, for nobody."""
         mask = np.zeros((side, side), np.bool_)
         first = (side - hole_px) // 2
@@ -357,16 +357,16 @@ class Inpainter:
         request = RepairRequest(np.zeros((side, side, 3), np.uint8), mask)
         plan = self._plan(request, self._guess(request))
         with self._device_turn():  # not `repair`, which would take the note of a dropped graph
-            self._fill([request], [plan], StageClock(self._runner.device))
+            self._fill([request], [plan], StageTimer(self._runner.device))
 
-    def _measure(self, folder: Path | None) -> MeasuredProfile:
-        """See `measure_profile`."""
+    def _measure(self, folder: Path | None) -> AutotunedProfile:
+        """See `autotune_profile`."""
         with self._device_turn():
             runner = self._runner
             runner.release()
             try:
                 card = describe_card(runner.device)
-                return measure_card(
+                return autotune_card(
                     runner.generator, card, runner.device, runner.profile, folder=folder, kernels=runner.kernels
                 )
             except RunnerError as error:
@@ -389,7 +389,7 @@ def _weights_name(path: Path | None) -> str:
     return (path or EMBEDDED_WEIGHTS).stem
 
 
-def measure_profile(inpainter: Inpainter, *, folder: Path | None = None) -> MeasuredProfile:
+def autotune_profile(inpainter: Inpainter, *, folder: Path | None = None) -> AutotunedProfile:
     """Measure what this card likes best and write its local profile, which counts from the next start on.
 
     Repairs wait meanwhile, a minute or so. `folder` is where `hardware_profiles.local.yaml` goes (default: the

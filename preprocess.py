@@ -1,7 +1,7 @@
 """Arrays to model input and back, on the model's device.
 
 A crop's pixels travel as the integers they are: uint8 or uint16 up, the patch's integers down; floating point exists
-only on the device. The input is (4, H, W) float32, RGB in [0, 1] with the grown hole zeroed, then the mask; the
+only on the device. The input is (4, H, W) float32, RGB in [0, 1] with the dilated hole zeroed, then the mask; the
 composite mixes the prediction into the original integers in float32 and rounds, so that the known region keeps its
 bytes. A crop that runs smaller than it is passes the device in strips of rows, both ways, so that memory is bounded
 whatever its size. What a box is and where it lies is decided in `cropping.py`; the network is not known here.
@@ -22,8 +22,8 @@ from masks.boxes import Box
 from masks.crop_plan import Crop, middle_of_every, pad_indices
 from masks.dilation import box_size, slices_inside
 from tensor_ops.kernels import crop_kernels
-from tensor_ops.mask_dilation import Layers, grow_on_device, layers_on_device
-from tensor_ops.pinned_memory import Staging
+from tensor_ops.mask_dilation import Layers, dilate_on_device, layers_on_device
+from tensor_ops.pinned_memory import PinnedMemory
 from tensor_ops.resampling import average_weights, covers, cubic_weights, rows_needed
 
 SMALLEST_WEIGHT = 1e-3  # below it a scaled pixel has no known source to take its colour from
@@ -61,7 +61,7 @@ class DeviceCrop:
         crop: the crop.
         image: (H, W, 3) uint8 or uint16, not modified.
         layers: gives `missing` of a box, and what makes its alpha.
-        staging: the way to the device.
+        pinned: the way to the device.
         whole: the whole crop on the device, or None when it is scaled and comes in strips.
         masked: pixels, model input and alpha, where kernels of our own made them at once (`crop_kernels.py`).
     """
@@ -69,7 +69,7 @@ class DeviceCrop:
     crop: Crop
     image: NDArray
     layers: Layers
-    staging: Staging
+    pinned: PinnedMemory
     whole: Strip | None = None
     masked: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -82,24 +82,24 @@ class DeviceCrop:
         """Return a part of the crop, brought to the device unless it is there."""
         if self.whole:
             return self.whole.cut(box)
-        return _bring(box, self.image, self.layers, self.staging, self.crop.sample_step)
+        return _bring(box, self.image, self.layers, self.pinned, self.crop.sample_step)
 
 
-def upload(crop: Crop, image: NDArray, staging: Staging) -> DeviceCrop:
+def upload(crop: Crop, image: NDArray, pinned: PinnedMemory) -> DeviceCrop:
     """Bring what one crop needs of the photo to the device; of one that is scaled, nothing yet.
 
     Args:
         crop: from the plan of this image.
         image: (H, W, 3) uint8 or uint16; not modified, referred to until the patch is composed.
-        staging: the way to the device.
+        pinned: the way to the device.
     """
-    layers = layers_on_device(crop.hole, staging)
+    layers = layers_on_device(crop.hole, pinned)
     if crop.is_scaled:
-        return DeviceCrop(crop, image, layers, staging)
-    masked = _mask_by_kernels(crop, image, staging)
+        return DeviceCrop(crop, image, layers, pinned)
+    masked = _mask_by_kernels(crop, image, pinned)
     if masked is not None:
-        return DeviceCrop(crop, image, layers, staging, masked=masked)
-    return DeviceCrop(crop, image, layers, staging, _bring(crop.box, image, layers, staging))
+        return DeviceCrop(crop, image, layers, pinned, masked=masked)
+    return DeviceCrop(crop, image, layers, pinned, _bring(crop.box, image, layers, pinned))
 
 
 def build_input(source: DeviceCrop) -> Tensor:
@@ -112,10 +112,10 @@ def build_input(source: DeviceCrop) -> Tensor:
     if source.masked is not None:
         return source.masked[1]
     if not crop.is_scaled:
-        return pad_to_model(_masked(source.strip(crop.box), source.max_value), crop.model_size, source.staging)
+        return pad_to_model(_masked(source.strip(crop.box), source.max_value), crop.model_size, source.pinned)
     left, top, right, bottom = crop.box
     height, width = crop.scaled_size
-    step, device = crop.sample_step, source.staging.device
+    step, device = crop.sample_step, source.pinned.device
     sampled = len(range(bottom - top)[middle_of_every(step)])
     parts = []
     for rows in _strips(range(height), STRIP_PX * height // (sampled * (right - left))):
@@ -130,15 +130,15 @@ def build_input(source: DeviceCrop) -> Tensor:
         averaged = torch.matmul(average_weights(rows, needed, target=height, source=sampled, device=device), narrow)
         rgb = averaged[:3] / averaged[3:].clamp_min(SMALLEST_WEIGHT)
         parts.append(torch.cat([rgb.clamp_(0, 1) * (1 - missing), missing]))
-    return pad_to_model(torch.cat(parts, dim=1), crop.model_size, source.staging)
+    return pad_to_model(torch.cat(parts, dim=1), crop.model_size, source.pinned)
 
 
-def pad_to_model(x: Tensor, size: tuple[int, int], staging: Staging) -> Tensor:
+def pad_to_model(x: Tensor, size: tuple[int, int], pinned: PinnedMemory) -> Tensor:
     """Reflect (C, h, w) at the bottom and right up to `size`; any ratio, one pixel included."""
     for axis in (1, 2):
         length, wanted = x.shape[axis], size[axis - 1]
         if wanted != length:
-            x = x.index_select(axis, staging.to_device(pad_indices(length, wanted)))
+            x = x.index_select(axis, pinned.to_device(pad_indices(length, wanted)))
     return x
 
 
@@ -155,7 +155,7 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
         source: the crop as uploaded; not modified.
 
     Returns:
-        (patch height, patch width, 3) of the image's dtype: the patch, whole once the staging is settled. Pixels of
+        (patch height, patch width, 3) of the image's dtype: the patch, whole once the pinned is settled. Pixels of
         alpha 0 are the original's.
     """
     crop = source.crop
@@ -165,18 +165,18 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
     if source.masked is not None:
         pixels, _, alpha = source.masked
         corner = (top - crop.box[1], left - crop.box[0])
-        kernels = crop_kernels(source.staging.device)
+        kernels = crop_kernels(source.pinned.device)
         assert kernels is not None  # they made `masked`
         made = kernels.lay_over(prediction, pixels, alpha, corner=corner, size=patch.shape[:2])
-        source.staging.to_host(made, patch)
+        source.pinned.to_host(made, patch)
         return patch
     fill = unpad(prediction, crop.scaled_size)
     if not crop.is_scaled:
         rows, columns = slices_inside(crop.patch_box, crop.box)
-        source.staging.to_host(_mixed(fill[:, rows, columns], source.strip(crop.patch_box), source.max_value), patch)
+        source.pinned.to_host(_mixed(fill[:, rows, columns], source.strip(crop.patch_box), source.max_value), patch)
         return patch
     height, width = box_size(crop.box)
-    low_height, device = crop.scaled_size[0], source.staging.device
+    low_height, device = crop.scaled_size[0], source.pinned.device
     for rows_of_box in _strips(range(top - crop.box[1], bottom - crop.box[1]), STRIP_PX // width):
         needed = rows_needed(rows_of_box, target=height, source=low_height)
         low = fill[:, needed.start : needed.stop]
@@ -185,32 +185,32 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
         full = _resize(tall, (len(rows_of_box), width), mode="bicubic").clamp_(0, 1)
         box = (left, crop.box[1] + rows_of_box.start, right, crop.box[1] + rows_of_box.stop)
         part = _mixed(full[:, :, left - crop.box[0] : right - crop.box[0]], source.strip(box), source.max_value)
-        source.staging.to_host(part, patch[box[1] - top : box[3] - top])
+        source.pinned.to_host(part, patch[box[1] - top : box[3] - top])
     return patch
 
 
-def _mask_by_kernels(crop: Crop, image: NDArray, staging: Staging) -> tuple[Tensor, Tensor, Tensor] | None:
+def _mask_by_kernels(crop: Crop, image: NDArray, pinned: PinnedMemory) -> tuple[Tensor, Tensor, Tensor] | None:
     """Pixels, model input and alpha of a crop by `crop_kernels`, or None where they can't make them."""
-    grown = grow_on_device(crop.hole, staging)
-    kernels = crop_kernels(staging.device)
-    if kernels is None or grown is None or image.dtype != np.uint8 or crop.model_size != box_size(crop.box):
+    dilated = dilate_on_device(crop.hole, pinned)
+    kernels = crop_kernels(pinned.device)
+    if kernels is None or dilated is None or image.dtype != np.uint8 or crop.model_size != box_size(crop.box):
         return None
     left, top, right, bottom = crop.box
-    window, reach = grown.reach_around(crop.box)
-    pixels, reach_px = staging.to_device_together([image[top:bottom, left:right], reach])
+    window, reach = dilated.dilation_map_around(crop.box)
+    pixels, dilation_map = pinned.to_device_together([image[top:bottom, left:right], reach])
     corner = (window[1] - top, window[0] - left)
-    growth = {"values_px": grown.values_px, "feather_px": grown.hole.feather_px}
-    masked = kernels.mask_and_grow(pixels, reach_px, corner, **growth)
+    growth = {"values_px": dilated.values_px, "feather_px": dilated.hole.feather_px}
+    masked = kernels.mask_and_dilate(pixels, dilation_map, corner, **growth)
     return pixels, *masked
 
 
-def _bring(box: Box, image: NDArray, layers: Layers, staging: Staging, step: int = 1) -> Strip:
+def _bring(box: Box, image: NDArray, layers: Layers, pinned: PinnedMemory, step: int = 1) -> Strip:
     """A part of the image; with a step, the middle row and column of every so many."""
     left, top, right, bottom = box
     missing, make_alpha = layers(box)
     every = middle_of_every(step)
     # Whole rows travel: to pick columns out of them takes a host longer than to send them.
-    pixels = staging.to_device(image[top:bottom, left:right][every])[:, every]
+    pixels = pinned.to_device(image[top:bottom, left:right][every])[:, every]
     return Strip(box, pixels, missing[every, every], make_alpha)
 
 

@@ -64,7 +64,7 @@ def compiled(generator: Generator, capability: tuple[int, int], sizes: Sequence[
     fits: list[Fit] = []
     device = torch.device("cpu")
     with _as_on_a_card(capability, fits):
-        form = triton_form.TritonForm(fold_generator(generator), device=device)
+        form = triton_form.TritonBackend(fold_generator(generator), device=device)
         for batch, height, width in sizes:
             form(torch.zeros(batch, 4, height, width))
     return fits

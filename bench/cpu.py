@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.speed_model import random_generator
 from lama.checkpoint import load_generator
-from lama.fast_generator import FusedGenerator
+from lama.fast_generator import FastGenerator
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = ("compact", "big")
@@ -69,7 +69,7 @@ def measure_network(name: str, side: int, *, rounds: int, weights: str | None) -
     traced = torch.jit.optimize_for_inference(torch.jit.trace(generator, x, check_trace=False))
     forms: dict[str, Callable[[Tensor], Tensor]] = {"trace fp32": traced}
     for label, dtype in (("ours fp32", torch.float32), ("ours bf16", torch.bfloat16)):
-        forms[label] = FusedGenerator(generator, device="cpu", dtype=dtype)
+        forms[label] = FastGenerator(generator, device="cpu", dtype=dtype)
     outputs = {label: form(x) for label, form in forms.items()}
     walls: dict[str, list[float]] = {label: [] for label in forms}
     processor: dict[str, list[float]] = {label: [] for label in forms}

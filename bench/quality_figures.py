@@ -1,7 +1,7 @@
 """Own the four figures of merit of a repair, and the intervals around their differences.
 
 Data contract: images are (H, W, 3) uint8 RGB, holes (H, W) bool, both of one size and not modified. *scored* is the
-region a figure is taken over: the hole itself, or the grown hole where the overlay's rim is to be judged too.
+region a figure is taken over: the hole itself, or the dilated hole where the overlay's rim is to be judged too.
 
     psnr        dB over the scored pixels, higher is better
     ssim        structural similarity (Wang et al. 2004; 7x7 uniform window), channel mean over the scored pixels,
@@ -57,9 +57,9 @@ def hole_ssim(result: np.ndarray, original: np.ndarray, scored: np.ndarray) -> f
     """Return the structural similarity, averaged over channels and scored pixels.
 
     The same numbers as `skimage.metrics.structural_similarity(..., channel_axis=2, full=True)`, an order of magnitude
-    faster: the map is computed inside the scored region's bounds only, grown by the window so that no value changes.
+    faster: the map is computed inside the scored region's bounds only, dilated by the window so that no value changes.
     """
-    top, bottom, left, right = _grown_bounds(scored, SSIM_WINDOW_PX)
+    top, bottom, left, right = _dilated_bounds(scored, SSIM_WINDOW_PX)
     x = result[top:bottom, left:right].astype(np.float64)
     y = original[top:bottom, left:right].astype(np.float64)
 
@@ -195,7 +195,7 @@ def _unit_length(features: torch.Tensor) -> torch.Tensor:
     return features / torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min_(1e-8)
 
 
-def _grown_bounds(region: np.ndarray, margin_px: int) -> tuple[int, int, int, int]:
+def _dilated_bounds(region: np.ndarray, margin_px: int) -> tuple[int, int, int, int]:
     rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
     height, width = region.shape
     return (

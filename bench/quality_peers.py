@@ -106,10 +106,10 @@ class NetworkFill:
         self._rim = rim
         self._model: nn.Module = generator.to(device)
         if form == "fused":
-            from lama.fast_generator import FusedGenerator
+            from lama.fast_generator import FastGenerator
 
             dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-            self._model = FusedGenerator(generator, device=device, dtype=dtype)
+            self._model = FastGenerator(generator, device=device, dtype=dtype)
         elif precision != "fp32":
             raise ValueError(f"the published form runs in fp32, not {precision}; use form='fused'")
 
@@ -124,7 +124,7 @@ class NetworkFill:
     def _fill(self, image: np.ndarray, hole: np.ndarray, *, rim: bool) -> np.ndarray:
         import torch
 
-        from tensor_ops.seam_correction import match_rim
+        from tensor_ops.seam_correction import correct_seam
 
         with torch.inference_mode():
             pixels = torch.from_numpy(image).to(self._device).permute(2, 0, 1)[None].float() / 255.0
@@ -132,7 +132,7 @@ class NetworkFill:
             model_input = torch.cat([pixels * (1.0 - mask), mask], 1)
             prediction = self._model(model_input).float()
             if rim:
-                prediction = match_rim(prediction, model_input)
+                prediction = correct_seam(prediction, model_input)
             rounded = (prediction[0] * 255.0).round().clamp(0, 255).to(torch.uint8)
         result = image.copy()
         result[hole] = rounded.permute(1, 2, 0).cpu().numpy()[hole]
@@ -167,16 +167,16 @@ class RepairFill:
         return self._inpainter.repair(image, hole, **self._options).image
 
 
-def grow_as_repair(hole: np.ndarray, image: np.ndarray | None, *, dilate_px: int | None = None) -> np.ndarray:
-    """Return the hole of an image grown as `repair` grows it, so that a peer can be given the same dilation."""
-    from masks.shadows import grow_in_photo
+def dilate_as_repair(hole: np.ndarray, image: np.ndarray | None, *, dilate_px: int | None = None) -> np.ndarray:
+    """Return the hole of an image dilated as `repair` grows it, so that a peer can be given the same dilation."""
+    from masks.shadows import dilate_in_photo
 
-    grown = grow_in_photo(hole, image, dilate_px=dilate_px)
-    if grown is None:
+    dilated = dilate_in_photo(hole, image, dilate_px=dilate_px)
+    if dilated is None:
         return hole.copy()
-    left, top, right, bottom = grown.box
+    left, top, right, bottom = dilated.box
     whole = np.zeros_like(hole)
-    whole[top:bottom, left:right] = grown.missing
+    whole[top:bottom, left:right] = dilated.missing
     return whole
 
 

@@ -4,10 +4,10 @@
              pixel the resized mask touches (> 0). Judges one prediction: the network, matched to the photo at the rim
              as the engine does with every prediction, and the bare network beside it.
     photo    the photo at its own size with its mask as it is. Judges the whole repair; these masks are cut from clean
-             photos, so nothing has to be grown.
+             photos, so nothing has to be dilated.
     overlay  the photo with an overlay drawn onto it, saved as JPEG quality 85 and read back; the hole is alpha > 0.5,
              so the antialiased rim and the JPEG halo stay outside it, as with a mask painted by hand. Scored against
-             the clean photo over the hole grown by 16 px.
+             the clean photo over the hole dilated by 16 px.
 
 Images are (H, W, 3) uint8 RGB, masks (H, W) bool. Knows nothing of methods or figures.
 """

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from bench.quality_figures import Figures, PerceptualDistance, hole_psnr, hole_ssim, seam_error
-from bench.quality_peers import CLASSICAL, Fill, grow_as_repair
+from bench.quality_peers import CLASSICAL, Fill, dilate_as_repair
 from bench.quality_protocols import Case, make_cases
 
 # Raise it when a figure or a peer is computed in another way: older entries are then not found any more.
@@ -36,7 +36,7 @@ class Setup:
     """What is measured: photos, protocol and kinds, with the folders they come from.
 
     features is the file of SqueezeNet weights (None leaves the perceptual figure out); cache the folder of the peers'
-    figures; dilate_px what the overlay's peers are grown by (None: as the repair does by default); device where the
+    figures; dilate_px what the overlay's peers are dilated by (None: as the repair does by default); device where the
     features run.
     """
 
@@ -105,7 +105,7 @@ def score(
 ) -> list[Record]:
     """Score classical peers, from the cache where it has them, and networks, on every case.
 
-    On the overlay protocol the peers' hole is grown as ours is.
+    On the overlay protocol the peers' hole is dilated as ours is.
 
     Args:
         setup: the cases.
@@ -168,7 +168,7 @@ def _score_some(setup: Setup, peers: Sequence[str], fills: Mapping[str, Fill], *
     for case in make_cases(setup.photos[0], setup.protocol, setup.kinds, setup.masks):
         if peers:
             overlay = setup.protocol == "overlay"
-            hole = grow_as_repair(case.hole, case.given, dilate_px=setup.dilate_px) if overlay else case.hole
+            hole = dilate_as_repair(case.hole, case.given, dilate_px=setup.dilate_px) if overlay else case.hole
             digest = case.digest()
         for peer in peers:
             figures = _remembered(setup, case, digest, peer, hole)

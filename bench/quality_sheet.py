@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bench.quality_peers import CLASSICAL, Fill, grow_as_repair
+from bench.quality_peers import CLASSICAL, Fill, dilate_as_repair
 from bench.quality_protocols import make_cases
 from bench.quality_scores import Setup
 
@@ -32,7 +32,7 @@ def draw_sheet(setup: Setup, fills: Mapping[str, Fill], *, peer: str = "navier-s
     for photo in setup.photos:
         for case in make_cases(photo, setup.protocol, setup.kinds, setup.masks):
             overlay = case.protocol == "overlay"
-            peer_hole = grow_as_repair(case.hole, case.given, dilate_px=setup.dilate_px) if overlay else case.hole
+            peer_hole = dilate_as_repair(case.hole, case.given, dilate_px=setup.dilate_px) if overlay else case.hole
             pictures = {
                 f"{case.kind}, {case.photo}": case.given if overlay else tint(case.given, case.hole),
                 peer: CLASSICAL[peer](case.given, peer_hole),

@@ -5,7 +5,7 @@
     input_px        on the photo protocol; a value is the side of the largest bucket in pixels
     quality         on the photo protocol; a value is fast or high, with /PX after it for the largest bucket: high/512
     rim             on the photo protocol; off leaves the prediction as it is where the repair meets the photo, and
-                    MODULE:FUNCTION takes the place of `blend.match_rim`
+                    MODULE:FUNCTION takes the place of `blend.correct_seam`
     broad           on the photo protocol; off fills large holes without a broad look (`broad.py`)
     dilate          on the overlay protocol; a value is a radius in pixels, or RATIO+EXTRA of the default rule, with
                     @PX after it for the feather: 4, 0.2+3 or 0.2+3@1
@@ -67,7 +67,7 @@ class Variant:
         rules: constants of the crop plan.
         dilate_px: see `Inpainter.repair`; so are feather_px and quality.
         input_px: side of the largest bucket; None is the profile's.
-        rim: what takes the place of `match_rim`: "" for itself, "off", or MODULE:FUNCTION.
+        rim: what takes the place of `correct_seam`: "" for itself, "off", or MODULE:FUNCTION.
         broad: whether large holes take a broad look.
     """
 
@@ -125,7 +125,7 @@ class _VariantFill:
     def __call__(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         v = self._variant
         options: dict[str, Any] = {"dilate_px": v.dilate_px, "feather_px": v.feather_px, "quality": v.quality}
-        with _rules_of(self._inpainter, v.rules), _rim_of(v.rim), _broad_of(v.broad):
+        with _rules_of(self._inpainter, v.rules), _seam_of(v.rim), _broad_of(v.broad):
             return self._inpainter.repair(image, hole, **options).image
 
 
@@ -169,34 +169,34 @@ def _rules_of(inpainter: Inpainter, rules: CropRules) -> Iterator[None]:
 
 
 @contextmanager
-def _rim_of(rim: str) -> Iterator[None]:
+def _seam_of(rim: str) -> Iterator[None]:
     if not rim:
         yield
         return
     from engine import model_runner as runner
 
-    kept = runner.match_rim
-    runner.match_rim = _find_rim(rim)  # type: ignore[assignment]
+    kept = runner.correct_seam
+    runner.correct_seam = _find_seam(rim)  # type: ignore[assignment]
     try:
         yield
     finally:
-        runner.match_rim = kept
+        runner.correct_seam = kept
 
 
 @contextmanager
 def _broad_of(broad: bool) -> Iterator[None]:
     import inference
 
-    kept = inference.broad_crop
+    kept = inference.context_crop
     if not broad:
-        inference.broad_crop = lambda crop, image_size: None
+        inference.context_crop = lambda crop, image_size: None
     try:
         yield
     finally:
-        inference.broad_crop = kept
+        inference.context_crop = kept
 
 
-def _find_rim(rim: str) -> Callable[[Tensor, Tensor], Tensor]:
+def _find_seam(rim: str) -> Callable[[Tensor, Tensor], Tensor]:
     if rim == "off":
         return lambda prediction, model_input: prediction
     module, _, name = rim.partition(":")

@@ -23,7 +23,7 @@ import torch
 
 from inference import Inpainter
 from masks.dilation import paste
-from masks.shadows import grow_in_photo
+from masks.shadows import dilate_in_photo
 
 KINDS = ("empty", "full", "border", "pixel", "block", "stroke", "specks")
 LARGEST = (2000, 3000)  # height, width
@@ -105,8 +105,8 @@ def find_fault(inpainter: Inpainter, image: np.ndarray, mask: np.ndarray, dilate
     got = result.image
     if got.shape != image.shape or got.dtype != image.dtype:
         return f"{got.shape} {got.dtype} came back"
-    grown = grow_in_photo(mask, image, dilate_px=dilate_px)
-    hole = mask if grown is None else paste(grown.missing, grown.box, (0, 0, mask.shape[1], mask.shape[0]))
+    dilated = dilate_in_photo(mask, image, dilate_px=dilate_px)
+    hole = mask if dilated is None else paste(dilated.missing, dilated.box, (0, 0, mask.shape[1], mask.shape[0]))
     if not np.array_equal(got[~hole], image[~hole]):
         return "the known region changed"
     if dilate_px == 0 and not np.array_equal(hole, mask):

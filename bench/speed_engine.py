@@ -98,12 +98,12 @@ def batch_rows(weights: str | None, *, most: int = 8, rounds: int = 10) -> list[
 
 def measure_row(weights: str | None) -> dict[str, Any]:
     """`fftlama profile --measure` on this card, written to a folder of its own."""
-    from inference import Inpainter, measure_profile
+    from inference import Inpainter, autotune_profile
 
     inpainter = Inpainter.load(weights)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        measured = measure_profile(inpainter, folder=Path(folder))
+        measured = autotune_profile(inpainter, folder=Path(folder))
         text = measured.path.read_text(encoding="utf-8")
     row = {"s": time.perf_counter() - started, "rows": [vars(row) for row in measured.rows], "written": text}
     print(f"{row['s']:.1f} s\n{text}", flush=True)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lama.fast_generator import FusedGenerator
+from lama.fast_generator import FastGenerator
 from lama.generator import Generator
-from lama.triton_backend import TritonForm
+from lama.triton_backend import TritonBackend
 
 MEASURED_TFLOPS = 790  # a large float16 matrix product on an H200
 BIG_LAMA_TFLOP_PER_MPX = 1.755  # big-lama at 1024x1024
@@ -194,8 +194,8 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
     """
     if form.startswith("ours"):
         kernels = "torch" if form.endswith("torch") else "auto"
-        fused = FusedGenerator(generator, device="cuda", dtype=torch.float16, kernels=kernels)
-        if isinstance(fused.form, TritonForm):
+        fused = FastGenerator(generator, device="cuda", dtype=torch.float16, kernels=kernels)
+        if isinstance(fused.form, TritonBackend):
             fused.form.overlap = "one stream" not in form
             fused.form.fuse_enter = "unfused" not in form
             fused.form.use_hopper = "no Hopper" not in form
@@ -221,8 +221,8 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
 
 def profile_table(generator: Generator, size: tuple[int, int, int], *, rows: int = 40) -> str:
     """Where one forward's time goes, kernel by kernel, on one stream so that nothing overlaps."""
-    fused = FusedGenerator(generator, device="cuda", dtype=torch.float16)
-    if isinstance(fused.form, TritonForm):
+    fused = FastGenerator(generator, device="cuda", dtype=torch.float16)
+    if isinstance(fused.form, TritonBackend):
         fused.form.overlap = False
     x = random_input(*size)
     graph, _ = captured(fused, x)
@@ -246,7 +246,7 @@ def profile_table(generator: Generator, size: tuple[int, int, int], *, rows: int
 def nan_rows(generator: Generator, *, sides: list[int], inputs: int, seeds: int) -> list[dict[str, Any]]:
     """Look for NaN or infinity: many random inputs at every side, then wild batch-norm variances against float64."""
     rows: list[dict[str, Any]] = []
-    fused = FusedGenerator(generator, device="cuda", dtype=torch.float16)
+    fused = FastGenerator(generator, device="cuda", dtype=torch.float16)
     for side in sides:
         started = time.monotonic()
         x = random_input(1, side, side)
@@ -289,7 +289,7 @@ def wild_variances(generator: Generator, *, side: int) -> dict[str, Any]:
         handle.remove()
     del reference
     free_memory()
-    out = FusedGenerator(generator, device="cuda", dtype=torch.float16)(x)
+    out = FastGenerator(generator, device="cuda", dtype=torch.float16)(x)
     figures = {"side": side, "largest_activation": largest.item(), **differences(out, expected)}
     figures["counts"] = figures["largest_activation"] < LARGEST_FLOAT64_ACTIVATION
     return figures

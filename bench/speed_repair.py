@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.speed_model import captured, differences, float64_form, float64_reference, time_device, timing
-from lama.fast_generator import FusedGenerator
+from lama.fast_generator import FastGenerator
 from masks.boxes import find_bounds, guess_bounds, has_hole_beyond
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,7 +130,7 @@ def _network_ms(inpainter: Any, size: tuple[int, int]) -> float:
     """The network alone as a graph's replay at one size, by device events."""
     x = torch.rand(1, 4, *size, device=inpainter.device)
     with torch.inference_mode():
-        graph, _ = captured(inpainter._runner._fused, x)
+        graph, _ = captured(inpainter._runner._fast, x)
         return time_device(graph.replay).median_ms
 
 
@@ -247,7 +247,7 @@ def accuracy_row(
     from lama.checkpoint import load_generator
 
     generator = load_generator(weights)
-    fused = FusedGenerator(generator, device="cuda", dtype=torch.float16)
+    fused = FastGenerator(generator, device="cuda", dtype=torch.float16)
     reference = float64_form(generator)
     deltas, not_finite, done, index = [], 0, 0, skip
     paths = sorted(photos.glob("*.jpg"))
@@ -301,7 +301,7 @@ def bucket_rows(weights: str | None, sides: list[int]) -> list[dict[str, Any]]:
     from lama.checkpoint import load_generator
 
     generator = load_generator(weights)
-    fused = FusedGenerator(generator, device="cuda", dtype=torch.float16)
+    fused = FastGenerator(generator, device="cuda", dtype=torch.float16)
     rows = []
     for side in sides:
         x = torch.rand(1, 4, side, side, device="cuda")

@@ -27,9 +27,9 @@ import lama.triton_form
 from bench.speed import environment
 from bench.speed_model import captured, random_generator, random_input, time_device
 from lama.checkpoint import load_generator
-from lama.fast_generator import FusedGenerator
+from lama.fast_generator import FastGenerator
 from lama.kernels.tiles import TILES, Tile
-from lama.triton_backend import TritonForm
+from lama.triton_backend import TritonBackend
 
 SHAPES: dict[str, tuple[Tile, ...]] = {
     "cross_taps": (
@@ -69,8 +69,8 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     generator = random_generator() if options.network == "big" else load_generator(None)
-    network = FusedGenerator(generator, device="cuda", dtype=torch.float16)
-    if not isinstance(network.form, TritonForm):
+    network = FastGenerator(generator, device="cuda", dtype=torch.float16)
+    if not isinstance(network.backend, TritonBackend):
         raise SystemExit(network.describe())
     file, begun_s = options.out / "tune-forward.md", time.monotonic()
     with file.open("w", encoding="utf-8") as report:
@@ -84,7 +84,7 @@ def main() -> None:
         for size in options.sizes.split(","):
             batch, height, width = (int(n) for n in size.split("x"))
             x, timed = random_input(batch, height, width), _Timed(network)
-            for name, change in _changes(network.form, options.kernels.split(",")):
+            for name, change in _changes(network.backend, options.kernels.split(",")):
                 if time.monotonic() - begun_s > options.seconds:
                     break
                 with change:
@@ -94,7 +94,7 @@ def main() -> None:
 class _Timed:
     """Captures and times the forward; compares it, where no part is left out, with what the first call gave."""
 
-    def __init__(self, network: FusedGenerator) -> None:
+    def __init__(self, network: FastGenerator) -> None:
         self._network = network
         self._first: Tensor | None = None
 
@@ -109,7 +109,7 @@ class _Timed:
         return f"{timing.median_ms:.3f} ({timing.low_ms:.3f}-{timing.high_ms:.3f}) | {difference}"
 
 
-def _changes(form: TritonForm, kernels: list[str]) -> Iterator[tuple[str, AbstractContextManager[object]]]:
+def _changes(form: TritonBackend, kernels: list[str]) -> Iterator[tuple[str, AbstractContextManager[object]]]:
     """Names of what is tried, and the context in which it is."""
     yield "cross after", mock.patch.object(form, "cross_beside", False)
     yield "cross beside", mock.patch.object(form, "cross_beside", True)
@@ -122,7 +122,7 @@ def _changes(form: TritonForm, kernels: list[str]) -> Iterator[tuple[str, Abstra
             yield f"{kernel} {tile}", mock.patch.dict(TILES, {kernel: ((0, tile),)})
 
 
-def _left_out(form: TritonForm, names: tuple[str, ...]) -> AbstractContextManager[object]:
+def _left_out(form: TritonBackend, names: tuple[str, ...]) -> AbstractContextManager[object]:
     """Leave kernels of the trunk out, with the cross convolution beside; the ends run as ever."""
     run_layers: Callable[..., None] = form._run_layers_beside
 

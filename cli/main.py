@@ -243,14 +243,14 @@ def run_profile(chosen: argparse.Namespace) -> int:
 
 
 def _measure(settings: Settings) -> None:
-    from inference import RepairError, measure_profile
+    from inference import RepairError, autotune_profile
 
     if settings.profile != "auto":
         print(f"the profile is set to {settings.profile}, so what is measured will not count", file=sys.stderr)
     inpainter = load_inpainter(settings)
     print("measuring; this takes a minute or more", file=sys.stderr)
     try:
-        measured = measure_profile(inpainter)
+        measured = autotune_profile(inpainter)
     except RepairError as error:
         raise CommandError(str(error)) from error
     except OSError as error:

@@ -22,9 +22,9 @@ from torch import Tensor
 from config import CHECKOUT, LOCAL_PROFILES_FILE, Card, Profile
 from engine.cuda_graphs import is_out_of_memory
 from engine.model_runner import BATCH_SIZES, ModelRunner, RunnerError, cpu_has_bf16
-from lama.fast_generator import FusedGenerator
+from lama.fast_generator import FastGenerator
 from lama.generator import Generator
-from tensor_ops.seam_correction import match_rim
+from tensor_ops.seam_correction import correct_seam
 
 LADDER_PX = (256, 384, 512, 640, 768, 1024, 1280, 1536)
 YARDSTICK_PX = 512  # precision and graph mode are chosen at this bucket
@@ -43,7 +43,7 @@ Probe = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class MeasuredRow:
+class AutotuneRow:
     """One timed setting; `forward_ms` is the median of a whole batch, None when `failure` says why there is none."""
 
     precision: str
@@ -56,15 +56,15 @@ class MeasuredRow:
 
 
 @dataclass(frozen=True)
-class MeasuredProfile:
+class AutotunedProfile:
     """What was measured, the profile that follows from it, and the file it was written to."""
 
-    rows: list[MeasuredRow]
+    rows: list[AutotuneRow]
     profile: Profile
     path: Path
 
 
-def measure_card(
+def autotune_card(
     generator: Generator,
     card: Card,
     device: torch.device,
@@ -72,7 +72,7 @@ def measure_card(
     *,
     folder: Path | None = None,
     kernels: str = "auto",
-) -> MeasuredProfile:
+) -> AutotunedProfile:
     """Time the settings on a device and write the best as the card's local profile.
 
     Args:
@@ -87,7 +87,7 @@ def measure_card(
         RunnerError: nothing ran, or nothing right.
         OSError: the file can't be written.
     """
-    rows: list[MeasuredRow] = []
+    rows: list[AutotuneRow] = []
     is_gpu = device.type == "cuda"
     precisions = ("fp16", "fp32") if is_gpu else ("bf16", "fp32") if cpu_has_bf16() else ("fp32",)
     trials = [(precision, graph) for precision in precisions for graph in (("on", "off") if is_gpu else ("off",))]
@@ -129,7 +129,7 @@ def measure_card(
         memory_fraction=start.memory_fraction,
         max_batch=best_batch,
     )
-    return MeasuredProfile(rows, profile, write_profile(profile, card, folder or CHECKOUT))
+    return AutotunedProfile(rows, profile, write_profile(profile, card, folder or CHECKOUT))
 
 
 def write_profile(profile: Profile, card: Card, folder: Path) -> Path:
@@ -152,7 +152,7 @@ def _measure_one(
     batch: int,
     kernels: str,
     probes: Sequence[Probe],
-) -> MeasuredRow:
+) -> AutotuneRow:
     forward_ms, peak_mib, failure = None, None, ""
     try:
         if probes and not _is_right(generator, device, profile, kernels, probes):
@@ -164,7 +164,7 @@ def _measure_one(
         logger.warning("%s, %d px, batch %d: %s: %s", profile.precision, side, batch, failure, error)
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return MeasuredRow(profile.precision, profile.cuda_graph, side, batch, forward_ms, peak_mib, failure)
+    return AutotuneRow(profile.precision, profile.cuda_graph, side, batch, forward_ms, peak_mib, failure)
 
 
 def _probes(generator: Generator, device: torch.device) -> list[Probe]:
@@ -173,12 +173,12 @@ def _probes(generator: Generator, device: torch.device) -> list[Probe]:
     across = torch.linspace(0, 1, side).expand(side, side)
     missing = torch.zeros(1, side, side)
     missing[:, side // 4 : side // 2, side // 4 : side // 2] = 1
-    plain = FusedGenerator(generator, device=device, dtype=torch.float32, kernels="torch")
+    plain = FastGenerator(generator, device=device, dtype=torch.float32, kernels="torch")
     probes = []
     for colours in (torch.stack([across, across.T, 1 - across]), torch.stack([across.square()] * 3)):
         x = torch.cat([colours * (1 - missing), missing]).to(device)
         with torch.inference_mode():
-            probes.append((x, match_rim(plain(x[None]), x[None])))
+            probes.append((x, correct_seam(plain(x[None]), x[None])))
     return probes
 
 

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from masks.boxes import Box
 from masks.crop_plan import Crop, shrink_crop
-from masks.dilation import GrownHole, box_size, expand_box, largest_inside_px, slices_inside
+from masks.dilation import DilatedMask, box_size, expand_box, largest_inside_px, slices_inside
 from tensor_ops.mask_dilation import squared_distance
 from tensor_ops.resampling import triangle_weights
 
-BROAD_PX = 512  # side of the broad look's input
-NO_LOOK_PX = 512  # a crop that runs at this or less sees enough by itself
+CONTEXT_PX = 512  # side of the broad look's input
+NO_CONTEXT_PASS_PX = 512  # a crop that runs at this or less sees enough by itself
 MARGIN_PART = 1.5  # its context, as a part of the hole box's longer side
 LEAST_SCALE = 1.5  # a look that makes the photo smaller by less tells nothing new
 LEAST_DEPTH_PX = 16.0  # a hole less deep keeps its colours by itself; in pixels of the broad look, as all that follows
@@ -35,26 +35,26 @@ RAMP_PX = 8.0  # so much deeper the colours are taken whole
 SMALLEST_SHARE = 1e-3  # of a blurred pixel that is hole
 
 
-def broad_crop(crop: Crop, image_size: tuple[int, int]) -> Crop | None:
+def context_crop(crop: Crop, image_size: tuple[int, int]) -> Crop | None:
     """Return the crop of the broad look for a crop of a large hole; None where the hole is not large.
 
     Args:
         crop: from the plan.
         image_size: (height, width).
     """
-    if max(crop.model_size) <= NO_LOOK_PX or not isinstance(crop.hole, GrownHole):
+    if max(crop.model_size) <= NO_CONTEXT_PASS_PX or not isinstance(crop.hole, DilatedMask):
         return None
     margin_px = math.ceil(MARGIN_PART * max(box_size(crop.patch_box)))
     box = expand_box(crop.patch_box, margin_px, image_size)
-    scale = max(box_size(box)) / BROAD_PX
-    asked_for = crop.hole.reach_px[slices_inside(crop.patch_box, crop.hole.box)] > 0
+    scale = max(box_size(box)) / CONTEXT_PX
+    asked_for = crop.hole.dilation_map[slices_inside(crop.patch_box, crop.hole.box)] > 0
     if scale < LEAST_SCALE or largest_inside_px(asked_for) < LEAST_DEPTH_PX * scale:
         return None
     step = max(1, min(int(scale / LEAST_SAMPLES), *box_size(box)))  # of a box a few pixels high one row is left
-    return replace(shrink_crop(replace(crop, box=box), BROAD_PX), sample_step=step)
+    return replace(shrink_crop(replace(crop, box=box), CONTEXT_PX), sample_step=step)
 
 
-def take_colours(prediction: Tensor, crop: Crop, seen: Tensor, look: Crop) -> Tensor:
+def transfer_low_frequencies(prediction: Tensor, crop: Crop, seen: Tensor, look: Crop) -> Tensor:
     """Return a prediction with the slowly varying colours of its broad look.
 
     Args:
@@ -65,8 +65,8 @@ def take_colours(prediction: Tensor, crop: Crop, seen: Tensor, look: Crop) -> Te
         look: its crop, of the same patch box.
 
     Returns:
-        A new prediction: the old one outside the patch box, outside the grown hole and on its rim. Elsewhere values may
-        lie a little outside [0, 1]. Where one of the two is not finite, neither is all of it.
+        A new prediction: the old one outside the patch box, outside the dilated hole and on its rim. Elsewhere values
+        may lie a little outside [0, 1]. Where one of the two is not finite, neither is all of it.
     """
     rows, columns = (_Span.of(crop, look, axis) for axis in (0, 1))
     fine = prediction[:, rows.fine_slice, columns.fine_slice]

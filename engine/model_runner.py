@@ -19,10 +19,10 @@ from torch import Tensor
 
 from config import Card, Profile, ProfileError, choose_profile
 from engine.cuda_graphs import GraphedModel
-from lama.fast_generator import FusedGenerator
+from lama.fast_generator import FastGenerator
 from lama.generator import Generator
-from tensor_ops.pinned_memory import Staging
-from tensor_ops.seam_correction import match_rim
+from tensor_ops.pinned_memory import PinnedMemory
+from tensor_ops.seam_correction import correct_seam
 
 logger = logging.getLogger(__name__)
 
@@ -56,24 +56,24 @@ class ModelRunner:
         self.device = device
         self.precision = precision
         self.profile = profile
-        self.staging = Staging(device)
-        self._fused: FusedGenerator | None = None
+        self.pinned = PinnedMemory(device)
+        self._fast: FastGenerator | None = None
         self._graphed: GraphedModel | None = None
-        self._float32: FusedGenerator | None = None
-        self._on_cpu: FusedGenerator | None = None
+        self._float32: FastGenerator | None = None
+        self._on_cpu: FastGenerator | None = None
         self.restore()
 
     def restore(self) -> None:
         """Put the weights onto the device."""
         dtype = DTYPES[self.precision]
-        self._fused = FusedGenerator(self.generator, device=self.device, dtype=dtype, kernels=self.kernels)
-        self._graphed = GraphedModel(partial(_predict, self._fused), device=self.device, mode=self.profile.cuda_graph)
+        self._fast = FastGenerator(self.generator, device=self.device, dtype=dtype, kernels=self.kernels)
+        self._graphed = GraphedModel(partial(_predict, self._fast), device=self.device, mode=self.profile.cuda_graph)
 
     def release(self) -> None:
         """Take everything off the device, weights included, until `restore` or the next prediction."""
         self.free_memory()
         self._on_cpu = None
-        self._fused = self._graphed = None
+        self._fast = self._graphed = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -94,13 +94,13 @@ class ModelRunner:
     def predict_float32(self, inputs: list[Tensor]) -> Tensor:
         """The same in float32, without graphs: the second try when the first gave NaN or infinity."""
         if self._float32 is None:
-            self._float32 = FusedGenerator(self.generator, device=self.device, dtype=torch.float32)
+            self._float32 = FastGenerator(self.generator, device=self.device, dtype=torch.float32)
         return _predict(self._float32, torch.stack(inputs))
 
     def predict_on_cpu(self, inputs: list[Tensor]) -> Tensor:
         """The same on the CPU: the last resort when the device has no memory."""
         if self._on_cpu is None:
-            self._on_cpu = FusedGenerator(self.generator, device="cpu", dtype=torch.float32)
+            self._on_cpu = FastGenerator(self.generator, device="cpu", dtype=torch.float32)
         return _predict(self._on_cpu, torch.stack(inputs))
 
     def batch_size(self, size: tuple[int, int], waiting: int) -> int:
@@ -120,7 +120,7 @@ class ModelRunner:
         except torch.OutOfMemoryError as error:
             logger.warning("not every graph fits into memory, the rest is captured when needed: %s", error)
         except Exception as error:  # a compiler or driver of any kind
-            if self._fused is None or not self._fused.uses_triton:
+            if self._fast is None or not self._fast.uses_triton:
                 raise
             failure = f"{type(error).__name__}: {error}"
         if failure:
@@ -154,16 +154,19 @@ class ModelRunner:
 
     def describe(self) -> dict[str, object]:
         """What runs: kernels, graph mode, and the captured (batch, height, width); nothing of it once released."""
-        fused, graphed = self._fused, self._graphed  # other threads ask too, while one of them changes the weights
+        fast_generator, graphed = (
+            self._fast,
+            self._graphed,
+        )  # other threads ask too, while one of them changes the weights
         return {
-            "kernels": fused.describe() if fused else "none",
+            "kernels": fast_generator.describe() if fast_generator else "none",
             "cuda_graph": graphed.mode if graphed else "off",
             "graphs": [list(shape) for shape in graphed.shapes] if graphed else [],
         }
 
 
-def _predict(network: FusedGenerator, x: Tensor) -> Tensor:
-    return match_rim(network(x), x)
+def _predict(network: FastGenerator, x: Tensor) -> Tensor:
+    return correct_seam(network(x), x)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Where a repair's time goes: named stages, timed on the device they run on.
 
-On a GPU the stages are measured with events in its stream, so that timing adds no wait; on a CPU by the clock.
+On a GPU the stages are measured with events in its stream, so that timing adds no wait; on a CPU by the timer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _spare_events: dict[torch.device, list[torch.cuda.Event]] = {}  # appending and 
 OnStage = Callable[[str], None]
 
 
-class StageClock:
+class StageTimer:
     """Times the stages of one call; `timings_ms` adds up stages that were entered more than once.
 
     Args:
@@ -49,7 +49,7 @@ class StageClock:
             self._on_stage(stage)
 
     def timings_ms(self) -> dict[str, float]:
-        """Return milliseconds per stage, and the `total` up to now; waits for the last stage's end. Ends the clock."""
+        """Return milliseconds per stage, and the `total` up to now; waits for the last stage's end. Ends the timer."""
         timings: dict[str, float] = {}
         for _, _, event in self._marks[-1:]:
             if event is not None:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from engine.executor import Filled, Task, fill
 from engine.model_runner import ModelRunner
-from engine.stage_timer import StageClock
+from engine.stage_timer import StageTimer
 from masks.boxes import Box, find_bounds
 from masks.crop_plan import Crop
-from masks.dilation import DrawnHole
+from masks.dilation import PreparedMask
 
 TILE_PX = 512  # the network was trained on windows of this kind; larger tiles lose texture, smaller ones context
 CORE_PART = 2  # a tile's core is this part of its side; the rest is context
@@ -26,19 +26,19 @@ OVERLAP_PART = 4  # and this part of the core overlaps the next one's
 
 
 def hard_edged(crop: Crop) -> Crop:
-    """Return the crop with its whole grown hole replaced, no feather: the coarse fill that tiles start from."""
+    """Return the crop with its whole dilated hole replaced, no feather: the coarse fill that tiles start from."""
     missing = crop.hole.missing
-    return replace(crop, hole=DrawnHole(crop.hole.box, missing, missing.astype(np.float32)))
+    return replace(crop, hole=PreparedMask(crop.hole.box, missing, missing.astype(np.float32)))
 
 
-def refine(task: Task, coarse: NDArray, runner: ModelRunner, clock: StageClock) -> Filled:
+def refine(task: Task, coarse: NDArray, runner: ModelRunner, timer: StageTimer) -> Filled:
     """Fill a task's crop at full resolution.
 
     Args:
         task: the image, not modified, and the crop with its feather.
         coarse: the patch that `hard_edged(task.crop)` gave.
         runner: see `filling.fill`.
-        clock: enters "refine" for every tile; a tile's own stages are part of it.
+        timer: enters "refine" for every tile; a tile's own stages are part of it.
 
     Returns:
         The patch, feathered, and the notes of all tiles.
@@ -49,8 +49,8 @@ def refine(task: Task, coarse: NDArray, runner: ModelRunner, clock: StageClock) 
     _inside(canvas, task.crop)[...] = coarse
     notes = []
     for tile in plan_tiles(task.crop.missing, runner.profile.buckets_px):
-        clock.enter("refine")
-        (done,) = fill([Task(canvas, tile)], runner, StageClock(runner.device))
+        timer.enter("refine")
+        (done,) = fill([Task(canvas, tile)], runner, StageTimer(runner.device))
         canvas[tile.patch_box[1] : tile.patch_box[3], tile.patch_box[0] : tile.patch_box[2]] = done.patch
         notes += done.notes
     alpha = task.crop.alpha[..., None]
@@ -63,7 +63,7 @@ def plan_tiles(missing: NDArray[np.bool_], buckets_px: tuple[int, ...]) -> list[
     """Lay overlapping tiles over the hole of a box, from the rim inwards.
 
     Args:
-        missing: (height, width) bool, the grown hole in the box; not modified.
+        missing: (height, width) bool, the dilated hole in the box; not modified.
         buckets_px: square model sides, ascending; a tile is the largest up to 512.
 
     Returns:
@@ -108,7 +108,7 @@ def _plan_tile(
     columns = ramp[left - corner[0] : right - corner[0]]
     alpha = np.zeros((tile_h, tile_w), np.float32)
     alpha[top - y : bottom - y, left - x : right - x] = core * rows[:, None] * columns[None, :]
-    return Crop(box, (left, top, right, bottom), (tile_h, tile_w), (side, side), DrawnHole(box, own, alpha))
+    return Crop(box, (left, top, right, bottom), (tile_h, tile_w), (side, side), PreparedMask(box, own, alpha))
 
 
 def _inside(array: NDArray, crop: Crop) -> NDArray:

@@ -1,7 +1,7 @@
-"""A repair as a job: photos and rounds on disk, the queue, and the worker that feeds the engine.
+"""A repair as a job: knows files, not HTTP.
 
-`errors` what goes wrong and its stable code, `files` atomic writes, `store` SQLite rows, `cleanup` what is deleted, and
-when, `photos` stored bytes into arrays and back, `request` what a caller may ask, `worker` one device's thread, `saver`
-the outputs folder, `local` the queue that ties them together. Knows nothing of HTTP or Gradio; the engine is anything
-with `repair_many` and `describe`.
+`errors` what goes wrong and its stable code, `store` SQLite rows, `images` stored bytes to arrays and back,
+`request_parsing` what a caller may ask, `worker` one device's thread, `output_writer` the outputs folder, `retention`
+what is deleted and when, `model_switch` other weights, `queue` ties them together. The engine is anything with
+`repair_many` and `describe`.
 """

@@ -44,7 +44,7 @@ def imaging_as_job_error() -> Iterator[None]:
         raise JobError(error.code, error.message, error.params) from error
 
 
-class PhotoShelf:
+class ImageStore:
     """Photos and rounds of one store, with the decoded ones at hand."""
 
     def __init__(
@@ -102,7 +102,7 @@ class PhotoShelf:
         self._keep(image.root_id, photo)
         return photo
 
-    def write_round(self, parent: ImageRecord, patches: Sequence[tuple[Box, Pixels]]) -> tuple[ImageRecord, int]:
+    def write_edit(self, parent: ImageRecord, patches: Sequence[tuple[Box, Pixels]]) -> tuple[ImageRecord, int]:
         """Write the files of a new round on `parent` and return its row (not yet inserted) and its size in bytes.
 
         `patches` are (box, array at the photo's depth), one or more; they become one patch of their union box.
@@ -122,7 +122,7 @@ class PhotoShelf:
                 for path, data in files:
                     write_atomically(path, data)
         except JobError:
-            self.drop_round(image_id)
+            self.drop_edit(image_id)
             raise
         record = ImageRecord(
             image_id, parent.root_id, parent.image_id, parent.width, parent.height, parent.format, parent.name,
@@ -130,7 +130,7 @@ class PhotoShelf:
         )  # fmt: skip
         return record, sum(len(data) for _, data in files)
 
-    def drop_round(self, image_id: str) -> None:
+    def drop_edit(self, image_id: str) -> None:
         """Remove the files of a round that was not inserted."""
         self.store.patch_path(image_id).unlink(missing_ok=True)
         self.store.view_path(image_id).unlink(missing_ok=True)

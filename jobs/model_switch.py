@@ -38,7 +38,7 @@ class Switch:
     error: JobError | None = None
 
 
-class ModelChoice:
+class ModelSwitch:
     """The models there are and the one in use, the same on all engines.
 
     `news` is the condition that workers and clients of the queue wait on.

@@ -8,21 +8,21 @@ from pathlib import Path
 
 from jobs.errors import JobError, is_disk_full
 from jobs.files import write_new_output
-from jobs.images import PhotoShelf
+from jobs.images import ImageStore
 from notices import Note
 
 log = logging.getLogger("fftlama.jobs")
 
 
-class OutputSaver:
+class OutputWriter:
     """Writes one full file after another, in the photo's own format; a failure is a note on the job, never an error."""
 
-    def __init__(self, shelf: PhotoShelf, outputs_dir: Path, *, changed: Callable[[], None]) -> None:
-        self._shelf = shelf
+    def __init__(self, images: ImageStore, outputs_dir: Path, *, changed: Callable[[], None]) -> None:
+        self._images = images
         self._outputs_dir = outputs_dir
         self._changed = changed
         self._jobs: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="output-saver", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="output-output_writer", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
@@ -48,10 +48,10 @@ class OutputSaver:
             self._changed()
 
     def _save(self, job_id: str) -> None:
-        store = self._shelf.store
+        store = self._images.store
         try:
             job = store.job(job_id)
-            encoded = self._shelf.encode(store.image(job.result_id or ""))
+            encoded = self._images.encode(store.image(job.result_id or ""))
             path = write_new_output(self._outputs_dir, encoded.data, extension=encoded.extension)
         except JobError as error:
             self._give_up(job_id, f"The result was not written to the outputs folder: {error.message}")
@@ -65,6 +65,6 @@ class OutputSaver:
 
     def _give_up(self, job_id: str, sentence: str) -> None:
         try:
-            self._shelf.store.set_saved(job_id, None, notes=[Note(sentence, code="not_saved")])
+            self._images.store.set_saved(job_id, None, notes=[Note(sentence, code="not_saved")])
         except Exception:
             log.exception("job %s: the note about its file could not be kept", job_id[:6])

@@ -19,11 +19,11 @@ from config import Settings
 from imaging import Encoded
 from jobs.errors import JobError, disk_full_as_job_error
 from jobs.files import write_atomically
-from jobs.images import PhotoShelf
-from jobs.model_switch import ModelChoice
-from jobs.output_writer import OutputSaver
+from jobs.images import ImageStore
+from jobs.model_switch import ModelSwitch
+from jobs.output_writer import OutputWriter
 from jobs.request_parsing import build_mask, check_request_id, digest_of, parse_options
-from jobs.retention import clean_up, remove_family
+from jobs.retention import clean_up, remove_history
 from jobs.store import ImageRecord, JobRecord, JobStore, new_id
 from jobs.worker import DeviceWorker, Engine
 
@@ -44,8 +44,8 @@ class JobQueue:
         on_ended: Callable[[str, dict[str, float]], None] | None = None,
     ) -> None:  # fmt: skip
         self.store = JobStore(Path(settings.data_dir))
-        self.shelf = PhotoShelf(self.store, max_file_mib=settings.max_file_mib, max_image_mpx=settings.max_image_mpx)
-        self.saver = OutputSaver(self.shelf, Path(settings.outputs_dir), changed=self.changed)
+        self.images = ImageStore(self.store, max_file_mib=settings.max_file_mib, max_image_mpx=settings.max_image_mpx)
+        self.output_writer = OutputWriter(self.images, Path(settings.outputs_dir), changed=self.changed)
         self.job_timeout_s = float(settings.job_timeout_s)
         self._settings = settings
         self._batch_limit = max(1, batch_limit)
@@ -57,7 +57,7 @@ class JobQueue:
         self._workers = [DeviceWorker(engine, self, name=f"device-{n}") for n, engine in enumerate(engines)]
         self._stuck: list[DeviceWorker] = []
         self._lost: dict[str, JobError] = {}
-        self.models = ModelChoice(
+        self.models = ModelSwitch(
             engines, folder=Path(settings.weights_dir), weights=settings.weights, news=self._news
         )  # fmt: skip
 
@@ -68,9 +68,9 @@ class JobQueue:
             log.info("taking up %d waiting repairs and %d unsaved results of the last run", len(waiting), len(unsaved))
         with self._news:
             self._waiting = deque(waiting)
-        self.saver.start()
+        self.output_writer.start()
         for job_id in unsaved:
-            self.saver.add(job_id)
+            self.output_writer.add(job_id)
         for worker in self._workers:
             worker.start()
 
@@ -84,7 +84,7 @@ class JobQueue:
             for job_id in worker.busy_with:
                 if self.store.requeue(job_id):
                     log.info("job %s: goes back to the queue for the next start", job_id[:6])
-        saved = self.saver.stop(wait_s=max(0.1, until_s - time.monotonic()))
+        saved = self.output_writer.stop(wait_s=max(0.1, until_s - time.monotonic()))
         return saved and not any(worker.is_alive() for worker in [*self._workers, *self._stuck])
 
     def stop_waiting(self) -> None:
@@ -97,7 +97,7 @@ class JobQueue:
 
     def add_image(self, data: bytes, filename: str) -> ImageRecord:
         """Check and keep an uploaded photo; JobError says what is wrong with it."""
-        return self.shelf.add(data, filename)
+        return self.images.add(data, filename)
 
     def image(self, image_id: str) -> ImageRecord:
         """Return a photo's or round's row and count it as used; JobError `unknown_image`."""
@@ -122,7 +122,7 @@ class JobQueue:
         if known := self.store.job_of_request(request_id):
             return _same_request(known, digest)
         image = self.image(image_id)
-        with self.shelf.decoding if mask_png is not None else nullcontext():
+        with self.images.decoding if mask_png is not None else nullcontext():
             build_mask(strokes, mask_png, image=image)
         job_id = new_id()
         request = {
@@ -192,10 +192,10 @@ class JobQueue:
                 raise JobError(view["error"]["error"], view["error"]["message"], view["error"]["params"])
             if view["state"] == "cancelled":
                 raise JobError("interrupted", "The repair was cancelled.")
-            return self.shelf.encode(self.store.image(view["image_id"]))
+            return self.images.encode(self.store.image(view["image_id"]))
         finally:
             with suppress(JobError):  # a disk too full to delete rows: clean-up takes them later
-                remove_family(self.store, record.image_id)
+                remove_history(self.store, record.image_id)
 
     def __len__(self) -> int:
         return len(self._waiting)

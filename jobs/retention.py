@@ -18,9 +18,9 @@ log = logging.getLogger("fftlama.jobs")
 
 
 def clean_up(store: JobStore, *, keep_days: float, keep_mib: float, now_s: float | None = None) -> int:
-    """Remove families unused for `keep_days`, then the oldest until all take `keep_mib` at most; return how many."""
+    """Remove histories unused for `keep_days`, then the oldest until all take `keep_mib` at most; return how many."""
     now_s = time.time() if now_s is None else now_s
-    families = (
+    histories = (
         store.connection()
         .execute(
             "SELECT root_id, MAX(used_s) AS used_s, SUM(size_bytes) AS size_bytes FROM images"
@@ -30,12 +30,12 @@ def clean_up(store: JobStore, *, keep_days: float, keep_mib: float, now_s: float
     )
     total_bytes = store.connection().execute("SELECT COALESCE(SUM(size_bytes), 0) AS n FROM images").fetchone()["n"]
     removed = 0
-    for family in families:
-        too_old = now_s - family["used_s"] > keep_days * DAY_S
+    for history in histories:
+        too_old = now_s - history["used_s"] > keep_days * DAY_S
         if not too_old and total_bytes <= keep_mib * MIB:
             break
-        if remove_family(store, family["root_id"]):
-            total_bytes -= family["size_bytes"]
+        if remove_history(store, history["root_id"]):
+            total_bytes -= history["size_bytes"]
             removed += 1
     _remove_orphans(store, now_s)
     if removed:
@@ -43,7 +43,7 @@ def clean_up(store: JobStore, *, keep_days: float, keep_mib: float, now_s: float
     return removed
 
 
-def remove_family(store: JobStore, root_id: str) -> bool:
+def remove_history(store: JobStore, root_id: str) -> bool:
     """Remove a photo, its rounds and their jobs; False when a live job needs them."""
     with store.transaction() as database:
         if database.execute(f"SELECT 1 FROM jobs WHERE root_id = ? AND ({LIVE})", (root_id,)).fetchone():

@@ -1,6 +1,6 @@
 """The rows of photos, rounds and jobs in SQLite (WAL), and the folders their files lie in.
 
-An image is a photo as uploaded or a round: one lossless patch on its parent. Rows never change an image; a family is a
+An image is a photo as uploaded or a round: one lossless patch on its parent. Rows never change an image; a history is a
 photo with all its rounds, named by the photo's id (`root_id`). A file is written before its row and removed after it,
 so a row always has its file. Each thread has its own connection; writers take turns. Knows nothing of pixels.
 """
@@ -31,14 +31,14 @@ CREATE TABLE IF NOT EXISTS images (
     image_id TEXT PRIMARY KEY, root_id TEXT NOT NULL, parent_id TEXT, width INTEGER NOT NULL, height INTEGER NOT NULL,
     format TEXT NOT NULL, name TEXT NOT NULL, notes TEXT NOT NULL, box TEXT, created_s REAL NOT NULL,
     used_s REAL NOT NULL, size_bytes INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS images_by_family ON images (root_id);
+CREATE INDEX IF NOT EXISTS images_by_history ON images (root_id);
 CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT NOT NULL UNIQUE, request_id TEXT NOT NULL UNIQUE,
     digest TEXT NOT NULL, image_id TEXT NOT NULL, root_id TEXT NOT NULL, request TEXT NOT NULL, state TEXT NOT NULL,
     stage TEXT, attempt INTEGER NOT NULL DEFAULT 0, result_id TEXT, timings_ms TEXT NOT NULL DEFAULT '{}',
     notes TEXT NOT NULL DEFAULT '[]', error TEXT, saved TEXT, save_pending INTEGER NOT NULL DEFAULT 0,
     version INTEGER NOT NULL DEFAULT 1, created_s REAL NOT NULL);
-CREATE INDEX IF NOT EXISTS jobs_by_family ON jobs (root_id);
+CREATE INDEX IF NOT EXISTS jobs_by_history ON jobs (root_id);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state);
 """
 
@@ -169,7 +169,7 @@ class JobStore:
         )  # fmt: skip
 
     def touch(self, root_id: str) -> None:
-        """Remember that a family was used now, so that clean-up takes it last."""
+        """Remember that a history was used now, so that clean-up takes it last."""
         now_s = time.time()
         last = self.connection().execute("SELECT used_s FROM images WHERE image_id = ?", (root_id,)).fetchone()
         if last and now_s - last["used_s"] > TOUCH_EVERY_S:

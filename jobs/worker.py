@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.errors import JobError
-from jobs.images import PhotoShelf, Pixels
-from jobs.output_writer import OutputSaver
+from jobs.images import ImageStore, Pixels
+from jobs.output_writer import OutputWriter
 from jobs.request_parsing import Options, build_mask
 from jobs.store import ImageRecord, JobRecord, note_as_dict
 
@@ -45,8 +45,8 @@ class Engine(Protocol):
 class Desk(Protocol):
     """What a worker needs of the queue it works for."""
 
-    shelf: PhotoShelf
-    saver: OutputSaver
+    images: ImageStore
+    output_writer: OutputWriter
     job_timeout_s: float
 
     def take(self) -> list[str]:
@@ -98,8 +98,8 @@ class DeviceWorker(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.engine = engine
         self.busy_with: tuple[str, ...] = ()
-        self._desk = desk
-        self._store = desk.shelf.store
+        self._queue = desk
+        self._store = desk.images.store
         self._given_up = False
 
     def run(self) -> None:
@@ -118,7 +118,7 @@ class DeviceWorker(threading.Thread):
         """Ask for the next jobs until there is an answer: a store that fails to read now may do so in a moment."""
         while True:
             try:
-                return self._desk.take()
+                return self._queue.take()
             except Exception:
                 log.exception("the next repairs could not be read; trying again")
                 time.sleep(TAKE_AGAIN_S)
@@ -126,7 +126,7 @@ class DeviceWorker(threading.Thread):
     def _run_batch(self, job_ids: Sequence[str]) -> None:
         with self._deadline(job_ids):
             tasks = [task for job_id in job_ids if (task := self._prepare(job_id))]
-            self._desk.changed()
+            self._queue.changed()
             if len(tasks) < 2 or self._repair(tasks, alone=False):
                 remaining = tasks if len(tasks) < 2 else []
             else:
@@ -147,7 +147,7 @@ class DeviceWorker(threading.Thread):
             mask_png = mask_path.read_bytes() if job.request["has_mask_file"] else None
             mask = build_mask(job.request["strokes"], mask_png, image=parent)
             options = Options(**job.request["options"])
-            pixels = self._desk.shelf.pixels(parent)
+            pixels = self._queue.images.pixels(parent)
         except Exception as error:
             self._fail(job_id, error)
             return None
@@ -161,7 +161,7 @@ class DeviceWorker(threading.Thread):
         def on_stage(name: str) -> None:
             if not self._store.set_stage(job_ids, name):
                 raise _NobodyWaitsError
-            self._desk.changed()
+            self._queue.changed()
 
         try:
             on_stage("plan")
@@ -187,7 +187,7 @@ class DeviceWorker(threading.Thread):
         engine_done_s = time.monotonic()
         if not self._store.set_stage([job_id], "store"):
             return
-        record, size_bytes = self._desk.shelf.write_round(task.parent, result.patches)
+        record, size_bytes = self._queue.images.write_edit(task.parent, result.patches)
         now_s = time.monotonic()
         timings_ms = {
             "queued": max(0.0, (time.time() - task.job.created_s - (now_s - task.started_s)) * 1e3),
@@ -204,16 +204,16 @@ class DeviceWorker(threading.Thread):
                 job_id, record, size_bytes=size_bytes, timings_ms=timings_ms, notes=notes, save=save
             )
         except BaseException:
-            self._desk.shelf.drop_round(record.image_id)
+            self._queue.images.drop_edit(record.image_id)
             raise
         if not kept:
-            self._desk.shelf.drop_round(record.image_id)
+            self._queue.images.drop_edit(record.image_id)
             return
         log.info("job %s: done in %.0f ms (box %s)", job_id[:6], timings_ms["total"], record.box)
-        self._desk.ended("done", timings_ms)
-        self._desk.changed()
+        self._queue.ended("done", timings_ms)
+        self._queue.changed()
         if save:
-            self._desk.saver.add(job_id)
+            self._queue.output_writer.add(job_id)
 
     def _fail(self, job_id: str, error: Exception) -> None:
         """Move a running job to failed with a sentence for people; the traceback goes to the log."""
@@ -229,16 +229,16 @@ class DeviceWorker(threading.Thread):
         except Exception:
             # Not even the failure can be written (disk full): clients see it now, and the next start tries again.
             log.exception("job %s: its failure could not be kept", job_id[:6])
-            self._desk.lost(job_id, reason)
+            self._queue.lost(job_id, reason)
             failed = True
         if failed:
-            self._desk.ended("failed", {})
-            self._desk.changed()
+            self._queue.ended("failed", {})
+            self._queue.changed()
 
     @contextmanager
     def _deadline(self, job_ids: Sequence[str]) -> Iterator[None]:
         """Fail those of `job_ids` that still run after the time-out, and give this thread up then."""
-        timer = threading.Timer(self._desk.job_timeout_s, self._time_out, [list(job_ids)])
+        timer = threading.Timer(self._queue.job_timeout_s, self._time_out, [list(job_ids)])
         timer.daemon = True
         timer.start()
         try:
@@ -247,7 +247,7 @@ class DeviceWorker(threading.Thread):
             timer.cancel()
 
     def _time_out(self, job_ids: Sequence[str]) -> None:
-        limit_s = self._desk.job_timeout_s
+        limit_s = self._queue.job_timeout_s
         error = JobError(
             "timed_out", f"The repair took longer than {limit_s:g} seconds and was given up.", {"limit_s": limit_s}
         )
@@ -255,6 +255,6 @@ class DeviceWorker(threading.Thread):
         if failed:
             for job_id in failed:
                 log.error("job %s: timed out after %g s", job_id[:6], limit_s)
-                self._desk.ended("failed", {})
-            self._desk.changed()
-            self._given_up = self._desk.replace(self)
+                self._queue.ended("failed", {})
+            self._queue.changed()
+            self._given_up = self._queue.replace(self)

@@ -1,4 +1,4 @@
-"""The generator in inference form: the same function as `generator.Generator`, fast.
+"""The generator in inference backend: the same function as `generator.Generator`, fast.
 
 Batch-norms are folded (`fold`), parallel convolutions merged, the Fourier transform is products with matrices (`dft`).
 Two forms compute it: plain PyTorch (`torch_form`) anywhere, Triton kernels (`triton_form`) on CUDA in float16. Which
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lama.fold_batchnorm import FoldedNetwork, fold_generator
 from lama.generator import INPUT_CHANNELS, Generator, check_input_shape
-from lama.torch_backend import TorchForm
+from lama.torch_backend import TorchBackend
 
 KERNEL_CHOICES = ("auto", "torch", "triton")
 KERNEL_CHANNEL_MULTIPLE = 32  # width of the narrowest tile; width 32 and 64 networks fit, odd ones run in plain PyTorch
@@ -23,7 +23,7 @@ KERNEL_CAPABILITY = (8, 0)  # Triton leaves the matrix units of older cards idle
 TRIAL_SIZE_PX = 64
 
 
-class FusedGenerator(nn.Module):
+class FastGenerator(nn.Module):
     """A generator for inference, with its own copy of the weights.
 
     Arguments: `generator` is read and not modified. `device` and `dtype` are where and in what type it runs: float32
@@ -40,16 +40,16 @@ class FusedGenerator(nn.Module):
         self.device = torch.device(device)
         self.dtype = dtype
         network = fold_generator(generator)
-        form: nn.Module | None = None
+        backend: nn.Module | None = None
         if kernels == "torch":
             self.reason = "asked for"
         else:
-            form, obstacle = _triton_form(network, generator.width, self.device, dtype)
-            if form is None and kernels == "triton":
+            backend, obstacle = _triton_backend(network, generator.width, self.device, dtype)
+            if backend is None and kernels == "triton":
                 raise ValueError(f"the Triton kernels cannot run: {obstacle}")
             self.reason = obstacle or ("asked for" if kernels == "triton" else "fastest here")
-        self.uses_triton = form is not None
-        self.form: nn.Module = form or TorchForm(network, device=self.device, dtype=dtype)
+        self.uses_triton = backend is not None
+        self.backend: nn.Module = backend or TorchBackend(network, device=self.device, dtype=dtype)
         self.eval()
 
     @torch.no_grad()
@@ -63,7 +63,7 @@ class FusedGenerator(nn.Module):
         """
         check_input_shape(tuple(x.shape))
         with _full_float32(self.device, self.dtype):
-            return self.form(x)
+            return self.backend(x)
 
     def describe(self) -> str:
         """Say in one line what computes the network and why."""
@@ -72,7 +72,7 @@ class FusedGenerator(nn.Module):
         said = f"{name} on {self.device}, {precision} ({self.reason})"
         if not self.uses_triton:
             return said
-        obstacle = self.form.why_not_hopper
+        obstacle = self.backend.why_not_hopper
         return f"{said}; " + (f"no Hopper kernels: {obstacle}" if obstacle else "Hopper kernels for large maps")
 
 
@@ -94,24 +94,24 @@ def why_not_triton(width: int, device: torch.device, dtype: torch.dtype) -> str:
     return f"no kernels for {device.type}"
 
 
-def _triton_form(
+def _triton_backend(
     network: FoldedNetwork, width: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[nn.Module | None, str]:
-    """Build the Triton form and run it once on a small input, or say why not: (form or None, obstacle)."""
+    """Build the Triton backend and run it once on a small input, or say why not: (backend or None, obstacle)."""
     obstacle = why_not_triton(width, device, dtype)
     if obstacle:
         return None, obstacle
     # Here and not in the try: a kernel module that is missing or broken is an error, not a slower GPU. Imported late,
     # because Triton comes with CUDA builds of PyTorch only.
-    from lama.triton_backend import TritonForm
+    from lama.triton_backend import TritonBackend
 
     # Triton launches on the current card, not on the one its arguments lie on.
     on_card = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     try:
         with on_card:
-            form = TritonForm(network, device=device)
+            backend = TritonBackend(network, device=device)
             if device.type == "cuda":
-                trial = form(torch.zeros(1, INPUT_CHANNELS, TRIAL_SIZE_PX, TRIAL_SIZE_PX, device=device))
+                trial = backend(torch.zeros(1, INPUT_CHANNELS, TRIAL_SIZE_PX, TRIAL_SIZE_PX, device=device))
                 torch.cuda.synchronize(device)
         if device.type == "cuda" and not bool(trial.isfinite().all()):
             return None, "the kernels gave no finite result in a trial"
@@ -119,7 +119,7 @@ def _triton_form(
         raise  # not the kernels' fault, and plain PyTorch needs more
     except Exception as error:  # a compiler or driver of any kind: slower is better than not at all
         return None, f"the kernels failed in a trial: {type(error).__name__}: {error}"
-    return form, ""
+    return backend, ""
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ class _Transform:
     spectrum_gain: float
 
 
-class TorchForm(nn.Module):
+class TorchBackend(nn.Module):
     """The folded network on `device` in `dtype`."""
 
     def __init__(self, network: FoldedNetwork, *, device: torch.device, dtype: torch.dtype) -> None:

@@ -90,7 +90,7 @@ class _Trunk:
     """Of the cross convolution where it runs beside the spectral path, of one layer and of the next."""
 
 
-class TritonForm(nn.Module):
+class TritonBackend(nn.Module):
     """The folded network on `device` (CUDA, or the CPU in Triton's interpreter).
 
     `overlap`, `fuse_enter`, `use_hopper`, `local_after_enter` and `cross_beside` exist to be measured: several streams

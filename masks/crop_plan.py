@@ -1,7 +1,7 @@
 """Crop plan: which boxes of a photo a repair runs on, at which model size, and how each goes back into the photo.
 
-Owns the boxes around holes, their context and merging, and the choice of bucket; the holes themselves, grown, come from
-`holes.py` and `shadows.py`. Works on NumPy arrays alone. Knows no tensors, no device and no network.
+Owns the boxes around holes, their context and merging, and the choice of bucket; the dilated holes come from
+`dilation.py` and `shadows.py`. Works on NumPy arrays alone. Knows no tensors, no device and no network.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masks.boxes import Box, find_bounds
-from masks.dilation import CropRules, DrawnHole, GrownHole, box_size, largest_inside_px, paste
-from masks.shadows import grow_in_photo
+from masks.dilation import CropRules, DilatedMask, PreparedMask, box_size, largest_inside_px, paste
+from masks.shadows import dilate_in_photo
 
 MODEL_STEP_PX = 8  # the network halves its input three times
 TIGHT_STEP_PX = 32  # without buckets; a CPU prepares its convolutions anew for each size it has not met
@@ -31,7 +31,7 @@ class Crop:
         patch_box: the pixels that may change, inside `box`; patch boxes of one plan never overlap.
         scaled_size: (height, width) `box` is resized to; its own size when it runs at full resolution.
         model_size: (height, width) of the network's input, `scaled_size` padded at the bottom and right.
-        hole: the grown hole with its feather, other boxes' holes included.
+        hole: the dilated hole with its feather, other boxes' holes included.
         sample_step: every how many rows and columns a scaled box is looked at; more than 1 only where nothing of the
             prediction goes back into the photo as it is.
     """
@@ -40,12 +40,12 @@ class Crop:
     patch_box: Box
     scaled_size: tuple[int, int]
     model_size: tuple[int, int]
-    hole: GrownHole | DrawnHole
+    hole: DilatedMask | PreparedMask
     sample_step: int = 1
 
     @property
     def missing(self) -> NDArray[np.bool_]:
-        """(box height, box width) bool, the grown hole inside `box`."""
+        """(box height, box width) bool, the dilated hole inside `box`."""
         return self.hole.layers(self.box)[0]
 
     @property
@@ -83,21 +83,21 @@ def plan_crops(
         buckets_px: square model sides, ascending, multiples of 8.
         fixed_buckets: True runs every box at one of the buckets (captured graphs need that) and fills the bucket
             with more context; False runs little more than what is needed, which is cheaper without graphs.
-        dilate_px: see `grow_in_photo`.
+        dilate_px: see `dilate_in_photo`.
         feather_px: see `feather_alpha`.
         rules: the plan's constants.
 
     Returns:
-        Crops whose patch boxes are disjoint and together hold the whole grown hole; empty for an empty mask.
+        Crops whose patch boxes are disjoint and together hold the whole dilated hole; empty for an empty mask.
     """
     rules = rules or CropRules()
-    grown = grow_in_photo(mask, image, bounds=bounds, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
-    if grown is None:
+    dilated = dilate_in_photo(mask, image, bounds=bounds, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
+    if dilated is None:
         return []
     size = (mask.shape[0], mask.shape[1])
     fitter = _Fitter(size, buckets_px, fixed_buckets, rules)
-    spans = _merge(fitter.with_context(grown.hole_boxes), fitter)
-    return [fitter.crop(piece, grown) for span in spans for piece in _split_thin(span, grown, fitter)]
+    spans = _merge(fitter.with_context(dilated.hole_boxes), fitter)
+    return [fitter.crop(piece, dilated) for span in spans for piece in _split_thin(span, dilated, fitter)]
 
 
 def shrink_crop(crop: Crop, bucket_px: int) -> Crop:
@@ -160,7 +160,7 @@ class _Fitter:
         area = np.maximum(height * scale, MIN_MODEL_PX) * np.maximum(width * scale, MIN_MODEL_PX)
         return area.astype(np.int64) + self.rules.forward_px, scale
 
-    def crop(self, span: NDArray[np.int64], grown: GrownHole) -> Crop:
+    def crop(self, span: NDArray[np.int64], dilated: DilatedMask) -> Crop:
         """The crop for one span (8,)."""
         hole_box, context = _as_box(span[:4]), _as_box(span[4:])
         needed_h, needed_w = box_size(context)
@@ -175,7 +175,7 @@ class _Fitter:
             bucket = largest
         box = _place(context, wanted, self.image_size)
         scaled, model = _fit(box_size(box), bucket, square=self.fixed_buckets)
-        return Crop(box, hole_box, scaled, model, grown)
+        return Crop(box, hole_box, scaled, model, dilated)
 
 
 def _fit(size: tuple[int, int], bucket_px: int, *, square: bool) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -235,13 +235,13 @@ def _closure(
     """Grow a union until its hole's box touches no other's; returns it and which spans it holds."""
     while True:
         members = _touches(spans, union) & alive
-        grown = _bounds(spans[members])
-        if (grown == union).all():
+        dilated = _bounds(spans[members])
+        if (dilated == union).all():
             return union, members
-        union = grown
+        union = dilated
 
 
-def _split_thin(span: NDArray[np.int64], grown: GrownHole, fitter: _Fitter) -> NDArray[np.int64]:
+def _split_thin(span: NDArray[np.int64], dilated: DilatedMask, fitter: _Fitter) -> NDArray[np.int64]:
     """Cut the span of a hole that is large but thin into the pieces of it that lie in each cell of a grid.
 
     A wire across a whole photo would otherwise be scaled down to the largest bucket, and its fill up again, unsharp.
@@ -251,9 +251,9 @@ def _split_thin(span: NDArray[np.int64], grown: GrownHole, fitter: _Fitter) -> N
     if max(box_size(_as_box(span[4:]))) <= largest:
         return span[None]
     hole_box = _as_box(span[:4])
-    if largest_inside_px(paste(grown.reach_px > 0, grown.box, hole_box)) > fitter.rules.thin_px:
+    if largest_inside_px(paste(dilated.dilation_map > 0, dilated.box, hole_box)) > fitter.rules.thin_px:
         return span[None]  # thick before it grew
-    missing = paste(grown.missing, grown.box, hole_box)
+    missing = paste(dilated.missing, dilated.box, hole_box)
     if largest_inside_px(missing) > fitter.rules.thin_px:
         return span[None]
     cell_px = min(fitter.rules.thin_cell_px, largest * 5 // 8)

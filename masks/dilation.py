@@ -1,10 +1,10 @@
-"""The grown hole and its feather: what the network shall see as missing, and how the composite fades out.
+"""The dilated hole and its feather: what the network shall see as missing, and how the composite fades out.
 
 Works on NumPy arrays alone: a mask is (H, W) bool, True = hole; a box is (left, top, right, bottom), half-open, in
 image pixels; alpha is float32 in [0, 1]. Everything happens inside the mask's bounds, so that a small hole in a 12 MP
 photo costs a millisecond; connected components over all of it would cost forty. How far each hole grows is decided at
 once; the growing itself, a distance transform, happens when somebody asks for it, and a GPU does it on its own from
-`reach_px`. Knows no crops and no tensors.
+`dilation_map`. Knows no crops and no tensors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from masks.boxes import Box, find_bounds
 
 MAX_DILATE_PX = 32
-MOST_APART = 4096  # beyond this many holes all of them are grown alike, by the thickest one's measure
+MOST_APART = 4096  # beyond this many holes all of them are dilated alike, by the thickest one's measure
 FEW_PX = 128 * 128  # a hole's bounds up to this many pixels are looked at pixel by pixel, larger ones on a coarser grid
 COARSEST_PX = 4  # step of the coarsest grid on which holes are told apart and their thickness is measured
 
@@ -42,7 +42,7 @@ class CropRules:
             half-transparent fill is the ghost that dilation is there to remove.
         forward_px: fixed cost of one more box, in model pixels; decides when two boxes are cheaper as one.
         cell_px: side of the grid cells that gather holes when there are very many.
-        thin_px: a grown hole no pixel of which is deeper than this may be cut into pieces when its box is too large.
+        thin_px: a dilated hole no pixel of which is deeper than this may be cut into pieces when its box is too large.
         thin_cell_px: side of the grid cells it is cut by; with its margin a piece fits 512.
         shadow_px: most by which a thin hole is drawn out after a shadow or glow (`shadows.py`); 0 leaves them.
     """
@@ -64,7 +64,7 @@ class CropRules:
 
 @dataclass(frozen=True)
 class HolePart:
-    """What is grown alike: its box, its pixels (box size, bool), by how much it grows.
+    """What is dilated alike: its box, its pixels (box size, bool), by how much it grows.
 
     A connected hole, several of them, or what was drawn out beside them over a shadow (`shadows.py`).
     """
@@ -75,14 +75,14 @@ class HolePart:
 
 
 @dataclass(frozen=True)
-class GrownHole:
-    """The hole of a mask, grown, and its feather, inside `box`; outside it there is none.
+class DilatedMask:
+    """The hole of a mask, dilated, and its feather, inside `box`; outside it there is none.
 
     Attributes:
-        box: bounds of everything grown, inside the image.
+        box: bounds of everything dilated, inside the image.
         parts: what it is made of; where they overlap, the one that reaches farther counts.
         feather_px: see `feather_alpha`.
-        hole_boxes: (N, 4) int, the box of every connected hole, grown.
+        hole_boxes: (N, 4) int, the box of every connected hole, dilated.
     """
 
     box: Box
@@ -101,7 +101,7 @@ class GrownHole:
         return self._layers[1]
 
     @cached_property
-    def reach_px(self) -> NDArray[np.unsignedinteger]:
+    def dilation_map(self) -> NDArray[np.unsignedinteger]:
         """(box height, box width): for a pixel of the mask's hole by how much it grows, plus one, elsewhere 0."""
         most_px = max(part.dilate_px for part in self.parts) + 1
         dtype = np.uint8 if most_px <= np.iinfo(np.uint8).max else np.uint16
@@ -117,16 +117,16 @@ class GrownHole:
         alpha = np.zeros(box_size(box), np.float32)
         for part in self.parts:
             reach = part.dilate_px
-            grown = intersect(_stretch(part.box, reach), box)
-            if grown[0] >= grown[2] or grown[1] >= grown[3]:
+            dilated = intersect(_stretch(part.box, reach), box)
+            if dilated[0] >= dilated[2] or dilated[1] >= dilated[3]:
                 continue
             # Hole pixels farther away than their reach change nothing in the box.
-            window = intersect(_stretch(grown, reach), intersect(_stretch(part.box, reach), self.box))
+            window = intersect(_stretch(dilated, reach), intersect(_stretch(part.box, reach), self.box))
             hole = paste(part.pixels, part.box, window)
             if not hole.any():
                 continue
-            distance = _distance_px(~hole)[slices_inside(grown, window)]
-            inner = slices_inside(grown, box)
+            distance = _distance_px(~hole)[slices_inside(dilated, window)]
+            inner = slices_inside(dilated, box)
             missing[inner] |= distance <= reach
             feather = feather_alpha(distance, dilate_px=reach, feather_px=self.feather_px)
             np.maximum(alpha[inner], feather, out=alpha[inner])
@@ -138,15 +138,15 @@ class GrownHole:
 
 
 @dataclass(frozen=True)
-class DrawnHole:
-    """A hole that is grown already: what `GrownHole` says of `box`, given as it shall be."""
+class PreparedMask:
+    """A hole that is dilated already: what `DilatedMask` says of `box`, given as it shall be."""
 
     box: Box
     missing: NDArray[np.bool_]
     alpha: NDArray[np.float32]
 
     def layers(self, box: Box) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """As `GrownHole.layers`."""
+        """As `DilatedMask.layers`."""
         return paste(self.missing, self.box, box), paste(self.alpha, self.box, box)
 
 
@@ -171,7 +171,7 @@ def feather_alpha(distance_px: Any, *, dilate_px: int, feather_px: int | None = 
     """Return the composite's weight at a distance from the hole (0 = on it).
 
     1 on the hole, 0 beyond `dilate_px`, and a smoothstep between them over the outermost `feather_px` pixels of the
-    ring (None: over all of it; 0: a hard edge at the grown hole's rim). `distance_px` is a float32 array, of NumPy or
+    ring (None: over all of it; 0: a hard edge at the dilated hole's rim). `distance_px` is a float32 array, of NumPy or
     whatever computes like it; the result is of its kind.
     """
     ring_px = dilate_px if feather_px is None else min(feather_px, dilate_px)
@@ -179,14 +179,14 @@ def feather_alpha(distance_px: Any, *, dilate_px: int, feather_px: int | None = 
     return (3 - 2 * ramp) * ramp * ramp * (distance_px <= dilate_px)
 
 
-def grow_hole(
+def dilate_mask(
     mask: NDArray[np.bool_],
     *,
     bounds: Box | None = None,
     dilate_px: int | None = None,
     feather_px: int | None = None,
     rules: CropRules | None = None,
-) -> GrownHole | None:
+) -> DilatedMask | None:
     """Dilate every hole by a Euclidean disc and lay its feather; None when the mask is empty.
 
     Args:
@@ -202,11 +202,11 @@ def grow_hole(
         return None
     size = (mask.shape[0], mask.shape[1])
     hole = np.ascontiguousarray(mask[bounds[1] : bounds[3], bounds[0] : bounds[2]])
-    boxes, parts = _tell_apart(hole, bounds)
+    boxes, parts = _connected_components(hole, bounds)
     values = [int(dilate_px) if dilate_px is not None else _own_dilate_px(part, size, rules) for part in parts]
     grow = np.array(values if len(parts) == len(boxes) else values * len(boxes))[:, None]
     hole_boxes = np.concatenate([boxes[:, :2] - grow, boxes[:, 2:] + grow], axis=1)
-    return GrownHole(
+    return DilatedMask(
         expand_box(bounds, max(values), size),
         tuple(HolePart(box, pixels, value) for (box, pixels), value in zip(parts, values, strict=True)),
         rules.feather_px if feather_px is None else int(feather_px),
@@ -228,7 +228,7 @@ def largest_inside_px(hole: NDArray[np.bool_]) -> float:
 
 
 def expand_box(box: Box, by_px: int, image_size: tuple[int, int]) -> Box:
-    """Return a box grown on every side, cut to the image of (height, width)."""
+    """Return a box dilated on every side, cut to the image of (height, width)."""
     height, width = image_size
     return max(0, box[0] - by_px), max(0, box[1] - by_px), min(width, box[2] + by_px), min(height, box[3] + by_px)
 
@@ -260,7 +260,9 @@ def _stretch(box: Box, by_px: int) -> Box:
     return box[0] - by_px, box[1] - by_px, box[2] + by_px, box[3] + by_px
 
 
-def _tell_apart(hole: NDArray[np.bool_], bounds: Box) -> tuple[NDArray[np.int64], list[tuple[Box, NDArray[np.bool_]]]]:
+def _connected_components(
+    hole: NDArray[np.bool_], bounds: Box
+) -> tuple[NDArray[np.int64], list[tuple[Box, NDArray[np.bool_]]]]:
     """Boxes (N, 4) of the connected holes inside `bounds`, and each with its pixels, or all of them as one.
 
     In large bounds holes that are a few pixels apart count as connected.

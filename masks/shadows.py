@@ -4,7 +4,7 @@ A mask of letters leaves their soft shadow out, and what is left of it beside th
 ghost that can still be read. One letter's surroundings say nothing, as photos are full of edges; but the rim of a line
 of letters passes over hundreds of places, and what deviates there on the same side, by the same amount and at the same
 distance is not the photo's. So rays are cast from the rims of a group of holes in eight directions, every ray's first
-pixels beyond the grown hole are compared with the straight line through its farther ones, and where their means are
+pixels beyond the dilated hole are compared with the straight line through its farther ones, and where their means are
 clear of zero, to one side (a shadow) or all around (a glow), the hole is drawn out that way as far as they are.
 
 An image is (H, W, 3) uint8 or uint16 RGB, a mask (H, W) bool, True = hole; a box is (left, top, right, bottom),
@@ -24,12 +24,12 @@ from masks.boxes import Box
 from masks.clusters import MOST_GROUPS, HoleGroups, group_holes
 from masks.dilation import (
     CropRules,
-    GrownHole,
+    DilatedMask,
     HolePart,
     box_size,
     default_dilate_px,
+    dilate_mask,
     expand_box,
-    grow_hole,
     paste,
     rules_for,
     slices_inside,
@@ -41,7 +41,7 @@ UNITS = np.array(DIRECTIONS) / np.linalg.norm(DIRECTIONS, axis=1)[:, None]  # (8
 HARMONICS = np.concatenate([np.ones((len(DIRECTIONS), 1)), UNITS], axis=1)  # (8, 3): all around, and to one side
 
 THIN_PX = 20.0  # a hole with a deeper pixel is no lettering and is not looked at
-RAY_PX = 12  # a ray's length beyond the grown hole, in steps along its direction
+RAY_PX = 12  # a ray's length beyond the dilated hole, in steps along its direction
 MOST_RAYS = 256  # of a group and a direction; more of them say little that is new
 FEWEST_RAYS = 24
 # Of a group's box, a pattern's as of MOST_GROUPS; in a larger one every n-th row alone is searched.
@@ -60,7 +60,7 @@ LEAST_GLOW_LEVELS = 2.0  # in every direction
 
 @dataclass(frozen=True)
 class Rays:
-    """What is seen along rays, from the first pixel beyond the grown hole on.
+    """What is seen along rays, from the first pixel beyond the dilated hole on.
 
     Attributes:
         levels: (N, RAY_PX) float32, grey levels from 0 to 255.
@@ -76,7 +76,7 @@ class Comparison:
     """What of a ray is compared with what, and how clearly it has to differ for a shadow.
 
     Attributes:
-        near: so many pixels from the grown hole on are compared,
+        near: so many pixels from the dilated hole on are compared,
         far: with the line through these; half-open.
         least_levels: grey levels, mean over the side a shadow lies on.
         clear: standard errors that separate that side from the other.
@@ -97,7 +97,7 @@ WIDE = Comparison(2, (6, 12), least_levels=4.0, clear=5.0, clear_each=2.0, other
 TAILS = ((3, 9), (5, 12))  # lines that tell how far a shadow reaches: the second where it reaches into the first
 
 
-def grow_in_photo(
+def dilate_in_photo(
     mask: NDArray[np.bool_],
     image: NDArray | None,
     *,
@@ -105,20 +105,20 @@ def grow_in_photo(
     dilate_px: int | None = None,
     feather_px: int | None = None,
     rules: CropRules | None = None,
-) -> GrownHole | None:
-    """Grow the hole as `grow_hole` does and, where nobody says by how much, draw it out over shadows and glows.
+) -> DilatedMask | None:
+    """Grow the hole as `dilate_mask` does and, where nobody says by how much, draw it out over shadows and glows.
 
     Args:
         mask: (H, W) bool, True = hole; not modified.
         image: (H, W, 3) uint8 or uint16 RGB, not modified; None looks for no shadows.
-        bounds: see `grow_hole`; so are dilate_px and feather_px.
+        bounds: see `dilate_mask`; so are dilate_px and feather_px.
         rules: constants; `shadow_px` is the most that a hole is drawn out by.
     """
     rules = rules or CropRules()
-    grown = grow_hole(mask, bounds=bounds, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
-    if grown is None or image is None or dilate_px is not None or rules.shadow_px == 0:
-        return grown
-    return _take_in_shadows(grown, mask, image, rules)
+    dilated = dilate_mask(mask, bounds=bounds, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
+    if dilated is None or image is None or dilate_px is not None or rules.shadow_px == 0:
+        return dilated
+    return _take_in_shadows(dilated, mask, image, rules)
 
 
 def find_kernel(rays: Rays, *, most_px: int) -> NDArray[np.uint8] | None:
@@ -139,17 +139,17 @@ def find_kernel(rays: Rays, *, most_px: int) -> NDArray[np.uint8] | None:
             return None
         towards = _shadow_side(level, error, compared)
         if compared is NARROW and _is_glow(level, error):
-            reach_px = _reach_px(rays, means, np.sign(level) / error**2, most_px)
-            kernel = _disc(reach_px)
+            dilation_map = _dilation_map(rays, means, np.sign(level) / error**2, most_px)
+            kernel = _disc(dilation_map)
         elif towards is not None:
             facing = _facing(towards)
             weight = np.zeros(len(DIRECTIONS))
             weight[facing] = np.sign(level[facing]) / error[facing] ** 2
-            reach_px = _reach_px(rays, means, weight, most_px)
-            kernel = _stroke(DIRECTIONS[towards], reach_px)
+            dilation_map = _dilation_map(rays, means, weight, most_px)
+            kernel = _stroke(DIRECTIONS[towards], dilation_map)
         else:
             continue
-        if reach_px:
+        if dilation_map:
             return kernel
     return None
 
@@ -200,34 +200,34 @@ def cast_rays(mask: NDArray[np.bool_], image: NDArray, groups: HoleGroups, label
     return Rays(grey if image.dtype == np.uint8 else grey / 257, direction)
 
 
-def _take_in_shadows(grown: GrownHole, mask: NDArray[np.bool_], image: NDArray, rules: CropRules) -> GrownHole:
+def _take_in_shadows(dilated: DilatedMask, mask: NDArray[np.bool_], image: NDArray, rules: CropRules) -> DilatedMask:
     size = (mask.shape[0], mask.shape[1])
     # Thickness has been measured already, and is told by how much a hole grows.
     thin_dilate_px = default_dilate_px(THIN_PX, rules=rules_for(size, rules))
-    if min(part.dilate_px for part in grown.parts) > thin_dilate_px:
-        return grown
-    dilate_px = np.broadcast_to([part.dilate_px for part in grown.parts], len(grown.hole_boxes))
+    if min(part.dilate_px for part in dilated.parts) > thin_dilate_px:
+        return dilated
+    dilate_px = np.broadcast_to([part.dilate_px for part in dilated.parts], len(dilated.hole_boxes))
     thin, least_rim_px = dilate_px <= thin_dilate_px, FEWEST_RAYS * len(DIRECTIONS)
-    sides = grown.hole_boxes[thin, 2:] - grown.hole_boxes[thin, :2]
+    sides = dilated.hole_boxes[thin, 2:] - dilated.hole_boxes[thin, :2]
     if 2 * sides.sum() <= least_rim_px:
-        return grown  # a speck, for which grouping takes longer than all else
-    groups = group_holes(grown.hole_boxes, thin)
-    box, hole_boxes, added = grown.box, grown.hole_boxes.copy(), []
+        return dilated  # a speck, for which grouping takes longer than all else
+    groups = group_holes(dilated.hole_boxes, thin)
+    box, hole_boxes, added = dilated.box, dilated.hole_boxes.copy(), []
     for label in groups.with_rims(least_rim_px):
         members = groups.labels == label
         own_px = int(dilate_px[members].min())  # around thicker letters a shadow may be gone that stands around these
         kernel = find_kernel(cast_rays(mask, image, groups, label, own_px), most_px=rules.shadow_px)
         if kernel is None:
             continue
-        part = _draw_out(mask, grown.hole_boxes[members], kernel, own_px)
+        part = _draw_out(mask, dilated.hole_boxes[members], kernel, own_px)
         added.append(part)
-        reach_px = kernel.shape[0] // 2
-        hole_boxes[members] += np.array([-reach_px, -reach_px, reach_px, reach_px])
+        dilation_map = kernel.shape[0] // 2
+        hole_boxes[members] += np.array([-dilation_map, -dilation_map, dilation_map, dilation_map])
         box = unite(box, expand_box(part.box, own_px, size))
     if not added:
-        return grown
+        return dilated
     inside = np.clip(hole_boxes, 0, np.array([size[1], size[0]] * 2))
-    return replace(grown, box=box, parts=(*grown.parts, *added), hole_boxes=inside)
+    return replace(dilated, box=box, parts=(*dilated.parts, *added), hole_boxes=inside)
 
 
 class _Means:
@@ -255,17 +255,17 @@ class _Means:
         return np.bincount(self._direction, values, minlength=len(DIRECTIONS)).astype(np.float64)
 
 
-def _reach_px(rays: Rays, means: _Means, weight: NDArray[np.float64], most_px: int) -> int:
-    """How many pixels beyond the grown hole deviate, in the mean over directions of these weights (8,) and signs."""
+def _dilation_map(rays: Rays, means: _Means, weight: NDArray[np.float64], most_px: int) -> int:
+    """How many pixels beyond the dilated hole deviate, in the mean over directions of these weights (8,) and signs."""
     for tail in TAILS:
         off = off_line(rays, tail)
         seen_px = min(most_px, RAY_PX)
         profile = np.array([weight @ means.of(off[:, at])[0] for at in range(seen_px)]) / np.abs(weight).sum()
         ends = np.flatnonzero(profile < LEAST_LEVELS)
-        reach_px = int(ends[0]) if len(ends) else seen_px
-        if reach_px < tail[0]:
+        dilation_map = int(ends[0]) if len(ends) else seen_px
+        if dilation_map < tail[0]:
             break
-    return reach_px
+    return dilation_map
 
 
 def _is_glow(level: NDArray[np.float64], error: NDArray[np.float64]) -> bool:
@@ -302,34 +302,34 @@ def _facing(direction: int) -> NDArray[np.int64]:
 
 
 def _draw_out(mask: NDArray[np.bool_], boxes: NDArray[np.int64], kernel: NDArray[np.uint8], dilate_px: int) -> HolePart:
-    """What dilation by the kernel adds to the holes in these boxes (N, 4), to be grown as they are.
+    """What dilation by the kernel adds to the holes in these boxes (N, 4), to be dilated as they are.
 
     Another hole that lies in one of the boxes is drawn out with them.
     """
-    size, reach_px = (mask.shape[0], mask.shape[1]), kernel.shape[0] // 2
+    size, dilation_map = (mask.shape[0], mask.shape[1]), kernel.shape[0] // 2
     (left, top), (right, bottom) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
-    outer = expand_box((int(left), int(top), int(right), int(bottom)), reach_px, size)
+    outer = expand_box((int(left), int(top), int(right), int(bottom)), dilation_map, size)
     drawn = np.zeros(box_size(outer), np.bool_)
     for left, top, right, bottom in boxes.tolist():
         box = left, top, right, bottom
-        wide = expand_box(box, reach_px, size)
+        wide = expand_box(box, dilation_map, size)
         hole = paste(mask[top:bottom, left:right], box, wide)
         drawn[slices_inside(wide, outer)] |= cv2.dilate(hole.view(np.uint8), kernel).view(np.bool_)
     left, top, right, bottom = outer
     return HolePart(outer, drawn & ~mask[top:bottom, left:right], dilate_px)
 
 
-def _stroke(direction: tuple[int, int], reach_px: int) -> NDArray[np.uint8]:
+def _stroke(direction: tuple[int, int], dilation_map: int) -> NDArray[np.uint8]:
     """A kernel that draws out towards a direction; `cv2.dilate` looks the other way."""
-    kernel = np.zeros((2 * reach_px + 1, 2 * reach_px + 1), np.uint8)
-    steps = np.arange(reach_px + 1)
-    kernel[reach_px - steps * direction[1], reach_px - steps * direction[0]] = 1
+    kernel = np.zeros((2 * dilation_map + 1, 2 * dilation_map + 1), np.uint8)
+    steps = np.arange(dilation_map + 1)
+    kernel[dilation_map - steps * direction[1], dilation_map - steps * direction[0]] = 1
     return kernel
 
 
-def _disc(reach_px: int) -> NDArray[np.uint8]:
-    y, x = np.mgrid[-reach_px : reach_px + 1, -reach_px : reach_px + 1]
-    return (x * x + y * y <= reach_px * reach_px).astype(np.uint8)
+def _disc(dilation_map: int) -> NDArray[np.uint8]:
+    y, x = np.mgrid[-dilation_map : dilation_map + 1, -dilation_map : dilation_map + 1]
+    return (x * x + y * y <= dilation_map * dilation_map).astype(np.uint8)
 
 
 def _thin_out(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:

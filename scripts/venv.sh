@@ -89,7 +89,7 @@ install_lock() {
     [ ! -t 2 ] || quiet='' # uv draws its progress on a terminal
     # Compiled now, once: where Python may not write bytecode, every start would compile for ten seconds and more.
     "$VENV/bin/uv" pip install ${quiet:+"$quiet"} --compile-bytecode --python "$PYTHON" --requirements "$wanted" \
-        ${backend:+--torch-backend="$backend"} ||
+        --override "$ROOT/requirements-override.txt" ${backend:+--torch-backend="$backend"} ||
         fail $EXIT_INSTALL "uv could not install $lock; the lines above say why. Running this again goes on from there"
     rm -f "$wanted"
     printf '%s' "$backend" >"$remembered"

@@ -1,4 +1,4 @@
-"""The grown hole, made on the device: what `holes.py` says of a box, a tenth of a millisecond after it is asked.
+"""The dilated hole, made on the device: what `holes.py` says of a box, a tenth of a millisecond after it is asked.
 
 The host sends by how much each hole pixel grows, one byte a pixel; the device measures distances to them, exact as far
 as holes grow. A box is (left, top, right, bottom) in image pixels. Knows no photos and no network.
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masks.boxes import Box
-from masks.dilation import DrawnHole, GrownHole, box_size, expand_box, feather_alpha, intersect, slices_inside
-from tensor_ops.pinned_memory import Staging
+from masks.dilation import DilatedMask, PreparedMask, box_size, expand_box, feather_alpha, intersect, slices_inside
+from tensor_ops.pinned_memory import PinnedMemory
 
-FARTHEST_PX = 64  # holes that grow by more, or by more different values, are grown on the host
+FARTHEST_PX = 64  # holes that grow by more, or by more different values, are dilated on the host
 MOST_VALUES = 4
 SUMS_AT_ONCE = 1 << 24  # of squares, 64 MiB, when distances are measured on the device
 
@@ -34,20 +34,20 @@ class DeviceHole:
     Attributes:
         hole: where the hole is and by how much it grows.
         values_px: the different values it grows by, ascending.
-        staging: the way to the device.
+        pinned: the way to the device.
     """
 
-    hole: GrownHole
+    hole: DilatedMask
     values_px: tuple[int, ...]
-    staging: Staging
+    pinned: PinnedMemory
 
-    def reach_around(self, box: Box) -> tuple[Box, NDArray[np.unsignedinteger]]:
-        """Return the window of the hole's box that may change something in `box`, and its part of `reach_px`.
+    def dilation_map_around(self, box: Box) -> tuple[Box, NDArray[np.unsignedinteger]]:
+        """Return the window of the hole's box that may change something in `box`, and its part of `dilation_map`.
 
         Pixels farther from the box than the largest value do not.
         """
         window = intersect(expand_box(box, self.values_px[-1], (self.hole.box[3], self.hole.box[2])), self.hole.box)
-        return window, self.hole.reach_px[slices_inside(window, self.hole.box)]
+        return window, self.hole.dilation_map[slices_inside(window, self.hole.box)]
 
     def layers(self, box: Box) -> tuple[Tensor, Callable[[], Tensor]]:
         """Return what is missing in a part of the image and a function that makes its alpha.
@@ -57,12 +57,12 @@ class DeviceHole:
         """
         shared = intersect(box, self.hole.box)
         if shared[0] >= shared[2] or shared[1] >= shared[3]:
-            nothing = torch.zeros(box_size(box), dtype=torch.bool, device=self.staging.device)
+            nothing = torch.zeros(box_size(box), dtype=torch.bool, device=self.pinned.device)
             return nothing, nothing.float
-        window, reach = self.reach_around(shared)
-        reach_px = self.staging.to_device(reach)
+        window, reach = self.dilation_map_around(shared)
+        dilation_map = self.pinned.to_device(reach)
         inner = slices_inside(shared, window)
-        squared = {value: squared_distance(reach_px == value + 1, value)[inner] for value in self.values_px}
+        squared = {value: squared_distance(dilation_map == value + 1, value)[inner] for value in self.values_px}
         near = [squares <= value**2 for value, squares in squared.items()]
 
         def make_alpha() -> Tensor:
@@ -75,49 +75,49 @@ class DeviceHole:
         return _place(torch.stack(near).any(dim=0) if len(near) > 1 else near[0], shared, box), make_alpha
 
 
-def layers_on_device(hole: GrownHole | DrawnHole, staging: Staging) -> Layers:
-    """Return what gives `missing` and `alpha` of a box on the device: grown there on a GPU, or else on the host."""
-    on_device = grow_on_device(hole, staging) if staging.device.type == "cuda" else None
+def layers_on_device(hole: DilatedMask | PreparedMask, pinned: PinnedMemory) -> Layers:
+    """Return what gives `missing` and `alpha` of a box on the device: dilated there on a GPU, or else on the host."""
+    on_device = dilate_on_device(hole, pinned) if pinned.device.type == "cuda" else None
     if on_device is not None:
         return on_device.layers
 
     def from_host(box: Box) -> tuple[Tensor, Callable[[], Tensor]]:
         missing, alpha = hole.layers(box)
-        return staging.to_device(missing), lambda: staging.to_device(alpha)
+        return pinned.to_device(missing), lambda: pinned.to_device(alpha)
 
     return from_host
 
 
-def grow_on_device(hole: GrownHole | DrawnHole, staging: Staging) -> DeviceHole | None:
+def dilate_on_device(hole: DilatedMask | PreparedMask, pinned: PinnedMemory) -> DeviceHole | None:
     """Return the hole as the device grows it, or None if the host has to do it."""
-    if not isinstance(hole, GrownHole):
+    if not isinstance(hole, DilatedMask):
         return None
     values = tuple(sorted({part.dilate_px for part in hole.parts}))
     if len(values) > MOST_VALUES or values[-1] > FARTHEST_PX:
         return None
-    return DeviceHole(hole, values, staging)
+    return DeviceHole(hole, values, pinned)
 
 
-def squared_distance(hole: Tensor, reach_px: int) -> Tensor:
-    """Return the squared distance of every pixel to the nearest hole pixel, exact where it is up to `reach_px`.
+def squared_distance(hole: Tensor, dilation_map: int) -> Tensor:
+    """Return the squared distance of every pixel to the nearest hole pixel, exact where it is up to `dilation_map`.
 
     The square is a sum of squares along the two axes, so that one pass looks along the rows for the nearest hole pixel
     and a second along the columns for the row whose result plus its own distance is smallest.
 
     Args:
         hole: (height, width) bool; not modified.
-        reach_px: how far is looked along each axis.
+        dilation_map: how far is looked along each axis.
 
     Returns:
         (height, width) float32, infinite or too large where no hole pixel is within reach.
     """
-    offsets = torch.arange(-reach_px, reach_px + 1, device=hole.device, dtype=torch.float32)
+    offsets = torch.arange(-dilation_map, dilation_map + 1, device=hole.device, dtype=torch.float32)
     penalty = (offsets * offsets)[:, None, None]
     squared = torch.where(hole, 0.0, torch.inf)
     rows = max(1, SUMS_AT_ONCE // (hole.shape[1] * len(penalty)))
-    for axis, border in ((1, (reach_px, reach_px)), (0, (0, 0, reach_px, reach_px))):
+    for axis, border in ((1, (dilation_map, dilation_map)), (0, (0, 0, dilation_map, dilation_map))):
         padded = F.pad(squared, border, value=math.inf)
-        windows = padded.unfold(axis, len(penalty), 1).movedim(2, 0)  # (2 reach_px + 1, height, width), a view
+        windows = padded.unfold(axis, len(penalty), 1).movedim(2, 0)  # (2 dilation_map + 1, height, width), a view
         strips = [(strip + penalty).amin(dim=0) for strip in windows.split(rows, dim=1)]
         squared = strips[0] if len(strips) == 1 else torch.cat(strips)
     return squared

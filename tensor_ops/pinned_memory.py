@@ -20,7 +20,7 @@ ALIGNMENT = 256
 DTYPES = {np.dtype(name): getattr(torch, name) for name in ("bool", "uint8", "int16", "int64", "float32")}
 
 
-class Staging:
+class PinnedMemory:
     """Copies between the host and one device.
 
     Args:
@@ -62,7 +62,7 @@ class Staging:
         ]
 
     def to_host(self, tensor: Tensor, out: NDArray) -> None:
-        """Start copying a tensor into an array of its shape, which is whole once `settle` has returned."""
+        """Start copying a tensor into an array of its shape, which is whole once `synchronize` has returned."""
         out = _as_signed(out)
         if not tensor.is_cuda:
             np.copyto(out, tensor.numpy())
@@ -72,7 +72,7 @@ class Staging:
             host.copy_(tensor[rows], non_blocking=True)
             self._arriving.append((out[rows], host.numpy()))
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Wait until the device has done everything, and complete the arrays that `to_host` was given."""
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
@@ -82,12 +82,12 @@ class Staging:
         self._used = 0
 
     def _take(self, shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
-        """Page-locked memory of a shape and type, free to use until the next `settle`."""
+        """Page-locked memory of a shape and type, free to use until the next `synchronize`."""
         if self._block is None:
             self._block = torch.empty(BLOCK_BYTES, dtype=torch.uint8, pin_memory=True)
         size = math.prod(shape) * dtype.itemsize
         if self._used + size > BLOCK_BYTES:
-            self.settle()
+            self.synchronize()
         piece = self._block[self._used : self._used + size]
         self._used += _aligned(size)
         return piece.view(DTYPES[dtype]).view(shape)

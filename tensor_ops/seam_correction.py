@@ -33,7 +33,7 @@ PLATE = (
 )
 
 
-def match_rim(prediction: Tensor, model_input: Tensor) -> Tensor:
+def correct_seam(prediction: Tensor, model_input: Tensor) -> Tensor:
     """Return the prediction with its missing pixels shifted so that they meet the known ring without a step or edge.
 
     Args:
@@ -49,13 +49,13 @@ def match_rim(prediction: Tensor, model_input: Tensor) -> Tensor:
     if prediction.device.type != "cpu":
         kernels = seam_kernels(prediction.device)
         if kernels is not None:
-            return kernels.match_and_smooth(prediction, model_input)
-        return smooth_rim(_match(prediction, model_input), model_input)
+            return kernels.correct_and_smooth(prediction, model_input)
+        return smooth_seam(_match(prediction, model_input), model_input)
     matched = prediction.clone()
     for index in range(len(prediction)):  # each in its own window, so that a batch gives what one by one does
         rows, columns = _window(model_input[index, 3])
         place = (slice(index, index + 1), slice(None), rows, columns)
-        matched[place] = smooth_rim(_match(prediction[place], model_input[place]), model_input[place])
+        matched[place] = smooth_seam(_match(prediction[place], model_input[place]), model_input[place])
     return matched
 
 
@@ -66,14 +66,14 @@ def _match(prediction: Tensor, model_input: Tensor) -> Tensor:
     return torch.addcmul(prediction, difference, missing).clamp_(0, 1)
 
 
-def smooth_rim(fill: Tensor, model_input: Tensor) -> Tensor:
+def smooth_seam(fill: Tensor, model_input: Tensor) -> Tensor:
     """Return the fill with the missing pixels that touch a known one moved onto a thin plate through their neighbours.
 
     One Jacobi step of the biharmonic equation, with the photo outside the hole and the fill inside it.
 
     Args:
         fill: (B, 3, H, W) float32 in [0, 1]; not modified.
-        model_input: as in `match_rim`.
+        model_input: as in `correct_seam`.
     """
     rgb, missing = model_input[:, :3], model_input[:, 3:]
     outermost = F.max_pool2d(1 - missing, 3, stride=1, padding=1) * missing

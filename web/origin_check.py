@@ -27,7 +27,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class SiteGuard:
+class OriginCheck:
     """ASGI middleware that answers 403 to other sites' requests.
 
     `host` is the address the server listens on, `allowed_hosts` the names people use for it, separated by commas.

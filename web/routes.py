@@ -124,9 +124,9 @@ def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, vers
             if not 1 <= max_px <= LARGEST_PREVIEW_PX:
                 raise JobError("bad_request", f"max_px must be from 1 to {LARGEST_PREVIEW_PX}.")
             kind = other or "jpeg"
-            data = queue.shelf.preview(image, max_px=max_px, format=kind)
+            data = queue.images.preview(image, max_px=max_px, format=kind)
             return Response(data, media_type=PREVIEW_TYPES[kind], headers=NEVER_CHANGES)
-        encoded = queue.shelf.encode(image, format=other)
+        encoded = queue.images.encode(image, format=other)
         suffix = "_repaired" if image.parent_id else ""
         name = f"{PurePath(image.name).stem}{suffix}{encoded.extension}"
         return Response(encoded.data, media_type=encoded.media_type, headers={**NEVER_CHANGES, **_attachment(name)})
@@ -141,7 +141,7 @@ def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, vers
 
     @router.get("/api/v1/images/{image_id}/patch")
     def get_patch(image_id: str) -> Response:
-        return Response(queue.shelf.patch(queue.image(image_id)), media_type="image/png", headers=NEVER_CHANGES)
+        return Response(queue.images.patch(queue.image(image_id)), media_type="image/png", headers=NEVER_CHANGES)
 
     @router.post("/api/v1/repairs", status_code=202)
     async def add_repair(request: Request) -> JSONResponse:

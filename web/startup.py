@@ -19,7 +19,7 @@ STARTING_PAGE = (
 )
 
 
-class StartGate:
+class StartupGate:
     """ASGI application that builds another one in a thread and becomes it.
 
     `build` makes the application; `on_ready` is called once it answers, `on_failure` with what `build` raised instead.

@@ -101,7 +101,7 @@ def _fetch(
     SLOTS: gl.constexpr,
 ):
     """The warp that starts every copy of the program's tiles, each as soon as its slot is free."""
-    pool, ready, free, staging, staged = memory
+    pool, ready, free, pinned, staged = memory
     conv_steps: gl.constexpr = 3 * (INPUTS // DEPTH)
     steps: gl.constexpr = conv_steps + TAIL // DEPTH
     for turn in range(tiles):
@@ -117,7 +117,7 @@ def _fetch(
                 load_tail(slot, pool, ready, sources, place, channel, (2 * conv_steps + step) * ALL_OUTPUTS)
         if ADD:
             mbarrier.wait(staged.index(1), (turn & 1) ^ 1)
-            box = staging.index(0)._reinterpret(gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
+            box = pinned.index(0)._reinterpret(gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
             mbarrier.expect(staged.index(0), TILE_BYTES)
             tma.async_copy_global_to_shared(out, [place[0], place[1], place[2], TO + place[3]], staged.index(0), box)
 
@@ -138,7 +138,7 @@ def _multiply(
     FIRST: gl.constexpr,
 ):
     """Four warps that take every other of the program's tiles, from tile FIRST on."""
-    pool, ready, free, staging, staged = memory
+    pool, ready, free, pinned, staged = memory
     order, out, bias, out_side = target
     conv_steps: gl.constexpr = 3 * (INPUTS // DEPTH)
     steps: gl.constexpr = conv_steps + TAIL // DEPTH
@@ -164,7 +164,7 @@ def _multiply(
         mbarrier.wait(staged.index(1), (turn & 1) ^ 1)
         if ADD:
             mbarrier.wait(staged.index(0), turn & 1)
-        finish(acc, shift, staging.index(0), out, out_side, place, size, TO, SIDE, ADD)
+        finish(acc, shift, pinned.index(0), out, out_side, place, size, TO, SIDE, ADD)
         tma.store_wait(0)
         mbarrier.arrive(staged.index(1), count=1)
 
@@ -193,7 +193,7 @@ def convolve_tiles(
 ):
     """One program per multiprocessor: tiles program, program + programs, ... below `all_tiles`."""
     pool = gl.allocate_shared_memory(gl.float16, [SLOTS * SLOT, 8, DEPTH], OPERAND)
-    staging = gl.allocate_shared_memory(gl.float16, [ROWS, COLUMNS, OUTPUTS], RESULT)
+    pinned = gl.allocate_shared_memory(gl.float16, [ROWS, COLUMNS, OUTPUTS], RESULT)
     ready = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], mbarrier.MBarrierLayout())
     free = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], mbarrier.MBarrierLayout())
     staged = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())  # what to add is there, is used
@@ -208,7 +208,7 @@ def convolve_tiles(
     tiles = (all_tiles - gl.program_id(0) + gl.num_programs(0) - 1) // gl.num_programs(0)
     size = (height, width)
     sources = (pixels, pixel_row, side, side_row, weight)
-    memory = (pool, ready, free, staging, staged)
+    memory = (pool, ready, free, pinned, staged)
     target = (order, out, bias, out_side)
     gl.warp_specialize(
         [

@@ -57,12 +57,12 @@ def _input_kernel(
             at = (index * window_height + row) * window_width + column
             across = tl.load(distance + at, mask=inside, other=255).to(tl.int32)
             nearest = tl.minimum(nearest, across * across + offset * offset)
-        grown = nearest <= value * value
+        dilated = nearest <= value * value
         ring = tl.where(feather < 0, value, tl.minimum(feather, value))
         ramp = (value + 1 - tl.sqrt(nearest.to(tl.float32))) * (1.0 / (ring + 1).to(tl.float32))
         ramp = tl.minimum(tl.maximum(ramp, 0.0), 1.0)
-        weight = tl.maximum(weight, tl.where(grown, (3 - 2 * ramp) * ramp * ramp, 0.0))
-        missing = tl.where(grown, 1, missing)
+        weight = tl.maximum(weight, tl.where(dilated, (3 - 2 * ramp) * ramp * ramp, 0.0))
+        missing = tl.where(dilated, 1, missing)
     in_crop = x < width
     at = y * width + x
     tl.store(alpha + at, weight, mask=in_crop)
@@ -96,15 +96,15 @@ def _composite_kernel(
         tl.store(patch + (y * patch_width + x) * 3 + channel, result.to(tl.uint8), mask=inside)
 
 
-def mask_and_grow(
+def mask_and_dilate(
     pixels: Tensor, reach: Tensor, corner: tuple[int, int], *, values_px: tuple[int, ...], feather_px: int | None
 ) -> tuple[Tensor, Tensor]:
     """Return a crop's model input and alpha.
 
     Args:
         pixels: (height, width, 3) uint8, contiguous; not modified.
-        reach: (window height, window width) uint8, contiguous: what `GrownHole.reach_px` says of a window that holds
-            every hole pixel which the crop's missing pixels may come from; not modified.
+        reach: (window height, window width) uint8, contiguous: what `DilatedMask.dilation_map` says of a window that
+            holds every hole pixel which the crop's missing pixels may come from; not modified.
         corner: the window's (top, left) in the crop, negative where it begins outside.
         values_px: up to four values by which holes grow, each up to 64.
         feather_px: see `feather_alpha`.
@@ -153,5 +153,5 @@ def try_out(device: torch.device) -> None:
     """Compile the kernels, or raise whatever keeps them from running."""
     pixels = torch.zeros((16, 16, 3), dtype=torch.uint8, device=device)
     reach = torch.zeros((5, 7), dtype=torch.uint8, device=device)
-    model_input, alpha = mask_and_grow(pixels, reach, (3, -2), values_px=(2, 5), feather_px=None)
+    model_input, alpha = mask_and_dilate(pixels, reach, (3, -2), values_px=(2, 5), feather_px=None)
     lay_over(model_input[:3], pixels, alpha, corner=(1, 2), size=(5, 6))

@@ -1,8 +1,8 @@
-"""The fill at the rim, `blend.py`'s pyramid and thin plate, with one launch a level instead of seven.
+"""Seam correction (`seam_correction.py`: pyramid and thin plate) with one launch a level instead of seven.
 
-What is computed are `blend._match` and `blend.smooth_rim`, which run wherever these kernels do not. Tensors are float32
-and contiguous: (B, C, height, width), a level's four channels being the weighted difference of red, green and blue,
-then the weight.
+What is computed are `seam_correction._match` and `smooth_seam`, which run wherever these kernels do not. Tensors are
+float32 and contiguous: (B, C, height, width). A level's four channels are the weighted difference of red, green and
+blue, then the weight.
 The ring and the difference on it are made anew where they are read, at both ends, and never stored. Comparisons are
 written so that NaN stays NaN. Sizes are runtime numbers, so that nothing is compiled anew for another bucket.
 """
@@ -207,8 +207,8 @@ def _smooth_kernel(fill, model_input, smooth, height, width, block: tl.constexpr
         tl.store(smooth + (image * 3 + channel) * plane + at, value, mask=inside)
 
 
-def match_and_smooth(prediction: Tensor, model_input: Tensor) -> Tensor:
-    """Return what `blend.match_rim` does: a prediction (B, 3, H, W) and its input (B, 4, H, W), both on a GPU."""
+def correct_and_smooth(prediction: Tensor, model_input: Tensor) -> Tensor:
+    """Return what `blend.correct_seam` does: a prediction (B, 3, H, W) and its input (B, 4, H, W), both on a GPU."""
     prediction, model_input = prediction.contiguous(), model_input.contiguous()
     matched = match(prediction, model_input)
     batch, _, height, width = matched.shape
@@ -249,7 +249,7 @@ def match(prediction: Tensor, model_input: Tensor) -> Tensor:
 
 def try_out(device: torch.device) -> None:
     """Compile the kernels, or raise whatever keeps them from running."""
-    match_and_smooth(torch.zeros(1, 3, 16, 16, device=device), torch.zeros(1, 4, 16, 16, device=device))
+    correct_and_smooth(torch.zeros(1, 3, 16, 16, device=device), torch.zeros(1, 4, 16, 16, device=device))
 
 
 def _grid(size: tuple[int, int], batch: int) -> tuple[int, int]:

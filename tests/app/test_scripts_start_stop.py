@@ -263,6 +263,7 @@ def test_install_only_starts_nothing(checkout: SmallCheckout) -> None:
 
 
 def test_console_script_works_from_a_path_with_a_blank(checkout: SmallCheckout, tmp_path: Path) -> None:
+    (checkout.folder / "cli").mkdir()
     (checkout.folder / "cli/main.py").write_text("import sys\ndef main():\n    print(sys.argv[1:])\n    return 7\n")
     checkout.run("start_app.sh", "--install-only")
     command = [str(checkout.folder / ".venv" / "bin" / "fftlama"), "repair", "a b"]

@@ -19,7 +19,7 @@ from bench.quality_figures import (
     Figures,
 )
 from bench.quality_overlays import OVERLAY_KINDS, draw_overlay, jpeg_round_trip
-from bench.quality_peers import CLASSICAL, NetworkFill, fill_biharmonic, grow_as_repair
+from bench.quality_peers import CLASSICAL, NetworkFill, dilate_as_repair, fill_biharmonic
 from bench.quality_protocols import grow, make_cases
 from bench.quality_report import compare, markdown, verdict
 from bench.quality_scores import Record, Setup, score
@@ -148,9 +148,9 @@ def test_biharmonic_in_a_window_is_scikit_images_on_the_whole_image() -> None:
 
 def test_grown_like_the_repair_holds_the_hole_and_a_fixed_radius_is_a_disc() -> None:
     hole = make_hole()
-    assert not (hole & ~grow_as_repair(hole, None)).any()
-    assert np.array_equal(grow_as_repair(hole, None, dilate_px=5), grow(hole, 5))
-    assert np.array_equal(grow_as_repair(hole, None, dilate_px=0), hole)
+    assert not (hole & ~dilate_as_repair(hole, None)).any()
+    assert np.array_equal(dilate_as_repair(hole, None, dilate_px=5), grow(hole, 5))
+    assert np.array_equal(dilate_as_repair(hole, None, dilate_px=0), hole)
 
 
 def test_peers_are_scored_once_and_again_when_the_photo_changes(

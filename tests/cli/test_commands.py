@@ -123,7 +123,7 @@ def test_measured_profile_that_cannot_be_written_is_a_sentence(monkeypatch: pyte
         raise PermissionError(13, "Permission denied", "hardware_profiles.local.part")
 
     monkeypatch.setattr(cli, "load_inpainter", lambda _settings: "the engine")
-    monkeypatch.setattr(inference, "measure_profile", fail)
+    monkeypatch.setattr(inference, "autotune_profile", fail)
     assert cli.main(["profile", "--measure", "--device", "cpu", "--profile", "rtx-3060"]) == 1
     said = capsys.readouterr().err
     assert "can't be written" in said and "will not count" in said
@@ -150,7 +150,7 @@ def test_measuring_prints_what_was_measured_and_where_it_is_written(
     ]
     measured = SimpleNamespace(rows=rows, path=tmp_path / "hardware_profiles.local.yaml")
     monkeypatch.setattr(cli, "load_inpainter", lambda _settings: "the engine")
-    monkeypatch.setattr(inference, "measure_profile", lambda engine: measured if engine == "the engine" else None)
+    monkeypatch.setattr(inference, "autotune_profile", lambda engine: measured if engine == "the engine" else None)
     assert cli.main(["profile", "--measure", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["bf16", "off", "512", "1", "123.46"]

@@ -10,19 +10,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.context_pass import BROAD_PX, LEAST_SAMPLES, NO_LOOK_PX, RAMP_PX, RIM_PX, SIGMA_PX, broad_crop, take_colours
+from engine.context_pass import (
+    CONTEXT_PX,
+    LEAST_SAMPLES,
+    NO_CONTEXT_PASS_PX,
+    RAMP_PX,
+    RIM_PX,
+    SIGMA_PX,
+    context_crop,
+    transfer_low_frequencies,
+)
 from engine.executor import Task, fill
-from engine.stage_timer import StageClock
+from engine.stage_timer import StageTimer
 from engine.tiled_refinement import hard_edged
 from inference import Inpainter, RepairRequest
 from lama.checkpoint import save_generator
 from lama.generator import Generator
 from masks.crop_plan import Crop, plan_crops, shrink_crop
-from masks.dilation import DrawnHole, box_size, slices_inside
+from masks.dilation import PreparedMask, box_size, slices_inside
 from preprocess import build_input, upload
-from tensor_ops.pinned_memory import Staging
+from tensor_ops.pinned_memory import PinnedMemory
 
-CPU = Staging(torch.device("cpu"))
+CPU = PinnedMemory(torch.device("cpu"))
 SIZE = (1200, 1600)
 
 
@@ -39,39 +48,39 @@ def square_hole(side_px: int, size: tuple[int, int] = SIZE, corner: tuple[int, i
 
 
 def look_for(crop: Crop, mask: np.ndarray) -> Crop:
-    look = broad_crop(crop, (mask.shape[0], mask.shape[1]))
+    look = context_crop(crop, (mask.shape[0], mask.shape[1]))
     assert look is not None
     return look
 
 
 def seen_by(look: Crop, rgb: np.ndarray) -> Tensor:
-    """What `take_colours` is given when the look's prediction is (model height, model width, 3)."""
+    """What `transfer_low_frequencies` is given when the look's prediction is (model height, model width, 3)."""
     missing = build_input(upload(look, np.zeros((*SIZE, 3), np.uint8), CPU))[3:]
     return torch.cat([torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1), missing])
 
 
 def test_small_and_thin_holes_and_small_photos_need_no_broad_look() -> None:
     mask = square_hole(300)
-    assert max(plan(mask).model_size) <= NO_LOOK_PX and broad_crop(plan(mask), SIZE) is None
+    assert max(plan(mask).model_size) <= NO_CONTEXT_PASS_PX and context_crop(plan(mask), SIZE) is None
     for width_px in (6, 80):
         stroke = np.zeros(SIZE, np.bool_)
         stroke[600 : 600 + width_px, 300:1000] = True
-        assert max(plan(stroke).model_size) > NO_LOOK_PX and broad_crop(plan(stroke), SIZE) is None
+        assert max(plan(stroke).model_size) > NO_CONTEXT_PASS_PX and context_crop(plan(stroke), SIZE) is None
     small = np.zeros((600, 700), np.bool_)
     small[100:500, 100:500] = True
-    assert broad_crop(plan(small), (600, 700)) is None
+    assert context_crop(plan(small), (600, 700)) is None
 
 
 @pytest.mark.parametrize("largest_px", [512, 768, 1024])
 def test_broad_look_of_a_large_hole_sees_more_at_a_smaller_scale(largest_px: int) -> None:
     mask = square_hole(600)
     crop = plan(mask, largest_px=largest_px)
-    look = broad_crop(crop, SIZE)
-    if largest_px <= BROAD_PX:  # a card that runs no larger input looks broadly as it is
+    look = context_crop(crop, SIZE)
+    if largest_px <= CONTEXT_PX:  # a card that runs no larger input looks broadly as it is
         assert look is None
         return
     assert look is not None
-    assert look.patch_box == crop.patch_box and max(look.model_size) == BROAD_PX
+    assert look.patch_box == crop.patch_box and max(look.model_size) == CONTEXT_PX
     assert look.box[0] <= crop.box[0] and look.box[1] <= crop.box[1]
     assert look.box[2] >= crop.box[2] and look.box[3] >= crop.box[3]
     assert look.box[2] - look.box[0] > crop.box[2] - crop.box[0]
@@ -81,7 +90,7 @@ def test_a_look_is_made_from_no_more_of_the_photo_than_it_needs() -> None:
     """Bringing all of a large photo to the device took longer than everything else together."""
     mask = square_hole(1000, (3000, 4000), (900, 1500))
     look = look_for(plan(mask), mask)
-    scale = max(box_size(look.box)) / BROAD_PX
+    scale = max(box_size(look.box)) / CONTEXT_PX
     assert scale > 6 and scale / 2 < look.sample_step <= scale / LEAST_SAMPLES
     assert plan(mask).sample_step == 1
 
@@ -97,7 +106,9 @@ def test_a_sampled_look_is_that_of_the_photo_without_the_pixels_between(dtype: t
     photo = np.ascontiguousarray(image[rows, columns][step // 2 :: step, step // 2 :: step])
     missing = np.ascontiguousarray(look.missing[step // 2 :: step, step // 2 :: step])
     whole = (0, 0, missing.shape[1], missing.shape[0])
-    alone = Crop(whole, whole, look.scaled_size, look.model_size, DrawnHole(whole, missing, missing.astype(np.float32)))
+    alone = Crop(
+        whole, whole, look.scaled_size, look.model_size, PreparedMask(whole, missing, missing.astype(np.float32))
+    )
     expected = build_input(upload(alone, photo, CPU))
     torch.testing.assert_close(build_input(upload(look, image, CPU)), expected, atol=1e-5, rtol=0)
 
@@ -149,7 +160,7 @@ def test_shift_is_the_blurred_difference_wherever_the_hole_lies(where: str) -> N
     broad = cv2.resize(random.random((9, 9, 3), np.float32), look.model_size[::-1], interpolation=cv2.INTER_CUBIC)
     kept = torch.from_numpy(fine).permute(2, 0, 1).contiguous()
     before = kept.clone()
-    shifted = take_colours(kept, crop, seen_by(look, broad), look)
+    shifted = transfer_low_frequencies(kept, crop, seen_by(look, broad), look)
     assert torch.equal(kept, before)
     height, width = crop.scaled_size
     got = (shifted - kept).permute(1, 2, 0).numpy()
@@ -158,7 +169,7 @@ def test_shift_is_the_blurred_difference_wherever_the_hole_lies(where: str) -> N
     got = got[slices_inside(crop.patch_box, crop.box)]
     expected = slow_shift(fine, broad, crop, look)
     depth = depth_px(crop.missing[slices_inside(crop.patch_box, crop.box)])
-    deep = depth > (RIM_PX + RAMP_PX + 2) * max(box_size(look.box)) / BROAD_PX
+    deep = depth > (RIM_PX + RAMP_PX + 2) * max(box_size(look.box)) / CONTEXT_PX
     assert deep.mean() > 0.3 and expected[deep].std() > 0.05
     assert np.abs(got - expected)[deep].max() < 0.02
     # Near the rim both grids show, and that of the look has pixels larger than the photo's.
@@ -171,7 +182,7 @@ def test_colours_come_from_the_broad_look_and_detail_stays() -> None:
     look = look_for(crop, mask)
     detail = torch.rand((3, *crop.model_size), generator=torch.Generator().manual_seed(0)) * 0.1
     prediction = 0.35 + detail
-    shifted = take_colours(prediction, crop, seen_by(look, np.full((*look.model_size, 3), 0.52)), look)
+    shifted = transfer_low_frequencies(prediction, crop, seen_by(look, np.full((*look.model_size, 3), 0.52)), look)
     shift = (shifted - prediction)[:, : crop.scaled_size[0], : crop.scaled_size[1]].numpy()
     assert np.abs(shift[:, ~crop.missing]).max() < 0.005, "a pixel of the look that lies on the rim reaches beyond it"
     top, left = 400 - crop.box[1], 500 - crop.box[0]
@@ -187,7 +198,7 @@ def test_equal_looks_change_nothing() -> None:
     look = look_for(crop, mask)
     prediction = torch.full((3, *crop.model_size), 0.4)
     seen = seen_by(look, np.full((*look.model_size, 3), 0.4))
-    torch.testing.assert_close(take_colours(prediction, crop, seen, look), prediction, atol=1e-6, rtol=0)
+    torch.testing.assert_close(transfer_low_frequencies(prediction, crop, seen, look), prediction, atol=1e-6, rtol=0)
 
 
 class Painter:
@@ -204,7 +215,7 @@ class Painter:
         x = torch.stack(inputs)
         self.asked.append(tuple(x.shape))
         own = self._own.setdefault(tuple(x.shape), torch.empty_like(x[:, :3]))
-        broadly = max(x.shape[2:]) == BROAD_PX
+        broadly = max(x.shape[2:]) == CONTEXT_PX
         return own.copy_(x[:, :3, :1, :1].expand_as(own)).add_(0.2 if broadly else 0)
 
 
@@ -250,7 +261,7 @@ def test_known_region_is_byte_exact_with_a_broad_look(inpainter: Inpainter, pain
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     mask = square_hole(600)
     result = inpainter.repair(image, mask, dilate_px=0)
-    assert any(max(shape) == BROAD_PX for shape in painter.asked)
+    assert any(max(shape) == CONTEXT_PX for shape in painter.asked)
     np.testing.assert_array_equal(result.image[~mask], image[~mask])
 
 
@@ -259,17 +270,17 @@ def test_fill_that_is_refined_begins_with_the_colours_of_the_look(inpainter: Inp
     (crop,) = plan_crops(mask, buckets_px=(256, 768), fixed_buckets=False)
     look = look_for(crop, mask)
     image = np.full((*SIZE, 3), 80, np.uint8)
-    (coarse,) = fill([Task(image, hard_edged(crop), look)], inpainter._runner, StageClock(torch.device("cpu")))
+    (coarse,) = fill([Task(image, hard_edged(crop), look)], inpainter._runner, StageTimer(torch.device("cpu")))
     middle = coarse.patch[coarse.patch.shape[0] // 2, coarse.patch.shape[1] // 2]
     assert np.abs(middle.astype(int) - 131).max() <= 1
 
 
-def failing_look(predict: Callable[[list[Tensor]], Tensor], failure: Exception | float) -> Callable:
+def failing_context_pass(predict: Callable[[list[Tensor]], Tensor], failure: Exception | float) -> Callable:
     """`predict`, but that a broad look fails: with an error, or a value somewhere."""
 
     def wrapped(inputs: list[Tensor]) -> Tensor:
         prediction = predict(inputs)
-        if max(inputs[0].shape) == BROAD_PX:
+        if max(inputs[0].shape) == CONTEXT_PX:
             if isinstance(failure, Exception):
                 raise failure
             prediction[:, 1, 200, 250] = failure
@@ -284,7 +295,7 @@ def test_look_without_memory_is_made_on_the_cpu_or_left_out_and_said(
 ) -> None:
     freed: list[int] = []
     no_memory = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    fails = failing_look(painter, no_memory)
+    fails = failing_context_pass(painter, no_memory)
     monkeypatch.setattr(inpainter._runner, "predict", fails)
     monkeypatch.setattr(inpainter._runner, "predict_on_cpu", painter if host_has_memory else fails)
     monkeypatch.setattr(inpainter._runner, "free_memory", lambda: freed.append(1))
@@ -322,7 +333,7 @@ def test_photo_a_few_pixels_high_is_looked_at_too(
     monkeypatch.setattr(inpainter._runner, "predict", painter)
     request = grey_request(60, np.ones(size, np.bool_))
     assert inpainter._plan(request)[0].model_size != size
-    assert broad_crop(inpainter._plan(request)[0], size) is not None
+    assert context_crop(inpainter._plan(request)[0], size) is not None
     assert inpainter.repair(request.image, request.mask).image.shape == (*size, 3)
 
 
@@ -331,7 +342,7 @@ def test_photo_a_few_pixels_high_is_looked_at_too(
 def test_look_that_is_not_finite_is_made_again_in_float32_or_left_out(
     inpainter: Inpainter, painter: Painter, monkeypatch: pytest.MonkeyPatch, value: float, also_in_float32: bool
 ) -> None:
-    bad = failing_look(painter, value)
+    bad = failing_context_pass(painter, value)
     monkeypatch.setattr(inpainter._runner, "predict", bad)
     monkeypatch.setattr(inpainter._runner, "predict_float32", bad if also_in_float32 else painter)
     request = grey_request(60, square_hole(600))

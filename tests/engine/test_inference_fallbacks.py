@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_inference_repair import block, noise
 
 from config import Card, Profile, choose_profile
 from engine import autotune as measure
-from engine.autotune import MeasuredRow
+from engine.autotune import AutotuneRow
 from engine.model_runner import ModelRunner
-from inference import Inpainter, RepairError, RepairRequest, measure_profile
+from inference import Inpainter, RepairError, RepairRequest, autotune_profile
 from lama.checkpoint import CheckpointError, save_generator
 from lama.generator import Generator
+from tests.engine.test_inference_repair import block, noise
 
 IMAGE, MASK = noise((400, 400)), block((400, 400), 50, 50, 300)
 
@@ -141,7 +141,7 @@ def test_weights_are_switched_without_two_models_at_once(inpainter: Inpainter, w
     first, before = inpainter.repair(IMAGE, MASK).image, inpainter._runner
     inpainter.switch_weights(weights[1])
     assert inpainter.weights_name == inpainter.describe()["weights"] == "second"
-    assert before._fused is None, "the old model is still held"
+    assert before._fast is None, "the old model is still held"
     assert (inpainter.repair(IMAGE, MASK).image != first).any()
     inpainter.switch_weights(weights[0])
     np.testing.assert_array_equal(inpainter.repair(IMAGE, MASK).image, first)
@@ -214,7 +214,7 @@ def test_measured_profile_is_written_and_wins(
 ) -> None:
     monkeypatch.setattr("engine.autotune.LADDER_PX", (64, 128))
     monkeypatch.setattr("engine.autotune.YARDSTICK_PX", 64)
-    measured = measure_profile(inpainter, folder=tmp_path)
+    measured = autotune_profile(inpainter, folder=tmp_path)
     assert all(row.forward_ms and row.forward_ms > 0 for row in measured.rows)
     (row,) = yaml.safe_load(measured.path.read_text())["profiles"]
     assert row["name"].startswith("measured-cpu")
@@ -230,7 +230,7 @@ def test_what_is_fast_and_wrong_is_not_measured_as_best(
     """Some cards compute half precision fast and wrongly; here bfloat16 is made to."""
     monkeypatch.setattr("engine.autotune.LADDER_PX", (64,))
     monkeypatch.setattr("engine.autotune.YARDSTICK_PX", 64)
-    monkeypatch.setattr("measure.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("engine.autotune.cpu_has_bf16", lambda: True)
     monkeypatch.setattr("engine.autotune.TIMED_RUNS", 1)
     predict = ModelRunner.predict
 
@@ -238,27 +238,27 @@ def test_what_is_fast_and_wrong_is_not_measured_as_best(
         return torch.full((len(inputs), 3, 64, 64), torch.nan) if self.precision == "bf16" else predict(self, inputs)
 
     monkeypatch.setattr(ModelRunner, "predict", wrong)
-    measured = measure_profile(inpainter, folder=tmp_path)
+    measured = autotune_profile(inpainter, folder=tmp_path)
     assert measured.profile.precision == "fp32"
     assert [row.failure for row in measured.rows if row.precision == "bf16"] == ["wrong"]
     monkeypatch.setattr(ModelRunner, "predict", lambda self, inputs: torch.zeros(len(inputs), 3, 64, 64))
     with pytest.raises(RepairError, match="wrong"):
-        measure_profile(inpainter, folder=tmp_path)
+        autotune_profile(inpainter, folder=tmp_path)
 
 
 @pytest.mark.parametrize(("in_use", "written"), [("on", "on"), ("verify", "verify"), ("off", "verify")])
 def test_graphs_that_the_profile_distrusts_are_written_to_be_verified(
     inpainter: Inpainter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_use: str, written: str
 ) -> None:
-    def timed(_generator: object, _device: object, profile: Profile, side: int, batch: int, *_: object) -> MeasuredRow:
+    def timed(_generator: object, _device: object, profile: Profile, side: int, batch: int, *_: object) -> AutotuneRow:
         forward_ms = (1.0 if profile.cuda_graph == "on" else 2.0) * side * batch
-        return MeasuredRow(profile.precision, profile.cuda_graph, side, batch, forward_ms, None)
+        return AutotuneRow(profile.precision, profile.cuda_graph, side, batch, forward_ms, None)
 
     monkeypatch.setattr(measure, "_measure_one", timed)
     monkeypatch.setattr(measure, "_probes", lambda *_: [])
     start = dataclasses.replace(inpainter.profile, cuda_graph=in_use)
     generator = inpainter._runner.generator
-    measured = measure.measure_card(generator, Card("NVIDIA L4"), torch.device("cuda"), start, folder=tmp_path)
+    measured = measure.autotune_card(generator, Card("NVIDIA L4"), torch.device("cuda"), start, folder=tmp_path)
     assert measured.profile.cuda_graph == written
 
 
@@ -285,8 +285,8 @@ def test_kernels_that_fail_at_a_size_give_way_to_plain_pytorch(
 ) -> None:
     """Block shapes that ask for more shared memory than there is passed a trial at 64 px, then stopped the start."""
     runner = inpainter._runner
-    assert runner._fused is not None
-    runner._fused.uses_triton = True
+    assert runner._fast is not None
+    runner._fast.uses_triton = True
     failures = ["out of resource: shared memory, Required: 327680, Hardware limit: 232448"]
     predict = runner.predict
 
@@ -300,9 +300,7 @@ def test_kernels_that_fail_at_a_size_give_way_to_plain_pytorch(
     assert "shared memory" in caplog.text and "plain PyTorch" in str(inpainter.describe()["kernels"])
     assert codes(inpainter.repair(IMAGE, MASK).notes) == []
     asked_for = []
-    monkeypatch.setattr(
-        "engine.model_runner.FusedGenerator", lambda *_, **options: asked_for.append(options["kernels"])
-    )
+    monkeypatch.setattr("engine.model_runner.FastGenerator", lambda *_, **options: asked_for.append(options["kernels"]))
     runner.release()
     runner.restore()
     assert asked_for == ["torch"], "kernels that failed are tried again"

@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_inference_repair import block, noise
 
 from config import Profile
-from engine.context_pass import BROAD_PX, broad_crop, take_colours
+from engine.context_pass import CONTEXT_PX, context_crop, transfer_low_frequencies
 from engine.cuda_graphs import GraphedModel, Model
 from inference import Inpainter, RepairRequest
 from masks.dilation import slices_inside
 from preprocess import build_input, upload
-from tensor_ops.mask_dilation import grow_on_device
+from tensor_ops.mask_dilation import dilate_on_device
+from tests.engine.test_inference_repair import block, noise
 
 pytestmark = [
     pytest.mark.gpu,
@@ -99,9 +99,9 @@ def test_card_grows_holes_as_the_host_does(inpainter: Inpainter, shape: tuple[in
     mask = block(shape, 100, 90, shape[0] * 3 // 4)
     mask[20:30, 300:600] = True
     for crop in inpainter._plan(RepairRequest(noise(shape), mask)):
-        grown = grow_on_device(crop.hole, inpainter._runner.staging)
-        assert grown is not None and len(grown.values_px) == 2
-        missing, make_alpha = grown.layers(crop.box)
+        dilated = dilate_on_device(crop.hole, inpainter._runner.pinned)
+        assert dilated is not None and len(dilated.values_px) == 2
+        missing, make_alpha = dilated.layers(crop.box)
         np.testing.assert_array_equal(missing.cpu().numpy(), crop.missing)
         inner = slices_inside(crop.patch_box, crop.box)
         np.testing.assert_allclose(make_alpha()[inner].cpu().numpy(), crop.alpha, atol=1e-6)
@@ -158,7 +158,7 @@ def test_replay_that_differs_is_dropped_with_a_note() -> None:
 def test_verified_graphs_are_kept() -> None:
     """That of the only bucket, and of the broad look that a hole of its size takes."""
     inpainter = Inpainter.load(device="cuda", profile=replace(PROFILE, cuda_graph="verify", buckets_px=(1024,)))
-    expected = [[1, BROAD_PX, BROAD_PX], [1, 1024, 1024]]
+    expected = [[1, CONTEXT_PX, CONTEXT_PX], [1, 1024, 1024]]
     assert inpainter.describe()["cuda_graph"] == "verify" and inpainter.describe()["graphs"] == expected
 
 
@@ -166,17 +166,17 @@ def test_verified_graphs_are_kept() -> None:
 def test_colours_of_the_broad_look_are_taken_without_waiting(inpainter: Inpainter, dtype: type) -> None:
     """And are those that a CPU takes."""
     (crop,) = inpainter._plan(RepairRequest(noise((1500, 1500)), block((1500, 1500), 300, 300, 700)))
-    look = broad_crop(crop, (1500, 1500))
+    look = context_crop(crop, (1500, 1500))
     assert look is not None and look.sample_step > 1
     generator = torch.Generator(device="cuda").manual_seed(0)
     prediction = torch.rand((3, *crop.model_size), generator=generator, device="cuda")
-    missing = build_input(upload(look, noise((1500, 1500), dtype=dtype), inpainter._runner.staging))[3:]
+    missing = build_input(upload(look, noise((1500, 1500), dtype=dtype), inpainter._runner.pinned))[3:]
     seen = torch.cat([torch.rand((3, *look.model_size), generator=generator, device="cuda"), missing])
-    expected = take_colours(prediction.cpu(), crop, seen.cpu(), look)
+    expected = transfer_low_frequencies(prediction.cpu(), crop, seen.cpu(), look)
     assert (expected - prediction.cpu()).std() > 0.001
     torch.cuda.set_sync_debug_mode("error")
     try:
-        shifted = take_colours(prediction, crop, seen, look)
+        shifted = transfer_low_frequencies(prediction, crop, seen, look)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(shifted.cpu(), expected, atol=1e-4, rtol=0)

@@ -14,8 +14,8 @@ from inference import Inpainter, RepairError, RepairRequest
 from lama.checkpoint import save_generator
 from lama.generator import Generator
 from masks.crop_plan import plan_crops
-from masks.dilation import grow_hole, paste
-from tensor_ops.seam_correction import match_rim
+from masks.dilation import dilate_mask, paste
+from tensor_ops.seam_correction import correct_seam
 
 
 @pytest.fixture(scope="session")
@@ -73,8 +73,12 @@ def test_random_images_and_masks_are_repaired(inpainter: Inpainter, case: int) -
     for dilate_px in (0, None):
         result = inpainter.repair(image, mask, dilate_px=dilate_px)
         assert result.image.shape == image.shape and result.image.dtype == dtype
-        grown = grow_hole(mask, dilate_px=dilate_px)
-        known = np.ones(size, np.bool_) if grown is None else ~paste(grown.missing, grown.box, (0, 0, size[1], size[0]))
+        dilated = dilate_mask(mask, dilate_px=dilate_px)
+        known = (
+            np.ones(size, np.bool_)
+            if dilated is None
+            else ~paste(dilated.missing, dilated.box, (0, 0, size[1], size[0]))
+        )
         np.testing.assert_array_equal(result.image[known], image[known])
         if dilate_px == 0:
             np.testing.assert_array_equal(known, ~mask)
@@ -90,7 +94,7 @@ def test_hole_is_filled_with_the_prediction_matched_at_its_rim(inpainter: Inpain
     x = torch.from_numpy(np.concatenate([image / 255 * ~mask[..., None], mask[..., None]], 2)).float().permute(2, 0, 1)
     torch.manual_seed(0)
     predicted = Generator(width=4, blocks=1).eval()(x[None]).detach()
-    prediction = match_rim(predicted, x[None])[0].permute(1, 2, 0).numpy()
+    prediction = correct_seam(predicted, x[None])[0].permute(1, 2, 0).numpy()
     got = inpainter.repair(image, mask, dilate_px=0).image[mask].astype(int)
     assert np.abs(got - np.rint(prediction[mask] * 255)).max() <= 1
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_jobs_queue import PHOTO, submit, wait_for
 
 from config import Settings
 from jobs.errors import JobError
 from jobs.queue import JobQueue
+from tests.jobs.test_queue import PHOTO, submit, wait_for
 from tests.support.fake_engine import SWITCH_S, FakeEngine
 
 NAMES = ("one", "slow", "broken", "three")

@@ -68,13 +68,13 @@ def test_a_repair_changes_the_hole_and_nothing_else(make_queue: Callable[..., Jo
     left, top, right, bottom = view["patch"]["box"]
     assert (left, top, right, bottom) == (15, 15, 25, 25)
     result = queue.image(view["image_id"])
-    pixels = queue.shelf.pixels(result)
+    pixels = queue.images.pixels(result)
     hole = np.hypot(*np.meshgrid(np.arange(64) - 19.5, np.arange(48) - 19.5)) <= 5
     assert np.array_equal(pixels != GRADIENT, (hole & True)[..., None] & (pixels != GRADIENT))
     assert (pixels[hole] == pixels[20, 20]).all()
-    patch = decode_png(queue.shelf.patch(result))
+    patch = decode_png(queue.images.patch(result))
     assert np.array_equal(patch, pixels[top:bottom, left:right])
-    assert np.array_equal(queue.shelf.pixels(queue.image(photo.image_id)), GRADIENT), "the photo stays as it was"
+    assert np.array_equal(queue.images.pixels(queue.image(photo.image_id)), GRADIENT), "the photo stays as it was"
 
 
 def test_rounds_stay_lossless_and_each_can_be_undone(make_queue: Callable[..., JobQueue]) -> None:
@@ -82,18 +82,18 @@ def test_rounds_stay_lossless_and_each_can_be_undone(make_queue: Callable[..., J
     jpeg = io.BytesIO()
     Image.fromarray(GRADIENT).save(jpeg, "JPEG", quality=60)
     photo = queue.add_image(jpeg.getvalue(), "a.jpg")
-    before = queue.shelf.pixels(photo).copy()
+    before = queue.images.pixels(photo).copy()
     image_id = photo.image_id
     chain = [image_id]
     for x in (5.0, 30.0, 50.0):
         stroke = [{"points": [[x, 10.0]], "radius": 3.0, "erase": False}]
         image_id = wait_for(queue, queue.submit(image_id, f"r{x}", stroke))["image_id"]
         chain.append(image_id)
-    queue.shelf._cache.clear()
-    last = queue.shelf.pixels(queue.image(chain[-1]))
+    queue.images._cache.clear()
+    last = queue.images.pixels(queue.image(chain[-1]))
     changed_columns = np.flatnonzero((last != before).any(axis=(0, 2)))
     assert set(changed_columns) <= {*range(2, 9), *range(27, 34), *range(47, 54)}
-    assert np.array_equal(queue.shelf.pixels(queue.image(chain[0])), before)
+    assert np.array_equal(queue.images.pixels(queue.image(chain[0])), before)
     assert [queue.image(i).parent_id for i in chain] == [None, *chain[:-1]]
 
 
@@ -102,10 +102,10 @@ def test_sixteen_bit_rounds_are_kept_at_full_depth(make_queue: Callable[..., Job
     deep = GRADIENT.astype(np.uint16) * 1000 + 7
     photo = queue.add_image(encode_png(deep, fast=True), "deep.png")
     result = queue.image(wait_for(queue, submit(queue, photo.image_id))["image_id"])
-    assert queue.shelf.pixels(result).dtype == np.uint16
-    assert decode_png(queue.shelf.patch(result)).dtype == np.uint8, "browsers are sent 8 bit"
-    assert np.array_equal(queue.shelf.pixels(result)[:10], deep[:10])
-    assert decode_png(queue.shelf.encode(result).data).dtype == np.uint16
+    assert queue.images.pixels(result).dtype == np.uint16
+    assert decode_png(queue.images.patch(result)).dtype == np.uint8, "browsers are sent 8 bit"
+    assert np.array_equal(queue.images.pixels(result)[:10], deep[:10])
+    assert decode_png(queue.images.encode(result).data).dtype == np.uint16
 
 
 def test_jobs_run_in_order_and_everybody_sees_the_place(make_queue: Callable[..., JobQueue]) -> None:
@@ -213,7 +213,7 @@ def test_two_requests_do_not_mix(make_queue: Callable[..., JobQueue]) -> None:
     for level, job in jobs:
         result = queue.image(wait_for(queue, job)["image_id"])
         assert (result.width, result.name) == (40 + level, f"{level}.png")
-        assert (queue.shelf.pixels(result) == level).all()
+        assert (queue.images.pixels(result) == level).all()
 
 
 def test_a_job_that_takes_too_long_fails_and_the_next_is_served(make_queue: Callable[..., JobQueue]) -> None:
@@ -265,7 +265,7 @@ def test_a_mask_file_and_strokes_work_together(make_queue: Callable[..., JobQueu
     view = wait_for(queue, queue.submit(photo.image_id, "both", strokes, encode_png(mask, fast=True)))
     assert view["state"] == "done"
     assert view["patch"]["box"] == [10, 10, 54, 34]
-    pixels = queue.shelf.pixels(queue.image(view["image_id"]))
+    pixels = queue.images.pixels(queue.image(view["image_id"]))
     assert np.array_equal(pixels[15, 32:38], GRADIENT[15, 32:38]), "the eraser takes from the mask file too"
 
 
@@ -313,14 +313,14 @@ def test_closing_gives_running_jobs_back(make_queue: Callable[..., JobQueue]) ->
 
 def test_decoded_photos_stay_within_their_bytes(make_queue: Callable[..., JobQueue]) -> None:
     queue = make_queue(start=False)
-    queue.shelf._cache_bytes = 3 * MIB
+    queue.images._cache_bytes = 3 * MIB
     ids = []
     for level in range(6):
         photo = queue.add_image(encode_png(np.full((512, 600, 3), level, np.uint8), fast=True), "a.png")
         ids.append(photo.image_id)
-    assert len(queue.shelf._cache) == 3
+    assert len(queue.images._cache) == 3
     for level, image_id in enumerate(ids):
-        assert (queue.shelf.pixels(queue.image(image_id)) == level).all()
+        assert (queue.images.pixels(queue.image(image_id)) == level).all()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from jobs import files
 from jobs.errors import JobError
 from jobs.files import write_atomically, write_new_output
-from jobs.retention import DAY_S, MIB, clean_up, remove_family
+from jobs.retention import DAY_S, MIB, clean_up, remove_history
 from jobs.store import ImageRecord, JobStore, new_id
 
 
@@ -128,7 +128,7 @@ def test_clean_up_never_takes_what_a_live_job_needs(store: JobStore, state: str)
         write_atomically(store.patch_path(result.image_id), b"pixels")
         assert store.finish(job_id, result, size_bytes=10, timings_ms={}, notes=[], save=True)
     assert clean_up(store, keep_days=7, keep_mib=100) == 0
-    assert remove_family(store, photo) is False, "not even when the job came after clean-up had looked"
+    assert remove_history(store, photo) is False, "not even when the job came after clean-up had looked"
     assert is_there(store, photo)
     if state.startswith("done"):
         store.set_saved(job_id, "outputs/a.png", notes=())

@@ -77,7 +77,7 @@ def test_masks_take_turns_with_photos_and_strokes_do_not_wait(queue: JobQueue) -
     with_mask = threading.Thread(target=queue.submit, args=(image_id, "mask", [], MASK), daemon=True)
     with ExitStack() as decoding:
         for _ in range(DECODERS):
-            decoding.enter_context(queue.shelf.decoding)
+            decoding.enter_context(queue.images.decoding)
         with_mask.start()
         queue.submit(image_id, "strokes", DOT)
         with_mask.join(0.3)

@@ -259,5 +259,5 @@ def test_every_file_people_put_there_can_be_chosen_by_name(tmp_path: Path) -> No
 
 
 def test_importing_downloads_does_not_import_torch() -> None:
-    code = "import sys, downloads; sys.exit(bool({'torch', 'httpx', 'numpy'} & set(sys.modules)))"
+    code = "import sys, lama.catalogue; sys.exit(bool({'torch', 'httpx', 'numpy'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(downloads.__file__).parents[1])

@@ -87,7 +87,7 @@ def test_training_checkpoint_with_foreign_classes_loads(
     checkpoint = {
         "epoch": 39,
         "pytorch-lightning_version": "1.2.9",
-        "callbacks": {gone.ModelCheckpoint: {"best_model_score": torch.tensor(0.5), "saver": callback}},
+        "callbacks": {gone.ModelCheckpoint: {"best_model_score": torch.tensor(0.5), "output_writer": callback}},
         "optimizer_states": [optimizer],
         "hyper_parameters": gone.AttributeDict(width=WIDTH, save=callback),
         "state_dict": OrderedDict({**other_modules(), **prefixed(original, "generator.")}),

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lama.dft import dft_matrices
-from lama.fast_generator import FusedGenerator
-from lama.torch_backend import TorchForm
+from lama.fast_generator import FastGenerator
+from lama.torch_backend import TorchBackend
 from tests.support.networks import live_generator, masked_input
 
 
@@ -14,7 +14,7 @@ from tests.support.networks import live_generator, masked_input
 )
 def test_float32_matches_the_published_form(height: int, width: int, batch: int) -> None:
     generator = live_generator()
-    fused = FusedGenerator(generator, device="cpu", dtype=torch.float32)
+    fused = FastGenerator(generator, device="cpu", dtype=torch.float32)
     x = masked_input(height, width, batch=batch)
     with torch.no_grad():
         expected = generator.double()(x.double())
@@ -23,7 +23,7 @@ def test_float32_matches_the_published_form(height: int, width: int, batch: int)
 
 def test_odd_channel_counts_match_too() -> None:
     generator = live_generator(width=5, blocks=1)
-    fused = FusedGenerator(generator, device="cpu", dtype=torch.float32)
+    fused = FastGenerator(generator, device="cpu", dtype=torch.float32)
     x = masked_input(40, 24)
     with torch.no_grad():
         expected = generator.double()(x.double())
@@ -32,7 +32,7 @@ def test_odd_channel_counts_match_too() -> None:
 
 def test_bfloat16_stays_within_one_grey_level_on_average() -> None:
     generator = live_generator()
-    fused = FusedGenerator(generator, device="cpu", dtype=torch.bfloat16)
+    fused = FastGenerator(generator, device="cpu", dtype=torch.bfloat16)
     x = masked_input(64, 96)
     with torch.no_grad():
         expected = generator.double()(x.double())
@@ -40,7 +40,7 @@ def test_bfloat16_stays_within_one_grey_level_on_average() -> None:
 
 
 def test_batches_equal_single_images() -> None:
-    fused = FusedGenerator(live_generator(), device="cpu", dtype=torch.float32)
+    fused = FastGenerator(live_generator(), device="cpu", dtype=torch.float32)
     x = masked_input(40, 24, batch=3)
     singles = torch.cat([fused(image[None]) for image in x])
     assert (fused(x) - singles).abs().max() < 1e-6
@@ -48,10 +48,10 @@ def test_batches_equal_single_images() -> None:
 
 def test_without_onednn_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = live_generator(blocks=1)
-    expected = FusedGenerator(generator, device="cpu", dtype=torch.float32)(masked_input(32, 48))
+    expected = FastGenerator(generator, device="cpu", dtype=torch.float32)(masked_input(32, 48))
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    plain = FusedGenerator(generator, device="cpu", dtype=torch.float32)
-    assert isinstance(plain.form, TorchForm) and not plain.form.stem.fuses
+    plain = FastGenerator(generator, device="cpu", dtype=torch.float32)
+    assert isinstance(plain.backend, TorchBackend) and not plain.backend.stem.fuses
     assert (plain(masked_input(32, 48)) - expected).abs().max() < 1e-5
 
 
@@ -60,13 +60,13 @@ def test_generator_and_input_are_not_modified() -> None:
     x = masked_input(32, 32)
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     x_before = x.clone()
-    FusedGenerator(generator, device="cpu", dtype=torch.float32)(x)
+    FastGenerator(generator, device="cpu", dtype=torch.float32)(x)
     assert torch.equal(x, x_before)
     assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
 
 
 def test_memory_format_and_type_of_the_input_do_not_matter() -> None:
-    fused = FusedGenerator(live_generator(blocks=1), device="cpu", dtype=torch.float32)
+    fused = FastGenerator(live_generator(blocks=1), device="cpu", dtype=torch.float32)
     x = masked_input(32, 48)
     expected = fused(x)
     assert torch.equal(fused(x.to(memory_format=torch.channels_last)), expected)
@@ -77,18 +77,18 @@ def test_memory_format_and_type_of_the_input_do_not_matter() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (1, 4, 60, 64), (1, 4, 8, 64), (4, 64, 64)])
 def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    fused = FusedGenerator(live_generator(blocks=1), device="cpu", dtype=torch.float32)
+    fused = FastGenerator(live_generator(blocks=1), device="cpu", dtype=torch.float32)
     with pytest.raises(ValueError, match="the generator takes"):
         fused(torch.zeros(shape))
 
 
 def test_the_choice_of_kernels_says_why() -> None:
     generator = live_generator(blocks=1)
-    assert "float16, not float32" in FusedGenerator(generator, device="cpu", dtype=torch.float32).describe()
+    assert "float16, not float32" in FastGenerator(generator, device="cpu", dtype=torch.float32).describe()
     with pytest.raises(ValueError, match="cannot run"):
-        FusedGenerator(generator, device="cpu", dtype=torch.float32, kernels="triton")
+        FastGenerator(generator, device="cpu", dtype=torch.float32, kernels="triton")
     with pytest.raises(ValueError, match="auto, torch, triton"):
-        FusedGenerator(generator, device="cpu", dtype=torch.float32, kernels="cuda")
+        FastGenerator(generator, device="cpu", dtype=torch.float32, kernels="cuda")
 
 
 @pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 5), (8, 12), (7, 6), (1, 4), (4, 1)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lama.checkpoint import load_generator
-from lama.fast_generator import FusedGenerator
+from lama.fast_generator import FastGenerator
 from tests.support.networks import live_generator, masked_input
 
 pytestmark = [
@@ -23,8 +23,8 @@ LARGEST_DIFFERENCE = 2 / 255
 @pytest.mark.parametrize(("side", "batch"), SIZES)
 def test_kernels_compute_what_plain_pytorch_does(network: str, side: int, batch: int) -> None:
     generator = load_generator(None) if network == "included" else live_generator(64, 2)
-    plain = FusedGenerator(generator, device="cuda", dtype=torch.float32, kernels="torch")
-    fused = FusedGenerator(generator, device="cuda", dtype=torch.float16, kernels="triton")
+    plain = FastGenerator(generator, device="cuda", dtype=torch.float32, kernels="torch")
+    fused = FastGenerator(generator, device="cuda", dtype=torch.float16, kernels="triton")
     x = masked_input(side, side, batch=batch).cuda()
     with torch.inference_mode():
         expected = plain(x)
@@ -37,13 +37,13 @@ def test_kernels_compute_what_plain_pytorch_does(network: str, side: int, batch:
 @pytest.mark.parametrize(("side", "batch"), ORDERS)
 def test_both_orders_of_a_layer_compute_the_same(network: str, side: int, batch: int, cross_beside: bool) -> None:
     """Where maps are small one of them is taken, where they are large the other."""
-    from lama.triton_backend import TritonForm
+    from lama.triton_backend import TritonBackend
 
     generator = load_generator(None) if network == "included" else live_generator(64, 2)
-    plain = FusedGenerator(generator, device="cuda", dtype=torch.float32, kernels="torch")
-    fused = FusedGenerator(generator, device="cuda", dtype=torch.float16, kernels="triton")
-    assert isinstance(fused.form, TritonForm)
-    fused.form.cross_beside = cross_beside
+    plain = FastGenerator(generator, device="cuda", dtype=torch.float32, kernels="torch")
+    fused = FastGenerator(generator, device="cuda", dtype=torch.float16, kernels="triton")
+    assert isinstance(fused.backend, TritonBackend)
+    fused.backend.cross_beside = cross_beside
     x = masked_input(side, side, batch=batch).cuda()
     with torch.inference_mode():
         expected = plain(x)

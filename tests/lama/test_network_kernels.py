@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lama.dft import dft_matrices
-from lama.fast_generator import FusedGenerator
+from lama.fast_generator import FastGenerator
 from lama.fold_batchnorm import Convolution
 from tests.support.networks import live_generator, masked_input
 
@@ -367,12 +367,12 @@ def test_head(height: int, width: int) -> None:
 def test_whole_network_in_kernels_matches_the_published_form(
     height: int, width: int, batch: int, cross_beside: bool
 ) -> None:
-    from lama.triton_backend import TritonForm
+    from lama.triton_backend import TritonBackend
 
     generator = live_generator(blocks=2)
-    fused = FusedGenerator(generator, device=DEVICE, dtype=torch.float16, kernels="triton")
-    assert isinstance(fused.form, TritonForm)
-    fused.form.cross_beside = cross_beside
+    fused = FastGenerator(generator, device=DEVICE, dtype=torch.float16, kernels="triton")
+    assert isinstance(fused.backend, TritonBackend)
+    fused.backend.cross_beside = cross_beside
     x = masked_input(height, width, batch=batch)
     with torch.no_grad():
         expected = generator.double()(x.double())
@@ -387,13 +387,13 @@ def test_sweeps_of_the_forward_leave_it_as_it_was() -> None:
     """`bench/tune_forward.py` swaps kernels and tiles under the network; none of that stays."""
     from bench import tune_forward
     from lama.kernels.tiles import TILES
-    from lama.triton_backend import TritonForm
+    from lama.triton_backend import TritonBackend
 
-    fused = FusedGenerator(live_generator(blocks=1), device=DEVICE, dtype=torch.float16, kernels="triton")
-    assert isinstance(fused.form, TritonForm)
+    fused = FastGenerator(live_generator(blocks=1), device=DEVICE, dtype=torch.float16, kernels="triton")
+    assert isinstance(fused.backend, TritonBackend)
     x, tiles = masked_input(16, 128).to(DEVICE), dict(TILES)
     first = fused(x)
-    for name, change in tune_forward._changes(fused.form, ["leave_rows"]):
+    for name, change in tune_forward._changes(fused.backend, ["leave_rows"]):
         with change:
             if "Tile" in name:
                 assert tiles != TILES, name

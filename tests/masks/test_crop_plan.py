@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masks.crop_plan import MIN_MODEL_PX, Crop, pad_indices, plan_crops, shrink_crop
-from masks.dilation import box_size, grow_hole, paste
+from masks.dilation import box_size, dilate_mask, paste
 
 BUCKETS = (256, 384, 512, 640, 768, 1024)
 
@@ -29,12 +29,12 @@ def test_plan_covers_every_hole_once(
     mask: np.ndarray, fixed: bool, buckets: tuple[int, ...], dilate_px: int | None
 ) -> None:
     crops = plan_crops(mask, buckets_px=buckets, fixed_buckets=fixed, dilate_px=dilate_px)
-    grown = grow_hole(mask, dilate_px=dilate_px)
-    if grown is None:
+    dilated = dilate_mask(mask, dilate_px=dilate_px)
+    if dilated is None:
         assert crops == []
         return
     whole = (0, 0, mask.shape[1], mask.shape[0])
-    missing, alpha = paste(grown.missing, grown.box, whole), paste(grown.alpha, grown.box, whole)
+    missing, alpha = paste(dilated.missing, dilated.box, whole), paste(dilated.alpha, dilated.box, whole)
     patches = np.zeros(mask.shape, np.int64)
     for crop in crops:
         left, top, right, bottom = crop.patch_box

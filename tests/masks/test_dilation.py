@@ -1,4 +1,4 @@
-"""The grown hole, its feather and the mask's bounds, against slow definitions written here."""
+"""The dilated hole, its feather and the mask's bounds, against slow definitions written here."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from masks.boxes import find_bounds, guess_bounds, has_hole_beyond
-from masks.dilation import MAX_DILATE_PX, CropRules, default_dilate_px, feather_alpha, grow_hole, paste
+from masks.dilation import MAX_DILATE_PX, CropRules, default_dilate_px, dilate_mask, feather_alpha, paste
 
 MASKS = hnp.arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
 
@@ -19,14 +19,14 @@ def distance_to_hole(mask: np.ndarray) -> np.ndarray:
     return np.sqrt(((yy[..., None] - ys) ** 2 + (xx[..., None] - xs) ** 2).min(axis=-1))
 
 
-def grown_in_full(
+def dilated_in_full(
     mask: np.ndarray, dilate_px: int | None = None, feather_px: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `grow_hole` returns, laid into arrays of the mask's size."""
-    grown = grow_hole(mask, dilate_px=dilate_px, feather_px=feather_px)
-    assert grown is not None
+    """What `dilate_mask` returns, laid into arrays of the mask's size."""
+    dilated = dilate_mask(mask, dilate_px=dilate_px, feather_px=feather_px)
+    assert dilated is not None
     whole = (0, 0, mask.shape[1], mask.shape[0])
-    return paste(grown.missing, grown.box, whole), paste(grown.alpha, grown.box, whole)
+    return paste(dilated.missing, dilated.box, whole), paste(dilated.alpha, dilated.box, whole)
 
 
 @settings(max_examples=150, deadline=None)
@@ -93,7 +93,7 @@ def test_bounds_are_guessed_of_a_thick_stroke_and_not_of_a_speck_apart() -> None
 def test_grown_hole_and_feather_follow_their_definition(
     mask: np.ndarray, dilate_px: int, feather_px: int | None
 ) -> None:
-    missing, alpha = grown_in_full(mask, dilate_px=dilate_px, feather_px=feather_px)
+    missing, alpha = dilated_in_full(mask, dilate_px=dilate_px, feather_px=feather_px)
     distance = distance_to_hole(mask)
     np.testing.assert_array_equal(missing, distance <= dilate_px)
     assert (alpha[mask] == 1).all()
@@ -122,17 +122,19 @@ def test_feather_is_the_same_wherever_its_array_lies_in_memory() -> None:
     """OpenCV's root was off by a last bit that depended on the address, so one repair could come out in two ways."""
     mask = np.zeros((61, 61), np.bool_)
     mask[30, 30] = True
-    grown = grow_hole(mask, dilate_px=20)
-    assert grown is not None
+    dilated = dilate_mask(mask, dilate_px=20)
+    assert dilated is not None
     offsets = np.arange(-20, 21)
     distance_px = np.sqrt((offsets**2 + offsets[:, None] ** 2).astype(np.float32))
-    np.testing.assert_array_equal(grown.alpha, feather_alpha(distance_px, dilate_px=20, feather_px=grown.feather_px))
+    np.testing.assert_array_equal(
+        dilated.alpha, feather_alpha(distance_px, dilate_px=20, feather_px=dilated.feather_px)
+    )
 
 
 def test_no_dilation_leaves_no_feather() -> None:
     mask = np.zeros((20, 20), np.bool_)
     mask[5:9, 6:14] = True
-    missing, alpha = grown_in_full(mask, dilate_px=0, feather_px=5)
+    missing, alpha = dilated_in_full(mask, dilate_px=0, feather_px=5)
     np.testing.assert_array_equal(missing, mask)
     np.testing.assert_array_equal(alpha, mask.astype(np.float32))
 
@@ -147,16 +149,16 @@ def test_default_dilation_is_in_proportion_and_bounded() -> None:
 def test_holes_of_a_large_photo_grow_by_a_pixel_more(shorter_px: int, more_px: int) -> None:
     mask = np.zeros((shorter_px, 1000), np.bool_)
     mask[400, 500] = True
-    grown = grow_hole(mask)
-    assert grown is not None
-    assert grown.parts[0].dilate_px == default_dilate_px(1, rules=CropRules()) + more_px
+    dilated = dilate_mask(mask)
+    assert dilated is not None
+    assert dilated.parts[0].dilate_px == default_dilate_px(1, rules=CropRules()) + more_px
 
 
 def test_each_hole_is_grown_by_its_own_thickness() -> None:
     mask = np.zeros((300, 400), np.bool_)
     mask[50:250, 30:230] = True
     mask[150, 350] = True
-    missing, _ = grown_in_full(mask)
+    missing, _ = dilated_in_full(mask)
     around_big, around_speck = missing[150, 230:300].sum(), missing[150, 351:400].sum()
     assert abs(around_big - default_dilate_px(100, rules=CropRules())) <= 1  # thickness is measured within 5 %
     assert around_speck == default_dilate_px(1, rules=CropRules())
@@ -164,22 +166,22 @@ def test_each_hole_is_grown_by_its_own_thickness() -> None:
 
 
 def test_holes_in_large_bounds_are_told_apart_on_a_coarser_grid() -> None:
-    """Each is grown whole and by its own thickness, though only every fourth pixel of its inside was looked at."""
+    """Each is dilated whole and by its own thickness, though only every fourth pixel of its inside was looked at."""
     mask = np.zeros((1201, 1603), np.bool_)
     mask[3:403, 5:405] = True
     mask[1000:1003, 1100:1500] = True
     mask[700, 1200] = True
     mask[1198:, 1600:] = True
-    grown = grow_hole(mask)
-    assert grown is not None and sorted(part.dilate_px for part in grown.parts) == [3, 3, 3, 26]
+    dilated = dilate_mask(mask)
+    assert dilated is not None and sorted(part.dilate_px for part in dilated.parts) == [3, 3, 3, 26]
     expected = np.zeros_like(mask)
-    for part in grown.parts:
+    for part in dilated.parts:
         left, top, right, bottom = part.box
         whole = np.zeros_like(mask)
         whole[top:bottom, left:right] = part.pixels
         expected |= whole
     np.testing.assert_array_equal(expected, mask)
-    missing, _ = grown_in_full(mask)
+    missing, _ = dilated_in_full(mask)
     assert missing[403:440, 200].sum() == 26 and missing[200, 405:440].sum() == 26
     assert missing[1003:1010, 1300].sum() == 3 and missing[701:710, 1200].sum() == 3
 
@@ -189,22 +191,22 @@ def test_thickness_at_the_image_border_counts_from_the_known_side_only(side: int
     """Beyond the image nothing is known, so the middle of a hole at the border is no shallower than at its rim."""
     mask = np.zeros((700, 900), np.bool_)
     mask[:side, :side] = True
-    grown = grow_hole(mask)
-    assert grown is not None
-    assert abs(grown.parts[0].dilate_px - default_dilate_px(side, rules=CropRules())) <= 1
+    dilated = dilate_mask(mask)
+    assert dilated is not None
+    assert abs(dilated.parts[0].dilate_px - default_dilate_px(side, rules=CropRules())) <= 1
 
 
 def test_entangled_holes_are_grown_like_one() -> None:
     """Fifty diagonals each have the whole box; looking at them one by one would cost fifty times its area."""
     yy, xx = np.indices((120, 120))
     mask = (yy + xx) % 12 == 0
-    missing, _ = grown_in_full(mask, dilate_px=2)
+    missing, _ = dilated_in_full(mask, dilate_px=2)
     np.testing.assert_array_equal(missing, distance_to_hole(mask) <= 2)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (40, 30)])
 def test_full_mask_grows_to_itself(shape: tuple[int, int]) -> None:
-    missing, alpha = grown_in_full(np.ones(shape, np.bool_))
+    missing, alpha = dilated_in_full(np.ones(shape, np.bool_))
     assert missing.all() and (alpha == 1).all()
 
 
@@ -212,5 +214,5 @@ def test_mask_is_not_modified() -> None:
     mask = np.zeros((30, 30), np.bool_)
     mask[3:9, 4:8] = True
     mask.setflags(write=False)
-    grow_hole(mask)
-    assert grow_hole(np.zeros((4, 4), np.bool_)) is None
+    dilate_mask(mask)
+    assert dilate_mask(np.zeros((4, 4), np.bool_)) is None

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from masks import shadows
 from masks.clusters import group_holes
 from masks.crop_plan import plan_crops
-from masks.dilation import CropRules, GrownHole, grow_hole, paste
-from masks.shadows import DIRECTIONS, RAY_PX, Rays, cast_rays, find_kernel, grow_in_photo, off_line
+from masks.dilation import CropRules, DilatedMask, dilate_mask, paste
+from masks.shadows import DIRECTIONS, RAY_PX, Rays, cast_rays, dilate_in_photo, find_kernel, off_line
 
 SIZE = (220, 480)  # height, width
 NAMES = ["right", "down right", "down", "down left", "left", "up left", "up", "up right"]
@@ -53,10 +53,10 @@ def photo(seed: int, alpha: np.ndarray, ink: np.ndarray, shade: float = 0) -> np
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
-def in_full(grown: GrownHole | None, size: tuple[int, int] = SIZE) -> np.ndarray:
+def in_full(dilated: DilatedMask | None, size: tuple[int, int] = SIZE) -> np.ndarray:
     """What is missing, laid into an array of the mask's size."""
-    assert grown is not None
-    return paste(grown.missing, grown.box, (0, 0, size[1], size[0]))
+    assert dilated is not None
+    return paste(dilated.missing, dilated.box, (0, 0, size[1], size[0]))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS, ids=NAMES)
@@ -66,7 +66,7 @@ def test_hole_is_drawn_out_over_a_shadow_and_to_no_other_side(direction: tuple[i
     step = 3 if 0 in direction else 2
     alpha = darkened(ink, (step * direction[0], step * direction[1]))
     image = photo(1, alpha, ink)
-    before, after = in_full(grow_hole(ink)), in_full(grow_in_photo(ink, image))
+    before, after = in_full(dilate_mask(ink)), in_full(dilate_in_photo(ink, image))
     assert (alpha[~before] > 0.06).sum() > 400, "there was nothing to find"
     assert (alpha[~after] > 0.06).sum() < 20
     assert not (before & ~after).any()
@@ -85,13 +85,13 @@ def test_hole_without_a_shadow_grows_as_ever(seed: int, contrast: float) -> None
     picture = 150 + contrast * (scene(seed) - 150)
     picture[ink] = 245
     image = np.clip(picture, 0, 255).astype(np.uint8)
-    assert np.array_equal(in_full(grow_in_photo(ink, image)), in_full(grow_hole(ink)))
+    assert np.array_equal(in_full(dilate_in_photo(ink, image)), in_full(dilate_mask(ink)))
 
 
 def test_shadow_that_falls_far_is_followed_to_its_end() -> None:
     ink = lettering()
     alpha = darkened(ink, (4, 4), blur_px=2, opacity=0.6)
-    before, after = in_full(grow_hole(ink)), in_full(grow_in_photo(ink, photo(10, alpha, ink)))
+    before, after = in_full(dilate_mask(ink)), in_full(dilate_in_photo(ink, photo(10, alpha, ink)))
     assert (alpha[~after] > 0.1).sum() < 0.1 * (alpha[~before] > 0.1).sum()
 
 
@@ -99,9 +99,9 @@ def test_hole_is_drawn_out_all_around_over_a_glow() -> None:
     ink = lettering()
     alpha = np.minimum(1.6 * darkened(ink, (0, 0), blur_px=3, opacity=1), 0.8)
     alpha[ink] = 0
-    grown = in_full(grow_in_photo(ink, photo(2, alpha, ink, shade=255)))
-    rows, columns = np.nonzero(grown)
-    before = np.nonzero(in_full(grow_hole(ink)))
+    dilated = in_full(dilate_in_photo(ink, photo(2, alpha, ink, shade=255)))
+    rows, columns = np.nonzero(dilated)
+    before = np.nonzero(in_full(dilate_mask(ink)))
     for after_px, before_px in ((rows, before[0]), (columns, before[1])):
         assert after_px.min() < before_px.min() and after_px.max() > before_px.max()
 
@@ -111,9 +111,9 @@ def test_line_of_text_keeps_its_neighbours_shadow_to_itself() -> None:
     size = (420, 480)
     upper, lower = lettering(size, top=40, lines=1), lettering(size, top=300, lines=1)
     ink = upper | lower
-    grown = in_full(grow_in_photo(ink, photo(3, darkened(upper, (2, 2)), ink)), size)
-    before = in_full(grow_hole(ink), size)
-    assert (grown & ~before)[:210].any() and not (grown & ~before)[210:].any()
+    dilated = in_full(dilate_in_photo(ink, photo(3, darkened(upper, (2, 2)), ink)), size)
+    before = in_full(dilate_mask(ink), size)
+    assert (dilated & ~before)[:210].any() and not (dilated & ~before)[210:].any()
 
 
 def test_shadow_of_words_is_found_although_others_stand_between_them() -> None:
@@ -128,7 +128,7 @@ def test_shadow_of_words_is_found_although_others_stand_between_them() -> None:
     diagonal, others = (np.asarray(sheet) > 127 for sheet in sheets)
     ink = diagonal | others
     alpha = darkened(diagonal, (2, 2))
-    before, after = in_full(grow_hole(ink), size), in_full(grow_in_photo(ink, photo(3, alpha, ink)), size)
+    before, after = in_full(dilate_mask(ink), size), in_full(dilate_in_photo(ink, photo(3, alpha, ink)), size)
     assert (alpha[~after] > 0.06).sum() < 0.1 * (alpha[~before] > 0.06).sum()
     near_others = cv2.dilate(others.astype(np.uint8), np.ones((21, 21), np.uint8)).view(bool)
     assert not (after & ~before)[near_others].any()
@@ -142,7 +142,7 @@ def test_edge_that_runs_along_the_text_is_no_shadow(below_px: int) -> None:
     picture[np.nonzero(ink)[0].max() + below_px :] -= 60
     picture[ink] = 245
     image = np.clip(picture, 0, 255).astype(np.uint8)
-    assert np.array_equal(in_full(grow_in_photo(ink, image)), in_full(grow_hole(ink)))
+    assert np.array_equal(in_full(dilate_in_photo(ink, image)), in_full(dilate_mask(ink)))
 
 
 def rays_that_deviate(by_levels: Mapping[int, float], noise_levels: float = 3) -> Rays:
@@ -175,9 +175,9 @@ def test_rays_come_from_their_own_group() -> None:
     mask[40:60, 220:240] = mask[40:60, 244:264] = True
     image = np.zeros((300, 300, 3), np.uint8)
     image[:100, 180:] = 255
-    grown = grow_hole(mask)
-    assert grown is not None
-    groups = group_holes(grown.hole_boxes, np.ones(len(grown.hole_boxes), bool))
+    dilated = dilate_mask(mask)
+    assert dilated is not None
+    groups = group_holes(dilated.hole_boxes, np.ones(len(dilated.hole_boxes), bool))
     cluster, diagonal = (int(groups.at(np.array(x), np.array(y))) for x, y in ((230, 50), (14, 14)))
     assert cluster != diagonal
     for label, level in ((cluster, 255), (diagonal, 0)):
@@ -201,7 +201,7 @@ def test_smooth_slope_is_no_shadow(slope: tuple[float, float]) -> None:
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     picture = 120 + slope[0] * (x - x.mean()) / 4 + slope[1] * (y - y.mean()) / 2
     image = np.clip(picture, 0, 255).astype(np.uint8)[..., None].repeat(3, axis=2)
-    assert np.array_equal(in_full(grow_in_photo(ink, image)), in_full(grow_hole(ink)))
+    assert np.array_equal(in_full(dilate_in_photo(ink, image)), in_full(dilate_mask(ink)))
 
 
 def test_watermark_all_over_a_photo_is_looked_at_as_one() -> None:
@@ -214,8 +214,8 @@ def test_watermark_all_over_a_photo_is_looked_at_as_one() -> None:
     ink = np.asarray(sheet) > 127
     alpha = darkened(ink, (2, 2))
     left_standing = [
-        (alpha[~in_full(grown, size)] > 0.06).sum()
-        for grown in (grow_hole(ink), grow_in_photo(ink, photo(5, alpha, ink)))
+        (alpha[~in_full(dilated, size)] > 0.06).sum()
+        for dilated in (dilate_mask(ink), dilate_in_photo(ink, photo(5, alpha, ink)))
     ]
     assert left_standing[1] < 0.1 * left_standing[0]
 
@@ -224,26 +224,26 @@ def test_sixteen_bit_photo_has_the_same_shadows() -> None:
     ink = lettering()
     image = photo(6, darkened(ink, (2, 2)), ink)
     deep = image.astype(np.uint16) * 257
-    assert np.array_equal(in_full(grow_in_photo(ink, image)), in_full(grow_in_photo(ink, deep)))
+    assert np.array_equal(in_full(dilate_in_photo(ink, image)), in_full(dilate_in_photo(ink, deep)))
 
 
 def test_what_a_caller_asks_for_is_what_he_gets() -> None:
     ink = lettering()
     image = photo(7, darkened(ink, (2, 2)), ink)
     for dilate_px in (0, 3):
-        asked = in_full(grow_in_photo(ink, image, dilate_px=dilate_px))
-        assert np.array_equal(asked, in_full(grow_hole(ink, dilate_px=dilate_px)))
-    left = grow_in_photo(ink, image, rules=CropRules(shadow_px=0))
-    assert np.array_equal(in_full(left), in_full(grow_hole(ink)))
-    short = grow_in_photo(ink, image, rules=CropRules(shadow_px=1))
-    assert np.array_equal(in_full(short), in_full(grow_hole(ink)) | shifted(in_full(grow_hole(ink)), (1, 1)))
+        asked = in_full(dilate_in_photo(ink, image, dilate_px=dilate_px))
+        assert np.array_equal(asked, in_full(dilate_mask(ink, dilate_px=dilate_px)))
+    left = dilate_in_photo(ink, image, rules=CropRules(shadow_px=0))
+    assert np.array_equal(in_full(left), in_full(dilate_mask(ink)))
+    short = dilate_in_photo(ink, image, rules=CropRules(shadow_px=1))
+    assert np.array_equal(in_full(short), in_full(dilate_mask(ink)) | shifted(in_full(dilate_mask(ink)), (1, 1)))
 
 
 def test_thick_holes_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """A disc's repair pays nothing for shadows."""
     monkeypatch.setattr(shadows, "cast_rays", lambda *_: pytest.fail("looked for a shadow"))
     y, x = np.mgrid[:700, :700]
-    assert grow_in_photo((x - 350) ** 2 + (y - 350) ** 2 < 150**2, np.zeros((700, 700, 3), np.uint8)) is not None
+    assert dilate_in_photo((x - 350) ** 2 + (y - 350) ** 2 < 150**2, np.zeros((700, 700, 3), np.uint8)) is not None
 
 
 @pytest.mark.parametrize("place", ["left", "right", "top", "bottom"])
@@ -260,9 +260,9 @@ def test_lettering_at_the_image_s_edge_is_grown_without_a_fault(place: str) -> N
     cut = cuts[place]
     image = photo(8, darkened(ink, (2, 2)), ink)[cut]
     image.setflags(write=False)
-    grown = grow_in_photo(ink[cut], image)
-    assert grown is not None
-    left, top, right, bottom = grown.box
+    dilated = dilate_in_photo(ink[cut], image)
+    assert dilated is not None
+    left, top, right, bottom = dilated.box
     assert 0 <= left < right <= image.shape[1] and 0 <= top < bottom <= image.shape[0]
 
 
@@ -270,27 +270,27 @@ def test_crop_plan_holds_a_shadow_whole() -> None:
     """Every pixel the hole was drawn out over lies in exactly one patch, and the device is told of it."""
     ink = lettering()
     image = photo(9, darkened(ink, (2, 2)), ink)
-    grown = grow_in_photo(ink, image)
-    missing = in_full(grown)
-    assert (missing & ~in_full(grow_hole(ink))).any()
+    dilated = dilate_in_photo(ink, image)
+    missing = in_full(dilated)
+    assert (missing & ~in_full(dilate_mask(ink))).any()
     held = np.zeros(SIZE, int)
     for crop in plan_crops(ink, image=image, buckets_px=(64, 128), fixed_buckets=True):
         left, top, right, bottom = crop.patch_box
         held[top:bottom, left:right] += 1
         assert np.array_equal(crop.alpha > 0, missing[top:bottom, left:right])
     assert held.max() == 1 and (held[missing] == 1).all()
-    assert grown is not None
+    assert dilated is not None
     covered = np.zeros(SIZE, int)
-    for part in grown.parts:
+    for part in dilated.parts:
         covered += paste(part.pixels, part.box, (0, 0, SIZE[1], SIZE[0]))
     assert covered.max() == 1 and (covered[ink] == 1).all()
-    reach = paste(grown.reach_px, grown.box, (0, 0, SIZE[1], SIZE[0])).astype(int)
+    reach = paste(dilated.dilation_map, dilated.box, (0, 0, SIZE[1], SIZE[0])).astype(int)
     assert not (ink & (reach == 0)).any()
-    by_reach = np.zeros(SIZE, bool)
+    by_dilation = np.zeros(SIZE, bool)
     for value in np.unique(reach[reach > 0]):
         known = (reach != value).astype(np.uint8)
-        by_reach |= cv2.distanceTransform(known, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= value - 1
-    assert np.array_equal(by_reach, missing)
+        by_dilation |= cv2.distanceTransform(known, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= value - 1
+    assert np.array_equal(by_dilation, missing)
 
 
 def test_crop_plan_holds_a_shadow_whole_where_letters_grow_by_different_amounts() -> None:
@@ -302,10 +302,10 @@ def test_crop_plan_holds_a_shadow_whole_where_letters_grow_by_different_amounts(
     for left in (80, 260, 440):
         ink[172:175, left : left + 120] = True
     image = photo(3, darkened(ink, (4, 4)), ink)
-    grown = grow_in_photo(ink, image)
-    assert grown is not None and len({part.dilate_px for part in grown.parts}) > 1
-    assert in_full(grown, ink.shape).sum() > in_full(grow_hole(ink), ink.shape).sum(), "no shadow was found"
-    outside = in_full(grown, ink.shape)
+    dilated = dilate_in_photo(ink, image)
+    assert dilated is not None and len({part.dilate_px for part in dilated.parts}) > 1
+    assert in_full(dilated, ink.shape).sum() > in_full(dilate_mask(ink), ink.shape).sum(), "no shadow was found"
+    outside = in_full(dilated, ink.shape)
     for crop in plan_crops(ink, image=image, buckets_px=(256, 512, 768), fixed_buckets=True):
         left, top, right, bottom = crop.patch_box
         outside[top:bottom, left:right] = False

@@ -12,7 +12,7 @@ import torch
 import preprocess
 from masks.crop_plan import plan_crops
 from tensor_ops import kernels, seam_correction
-from tensor_ops.pinned_memory import Staging
+from tensor_ops.pinned_memory import PinnedMemory
 
 pytest.importorskip("triton")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -52,7 +52,7 @@ def test_crop_by_kernels_is_the_crop_by_pytorch(
     mask[20:, 4:24] = True
     mask[1:3, 30:36] = True
     image = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
-    staging = Staging(DEVICE)
+    pinned = PinnedMemory(DEVICE)
     crops = plan_crops(mask[:, :40], buckets_px=(40,), fixed_buckets=True, dilate_px=dilate_px, feather_px=feather_px)
     assert len(crops) == 1 and not crops[0].is_scaled
     for crop in crops:
@@ -60,11 +60,11 @@ def test_crop_by_kernels_is_the_crop_by_pytorch(
         found = []
         for chosen in (None, crop_kernels):
             monkeypatch.setattr(preprocess, "crop_kernels", lambda device, chosen=chosen: chosen)
-            source = preprocess.upload(crop, image, staging)
+            source = preprocess.upload(crop, image, pinned)
             assert (source.masked is None) == (chosen is None)
             model_input = preprocess.build_input(source).cpu()
             patch = preprocess.composite(prediction, source)
-            staging.settle()
+            pinned.synchronize()
             found.append((model_input, patch))
         (plain, plain_patch), (fast, fast_patch) = found
         assert torch.equal(plain[3], fast[3])
@@ -83,7 +83,7 @@ def test_sixteen_bit_scaled_and_padded_crops_are_left_to_pytorch(
     image = np.zeros((90, 90, 3), np.uint8)
     for buckets_px, photo in (((64,), image.astype(np.uint16)), ((48,), image), ((128,), image)):
         (crop,) = plan_crops(mask, buckets_px=buckets_px, fixed_buckets=True, dilate_px=0)
-        assert preprocess.upload(crop, photo, Staging(DEVICE)).masked is None
+        assert preprocess.upload(crop, photo, PinnedMemory(DEVICE)).masked is None
 
 
 @needs_triton
@@ -100,8 +100,8 @@ def test_rim_by_kernels_is_the_rim_by_pytorch(batch: int, height: int, width: in
     rgb, prediction = torch.rand(2, batch, 3, height, width, generator=random)
     model_input = torch.cat([rgb * (1 - missing), missing], dim=1).to(DEVICE)
     prediction = prediction.to(DEVICE)
-    got = seam.match_and_smooth(prediction, model_input)
-    wanted = seam_correction.smooth_rim(seam_correction._match(prediction, model_input), model_input)
+    got = seam.correct_and_smooth(prediction, model_input)
+    wanted = seam_correction.smooth_seam(seam_correction._match(prediction, model_input), model_input)
     torch.testing.assert_close(got, wanted, atol=2e-6, rtol=0)
 
 
@@ -113,7 +113,7 @@ def test_prediction_that_is_not_finite_stays_so() -> None:
 
     prediction, model_input = torch.zeros(2, 3, 16, 16, device=DEVICE), torch.zeros(2, 4, 16, 16, device=DEVICE)
     prediction[0, 1, 3, 3] = float("nan")
-    assert seam.match_and_smooth(prediction, model_input).flatten(1).isnan().any(dim=1).tolist() == [True, False]
+    assert seam.correct_and_smooth(prediction, model_input).flatten(1).isnan().any(dim=1).tolist() == [True, False]
 
 
 def test_card_on_which_kernels_fail_is_told_once(

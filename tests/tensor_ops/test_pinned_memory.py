@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from tensor_ops import pinned_memory as staging
-from tensor_ops.pinned_memory import Staging
+from tensor_ops import pinned_memory as pinned
+from tensor_ops.pinned_memory import PinnedMemory
 
 
 def pass_through(array: np.ndarray, device: str, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> np.ndarray:
-    monkeypatch.setattr(staging, "BLOCK_BYTES", block_bytes)
-    way = Staging(torch.device(device))
+    monkeypatch.setattr(pinned, "BLOCK_BYTES", block_bytes)
+    way = PinnedMemory(torch.device(device))
     out = np.zeros_like(array)
     way.to_host(way.to_device(array), out)
-    way.settle()
+    way.synchronize()
     return out
 
 
@@ -39,14 +39,14 @@ def test_every_array_comes_back_whole(
 def test_array_that_may_not_be_written_is_copied() -> None:
     array = np.arange(6, dtype=np.uint8)
     array.setflags(write=False)
-    tensor = Staging(torch.device("cpu")).to_device(array)
+    tensor = PinnedMemory(torch.device("cpu")).to_device(array)
     tensor += 1
     assert array.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_strips_cover_every_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "BLOCK_BYTES", 100)
-    rows = [list(range(10))[part] for part in staging._strips(np.zeros((10, 30), np.uint8))]
+    monkeypatch.setattr(pinned, "BLOCK_BYTES", 100)
+    rows = [list(range(10))[part] for part in pinned._strips(np.zeros((10, 30), np.uint8))]
     assert rows == [[row] for row in range(10)]
 
 
@@ -55,10 +55,10 @@ def test_strips_cover_every_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_arrays_that_travel_together_arrive_as_they_were(
     device: str, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(pinned, "BLOCK_BYTES", block_bytes)
     random = np.random.default_rng(0)
     arrays = [random.integers(0, 256, shape, dtype=np.uint8) for shape in ((31, 20, 3), (7, 9), (1, 1))]
     views = [array[:, 1:] if array.shape[1] > 1 else array for array in arrays]
-    for tensor, array in zip(Staging(torch.device(device)).to_device_together(views), views, strict=True):
+    for tensor, array in zip(PinnedMemory(torch.device(device)).to_device_together(views), views, strict=True):
         np.testing.assert_array_equal(tensor.cpu().numpy(), array)
         assert tensor.is_contiguous()

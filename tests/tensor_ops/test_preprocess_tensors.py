@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 import preprocess
 from masks.boxes import Box
 from masks.crop_plan import Crop, plan_crops
-from masks.dilation import DrawnHole, slices_inside
+from masks.dilation import PreparedMask, slices_inside
 from preprocess import build_input, composite, pad_to_model, unpad, upload
 from tensor_ops import mask_dilation as device_holes
-from tensor_ops.mask_dilation import grow_on_device, squared_distance
-from tensor_ops.pinned_memory import Staging
+from tensor_ops.mask_dilation import dilate_on_device, squared_distance
+from tensor_ops.pinned_memory import PinnedMemory
 
-CPU = Staging(torch.device("cpu"))
+CPU = PinnedMemory(torch.device("cpu"))
 
 
 def whole_crop(height: int, width: int, missing: np.ndarray, alpha: np.ndarray | None = None) -> Crop:
     """A crop that is the whole image, hard-edged unless its weights are given."""
     box = (0, 0, width, height)
-    hole = DrawnHole(box, missing, missing.astype(np.float32) if alpha is None else alpha)
+    hole = PreparedMask(box, missing, missing.astype(np.float32) if alpha is None else alpha)
     return Crop(box, box, (height, width), (height, width), hole)
 
 
@@ -115,9 +115,9 @@ def test_device_grows_holes_as_the_host_does(dilate_px: int | None, feather_px: 
     crops = plan_crops(mask, buckets_px=(128, 256), fixed_buckets=True, dilate_px=dilate_px, feather_px=feather_px)
     assert len(crops) > 1 and any(crop.missing.sum() > (crop.alpha > 0).sum() for crop in crops)
     for crop in crops:
-        grown = grow_on_device(crop.hole, CPU)
-        assert grown is not None and len(grown.values_px) == (2 if dilate_px is None else 1)
-        missing, make_alpha = grown.layers(crop.box)
+        dilated = dilate_on_device(crop.hole, CPU)
+        assert dilated is not None and len(dilated.values_px) == (2 if dilate_px is None else 1)
+        missing, make_alpha = dilated.layers(crop.box)
         np.testing.assert_array_equal(missing.numpy(), crop.missing)
         inner = slices_inside(crop.patch_box, crop.box)
         np.testing.assert_allclose(make_alpha()[inner].numpy(), crop.alpha, atol=1e-6)
@@ -127,7 +127,7 @@ def test_device_grows_holes_as_the_host_does(dilate_px: int | None, feather_px: 
     st.integers(1, 12), st.integers(1, 12), st.integers(0, 9), st.integers(0, 2**32 - 1), st.sampled_from([40, 1 << 24])
 )
 def test_squared_distance_is_exact_within_reach(
-    height: int, width: int, reach_px: int, seed: int, at_once: int
+    height: int, width: int, dilation_map: int, seed: int, at_once: int
 ) -> None:
     hole = np.random.default_rng(seed).random((height, width)) < 0.1
     ys, xs = np.nonzero(hole)
@@ -137,10 +137,10 @@ def test_squared_distance_is_exact_within_reach(
     exact = np.asarray(np.concatenate([far, squares], axis=-1).min(axis=-1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device_holes, "SUMS_AT_ONCE", at_once)  # in strips of one row, and in one piece
-        squared = squared_distance(torch.from_numpy(hole), reach_px).numpy()
-    near = exact <= reach_px**2
+        squared = squared_distance(torch.from_numpy(hole), dilation_map).numpy()
+    near = exact <= dilation_map**2
     np.testing.assert_array_equal(squared[near], exact[near])
-    assert (squared[~near] > reach_px**2).all()
+    assert (squared[~near] > dilation_map**2).all()
 
 
 def test_holes_that_grow_by_many_values_or_far_are_left_to_the_host() -> None:
@@ -149,7 +149,7 @@ def test_holes_that_grow_by_many_values_or_far_are_left_to_the_host() -> None:
         mask[20 : 20 + side, 200 * index : 200 * index + side] = True
     for dilate_px in (None, 65):
         crop = plan_crops(mask, buckets_px=(256,), fixed_buckets=True, dilate_px=dilate_px)[0]
-        assert grow_on_device(crop.hole, CPU) is None
+        assert dilate_on_device(crop.hole, CPU) is None
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 90), st.integers(0, 90))

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from engine.executor import Task, _fill_once
-from engine.stage_timer import StageClock
+from engine.stage_timer import StageTimer
 from masks.crop_plan import Crop, plan_crops
-from masks.dilation import DrawnHole
+from masks.dilation import PreparedMask
 from preprocess import build_input, composite, upload
-from tensor_ops.pinned_memory import Staging
-from tensor_ops.seam_correction import match_rim, smooth_rim, spread
+from tensor_ops.pinned_memory import PinnedMemory
+from tensor_ops.seam_correction import correct_seam, smooth_seam, spread
 
-CPU = Staging(torch.device("cpu"))
+CPU = PinnedMemory(torch.device("cpu"))
 
 
 def model_input(photo: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
@@ -48,7 +48,7 @@ def test_a_constant_error_of_the_prediction_is_taken_back_inside_the_hole_alone(
     missing = torch.zeros(96, 120, dtype=torch.bool)
     missing[20:70, 30:90] = True
     offset = torch.tensor([0.1, -0.05, 0.02])[:, None, None]
-    matched = match_rim((photo + offset)[None], model_input(photo, missing))[0]
+    matched = correct_seam((photo + offset)[None], model_input(photo, missing))[0]
     torch.testing.assert_close(matched[:, missing], photo[:, missing], atol=1e-4, rtol=0)
     torch.testing.assert_close(matched[:, ~missing], (photo + offset)[:, ~missing], atol=0, rtol=0)
 
@@ -58,7 +58,7 @@ def test_an_error_that_changes_along_the_rim_is_carried_across_smoothly() -> Non
     tilt = torch.linspace(-0.1, 0.1, 128).expand(3, 128, 128)
     photo = torch.full((3, 128, 128), 0.5)
     missing = round_hole(128, 30)
-    left = (match_rim((photo + tilt)[None], model_input(photo, missing))[0] - photo)[:, missing]
+    left = (correct_seam((photo + tilt)[None], model_input(photo, missing))[0] - photo)[:, missing]
     assert left.abs().mean() < 0.35 * tilt[:, missing].abs().mean()
 
 
@@ -67,7 +67,7 @@ def test_prediction_that_equals_the_photo_on_the_ring_is_changed_at_the_outermos
     photo, other = torch.rand(2, 3, 61, 83, generator=generator)
     missing = torch.rand(61, 83, generator=generator) < 0.2
     prediction = torch.where(missing, other, photo)
-    matched = match_rim(prediction[None], model_input(photo, missing))[0]
+    matched = correct_seam(prediction[None], model_input(photo, missing))[0]
     kept = ~outermost_of(missing)
     assert torch.equal(matched[:, kept], prediction[:, kept])
 
@@ -76,10 +76,10 @@ def test_an_edge_between_photo_and_fill_is_smoothed_at_the_outermost_pixels_as_a
     photo, missing = curved_photo(40, 40).double(), torch.zeros(40, 40, dtype=torch.bool)
     missing[12:28, 10:30] = True
     x = model_input(photo, missing)
-    unchanged = smooth_rim(photo[None].float(), x.float())[0]
+    unchanged = smooth_seam(photo[None].float(), x.float())[0]
     torch.testing.assert_close(unchanged, photo.float(), atol=1e-6, rtol=0)
     stepped = photo + 0.1 * missing
-    smoothed = smooth_rim(stepped[None].float(), x.float())[0].double()
+    smoothed = smooth_seam(stepped[None].float(), x.float())[0].double()
     outermost = outermost_of(missing)
     assert torch.equal(smoothed.float()[:, ~outermost], stepped.float()[:, ~outermost])
     # The stencil's rows sum up to 1, -4, 6, -4 and 1 of 20; beside a straight rim two of them see no step.
@@ -90,7 +90,7 @@ def test_an_edge_between_photo_and_fill_is_smoothed_at_the_outermost_pixels_as_a
 def test_nothing_known_or_nothing_missing_changes_nothing(size: tuple[int, int]) -> None:
     prediction = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(2))
     for missing in (torch.ones(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)):
-        assert torch.equal(match_rim(prediction, model_input(torch.rand(3, *size), missing)), prediction)
+        assert torch.equal(correct_seam(prediction, model_input(torch.rand(3, *size), missing)), prediction)
 
 
 def test_images_of_a_batch_do_not_mix() -> None:
@@ -98,9 +98,11 @@ def test_images_of_a_batch_do_not_mix() -> None:
     photos, predictions = torch.rand(2, 2, 3, 40, 56, generator=generator)
     masks = torch.rand(2, 40, 56, generator=generator) < 0.3
     inputs = [model_input(photo, mask) for photo, mask in zip(photos, masks, strict=True)]
-    together = match_rim(predictions, torch.cat(inputs))
+    together = correct_seam(predictions, torch.cat(inputs))
     for index, single in enumerate(inputs):
-        torch.testing.assert_close(together[index], match_rim(predictions[index, None], single)[0], atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            together[index], correct_seam(predictions[index, None], single)[0], atol=1e-6, rtol=0
+        )
 
 
 def test_spread_keeps_what_is_given_with_full_weight() -> None:
@@ -124,9 +126,9 @@ def test_a_fill_that_is_off_by_a_shade_meets_the_photo_in_either_depth(dtype: ty
     clean = build_input(upload(_nothing_missing(crop), image, CPU))[:3]
 
     def predict(inputs: list[torch.Tensor]) -> torch.Tensor:
-        return match_rim(clean[None] + 0.05, torch.stack(inputs))
+        return correct_seam(clean[None] + 0.05, torch.stack(inputs))
 
-    ((filled, _),) = _fill_once([Task(image, crop)], predict, CPU, StageClock(CPU.device))
+    ((filled, _),) = _fill_once([Task(image, crop)], predict, CPU, StageTimer(CPU.device))
     uncorrected = composite(clean + 0.05, upload(crop, image, CPU))
     left, upper, right, lower = crop.patch_box
     known = image[upper:lower, left:right]
@@ -138,4 +140,4 @@ def test_a_fill_that_is_off_by_a_shade_meets_the_photo_in_either_depth(dtype: ty
 
 def _nothing_missing(crop: Crop) -> Crop:
     empty = np.zeros_like(crop.missing)
-    return replace(crop, hole=DrawnHole(crop.box, empty, empty.astype(np.float32)))
+    return replace(crop, hole=PreparedMask(crop.box, empty, empty.astype(np.float32)))

@@ -10,7 +10,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from tests.support.serving import RunningServer
-from web.origin_check import SiteGuard
+from web.origin_check import OriginCheck
 
 
 @pytest.fixture
@@ -58,5 +58,5 @@ def test_names_of_a_proxy_are_answered_when_they_are_allowed(
     host: str, allowed: str, headers: dict[str, str], status: int
 ) -> None:
     app = Starlette(routes=[Route("/", lambda request: PlainTextResponse("in"), methods=["POST"])])
-    guarded = TestClient(SiteGuard(app, host=host, allowed_hosts=allowed))
+    guarded = TestClient(OriginCheck(app, host=host, allowed_hosts=allowed))
     assert guarded.post("/", headers=headers).status_code == status
