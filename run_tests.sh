@@ -61,6 +61,7 @@ install_lock requirements-dev.lock "what the tests need"
 need_chromium
 check ruff "$VENV/bin/ruff" check .
 check format "$VENV/bin/ruff" format --check .
+check docstrings "$VENV/bin/pydoclint" .
 check rooms "$VENV/bin/lint-imports" --no-cache
 check mypy "$VENV/bin/mypy"
 check shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh scripts/*.sh .ci/run
