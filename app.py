@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from config import CHECKOUT, SETTINGS, Settings, SettingsError, load_settings
+from config import CHECKOUT, Settings, SettingsError, add_arguments, load_settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -135,8 +135,7 @@ def program_version() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or Ctrl+C and return the exit code; settings come from `argv`, environment and file."""
     parser = argparse.ArgumentParser(prog="app.py", description="Serve fftlama: the page, the REST routes and /health.")
-    for setting in SETTINGS:
-        parser.add_argument(f"--{setting.name.replace('_', '-')}", help=setting.help.replace("%", "%%"))
+    add_arguments(parser)
     try:
         settings = load_settings(vars(parser.parse_args(argv)))
     except SettingsError as error:

@@ -1,330 +1,252 @@
-"""The settings of the program, and the profile chosen for a card with the reason.
+"""The program's settings, and where they are read from.
 
-`Settings` is the one table of settings: default, kind, allowed values and help of each. `load_settings` reads them:
-command line before environment (`FFTLAMA_NAME`, or plain `HOST`, `PORT`, `QUEUE`) before `fftlama.yaml` before default.
-`choose_profile` picks a row of `hardware_profiles.yaml` (or of `hardware_profiles.local.yaml`, which wins) for a card.
-Knows nothing of torch: who calls describes the card.
+`Settings` is the one table of settings: name, type, default, limits and help of each. `load_settings` fills it from the
+command line, else the environment (`FFTLAMA_NAME`, or plain `HOST`, `PORT`, `QUEUE`), else `fftlama.yaml`, else the
+default. How the model runs on a card is no setting: see `engine/profiles.py`.
 """
 
+import argparse
 import difflib
+import logging
 import os
-import re
+import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
+from annotated_types import Ge, Le
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 CHECKOUT = Path(__file__).resolve().parent
 SETTINGS_FILE = "fftlama.yaml"
-PROFILES_FILE = "hardware_profiles.yaml"
-LOCAL_PROFILES_FILE = "hardware_profiles.local.yaml"
 ENVIRONMENT_PREFIX = "FFTLAMA_"
 PLAIN_ENVIRONMENT = {"HOST": "host", "PORT": "port", "QUEUE": "queue"}
-DEFAULT_LADDER_PX = (256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
+FILE_OR_NAME = "file or name"
+
+log = logging.getLogger("fftlama")
 
 
 class SettingsError(ValueError):
     """A setting is unknown or its value is not allowed; the text names the key, the value and what is allowed."""
 
 
-class ProfileError(ValueError):
-    """A profile is unknown, or a profiles file holds something impossible; the text says which and what is allowed."""
+class Settings(BaseSettings):
+    """Every setting of the program.
 
-
-@dataclass(frozen=True)
-class Setting:
-    """One key a person may write: its kind, default, help and limits.
-
-    Kinds: "text", "path", "file or name" (a file where there is one, else a name), "int", "float", "choice".
+    `Settings(name=value)` takes the values given and the defaults, and reads nothing else. Paths are absolute when they
+    come from `load_settings`.
     """
 
-    name: str
-    default: Any
-    kind: str
-    help: str
-    choices: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    pattern: str = ""
-    unit_px: int = 1
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
-    @property
-    def allowed(self) -> str:
-        """The allowed values as words for people."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        if self.kind in ("int", "float"):
-            noun = "a whole number" if self.kind == "int" else "a number"
-            multiple = f", a multiple of {self.unit_px}" if self.unit_px > 1 else ""
-            return f"{noun} from {self.low:g} to {self.high:g}{multiple}"
-        return self.help if self.pattern else "text"
-
-    def parse(self, raw: object) -> Any:
-        """Return `raw` (text, or a YAML value) as this setting's type; ValueError says got and allowed."""
-        refusal = ValueError(f"{self.name}: {raw!r} is not allowed; allowed: {self.allowed}")
-        if self.choices and isinstance(raw, bool):  # YAML 1.1 reads a bare on/off as true/false
-            raw = "on" if raw else "off"
-        if raw is None or isinstance(raw, bool | list | dict):
-            raise refusal
-        text = str(raw).strip()
-        if self.kind in ("int", "float"):
-            try:
-                value = int(text) if self.kind == "int" else float(text)
-            except ValueError:
-                raise refusal from None
-            # A comparison with NaN is false, so "not inside" refuses it too.
-            if not (self.low is None or self.low <= value) or not (self.high is None or value <= self.high):
-                raise refusal
-            if self.unit_px > 1 and value % self.unit_px:
-                raise refusal
-            return value
-        if (self.choices and text not in self.choices) or (self.pattern and not re.fullmatch(self.pattern, text)):
-            raise refusal
-        return Path(text).expanduser() if self.kind == "path" else text
-
-    def resolve(self, value: Any, folder: Path) -> Any:
-        """Return a parsed value with what is relative in it taken from `folder`."""
-        if self.kind == "path":
-            return folder / value
-        if self.kind == "file or name" and value:
-            file = folder / Path(value).expanduser()
-            return str(file) if file.is_file() else value
-        return value
-
-
-def _setting(default: Any, kind: str, help: str, **limits: Any) -> Any:
-    return field(default=default, metadata={"kind": kind, "help": help, **limits})
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Every setting of the program. Paths are absolute when they come from `load_settings`."""
-
-    host: str = _setting("127.0.0.1", "text", "address to listen on; 0.0.0.0 lets other machines in")
-    port: int = _setting(7860, "int", "port to listen on", low=1, high=65535)
-    allowed_hosts: str = _setting(
-        "",
-        "text",
-        "names the server is called by behind a proxy, separated by commas",
-        pattern=r"[\w.:\[\]-]*(\s*,\s*[\w.:\[\]-]+)*",
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 lets other machines in")
+    port: int = Field(default=7860, ge=1, le=65535, description="port to listen on")
+    allowed_hosts: str = Field(
+        default="",
+        pattern=r"^[\w.:\[\]-]*(\s*,\s*[\w.:\[\]-]+)*$",
+        description="names the server is called by behind a proxy, separated by commas",
     )
-    device: str = _setting("auto", "text", "auto, cpu, cuda or cuda:N", pattern=r"auto|cpu|cuda(:\d+)?")
-    precision: str = _setting(
-        "auto", "choice", "number format of the network; auto = the profile's", choices=("auto", "fp16", "bf16", "fp32")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N")
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = Field(
+        default="auto", description="number format of the network; auto = the profile's"
     )
-    weights: str = _setting("", "file or name", "weights file or name; empty = big-lama if it is there, else embedded")
-    weights_dir: Path = _setting(Path("weights"), "path", "folder of the weights to choose from")  # noqa: RUF009 (immutable)
-    mirrors: str = _setting("", "text", "addresses to fetch weights from before the published ones")
-    profile: str = _setting("auto", "text", "name of a row of hardware_profiles.yaml; auto = chosen for the card")
-    data_dir: Path = _setting(Path("data"), "path", "folder for photos, rounds and jobs")  # noqa: RUF009 (immutable)
-    outputs_dir: Path = _setting(Path("outputs"), "path", "folder results are written to")  # noqa: RUF009 (immutable)
-    max_file_mib: int = _setting(100, "int", "largest photo file taken, MiB", low=1, high=4096)
-    max_image_mpx: int = _setting(100, "int", "largest photo taken, million pixels", low=1, high=1000)
-    queue: str = _setting("local", "choice", "where repairs run: local = in this process", choices=("local",))
-    queue_limit: int = _setting(32, "int", "most repairs that may wait; more are refused with 429", low=1, high=10000)
-    job_timeout_s: int = _setting(300, "int", "longest one repair may take, seconds", low=1, high=86400)
-    keep_days: int = _setting(7, "int", "photos in data_dir older than this are deleted, days", low=1, high=3650)
-    keep_mib: int = _setting(4096, "int", "above this size of data_dir the oldest go, MiB", low=64, high=1 << 24)
-    log_level: str = _setting("info", "choice", "how much is logged", choices=("debug", "info", "warning", "error"))
-    language: str = _setting(
-        "auto", "choice", "language of the page; auto = the browser's", choices=("auto", "en", "zh-CN")
+    weights: Annotated[str, FILE_OR_NAME] = Field(
+        default="", description="weights file or name; empty = big-lama if it is there, else embedded"
+    )
+    weights_dir: Path = Field(default=Path("weights"), description="folder of the weights to choose from")
+    mirrors: str = Field(default="", description="addresses to fetch weights from before the published ones")
+    profile: str = Field(
+        default="auto", description="name of a row of hardware_profiles.yaml; auto = chosen for the card"
+    )
+    data_dir: Path = Field(default=Path("data"), description="folder for photos, rounds and jobs")
+    outputs_dir: Path = Field(default=Path("outputs"), description="folder results are written to")
+    max_file_mib: int = Field(default=100, ge=1, le=4096, description="largest photo file taken, MiB")
+    max_image_mpx: int = Field(default=100, ge=1, le=1000, description="largest photo taken, million pixels")
+    queue: Literal["local"] = Field(default="local", description="where repairs run: local = in this process")
+    queue_limit: int = Field(
+        default=32, ge=1, le=10000, description="most repairs that may wait; more are refused with 429"
+    )
+    job_timeout_s: int = Field(default=300, ge=1, le=86400, description="longest one repair may take, seconds")
+    keep_days: int = Field(default=7, ge=1, le=3650, description="photos in data_dir older than this are deleted, days")
+    keep_mib: int = Field(default=4096, ge=64, le=1 << 24, description="above this size of data_dir the oldest go, MiB")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="how much is logged")
+    language: Literal["auto", "en", "zh-CN"] = Field(
+        default="auto", description="language of the page; auto = the browser's"
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read nothing but the arguments; `load_settings` brings sources of its own, whose refusals name the place."""
+        return (init_settings,)
 
-SETTINGS: tuple[Setting, ...] = tuple(Setting(f.name, f.default, **f.metadata) for f in fields(Settings))
 
+class _Source(PydanticBaseSettingsSource):
+    """The settings that one place gives, as text; what is relative in them is taken from `folder`.
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"the nearest is {close[0]!r}" if close else "known: " + ", ".join(names)
+    Raises SettingsError for a key that is no setting, and for a value that is no single text or number.
+    """
 
+    def __init__(self, place: str, values: Mapping[Any, Any], folder: Path) -> None:
+        super().__init__(Settings)
+        self.place = place
+        self.values = values
+        self._folder = folder
+        for name, value in values.items():
+            if name not in Settings.model_fields:
+                raise SettingsError(f"{place} has an unknown setting {name!r}; {nearest(str(name))}")
+            # YAML's true, lists and tables would pass for numbers or text once they are converted.
+            if value is None or isinstance(value, bool | list | dict):
+                raise self.refusal(name)
 
-def _read_yaml(path: Path, error: type[ValueError]) -> object:
-    try:
-        # The parser in C, where there is one, is some five times as fast.
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise error(f"{path} cannot be read: {problem}") from problem
+    def refusal(self, name: str) -> SettingsError:
+        """Return the error for the value that this place gives for a setting."""
+        field = Settings.model_fields[name]
+        return SettingsError(
+            f"{self.place}: {name}: {self.values[name]!r} is not allowed; allowed: {allowed_values(field)}"
+        )
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return a setting's value from this place, None where it has none; part of pydantic-settings' interface."""
+        if field_name not in self.values:
+            return None, field_name, False
+        text = str(self.values[field_name]).strip()
+        if field.annotation in (Path, Path | None):
+            return self._folder / Path(text).expanduser(), field_name, False
+        if FILE_OR_NAME in field.metadata and text:
+            file = self._folder / Path(text).expanduser()
+            return (str(file) if file.is_file() else text), field_name, False
+        return text, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return every setting that this place gives."""
+        return {name: self.get_field_value(Settings.model_fields[name], name)[0] for name in self.values}
 
 
 def load_settings(
-    arguments: Mapping[str, str] | None = None, environ: Mapping[str, str] | None = None, file: Path | None = None
+    arguments: Mapping[str, str | None] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+    *,
+    serving: bool = True,
 ) -> Settings:
     """Return the settings in force.
 
-    `arguments`: the command line's, keys with `-` or `_`. `environ`: default `os.environ`; empty values count as unset.
-    `file`: default `fftlama.yaml` beside this file, if it is there. Relative paths mean: from the current folder on the
-    command line and in the environment, else from the folder of the file (for defaults, of this program).
-    Raises SettingsError for an unknown key or a value that is not allowed, naming where it stands.
+    Args:
+        arguments: Those of the command line, keys with `-` or `_`; None counts as not given.
+        environ: The environment, by default `os.environ`; empty values count as unset.
+        file: By default `fftlama.yaml` beside this file, if it is there.
+        serving: Whether the caller listens for requests; if not, plain `HOST`, `PORT` and `QUEUE` are not looked at.
+
+    Returns:
+        The settings. Relative paths are taken from the current folder where the command line or the environment gave
+        them, from the folder of `file` where that did, and from the program's own folder where they are defaults.
+
+    Raises:
+        SettingsError: A key is unknown, a value is not allowed, or `file` cannot be read; the text says where.
     """
     environ = os.environ if environ is None else environ
     if file is None and (CHECKOUT / SETTINGS_FILE).is_file():
         file = CHECKOUT / SETTINGS_FILE
-    in_file: object = (_read_yaml(file, SettingsError) or {}) if file else {}
-    if not isinstance(in_file, dict):
-        raise SettingsError(f"{file} must hold lines of the form `name: value`, not a {type(in_file).__name__}")
-    plain = {name: environ[key] for key, name in PLAIN_ENVIRONMENT.items() if environ.get(key)}
+    given = {name.replace("-", "_"): value for name, value in (arguments or {}).items() if value is not None}
     prefixed = {
         key.removeprefix(ENVIRONMENT_PREFIX).lower(): value
         for key, value in environ.items()
         if key.startswith(ENVIRONMENT_PREFIX) and value
     }
-    given = {name.replace("-", "_"): value for name, value in (arguments or {}).items() if value is not None}
-    home = file.resolve().parent if file else CHECKOUT
-    layers: tuple[tuple[str, Mapping[Any, Any], Path], ...] = (
-        (str(file), in_file, home),
-        ("the environment", plain, Path.cwd()),
-        ("the environment", prefixed, Path.cwd()),
-        ("the command line", given, Path.cwd()),
+    plain = _plain_environment(environ, decided=given.keys() | prefixed.keys()) if serving else {}
+    default_folders = {name: field.default for name, field in Settings.model_fields.items() if field.annotation is Path}
+    sources = (
+        _Source("the command line", given, Path.cwd()),
+        _Source("the environment", prefixed, Path.cwd()),
+        _Source("the environment", plain, Path.cwd()),
+        *([_Source(str(file), _read_file(file), file.resolve().parent)] if file else []),
+        _Source("the defaults", default_folders, CHECKOUT),
     )
-    table = {setting.name: setting for setting in SETTINGS}
-    values: dict[str, Any] = {s.name: CHECKOUT / s.default for s in SETTINGS if s.kind == "path"}
-    for source, layer, folder in layers:
-        for name, raw in layer.items():
-            if name not in table:
-                raise SettingsError(f"{source} has an unknown setting {name!r}; {_nearest(str(name), table)}")
-            try:
-                value = table[name].parse(raw)
-            except ValueError as problem:
-                raise SettingsError(f"{source}: {problem}") from None
-            values[name] = table[name].resolve(value, folder)
-    return Settings(**values)
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a device says of itself: its name, CUDA compute capability and memory. None = not known or no such thing."""
-
-    name: str
-    capability: tuple[int, int] | None = None
-    memory_mib: int | None = None
-
-
-@dataclass(frozen=True)
-class Profile:
-    """How the model runs on a card.
-
-    `buckets_px`: square sides the model runs at, ascending, the largest is `input_px`. `cuda_graph`: "on", "off", or
-    "verify" (replay is compared with eager first). `memory_fraction`: most of the card's memory that may be taken.
-    """
-
-    name: str
-    input_px: int
-    precision: str
-    cuda_graph: str
-    buckets_px: tuple[int, ...]
-    memory_fraction: float
-    max_batch: int
-
-
-_SIDE_PX = Setting("input_px", None, "int", "", low=64, high=4096, unit_px=8)
-PROFILE_KEYS: dict[str, Setting] = {
-    key.name: key
-    for key in (
-        Setting("name", None, "text", "small letters, digits, dots and dashes", pattern=r"[a-z0-9][a-z0-9.-]*"),
-        _SIDE_PX,
-        Setting("precision", None, "choice", "", choices=("fp16", "bf16", "fp32")),
-        Setting("cuda_graph", None, "choice", "", choices=("on", "off", "verify")),
-        Setting("memory_fraction", None, "float", "", low=0.1, high=1.0),
-        Setting("max_batch", None, "int", "", low=1, high=64),
-        Setting("capability", None, "text", 'compute capability at least, as "8.6"', pattern=r"\d+\.\d+"),
-        Setting("memory_mib", None, "int", "", low=0, high=1 << 24),
-    )
-}
-_LIST_KEYS = ("match", "buckets_px")
-_OPTIONAL_KEYS = ("match", "buckets_px", "capability", "memory_mib")
-# Words in a device name that say nothing about which chip it is: vendor and series, memory size, form factor.
-_EMPTY_WORDS = re.compile(r"nvidia|geforce|tesla|\d+gb|sxm\d?|pcie|hbm\d\w?|with|design")
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A profile and when it applies: names (shell wildcards allowed) and least capability and memory."""
-
-    profile: Profile
-    names: tuple[str, ...]
-    capability: tuple[int, int]
-    memory_mib: int
-
-    def fits(self, card: Card) -> bool:
-        enough_memory = card.memory_mib is None or card.memory_mib >= self.memory_mib
-        return enough_memory and (card.capability or (0, 0)) >= self.capability
-
-
-def _chip_words(device_name: str) -> str:
-    words = re.findall(r"[a-z0-9.*]+", device_name.lower())
-    return " ".join(word for word in words if not _EMPTY_WORDS.fullmatch(word))
-
-
-def _parse_row(row: object, where: str) -> _Row:
-    if not isinstance(row, dict):
-        raise ProfileError(f"{where} must be a table of `key: value`, not {row!r}")
-    where = f"{where} ({row.get('name', 'without a name')})"
-    for key in row:
-        if key not in PROFILE_KEYS and key not in _LIST_KEYS:
-            raise ProfileError(f"{where}: unknown key {key!r}; {_nearest(str(key), (*PROFILE_KEYS, *_LIST_KEYS))}")
-    for key in PROFILE_KEYS:
-        if key not in row and key not in _OPTIONAL_KEYS:
-            raise ProfileError(f"{where}: {key} is missing; allowed: {PROFILE_KEYS[key].allowed}")
-    for key in _LIST_KEYS:
-        if not isinstance(row.get(key, []), list):
-            raise ProfileError(f"{where}: {key} must be a list, not {row[key]!r}")
     try:
-        values = {key: PROFILE_KEYS[key].parse(raw) for key, raw in row.items() if key in PROFILE_KEYS}
-        input_px = values["input_px"]
-        ladder = (*(px for px in DEFAULT_LADDER_PX if px < input_px), input_px)
-        buckets = tuple(_SIDE_PX.parse(px) for px in row.get("buckets_px", ladder))
-    except ValueError as problem:
-        raise ProfileError(f"{where}: {problem}") from None
-    if list(buckets) != sorted(set(buckets)) or not buckets or buckets[-1] != input_px:
-        raise ProfileError(f"{where}: buckets_px {list(buckets)} must rise and end in input_px, {input_px}")
-    major, minor = str(values.pop("capability", "0.0")).split(".")
-    memory_mib = values.pop("memory_mib", 0)
-    names = tuple(_chip_words(str(name)) for name in row.get("match", []))
-    return _Row(Profile(buckets_px=buckets, **values), names, (int(major), int(minor)), memory_mib)
+        # Typed as if it were a field; its own docstring calls it the sources to build from.
+        return Settings(_build_sources=(sources, {}))  # type: ignore[call-arg]
+    except ValidationError as problem:
+        name = str(problem.errors()[0]["loc"][0])
+        raise next(source for source in sources if name in source.values).refusal(name) from None
 
 
-def _read_rows(path: Path) -> list[_Row]:
-    content = _read_yaml(path, ProfileError)
-    if not isinstance(content, dict) or list(content) != ["profiles"] or not isinstance(content["profiles"], list):
-        raise ProfileError(f"{path} must hold one key, `profiles`, with a list of rows")
-    return [_parse_row(row, f"{path.name}, row {number}") for number, row in enumerate(content["profiles"], 1)]
+def _plain_environment(environ: Mapping[str, str], *, decided: Iterable[str]) -> dict[str, str]:
+    """Return what `HOST`, `PORT` and `QUEUE` set, as far as it is not decided already."""
+    plain = {name: environ[key] for key, name in PLAIN_ENVIRONMENT.items() if environ.get(key) and name not in decided}
+    host = plain.get("host", "").strip()
+    # conda exports HOST=x86_64-conda-linux-gnu, tcsh and zsh the machine's own name: nobody meant an address. The
+    # machine's name often does resolve, to an address that other machines reach, so it counts only if asked for.
+    if host and host != "localhost" and (host == socket.gethostname() or not _can_listen(host)):
+        del plain["host"]
+        log.warning(
+            "the variable HOST=%s is passed over, because it is this machine's name or no address to listen on here; "
+            "FFTLAMA_HOST sets one",
+            host,
+        )
+    return plain
 
 
-def choose_profile(card: Card, *, name: str = "auto", folder: Path | None = None) -> tuple[Profile, str]:
-    """Return the profile for `card` and a sentence that says why.
+def _can_listen(host: str) -> bool:
+    """Return whether this machine can listen on an address, given by number or name."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]  # fmt: skip
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except (OSError, UnicodeError):  # a label of more than 63 letters is a UnicodeError
+        return False
+    return True
 
-    `name`: a row by name, or "auto": matched on the device name, else by compute capability and memory; a card without
-    a compute capability is a CPU. `folder`: where the profiles files are (default: beside this file); rows of
-    `hardware_profiles.local.yaml` are tried first. Raises ProfileError for an unknown name or a bad file.
-    """
-    folder = folder or CHECKOUT
-    shipped_path = folder / PROFILES_FILE if (folder / PROFILES_FILE).is_file() else CHECKOUT / PROFILES_FILE
-    local_path = folder / LOCAL_PROFILES_FILE
-    shipped = _read_rows(shipped_path)
-    local = _read_rows(local_path) if local_path.is_file() else []
-    if name != "auto":
-        for row in local + shipped:
-            if row.profile.name == name:
-                return row.profile, f"The profile {name} was asked for by name."
-        raise ProfileError(f"there is no profile {name!r}; {_nearest(name, {r.profile.name for r in local + shipped})}")
-    chip = _chip_words(card.name)
-    for rows, source in (local, f", from {LOCAL_PROFILES_FILE}"), (shipped, ""):
-        for row in rows:
-            if any(fnmatchcase(chip, pattern) for pattern in row.names) and row.fits(card):
-                subject = "The device name" if card.capability else "No CUDA card is in use;"
-                return row.profile, f"{subject} {card.name} has the profile {row.profile.name}{source}."
-        for row in rows:
-            if card.capability is None and "cpu" in row.names:
-                return row.profile, f"No CUDA card is in use; {card.name} has the profile {row.profile.name}{source}."
-            if card.capability is not None and not row.names and row.fits(card):
-                memory = "unknown memory" if card.memory_mib is None else f"{card.memory_mib} MiB"
-                return row.profile, (
-                    f"{card.name} has no row of its own; compute capability {card.capability[0]}.{card.capability[1]} "
-                    f"and {memory} lead to the profile {row.profile.name}{source}."
-                )
-    raise ProfileError(f"no profile fits {card}; {PROFILES_FILE} must end in a row that fits every card")
+
+def _read_file(file: Path) -> Mapping[Any, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise SettingsError(f"{file} cannot be read: {problem}") from problem
+    if not isinstance(content, dict):
+        raise SettingsError(f"{file} must hold lines of the form `name: value`, not a {type(content).__name__}")
+    return content
+
+
+def nearest(name: str) -> str:
+    """Return words that lead from an unknown setting to the nearest known one."""
+    names = sorted(Settings.model_fields)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"the nearest is {close[0]!r}" if close else "known: " + ", ".join(names)
+
+
+def choices_of(field: FieldInfo) -> tuple[str, ...]:
+    """Return the values to choose from where a setting has a fixed list, else nothing."""
+    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+
+
+def allowed_values(field: FieldInfo) -> str:
+    """Return the allowed values of a setting as words for people."""
+    if choices := choices_of(field):
+        return "one of " + ", ".join(choices)
+    if field.annotation in (int, float):
+        noun = "a whole number" if field.annotation is int else "a number"
+        low = next((f" from {limit.ge}" for limit in field.metadata if isinstance(limit, Ge)), "")
+        high = next((f" to {limit.le}" for limit in field.metadata if isinstance(limit, Le)), "")
+        return noun + low + high
+    return field.description if field.metadata and field.description else "text"
+
+
+def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str] = ()) -> None:
+    """Add an option with its help for each of the settings named, by default for all."""
+    wanted = set(names) or Settings.model_fields.keys()
+    for name, field in Settings.model_fields.items():
+        if name in wanted:
+            help_text = (field.description or "").replace("%", "%%")
+            parser.add_argument(f"--{name.replace('_', '-')}", metavar="X", help=help_text)

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from config import Profile
 from engine.autotune import AutotunedProfile, autotune_card
 from engine.context_pass import context_crop
 from engine.cuda_graphs import is_out_of_memory
@@ -36,6 +35,7 @@ from engine.model_runner import (
     few_threads,
     pick_profile,
 )
+from engine.profiles import Profile
 from engine.requests import RepairError, RepairRequest, RepairResult, check_request
 from engine.stage_timer import OnStage, StageTimer
 from engine.tiled_refinement import hard_edged, refine

@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import CHECKOUT, LOCAL_PROFILES_FILE, SETTINGS, ProfileError, Settings, SettingsError, load_settings
+from config import CHECKOUT, Settings, SettingsError, add_arguments, load_settings
+from engine.profiles import LOCAL_PROFILES_FILE, ProfileError
 
 if TYPE_CHECKING:
     from inference import Inpainter
@@ -98,24 +99,24 @@ def make_parser() -> argparse.ArgumentParser:
     )
     repair.add_argument("--feather-px", type=_pixels, metavar="N", help="width of the soft edge; default: one pixel")
     repair.add_argument("--quality", choices=("fast", "high"), default="fast", help="high refines very large holes")
-    _add_settings(repair, ENGINE_SETTINGS)
+    add_arguments(repair, ENGINE_SETTINGS)
     repair.set_defaults(run=run_repair)
 
     profile = commands.add_parser("profile", help="show the card, the profile chosen for it and why")
     profile.add_argument(
         "--measure", action="store_true", help=f"time what this card likes best and write {LOCAL_PROFILES_FILE}"
     )
-    _add_settings(profile, ENGINE_SETTINGS)
+    add_arguments(profile, ENGINE_SETTINGS)
     profile.set_defaults(run=run_profile)
 
     weights = commands.add_parser("weights", help="list the weights there are, or fetch published ones")
     actions = weights.add_subparsers(title="actions", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="list the weights and where they are")
-    _add_settings(listing, ("weights_dir",))
+    add_arguments(listing, ("weights_dir",))
     listing.set_defaults(run=run_weights_list)
     get = actions.add_parser("get", help="fetch published weights; goes on where an earlier download stopped")
     get.add_argument("name", metavar="NAME", help="a name of `fftlama weights list`")
-    _add_settings(get, ("mirrors", "weights_dir"))
+    add_arguments(get, ("mirrors", "weights_dir"))
     get.set_defaults(run=run_weights_get)
 
     bench = commands.add_parser("bench", help="run one of the measurements in bench/; without a name: list them")
@@ -136,16 +137,8 @@ def _pixels(text: str) -> int:
     return int(text)
 
 
-def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    for setting in SETTINGS:
-        if setting.name in names:
-            parser.add_argument(
-                f"--{setting.name.replace('_', '-')}", metavar="X", help=setting.help.replace("%", "%%")
-            )
-
-
 def _settings(chosen: argparse.Namespace, names: Sequence[str]) -> Settings:
-    return load_settings({name: value for name in names if (value := getattr(chosen, name)) is not None})
+    return load_settings({name: getattr(chosen, name) for name in names}, serving=False)
 
 
 def run_repair(chosen: argparse.Namespace) -> int:

@@ -19,9 +19,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from config import CHECKOUT, LOCAL_PROFILES_FILE, Card, Profile
 from engine.cuda_graphs import is_out_of_memory
 from engine.model_runner import BATCH_SIZES, ModelRunner, RunnerError, cpu_has_bf16
+from engine.profiles import LOCAL_PROFILES_FILE, PROFILES_FOLDER, Card, Profile
 from lama.fast_generator import FastGenerator
 from lama.generator import Generator
 from tensor_ops.seam_correction import correct_seam
@@ -129,7 +129,7 @@ def autotune_card(
         memory_fraction=start.memory_fraction,
         max_batch=best_batch,
     )
-    return AutotunedProfile(rows, profile, write_profile(profile, card, folder or CHECKOUT))
+    return AutotunedProfile(rows, profile, write_profile(profile, card, folder or PROFILES_FOLDER))
 
 
 def write_profile(profile: Profile, card: Card, folder: Path) -> Path:

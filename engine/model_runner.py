@@ -17,8 +17,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from config import Card, Profile, ProfileError, choose_profile
 from engine.cuda_graphs import GraphedModel
+from engine.profiles import Card, Profile, ProfileError, choose_profile
 from lama.fast_generator import FastGenerator
 from lama.generator import Generator
 from tensor_ops.pinned_memory import PinnedMemory

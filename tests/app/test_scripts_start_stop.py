@@ -187,7 +187,7 @@ def test_port_taken_by_another_program_is_said_with_its_pid(checkout: SmallCheck
 
 
 def test_address_of_another_machine_is_refused_in_words(checkout: SmallCheckout) -> None:
-    result = checkout.run("start_app.sh", HOST="192.0.2.7")
+    result = checkout.run("start_app.sh", FFTLAMA_HOST="192.0.2.7")
     assert result.returncode == 2
     assert "192.0.2.7" in result.stdout and "cannot be listened on here" in result.stdout
 

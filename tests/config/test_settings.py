@@ -1,20 +1,22 @@
 """Settings: precedence, limits, and refusals that help."""
 
+import logging
 import pickle
-from dataclasses import fields
+import socket
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import CHECKOUT, SETTINGS, Settings, SettingsError, load_settings
+from config import CHECKOUT, Settings, SettingsError, allowed_values, load_settings
 from notices import Note
 
 
-def test_table_and_dataclass_name_the_same_settings() -> None:
-    assert [setting.name for setting in SETTINGS] == [field.name for field in fields(Settings)]
-    assert all(setting.help for setting in SETTINGS)
+def test_every_setting_has_help_and_says_what_it_allows() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert allowed_values(field), name
 
 
 def test_defaults_are_safe_and_absolute() -> None:
@@ -25,8 +27,14 @@ def test_defaults_are_safe_and_absolute() -> None:
 
 
 def test_defaults_are_values_that_the_table_itself_allows() -> None:
-    for setting in SETTINGS:
-        assert setting.parse(str(setting.default)) == setting.default
+    given = {name: str(field.default) for name, field in Settings.model_fields.items() if field.default is not None}
+    assert Settings.model_validate(given) == Settings()
+
+
+def test_settings_made_directly_read_neither_environment_nor_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FFTLAMA_PORT", "1")
+    monkeypatch.setenv("PORT", "2")
+    assert Settings().port == 7860
 
 
 def test_command_line_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
@@ -88,14 +96,37 @@ def test_missing_file_that_was_asked_for_is_refused(tmp_path: Path) -> None:
         load_settings(environ={}, file=tmp_path / "absent.yaml")
 
 
-@given(st.sampled_from([s for s in SETTINGS if s.kind == "int"]), st.integers(-(10**9), 10**9))
-def test_numbers_are_taken_exactly_inside_their_limits(setting, number: int) -> None:  # type: ignore[no-untyped-def]
-    inside = setting.low <= number <= setting.high
-    if inside:
-        assert setting.parse(str(number)) == number
+NUMBERS = {name: allowed_values(field) for name, field in Settings.model_fields.items() if field.annotation is int}
+
+
+@given(st.sampled_from(sorted(NUMBERS)), st.integers(-(10**9), 10**9))
+def test_numbers_are_taken_exactly_inside_the_limits_that_refusals_name(name: str, number: int) -> None:
+    low, high = (int(word) for word in NUMBERS[name].split() if word.isdecimal())
+    if low <= number <= high:
+        assert getattr(load_settings({name: str(number)}, {}), name) == number
     else:
-        with pytest.raises(ValueError, match=setting.name):
-            setting.parse(str(number))
+        with pytest.raises(
+            SettingsError, match=f"{name}: '{number}' is not allowed; allowed: a whole number from {low}"
+        ):
+            load_settings({name: str(number)}, {})
+
+
+@pytest.mark.parametrize("host", ["x86_64-conda-linux-gnu", socket.gethostname(), "203.0.113.9", "a" * 70 + ".example"])
+def test_host_that_shells_export_is_passed_over_with_a_warning(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    """conda exports HOST as a compiler's name, tcsh as the machine's; either made the start fail, or opened it."""
+    with caplog.at_level(logging.WARNING, "fftlama"):
+        assert load_settings(environ={"HOST": host}).host == "127.0.0.1"
+    assert f"HOST={host} is passed over" in caplog.text and "FFTLAMA_HOST" in caplog.text
+
+
+def test_host_that_somebody_meant_is_never_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    for host in ("0.0.0.0", "localhost", "127.0.0.1"):
+        assert load_settings(environ={"HOST": host}).host == host
+    compiler = "x86_64-conda-linux-gnu"
+    assert load_settings(environ={"FFTLAMA_HOST": compiler, "HOST": compiler}).host == compiler
+    assert load_settings({"host": compiler}, {"HOST": compiler}).host == compiler
+    assert load_settings(environ={"HOST": compiler, "PORT": "none"}, serving=False) == load_settings(environ={})
+    assert not caplog.records
 
 
 def test_note_is_its_sentence_and_survives_pickling() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from config import SETTINGS
+from config import Settings, choices_of
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ["README.md", "README.zh-CN.md"]
@@ -27,17 +27,18 @@ def test_settings_table_is_complete_and_in_order(name: str) -> None:
     rows = [cells_of(line) for line in text_of(name).splitlines() if re.match(r"\| `[a-z_]+` \|", line)]
     documented = [(row[0].strip("`"), row[1]) for row in rows]
     empty = {"README.md": "(empty)", "README.zh-CN.md": "（空）"}[name]
-    assert documented == [(s.name, f"`{s.default}`" if str(s.default) else empty) for s in SETTINGS]
+    defaults = {setting: field.default for setting, field in Settings.model_fields.items()}
+    assert documented == [(s, empty if default in ("", None) else f"`{default}`") for s, default in defaults.items()]
     assert all(row[2] for row in rows)
 
 
 @pytest.mark.parametrize("name", READMES)
 def test_choices_of_a_setting_stand_in_its_row(name: str) -> None:
     text = text_of(name)
-    for setting in SETTINGS:
-        (row,) = re.findall(rf"^\| `{setting.name}` \|.*$", text, re.MULTILINE)
-        if len(setting.choices) > 1:
-            assert all(f"`{choice}`" in row for choice in setting.choices), setting.name
+    for setting, field in Settings.model_fields.items():
+        (row,) = re.findall(rf"^\| `{setting}` \|.*$", text, re.MULTILINE)
+        if len(choices_of(field)) > 1:
+            assert all(f"`{choice}`" in row for choice in choices_of(field)), setting
 
 
 @pytest.mark.parametrize("name", READMES)

@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
-from config import Card, Profile, choose_profile
 from engine import autotune as measure
 from engine.autotune import AutotuneRow
 from engine.model_runner import ModelRunner
+from engine.profiles import Card, Profile, choose_profile
 from inference import Inpainter, RepairError, RepairRequest, autotune_profile
 from lama.checkpoint import CheckpointError, save_generator
 from lama.generator import Generator

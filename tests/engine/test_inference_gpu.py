@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from config import Profile
 from engine.context_pass import CONTEXT_PX, context_crop, transfer_low_frequencies
 from engine.cuda_graphs import GraphedModel, Model
+from engine.profiles import Profile
 from inference import Inpainter, RepairRequest
 from masks.dilation import slices_inside
 from preprocess import build_input, upload

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from config import PROFILES_FILE, Card, Profile, ProfileError, choose_profile
+from engine.profiles import PROFILES_FILE, Card, Profile, ProfileError, choose_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 
