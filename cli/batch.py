@@ -11,26 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imaging import Encoded, ImagingError, encode_photo, open_photo, read_mask
+from imaging import FORMATS, Encoded, ImagingError, encode_photo, format_of_name, open_photo, read_mask
+from imaging.atomic_write import write_atomically
 
 if TYPE_CHECKING:
     from inference import Inpainter
 
-FORMATS: Mapping[str, str] = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jfif": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-    ".avif": "AVIF",
-    ".heic": "HEIC",
-    ".heif": "HEIC",
-    ".gif": "GIF",
-}
-WRITTEN_FORMATS = frozenset(["PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF"])
+PHOTO_ENDINGS = tuple(ending for row in FORMATS.values() for ending in row.extensions)
 FORMAT_NOTES = frozenset(["not_exact", "palette_converted", "heic_saved_as"])  # true of every such file: said once
 MASK_ENDINGS = ("", "_mask", "-mask", ".mask")
 
@@ -90,11 +77,11 @@ def plan_tasks(photos: Path, masks: Path, out: Path) -> list[Task]:
         masks = mask
     if out.is_dir() or out.suffix == "":
         return [_checked(Task(photos, masks, out / photos.name))]
-    format_name = FORMATS.get(out.suffix.lower())
-    if format_name not in WRITTEN_FORMATS:
-        endings = " ".join(ending for ending, name in FORMATS.items() if name in WRITTEN_FORMATS)
+    wanted = format_of_name(out)
+    if wanted is None or not wanted.written:
+        endings = " ".join(ending for row in FORMATS.values() if row.written for ending in row.extensions)
         raise BatchError(f"{out}: {out.suffix} can't be written; use one of {endings}, or give a folder")
-    return [_checked(Task(photos, masks, out, format_name))]
+    return [_checked(Task(photos, masks, out, wanted.name))]
 
 
 def _plan_folder(photos: Path, masks: Path, out: Path) -> list[Task]:
@@ -109,7 +96,7 @@ def _plan_folder(photos: Path, masks: Path, out: Path) -> list[Task]:
         mask = mask_folder.mask_of(relative, itself=not shared) if mask_folder else masks
         tasks.append(_checked(Task(photos / relative, mask, out / relative)))
     if not tasks:
-        raise BatchError(f"{photos} has no photos in it ({' '.join(FORMATS)})")
+        raise BatchError(f"{photos} has no photos in it ({' '.join(PHOTO_ENDINGS)})")
     if all(task.mask is None for task in tasks):
         raise BatchError(f"{masks} has no mask for any photo of {photos}: neither of its name nor with _mask added")
     return tasks
@@ -141,7 +128,7 @@ def _pictures_below(folder: Path, *, leave_out: list[Path]) -> Iterator[Path]:
         here = Path(parent)
         folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).resolve() not in hidden_from)
         for name in sorted(names):
-            if Path(name).suffix.lower() in FORMATS and not name.startswith("."):
+            if format_of_name(name) and not name.startswith("."):
                 yield (here / name).relative_to(folder)
 
 
@@ -156,7 +143,7 @@ def finished_target(task: Task) -> Path | None:
     """Return the result of a task if it is there already."""
     if task.target.is_file():
         return task.target
-    added = (task.target.with_name(task.target.name + ending) for ending in FORMATS)
+    added = (task.target.with_name(task.target.name + ending) for ending in PHOTO_ENDINGS)
     return next((path for path in added if path.is_file()), None)
 
 
@@ -231,19 +218,14 @@ def _read(path: Path, limits: Limits) -> bytes:
 
 def _target_for(task: Task, encoded: Encoded) -> Path:
     """Return the task's target, the new format's ending added where the name's own says something else."""
-    if FORMATS.get(task.target.suffix.lower()) == FORMATS.get(encoded.extension.lower()):
+    if format_of_name(task.target) == format_of_name(f"x{encoded.extension}"):
         return task.target
     return task.target.with_name(task.target.name + encoded.extension)
 
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_atomically(path, data)
 
 
 def _sentence(error: Exception) -> str:

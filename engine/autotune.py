@@ -22,6 +22,7 @@ from torch import Tensor
 from engine.cuda_graphs import is_out_of_memory
 from engine.model_runner import BATCH_SIZES, ModelRunner, RunnerError, cpu_has_bf16
 from engine.profiles import LOCAL_PROFILES_FILE, PROFILES_FOLDER, Card, Profile
+from imaging.atomic_write import write_atomically
 from lama.fast_generator import FastGenerator
 from lama.generator import Generator
 from tensor_ops.seam_correction import correct_seam
@@ -138,9 +139,7 @@ def write_profile(profile: Profile, card: Card, folder: Path) -> Path:
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     others = [row for row in (content or {}).get("profiles", []) if row.get("name") != profile.name]
     row = {**asdict(profile), "match": [card.name], "buckets_px": list(profile.buckets_px)}
-    part = path.with_suffix(".part")
-    part.write_text(yaml.safe_dump({"profiles": [row, *others]}, sort_keys=False), encoding="utf-8")
-    part.replace(path)
+    write_atomically(path, yaml.safe_dump({"profiles": [row, *others]}, sort_keys=False).encode())
     return path
 
 

@@ -5,6 +5,7 @@ jobs, nothing global is changed, and every function may be called from several t
 """
 
 from imaging.errors import ImagingError
+from imaging.formats import FORMATS, FileFormat, format_of_name
 from imaging.masks import read_mask
 from imaging.photo import Encoded, Photo
 from imaging.png import decode_png, encode_png
@@ -13,7 +14,9 @@ from imaging.strokes import Stroke, parse_strokes, rasterize
 from imaging.writing import encode_photo, encode_preview
 
 __all__ = [
+    "FORMATS",
     "Encoded",
+    "FileFormat",
     "ImagingError",
     "Photo",
     "Stroke",
@@ -21,6 +24,7 @@ __all__ = [
     "encode_photo",
     "encode_png",
     "encode_preview",
+    "format_of_name",
     "open_photo",
     "parse_strokes",
     "rasterize",

@@ -8,6 +8,7 @@ from PIL import Image
 from imaging import png
 from imaging.decoding import READERS
 from imaging.errors import ImagingError, not_an_image, truncated_image
+from imaging.formats import FORMATS
 from imaging.photo import Photo
 
 MAX_BYTES = 100 << 20
@@ -31,7 +32,8 @@ def open_photo(data: bytes, *, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX)
         raise ImagingError("file_too_large", message, size_mib=round(size_mib, 1), max_mib=round(max_mib, 6))
     name = format_of(data)
     if name is None:
-        raise not_an_image("it is none of PNG, JPEG, WebP, TIFF, BMP, AVIF, HEIC and GIF")
+        *others, last = FORMATS
+        raise not_an_image(f"it is none of {', '.join(others)} and {last}")
     try:
         return READERS[name](bytes(data), max_px)
     except ImagingError:

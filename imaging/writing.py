@@ -15,18 +15,10 @@ from PIL import Image
 
 from imaging import jpeg, metadata, png, tiff, tiff_tags
 from imaging.errors import ImagingError
+from imaging.formats import FORMATS, PREVIEW_FORMATS, format_named
 from imaging.photo import Encoded, Photo
 from notices import Note
 
-MEDIA_TYPES = {
-    "PNG": ("image/png", ".png"),
-    "JPEG": ("image/jpeg", ".jpg"),
-    "WEBP": ("image/webp", ".webp"),
-    "TIFF": ("image/tiff", ".tif"),
-    "BMP": ("image/bmp", ".bmp"),
-    "AVIF": ("image/avif", ".avif"),
-}
-ALIASES = {"JPG": "JPEG", "TIF": "TIFF"}
 WEBP_MAX_SIDE_PX = 16383
 WEBP_QUALITY = 90
 AVIF_QUALITIES = (80, 65)
@@ -55,18 +47,18 @@ def encode_photo(photo: Photo, image: np.ndarray | None = None, *, format: str |
         raise ImagingError("bad_options", message, format=name.lower(), width=width, height=height) from error
     if lossy or (photo.source.stored == "cmyk"):
         notes.append(_not_exact_note(photo, name, lossy))
-    return Encoded(data, *MEDIA_TYPES[name], tuple(notes))
+    return Encoded(data, FORMATS[name].media_type, FORMATS[name].extension, tuple(notes))
 
 
 def _format_to_write(photo: Photo, wanted: str | None) -> tuple[str, list[Note]]:
     if wanted is not None and wanted.upper() != "ORIGINAL":
-        name = ALIASES.get(wanted.upper(), wanted.upper())
-        if name not in MEDIA_TYPES:
-            allowed = ", ".join(key.lower() for key in MEDIA_TYPES)
+        row = format_named(wanted)
+        if row is None or not row.written:
+            allowed = ", ".join(known.name.lower() for known in FORMATS.values() if known.written)
             raise ImagingError(
                 "bad_options", f"Unknown image format {wanted!r}; use one of: original, {allowed}.", format=wanted
             )
-        return name, []
+        return row.name, []
     if photo.format == "GIF":
         return "PNG", []
     if photo.format == "HEIC":
@@ -250,11 +242,12 @@ def encode_preview(
     or "png". Raises ImagingError `bad_options` for another format.
     """
     height, width = image.shape[:2]
-    name = ALIASES.get(format.upper(), format.upper())
-    if name not in ("WEBP", "JPEG", "PNG"):
+    row = format_named(format)
+    if row is None or row.name not in PREVIEW_FORMATS:
         raise ImagingError("bad_options", f"Unknown preview format {format!r}; use webp, jpeg or png.", format=format)
+    name = row.name
     limit = min(max_px or max(width, height), WEBP_MAX_SIDE_PX if name == "WEBP" else 65500)
-    pixels = image if alpha is None or name == "JPEG" else np.dstack([image, alpha])
+    pixels = image if alpha is None or not row.alpha else np.dstack([image, alpha])
     scale = max(1, limit) / max(width, height)
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -15,9 +15,19 @@ from pathlib import PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging import Encoded, ImagingError, Photo, decode_png, encode_photo, encode_png, encode_preview, open_photo
+from imaging import (
+    FORMATS,
+    Encoded,
+    ImagingError,
+    Photo,
+    decode_png,
+    encode_photo,
+    encode_png,
+    encode_preview,
+    open_photo,
+)
+from imaging.atomic_write import write_atomically
 from jobs.errors import JobError, disk_full_as_job_error
-from jobs.files import write_atomically
 from jobs.store import ImageRecord, JobStore, new_id
 
 MIB = 1 << 20
@@ -25,11 +35,6 @@ CACHE_MIB = 320  # nine 12 MP photos or rounds; one larger photo is kept whateve
 DECODERS = 2  # decoding holds several copies of a photo for a moment, so twenty uploads at once take turns
 LONGEST_NAME = 120
 EIGHT_BIT_STEP = 257  # 65535 / 255: 16-bit value of one 8-bit grey level
-STORED_TYPES = {
-    "PNG": ("image/png", ".png"), "JPEG": ("image/jpeg", ".jpg"), "WEBP": ("image/webp", ".webp"),
-    "TIFF": ("image/tiff", ".tif"), "BMP": ("image/bmp", ".bmp"), "AVIF": ("image/avif", ".avif"),
-    "HEIC": ("image/heic", ".heic"), "GIF": ("image/gif", ".gif"),
-}  # fmt: skip
 
 Box = tuple[int, int, int, int]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -148,11 +153,11 @@ class ImageStore:
         An uploaded photo in its own format is returned as it came, byte for byte.
         """
         if image.parent_id is None and format is None:
-            media_type, extension = STORED_TYPES[image.format]
+            row = FORMATS[image.format]
             return Encoded(
                 data=self._read(image.image_id, root=True),
-                media_type=media_type,
-                extension=extension,
+                media_type=row.media_type,
+                extension=row.extension,
                 notes=image.notes,
             )
         pixels = self.pixels(image)

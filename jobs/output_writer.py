@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from imaging.atomic_write import write_new_output
 from jobs.errors import JobError, is_disk_full
-from jobs.files import write_new_output
 from jobs.images import ImageStore
 from notices import Note
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from config import Settings
 from imaging import Encoded
+from imaging.atomic_write import write_atomically
 from jobs.errors import JobError, disk_full_as_job_error
-from jobs.files import write_atomically
 from jobs.images import ImageStore
 from jobs.model_switch import ModelSwitch
 from jobs.output_writer import OutputWriter

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.requests import MAX_ASKED_PX, QUALITIES
 from imaging import read_mask
 from imaging.strokes import parse_strokes, rasterize
 from jobs.errors import JobError
 from jobs.images import imaging_as_job_error
 from jobs.store import ImageRecord
 
-LARGEST_REACH_PX = 1024  # the engine's own limit
-QUALITIES = ("fast", "high")
 LONGEST_REQUEST_ID = 200
 
 
@@ -45,8 +44,8 @@ def parse_options(raw: object) -> Options:
     for key in ("dilate_px", "feather_px"):
         value = raw.get(key)
         whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not (whole and 0 <= value <= LARGEST_REACH_PX):
-            allowed = f"a whole number from 0 to {LARGEST_REACH_PX}"
+        if value is not None and not (whole and 0 <= value <= MAX_ASKED_PX):
+            allowed = f"a whole number from 0 to {MAX_ASKED_PX}"
             raise JobError("bad_options", f"{key} is {str(value)[:40]!r}; allowed: {allowed}.", {"key": key})
     quality = raw.get("quality", "fast")
     if quality not in QUALITIES:

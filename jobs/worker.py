@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from engine.requests import RepairRequest
 from jobs.errors import JobError
-from jobs.images import ImageStore, Pixels
+from jobs.images import ImageStore
 from jobs.output_writer import OutputWriter
 from jobs.request_parsing import Options, build_mask
 from jobs.store import ImageRecord, JobRecord, note_as_dict
@@ -32,8 +30,10 @@ log = logging.getLogger("fftlama.jobs")
 class Engine(Protocol):
     """What repairs: `inference.Inpainter`, or anything shaped like it."""
 
-    def repair_many(self, requests: Sequence[Any], *, on_stage: Callable[[str], None] | None = None) -> Sequence[Any]:
-        """Repair `requests` (each shaped like `Repair`); results have `patches`, `timings_ms` and `notes`."""
+    def repair_many(
+        self, requests: Sequence[RepairRequest], *, on_stage: Callable[[str], None] | None = None
+    ) -> Sequence[Any]:
+        """Repair several images; results have `patches`, `timings_ms` and `notes`."""
 
     def describe(self) -> dict[str, Any]:
         """Say which device, precision, profile and weights are used."""
@@ -66,23 +66,12 @@ class Desk(Protocol):
 
 
 @dataclass(frozen=True)
-class Repair:
-    """One request to the engine: image (H, W, 3) uint8 or uint16, mask (H, W) bool, True = hole; neither modified."""
-
-    image: Pixels
-    mask: NDArray[np.bool_]
-    dilate_px: int | None
-    feather_px: int | None
-    quality: str
-
-
-@dataclass(frozen=True)
 class _Task:
     """A started job with what the engine needs for it, and when its parts began (time.monotonic)."""
 
     job: JobRecord
     parent: ImageRecord
-    repair: Repair
+    request: RepairRequest
     started_s: float
     loaded_s: float
 
@@ -151,8 +140,8 @@ class DeviceWorker(threading.Thread):
         except Exception as error:
             self._fail(job_id, error)
             return None
-        repair = Repair(pixels, mask, options.dilate_px, options.feather_px, options.quality)
-        return _Task(job, parent, repair, started_s, time.monotonic())
+        request = RepairRequest(pixels, mask, options.dilate_px, options.feather_px, options.quality)
+        return _Task(job, parent, request, started_s, time.monotonic())
 
     def _repair(self, tasks: Sequence[_Task], *, alone: bool) -> bool:
         """Repair `tasks` in one call and deliver; False when the call failed and each is to be tried alone."""
@@ -165,7 +154,7 @@ class DeviceWorker(threading.Thread):
 
         try:
             on_stage("plan")
-            results = self.engine.repair_many([task.repair for task in tasks], on_stage=on_stage)
+            results = self.engine.repair_many([task.request for task in tasks], on_stage=on_stage)
         except _NobodyWaitsError:
             return True
         except Exception as error:

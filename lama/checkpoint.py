@@ -8,7 +8,6 @@ the file (discriminator, losses, optimiser) is ignored and not even read. Width 
 Nothing in a file is run or imported, and the network is never opened.
 """
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from imaging.atomic_write import part_file
 from lama.generator import INPUT_CHANNELS, Generator
 from lama.safe_unpickle import CheckpointError
 from lama.torch_archive import TorchFile, open_legacy, open_zip
@@ -92,12 +92,8 @@ def save_generator(generator: Generator, path: str | Path, metadata: Mapping[str
             raise CheckpointError(f"{name} has values that are not finite in {dtype}; the weights were not saved")
     header = {"format": "pt", "width": str(generator.width), "blocks": str(generator.blocks), **(metadata or {})}
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(tensors, unfinished, metadata=header)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with part_file(path) as part:
+        save_file(tensors, part, metadata=header)
 
 
 def _refuse_what_is_no_file(file: Path, *, embedded: bool) -> None:

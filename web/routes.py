@@ -26,6 +26,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import Match
 
 from config import Settings
+from imaging.formats import FORMATS, PREVIEW_FORMATS
 from jobs.errors import JobError
 from jobs.queue import JobQueue
 from jobs.store import note_as_dict
@@ -49,8 +50,7 @@ SWITCH_WAIT_S = 10.0  # most models are loaded by then; who waits longer asks ag
 WAITERS = 128
 UPLOADS_AT_ONCE = 4  # files are whole in memory only while they are checked
 LARGEST_PREVIEW_PX = 20_000
-FORMATS = ("original", "png", "jpeg", "webp")
-PREVIEW_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+ENCODINGS = ("original", *(name.lower() for name in PREVIEW_FORMATS))
 NEVER_CHANGES = {"Cache-Control": "private, max-age=31536000, immutable"}
 EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
 
@@ -116,8 +116,8 @@ def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, vers
 
     @router.get("/api/v1/images/{image_id}")
     def get_image(image_id: str, format: str | None = None, max_px: int | None = None) -> Response:
-        if format is not None and format not in FORMATS:
-            raise JobError("bad_request", f"format must be one of {', '.join(FORMATS)}, not {format[:20]!r}.")
+        if format is not None and format not in ENCODINGS:
+            raise JobError("bad_request", f"format must be one of {', '.join(ENCODINGS)}, not {format[:20]!r}.")
         image = queue.image(image_id)
         other = None if format in (None, "original") else format
         if max_px is not None:
@@ -125,7 +125,7 @@ def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, vers
                 raise JobError("bad_request", f"max_px must be from 1 to {LARGEST_PREVIEW_PX}.")
             kind = other or "jpeg"
             data = queue.images.preview(image, max_px=max_px, format=kind)
-            return Response(data, media_type=PREVIEW_TYPES[kind], headers=NEVER_CHANGES)
+            return Response(data, media_type=FORMATS[kind.upper()].media_type, headers=NEVER_CHANGES)
         encoded = queue.images.encode(image, format=other)
         suffix = "_repaired" if image.parent_id else ""
         name = f"{PurePath(image.name).stem}{suffix}{encoded.extension}"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import files
+from imaging import atomic_write
+from imaging.atomic_write import write_atomically, write_new_output
 from jobs.errors import JobError
-from jobs.files import write_atomically, write_new_output
 from jobs.retention import DAY_S, MIB, clean_up, remove_history
 from jobs.store import ImageRecord, JobStore, new_id
 
@@ -70,7 +70,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     def no_space(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", no_space)
+    monkeypatch.setattr(atomic_write.os, "fsync", no_space)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, b"second")
     with pytest.raises(OSError, match="No space left"):
@@ -86,7 +86,7 @@ def test_outputs_of_one_second_never_collide(tmp_path: Path, monkeypatch: pytest
         def refuse(*_: object) -> None:
             raise OSError(errno.EPERM, "Operation not permitted")
 
-        monkeypatch.setattr(files.os, "link", refuse)
+        monkeypatch.setattr(atomic_write.os, "link", refuse)
     now = datetime(2026, 3, 4, 5, 6, 7)
     (tmp_path / "outputs_20260304050607.jpg").write_bytes(b"somebody's own")
     with ThreadPoolExecutor(8) as pool:

@@ -1,0 +1,114 @@
+"""Files written whole or not at all, and never over one that is there: the program's only way to write one.
+
+A file is written beside its final name, synced and renamed, so that neither a kill nor a full disk leaves half a file
+under a name that anybody reads. Part files are hidden and end in `.part`. Knows no file format.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+PART_SUFFIX = ".part"
+MAX_NAMES_PER_SECOND = 10_000
+
+
+@contextmanager
+def part_file(path: Path) -> Iterator[Path]:
+    """Give the path of a new part file that becomes `path` when the block ends without an exception.
+
+    Args:
+        path: the final name; a file that has it is replaced. Its folder must exist.
+
+    Yields:
+        Where to write. The part file is synced and renamed afterwards, and removed when the block raises.
+
+    Raises:
+        OSError: the file cannot be written, synced or renamed; `path` is then as it was.
+    """
+    # A random name, not the final one with an ending: names of 255 bytes are allowed and leave no room for an ending.
+    part = path.parent / f".{secrets.token_hex(8)}{PART_SUFFIX}"
+    try:
+        yield part
+        _sync(part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all.
+
+    Args:
+        path: the final name; a file that has it is replaced. Its folder must exist.
+        data: the file's bytes.
+
+    Raises:
+        OSError: the file cannot be written; `path` is then as it was.
+    """
+    with part_file(path) as part:
+        part.write_bytes(data)
+
+
+def write_new_output(folder: Path, data: bytes, *, extension: str, now: datetime | None = None) -> Path:
+    """Write `data` as `outputs_YYYYMMDDHHMMSS[_n]<extension>`, never over another file.
+
+    Args:
+        folder: where to; made if missing.
+        data: the file's bytes.
+        extension: the name's ending, with its dot.
+        now: the time that the name tells; None = now.
+
+    Returns:
+        The new file's path.
+
+    Raises:
+        OSError: the folder cannot be made or the file not be written; nothing is left behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"outputs_{now or datetime.now():%Y%m%d%H%M%S}"
+    part = folder / f".{secrets.token_hex(8)}{PART_SUFFIX}"
+    try:
+        part.write_bytes(data)
+        _sync(part)
+        for number in range(1, MAX_NAMES_PER_SECOND):
+            path = folder / f"{stem}{'' if number == 1 else f'_{number}'}{extension}"
+            try:
+                _claim(part, path)
+            except FileExistsError:
+                continue
+            _sync_folder(folder)
+            return path
+        raise FileExistsError(f"{folder}: no free name left beginning with {stem}")
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _claim(part: Path, path: Path) -> None:
+    # A hard link creates a name exclusively and with its whole content at once; where there are no links (exFAT) the
+    # name is reserved first.
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        path.open("xb").close()
+        part.replace(path)
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename survives a power cut only when its folder is synced; Windows can't open folders.
+    with suppress(OSError):
+        _sync(folder)
