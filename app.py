@@ -20,6 +20,7 @@ import tempfile
 import tomllib
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import CHECKOUT, Settings, SettingsError, add_arguments, load_settings
@@ -53,13 +54,14 @@ def create_app(settings: Settings, engine: "Engine | None" = None) -> "FastAPI":
     from web.stubs import without_stubs
 
     with ThreadPoolExecutor(1, thread_name_prefix="engine-loader") as loader:
-        loading = None if engine else loader.submit(load_engine, settings)
+        load = load_remote_engines if settings.queue == "celery" else load_engine
+        loading = None if engine else loader.submit(load, settings)
         with without_stubs():
             import gradio as gr
 
         from web.page import create_page
 
-        app = create_api(settings, engine or loading.result())  # type: ignore[union-attr]
+        app = create_api(settings, engine or loading.result())  # type: ignore[union-attr,arg-type]
     return gr.mount_gradio_app(
         app, create_page(app.state.queue, settings), path="/", server_name=settings.host, server_port=settings.port,
         run_history=False, footer_links=[], max_file_size=f"{settings.max_file_mib}mb", show_error=True,
@@ -67,7 +69,7 @@ def create_app(settings: Settings, engine: "Engine | None" = None) -> "FastAPI":
     )  # fmt: skip
 
 
-def create_api(settings: Settings, engine: "Engine") -> "FastAPI":
+def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "FastAPI":
     """Return the application without its page: jobs, REST routes, /health and /metrics."""
     from fastapi import FastAPI
 
@@ -78,10 +80,11 @@ def create_api(settings: Settings, engine: "Engine") -> "FastAPI":
 
     tempfile.gettempdir()  # found by a trial write, and remembered: later the disk may be full
     metrics = Metrics()
-    profile = getattr(engine, "profile", None)
+    engines = engine if isinstance(engine, Sequence) else [engine]
+    profile = getattr(engines[0], "profile", None)
     # On a CPU a batch is no faster than one after another, and the first in line would wait for the last.
-    batch_limit = 1 if engine.describe().get("device") == "cpu" else getattr(profile, "max_batch", 1)
-    queue = JobQueue(settings, [engine], batch_limit=batch_limit, on_ended=metrics.count)
+    batch_limit = 1 if engines[0].describe().get("device") == "cpu" else getattr(profile, "max_batch", 1)
+    queue = JobQueue(settings, engines, batch_limit=batch_limit, on_ended=metrics.count)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -124,6 +127,21 @@ def load_engine(settings: Settings) -> "Engine":
         precision=settings.precision,
         profile=None if settings.profile == "auto" else settings.profile,
     )
+
+
+def load_remote_engines(settings: Settings) -> "Sequence[Engine]":
+    """Return what hands repairs to Celery workers; no model is loaded here."""
+    from jobs.remote_engine import Fleet, RemoteEngine
+
+    fleet = Fleet(settings.redis_url, version=program_version(), weights=find_weights_file(settings))
+    return RemoteEngine.lanes(fleet, deadline_s=settings.job_timeout_s)
+
+
+def find_weights_file(settings: Settings) -> Path:
+    """Return the weights file that the settings ask for, the embedded one where they ask for none."""
+    from lama.catalogue import WEIGHTS_FOLDER, find_weights
+
+    return find_weights(settings.weights, settings.weights_dir) or WEIGHTS_FOLDER / "lama-compact.safetensors"
 
 
 def program_version() -> str:

@@ -23,7 +23,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 CHECKOUT = Path(__file__).resolve().parent
 SETTINGS_FILE = "fftlama.yaml"
 ENVIRONMENT_PREFIX = "FFTLAMA_"
-PLAIN_ENVIRONMENT = {"HOST": "host", "PORT": "port", "QUEUE": "queue"}
+PLAIN_ENVIRONMENT = {
+    "HOST": "host", "PORT": "port", "QUEUE": "queue", "REDIS_URL": "redis_url", "DEVICES": "devices",
+}  # fmt: skip
 FILE_OR_NAME = "file or name"
 
 log = logging.getLogger("fftlama")
@@ -65,7 +67,20 @@ class Settings(BaseSettings):
     outputs_dir: Path = Field(default=Path("outputs"), description="folder results are written to")
     max_file_mib: int = Field(default=100, ge=1, le=4096, description="largest photo file taken, MiB")
     max_image_mpx: int = Field(default=100, ge=1, le=1000, description="largest photo taken, million pixels")
-    queue: Literal["local"] = Field(default="local", description="where repairs run: local = in this process")
+    queue: Literal["local", "celery"] = Field(
+        default="local",
+        description="where repairs run: local = in this process; celery = on the workers that meet at redis_url",
+    )
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0",
+        pattern=r"^rediss?://\S+$",
+        description="redis:// or rediss:// address (password, host, port, database) where queue=celery meets its workers",
+    )
+    devices: str = Field(
+        default="",
+        pattern=r"^([0-9]+(\s*,\s*[0-9]+)*)?$",
+        description="numbers of the CUDA cards to run on, separated by commas; empty = the one that device names",
+    )
     queue_limit: int = Field(
         default=32, ge=1, le=10000, description="most repairs that may wait; more are refused with 429"
     )

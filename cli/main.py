@@ -119,6 +119,14 @@ def make_parser() -> argparse.ArgumentParser:
     add_arguments(get, ("mirrors", "weights_dir"))
     get.set_defaults(run=run_weights_get)
 
+    worker = commands.add_parser("worker", help="repair for a server with QUEUE=celery, through its Redis")
+    worker.add_argument(
+        "--redis", dest="redis_url", metavar="URL", help="redis:// or rediss:// address; default: the setting redis_url"
+    )
+    worker.add_argument("--name", default="", help="what the server calls this worker; default: the machine's name")
+    _add_settings(worker, (*ENGINE_SETTINGS, "weights_dir", "log_level"))
+    worker.set_defaults(run=run_worker_command)
+
     bench = commands.add_parser("bench", help="run one of the measurements in bench/; without a name: list them")
     bench.add_argument(
         "name", metavar="NAME", nargs="?", help="a file of bench/, without .py; its own --help follows it"
@@ -295,6 +303,13 @@ def run_weights_get(chosen: argparse.Namespace) -> int:
         progress.close()
     print(path)
     return 0
+
+
+def run_worker_command(chosen: argparse.Namespace) -> int:
+    """Work for a server until told to stop."""
+    from cli.worker import run_worker
+
+    return run_worker(_settings(chosen, (*ENGINE_SETTINGS, "weights_dir", "log_level", "redis_url")), chosen)
 
 
 def run_bench(arguments: Sequence[str]) -> int:

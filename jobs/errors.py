@@ -25,6 +25,10 @@ class JobError(ValueError):
         return {"error": self.code, "message": self.message, "params": self.params}
 
 
+class EngineUnavailableError(RuntimeError):
+    """The engine can't be reached just now; the job goes back to its place in the queue as if it had not begun."""
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether `error` means that no more can be written (no space, quota, file size limit)."""
     if isinstance(error, OSError):

@@ -68,6 +68,9 @@ class JobQueue:
             log.info("taking up %d waiting repairs and %d unsaved results of the last run", len(waiting), len(unsaved))
         with self._news:
             self._waiting = deque(waiting)
+        for engine in dict.fromkeys(worker.engine for worker in self._workers):
+            if hasattr(engine, "start"):  # one that hands repairs to other machines watches them
+                engine.start(self.changed)
         self.output_writer.start()
         for job_id in unsaved:
             self.output_writer.add(job_id)
@@ -92,6 +95,9 @@ class JobQueue:
         with self._news:
             self._closing = True
             self._news.notify_all()
+        for engine in dict.fromkeys(worker.engine for worker in self._workers):
+            if hasattr(engine, "close"):
+                engine.close()
 
     # Photos
 
@@ -228,6 +234,14 @@ class JobQueue:
                 self.models.carry_out()
             self._clean_if_due()
 
+    def put_back(self, job_ids: Sequence[str]) -> None:
+        """Put running jobs back to the head of the queue, because their engine can't be reached."""
+        with self._news:
+            for job_id in reversed(job_ids):
+                if self.store.requeue(job_id):
+                    self._waiting.appendleft(job_id)
+            self._moved_up()
+
     def changed(self) -> None:
         """Wake everybody who waits for a change."""
         with self._news:
@@ -294,6 +308,11 @@ class JobQueue:
         except Exception:
             log.exception("clean-up failed; it is tried again in %.0f minutes", CLEAN_EVERY_S / 60)
 
+    def _waiting_for(self, state: str) -> str | None:
+        """Return what keeps every repair from running: "redis", "workers", or None."""
+        engine = self._workers[0].engine
+        return getattr(engine, "waiting_for", None) if state == "queued" else None
+
     def _view(self, job: JobRecord) -> dict[str, Any]:
         position = self._waiting.index(job.job_id) + 1 if job.job_id in self._waiting else 0
         patch = None
@@ -306,7 +325,7 @@ class JobQueue:
         return {
             "job_id": job.job_id, "state": state, "position": position, "stage": job.stage,
             "timings_ms": job.timings_ms, "image_id": job.result_id, "patch": patch, "notes": job.notes,
-            "saved": job.saved, "error": error, "version": version,
+            "saved": job.saved, "error": error, "version": version, "waiting_for": self._waiting_for(state),
         }  # fmt: skip
 
 

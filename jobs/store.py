@@ -219,7 +219,14 @@ class JobStore:
 
     def set_stage(self, job_ids: Sequence[str], stage: str) -> list[str]:
         """Set the stage of those of `job_ids` that still run, and return them."""
-        return [job_id for job_id in job_ids if self._update("stage = ?", (stage,), job_id, "running")]
+        return [job_id for job_id in job_ids if self._enter_stage(job_id, stage)]
+
+    def _enter_stage(self, job_id: str, stage: str) -> bool:
+        # Read first: an engine on another machine is asked again and again, and mostly nothing changed.
+        row = self.connection().execute("SELECT state, stage FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+        if row is None or row["state"] != "running":
+            return False
+        return row["stage"] == stage or self._update("stage = ?", (stage,), job_id, "running")
 
     def finish(
         self, job_id: str, result: ImageRecord, *, size_bytes: int, timings_ms: object, notes: object, save: bool

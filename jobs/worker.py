@@ -9,13 +9,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from engine.requests import RepairRequest
-from jobs.errors import JobError
+from jobs.errors import EngineUnavailableError, JobError
 from jobs.images import ImageStore
 from jobs.output_writer import OutputWriter
 from jobs.request_parsing import Options, build_mask
@@ -51,6 +51,9 @@ class Desk(Protocol):
 
     def take(self) -> list[str]:
         """Wait for jobs and hand out the next ones; an empty list ends the worker."""
+
+    def put_back(self, job_ids: Sequence[str]) -> None:
+        """Put running jobs back to the head of the queue, because their engine can't be reached."""
 
     def changed(self) -> None:
         """Tell everybody who waits that a job changed."""
@@ -93,15 +96,23 @@ class DeviceWorker(threading.Thread):
 
     def run(self) -> None:
         """Work until the desk hands out nothing more, or until this thread was replaced."""
-        while not self._given_up and (job_ids := self._take()):
-            self.busy_with = tuple(job_ids)
-            try:
-                self._run_batch(job_ids)
-            except Exception as error:  # the worker must outlive anything a single batch does
-                log.exception("a batch of repairs failed")
-                for job_id in job_ids:
-                    self._fail(job_id, error)
-            self.busy_with = ()
+        while not self._given_up:
+            with self._admission() as is_admitted:
+                if not is_admitted or not (job_ids := self._take()):
+                    return
+                self.busy_with = tuple(job_ids)
+                try:
+                    self._run_batch(job_ids)
+                except Exception as error:  # the worker must outlive anything a single batch does
+                    log.exception("a batch of repairs failed")
+                    for job_id in job_ids:
+                        self._fail(job_id, error)
+                self.busy_with = ()
+
+    def _admission(self) -> AbstractContextManager[bool]:
+        """Wait until the engine has room for one more batch; an engine in this process always has."""
+        admission = getattr(self.engine, "admission", None)
+        return admission() if admission else nullcontext(True)
 
     def _take(self) -> list[str]:
         """Ask for the next jobs until there is an answer: a store that fails to read now may do so in a moment."""
@@ -156,6 +167,9 @@ class DeviceWorker(threading.Thread):
             on_stage("plan")
             results = self.engine.repair_many([task.request for task in tasks], on_stage=on_stage)
         except _NobodyWaitsError:
+            return True
+        except EngineUnavailableError:
+            self._queue.put_back(job_ids)
             return True
         except Exception as error:
             if not alone:

@@ -1,6 +1,7 @@
-"""Run app.py's server with the fake engine: `python tests/serve_fake.py page|api --port ...`.
+"""Run app.py's server with the fake engine: `python tests/support/serve_fake.py page|api|celery --port ...`.
 
-"api" leaves the page out, which saves the import of Gradio: for tests that start servers often.
+"api" leaves the page out, which saves the import of Gradio: for tests that start servers often. "celery" has no engine
+either: it hands repairs to the workers of `serve_worker.py` through the Redis of the setting `redis_url`.
 """
 
 import sys
@@ -9,11 +10,24 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import app
+from config import Settings
+from jobs.remote_engine import Fleet, RemoteEngine
 from tests.support.fake_engine import FakeEngine
+from tests.support.serve_worker import WEIGHTS
+
+
+def remote_engines(settings: Settings) -> list[RemoteEngine]:
+    """Return engines that hand repairs to workers of the same version and weights as `serve_worker.py`'s."""
+    fleet = Fleet(settings.redis_url, version="test", weights=WEIGHTS)
+    return RemoteEngine.lanes(fleet, deadline_s=settings.job_timeout_s)
+
 
 if __name__ == "__main__":
     if sys.argv[1] == "api":
         app.create_app = lambda settings: app.create_api(settings, FakeEngine())  # type: ignore[assignment,misc]
+    elif sys.argv[1] == "celery":
+        app.load_remote_engines = remote_engines
+        app.create_app = lambda settings: app.create_api(settings, remote_engines(settings))  # type: ignore
     else:
         app.load_engine = lambda settings: FakeEngine()
     sys.exit(app.main(sys.argv[2:]))

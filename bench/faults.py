@@ -1,0 +1,439 @@
+"""Break Redis, workers and the web process on purpose, and count how every accepted repair ended.
+
+`QUEUE=celery` with a real Redis, real Celery workers and the fake engine. Every accepted job must end exactly once,
+done or failed with a sentence, and every finished result must be served afterwards. Prints a Markdown table and one
+JSON line, and keeps both under bench/results/.
+
+    python -m bench.faults [--only NAME ...] [--kills 60] [--jobs 40] [--seed 0]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import secrets
+import shutil
+import socket
+import socketserver
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.support.redis_server import FakeWorker, RedisServer, wait_for_workers
+from tests.support.serve_worker import KILL_WORKER
+from tests.support.serving import RunningServer, follow, free_port, upload
+
+RESULTS = Path(__file__).parent / "results"
+PHOTO = Path(__file__).resolve().parents[1] / "tests" / "data" / "flower.png"
+JOB_HUNDREDTHS = 8  # of a second that the fake engine takes
+END_S = 180.0
+
+
+@dataclass
+class Outcome:
+    """How the repairs of one scenario ended."""
+
+    name: str
+    accepted: int = 0
+    done: int = 0
+    failed: int = 0
+    not_ended: int = 0
+    served: int = 0
+    twice: int = 0
+    faults: int = 0
+    seconds: float = 0.0
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every accepted job ended once, and every result is there."""
+        ended = self.done + self.failed == self.accepted
+        return ended and not (self.not_ended or self.twice) and self.served == self.done
+
+
+class Cluster:
+    """A Redis, workers and a web process of one scenario, with folders of their own."""
+
+    def __init__(self, folder: Path, *, workers: int = 2, through: str = "", **settings: Any) -> None:
+        self.folder = folder
+        self.redis = RedisServer(folder / "redis").start()
+        self.workers = [FakeWorker(through or self.redis.url, folder, number).start() for number in range(workers)]
+        values = {"redis_url": self.redis.url, "queue_limit": 5000, "job_timeout_s": 120, **settings}
+        self.web = RunningServer(folder / "web", kind="celery", settings=values).start()
+        wait_for_workers(self.redis.client, workers)
+        with self.web.client as client:
+            self.image_id = upload(client, PHOTO.read_bytes())["image_id"]
+
+    def submit(self, **options: int) -> str:
+        """Hand in one repair and return its job id."""
+        body = {
+            "image_id": self.image_id,
+            "request_id": secrets.token_hex(12),
+            "strokes": [{"points": [[30, 30], [60, 60]], "radius": 8, "erase": False}],
+            "options": {"feather_px": JOB_HUNDREDTHS, **options},
+        }
+        with self.web.client as client:
+            answer = client.post("/api/v1/repairs", json=body)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["job_id"])
+
+    def add_worker(self, **changes: Any) -> FakeWorker:
+        """Start one more worker."""
+        worker = FakeWorker(self.redis.url, self.folder, len(self.workers), **changes).start()
+        self.workers.append(worker)
+        return worker
+
+    def close(self) -> None:
+        """End everything."""
+        self.web.kill()
+        for worker in self.workers:
+            worker.kill()
+        self.redis.kill()
+
+    def collect(self, name: str, job_ids: list[str], *, faults: int, began_s: float) -> Outcome:
+        """Wait for every job and return how they ended; the outputs folder shows whether one was carried out twice."""
+        outcome = Outcome(name, accepted=len(job_ids), faults=faults)
+        errors: Counter[str] = Counter()
+        with self.web.client as client:
+            for job_id in job_ids:
+                try:
+                    view = follow(client, job_id, limit_s=END_S)
+                except AssertionError:
+                    outcome.not_ended += 1
+                    continue
+                if view["state"] == "done":
+                    outcome.done += 1
+                    outcome.served += client.get(view["patch"]["url"]).status_code == 200
+                else:
+                    outcome.failed += 1
+                    errors[f"{view['error']['error']}: {view['error']['message']}"] += 1
+            until_s = time.monotonic() + 20
+            while len(self._outputs()) < outcome.done and time.monotonic() < until_s:
+                time.sleep(0.2)
+            outcome.twice = max(0, len(self._outputs()) - outcome.done)
+        outcome.errors = [f"{count} x {text}" for text, count in errors.items()]
+        outcome.seconds = round(time.monotonic() - began_s, 1)
+        return outcome
+
+    def _outputs(self) -> list[Path]:
+        folder = self.web.outputs_dir
+        return [path for path in folder.iterdir() if path.suffix == ".png"] if folder.is_dir() else []
+
+
+@contextmanager
+def cluster(**settings: Any) -> Iterator[Cluster]:
+    """A cluster in a temporary folder, ended afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Cluster(Path(folder), **settings)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def worker_kills(options: argparse.Namespace) -> Outcome:
+    """A worker is killed with -9 at random moments, and another takes its place."""
+    random_ = random.Random(options.seed)
+    with cluster(workers=3) as made:
+        began_s, job_ids = time.monotonic(), []
+        for _ in range(options.kills):
+            job_ids += [made.submit() for _ in range(max(1, options.jobs // options.kills))]
+            time.sleep(random_.uniform(0.0, 0.4))
+            victim = random_.choice(made.workers)
+            victim.kill()
+            victim.start()
+        return made.collect("worker killed with -9", job_ids, faults=options.kills, began_s=began_s)
+
+
+def _while_jobs_run(made: Cluster, options: argparse.Namespace, name: str, fault: Callable[[], None]) -> Outcome:
+    began_s = time.monotonic()
+    job_ids = [made.submit() for _ in range(options.jobs // 2)]
+    time.sleep(0.3)
+    fault()
+    job_ids += [made.submit() for _ in range(options.jobs - len(job_ids))]
+    return made.collect(name, job_ids, faults=1, began_s=began_s)
+
+
+def redis_restart(options: argparse.Namespace) -> Outcome:
+    """Redis is killed and started again at once, with its data lost."""
+    with cluster() as made:
+
+        def fault() -> None:
+            made.redis.kill()
+            made.redis.start()
+
+        return _while_jobs_run(made, options, "Redis restarted, data lost", fault)
+
+
+def redis_stopped(options: argparse.Namespace) -> Outcome:
+    """Redis is away for half a minute."""
+    with cluster() as made:
+
+        def fault() -> None:
+            made.redis.kill()
+            time.sleep(options.outage_s)
+            made.redis.start()
+
+        return _while_jobs_run(made, options, f"Redis away for {options.outage_s:g} s", fault)
+
+
+def redis_paused(options: argparse.Namespace) -> Outcome:
+    """Redis stops answering with its connections open."""
+    with cluster() as made:
+
+        def fault() -> None:
+            made.redis.pause()
+            time.sleep(options.outage_s)
+            made.redis.resume()
+
+        return _while_jobs_run(made, options, f"Redis paused for {options.outage_s:g} s", fault)
+
+
+def redis_wiped(options: argparse.Namespace) -> Outcome:
+    """All keys are deleted while jobs run."""
+    with cluster() as made:
+        return _while_jobs_run(made, options, "Redis wiped (FLUSHALL)", made.redis.wipe)
+
+
+def network_cut(options: argparse.Namespace) -> Outcome:
+    """The network between the workers and Redis is cut and healed."""
+    with tempfile.TemporaryDirectory() as folder, CuttableProxy() as proxy:
+        made = Cluster.__new__(Cluster)
+        redis_ = RedisServer(Path(folder) / "redis-first")
+        proxy.target_port = redis_.port
+        redis_.start()
+        made.__dict__.update(folder=Path(folder), redis=redis_)
+        made.workers = [FakeWorker(proxy.url, Path(folder), number).start() for number in range(2)]
+        settings = {"redis_url": redis_.url, "queue_limit": 5000, "job_timeout_s": 120}
+        made.web = RunningServer(Path(folder) / "web", kind="celery", settings=settings).start()
+        try:
+            wait_for_workers(redis_.client, 2)
+            with made.web.client as client:
+                made.image_id = upload(client, PHOTO.read_bytes())["image_id"]
+
+            def fault() -> None:
+                proxy.cut()
+                time.sleep(options.outage_s)
+                proxy.heal()
+
+            return _while_jobs_run(made, options, f"network of the workers cut for {options.outage_s:g} s", fault)
+        finally:
+            made.close()
+
+
+def slow_worker(options: argparse.Namespace) -> Outcome:
+    """One of two workers is ten times slower."""
+    with cluster(workers=1) as made:
+        made.add_worker(environment={"SLOW_TIMES": "10"})
+        wait_for_workers(made.redis.client, 2)
+        return _while_jobs_run(made, options, "one of two workers ten times slower", lambda: None)
+
+
+def wrong_clock(options: argparse.Namespace) -> Outcome:
+    """A worker's clock is an hour ahead."""
+    library = _faketime_library()
+    if not library:
+        raise RuntimeError("libfaketime is not installed (Debian: apt-get install faketime)")
+    with cluster(workers=1) as made:
+        made.add_worker(environment={"LD_PRELOAD": library, "FAKETIME": "+1h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"})
+        wait_for_workers(made.redis.client, 2)
+        return _while_jobs_run(made, options, "clock of a worker an hour ahead", lambda: None)
+
+
+def poison(options: argparse.Namespace) -> Outcome:
+    """Images that kill every worker that touches them, among good ones."""
+    with cluster(workers=3) as made:
+        began_s = time.monotonic()
+        job_ids = [made.submit() for _ in range(options.jobs // 2)]
+        job_ids += [made.submit(dilate_px=KILL_WORKER)]
+        time.sleep(1.0)
+        for worker in made.workers:
+            if worker.process and worker.process.poll() is not None:
+                worker.start()
+        made.add_worker()
+        job_ids += [made.submit() for _ in range(options.jobs // 2)]
+        return made.collect("an image that kills its workers", job_ids, faults=2, began_s=began_s)
+
+
+def sigterm(options: argparse.Namespace) -> Outcome:
+    """A worker gets SIGTERM in the middle of a job, and another one starts."""
+    with cluster() as made:
+
+        def fault() -> None:
+            made.workers[0].terminate()
+            made.workers[0].start()
+
+        return _while_jobs_run(made, options, "SIGTERM to a worker in mid-job", fault)
+
+
+def web_kills(options: argparse.Namespace) -> Outcome:
+    """The web process is killed with -9 while its repairs are under way elsewhere, once a job at most."""
+    with cluster() as made:
+
+        def fault() -> None:
+            made.web.kill()
+            made.web.start()
+
+        return _while_jobs_run(made, options, "web process killed with -9", fault)
+
+
+def disk_full(options: argparse.Namespace) -> Outcome:
+    """The disk of the web process is full while results arrive, and has room again later."""
+    with tempfile.TemporaryDirectory() as folder:
+        mount = Path(folder) / "small"
+        mount.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mount)], check=True)
+        try:
+            with cluster(data_dir=mount / "data", outputs_dir=Path(folder) / "outputs") as made:
+                made.web.settings["outputs_dir"] = Path(folder) / "outputs"
+                began_s = time.monotonic()
+                job_ids = [made.submit() for _ in range(options.jobs // 2)]
+                with (mount / "filler").open("wb") as filler:
+                    try:
+                        while True:
+                            filler.write(b"0" * 65536)
+                            filler.flush()
+                    except OSError:
+                        pass
+                time.sleep(3.0)
+                (mount / "filler").unlink()
+                time.sleep(1.0)
+                job_ids += [made.submit() for _ in range(options.jobs // 2)]
+                outcome = made.collect("disk of the web process full for 3 s", job_ids, faults=1, began_s=began_s)
+                outcome.twice = 0  # outputs lie elsewhere in this scenario
+                return outcome
+        finally:
+            subprocess.run(["umount", "-l", str(mount)], check=False)
+
+
+SCENARIOS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
+    function.__name__: function
+    for function in (
+        worker_kills, redis_restart, redis_stopped, redis_paused, redis_wiped, network_cut, slow_worker, wrong_clock,
+        disk_full, poison, sigterm, web_kills,
+    )
+}  # fmt: skip
+
+
+class CuttableProxy:
+    """A TCP proxy on a free port whose connections can be cut: bytes stop and connections end."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.target_port = 0
+        self._is_cut = threading.Event()
+        self._sockets: set[socket.socket] = set()
+        proxy = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                if proxy._is_cut.is_set():
+                    return
+                with socket.create_connection(("127.0.0.1", proxy.target_port)) as upstream:
+                    proxy._sockets |= {self.request, upstream}
+                    back = threading.Thread(target=proxy._pump, args=(upstream, self.request), daemon=True)
+                    back.start()
+                    proxy._pump(self.request, upstream)
+
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", self.port), Handler, bind_and_activate=False)
+        self._server.allow_reuse_address = True
+        self._server.daemon_threads = True
+        self._server.server_bind()
+        self._server.server_activate()
+
+    @property
+    def url(self) -> str:
+        """The Redis address through this proxy."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def __enter__(self) -> CuttableProxy:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def cut(self) -> None:
+        """End every connection and take no more."""
+        self._is_cut.set()
+        for end in self._sockets:
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+        self._sockets.clear()
+
+    def heal(self) -> None:
+        """Take connections again."""
+        self._is_cut.clear()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        except OSError:
+            pass
+        for end in (source, target):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+
+
+def _faketime_library() -> str:
+    found = [str(path) for path in Path("/usr/lib").rglob("libfaketimeMT.so.1")] if shutil.which("faketime") else []
+    return found[0] if found else ""
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """Return the outcomes as Markdown."""
+    lines = [
+        "| fault | faults | accepted | done | failed, with a sentence | not ended | twice | results served | s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in outcomes:
+        lines.append(
+            f"| {one.name} | {one.faults} | {one.accepted} | {one.done} | {one.failed} | {one.not_ended} | {one.twice} "
+            f"| {one.served} of {one.done} | {one.seconds:g} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the scenarios; the exit code is 1 when a job was lost in one of them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", choices=sorted(SCENARIOS), default=list(SCENARIOS))
+    parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--jobs", type=int, default=120)
+    parser.add_argument("--outage-s", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "faults.md")
+    options = parser.parse_args(argv)
+    outcomes = []
+    for name in options.only:
+        outcomes.append(SCENARIOS[name](options))
+        print(table(outcomes[-1:]).splitlines()[-1], *outcomes[-1].errors, sep="\n", flush=True)
+    environment = {"python": platform.python_version(), "cpus": os.cpu_count(), "system": platform.platform()}
+    line = json.dumps({"environment": environment, "outcomes": [asdict(one) for one in outcomes]})
+    text = f"{table(outcomes)}\n\n{environment}\n"
+    print(text, line, sep="\n")
+    options.out.write_text(f"# Faults on purpose (bench/faults.py)\n\n{text}\n```\n{line}\n```\n", encoding="utf-8")
+    return 0 if all(one.is_sound for one in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""`fftlama worker`: a Celery worker with one engine, for `QUEUE=celery`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import Any
+
+from config import Settings
+
+EXIT_REFUSED = 2
+EXIT_FAILED = 1
+LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+def run_worker(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Load the engine and work until told to stop; return the exit code.
+
+    Args:
+        settings: `redis_url`, `device`, `precision`, `weights`, `weights_dir` and `profile` are read.
+        chosen: `name`.
+    """
+    logging.basicConfig(stream=sys.stdout, level=settings.log_level.upper(), format=LOG_FORMAT)
+    import redis
+
+    from app import find_weights_file, load_engine, program_version
+    from jobs.celery_worker import WorkerRefusedError, work
+    from jobs.remote_engine import fingerprint_of
+
+    weights = find_weights_file(settings)
+    version = program_version()
+    inpainter: Any = load_engine(settings)
+    about = {
+        "version": version,
+        "weights": weights.stem,
+        "fingerprint": fingerprint_of(version, weights),
+        "device": inpainter.device,
+        "profile": inpainter.profile.name,
+    }
+    try:
+        work(inpainter, redis_url=settings.redis_url, about=about, name=chosen.name)
+    except WorkerRefusedError as error:
+        print(f"fftlama: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except redis.RedisError as error:
+        print(f"fftlama: Redis can't be reached: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0

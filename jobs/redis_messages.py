@@ -1,0 +1,122 @@
+"""What travels between the web process and Celery workers through Redis: names of keys, and arrays as bytes.
+
+A Celery message holds an attempt's id and nothing else. Pixels lie beside it in Redis as blobs that expire: a JSON
+header, then the arrays' raw bytes. No pickle is read or written anywhere. Knows no engine and no queue.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from notices import Note
+
+PREFIX = "fftlama"
+SERVER_KEY = f"{PREFIX}:server"  # what the web process asks of workers, as JSON
+WORKER_PREFIX = f"{PREFIX}:worker:"  # one key per worker, refreshed while it lives
+HEADER_BYTES = 4  # length of the JSON header, big-endian
+DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "bool": np.bool_}
+
+Box = tuple[int, int, int, int]
+
+
+def queue_name(fingerprint: str, *, is_batch: bool = False) -> str:
+    """Return the Celery queue of workers that run one version with one weights file.
+
+    The fingerprint is part of the name, so a worker of another version or other weights never receives a repair.
+    """
+    return f"{PREFIX}.{fingerprint}.{'batch' if is_batch else 'interactive'}"
+
+
+@dataclass(frozen=True)
+class AttemptKeys:
+    """The Redis keys of one attempt at one repair."""
+
+    attempt_id: str
+
+    @property
+    def request(self) -> str:
+        """Blob: what is to be repaired. Its absence means that nobody waits for this attempt any more."""
+        return f"{PREFIX}:attempt:{self.attempt_id}:request"
+
+    @property
+    def claim(self) -> str:
+        """Text: the worker that took the attempt. Written once."""
+        return f"{PREFIX}:attempt:{self.attempt_id}:claim"
+
+    @property
+    def cancel(self) -> str:
+        """Exists when the worker shall stop at the next stage."""
+        return f"{PREFIX}:attempt:{self.attempt_id}:cancel"
+
+    @property
+    def answer(self) -> str:
+        """List of blobs, oldest first: stages, then one result or error."""
+        return f"{PREFIX}:attempt:{self.attempt_id}:answer"
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every key of the attempt."""
+        return self.request, self.claim, self.cancel, self.answer
+
+
+def pack(header: Mapping[str, Any], arrays: Sequence[NDArray[Any]] = ()) -> bytes:
+    """Return a blob of a JSON header and arrays.
+
+    Args:
+        header: JSON-serialisable; must not use the key "arrays".
+        arrays: uint8, uint16 or bool, any shape; not modified. A bool array takes one bit a pixel.
+    """
+    described = [{"shape": list(array.shape), "dtype": array.dtype.name} for array in arrays]
+    text = json.dumps({**header, "arrays": described}).encode()
+    bodies = [_packed(array) for array in arrays]
+    return b"".join([len(text).to_bytes(HEADER_BYTES, "big"), text, *bodies])
+
+
+def unpack(blob: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    """Return the header and the arrays of a blob from `pack`; the arrays can't be written to.
+
+    Raises:
+        ValueError: the blob is no such thing, or was cut.
+    """
+    try:
+        end = HEADER_BYTES + int.from_bytes(blob[:HEADER_BYTES], "big")
+        header = json.loads(blob[HEADER_BYTES:end])
+        arrays = []
+        for described in header.pop("arrays"):
+            shape, dtype = tuple(described["shape"]), DTYPES[described["dtype"]]
+            count = math.prod(shape)
+            if dtype is np.bool_:
+                size_bytes = (count + 7) // 8
+                bits = np.frombuffer(blob, np.uint8, size_bytes, end)
+                array = np.unpackbits(bits, count=count).view(np.bool_)
+            else:
+                size_bytes = count * np.dtype(dtype).itemsize
+                array = np.frombuffer(blob, dtype, count, end)
+            arrays.append(array.reshape(shape))
+            end += size_bytes
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"a message in Redis can't be read: {error}") from error
+    return header, arrays
+
+
+def note_as_json(note: Note) -> dict[str, Any]:
+    """Return a note as JSON."""
+    return {"sentence": str(note), "code": note.code, "params": note.params}
+
+
+def note_from_json(value: Mapping[str, Any]) -> Note:
+    """Return the note that `note_as_json` wrote."""
+    return Note(value["sentence"], code=value["code"], **value["params"])
+
+
+def _packed(array: NDArray[Any]) -> bytes:
+    if array.dtype.name not in DTYPES:
+        raise ValueError(f"arrays in messages are {', '.join(DTYPES)}, got {array.dtype}")
+    return np.packbits(array).tobytes() if array.dtype == np.bool_ else np.ascontiguousarray(array).tobytes()

@@ -1,0 +1,360 @@
+"""The engine of `QUEUE=celery`: hands each repair to a Celery worker through Redis and waits for its answer.
+
+Shaped like `inference.Inpainter`, so the queue in front of it, its rows on disk, its order and its cancelling are the
+same as with a model in this process. An attempt is one try at one repair. The web process watches it: when its worker
+stopped living, or Redis lost the message or the pixels, a new attempt is made under a new id. So nothing depends on
+Redis remembering anything. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import kombu.exceptions
+import numpy as np
+import redis
+from numpy.typing import NDArray
+
+from jobs.celery_app import TASK_NAME, connect, create_celery
+from jobs.errors import EngineUnavailableError, JobError
+from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, Box, note_from_json, pack, queue_name, unpack
+from masks.boxes import find_bounds
+from masks.dilation import box_size, expand_box
+from notices import Note
+
+POLL_S = 0.25  # how often an attempt is looked after: a cancelled one stops about so much later
+HEARTBEAT_S = 2.0
+WORKER_TTL_S = 8  # a worker that was not heard of for so long counts as lost
+LOST_MESSAGE_S = 6.0  # so long an attempt may be neither in a queue nor claimed
+MOST_LOST_WORKERS = 2  # an image that takes two workers down is not given to a third
+ATTEMPTS_PER_WORKER = 2  # one that runs and one that waits in Redis, so that no worker waits for the web process
+MOST_IN_FLIGHT = 64
+BLOB_SPARE_S = 120  # blobs outlive the attempt's deadline by so much
+MARGIN_PX = 832  # context around the hole that travels at least: half the largest bucket of the profiles, and some
+MARGIN_RATIO = 1.75  # or so much of the hole's longer side, which is what the context pass looks at
+WHOLE_SHARE = 0.7  # a crop that is more than this share of the photo is not worth cutting out
+UNAVAILABLE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, kombu.exceptions.OperationalError)
+
+log = logging.getLogger("fftlama.jobs")
+
+
+@dataclass
+class RemoteResult:
+    """What a worker sent back; shaped like `engine.requests.RepairResult`."""
+
+    patches: list[tuple[Box, NDArray[Any]]]
+    timings_ms: dict[str, float]
+    notes: list[Note] = field(default_factory=list)
+
+
+class _AttemptLostError(Exception):
+    """Redis lost the attempt's message or pixels; the repair has not failed."""
+
+
+class _WorkerLostError(Exception):
+    """The worker that had claimed the attempt is gone."""
+
+
+def fingerprint_of(version: str, weights: Path) -> str:
+    """Return a short name for a version of the program with a weights file; equal on every machine.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(version.encode())
+    return digest.hexdigest()[:16]
+
+
+class Fleet:
+    """What is known of Redis and of the workers: asked every two seconds by a thread of its own.
+
+    Args:
+        redis_url: where the workers meet.
+        version: this program's version.
+        weights: the weights file that workers must have.
+    """
+
+    def __init__(self, redis_url: str, *, version: str, weights: Path) -> None:
+        self.version, self.weights_name = version, weights.stem
+        self.fingerprint = fingerprint_of(version, weights)
+        self.client = connect(redis_url)
+        self.celery = create_celery(redis_url, self.fingerprint)
+        self.workers: list[dict[str, Any]] = []
+        self.refused: list[dict[str, Any]] = []
+        self.error = "Redis was not asked yet."
+        self.on_change: Callable[[], None] = lambda: None  # the queue's, when workers or Redis come or go
+        self._slots = threading.Condition()
+        self._taken = 0
+        self._closing = threading.Event()
+        self._told: set[str] = set()
+        self._thread = threading.Thread(target=self._watch, name="fleet", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch; the first look is made before this returns."""
+        self._look()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching, and let nobody wait for a slot any more."""
+        self._closing.set()
+        with self._slots:
+            self._slots.notify_all()
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether Redis answered last time."""
+        return not self.error
+
+    @property
+    def capacity(self) -> int:
+        """How many attempts may be under way: two per worker, none without one."""
+        return min(MOST_IN_FLIGHT, ATTEMPTS_PER_WORKER * len(self.workers)) if self.is_reachable else 0
+
+    @contextmanager
+    def slot(self) -> Iterator[bool]:
+        """Wait for a free place among the attempts under way; yields False when the fleet is being closed."""
+        with self._slots:
+            while self._taken >= self.capacity and not self._closing.is_set():
+                self._slots.wait(1.0)
+            has_slot = not self._closing.is_set()
+            self._taken += has_slot
+        try:
+            yield has_slot
+        finally:
+            with self._slots:
+                self._taken -= has_slot
+                self._slots.notify()
+
+    def lose_redis(self, error: Exception) -> None:
+        """Note that Redis did not answer; the watching thread says when it is back."""
+        if not self.error:
+            log.warning("Redis is not reachable, so repairs wait: %s", error)
+            self.error = str(error) or type(error).__name__
+            self.on_change()
+
+    def _watch(self) -> None:
+        while not self._closing.wait(HEARTBEAT_S):
+            self._look()
+
+    def _look(self) -> None:
+        asked = {"version": self.version, "weights": self.weights_name, "fingerprint": self.fingerprint}
+        try:
+            self.client.set(SERVER_KEY, json.dumps(asked), ex=int(HEARTBEAT_S * 30))
+            names = list(self.client.scan_iter(f"{WORKER_PREFIX}*", count=1000))
+            texts = self.client.mget(names) if names else []
+        except redis.RedisError as error:
+            self.lose_redis(error)
+            return
+        seen = [json.loads(text) for text in texts if text]
+        fitting = [worker for worker in seen if worker["fingerprint"] == self.fingerprint]
+        is_news = bool(self.error) or len(fitting) != len(self.workers)
+        if self.error:
+            log.info("Redis is reachable; %d workers are there", len(fitting))
+        self.error = ""
+        self.workers = sorted(fitting, key=lambda worker: worker["name"])
+        self.refused = [worker for worker in seen if worker["fingerprint"] != self.fingerprint]
+        for worker in self.refused:
+            if worker["name"] not in self._told:
+                self._told.add(worker["name"])
+                log.warning(
+                    "worker %s gets no repairs: it runs version %s with %s, this server version %s with %s",
+                    worker["name"], worker["version"], worker["weights"], self.version, self.weights_name,
+                )  # fmt: skip
+        with self._slots:
+            self._slots.notify_all()
+        if is_news:
+            self.on_change()
+
+
+class RemoteEngine:
+    """Repairs by whichever worker of a fleet is free. Safe to call from several threads at once."""
+
+    profile = SimpleNamespace(max_batch=1)
+
+    def __init__(self, fleet: Fleet, *, deadline_s: float) -> None:
+        self.fleet = fleet
+        self._deadline_s = deadline_s
+
+    @classmethod
+    def lanes(cls, fleet: Fleet, *, deadline_s: float) -> list[RemoteEngine]:
+        """Return one engine for each repair that may be under way at once; all of them are the same one."""
+        return [cls(fleet, deadline_s=deadline_s)] * MOST_IN_FLIGHT
+
+    def start(self, on_change: Callable[[], None]) -> None:
+        """Begin to watch the fleet; `on_change` is called when workers or Redis come or go."""
+        self.fleet.on_change = on_change
+        self.fleet.start()
+
+    def close(self) -> None:
+        """Let nobody wait for a worker any more."""
+        self.fleet.close()
+
+    def admission(self) -> Any:
+        """Return a context that waits until the fleet has room for one more repair; see `Fleet.slot`."""
+        return self.fleet.slot()
+
+    @property
+    def waiting_for(self) -> str | None:
+        """What keeps every repair from running: "redis", "workers", or None."""
+        if not self.fleet.is_reachable:
+            return "redis"
+        return None if self.fleet.workers else "workers"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what runs, for `/health`."""
+        devices = sorted({worker["device"] for worker in self.fleet.workers})
+        return {
+            "device": "celery", "precision": "the workers'", "profile": "the workers'",
+            "profile_reason": f"{len(self.fleet.workers)} workers on {', '.join(devices) or 'no device'}.",
+            "weights": self.fleet.weights_name, "memory_mib": None, "workers": len(self.fleet.workers),
+            "redis": "ok" if self.fleet.is_reachable else "unreachable",
+        }  # fmt: skip
+
+    def switch_weights(self, weights: Path | None) -> None:
+        """Refuse: every worker has the weights it was started with.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("With QUEUE=celery the weights are chosen where the workers are started.")
+
+    def repair_many(
+        self, requests: Sequence[Any], *, on_stage: Callable[[str], None] | None = None
+    ) -> list[RemoteResult]:
+        """Repair requests one after another, each by the next free worker.
+
+        Args:
+            requests: shaped like `engine.requests.RepairRequest`; not modified.
+            on_stage: called with a stage's name when it begins, and again every quarter of a second; its exceptions
+                end the attempt and the worker's work on it.
+
+        Raises:
+            JobError: the worker refused the repair, or two workers were lost over it.
+            EngineUnavailableError: Redis is away; the repair can be tried again as if it had not begun.
+        """
+        return [self._repair(request, on_stage or (lambda stage: None)) for request in requests]
+
+    def _repair(self, request: Any, on_stage: Callable[[str], None]) -> RemoteResult:
+        lost_workers = 0
+        while True:
+            keys = AttemptKeys(secrets.token_urlsafe(16))
+            try:
+                return self._attempt(keys, request, on_stage)
+            except _AttemptLostError as error:
+                log.warning("attempt %s is made again: %s", keys.attempt_id[:6], error)
+            except _WorkerLostError as error:
+                lost_workers += 1
+                log.warning("attempt %s is made again: %s", keys.attempt_id[:6], error)
+                if lost_workers >= MOST_LOST_WORKERS:
+                    sentence = f"{lost_workers} workers were lost while they computed this repair, so it was given up."
+                    raise JobError("workers_lost", sentence, {"count": lost_workers}) from error
+            except UNAVAILABLE as error:
+                self.fleet.lose_redis(error)
+                raise EngineUnavailableError("Redis is not reachable, so the repair waits.") from error
+            finally:
+                self._forget(keys)
+
+    def _attempt(self, keys: AttemptKeys, request: Any, on_stage: Callable[[str], None]) -> RemoteResult:
+        window = window_of(request.mask)
+        left, top, right, bottom = window
+        header = {
+            "deadline_s": self._deadline_s, "dilate_px": request.dilate_px, "feather_px": request.feather_px,
+            "quality": request.quality,
+        }  # fmt: skip
+        began_s = time.perf_counter()
+        blob = pack(header, [request.image[top:bottom, left:right], request.mask[top:bottom, left:right]])
+        client = self.fleet.client
+        client.set(keys.request, blob, ex=int(self._deadline_s) + BLOB_SPARE_S)
+        is_batch = getattr(request, "priority", "interactive") == "batch"
+        queue = queue_name(self.fleet.fingerprint, is_batch=is_batch)
+        self.fleet.celery.send_task(TASK_NAME, [keys.attempt_id], task_id=keys.attempt_id, queue=queue, retry=False)
+        sent_ms = (time.perf_counter() - began_s) * 1e3
+        try:
+            result = self._wait(keys, queue, on_stage)
+        except BaseException:
+            with suppress(redis.RedisError):
+                client.set(keys.cancel, 1, ex=int(self._deadline_s) + BLOB_SPARE_S)
+            raise
+        result.patches = [
+            ((box[0] + left, box[1] + top, box[2] + left, box[3] + top), patch) for box, patch in result.patches
+        ]
+        total_ms = (time.perf_counter() - began_s) * 1e3
+        result.timings_ms = {**result.timings_ms, "send": sent_ms, "total": total_ms}
+        return result
+
+    def _wait(self, keys: AttemptKeys, queue: str, on_stage: Callable[[str], None]) -> RemoteResult:
+        """Follow an attempt until its result is there."""
+        client = self.fleet.client
+        stage, unclaimed_since_s = "plan", time.monotonic()
+        while True:
+            answer = client.blpop([keys.answer], timeout=POLL_S)
+            if answer is None:
+                on_stage(stage)
+                unclaimed_since_s = self._check(keys, queue, unclaimed_since_s)
+                continue
+            header, arrays = unpack(cast(bytes, answer[1]))
+            if header["kind"] == "stage":
+                stage = header["stage"]
+                on_stage(stage)
+            elif header["kind"] == "error":
+                raise JobError(header["error"], header["message"], header["params"])
+            else:
+                boxes = [(int(a), int(b), int(c), int(d)) for a, b, c, d in header["boxes"]]
+                notes = [note_from_json(note) for note in header["notes"]]
+                return RemoteResult(list(zip(boxes, arrays, strict=True)), header["timings_ms"], notes)
+
+    def _check(self, keys: AttemptKeys, queue: str, unclaimed_since_s: float) -> float:
+        """Raise when an attempt can't come to an end any more; return since when it is neither queued nor claimed."""
+        client = self.fleet.client
+        with client.pipeline(transaction=False) as pipeline:
+            pipeline.exists(keys.request)
+            pipeline.get(keys.claim)
+            pipeline.llen(f"{self.fleet.celery.conf.broker_transport_options['global_keyprefix']}{queue}")
+            has_request, claim, queued = pipeline.execute()
+        if not has_request:
+            raise _AttemptLostError("Redis lost its pixels")
+        now_s = time.monotonic()
+        if claim is not None:
+            if not client.exists(WORKER_PREFIX + claim.decode()) and not client.exists(keys.answer):
+                raise _WorkerLostError(f"worker {claim.decode()} is gone")
+            return now_s
+        if queued:
+            return now_s
+        if now_s - unclaimed_since_s > LOST_MESSAGE_S:
+            raise _AttemptLostError("its message is in no queue and no worker has it")
+        return unclaimed_since_s
+
+    def _forget(self, keys: AttemptKeys) -> None:
+        """Free what an attempt left in Redis, except the flag that tells a worker to stop."""
+        with suppress(redis.RedisError):
+            self.fleet.client.delete(keys.request, keys.claim, keys.answer)
+
+
+def window_of(mask: NDArray[np.bool_]) -> Box:
+    """Return the part of a photo that a worker needs: the hole's bounds with enough context, or all of it.
+
+    Args:
+        mask: (H, W) bool, True = hole, not empty; not modified.
+    """
+    size = (mask.shape[0], mask.shape[1])
+    whole = (0, 0, size[1], size[0])
+    bounds = find_bounds(mask)
+    if bounds is None:
+        return whole
+    margin_px = max(MARGIN_PX, int(MARGIN_RATIO * max(box_size(bounds))))
+    window = expand_box(bounds, margin_px, size)
+    height, width = box_size(window)
+    return whole if height * width > WHOLE_SHARE * mask.size else window

@@ -1,0 +1,130 @@
+"""A real Redis and real Celery workers for tests: start, pause, kill, wipe, start again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+from tests.support.serving import ROOT, clean_environment, free_port
+
+START_S = 20.0
+
+
+@dataclass
+class RedisServer:
+    """One `redis-server` process without persistence, on a free port of this machine."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Address for clients."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def client(self) -> redis.Redis:
+        """A new client."""
+        return redis.Redis(port=self.port, socket_timeout=5)
+
+    def start(self) -> RedisServer:
+        """Start with no data, and wait until it answers."""
+        program = shutil.which("redis-server")
+        assert program, "redis-server is needed: on Debian, apt-get install redis-server"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
+        until_s = time.monotonic() + START_S
+        while time.monotonic() < until_s:
+            try:
+                if self.client.ping():
+                    return self
+            except redis.RedisError:
+                time.sleep(0.05)
+        raise AssertionError("redis-server did not answer")
+
+    def kill(self) -> None:
+        """End it as kill -9 does; all its data is lost."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
+
+    def pause(self) -> None:
+        """Stop it in its tracks: connections stay open and nothing is answered."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def wipe(self) -> None:
+        """Delete every key."""
+        self.client.flushall()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+
+@dataclass
+class FakeWorker:
+    """One process of `serve_worker.py`."""
+
+    redis_url: str
+    folder: Path
+    number: int = 0
+    version: str = "test"
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> FakeWorker:
+        """Start the process; it is not ready yet when this returns."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        environment = {**clean_environment(), "OMP_NUM_THREADS": "1", **self.environment}
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "tests/support/serve_worker.py", self.redis_url, self.version],
+                cwd=ROOT, env=environment, stdout=log, stderr=log,
+            )  # fmt: skip
+        return self
+
+    @property
+    def log_path(self) -> Path:
+        """Where its output goes."""
+        return self.folder / f"worker-{self.number}.log"
+
+    @property
+    def log(self) -> str:
+        """All it has printed."""
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def kill(self) -> None:
+        """End it as kill -9 does."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def terminate(self, limit_s: float = 30.0) -> int:
+        """Send SIGTERM and return the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(limit_s)
+
+
+def wait_for_workers(client: redis.Redis, count: int, limit_s: float = 60.0) -> None:
+    """Wait until so many workers have a live entry in Redis."""
+    until_s = time.monotonic() + limit_s
+    while time.monotonic() < until_s:
+        if len(list(client.scan_iter("fftlama:worker:*"))) >= count:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{count} workers did not appear within {limit_s} s (pid {os.getpid()})")

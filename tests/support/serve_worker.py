@@ -1,0 +1,53 @@
+"""Run a Celery worker with the fake engine: `python tests/support/serve_worker.py REDIS_URL [VERSION]`.
+
+Options of a repair make it misbehave, as in `fake_engine`; besides, `dilate_px` = 1000 kills the worker's own process.
+SLOW_TIMES in the environment makes every repair so many times as long.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from jobs.celery_worker import WorkerRefusedError, work
+from jobs.remote_engine import fingerprint_of
+from tests.support.fake_engine import WAIT_STEP_S, FakeEngine
+
+KILL_WORKER = 1000
+WEIGHTS = Path(__file__).resolve().parents[2] / "pyproject.toml"  # any small file: the fake engine has no weights
+
+
+class WorkerFakeEngine(FakeEngine):
+    """The fake engine, which can take its process down and can be slow."""
+
+    def repair_many(self, requests: Any, *, on_stage: Any = None) -> Any:
+        """Fill holes with the mean colour."""
+        if requests[0].dilate_px == KILL_WORKER:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep((float(os.environ.get("SLOW_TIMES", "1")) - 1) * (requests[0].feather_px or 0) * WAIT_STEP_S)
+        return super().repair_many(requests, on_stage=on_stage)
+
+
+def main() -> int:
+    """Work until told to stop."""
+    logging.basicConfig(level="INFO", stream=sys.stdout)
+    version = sys.argv[2] if len(sys.argv) > 2 else "test"
+    about = {
+        "version": version, "weights": "fake", "fingerprint": fingerprint_of(version, WEIGHTS), "device": "fake",
+        "profile": "fake",
+    }  # fmt: skip
+    try:
+        work(WorkerFakeEngine(), redis_url=sys.argv[1], about=about)
+    except WorkerRefusedError as error:
+        print(f"fftlama: {error}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
