@@ -54,14 +54,13 @@ def create_app(settings: Settings, engine: "Engine | None" = None) -> "FastAPI":
     from web.stubs import without_stubs
 
     with ThreadPoolExecutor(1, thread_name_prefix="engine-loader") as loader:
-        load = load_remote_engines if settings.queue == "celery" else load_engine
-        loading = None if engine else loader.submit(load, settings)
+        loading = None if engine else loader.submit(load_engines, settings)
         with without_stubs():
             import gradio as gr
 
         from web.page import create_page
 
-        app = create_api(settings, engine or loading.result())  # type: ignore[union-attr,arg-type]
+        app = create_api(settings, engine or loading.result())  # type: ignore[union-attr]
     return gr.mount_gradio_app(
         app, create_page(app.state.queue, settings), path="/", server_name=settings.host, server_port=settings.port,
         run_history=False, footer_links=[], max_file_size=f"{settings.max_file_mib}mb", show_error=True,
@@ -127,6 +126,16 @@ def load_engine(settings: Settings) -> "Engine":
         precision=settings.precision,
         profile=None if settings.profile == "auto" else settings.profile,
     )
+
+
+def load_engines(settings: Settings) -> "Engine | Sequence[Engine]":
+    """Return what repairs: one engine, one for each card of `devices`, or the workers of `queue=celery`."""
+    if settings.queue == "celery":
+        return load_remote_engines(settings)
+    if not settings.devices:
+        return load_engine(settings)
+    numbers = dict.fromkeys(int(number) for number in settings.devices.split(","))
+    return [load_engine(settings.model_copy(update={"device": f"cuda:{number}"})) for number in numbers]
 
 
 def load_remote_engines(settings: Settings) -> "Sequence[Engine]":

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0",
         pattern=r"^rediss?://\S+$",
-        description="redis:// or rediss:// address (password, host, port, database) where queue=celery meets its workers",
+        description="where queue=celery meets its workers, redis://[:password@]host:port/number or rediss://",
     )
     devices: str = Field(
         default="",

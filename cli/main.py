@@ -124,7 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--redis", dest="redis_url", metavar="URL", help="redis:// or rediss:// address; default: the setting redis_url"
     )
     worker.add_argument("--name", default="", help="what the server calls this worker; default: the machine's name")
-    _add_settings(worker, (*ENGINE_SETTINGS, "weights_dir", "log_level"))
+    add_arguments(worker, (*ENGINE_SETTINGS, "weights_dir", "log_level"))
     worker.set_defaults(run=run_worker_command)
 
     bench = commands.add_parser("bench", help="run one of the measurements in bench/; without a name: list them")
