@@ -64,7 +64,7 @@ check format "$VENV/bin/ruff" format --check .
 check docstrings "$VENV/bin/pydoclint" .
 check rooms "$VENV/bin/lint-imports" --no-cache
 check mypy "$VENV/bin/mypy"
-check shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh scripts/*.sh .ci/run
+check shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh apply_optimization.sh scripts/*.sh .ci/run
 if [ -n "$FAILED" ]; then
     say "== failed before the tests:$FAILED"
 fi

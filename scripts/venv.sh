@@ -98,12 +98,20 @@ install_lock() {
 
 # Write the console script .venv/bin/fftlama: the path of this checkout, then cli.main.main.
 write_console_script() {
-    local script=$VENV/bin/fftlama
+    local script=$VENV/bin/fftlama literal
+    literal=$("$PYTHON" -c 'import sys; print(ascii(sys.argv[1]))' "$ROOT") # a path may hold quotes and backslashes
     # The two first lines are shell and, to Python, one string: a #! line cannot hold a path with a space in it.
-    {
-        printf "#!/bin/sh\n'''exec' \"%s\" \"\$0\" \"\$@\"\n' '''\n" "$PYTHON"
-        printf 'import sys\n\nsys.path[0] = """%s"""\nfrom cli.main import main\n\nsys.exit(main())\n' "$ROOT"
-    } >"$script.new"
+    cat >"$script.new" <<SCRIPT
+#!/bin/sh
+'''exec' "\$(dirname "\$(readlink -f "\$0")")/python" "\$0" "\$@"
+' '''
+import sys
+
+sys.path[0] = $literal
+from cli.main import main
+
+sys.exit(main())
+SCRIPT
     chmod +x "$script.new"
     mv "$script.new" "$script"
 }
