@@ -63,10 +63,16 @@ class Settings(BaseSettings):
     profile: str = Field(
         default="auto", description="name of a row of hardware_profiles.yaml; auto = chosen for the card"
     )
-    data_dir: Path = Field(default=Path("data"), description="folder for photos, rounds and jobs")
+    data_dir: Path = Field(default=Path("data"), description="folder for photos, edits and jobs")
     outputs_dir: Path = Field(default=Path("outputs"), description="folder results are written to")
     max_file_mib: int = Field(default=100, ge=1, le=4096, description="largest photo file taken, MiB")
     max_image_mpx: int = Field(default=100, ge=1, le=1000, description="largest photo taken, million pixels")
+    work_memory_mib: int = Field(
+        default=2048,
+        ge=256,
+        le=1 << 20,
+        description="memory for decoding, masks and encoding of all requests together, MiB; the model's is beside it",
+    )
     queue: Literal["local", "celery"] = Field(
         default="local",
         description="where repairs run: local = in this process; celery = on the workers that meet at redis_url",

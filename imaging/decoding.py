@@ -7,6 +7,7 @@ for damaged files is their decoder's affair; `reading.py` turns it into sentence
 
 import struct
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from io import BytesIO
 
@@ -32,11 +33,44 @@ AVIF_SUBSAMPLING = {(0, 0): "4:4:4", (1, 0): "4:2:2", (1, 1): "4:2:0"}
 CHANNELS_OF_MODE = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "I;16": 1}
 
 
-def _check_px(width_px: int, height_px: int, max_px: int) -> None:
-    if width_px < 1 or height_px < 1:
-        raise not_an_image("it has no pixels")
-    if width_px * height_px > max_px:
-        raise image_too_large(width_px, height_px, max_px)
+Turn = Callable[[int, bool], AbstractContextManager[None]]
+"""Makes a context that decoding waits for and runs in, given the number of pixels and whether they are 16 bits deep."""
+
+
+class Admission:
+    """What a reader asks before it decodes: whether the size is allowed, and whether it is its turn."""
+
+    def __init__(self, max_px: int, turn: Turn | None, held: ExitStack) -> None:
+        """Make the admission.
+
+        Args:
+            max_px: most pixels allowed.
+            turn: what decoding waits for; None = nothing.
+            held: where the turn's context is entered, until the photo is made.
+        """
+        self.max_px = max_px
+        self.refusal: Exception | None = None
+        self._turn = turn
+        self._held = held
+
+    def __call__(self, width_px: int, height_px: int, *, deep: bool = False) -> None:
+        """Return when a picture of this size may be decoded.
+
+        Raises:
+            ImagingError: `not_an_image` for no pixels, `image_too_large` for more than are allowed.
+        """
+        if width_px < 1 or height_px < 1:
+            raise not_an_image("it has no pixels")
+        if width_px * height_px > self.max_px:
+            raise image_too_large(width_px, height_px, self.max_px)
+        if self._turn is None:
+            return
+        turn, self._turn = self._turn, None  # one turn is enough for a file whose size is read twice
+        try:
+            self._held.enter_context(turn(width_px * height_px, deep))
+        except Exception as error:
+            self.refusal = error
+            raise
 
 
 def _pixels_of(picture: Image.Image) -> np.ndarray:
@@ -62,9 +96,9 @@ def _first_frame_note(count: int | None, *, what: str = "frames") -> Note:
     return Note(text, code="animated_first_frame", count=count, what=what)
 
 
-def _read_png(data: bytes, max_px: int) -> Photo:
+def _read_png(data: bytes, admit: Admission) -> Photo:
     parts = png.parse(data)
-    _check_px(parts.width_px, parts.height_px, max_px)
+    admit(parts.width_px, parts.height_px, deep=parts.depth == 16)
     notes = []
     if parts.colour_type == 3:
         notes.append(_palette_note("a palette"))
@@ -95,9 +129,9 @@ def _is_plain_text(kind: bytes, payload: bytes) -> bool:
     return keyword != png.XMP_KEY[:-1] and not keyword.startswith((b"Raw profile type", b"Thumb::"))
 
 
-def _read_jpeg(data: bytes, max_px: int) -> Photo:
+def _read_jpeg(data: bytes, admit: Admission) -> Photo:
     picture = JpegImagePlugin.JpegImageFile(BytesIO(data))
-    _check_px(*picture.size, max_px)
+    admit(*picture.size)
     if jpeg.scan_count(data) * picture.width * picture.height > MAX_SCANNED_PX:
         raise ImagingError("image_too_large", "This JPEG has so many scans that it would take too long to decode.")
     settings, iptc = jpeg.settings_of(picture), jpeg.iptc_of(picture)
@@ -129,9 +163,9 @@ def _photo_of_inks(name: str, inks: np.ndarray, source: Source, notes: tuple[Not
     return assemble(name, jpeg.cmyk_to_rgb(inks, icc), source, notes, orientation=orientation)
 
 
-def _read_webp(data: bytes, max_px: int) -> Photo:
+def _read_webp(data: bytes, admit: Admission) -> Photo:
     parts = webp.parse(data)
-    _check_px(parts.width_px, parts.height_px, max_px)
+    admit(parts.width_px, parts.height_px)
     with WebPImagePlugin.WebPImageFile(BytesIO(data)) as picture:
         frames = getattr(picture, "n_frames", 1)
         picture.load()
@@ -149,12 +183,12 @@ def _read_webp(data: bytes, max_px: int) -> Photo:
     return assemble("WEBP", pixels, source, notes, orientation=metadata.orientation_of(exif))
 
 
-def _read_tiff(data: bytes, max_px: int) -> Photo:
+def _read_tiff(data: bytes, admit: Admission) -> Photo:
     try:
         first = tiff_tags.read_directory(data)
     except ValueError as error:
         raise truncated_image("TIFF") from error
-    _check_px(first.number(tiff.WIDTH, 0), first.number(tiff.HEIGHT, 0), max_px)
+    admit(first.number(tiff.WIDTH, 0), first.number(tiff.HEIGHT, 0), deep=tiff.is_deep(first))
     tiff.check_strips(data, first)
     blobs = {e.tag: e.data for e in first.entries if e.tag in (tiff.XMP, tiff.IPTC, tiff.PHOTOSHOP, tiff.ICC)}
     described = tuple(e for e in first.entries if e.tag in metadata.DESCRIPTIVE_TAGS)
@@ -179,7 +213,7 @@ def _read_tiff(data: bytes, max_px: int) -> Photo:
         source = replace(source, dpi=_tiff_dpi(first))
         return assemble("TIFF", pixels, source, notes, orientation=_tiff_orientation(first))
     with TiffImagePlugin.TiffImageFile(BytesIO(data)) as picture:
-        _check_px(*picture.size, max_px)
+        admit(*picture.size)
         source = replace(source, dpi=_tiff_dpi(first))
         mode = picture.mode
         picture.load()  # turns the pixels upright by itself
@@ -205,9 +239,9 @@ def _tiff_dpi(first: tiff_tags.Directory) -> tuple[float, float] | None:
     return metadata.plausible_dpi([ratio * per_inch for ratio in ratios])
 
 
-def _read_bmp(data: bytes, max_px: int) -> Photo:
+def _read_bmp(data: bytes, admit: Admission) -> Photo:
     with BmpImagePlugin.BmpImageFile(BytesIO(data)) as picture:
-        _check_px(*picture.size, max_px)
+        admit(*picture.size)
         notes: tuple[Note, ...] = (_palette_note("a palette"),) if picture.mode == "P" else ()
         notes += (_palette_note("one bit per pixel"),) if picture.mode == "1" else ()
         picture.load()
@@ -215,12 +249,12 @@ def _read_bmp(data: bytes, max_px: int) -> Photo:
         return assemble("BMP", _pixels_of(picture), source, notes)
 
 
-def _read_gif(data: bytes, max_px: int) -> Photo:
+def _read_gif(data: bytes, admit: Admission) -> Photo:
     # The first frame may be larger than the screen the header speaks of, and Pillow then enlarges it.
     screen = struct.unpack_from("<HH", data, 6)
-    _check_px(max(1, screen[0]), max(1, screen[1]), max_px)
+    admit(max(1, screen[0]), max(1, screen[1]))
     with GifImagePlugin.GifImageFile(BytesIO(data)) as picture:
-        _check_px(*picture.size, max_px)
+        admit(*picture.size)
         picture.load()
         pixels = _pixels_of(picture)
         notes: tuple[Note, ...] = (_palette_note("a palette"),)
@@ -229,9 +263,9 @@ def _read_gif(data: bytes, max_px: int) -> Photo:
     return assemble("GIF", pixels, Source(size_bytes=len(data)), notes)
 
 
-def _read_avif(data: bytes, max_px: int) -> Photo:
+def _read_avif(data: bytes, admit: Admission) -> Photo:
     with AvifImagePlugin.AvifImageFile(BytesIO(data)) as picture:
-        _check_px(*picture.size, max_px)
+        admit(*picture.size)
         frames = getattr(picture, "n_frames", 1)
         picture.load()
         info, pixels = picture.info, _pixels_of(picture)
@@ -254,9 +288,9 @@ def _read_avif(data: bytes, max_px: int) -> Photo:
     return assemble("AVIF", pixels, source, notes, orientation=metadata.orientation_of(exif))
 
 
-def _read_heic(data: bytes, max_px: int) -> Photo:
-    parts = heic.decode(data, max_px=max_px)
-    _check_px(parts.width_px, parts.height_px, max_px)
+def _read_heic(data: bytes, admit: Admission) -> Photo:
+    parts = heic.decode(data, max_px=admit.max_px)
+    admit(parts.width_px, parts.height_px)
     if parts.pixels is None:
         raise truncated_image("HEIC")
     # The decoder has turned the picture as the container says; the EXIF orientation beside it is not to be applied.
@@ -270,7 +304,7 @@ def _read_heic(data: bytes, max_px: int) -> Photo:
     return assemble("HEIC", parts.pixels.copy(), source, (_first_frame_note(parts.images),) if parts.images > 1 else ())
 
 
-READERS: dict[str, Callable[[bytes, int], Photo]] = {
+READERS: dict[str, Callable[[bytes, Admission], Photo]] = {
     "PNG": _read_png,
     "JPEG": _read_jpeg,
     "WEBP": _read_webp,

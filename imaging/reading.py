@@ -3,10 +3,12 @@
 Any bytes either give a Photo or raise ImagingError, whatever the file is called and whatever its header claims.
 """
 
+from contextlib import ExitStack
+
 from PIL import Image
 
 from imaging import png
-from imaging.decoding import READERS
+from imaging.decoding import READERS, Admission, Turn
 from imaging.errors import ImagingError, not_an_image, truncated_image
 from imaging.formats import FORMATS
 from imaging.photo import Photo
@@ -17,12 +19,21 @@ BMP_HEADERS = tuple(size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
-def open_photo(data: bytes, *, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX) -> Photo:
+def open_photo(data: bytes, *, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX, turn: Turn | None = None) -> Photo:
     """Open a photo file: PNG, JPEG, WebP, TIFF, BMP, AVIF, HEIC or GIF.
 
-    Returns a Photo whose arrays are upright (EXIF orientation applied) and belong to the caller. Animations give their
-    first frame, documents of several pages their first page, with a note. Raises ImagingError: `empty_file`,
-    `file_too_large`, `image_too_large`, `not_an_image`, `truncated_image`.
+    Args:
+        data: the file's bytes.
+        max_bytes: largest file allowed.
+        max_px: most pixels allowed.
+        turn: what decoding waits for once the header is read; see `decoding.Turn`. What it raises passes unchanged.
+
+    Returns:
+        A Photo whose arrays are upright (EXIF orientation applied) and belong to the caller. Animations give their
+        first frame, documents of several pages their first page, with a note.
+
+    Raises:
+        ImagingError: `empty_file`, `file_too_large`, `image_too_large`, `not_an_image`, `truncated_image`.
     """
     if not data:
         raise ImagingError("empty_file", "The file is empty.")
@@ -34,16 +45,23 @@ def open_photo(data: bytes, *, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX)
     if name is None:
         *others, last = FORMATS
         raise not_an_image(f"it is none of {', '.join(others)} and {last}")
+    with ExitStack() as held:
+        return _read(name, data, Admission(max_px, turn, held))
+
+
+def _read(name: str, data: bytes, admit: Admission) -> Photo:
     try:
-        return READERS[name](bytes(data), max_px)
+        return READERS[name](bytes(data), admit)
     except ImagingError:
         raise
     except MemoryError as error:
         raise ImagingError("image_too_large", "There is not enough memory to open this image.") from error
     except Image.DecompressionBombError as error:  # a GIF frame far larger than the screen its header speaks of
-        message = f"The image has more pixels than are allowed ({max_px / 1e6:g} megapixels)."
-        raise ImagingError("image_too_large", message, max_mpx=round(max_px / 1e6, 6)) from error
+        message = f"The image has more pixels than are allowed ({admit.max_px / 1e6:g} megapixels)."
+        raise ImagingError("image_too_large", message, max_mpx=round(admit.max_px / 1e6, 6)) from error
     except Exception as error:
+        if error is admit.refusal:
+            raise
         # Damaged files make the decoders raise nearly everything, from struct.error to SyntaxError.
         raise truncated_image(name) from error
 

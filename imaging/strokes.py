@@ -97,7 +97,7 @@ def rasterize(strokes: Iterable[Stroke], size: tuple[int, int]) -> np.ndarray:
         first, count = _rows(points, stroke.radius, height)
         spans_left -= int(count.sum())
         if spans_left < 0:
-            raise _bad(index, "the strokes are too long for so thick a brush; repair in several rounds")
+            raise _bad(index, "the strokes are too long for so thick a brush; repair in several steps")
         for rows, starts, stops in _spans(points, stroke.radius, first, count, width):
             painted = True
             for start, stop in _merged(rows * width + starts, rows * width + stops):

@@ -7,12 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+UNAVAILABLE_ERRNOS = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO}
+)
 # SQLite reports a quota or a file size limit as a failed write, only "no space" as full.
 DISK_FULL_SQLITE_CODES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE})
+UNAVAILABLE_SQLITE_CODES = frozenset(
+    {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM}
+)
+PRIMARY_CODE = 0xFF  # the low byte of SQLite's extended codes
 
 
 class JobError(ValueError):
-    """A job or a photo could not be taken or found; `code` is for programs, `params` fill translations in."""
+    """A job or an image could not be taken or found; `code` is for programs, `params` fill translations in."""
 
     def __init__(self, code: str, message: str, params: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -38,14 +45,39 @@ def is_disk_full(error: BaseException) -> bool:
     return False
 
 
+def is_unavailable(error: BaseException) -> bool:
+    """Tell whether `error` means that a folder is gone, read-only or unreadable."""
+    if isinstance(error, OSError):
+        return error.errno in UNAVAILABLE_ERRNOS
+    if isinstance(error, sqlite3.Error):
+        return (getattr(error, "sqlite_errorcode", None) or 0) & PRIMARY_CODE in UNAVAILABLE_SQLITE_CODES
+    return False
+
+
+def storage_unavailable(error: BaseException) -> JobError:
+    """Return the error for a data folder that cannot be used at the moment."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return JobError(
+        "storage_unavailable",
+        f"The server's data folder cannot be used ({reason}): nothing was changed. Retry when it is back.",
+        {"reason": reason},
+    )
+
+
 @contextmanager
-def disk_full_as_job_error() -> Iterator[None]:
-    """Turn a full disk inside the block into JobError `disk_full`; everything else passes unchanged."""
+def storage_as_job_error() -> Iterator[None]:
+    """Turn a full disk and a folder that is gone or read-only into JobErrors; everything else passes unchanged.
+
+    Raises:
+        JobError: `disk_full` or `storage_unavailable`.
+    """
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        if not is_disk_full(error):
-            raise
-        raise JobError(
-            "disk_full", "The disk of the server is full: nothing was changed. Make room and retry."
-        ) from error
+        if is_disk_full(error):
+            raise JobError(
+                "disk_full", "The disk of the server is full: nothing was changed. Make room and retry."
+            ) from error
+        if is_unavailable(error):
+            raise storage_unavailable(error) from error
+        raise

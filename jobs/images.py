@@ -1,48 +1,46 @@
-"""Stored photos and rounds as arrays and as files: decoding, composing rounds, patches, downloads.
+"""The image store: originals and edits as arrays, composed from patches, with the decoded ones at hand.
 
-Arrays are (H, W, 3) uint8 or uint16, shared with a bounded cache and never to be written to. A round's array is its
-parent's with one patch laid over; its patch is kept lossless at the photo's depth, and beside it, for 16-bit photos, an
-8-bit copy that browsers show.
+Arrays are (H, W, 3) uint8 or uint16, shared with a bounded cache and never to be written to. An edit's array is its
+parent's with one patch laid over; its patch is kept lossless at the original's depth, and beside it, for 16-bit
+originals, an 8-bit copy that browsers show. Files for people are made in `encodings.py`.
 """
 
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import PurePath
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging import (
-    FORMATS,
-    Encoded,
-    ImagingError,
-    Photo,
-    decode_png,
-    encode_photo,
-    encode_png,
-    encode_preview,
-    open_photo,
-)
+from imaging import FORMATS, ImagingError, Photo, decode_png, encode_png, open_photo
 from imaging.atomic_write import write_atomically
-from jobs.errors import JobError, disk_full_as_job_error
+from jobs.errors import JobError, storage_as_job_error
+from jobs.memory_budget import MIB, MemoryBudget
 from jobs.store import ImageRecord, JobStore, new_id
+from masks.boxes import Box
 
-MIB = 1 << 20
-CACHE_MIB = 320  # nine 12 MP photos or rounds; one larger photo is kept whatever its size
-DECODERS = 2  # decoding holds several copies of a photo for a moment, so twenty uploads at once take turns
+CACHE_MIB = 320  # nine 12 MP images; one larger image is kept whatever its size
+CACHE_SHARE = 4  # the cache takes at most one part in so many of the memory there is
+STEPS_AT_ONCE = 2  # whole pictures decoded or encoded side by side: more than cores only delays everybody
+# Peak of one step over a whole picture, per pixel: Pillow's copy, the array, its upright copy, and what is written.
+STEP_BYTES_PER_PX = 14
+DEEP_STEP_BYTES_PER_PX = 28
 LONGEST_NAME = 120
 EIGHT_BIT_STEP = 257  # 65535 / 255: 16-bit value of one 8-bit grey level
 
-Box = tuple[int, int, int, int]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 @contextmanager
 def imaging_as_job_error() -> Iterator[None]:
-    """Turn what imaging refuses inside the block into a JobError of the same code."""
+    """Turn what imaging refuses inside the block into a JobError of the same code.
+
+    Raises:
+        JobError: with the code, sentence and params of the ImagingError.
+    """
     try:
         yield
     except ImagingError as error:
@@ -50,67 +48,97 @@ def imaging_as_job_error() -> Iterator[None]:
 
 
 class ImageStore:
-    """Photos and rounds of one store, with the decoded ones at hand."""
+    """Originals and edits of one store."""
 
-    def __init__(
-        self, store: JobStore, *, max_file_mib: float, max_image_mpx: float, cache_bytes: int = CACHE_MIB * MIB
-    ) -> None:
+    def __init__(self, store: JobStore, *, max_file_mib: float, max_image_mpx: float, memory_mib: float = 2048) -> None:
+        """Make the image store.
+
+        Args:
+            store: rows and paths.
+            max_file_mib: largest file taken, MiB.
+            max_image_mpx: largest image taken, million pixels.
+            memory_mib: what the cache and all steps at work may take together, MiB.
+        """
         self.store = store
         self._max_bytes = int(max_file_mib * MIB)
         self._max_px = int(max_image_mpx * 1_000_000)
-        self._cache_bytes = cache_bytes
+        self._cache_bytes = int(min(CACHE_MIB, memory_mib / CACHE_SHARE) * MIB)
         self._cache: OrderedDict[str, Photo | Pixels] = OrderedDict()
         self._cache_lock = threading.Lock()
-        self.decoding = threading.BoundedSemaphore(DECODERS)  # held by whoever decodes or encodes whole pictures
+        self.memory = MemoryBudget(int(memory_mib * MIB) - self._cache_bytes, at_once=STEPS_AT_ONCE)
 
     def add(self, data: bytes, filename: str) -> ImageRecord:
-        """Check, decode and keep an uploaded photo; JobError says what is wrong with it."""
-        with self.decoding:
-            photo = self._open(data)
+        """Check, decode and keep an uploaded file.
+
+        Args:
+            data: the file's bytes.
+            filename: what the client calls it; used for the names of downloads only.
+
+        Returns:
+            The new original's row.
+
+        Raises:
+            JobError: what is wrong with the file, `busy`, `disk_full` or `storage_unavailable`.
+        """
+        photo = self._open(data)
         image_id = new_id()
         height, width = photo.image.shape[:2]
         record = ImageRecord(
             image_id, image_id, None, width, height, photo.format, clean_name(filename), photo.notes, None, time.time()
         )
-        path = self.store.photo_path(image_id)
+        path = self.store.original_path(image_id)
         try:
-            with disk_full_as_job_error():
+            with storage_as_job_error():
                 write_atomically(path, data)
             self.store.insert_image(record, size_bytes=len(data))
         except JobError:
-            path.unlink(missing_ok=True)
+            _remove(path)
             raise
         self._keep(image_id, photo)
         return record
 
     def pixels(self, image: ImageRecord) -> Pixels:
-        """Return a photo's or round's array, shared: not to be written to."""
-        if image.parent_id is None:
-            return self.photo(image).image
-        cached = self._cached(image.image_id)
-        if isinstance(cached, np.ndarray):
-            return cached
-        assert image.box is not None, "a round always has a box"
-        pixels = self.pixels(self.store.image(image.parent_id)).copy()
-        left, top, right, bottom = image.box
-        pixels[top:bottom, left:right] = decode_png(self._read(image.image_id, root=False))
-        self._keep(image.image_id, pixels)
-        return pixels
+        """Return an original's or edit's array, shared: not to be written to."""
+        patched: list[ImageRecord] = []
+        # Upwards to the nearest array at hand, then down again: a loop, because a history may have thousands of edits.
+        while image.parent_id is not None:
+            cached = self._cached(image.image_id)
+            if isinstance(cached, np.ndarray):
+                break
+            patched.append(image)
+            image = self.store.image(image.parent_id)
+        if not patched:
+            cached = self._cached(image.image_id) if image.parent_id is not None else None
+            return cached if isinstance(cached, np.ndarray) else self.original(image).image
+        with_patches: Pixels = self.pixels(image).copy()
+        for edit in reversed(patched):
+            assert edit.box is not None, "an edit always has a box"
+            left, top, right, bottom = edit.box
+            with_patches[top:bottom, left:right] = decode_png(self.read(edit))
+        self._keep(patched[0].image_id, with_patches)
+        return with_patches
 
-    def photo(self, image: ImageRecord) -> Photo:
-        """Return the uploaded photo that `image` goes back to, with the metadata to write it again."""
+    def original(self, image: ImageRecord) -> Photo:
+        """Return the original that `image` goes back to, with the metadata to write it again."""
         cached = self._cached(image.root_id)
         if cached is not None and not isinstance(cached, np.ndarray):
             return cached
-        with self.decoding:
-            photo = self._open(self._read(image.root_id, root=True))
+        photo = self._open(self._read(image.root_id, original=True))
         self._keep(image.root_id, photo)
         return photo
 
     def write_edit(self, parent: ImageRecord, patches: Sequence[tuple[Box, Pixels]]) -> tuple[ImageRecord, int]:
-        """Write the files of a new round on `parent` and return its row (not yet inserted) and its size in bytes.
+        """Write the files of a new edit.
 
-        `patches` are (box, array at the photo's depth), one or more; they become one patch of their union box.
+        Args:
+            parent: what was edited.
+            patches: (box, array at the original's depth), one or more; they become one patch of their union box.
+
+        Returns:
+            The edit's row, not yet inserted, and the size of its files in bytes.
+
+        Raises:
+            JobError: `disk_full` or `storage_unavailable`; nothing is left behind.
         """
         box = union_box([box for box, _ in patches])
         left, top, right, bottom = box
@@ -123,7 +151,7 @@ class ImageStore:
             shown = ((merged.astype(np.uint32) + EIGHT_BIT_STEP // 2) // EIGHT_BIT_STEP).astype(np.uint8)
             files.append((self.store.view_path(image_id), encode_png(shown, fast=True)))
         try:
-            with disk_full_as_job_error():
+            with storage_as_job_error():
                 for path, data in files:
                     write_atomically(path, data)
         except JobError:
@@ -136,47 +164,39 @@ class ImageStore:
         return record, sum(len(data) for _, data in files)
 
     def drop_edit(self, image_id: str) -> None:
-        """Remove the files of a round that was not inserted."""
-        self.store.patch_path(image_id).unlink(missing_ok=True)
-        self.store.view_path(image_id).unlink(missing_ok=True)
+        """Remove the files of an edit that was not inserted."""
+        _remove(self.store.patch_path(image_id))
+        _remove(self.store.view_path(image_id))
 
     def patch(self, image: ImageRecord) -> bytes:
-        """Return a round's patch as an 8-bit PNG; JobError `unknown_image` for a photo, which has none."""
+        """Return an edit's patch as an 8-bit PNG; JobError `unknown_image` for an original, which has none."""
         if image.parent_id is None:
-            raise JobError("unknown_image", "This is an uploaded photo, not a round: it has no patch.")
+            raise JobError("unknown_image", "This is an uploaded image, not an edit: it has no patch.")
         path = self.store.view_path(image.image_id)
-        return path.read_bytes() if path.exists() else self._read(image.image_id, root=False)
+        return path.read_bytes() if path.exists() else self.read(image)
 
-    def encode(self, image: ImageRecord, *, format: str | None = None) -> Encoded:
-        """Return the full file, in the photo's own format or another ("png", "jpeg", "webp").
+    def read(self, image: ImageRecord) -> bytes:
+        """Return an original's own file, or an edit's patch as a PNG at the original's depth."""
+        return self._read(image.image_id, original=image.parent_id is None)
 
-        An uploaded photo in its own format is returned as it came, byte for byte.
-        """
-        if image.parent_id is None and format is None:
-            row = FORMATS[image.format]
-            return Encoded(
-                data=self._read(image.image_id, root=True),
-                media_type=row.media_type,
-                extension=row.extension,
-                notes=image.notes,
-            )
-        pixels = self.pixels(image)
-        photo = self.photo(image)
-        with imaging_as_job_error(), self.decoding:
-            return encode_photo(photo, pixels, format=format.upper() if format else None)
-
-    def preview(self, image: ImageRecord, *, max_px: int | None, format: str) -> bytes:
-        """Return a small picture whose longer side is at most `max_px`; `format` is "png", "jpeg" or "webp"."""
-        pixels = self.pixels(image)
-        with imaging_as_job_error(), self.decoding:
-            return encode_preview(pixels, max_px=max_px, format=format)
+    def forget(self, image_ids: Iterable[str]) -> None:
+        """Drop images from the cache, because they were removed."""
+        with self._cache_lock:
+            for image_id in image_ids:
+                self._cache.pop(image_id, None)
 
     def _open(self, data: bytes) -> Photo:
+        # The header is read before anything is decoded, so that the turn is asked for with the right number of bytes.
         with imaging_as_job_error():
-            return open_photo(data, max_bytes=self._max_bytes, max_px=self._max_px)
+            return open_photo(data, max_bytes=self._max_bytes, max_px=self._max_px, turn=self._turn)
 
-    def _read(self, image_id: str, *, root: bool) -> bytes:
-        path = self.store.photo_path(image_id) if root else self.store.patch_path(image_id)
+    @contextmanager
+    def _turn(self, px: int, deep: bool) -> Iterator[None]:
+        with self.memory.reserve(px * (DEEP_STEP_BYTES_PER_PX if deep else STEP_BYTES_PER_PX)):
+            yield
+
+    def _read(self, image_id: str, *, original: bool) -> bytes:
+        path = self.store.original_path(image_id) if original else self.store.patch_path(image_id)
         try:
             return path.read_bytes()
         except FileNotFoundError:
@@ -197,6 +217,13 @@ class ImageStore:
                 self._cache.popitem(last=False)
 
 
+def step_bytes(image: ImageRecord) -> int:
+    """Return the most memory that composing or encoding an image takes."""
+    # The depth is not in the row; a format that can hold 16 bits may do so.
+    deep = FORMATS[image.format].deep
+    return image.width * image.height * (DEEP_STEP_BYTES_PER_PX if deep else STEP_BYTES_PER_PX)
+
+
 def union_box(boxes: Sequence[Box]) -> Box:
     """Return the smallest box that holds all of `boxes`."""
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
@@ -209,6 +236,11 @@ def clean_name(filename: str) -> str:
     name = "".join(c for c in name if c.isprintable()).strip(". ")
     stem, suffix = PurePath(name).stem, PurePath(name).suffix
     return (stem[: LONGEST_NAME - len(suffix[:10])] + suffix[:10]) or "photo"
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # the folder is gone or read-only: what is left is an orphan, which clean-up takes later
+        path.unlink(missing_ok=True)
 
 
 def _size_bytes(value: Photo | Pixels) -> int:

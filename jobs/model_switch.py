@@ -6,7 +6,7 @@ nothing new to their engines. The last choice counts: one that has not begun mak
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,12 +45,19 @@ class ModelSwitch:
     """
 
     def __init__(
-        self, engines: Sequence[SwitchingEngine], *, folder: Path, weights: str, news: threading.Condition
+        self,
+        engines: Sequence[SwitchingEngine],
+        *,
+        folder: Path,
+        weights: str,
+        news: threading.Condition,
+        timeout_s: float = 300.0,
     ) -> None:
         self._engines = engines
         self._folder = folder
         self._given = _file_or_none(weights, folder)
         self._news = news
+        self._timeout_s = timeout_s
         self._pending: Switch | None = None
         self._running: Switch | None = None
         self._last_error: JobError | None = None
@@ -113,10 +120,36 @@ class ModelSwitch:
         """Take up the change that is due; nobody else may begin until `carry_out` ends. The caller holds `news`."""
         self._running, self._pending = self._pending, None
 
-    def carry_out(self) -> None:
-        """Change the engines' weights, each between two of its repairs; failures are kept for who asked."""
+    def carry_out(self, *, on_stuck: Callable[[], object]) -> None:
+        """Change the engines' weights, each between two of its repairs; failures are kept for who asked.
+
+        Args:
+            on_stuck: called from another thread when the change does not come about in time, because a repair that
+                hangs still has the engine; it has to see that another thread goes on.
+        """
         switch = self._running
         assert switch is not None, "begin comes first"
+        timer = threading.Timer(self._timeout_s, self._give_up, [switch, on_stuck])
+        timer.daemon = True
+        timer.start()
+        try:
+            self._carry_out(switch)
+        finally:
+            timer.cancel()
+
+    def _give_up(self, switch: Switch, on_stuck: Callable[[], object]) -> None:
+        with self._news:
+            if switch.ended:
+                return
+            log.error("the model could not be changed to %s within %g s", switch.model.name, self._timeout_s)
+            reason = f"A repair hangs, and the model could not be changed within {self._timeout_s:g} seconds"
+            switch.error = self._last_error = self._refusal(switch.model, reason)
+            switch.ended = True
+            self._running = None
+            self._news.notify_all()
+        on_stuck()
+
+    def _carry_out(self, switch: Switch) -> None:
         error: JobError | None = None
         try:
             if switch.model.name != self._active:
@@ -130,6 +163,8 @@ class ModelSwitch:
         with self._news:
             if error is None:
                 self._active = switch.model.name
+            if switch.ended:
+                return  # given up before; what the engines run now is said above all the same
             switch.error = self._last_error = error
             switch.ended = True
             self._running = None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from imaging.atomic_write import write_new_output
+from jobs.encodings import Encodings
 from jobs.errors import JobError, is_disk_full
 from jobs.images import ImageStore
 from notices import Note
@@ -17,12 +18,15 @@ log = logging.getLogger("fftlama.jobs")
 class OutputWriter:
     """Writes one full file after another, in the photo's own format; a failure is a note on the job, never an error."""
 
-    def __init__(self, images: ImageStore, outputs_dir: Path, *, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, images: ImageStore, encodings: Encodings, outputs_dir: Path, *, changed: Callable[[], None]
+    ) -> None:
         self._images = images
+        self._encodings = encodings
         self._outputs_dir = outputs_dir
         self._changed = changed
         self._jobs: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="output-output_writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="output-writer", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
@@ -51,7 +55,7 @@ class OutputWriter:
         store = self._images.store
         try:
             job = store.job(job_id)
-            encoded = self._images.encode(store.image(job.result_id or ""))
+            encoded = self._encodings.whole(store.image(job.result_id or ""), keep=False)
             path = write_new_output(self._outputs_dir, encoded.data, extension=encoded.extension)
         except JobError as error:
             self._give_up(job_id, f"The result was not written to the outputs folder: {error.message}")

@@ -1,7 +1,7 @@
-"""The queue inside this process: takes photos and repairs, knows everybody's place, hands work to the devices.
+"""The queue inside this process: takes images and repairs, knows everybody's place, hands work to the devices.
 
-What clients see of a job is `JobQueue.view`, read from the store; a condition wakes those who wait for a change. Order
-is first come, first served. Knows nothing of HTTP.
+Order is first come, first served. A condition wakes those who wait for a change; nothing is written and no disk is
+waited for while it is held. Knows nothing of HTTP.
 """
 
 import logging
@@ -10,27 +10,29 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from config import Settings
 from imaging import Encoded
-from imaging.atomic_write import write_atomically
-from jobs.errors import JobError, disk_full_as_job_error
+from jobs.batching import take_batch
+from jobs.database import FolderLock
+from jobs.encodings import Encodings
+from jobs.errors import JobError
 from jobs.images import ImageStore
 from jobs.model_switch import ModelSwitch
 from jobs.output_writer import OutputWriter
-from jobs.request_parsing import build_mask, check_request_id, digest_of, parse_options
-from jobs.retention import clean_up, remove_history
+from jobs.packed_mask import pack_mask
+from jobs.request_parsing import build_mask, check_request_id, digest_of, mask_bytes, parse_options
+from jobs.retention import Cleaner, remove_history, remove_orphans
 from jobs.store import ImageRecord, JobRecord, JobStore, new_id
+from jobs.views import ENDED, job_view
 from jobs.worker import DeviceWorker, Engine
 
-ENDED = frozenset({"done", "failed", "cancelled"})
-CLEAN_EVERY_S = 600.0
 MOST_STUCK_WORKERS = 4  # beyond that a hanging device would only collect threads and memory
-BATCH_MPX = 48  # photos of one batch are in memory together
 ONE_SHOT_POLL_S = 30.0
 
 log = logging.getLogger("fftlama.jobs")
@@ -43,27 +45,51 @@ class JobQueue:
         self, settings: Settings, engines: Sequence[Engine], *, batch_limit: int = 8,
         on_ended: Callable[[str, dict[str, float]], None] | None = None,
     ) -> None:  # fmt: skip
+        """Open the data folder; nothing runs before `start`.
+
+        Args:
+            settings: folders and limits.
+            engines: what repairs, one per device.
+            batch_limit: most jobs that go to an engine together.
+            on_ended: called with the state and the timings in ms of every job that ends.
+
+        Raises:
+            JobError: `data_dir_in_use`, `storage_unavailable` or `disk_full`.
+        """
+        self._folder_lock = FolderLock(Path(settings.data_dir))
         self.store = JobStore(Path(settings.data_dir))
-        self.images = ImageStore(self.store, max_file_mib=settings.max_file_mib, max_image_mpx=settings.max_image_mpx)
-        self.output_writer = OutputWriter(self.images, Path(settings.outputs_dir), changed=self.changed)
+        self.images = ImageStore(
+            self.store, max_file_mib=settings.max_file_mib, max_image_mpx=settings.max_image_mpx,
+            memory_mib=settings.work_memory_mib,
+        )  # fmt: skip
+        self.encodings = Encodings(self.images, keep_mib=settings.keep_mib)
+        self.output_writer = OutputWriter(
+            self.images, self.encodings, Path(settings.outputs_dir), changed=self.changed
+        )  # fmt: skip
         self.job_timeout_s = float(settings.job_timeout_s)
         self._settings = settings
         self._batch_limit = max(1, batch_limit)
         self._on_ended = on_ended
         self._news = threading.Condition()
         self._waiting: deque[str] = deque()
+        self._coming = 0  # jobs that have a place and no row yet
         self._closing = False
-        self._cleaned_s = 0.0
         self._workers = [DeviceWorker(engine, self, name=f"device-{n}") for n, engine in enumerate(engines)]
         self._stuck: list[DeviceWorker] = []
         self._lost: dict[str, JobError] = {}
+        self._cleaner = Cleaner(
+            self.images, keep_days=settings.keep_days, keep_mib=settings.keep_mib, also=self._store_lost
+        )  # fmt: skip
         self.models = ModelSwitch(
-            engines, folder=Path(settings.weights_dir), weights=settings.weights, news=self._news
+            engines, folder=Path(settings.weights_dir), weights=settings.weights, news=self._news,
+            timeout_s=self.job_timeout_s,
         )  # fmt: skip
 
     def start(self) -> None:
         """Take up what the last run left, and start the workers."""
         waiting, unsaved = self.store.recover()
+        # Nobody uploads yet, so every file without a row is left from a stop.
+        remove_orphans(self.store, time.time(), age_s=0.0)
         if waiting or unsaved:
             log.info("taking up %d waiting repairs and %d unsaved results of the last run", len(waiting), len(unsaved))
         with self._news:
@@ -76,6 +102,7 @@ class JobQueue:
             self.output_writer.add(job_id)
         for worker in self._workers:
             worker.start()
+        self._cleaner.start()
 
     def close(self, *, wait_s: float = 3.0) -> bool:
         """Stop taking work, let running repairs end, give the others back; False when threads are still busy."""
@@ -85,13 +112,18 @@ class JobQueue:
             worker.join(max(0.0, until_s - time.monotonic()))
         for worker in self._workers:
             for job_id in worker.busy_with:
-                if self.store.requeue(job_id):
-                    log.info("job %s: goes back to the queue for the next start", job_id[:6])
+                with suppress(JobError):  # a store that is gone: the next start finds the job as it was
+                    if self.store.requeue(job_id):
+                        log.info("job %s: goes back to the queue for the next start", job_id[:6])
         saved = self.output_writer.stop(wait_s=max(0.1, until_s - time.monotonic()))
-        return saved and not any(worker.is_alive() for worker in [*self._workers, *self._stuck])
+        idle = saved and not any(worker.is_alive() for worker in [*self._workers, *self._stuck])
+        if idle:  # else the end of the process gives the folder free
+            self._folder_lock.release()
+        return idle
 
     def stop_waiting(self) -> None:
         """Wake everybody who waits in `view` or `take`; nothing waits from now on."""
+        self._cleaner.stop()
         with self._news:
             self._closing = True
             self._news.notify_all()
@@ -99,16 +131,17 @@ class JobQueue:
             if hasattr(engine, "close"):
                 engine.close()
 
-    # Photos
+    # Images
 
     def add_image(self, data: bytes, filename: str) -> ImageRecord:
-        """Check and keep an uploaded photo; JobError says what is wrong with it."""
+        """Check and keep an uploaded image; JobError says what is wrong with it."""
         return self.images.add(data, filename)
 
     def image(self, image_id: str) -> ImageRecord:
-        """Return a photo's or round's row and count it as used; JobError `unknown_image`."""
+        """Return an original's or edit's row and count it as used; JobError `unknown_image`."""
         image = self.store.image(image_id)
-        self.store.touch(image.root_id)
+        with suppress(JobError):  # a full disk: it can be looked at all the same
+            self.store.touch(image.root_id)
         return image
 
     # Jobs
@@ -117,10 +150,22 @@ class JobQueue:
         self, image_id: str, request_id: str, strokes: Any, mask_png: bytes | None = None, options: Any = None, *,
         save: bool = True,
     ) -> str:  # fmt: skip
-        """Queue a repair of `image_id` and return its job id; the same request again returns the same job.
+        """Queue a repair; the same request again returns the same job.
 
-        Raises JobError: unknown_image, empty_mask, bad_strokes, mask_size, bad_options, queue_full, disk_full, and
-        request_conflict when `request_id` came before with another content.
+        Args:
+            image_id: the original or edit to repair.
+            request_id: the caller's own name for this request.
+            strokes: as JSON gives them, drawn over the mask file.
+            mask_png: a mask file of the image's size.
+            options: as JSON gives them.
+            save: whether the result is written to the outputs folder.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            JobError: unknown_image, empty_mask, bad_strokes, mask_size, bad_options, queue_full, busy, disk_full,
+                storage_unavailable, and request_conflict when `request_id` came before with another content.
         """
         check_request_id(request_id)
         checked = parse_options(options)
@@ -128,30 +173,34 @@ class JobQueue:
         if known := self.store.job_of_request(request_id):
             return _same_request(known, digest)
         image = self.image(image_id)
-        with self.images.decoding if mask_png is not None else nullcontext():
-            build_mask(strokes, mask_png, image=image)
-        job_id = new_id()
-        request = {
-            "strokes": strokes or [], "options": asdict(checked), "has_mask_file": mask_png is not None, "save": save,
-        }  # fmt: skip
+        self._hold_place()
+        try:
+            pixels = None if mask_png is None else self.images.pixels(image)
+            with self.images.memory.reserve(mask_bytes(image, has_file=mask_png is not None)):
+                packed = pack_mask(build_mask(strokes, mask_png, image=image, pixels=pixels))
+            job_id = new_id()
+            known_id = self.store.insert_job(
+                job_id, request_id=request_id, digest=digest, image=image, packed_mask=packed,
+                request={"options": asdict(checked), "save": save},
+            )  # fmt: skip
+        except BaseException:
+            with self._news:
+                self._coming -= 1
+            raise
         with self._news:
-            if known := self.store.job_of_request(request_id):
-                return _same_request(known, digest)
-            if len(self._waiting) >= self._settings.queue_limit:
-                limit = self._settings.queue_limit
+            self._coming -= 1
+            if known_id == job_id:
+                self._waiting.append(job_id)
+                self._news.notify_all()
+        return job_id if known_id == job_id else _same_request(self.store.job(known_id), digest)
+
+    def _hold_place(self) -> None:
+        """Count a job that is about to come, so that checking it and writing its row needs no lock."""
+        limit = self._settings.queue_limit
+        with self._news:
+            if len(self._waiting) + self._coming >= limit:
                 raise JobError("queue_full", f"{limit} repairs are waiting already. Try again soon.", {"limit": limit})
-            mask_path = self.store.mask_path(job_id)
-            try:
-                if mask_png is not None:
-                    with disk_full_as_job_error():
-                        write_atomically(mask_path, mask_png)
-                self.store.insert_job(job_id, request_id=request_id, digest=digest, image=image, request=request)
-            except BaseException:
-                mask_path.unlink(missing_ok=True)
-                raise
-            self._waiting.append(job_id)
-            self._news.notify_all()
-        return job_id
+            self._coming += 1
 
     def view(self, job_id: str, *, wait_s: float = 0.0, seen: int | None = None) -> dict[str, Any]:
         """Return what clients see of a job; with `wait_s`, when it differs from version `seen`, or after that time.
@@ -171,14 +220,13 @@ class JobQueue:
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job: a waiting one leaves its place, a running one's result is dropped; return its view."""
+        self.store.job(job_id)
+        cancelled = self.store.cancel(job_id)  # first: when the disk is full the job keeps its place
         with self._news:
-            self.store.job(job_id)
-            cancelled = self.store.cancel(job_id)  # first: when the disk is full the job keeps its place
-            if job_id in self._waiting:
+            with suppress(ValueError):
                 self._waiting.remove(job_id)
-                self._moved_up()
-            view = self._view(self.store.job(job_id))
             self._news.notify_all()
+            view = self._view(self.store.job(job_id))
         if cancelled:
             self.ended("cancelled", {})
         return view
@@ -198,10 +246,10 @@ class JobQueue:
                 raise JobError(view["error"]["error"], view["error"]["message"], view["error"]["params"])
             if view["state"] == "cancelled":
                 raise JobError("interrupted", "The repair was cancelled.")
-            return self.images.encode(self.store.image(view["image_id"]))
+            return self.encodings.whole(self.store.image(view["image_id"]), keep=False)
         finally:
             with suppress(JobError):  # a disk too full to delete rows: clean-up takes them later
-                remove_history(self.store, record.image_id)
+                remove_history(self.images, record.image_id)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -219,28 +267,27 @@ class JobQueue:
         """
         while True:
             with self._news:
-                idle = self.models.is_running or not (self._waiting or self.models.is_due)
-                if idle and not self._closing:
-                    self._news.wait(self._clean_in_s())
-                if self._closing:
+                while not self._closing and (self.models.is_running or not (self._waiting or self.models.is_due)):
+                    self._news.wait()
+                if self._closing or threading.current_thread() in self._stuck:
                     return []
-                if switching := self.models.is_due:
-                    self.models.begin()
-                elif self._waiting and not self.models.is_running:
-                    batch = self._next_batch()
-                    self._moved_up()
-                    return batch
-            if switching:
-                self.models.carry_out()
-            self._clean_if_due()
+                if not self.models.is_due:
+                    batch = take_batch(self.store, self._waiting, limit=self._batch_limit)
+                    self._news.notify_all()  # everybody moved up
+                    if batch:
+                        return batch
+                    continue
+                self.models.begin()
+            worker = threading.current_thread()
+            assert isinstance(worker, DeviceWorker), "workers take"
+            self.models.carry_out(on_stuck=partial(self.replace, worker))
 
     def put_back(self, job_ids: Sequence[str]) -> None:
         """Put running jobs back to the head of the queue, because their engine can't be reached."""
+        back = [job_id for job_id in reversed(job_ids) if self.store.requeue(job_id)]
         with self._news:
-            for job_id in reversed(job_ids):
-                if self.store.requeue(job_id):
-                    self._waiting.appendleft(job_id)
-            self._moved_up()
+            self._waiting.extendleft(back)
+            self._news.notify_all()
 
     def changed(self) -> None:
         """Wake everybody who waits for a change."""
@@ -271,42 +318,16 @@ class JobQueue:
         fresh.start()
         return True
 
-    def _moved_up(self) -> None:
-        """Tell those who wait in line that their place changed."""
-        # With a full disk the new place is seen at the next poll only; the queue goes on.
-        with suppress(JobError):
-            self.store.bump_waiting()
-        self._news.notify_all()
+    def is_lost(self, job_id: str) -> bool:
+        """Tell whether a job failed in a way that the store could not take yet."""
+        return job_id in self._lost
 
-    def _next_batch(self) -> list[str]:
-        batch: list[str] = []
-        left_px = BATCH_MPX * 1_000_000
-        while self._waiting and len(batch) < self._batch_limit:
-            job = self.store.job(self._waiting[0])
-            image = self.store.image(job.image_id)
-            left_px -= image.width * image.height
-            # A job that ran when the process died may be why: it runs alone, so that it can't take others along. So
-            # does a slow one, which the others would wait for.
-            is_alone = job.attempt > 0 or job.request["options"].get("quality") == "high"
-            if batch and (left_px < 0 or is_alone):
-                break
-            batch.append(self._waiting.popleft())
-            if is_alone:
-                break
-        return batch
-
-    def _clean_in_s(self) -> float:
-        return max(0.0, self._cleaned_s + CLEAN_EVERY_S - time.monotonic()) if self._cleaned_s else 0.0
-
-    def _clean_if_due(self) -> None:
-        with self._news:
-            if self._clean_in_s() > 0:
-                return
-            self._cleaned_s = time.monotonic()
-        try:
-            clean_up(self.store, keep_days=self._settings.keep_days, keep_mib=self._settings.keep_mib)
-        except Exception:
-            log.exception("clean-up failed; it is tried again in %.0f minutes", CLEAN_EVERY_S / 60)
+    def _store_lost(self) -> None:
+        """Write failures that the store could not take before."""
+        for job_id, error in list(self._lost.items()):
+            with suppress(JobError):
+                self.store.fail(job_id, error)
+                del self._lost[job_id]
 
     def _waiting_for(self, state: str) -> str | None:
         """Return what keeps every repair from running: "redis", "workers", or None."""
@@ -315,18 +336,10 @@ class JobQueue:
 
     def _view(self, job: JobRecord) -> dict[str, Any]:
         position = self._waiting.index(job.job_id) + 1 if job.job_id in self._waiting else 0
-        patch = None
-        if job.result_id:
-            box = self.store.image(job.result_id).box
-            patch = {"url": f"/api/v1/images/{job.result_id}/patch", "box": list(box or ())}
-        state, error, version = job.state, job.error, job.version
-        if state not in ENDED and (lost := self._lost.get(job.job_id)):
-            state, error, version = "failed", lost.as_dict(), version + 1
-        return {
-            "job_id": job.job_id, "state": state, "position": position, "stage": job.stage,
-            "timings_ms": job.timings_ms, "image_id": job.result_id, "patch": patch, "notes": job.notes,
-            "saved": job.saved, "error": error, "version": version, "waiting_for": self._waiting_for(state),
-        }  # fmt: skip
+        waiting_for = self._waiting_for(job.state)
+        return job_view(
+            self.store, job, position=position, lost=self._lost.get(job.job_id), waiting_for=waiting_for
+        )  # fmt: skip
 
 
 def _same_request(job: JobRecord, digest: str) -> str:

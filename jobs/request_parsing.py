@@ -13,10 +13,12 @@ from engine.requests import MAX_ASKED_PX, QUALITIES
 from imaging import read_mask
 from imaging.strokes import parse_strokes, rasterize
 from jobs.errors import JobError
-from jobs.images import imaging_as_job_error
+from jobs.images import Pixels, imaging_as_job_error
 from jobs.store import ImageRecord
 
 LONGEST_REQUEST_ID = 200
+STROKE_BYTES = 96 << 20  # the rasteriser's rows, half a million at once
+MASK_FILE_BYTES_PER_PX = 20  # a decoded mask file beside the masks made of it
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,22 @@ def digest_of(image_id: str, *, strokes: object, mask_png: bytes | None, options
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def build_mask(strokes: Any, mask_png: bytes | None, *, image: ImageRecord) -> NDArray[np.bool_]:
-    """Return the (H, W) bool hole: the mask file with the strokes drawn over it, erasing ones included.
+def build_mask(
+    strokes: Any, mask_png: bytes | None, *, image: ImageRecord, pixels: Pixels | None = None
+) -> NDArray[np.bool_]:
+    """Return the hole: the mask file with the strokes drawn over it, erasing ones included.
 
-    Raises JobError `bad_strokes`, `mask_size`, `empty_mask` or what else imaging refuses.
+    Args:
+        strokes: as JSON gives them, or None.
+        mask_png: a mask file of the image's size, or None.
+        image: what is to be repaired.
+        pixels: the image's own, which a mask file may have to be told apart from; needed with `mask_png`.
+
+    Returns:
+        (H, W) bool, True = hole; nothing may be marked.
+
+    Raises:
+        JobError: `bad_strokes`, `mask_size` or what else imaging refuses.
     """
     size = (image.height, image.width)
     with imaging_as_job_error():
@@ -84,6 +98,10 @@ def build_mask(strokes: Any, mask_png: bytes | None, *, image: ImageRecord) -> N
                 everything = [type(stroke)(stroke.points, stroke.radius, False) for stroke in parsed]
                 from_file = from_file & ~rasterize(everything, size)
             mask = mask | from_file
-    if not mask.any():
-        raise JobError("empty_mask", "Nothing is marked: paint over what should go first.")
     return mask
+
+
+def mask_bytes(image: ImageRecord, *, has_file: bool) -> int:
+    """Return the most memory that building a mask for an image takes."""
+    px = image.width * image.height
+    return STROKE_BYTES + px * (MASK_FILE_BYTES_PER_PX if has_file else 2)

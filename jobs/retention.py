@@ -1,25 +1,70 @@
 """Clean-up of the data folder: by age, by total size, and files that no row knows.
 
-Families go as a whole (a round without its photo is worthless), least recently used first, and never one that a waiting
-or running job or an unfinished save needs. The outputs folder belongs to the people and is never touched.
+Histories go as a whole (an edit without its original is worthless), least recently used first, and never one that a
+waiting or running job or an unfinished save needs. The outputs folder belongs to the people and is never touched.
 """
 
 import logging
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from jobs.images import ImageStore
 from jobs.store import LIVE, JobStore
 
 DAY_S = 86_400.0
 MIB = 1 << 20
 ORPHAN_AGE_S = 3600.0  # an upload's file is there a moment before its row
+CLEAN_EVERY_S = 600.0
 
 log = logging.getLogger("fftlama.jobs")
 
 
-def clean_up(store: JobStore, *, keep_days: float, keep_mib: float, now_s: float | None = None) -> int:
+class Cleaner(threading.Thread):
+    """Cleans up every ten minutes, in a thread of its own: devices that are never idle would put it off for ever."""
+
+    def __init__(self, images: ImageStore, *, keep_days: float, keep_mib: float, also: Callable[[], None]) -> None:
+        """Make the thread.
+
+        Args:
+            images: what is cleaned.
+            keep_days: histories unused for longer go.
+            keep_mib: above this size of all histories the oldest go, MiB.
+            also: called at every round of the thread, some seconds apart.
+        """
+        super().__init__(name="cleaner", daemon=True)
+        self._images = images
+        self._keep_days = keep_days
+        self._keep_mib = keep_mib
+        self._also = also
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Clean up until `stop`."""
+        cleaned_s = 0.0
+        while not self._stopping.is_set():
+            self._try(self._also)
+            if not cleaned_s or time.monotonic() - cleaned_s >= CLEAN_EVERY_S:
+                cleaned_s = time.monotonic()
+                self._try(lambda: clean_up(self._images, keep_days=self._keep_days, keep_mib=self._keep_mib))
+            self._stopping.wait(min(CLEAN_EVERY_S, 5.0))
+
+    def stop(self) -> None:
+        """End the thread soon."""
+        self._stopping.set()
+
+    def _try(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except Exception:
+            log.exception("clean-up failed; it is tried again")
+
+
+def clean_up(images: ImageStore, *, keep_days: float, keep_mib: float, now_s: float | None = None) -> int:
     """Remove histories unused for `keep_days`, then the oldest until all take `keep_mib` at most; return how many."""
     now_s = time.time() if now_s is None else now_s
+    store = images.store
     histories = (
         store.connection()
         .execute(
@@ -28,48 +73,61 @@ def clean_up(store: JobStore, *, keep_days: float, keep_mib: float, now_s: float
         )
         .fetchall()
     )
-    total_bytes = store.connection().execute("SELECT COALESCE(SUM(size_bytes), 0) AS n FROM images").fetchone()["n"]
+    total_bytes = (
+        store.connection()
+        .execute(
+            "SELECT (SELECT COALESCE(SUM(size_bytes), 0) FROM images)"
+            " + (SELECT COALESCE(SUM(size_bytes), 0) FROM encodings) AS n"
+        )
+        .fetchone()["n"]
+    )
     removed = 0
     for history in histories:
         too_old = now_s - history["used_s"] > keep_days * DAY_S
         if not too_old and total_bytes <= keep_mib * MIB:
             break
-        if remove_history(store, history["root_id"]):
+        if remove_history(images, history["root_id"]):
             total_bytes -= history["size_bytes"]
             removed += 1
-    _remove_orphans(store, now_s)
+    remove_orphans(store, now_s, age_s=ORPHAN_AGE_S)
     if removed:
-        log.info("clean-up: removed %d photos with their rounds", removed)
+        log.info("clean-up: removed %d images with their edits", removed)
     return removed
 
 
-def remove_history(store: JobStore, root_id: str) -> bool:
-    """Remove a photo, its rounds and their jobs; False when a live job needs them."""
+def remove_history(images: ImageStore, root_id: str) -> bool:
+    """Remove an original, its edits and their jobs; False when a live job needs them."""
+    store = images.store
     with store.transaction() as database:
         if database.execute(f"SELECT 1 FROM jobs WHERE root_id = ? AND ({LIVE})", (root_id,)).fetchone():
             return False
-        images = database.execute("SELECT image_id FROM images WHERE root_id = ?", (root_id,)).fetchall()
-        jobs = database.execute("SELECT job_id FROM jobs WHERE root_id = ?", (root_id,)).fetchall()
+        paths: list[Path] = []
+        ids: list[str] = []
+        for row in database.execute("SELECT image_id FROM images WHERE root_id = ?", (root_id,)):
+            ids.append(row["image_id"])
+            paths += [path(row["image_id"]) for path in (store.original_path, store.patch_path, store.view_path)]
+        kept = database.execute(
+            "SELECT image_id, kind FROM encodings WHERE image_id IN (SELECT image_id FROM images WHERE root_id = ?)",
+            (root_id,),
+        )
+        paths += [store.encoding_path(row["image_id"], row["kind"]) for row in kept]
         database.execute("DELETE FROM images WHERE root_id = ?", (root_id,))
         database.execute("DELETE FROM jobs WHERE root_id = ?", (root_id,))
-    for row in images:
-        for path in (store.photo_path, store.patch_path, store.view_path):
-            path(row["image_id"]).unlink(missing_ok=True)
-    for row in jobs:
-        store.mask_path(row["job_id"]).unlink(missing_ok=True)
+    images.forget(ids)
+    for path in paths:
+        path.unlink(missing_ok=True)
     return True
 
 
-def _remove_orphans(store: JobStore, now_s: float) -> None:
+def remove_orphans(store: JobStore, now_s: float, *, age_s: float) -> None:
     """Remove files left by a stop between a file and its row, or between a row's end and its file's."""
     database = store.connection()
-    for folder, table, column in ((store.images_dir, "images", "image_id"), (store.masks_dir, "jobs", "job_id")):
-        for path in folder.iterdir():
-            if _age_s(path, now_s) < ORPHAN_AGE_S:
-                continue
-            known = database.execute(f"SELECT 1 FROM {table} WHERE {column} = ?", (path.name.split(".")[0],)).fetchone()
-            if not known:
-                path.unlink(missing_ok=True)
+    for path in store.images_dir.iterdir():
+        if _age_s(path, now_s) < age_s:
+            continue
+        image_id = path.name.split(".")[0]
+        if not database.execute("SELECT 1 FROM images WHERE image_id = ?", (image_id,)).fetchone():
+            path.unlink(missing_ok=True)
 
 
 def _age_s(path: Path, now_s: float) -> float:

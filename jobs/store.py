@@ -1,46 +1,29 @@
-"""The rows of photos, rounds and jobs in SQLite (WAL), and the folders their files lie in.
+"""The rows of images, edits and jobs, and where their files lie.
 
-An image is a photo as uploaded or a round: one lossless patch on its parent. Rows never change an image; a history is a
-photo with all its rounds, named by the photo's id (`root_id`). A file is written before its row and removed after it,
-so a row always has its file. Each thread has its own connection; writers take turns. Knows nothing of pixels.
+An image is an original as uploaded or an edit: one lossless patch on its parent. Rows never change an image; a history
+is an original with all its edits, named by the original's id (`root_id`). A file is written before its row and removed
+after it, so a row always has its file. Knows nothing of pixels.
 """
 
 import json
 import re
 import secrets
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import JobError, disk_full_as_job_error
+from jobs.database import IMAGES_NAME, Database
+from jobs.errors import JobError, storage_as_job_error
 from notices import Note
 
-ID_BYTES = 16  # 128 random bits: nobody guesses another person's photo
+ID_BYTES = 16  # 128 random bits: nobody guesses another person's image
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{22}")
 MOST_ATTEMPTS = 2  # a job that takes the process down twice is not tried a third time
 TOUCH_EVERY_S = 60.0
 LIVE = "state IN ('queued', 'running') OR save_pending = 1"
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS images (
-    image_id TEXT PRIMARY KEY, root_id TEXT NOT NULL, parent_id TEXT, width INTEGER NOT NULL, height INTEGER NOT NULL,
-    format TEXT NOT NULL, name TEXT NOT NULL, notes TEXT NOT NULL, box TEXT, created_s REAL NOT NULL,
-    used_s REAL NOT NULL, size_bytes INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS images_by_history ON images (root_id);
-CREATE TABLE IF NOT EXISTS jobs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT NOT NULL UNIQUE, request_id TEXT NOT NULL UNIQUE,
-    digest TEXT NOT NULL, image_id TEXT NOT NULL, root_id TEXT NOT NULL, request TEXT NOT NULL, state TEXT NOT NULL,
-    stage TEXT, attempt INTEGER NOT NULL DEFAULT 0, result_id TEXT, timings_ms TEXT NOT NULL DEFAULT '{}',
-    notes TEXT NOT NULL DEFAULT '[]', error TEXT, saved TEXT, save_pending INTEGER NOT NULL DEFAULT 0,
-    version INTEGER NOT NULL DEFAULT 1, created_s REAL NOT NULL);
-CREATE INDEX IF NOT EXISTS jobs_by_history ON jobs (root_id);
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state);
-"""
 
 
 def new_id() -> str:
@@ -50,7 +33,7 @@ def new_id() -> str:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """A photo (`parent_id` None) or a round; `box` is where a round's patch lies, (left, top, right, bottom)."""
+    """An original (`parent_id` None) or an edit; `box` is where an edit's patch lies, (left, top, right, bottom)."""
 
     image_id: str
     root_id: str
@@ -66,7 +49,7 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job's row; `request` holds strokes, options and whether a mask file and a saved output belong to it."""
+    """A job's row; `request` holds the options and whether the result is written to the outputs folder."""
 
     job_id: str
     request_id: str
@@ -91,61 +74,38 @@ def note_as_dict(note: Note) -> dict[str, Any]:
     return {"code": note.code, "message": str(note), "params": note.params}
 
 
+def notes_from_json(text: str) -> tuple[Note, ...]:
+    """Return notes as they were stored."""
+    return tuple(Note(note["message"], code=note["code"], **note["params"]) for note in json.loads(text))
+
+
 class JobStore:
     """Rows and file paths under one data folder."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
-        self.images_dir = data_dir / "images"
-        self.masks_dir = data_dir / "masks"
-        for folder in (self.images_dir, self.masks_dir):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._local = threading.local()
-        self._writing = threading.Lock()
-        with self.transaction() as database:
-            for statement in filter(str.strip, SCHEMA.split(";")):
-                database.execute(statement)
+        self.images_dir = data_dir / IMAGES_NAME
+        with storage_as_job_error():
+            data_dir.mkdir(parents=True, exist_ok=True)
+            self._database = Database(data_dir)
+        self.connection = self._database.connection
+        self.transaction = self._database.transaction
 
-    def connection(self) -> sqlite3.Connection:
-        """Return this thread's own connection, for reading."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = sqlite3.connect(self.data_dir / "jobs.sqlite3", timeout=30.0, isolation_level=None)
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            self._local.connection = connection
-        return connection
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Give a connection inside one write transaction: all of it or nothing; a full disk is JobError `disk_full`."""
-        connection = self.connection()
-        with disk_full_as_job_error(), self._writing:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-
-    def photo_path(self, image_id: str) -> Path:
-        """Where an uploaded photo's own bytes lie."""
+    def original_path(self, image_id: str) -> Path:
+        """Return where an original's own bytes lie."""
         return self.images_dir / f"{image_id}.photo"
 
     def patch_path(self, image_id: str) -> Path:
-        """Where a round's lossless patch lies, at the photo's depth."""
+        """Return where an edit's lossless patch lies, at the original's depth."""
         return self.images_dir / f"{image_id}.png"
 
     def view_path(self, image_id: str) -> Path:
-        """Where the 8-bit copy of a 16-bit round's patch lies, which browsers show."""
+        """Return where the 8-bit copy of a 16-bit edit's patch lies, which browsers show."""
         return self.images_dir / f"{image_id}.view.png"
 
-    def mask_path(self, job_id: str) -> Path:
-        """Where the mask file sent with a job lies."""
-        return self.masks_dir / f"{job_id}.png"
+    def encoding_path(self, image_id: str, kind: str) -> Path:
+        """Return where a kept encoding of an image lies."""
+        return self.images_dir / f"{image_id}.{kind}.kept"
 
     # Images
 
@@ -164,7 +124,7 @@ class JobStore:
         box = tuple(json.loads(row["box"])) if row["box"] else None
         return ImageRecord(
             row["image_id"], row["root_id"], row["parent_id"], row["width"], row["height"], row["format"], row["name"],
-            tuple(Note(n["message"], code=n["code"], **n["params"]) for n in json.loads(row["notes"])),
+            notes_from_json(row["notes"]),
             box, row["created_s"],
         )  # fmt: skip
 
@@ -178,16 +138,35 @@ class JobStore:
 
     # Jobs
 
-    def insert_job(self, job_id: str, *, request_id: str, digest: str, image: ImageRecord, request: object) -> None:
-        """Add a queued job; JobError `unknown_image` when the image was cleaned away meanwhile."""
+    def insert_job(
+        self, job_id: str, *, request_id: str, digest: str, image: ImageRecord, request: object, packed_mask: bytes
+    ) -> str:
+        """Add a queued job with its mask and return its id; the other job's, when the request id is there already.
+
+        Raises:
+            JobError: `unknown_image` when the image was cleaned away meanwhile.
+        """
         with self.transaction() as database:
             if not database.execute("SELECT 1 FROM images WHERE image_id = ?", (image.image_id,)).fetchone():
                 raise JobError("unknown_image", "This photo is not here (any more). Please upload it again.")
+            same = database.execute("SELECT job_id FROM jobs WHERE request_id = ?", (request_id,)).fetchone()
+            if same is not None:
+                return str(same["job_id"])
+            database.execute("INSERT INTO masks (job_id, packed) VALUES (?, ?)", (job_id, packed_mask))
             database.execute(
                 "INSERT INTO jobs (job_id, request_id, digest, image_id, root_id, request, state, created_s)"
                 " VALUES (?, ?, ?, ?, ?, ?, 'queued', ?)",
                 (job_id, request_id, digest, image.image_id, image.root_id, json.dumps(request), time.time()),
             )
+        return job_id
+
+    def packed_mask(self, job_id: str) -> bytes:
+        """Return the mask of a job that has not ended, as `pack_mask` made it."""
+        row = self.connection().execute("SELECT packed FROM masks WHERE job_id = ?", (job_id,)).fetchone()
+        if row is None:  # queued by a version that kept masks elsewhere
+            raise JobError("interrupted", "This repair was asked for before an update; please ask for it again.")
+        packed: bytes = row["packed"]
+        return packed
 
     def job(self, job_id: str) -> JobRecord:
         """Return a job's row; JobError `unknown_job` when there is none."""
@@ -231,7 +210,7 @@ class JobStore:
     def finish(
         self, job_id: str, result: ImageRecord, *, size_bytes: int, timings_ms: object, notes: object, save: bool
     ) -> bool:
-        """Move a running job to done together with its round; False (and no round) when it was cancelled meanwhile."""
+        """Move a running job to done together with its edit; False (and no edit) when it was cancelled meanwhile."""
         with self.transaction() as database:
             done = database.execute(
                 "UPDATE jobs SET state = 'done', stage = NULL, result_id = ?, timings_ms = ?, notes = ?,"
@@ -271,11 +250,6 @@ class JobStore:
                     "UPDATE jobs SET saved = ?, notes = ?, save_pending = 0, version = version + 1 WHERE job_id = ?",
                     (saved, json.dumps(known), job_id),
                 )
-
-    def bump_waiting(self) -> None:
-        """Give every queued job a new version, because its position changed."""
-        with self.transaction() as database:
-            database.execute("UPDATE jobs SET version = version + 1 WHERE state = 'queued'")
 
     def recover(self) -> tuple[list[str], list[str]]:
         """After a start: give interrupted jobs back to the queue once, fail those interrupted twice.

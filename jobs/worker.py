@@ -18,7 +18,8 @@ from engine.requests import RepairRequest
 from jobs.errors import EngineUnavailableError, JobError
 from jobs.images import ImageStore
 from jobs.output_writer import OutputWriter
-from jobs.request_parsing import Options, build_mask
+from jobs.packed_mask import unpack_mask
+from jobs.request_parsing import Options
 from jobs.store import ImageRecord, JobRecord, note_as_dict
 
 OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "MemoryError", "_ArrayMemoryError"})
@@ -42,7 +43,7 @@ class Engine(Protocol):
         """Go over to other weights; see `jobs.models`."""
 
 
-class Desk(Protocol):
+class JobSource(Protocol):
     """What a worker needs of the queue it works for."""
 
     images: ImageStore
@@ -60,6 +61,9 @@ class Desk(Protocol):
 
     def ended(self, state: str, timings_ms: dict[str, float]) -> None:
         """Count a job that came to its end."""
+
+    def is_lost(self, job_id: str) -> bool:
+        """Tell whether `lost` was called for a job."""
 
     def lost(self, job_id: str, error: JobError) -> None:
         """Remember a failure that could not be written to the store."""
@@ -84,18 +88,18 @@ class _NobodyWaitsError(Exception):
 
 
 class DeviceWorker(threading.Thread):
-    """Runs batches from `desk` on `engine` until told to stop."""
+    """Runs batches from a queue on `engine` until told to stop."""
 
-    def __init__(self, engine: Engine, desk: Desk, *, name: str) -> None:
+    def __init__(self, engine: Engine, queue: JobSource, *, name: str) -> None:
         super().__init__(name=name, daemon=True)
         self.engine = engine
         self.busy_with: tuple[str, ...] = ()
-        self._queue = desk
-        self._store = desk.images.store
+        self._queue = queue
+        self._store = queue.images.store
         self._given_up = False
 
     def run(self) -> None:
-        """Work until the desk hands out nothing more, or until this thread was replaced."""
+        """Work until the queue hands out nothing more, or until this thread was replaced."""
         while not self._given_up:
             with self._admission() as is_admitted:
                 if not is_admitted or not (job_ids := self._take()):
@@ -143,9 +147,7 @@ class DeviceWorker(threading.Thread):
                 return None
             job = self._store.job(job_id)
             parent = self._store.image(job.image_id)
-            mask_path = self._store.mask_path(job_id)
-            mask_png = mask_path.read_bytes() if job.request["has_mask_file"] else None
-            mask = build_mask(job.request["strokes"], mask_png, image=parent)
+            mask = unpack_mask(self._store.packed_mask(job_id))
             options = Options(**job.request["options"])
             pixels = self._queue.images.pixels(parent)
         except Exception as error:
@@ -185,10 +187,11 @@ class DeviceWorker(threading.Thread):
         return True
 
     def _deliver(self, task: _Task, result: Any) -> None:
-        """Store a result's patches as a round and move the job to done."""
+        """Store a result's patches as an edit and move the job to done."""
         job_id = task.job.job_id
         engine_done_s = time.monotonic()
-        if not self._store.set_stage([job_id], "store"):
+        # A failure that the store could not take is a failure all the same: nobody is shown a result after it.
+        if self._queue.is_lost(job_id) or not self._store.set_stage([job_id], "store"):
             return
         record, size_bytes = self._queue.images.write_edit(task.parent, result.patches)
         now_s = time.monotonic()
@@ -227,16 +230,19 @@ class DeviceWorker(threading.Thread):
         else:
             reason = JobError("server_error", "The repair failed inside the server; its log says why.")
         log.error("job %s: %s (%s)", job_id[:6], reason.code, error, exc_info=error if reason is not error else None)
-        try:
-            failed = self._store.fail(job_id, reason)
-        except Exception:
-            # Not even the failure can be written (disk full): clients see it now, and the next start tries again.
-            log.exception("job %s: its failure could not be kept", job_id[:6])
-            self._queue.lost(job_id, reason)
-            failed = True
-        if failed:
+        if self._end(job_id, reason):
             self._queue.ended("failed", {})
             self._queue.changed()
+
+    def _end(self, job_id: str, reason: JobError) -> bool:
+        """Move a job to failed, in the store or, when that can't be written, beside it; False when it had ended."""
+        try:
+            return self._store.fail(job_id, reason)
+        except Exception:
+            # Not even the failure can be written (disk full): clients see it now, and clean-up writes it later.
+            log.exception("job %s: its failure could not be kept", job_id[:6])
+            self._queue.lost(job_id, reason)
+            return True
 
     @contextmanager
     def _deadline(self, job_ids: Sequence[str]) -> Iterator[None]:
@@ -254,7 +260,7 @@ class DeviceWorker(threading.Thread):
         error = JobError(
             "timed_out", f"The repair took longer than {limit_s:g} seconds and was given up.", {"limit_s": limit_s}
         )
-        failed = [job_id for job_id in job_ids if self._store.fail(job_id, error)]
+        failed = [job_id for job_id in job_ids if self._end(job_id, error)]
         if failed:
             for job_id in failed:
                 log.error("job %s: timed out after %g s", job_id[:6], limit_s)

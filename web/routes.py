@@ -39,9 +39,10 @@ STATUSES = {
     "truncated_image": 422, "no_image": 422, "empty_mask": 422, "mask_size": 422, "bad_strokes": 422,
     "bad_options": 422, "unknown_model": 404, "model_missing": 404, "model_conflict": 409, "bad_weights": 422,
     "queue_full": 429, "server_error": 500, "out_of_memory": 503, "interrupted": 503,
-    "timed_out": 504, "disk_full": 507,
+    "timed_out": 504, "disk_full": 507, "storage_unavailable": 507, "busy": 503,
 }  # fmt: skip
 EXTRA_HEADERS = {
+    "busy": {"Retry-After": "5"},
     "queue_full": {"Retry-After": "5"}, "interrupted": {"Retry-After": "10"},
     "file_too_large": {"Connection": "close"},  # whoever still sends after that is cut off
 }  # fmt: skip
@@ -124,9 +125,9 @@ def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, vers
             if not 1 <= max_px <= LARGEST_PREVIEW_PX:
                 raise JobError("bad_request", f"max_px must be from 1 to {LARGEST_PREVIEW_PX}.")
             kind = other or "jpeg"
-            data = queue.images.preview(image, max_px=max_px, format=kind)
+            data = queue.encodings.preview(image, max_px=max_px, format=kind)
             return Response(data, media_type=FORMATS[kind.upper()].media_type, headers=NEVER_CHANGES)
-        encoded = queue.images.encode(image, format=other)
+        encoded = queue.encodings.whole(image, format=other)
         suffix = "_repaired" if image.parent_id else ""
         name = f"{PurePath(image.name).stem}{suffix}{encoded.extension}"
         return Response(encoded.data, media_type=encoded.media_type, headers={**NEVER_CHANGES, **_attachment(name)})

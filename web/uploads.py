@@ -16,7 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from jobs.errors import JobError, disk_full_as_job_error
+from jobs.errors import JobError, storage_as_job_error
 
 MIB = 1 << 20
 FORM_OVERHEAD_BYTES = 64 << 10  # boundaries, part headers and small fields around the files
@@ -34,7 +34,7 @@ async def read_form(request: Request, *, max_file_mib: int, files: int = 1) -> A
     stream = _limited(request, limit_bytes, max_file_mib)
     parser = MultiPartParser(request.headers, stream, max_files=MOST_PARTS, max_fields=MOST_PARTS)
     try:
-        with disk_full_as_job_error():
+        with storage_as_job_error():
             form = await parser.parse()
     except MultiPartException as error:
         raise JobError("bad_request", f"The form could not be read: {error.message}") from error

@@ -77,7 +77,7 @@ def test_a_repair_changes_the_hole_and_nothing_else(make_queue: Callable[..., Jo
     assert np.array_equal(queue.images.pixels(queue.image(photo.image_id)), GRADIENT), "the photo stays as it was"
 
 
-def test_rounds_stay_lossless_and_each_can_be_undone(make_queue: Callable[..., JobQueue]) -> None:
+def test_edits_stay_lossless_and_each_can_be_undone(make_queue: Callable[..., JobQueue]) -> None:
     queue = make_queue()
     jpeg = io.BytesIO()
     Image.fromarray(GRADIENT).save(jpeg, "JPEG", quality=60)
@@ -97,7 +97,7 @@ def test_rounds_stay_lossless_and_each_can_be_undone(make_queue: Callable[..., J
     assert [queue.image(i).parent_id for i in chain] == [None, *chain[:-1]]
 
 
-def test_sixteen_bit_rounds_are_kept_at_full_depth(make_queue: Callable[..., JobQueue]) -> None:
+def test_sixteen_bit_edits_are_kept_at_full_depth(make_queue: Callable[..., JobQueue]) -> None:
     queue = make_queue()
     deep = GRADIENT.astype(np.uint16) * 1000 + 7
     photo = queue.add_image(encode_png(deep, fast=True), "deep.png")
@@ -105,7 +105,7 @@ def test_sixteen_bit_rounds_are_kept_at_full_depth(make_queue: Callable[..., Job
     assert queue.images.pixels(result).dtype == np.uint16
     assert decode_png(queue.images.patch(result)).dtype == np.uint8, "browsers are sent 8 bit"
     assert np.array_equal(queue.images.pixels(result)[:10], deep[:10])
-    assert decode_png(queue.images.encode(result).data).dtype == np.uint16
+    assert decode_png(queue.encodings.whole(result).data).dtype == np.uint16
 
 
 def test_jobs_run_in_order_and_everybody_sees_the_place(make_queue: Callable[..., JobQueue]) -> None:
@@ -159,7 +159,7 @@ def test_cancelling_a_running_job_drops_its_result(make_queue: Callable[..., Job
     assert wait_for(queue, submit(queue, photo.image_id), until="saved")["state"] == "done"
     assert queue.view(job)["state"] == "cancelled"
     assert len(list((tmp_path / "outputs").iterdir())) == 1
-    assert len(list(queue.store.images_dir.iterdir())) == 2, "the photo and the one round that was wanted"
+    assert len(list(queue.store.images_dir.iterdir())) == 2, "the photo and the one edit that was wanted"
 
 
 def test_cancelling_what_is_done_changes_nothing(make_queue: Callable[..., JobQueue]) -> None:
@@ -282,7 +282,8 @@ def test_one_shot_repairs_leave_nothing_behind(make_queue: Callable[..., JobQueu
     with pytest.raises(JobError) as failed:
         queue.repair_file(PHOTO, encode_png(mask, fast=True), {"dilate_px": FAIL}, "a.png")
     assert failed.value.code == "server_error"
-    assert not list(queue.store.images_dir.iterdir()) and not list(queue.store.masks_dir.iterdir())
+    assert not list(queue.store.images_dir.iterdir())
+    assert not queue.store.connection().execute("SELECT 1 FROM masks").fetchall()
     assert not (tmp_path / "outputs").exists()
 
 

@@ -12,6 +12,7 @@ import pytest
 from imaging import atomic_write
 from imaging.atomic_write import write_atomically, write_new_output
 from jobs.errors import JobError
+from jobs.images import ImageStore
 from jobs.retention import DAY_S, MIB, clean_up, remove_history
 from jobs.store import ImageRecord, JobStore, new_id
 
@@ -21,14 +22,18 @@ def store(tmp_path: Path) -> JobStore:
     return JobStore(tmp_path / "data")
 
 
+def images_of(store: JobStore) -> ImageStore:
+    return ImageStore(store, max_file_mib=1, max_image_mpx=1)
+
+
 def add_photo(store: JobStore, *, age_days: float = 0.0, size_mib: float = 1.0, parent: str | None = None) -> str:
-    """Add a photo (or a round of `parent`) whose row says this age and size; its file is tiny."""
+    """Add a photo (or an edit of `parent`) whose row says this age and size; its file is tiny."""
     image_id = new_id()
     root_id = store.image(parent).root_id if parent else image_id
     created_s = time.time() - age_days * DAY_S
     box = (0, 0, 1, 1) if parent else None
     record = ImageRecord(image_id, root_id, parent, 8, 8, "PNG", "a.png", (), box, created_s)
-    path = store.patch_path(image_id) if parent else store.photo_path(image_id)
+    path = store.patch_path(image_id) if parent else store.original_path(image_id)
     write_atomically(path, b"pixels")
     store.insert_image(record, size_bytes=int(size_mib * MIB))
     return image_id
@@ -36,12 +41,14 @@ def add_photo(store: JobStore, *, age_days: float = 0.0, size_mib: float = 1.0, 
 
 def add_job(store: JobStore, image_id: str) -> str:
     job_id = new_id()
-    store.insert_job(job_id, request_id=job_id, digest="d", image=store.image(image_id), request={})
+    store.insert_job(
+        job_id, request_id=job_id, digest="d", image=store.image(image_id), request={}, packed_mask=b"mask"
+    )
     return job_id
 
 
 def is_there(store: JobStore, image_id: str) -> bool:
-    in_files = store.photo_path(image_id).exists() or store.patch_path(image_id).exists()
+    in_files = store.original_path(image_id).exists() or store.patch_path(image_id).exists()
     try:
         in_rows = store.image(image_id).image_id == image_id
     except JobError as error:
@@ -97,14 +104,14 @@ def test_outputs_of_one_second_never_collide(tmp_path: Path, monkeypatch: pytest
     assert paths[0].name.startswith("outputs_20260304050607_")
 
 
-def test_clean_up_by_age_takes_whole_families(store: JobStore) -> None:
+def test_clean_up_by_age_takes_whole_histories(store: JobStore) -> None:
     old, fresh = add_photo(store, age_days=8), add_photo(store, age_days=6)
-    old_round = add_photo(store, age_days=8, parent=old)
+    old_edit = add_photo(store, age_days=8, parent=old)
     continued = add_photo(store, age_days=8)
-    continued_round = add_photo(store, age_days=1, parent=continued)
-    assert clean_up(store, keep_days=7, keep_mib=1000) == 1
-    assert not is_there(store, old) and not is_there(store, old_round)
-    assert is_there(store, fresh) and is_there(store, continued) and is_there(store, continued_round)
+    continued_edit = add_photo(store, age_days=1, parent=continued)
+    assert clean_up(images_of(store), keep_days=7, keep_mib=1000) == 1
+    assert not is_there(store, old) and not is_there(store, old_edit)
+    assert is_there(store, fresh) and is_there(store, continued) and is_there(store, continued_edit)
 
 
 def test_clean_up_by_size_takes_the_least_recently_used_first(store: JobStore) -> None:
@@ -112,9 +119,9 @@ def test_clean_up_by_size_takes_the_least_recently_used_first(store: JobStore) -
     second = add_photo(store, age_days=2, size_mib=40)
     third = add_photo(store, age_days=1, size_mib=40)
     store.touch(first)
-    assert clean_up(store, keep_days=7, keep_mib=80) == 1
+    assert clean_up(images_of(store), keep_days=7, keep_mib=80) == 1
     assert [is_there(store, i) for i in (first, second, third)] == [True, False, True]
-    assert clean_up(store, keep_days=7, keep_mib=80) == 0
+    assert clean_up(images_of(store), keep_days=7, keep_mib=80) == 0
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "done but not saved"])
@@ -127,14 +134,14 @@ def test_clean_up_never_takes_what_a_live_job_needs(store: JobStore, state: str)
         result = ImageRecord(new_id(), photo, photo, 8, 8, "PNG", "a.png", (), (0, 0, 1, 1), time.time() - 100 * DAY_S)
         write_atomically(store.patch_path(result.image_id), b"pixels")
         assert store.finish(job_id, result, size_bytes=10, timings_ms={}, notes=[], save=True)
-    assert clean_up(store, keep_days=7, keep_mib=100) == 0
-    assert remove_history(store, photo) is False, "not even when the job came after clean-up had looked"
+    assert clean_up(images_of(store), keep_days=7, keep_mib=100) == 0
+    assert remove_history(images_of(store), photo) is False, "not even when the job came after clean-up had looked"
     assert is_there(store, photo)
     if state.startswith("done"):
         store.set_saved(job_id, "outputs/a.png", notes=())
     else:
         store.cancel(job_id)
-    assert clean_up(store, keep_days=7, keep_mib=100) == 1
+    assert clean_up(images_of(store), keep_days=7, keep_mib=100) == 1
     assert not is_there(store, photo)
 
 
@@ -143,9 +150,9 @@ def test_clean_up_takes_files_without_a_row(store: JobStore) -> None:
     for path in (orphan, young):
         path.write_bytes(b"pixels")
     known = add_photo(store)
-    clean_up(store, keep_days=7, keep_mib=100, now_s=time.time() + 1)
+    clean_up(images_of(store), keep_days=7, keep_mib=100, now_s=time.time() + 1)
     assert orphan.exists(), "a file is there a moment before its row"
-    clean_up(store, keep_days=7, keep_mib=100, now_s=time.time() + 7200)
+    clean_up(images_of(store), keep_days=7, keep_mib=100, now_s=time.time() + 7200)
     assert not orphan.exists() and not young.exists() and is_there(store, known)
 
 
@@ -156,7 +163,12 @@ def test_a_full_database_is_said_and_changes_nothing(store: JobStore) -> None:
     with pytest.raises(JobError) as refused:
         for _ in range(200):
             store.insert_job(
-                new_id(), request_id=new_id(), digest="d" * 500, image=store.image(photo), request={"s": "x" * 5000}
+                new_id(),
+                request_id=new_id(),
+                digest="d" * 500,
+                image=store.image(photo),
+                request={"s": "x" * 5000},
+                packed_mask=b"mask",
             )
     assert refused.value.code == "disk_full"
     store.connection().execute("PRAGMA max_page_count = 100000")
@@ -191,7 +203,7 @@ def test_threads_write_side_by_side(store: JobStore) -> None:
     assert {store.job(job_id).state for job_id in ids} == {"running"}
 
 
-def test_a_result_that_comes_after_the_end_makes_no_round(store: JobStore) -> None:
+def test_a_result_that_comes_after_the_end_makes_no_edit(store: JobStore) -> None:
     photo = add_photo(store)
     for end in (store.cancel, lambda job_id: store.fail(job_id, JobError("timed_out", "too long"))):
         job_id = add_job(store, photo)

@@ -1,21 +1,26 @@
 """What the queue does when its store refuses for a moment, and when many send large masks at once."""
 
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
+import jobs.queue
 from config import Settings
 from imaging import encode_png
 from jobs.errors import JobError
-from jobs.images import DECODERS
+from jobs.packed_mask import pack_mask, unpack_mask
 from jobs.queue import ENDED, JobQueue
+from jobs.retention import remove_history
 from tests.support.fake_engine import FakeEngine
 
 DOT = [{"points": [[20.0, 20.0]], "radius": 5.0, "erase": False}]
@@ -42,10 +47,10 @@ def test_a_store_that_fails_for_a_moment_does_not_end_the_worker(
 ) -> None:
     """A database that is locked, or a disk's read error: one job fails, the next is served."""
     monkeypatch.setattr("jobs.worker.TAKE_AGAIN_S", 0.01)
-    failing = [(queue, "_next_batch"), (queue.store, "start"), (queue.store, "fail")]
+    failing = [(jobs.queue, "take_batch"), (queue.store, "start"), (queue.store, "fail")]
     real = [getattr(owner, name) for owner, name in failing]
 
-    def locked(*_: Any) -> None:
+    def locked(*_: Any, **__: Any) -> None:
         owner, name = failing.pop(0)
         monkeypatch.setattr(owner, name, real.pop(0))
         raise sqlite3.OperationalError("database is locked")
@@ -72,15 +77,148 @@ def test_a_cancel_that_a_full_disk_refuses_leaves_the_job_its_place(
     assert queue.view(job_id)["position"] == 1
 
 
-def test_masks_take_turns_with_photos_and_strokes_do_not_wait(queue: JobQueue) -> None:
+def fail_when_written(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> bool:
+        raise JobError("disk_full", "The disk is full.")
+
+    monkeypatch.setattr(queue.store, "fail", full)
+
+
+def test_a_time_out_on_a_full_disk_ends_the_job_and_replaces_the_worker(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure could not be written, the timer's thread died of that, and the queue stood still for ever."""
+    queue.job_timeout_s = 0.2
+    queue.start()
     image_id = queue.add_image(PHOTO, "a.png").image_id
-    with_mask = threading.Thread(target=queue.submit, args=(image_id, "mask", [], MASK), daemon=True)
-    with ExitStack() as decoding:
-        for _ in range(DECODERS):
-            decoding.enter_context(queue.images.decoding)
-        with_mask.start()
-        queue.submit(image_id, "strokes", DOT)
-        with_mask.join(0.3)
-        assert with_mask.is_alive()
-    with_mask.join(10)
-    assert len(queue) == 2
+    with monkeypatch.context() as full_disk:
+        fail_when_written(queue, full_disk)
+        stuck = queue.submit(image_id, "stuck", DOT, None, {"feather_px": 150})
+        assert end_of(queue, stuck)["error"]["error"] == "timed_out"
+        assert end_of(queue, queue.submit(image_id, "next", DOT))["state"] == "done"
+    queue._store_lost()
+    assert queue.store.job(stuck).state == "failed" and not queue._lost, "there is room again: it is written"
+
+
+def test_a_model_switch_behind_a_stuck_repair_ends_and_the_queue_goes_on(tmp_path: Path) -> None:
+    """`choose` waited for ever, and no repair could begin while it did."""
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"")
+    engine = FakeEngine()
+    engine.weights = "one"
+    release, real = threading.Event(), engine.switch_weights
+
+    def behind_a_stuck_repair(weights: Path | None) -> None:
+        release.wait(20)
+        real(weights)
+
+    engine.switch_weights = behind_a_stuck_repair  # type: ignore[method-assign]
+    settings = Settings(data_dir=tmp_path / "d", outputs_dir=tmp_path / "o", weights_dir=tmp_path, weights="one")
+    queue = JobQueue(settings, [engine])
+    queue.models._timeout_s = 0.2
+    queue.start()
+    try:
+        with pytest.raises(JobError, match=r"could not be changed within 0\.2 seconds; one stays in use") as refused:
+            queue.models.choose("two", wait_s=10)
+        assert refused.value.code == "bad_weights" and queue.models.view()["switching"] is None
+        job_id = queue.submit(queue.add_image(PHOTO, "a.png").image_id, "after", DOT)
+        assert end_of(queue, job_id)["state"] == "done"
+        release.set()
+        until_s = time.monotonic() + 10
+        while queue.models.active != "two" and time.monotonic() < until_s:
+            time.sleep(0.01)
+        assert queue.models.active == "two", "what the engine runs in the end is what is said"
+    finally:
+        release.set()
+        queue.stop_waiting()
+
+
+def test_clean_up_runs_though_somebody_is_always_waiting(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ran in the worker, between jobs, when nobody waited."""
+    cleaned = threading.Event()
+    monkeypatch.setattr("jobs.retention.clean_up", lambda *_, **__: cleaned.set())
+    image_id = queue.add_image(PHOTO, "a.png").image_id
+    for n in range(6):
+        queue.submit(image_id, f"r{n}", DOT, None, {"feather_px": 50, "quality": "high"})
+    queue.start()
+    assert cleaned.wait(10) and len(queue) > 0
+
+
+def test_nothing_waits_for_the_disk_while_the_lock_is_held(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody who asks for a job's state needs the lock; a slow disk made all of them wait for one."""
+    held: list[str] = []
+
+    def notice(name: str) -> None:
+        if queue._news._is_owned():  # type: ignore[attr-defined]
+            held.append(name)
+
+    real_transaction, real_sync = queue.store.transaction, os.fsync
+
+    def transaction() -> Any:
+        notice("transaction")
+        return real_transaction()
+
+    def sync(descriptor: int) -> None:
+        notice("fsync")
+        real_sync(descriptor)
+
+    monkeypatch.setattr(queue.store, "transaction", transaction)
+    monkeypatch.setattr(os, "fsync", sync)
+    queue.start()
+    image_id = queue.add_image(PHOTO, "a.png").image_id
+    first = queue.submit(image_id, "first", [], MASK, {"feather_px": 30})
+    second = queue.submit(image_id, "second", DOT)
+    assert queue.cancel(second)["state"] == "cancelled" and end_of(queue, first)["state"] == "done"
+    assert held == []
+
+
+def test_removed_images_leave_the_cache(queue: JobQueue) -> None:
+    image = queue.add_image(PHOTO, "a.png")
+    assert image.image_id in queue.images._cache
+    assert remove_history(queue.images, image.image_id)
+    assert not queue.images._cache
+
+
+def test_1500_edits_on_one_image_work(queue: JobQueue) -> None:
+    """Each edit was composed by a call within the call for the next: Python's recursion limit ended that."""
+    parent = queue.add_image(PHOTO, "a.png")
+    pixels = queue.images.pixels(parent).copy()
+    for n in range(1500):
+        patch = np.full((1, 1, 3), n % 251, np.uint8)
+        y, x = divmod(n, 64)
+        record, size_bytes = queue.images.write_edit(parent, [((x, y, x + 1, y + 1), patch)])
+        queue.store.insert_image(record, size_bytes=size_bytes)
+        pixels[y, x] = n % 251
+        parent = record
+    queue.images._cache.clear()
+    assert np.array_equal(queue.images.pixels(parent), pixels)
+    assert remove_history(queue.images, parent.root_id)
+    assert not list(queue.store.images_dir.iterdir())
+
+
+def test_a_mask_is_rasterised_once_and_survives_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(data_dir=tmp_path / "data", outputs_dir=tmp_path / "outputs")
+    first = JobQueue(settings, [FakeEngine()])
+    job_id = first.submit(first.add_image(PHOTO, "a.png").image_id, "only", DOT)
+    first._folder_lock.release()
+    monkeypatch.setattr("jobs.request_parsing.rasterize", None)
+    second = JobQueue(settings, [FakeEngine()])
+    second.start()
+    try:
+        assert end_of(second, job_id)["patch"]["box"] == [15, 15, 25, 25]
+        assert not second.store.connection().execute("SELECT 1 FROM masks").fetchall(), "it goes with the job's end"
+    finally:
+        second.stop_waiting()
+
+
+@given(st.data())
+@hypothesis_settings(max_examples=60, deadline=None, derandomize=True)
+def test_packed_masks_come_back(data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
+    bits = data.draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))
+    mask = np.array(bits).reshape(height, width)
+    if mask.any():
+        assert np.array_equal(unpack_mask(pack_mask(mask)), mask)
+    else:
+        with pytest.raises(JobError):
+            pack_mask(mask)
