@@ -73,8 +73,8 @@ def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "Fast
     from fastapi import FastAPI
 
     from jobs.queue import JobQueue
+    from web.gate import protect
     from web.metrics import Metrics
-    from web.origin_check import OriginCheck
     from web.routes import create_routes
 
     tempfile.gettempdir()  # found by a trial write, and remembered: later the disk may be full
@@ -99,7 +99,7 @@ def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "Fast
     app.state.queue = queue
     app.state.idle = True
     app.include_router(create_routes(queue, settings, metrics=metrics, version=version))
-    app.add_middleware(OriginCheck, host=settings.host, allowed_hosts=settings.allowed_hosts)
+    protect(app, settings)
     return app
 
 
@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"fftlama: {error}", file=sys.stderr)
         return EXIT_SETTINGS
-    logging.basicConfig(stream=sys.stdout, level=settings.log_level.upper(), format=LOG_FORMAT)
+    set_up_logging(settings)
     if settings.log_level == "info":
         for chatty in ("uvicorn", "httpx"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -179,6 +179,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = "another program uses it" if error.errno == errno.EADDRINUSE else error.strerror
         print(f"fftlama: can't listen on {settings.host} port {settings.port}: {reason}.", file=sys.stderr)
         return EXIT_PORT
+    from web.auth import login_warning
+
+    if warning := login_warning(settings):
+        log.warning("%s", warning)
     code, clean = _serve(settings, listener)
     logging.shutdown()
     sys.stdout.flush()
@@ -186,6 +190,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A repair that runs on, or a model still loading, can't be interrupted, and both are safe to leave.
         os._exit(code)
     return code
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Send every log line to standard output, as text or as one JSON object a line."""
+    from web.json_log import JsonFormatter
+
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else logging.Formatter(LOG_FORMAT))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -232,6 +245,7 @@ def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool]:
     server = Server(
         uvicorn.Config(
             gate, log_config=None, access_log=settings.log_level == "debug", server_header=False, lifespan="on",
+            proxy_headers=False,  # web/peer.py reads them
             ws="none", timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=DRAIN_S, backlog=BACKLOG,
         )
     )  # fmt: skip

@@ -93,6 +93,33 @@ class Settings(BaseSettings):
     job_timeout_s: int = Field(default=300, ge=1, le=86400, description="longest one repair may take, seconds")
     keep_days: int = Field(default=7, ge=1, le=3650, description="photos in data_dir older than this are deleted, days")
     keep_mib: int = Field(default=4096, ge=64, le=1 << 24, description="above this size of data_dir the oldest go, MiB")
+    auth_file: Path | None = Field(
+        default=None,
+        description="file of people and API keys, made by `fftlama user add`; with it everybody has to log in",
+    )
+    auth_proxy_header: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9-]*$",
+        description="header in which a proxy that checked a person names them, X-Forwarded-User for example",
+    )
+    auth_proxy_from: str = Field(
+        default="127.0.0.1, ::1",
+        description="addresses or networks of the proxies whose auth_proxy_header counts, separated by commas",
+    )
+    allowed_origins: str = Field(
+        default="",
+        description="other sites whose pages may call the REST routes from a browser, separated by commas; * = all",
+    )
+    client_waiting_jobs: int = Field(
+        default=0, ge=0, le=10000, description="most repairs of one client that may wait; 0 = no limit of its own"
+    )
+    client_requests_per_minute: int = Field(
+        default=0, ge=0, le=100000, description="most requests of one client that change something; 0 = no limit"
+    )
+    client_mib_per_minute: int = Field(
+        default=0, ge=0, le=1 << 20, description="most MiB that one client may send a minute; 0 = no limit"
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="form of the log's lines")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="how much is logged")
     language: Literal["auto", "en", "zh-CN"] = Field(
         default="auto", description="language of the page; auto = the browser's"

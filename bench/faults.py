@@ -295,7 +295,7 @@ def disk_full(options: argparse.Namespace) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         mount = Path(folder) / "small"
         mount.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mount)], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mount)], check=True)
         try:
             with cluster(data_dir=mount / "data", outputs_dir=Path(folder) / "outputs") as made:
                 made.web.settings["outputs_dir"] = Path(folder) / "outputs"

@@ -119,6 +119,12 @@ def make_parser() -> argparse.ArgumentParser:
     add_arguments(get, ("mirrors", "weights_dir"))
     get.set_defaults(run=run_weights_get)
 
+    user = commands.add_parser("user", help="accounts and API keys of a server with a login")
+    user.add_argument("action", choices=("add", "key", "list", "remove"), help="add also changes a password")
+    user.add_argument("name", nargs="?", default="", metavar="NAME")
+    add_arguments(user, ("auth_file",))
+    user.set_defaults(run=run_user_command)
+
     worker = commands.add_parser("worker", help="repair for a server with QUEUE=celery, through its Redis")
     worker.add_argument(
         "--redis", dest="redis_url", metavar="URL", help="redis:// or rediss:// address; default: the setting redis_url"
@@ -305,10 +311,18 @@ def run_weights_get(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def run_user_command(chosen: argparse.Namespace) -> int:
+    """Manage accounts."""
+    from cli.user import run_user
+
+    return run_user(_settings(chosen, ("auth_file",)), chosen)
+
+
 def run_worker_command(chosen: argparse.Namespace) -> int:
     """Work for a server until told to stop."""
     from cli.worker import run_worker
 
+    chosen.redis_url = chosen.redis_url or os.environ.get("REDIS_URL")
     return run_worker(_settings(chosen, (*ENGINE_SETTINGS, "weights_dir", "log_level", "redis_url")), chosen)
 
 

@@ -30,11 +30,13 @@ def is_loopback(host: str) -> bool:
 class OriginCheck:
     """ASGI middleware that answers 403 to other sites' requests.
 
-    `host` is the address the server listens on, `allowed_hosts` the names people use for it, separated by commas.
+    `host` is the address the server listens on, `allowed_hosts` the names people use for it, `allowed_origins` other
+    sites whose pages may call it; both separated by commas.
     """
 
-    def __init__(self, app: ASGIApp, *, host: str, allowed_hosts: str = "") -> None:
+    def __init__(self, app: ASGIApp, *, host: str, allowed_hosts: str = "", allowed_origins: str = "") -> None:
         self._app = app
+        self._origins = origins_of(allowed_origins)
         self._allowed = {_host_name(name) for name in allowed_hosts.replace(",", " ").split()}
         self._known_names_only = is_loopback(host) or bool(self._allowed)
 
@@ -54,6 +56,8 @@ class OriginCheck:
             return None
         site = headers.get("sec-fetch-site")
         origin = headers.get("origin")
+        if origin and ("*" in self._origins or origin.lower() in self._origins):
+            return None
         # Sec-Fetch-Site is the browser's own judgement, right behind proxies too; over plain http only Origin is sent.
         own = site in OWN_FETCH_SITES if site else origin is None or self._is_own_origin(origin, host)
         return None if own else _error("cross_site", "Requests from pages of other sites are refused.")
@@ -64,6 +68,11 @@ class OriginCheck:
     def _is_own_origin(self, origin: str, host: str) -> bool:
         place = urlsplit(origin).netloc.lower()
         return place == host.lower() or _host_name(place) in self._allowed  # a proxy may rewrite Host
+
+
+def origins_of(text: str) -> set[str]:
+    """Return the origins of a setting such as `https://a.example, https://b.example`, in small letters."""
+    return {part.rstrip("/").lower() for part in text.replace(",", " ").split()}
 
 
 def _host_name(host: str) -> str:

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import gradio as gr
-import yaml
 from gradio.component_meta import ComponentMeta
 from gradio.exceptions import InvalidPathError
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
 
+from web.words import load_strings
+
 STATIC_FOLDER = Path(__file__).parent / "static"
-LOCALES_FOLDER = Path(__file__).parent / "locales"
-LANGUAGES = ("zh-CN", "en")
 PREVIEW_PX = 2048
 """Longer side of the server's picture of a photo, shown after a reload and for formats browsers cannot show."""
 
@@ -50,14 +49,6 @@ class FileRepairer(Protocol):
 
     def repair_file(self, image: bytes, mask: bytes, options: dict[str, Any], filename: str) -> Any:
         """Return an encoded photo with `.data`, `.extension`."""
-
-
-def load_strings() -> dict[str, dict[str, str]]:
-    """Return every word of the page, language → key → text, in the order of `LANGUAGES`."""
-    return {
-        language: yaml.safe_load((LOCALES_FOLDER / f"{language}.yaml").read_text(encoding="utf-8"))
-        for language in LANGUAGES
-    }
 
 
 def join_scripts(setup: dict[str, Any]) -> str:

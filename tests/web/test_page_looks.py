@@ -12,7 +12,8 @@ from playwright.sync_api import expect
 from imaging.strokes import parse_strokes, rasterize
 from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
 from tests.support.serving import RunningServer
-from web.page import LANGUAGES, SCRIPTS, STATIC_FOLDER, join_scripts, load_strings
+from web.page import SCRIPTS, STATIC_FOLDER, join_scripts
+from web.words import LANGUAGES, load_strings
 
 __all__ = ["browser", "usual_browser", "visit"]  # fixtures
 Visit = Callable[..., Person]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from web.page import LANGUAGES, load_strings
 from web.routes import STATUSES
+from web.words import LANGUAGES, load_strings
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("imaging", "jobs", "web")

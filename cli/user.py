@@ -1,0 +1,53 @@
+"""`fftlama user`: accounts and API keys of a server with a login."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import sys
+
+from config import Settings
+
+EXIT_REFUSED = 2
+
+
+def run_user(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Add, change, list or remove accounts in the setting `auth_file`; return the exit code.
+
+    The password is asked for on a terminal, else read as one line from standard input.
+    """
+    from web.accounts import AccountError, Accounts
+
+    if settings.auth_file is None:
+        print("fftlama: name the file of accounts first: --auth-file accounts.json", file=sys.stderr)
+        return EXIT_REFUSED
+    accounts = Accounts(settings.auth_file)
+    try:
+        if chosen.action == "list":
+            for account in accounts.all().values():
+                print(f"{account.name}\t{len(account.key_hashes)} API keys")
+        elif chosen.action == "add":
+            accounts.set_password(chosen.name, _ask_password())
+            print(f"{chosen.name} can log in.")
+        elif chosen.action == "key":
+            key = accounts.add_key(chosen.name)
+            print(f"{key}")
+            print("This key is shown once. Send it as: Authorization: Bearer KEY", file=sys.stderr)
+        else:
+            accounts.remove(chosen.name)
+            print(f"{chosen.name} was removed.")
+    except (AccountError, OSError) as error:
+        print(f"fftlama: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    return 0
+
+
+def _ask_password() -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    password = getpass.getpass("Password: ")
+    if password != getpass.getpass("Once more: "):
+        from web.accounts import AccountError
+
+        raise AccountError("the two passwords differ")
+    return password

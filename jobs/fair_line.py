@@ -1,0 +1,95 @@
+"""The order in which jobs wait: in rounds by client, interactive jobs before batch jobs.
+
+One who hands in thirty repairs gets one turn a round, as does one who hands in a single repair. Within one client the
+order is first come, first served. Not thread-safe: the queue's lock is held around every call.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+
+
+class FairLine:
+    """Job ids in the order they will be taken."""
+
+    def __init__(self) -> None:
+        # Priority 0 is interactive, 1 is batch. A client's deque is removed when it is empty, so a client who comes
+        # back joins at the end of the round.
+        self._rounds: tuple[OrderedDict[str, deque[str]], OrderedDict[str, deque[str]]] = (OrderedDict(), OrderedDict())
+        self._place: dict[str, tuple[int, str]] = {}
+        self._order: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._place
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._in_order())
+
+    def append(self, job_id: str, *, client: str, is_batch: bool = False) -> None:
+        """Put a job at the end of its client's line.
+
+        Args:
+            job_id: not in the line yet.
+            client: `Client.key`.
+            is_batch: whether it waits until no interactive job does.
+        """
+        self._add(job_id, client, is_batch).append(job_id)
+
+    def put_back(self, job_id: str, *, client: str, is_batch: bool = False) -> None:
+        """Put a job that was taken at the head of everything again."""
+        self._add(job_id, client, is_batch).appendleft(job_id)
+        self._rounds[is_batch].move_to_end(client, last=False)
+
+    def first(self) -> str:
+        """Return the job that is next; IndexError when nobody waits."""
+        return self._in_order()[0]
+
+    def popleft(self) -> str:
+        """Take the next job; its client's turn is over. IndexError when nobody waits."""
+        job_id = self.first()
+        priority, client = self._place[job_id]
+        self.remove(job_id)
+        if client in self._rounds[priority]:
+            self._rounds[priority].move_to_end(client)
+        return job_id
+
+    def remove(self, job_id: str) -> None:
+        """Take a job out of the line; KeyError when it is not in it."""
+        priority, client = self._place.pop(job_id)
+        line = self._rounds[priority][client]
+        line.remove(job_id)
+        if not line:
+            del self._rounds[priority][client]
+        self._order = None
+
+    def position(self, job_id: str) -> int:
+        """Return a job's place, 1 for the next one; 0 when it does not wait."""
+        return self._in_order().index(job_id) + 1 if job_id in self._place else 0
+
+    def waiting_of(self, client: str) -> int:
+        """Return how many jobs of one client wait."""
+        return sum(len(round_.get(client, ())) for round_ in self._rounds)
+
+    def waiting_by_kind(self) -> dict[str, int]:
+        """Return how many jobs wait, by kind."""
+        counts = [sum(map(len, round_.values())) for round_ in self._rounds]
+        return {"interactive": counts[0], "batch": counts[1]}
+
+    def _add(self, job_id: str, client: str, is_batch: bool) -> deque[str]:
+        self._place[job_id] = (int(is_batch), client)
+        self._order = None
+        return self._rounds[is_batch].setdefault(client, deque())
+
+    def _in_order(self) -> list[str]:
+        """Every job in order; kept until something changes, because everybody who waits asks for a place."""
+        if self._order is None:
+            self._order = []
+            for round_ in self._rounds:
+                lines = [list(line) for line in round_.values()]
+                for turn in range(max(map(len, lines), default=0)):
+                    self._order += [line[turn] for line in lines if turn < len(line)]
+        return self._order

@@ -1,0 +1,63 @@
+"""The order of waiting jobs: rounds by client, interactive before batch."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.fair_line import FairLine
+
+
+def test_one_job_does_not_wait_behind_thirty_of_somebody_else() -> None:
+    line = FairLine()
+    for number in range(30):
+        line.append(f"greedy-{number}", client="greedy")
+    line.append("modest", client="modest")
+    assert line.position("modest") == 2
+    assert [line.popleft() for _ in range(3)] == ["greedy-0", "modest", "greedy-1"]
+
+
+def test_batch_waits_until_no_interactive_job_does() -> None:
+    line = FairLine()
+    line.append("folder", client="a", is_batch=True)
+    line.append("click", client="b")
+    assert list(line) == ["click", "folder"]
+    assert line.waiting_by_kind() == {"interactive": 1, "batch": 1}
+
+
+def test_job_that_is_put_back_is_next() -> None:
+    line = FairLine()
+    for number in range(3):
+        line.append(f"a{number}", client="a")
+        line.append(f"b{number}", client="b")
+    taken = line.popleft()
+    line.put_back(taken, client="a")
+    assert line.first() == taken
+
+
+def test_client_whose_turn_is_over_goes_to_the_end_of_the_round() -> None:
+    line = FairLine()
+    line.append("a0", client="a")
+    line.append("a1", client="a")
+    line.append("b0", client="b")
+    assert line.popleft() == "a0"
+    assert list(line) == ["b0", "a1"]
+
+
+def test_empty_line_has_no_first() -> None:
+    with pytest.raises(IndexError):
+        FairLine().first()
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.booleans()), max_size=40))
+def test_every_job_leaves_once_and_places_are_those_of_leaving(steps: list[tuple[str, bool, bool]]) -> None:
+    line, expected = FairLine(), set()
+    for number, (client, is_batch, is_removed) in enumerate(steps):
+        line.append(str(number), client=client, is_batch=is_batch)
+        if is_removed:
+            line.remove(str(number))
+        else:
+            expected.add(str(number))
+    order = list(line)
+    assert [line.position(job_id) for job_id in order] == list(range(1, len(order) + 1))
+    left = [line.popleft() for _ in range(len(line))]
+    assert left == order and set(left) == expected and len(left) == len(expected)

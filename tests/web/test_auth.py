@@ -1,0 +1,190 @@
+"""The login: who comes in, who does not, and that every route is behind the gate."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.page_driver import DATA
+from tests.support.serving import RunningServer, upload
+from web.accounts import AccountError, Accounts
+from web.auth import GUESSES, Lockout, _safe_target
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture(scope="module")
+def accounts(tmp_path_factory: pytest.TempPathFactory) -> Accounts:
+    """A file with ann and bob, who have the same password."""
+    made = Accounts(tmp_path_factory.mktemp("accounts") / "accounts.json")
+    for name in ("ann", "bob"):
+        made.set_password(name, PASSWORD)
+    return made
+
+
+@pytest.fixture(scope="module")
+def closed_server(accounts: Accounts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with page and login."""
+    running = RunningServer(tmp_path_factory.mktemp("closed"), kind="page", settings={"auth_file": accounts.path})
+    running.start()
+    yield running
+    running.stop()
+
+
+@contextlib.contextmanager
+def log_in(server: RunningServer, name: str = "ann", password: str = PASSWORD) -> Iterator[httpx.Client]:
+    with server.client as client:
+        answer = client.post("/login", data={"name": name, "password": password, "next": ""})
+        assert answer.status_code == 303, answer.text
+        yield client
+
+
+def test_every_route_refuses_a_stranger(closed_server: RunningServer) -> None:
+    """Ours by the OpenAPI document where there is one, and Gradio's, page, files and queue included."""
+    ours = [
+        ("GET", "/"), ("GET", "/metrics"), ("POST", "/api/v1/images"), ("GET", "/api/v1/images/x"),
+        ("GET", "/api/v1/images/x/info"), ("GET", "/api/v1/images/x/patch"), ("POST", "/api/v1/repairs"),
+        ("GET", "/api/v1/jobs/x"), ("DELETE", "/api/v1/jobs/x"), ("POST", "/api/v1/repair"), ("GET", "/api/v1/models"),
+        ("POST", "/api/v1/models"), ("GET", "/api/v1/nothing"), ("GET", "/openapi.json"), ("GET", "/docs"),
+    ]  # fmt: skip
+    gradio = [
+        ("GET", "/config"), ("GET", "/gradio_api/info"), ("POST", "/gradio_api/upload"),
+        ("POST", "/gradio_api/queue/join"), ("GET", "/gradio_api/queue/data?session_hash=x"),
+        ("POST", "/gradio_api/run/predict"), ("POST", "/gradio_api/call/repair"), ("GET", "/gradio_api/file=/x"),
+        ("GET", "/theme.css"), ("GET", "/gradio_api/heartbeat/x"), ("GET", "/monitoring"), ("GET", "/assets/x.js"),
+        ("GET", "/gradio_api/startup-events"), ("POST", "/gradio_api/cancel"), ("GET", "/login_check"),
+    ]  # fmt: skip
+    with closed_server.client as client:
+        documented = client.get("/openapi.json", headers={"Accept": "application/json"})
+        assert documented.status_code == 401
+        for method, path in ours + gradio:
+            answer = client.request(method, path)
+            assert answer.status_code == 401, (method, path, answer.status_code)
+            assert answer.json()["error"] == "login_required"
+        assert client.get("/health").status_code == 200
+
+
+def test_browser_is_led_to_the_login_page_and_back(closed_server: RunningServer) -> None:
+    with closed_server.client as client:
+        answer = client.get("/", headers={"Accept": "text/html"})
+        assert answer.status_code == 303 and answer.headers["location"].startswith("login?next=")
+        page = client.get("/login", headers={"Accept-Language": "zh-CN"})
+        assert "登录" in page.text and 'name="password"' in page.text
+    with log_in(closed_server) as client:
+        assert client.get("/", headers={"Accept": "text/html"}).status_code == 200
+
+
+def test_session_cookie_is_for_this_site_and_no_script(closed_server: RunningServer) -> None:
+    with closed_server.client as client:
+        answer = client.post("/login", data={"name": "ann", "password": PASSWORD})
+        cookie = answer.headers["set-cookie"].lower()
+        assert "httponly" in cookie and "samesite=lax" in cookie
+        client.cookies.set("fftlama_session", answer.cookies["fftlama_session"][:-2] + "xx")
+        assert client.get("/api/v1/models").status_code == 401
+
+
+def test_wrong_guesses_lock_the_name_out(closed_server: RunningServer) -> None:
+    with closed_server.client as client:
+        statuses = [
+            client.post("/login", data={"name": "guessed", "password": "wrong"}).status_code for _ in range(GUESSES + 1)
+        ]
+        assert statuses == [401] * GUESSES + [429]
+        locked = client.post("/login", data={"name": "guessed", "password": PASSWORD})
+        assert locked.status_code == 429 and int(locked.headers["retry-after"]) > 0
+    with log_in(closed_server):  # another name is not locked
+        pass
+
+
+def test_lockout_grows_with_every_guess() -> None:
+    lockout = Lockout()
+    for _ in range(GUESSES):
+        lockout.count("a", "1")
+    first = lockout.wait_s("a", "1")
+    lockout.count("a", "1")
+    assert 0 < first < lockout.wait_s("a", "1")
+    assert lockout.wait_s("a", "2") == 0
+    lockout.forget("a", "1")
+    assert lockout.wait_s("a", "1") == 0
+
+
+def test_api_key_comes_in_and_a_wrong_one_does_not(closed_server: RunningServer, accounts: Accounts) -> None:
+    key = accounts.add_key("bob")
+    assert key not in accounts.path.read_text()
+    with closed_server.client as client:
+        assert client.get("/api/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        assert client.get("/api/v1/models", headers={"Authorization": f"Bearer {key}x"}).status_code == 401
+
+
+def test_changed_password_ends_sessions(closed_server: RunningServer, accounts: Accounts) -> None:
+    accounts.set_password("cid", PASSWORD)
+    with log_in(closed_server, "cid") as client:
+        assert client.get("/api/v1/models").status_code == 200
+        time.sleep(0.01)
+        accounts.set_password("cid", PASSWORD + "2")
+        assert client.get("/api/v1/models").status_code == 401
+
+
+def test_proxy_header_counts_from_a_named_proxy_only(start_server: Callable[..., RunningServer]) -> None:
+    settings = {"auth_proxy_header": "X-Forwarded-User"}
+    trusted = start_server(**settings)
+    with trusted.client as client:
+        assert client.get("/api/v1/models").status_code == 401
+        assert client.get("/api/v1/models", headers={"X-Forwarded-User": "ann"}).status_code == 200
+    other = start_server(**settings, auth_proxy_from="10.0.0.0/8")
+    with other.client as client:
+        forged = {"X-Forwarded-User": "ann", "X-Forwarded-For": "10.0.0.1"}
+        assert client.get("/api/v1/models", headers=forged).status_code == 401
+
+
+def test_accounts_file_is_readable_by_its_owner_only(accounts: Accounts) -> None:
+    assert accounts.path.stat().st_mode & 0o077 == 0
+    assert PASSWORD not in accounts.path.read_text() and "$argon2id$" in accounts.path.read_text()
+
+
+@pytest.mark.parametrize(("name", "password"), [("a b", PASSWORD), ("", PASSWORD), ("ann", "short")])
+def test_impossible_account_is_refused(tmp_path: Path, name: str, password: str) -> None:
+    with pytest.raises(AccountError):
+        Accounts(tmp_path / "accounts.json").set_password(name, password)
+
+
+def test_damaged_accounts_file_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "accounts.json").write_text("{")
+    with pytest.raises(AccountError, match="can't be read"):
+        Accounts(tmp_path / "accounts.json").all()
+
+
+@pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example", "/\\evil.example", "%2f%2fevil.example"])
+def test_login_leads_to_this_site_only(target: str) -> None:
+    assert "evil" not in _safe_target(target) or _safe_target(target).startswith("./")
+    assert not _safe_target(target).startswith(("//", "http"))
+
+
+def test_answers_carry_the_security_headers(closed_server: RunningServer) -> None:
+    with log_in(closed_server) as client:
+        for path in ("/", "/health", "/api/v1/models", "/config", "/api/v1/nothing"):
+            headers = client.get(path).headers
+            assert headers["x-content-type-options"] == "nosniff", path
+            assert "frame-ancestors 'self'" in headers["content-security-policy"], path
+
+
+def test_other_sites_are_allowed_by_name_only(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server(allowed_origins="https://tools.example")
+    with server.client as client:
+        ask = {"Origin": "https://tools.example", "Sec-Fetch-Site": "cross-site"}
+        answer = client.post("/api/v1/repairs", json={}, headers=ask)
+        assert answer.status_code == 422 and answer.headers["access-control-allow-origin"] == "https://tools.example"
+        other = client.post("/api/v1/repairs", json={}, headers={**ask, "Origin": "https://evil.example"})
+        assert other.status_code == 403 and "access-control-allow-origin" not in other.headers
+
+
+def test_client_that_asks_too_much_waits(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server(client_requests_per_minute=3)
+    with server.client as client:
+        for _ in range(3):
+            upload(client, (DATA / "flower.png").read_bytes())
+        refused = client.post("/api/v1/repairs", json={})
+        assert refused.status_code == 429 and 0 < int(refused.headers["retry-after"]) <= 60
+        assert client.get("/api/v1/models").status_code == 200

@@ -1,0 +1,154 @@
+"""The file of people and their keys: names, argon2 hashes of passwords, hashes of API keys. Knows no HTTP.
+
+The file is JSON, readable by its owner only: {"users": {NAME: {"password": HASH, "keys": {ID: SHA-256}}}}. It is read
+again when it changes, so that `fftlama user add` takes effect at once. An API key is 256 random bits, so a fast hash of
+it is enough; a password is not, so it has argon2id with the library's defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from imaging.atomic_write import write_atomically
+
+NAME_PATTERN = re.compile(r"[\w.@-]{1,64}")
+LEAST_PASSWORD_LENGTH = 8
+MOST_PASSWORD_LENGTH = 1024
+KEY_PREFIX = "fft_"
+FILE_MODE = 0o600
+
+
+class AccountError(ValueError):
+    """A name or password is not allowed, or the file of accounts can't be read; the text says what and why."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """One person: the name, the password's hash (empty: no password was set), and API keys' hashes by their id."""
+
+    name: str
+    password_hash: str
+    key_hashes: dict[str, str]
+
+
+class Accounts:
+    """The accounts of one file.
+
+    Args:
+        path: where the file is or will be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._hasher = PasswordHasher()
+        self._lock = threading.Lock()
+        self._read_of: tuple[int, int] | None = None
+        self._accounts: dict[str, Account] = {}
+        # Checked when the name is unknown, so that the answer takes as long as for a wrong password.
+        self._nobodys_hash = self._hasher.hash(secrets.token_urlsafe())
+
+    def all(self) -> dict[str, Account]:
+        """Return every account by name.
+
+        Raises:
+            AccountError: the file is there and can't be read.
+        """
+        with self._lock:
+            try:
+                stat = self.path.stat()
+            except FileNotFoundError:
+                return {}
+            state = (stat.st_mtime_ns, stat.st_size)
+            if state != self._read_of:
+                self._accounts, self._read_of = self._read(), state
+            return self._accounts
+
+    def has_password(self, name: str, password: str) -> bool:
+        """Tell whether a password is right; takes a tenth of a second on purpose."""
+        account = self.all().get(name)
+        hashed = account.password_hash if account and account.password_hash else self._nobodys_hash
+        try:
+            return self._hasher.verify(hashed, password[:MOST_PASSWORD_LENGTH]) and account is not None
+        except (VerificationError, InvalidHashError):
+            return False
+
+    def owner_of_key(self, key: str) -> str | None:
+        """Return whose API key this is, or None."""
+        hashed = hashlib.sha256(key.encode()).hexdigest()
+        for account in self.all().values():
+            if any(hmac.compare_digest(hashed, known) for known in account.key_hashes.values()):
+                return account.name
+        return None
+
+    def fingerprint(self, name: str) -> str | None:
+        """Return what a session is tied to: it changes with the password. None when there is no such account."""
+        account = self.all().get(name)
+        return hashlib.sha256(account.password_hash.encode()).hexdigest()[:16] if account else None
+
+    def set_password(self, name: str, password: str) -> None:
+        """Add an account, or change its password.
+
+        Raises:
+            AccountError: the name or the password is not allowed.
+        """
+        if not NAME_PATTERN.fullmatch(name):
+            raise AccountError(f"{name!r} is no name: letters, digits, dot, dash, underscore and @, at most 64")
+        if not LEAST_PASSWORD_LENGTH <= len(password) <= MOST_PASSWORD_LENGTH:
+            raise AccountError(f"a password has {LEAST_PASSWORD_LENGTH} to {MOST_PASSWORD_LENGTH} characters")
+        known = self.all().get(name)
+        self._write(Account(name, self._hasher.hash(password), known.key_hashes if known else {}))
+
+    def add_key(self, name: str) -> str:
+        """Make a new API key for an account and return it; it is not kept and can't be shown again.
+
+        Raises:
+            AccountError: there is no such account.
+        """
+        known = self.all().get(name)
+        if known is None:
+            raise AccountError(f"there is no account {name!r}; add it with `fftlama user add {name}`")
+        key = KEY_PREFIX + secrets.token_urlsafe(32)
+        hashes = {**known.key_hashes, key[len(KEY_PREFIX) :][:6]: hashlib.sha256(key.encode()).hexdigest()}
+        self._write(Account(name, known.password_hash, hashes))
+        return key
+
+    def remove(self, name: str) -> None:
+        """Remove an account with its keys and sessions.
+
+        Raises:
+            AccountError: there is no such account.
+        """
+        if name not in self.all():
+            raise AccountError(f"there is no account {name!r}")
+        self._write(None, removed=name)
+
+    def _write(self, changed: Account | None, *, removed: str = "") -> None:
+        accounts = dict(self.all())
+        accounts.pop(removed, None)
+        if changed:
+            accounts[changed.name] = changed
+        users = {one.name: {"password": one.password_hash, "keys": one.key_hashes} for one in accounts.values()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, json.dumps({"users": users}, indent=1).encode())
+        self.path.chmod(FILE_MODE)
+
+    def _read(self) -> dict[str, Account]:
+        try:
+            content: Any = json.loads(self.path.read_text(encoding="utf-8"))
+            return {
+                str(name): Account(str(name), str(user.get("password", "")), dict(user.get("keys", {})))
+                for name, user in content["users"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AccountError(f"{self.path} can't be read as a file of accounts: {error}") from error

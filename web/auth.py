@@ -1,0 +1,278 @@
+"""The gate: who may come in, over the page, every route, Gradio's own and /metrics.
+
+A person comes in with a session (a signed cookie, from the login page), with an API key (`Authorization: Bearer KEY`),
+or through a proxy that has checked them and says so in a header. Only `/health` and the login page answer strangers.
+Without an accounts file and without a proxy's header the gate is open, and photos belong to everybody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import ipaddress
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from pathlib import Path
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from config import Settings
+from imaging.atomic_write import write_atomically
+from jobs.clients import Client, current_client
+from web.accounts import Accounts
+from web.words import load_strings
+
+COOKIE = "fftlama_session"
+SESSION_S = 7 * 24 * 3600
+OPEN_PATHS = frozenset({"/health", "/login", "/logout"})
+LARGEST_FORM_BYTES = 8192
+GUESSES = 5  # wrong passwords for one name from one address before it is locked out
+LOCKED_S = 60.0  # doubles with every further wrong guess
+MOST_LOCKED_S = 3600.0
+GUESSERS_KEPT = 10_000
+
+log = logging.getLogger("fftlama.web")
+
+
+class Lockout:
+    """Counts wrong guesses by name and address, and says how long to wait."""
+
+    def __init__(self) -> None:
+        self._guesses: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
+
+    def wait_s(self, name: str, address: str) -> float:
+        """Return how many seconds must pass before the next guess; 0 when it may be made."""
+        count, last_s = self._guesses.get((name, address), (0, 0.0))
+        if count < GUESSES:
+            return 0.0
+        locked_s = min(MOST_LOCKED_S, LOCKED_S * 2.0 ** min(count - GUESSES, 20))
+        return max(0.0, last_s + locked_s - time.monotonic())
+
+    def count(self, name: str, address: str) -> None:
+        """Count a wrong guess."""
+        count, _ = self._guesses.pop((name, address), (0, 0.0))
+        self._guesses[name, address] = (count + 1, time.monotonic())
+        while len(self._guesses) > GUESSERS_KEPT:
+            self._guesses.popitem(last=False)
+
+    def forget(self, name: str, address: str) -> None:
+        """Forget the guesses of somebody who came in."""
+        self._guesses.pop((name, address), None)
+
+
+class AuthGate:
+    """ASGI middleware that lets known people in and says who they are (`jobs.clients.current_client`).
+
+    Args:
+        app: what lies behind the gate.
+        settings: `auth_file`, `auth_proxy_header`, `auth_proxy_from`, `data_dir` and `language` are read.
+    """
+
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+        self._app = app
+        self._accounts = Accounts(settings.auth_file) if settings.auth_file else None
+        self._header = settings.auth_proxy_header.lower()
+        self._proxies = [ipaddress.ip_network(part, strict=False) for part in _parts(settings.auth_proxy_from)]
+        self._lockout = Lockout()
+        self._language = settings.language
+        self._is_closed = bool(self._accounts or self._header)
+        self._signer: URLSafeTimedSerializer | None = None
+        if self._accounts:
+            self._signer = URLSafeTimedSerializer(_secret(Path(settings.data_dir)), salt="session")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, answer it with the login page, or refuse it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        connection = HTTPConnection(scope)
+        owner = self._owner(connection) if self._is_closed else None
+        path = _path_behind_root(scope)
+        answer: ASGIApp | None = None
+        if self._accounts and path in ("/login", "/logout") and scope["type"] == "http":
+            answer = await self._session_page(Request(scope, receive), path)
+        elif self._is_closed and owner is None and path not in OPEN_PATHS:
+            answer = self._refusal(connection, path)
+        if answer is not None:
+            await answer(scope, receive, send)
+            return
+        token = current_client.set(Client(owner, owner or _address(scope)))
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            current_client.reset(token)
+
+    def _owner(self, connection: HTTPConnection) -> str | None:
+        """Return who a request comes from, or None for a stranger."""
+        kind, _, key = connection.headers.get("authorization", "").partition(" ")
+        if self._accounts and kind.lower() == "bearer":
+            return self._accounts.owner_of_key(key.strip())
+        named = connection.headers.get(self._header, "").strip() if self._header else ""
+        if named and self._comes_from_proxy(connection.scope):
+            return named[:64]
+        return self._owner_of_session(connection.cookies.get(COOKIE, ""))
+
+    def _owner_of_session(self, cookie: str) -> str | None:
+        if not (self._signer and self._accounts and cookie):
+            return None
+        try:
+            name, fingerprint = self._signer.loads(cookie, max_age=SESSION_S)
+        except (BadSignature, ValueError, TypeError):
+            return None
+        return name if fingerprint == self._accounts.fingerprint(name) else None
+
+    def _comes_from_proxy(self, scope: Scope) -> bool:
+        try:
+            peer = ipaddress.ip_address(scope.get("fftlama.peer") or _address(scope))
+        except ValueError:
+            return False
+        return any(peer in network for network in self._proxies)
+
+    def _refusal(self, connection: HTTPConnection, path: str) -> Response:
+        """Return the login page's address for a browser that opens a page, else 401."""
+        wants_page = "text/html" in connection.headers.get("accept", "")
+        if self._accounts and connection.scope.get("method") == "GET" and wants_page and not path.startswith("/api/"):
+            target = quote(path.lstrip("/"), safe="/")
+            return RedirectResponse(f"{'../' * (path.count('/') - 1)}login?next={target}", 303)
+        message = "Log in first, or send an API key (Authorization: Bearer KEY)."
+        body = {"error": "login_required", "message": message, "params": {}, "detail": message, "errors": message}
+        return JSONResponse(body, 401, headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"})
+
+    async def _session_page(self, request: Request, path: str) -> Response:
+        assert self._accounts is not None and self._signer is not None
+        is_https = request.url.scheme == "https"
+        if path == "/logout":
+            response: Response = RedirectResponse("login", 303)
+            response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=is_https)
+            return response if request.method == "POST" else self._form(request, 405)
+        if request.method in ("GET", "HEAD"):
+            return self._form(request, 200)
+        if request.method != "POST":
+            return self._form(request, 405)
+        body = await _small_body(request)
+        if body is None:
+            return self._form(request, 413)
+        fields = {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
+        name, address = fields.get("name", "")[:64], _address(request.scope)
+        if wait_s := self._lockout.wait_s(name, address):
+            return self._form(request, 429, problem="login.locked", wait_s=wait_s)
+        if not await run_in_threadpool(self._accounts.has_password, name, fields.get("password", "")):
+            self._lockout.count(name, address)
+            log.warning("a wrong password was given at login")
+            return self._form(request, 401, problem="login.wrong")
+        self._lockout.forget(name, address)
+        response = RedirectResponse(_safe_target(fields.get("next", "")), 303)
+        session = self._signer.dumps([name, self._accounts.fingerprint(name)])
+        response.set_cookie(COOKIE, session, max_age=SESSION_S, httponly=True, samesite="lax", secure=is_https)
+        return response
+
+    def _form(self, request: Request, status: int, *, problem: str = "", wait_s: float = 0.0) -> Response:
+        language = self._language if self._language != "auto" else _browser_language(request.headers)
+        words = load_strings()[language]
+        text = words[problem].replace("{seconds}", str(int(wait_s) + 1)) if problem else ""
+        headers = {"Cache-Control": "no-store"}
+        if status == 429:
+            headers["Retry-After"] = str(int(wait_s) + 1)
+        target = html.escape(request.query_params.get("next", ""), quote=True)
+        page = LOGIN_PAGE.format(
+            language=language, title=words["login.title"], name=words["login.name"], password=words["login.password"],
+            submit=words["login.submit"], problem=html.escape(text), target=target,
+        )  # fmt: skip
+        return HTMLResponse(page, status, headers=headers)
+
+
+LOGIN_PAGE = """<!doctype html>
+<html lang="{language}"><head><meta charset="utf-8"><title>fftlama</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ margin: 0; min-height: 100vh; display: grid; place-items: center; font: 16px/1.5 system-ui, sans-serif;
+  background: #f4f4f5; color: #18181b }}
+form {{ width: min(20rem, 88vw); display: grid; gap: .75rem; padding: 2rem; background: #fff; border-radius: 12px;
+  box-shadow: 0 1px 4px #0003 }}
+h1 {{ margin: 0; font-size: 1.25rem }}
+label {{ display: grid; gap: .25rem }}
+input, button {{ font: inherit; padding: .6rem .75rem; border: 1px solid #71717a; border-radius: 8px; min-height: 44px;
+  box-sizing: border-box; width: 100% }}
+button {{ background: #1d4ed8; border-color: #1d4ed8; color: #fff; cursor: pointer }}
+[role=alert] {{ color: #b91c1c; min-height: 1.5em; margin: 0 }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #18181b; color: #f4f4f5 }} form {{ background: #27272a }}
+  input {{ background: #18181b; color: inherit }} [role=alert] {{ color: #fca5a5 }} }}
+</style></head><body>
+<form method="post" action="login">
+<h1>{title}</h1>
+<label>{name}<input name="name" autocomplete="username" autofocus required maxlength="64"></label>
+<label>{password}
+<input name="password" type="password" autocomplete="current-password" required maxlength="1024"></label>
+<input type="hidden" name="next" value="{target}">
+<p role="alert">{problem}</p>
+<button>{submit}</button>
+</form></body></html>
+"""
+
+
+def login_warning(settings: Settings) -> str:
+    """Return the sentence for a server that other machines reach without any login, or an empty one."""
+    from web.origin_check import is_loopback
+
+    if is_loopback(settings.host) or settings.auth_file or settings.auth_proxy_header:
+        return ""
+    return (
+        f"Everybody who reaches {settings.host} port {settings.port} can use this server and see what is uploaded. "
+        "For a login: set auth_file: accounts.json and run `.venv/bin/fftlama user add NAME`."
+    )
+
+
+def _parts(text: str) -> list[str]:
+    return [part for part in text.replace(",", " ").split() if part]
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _path_behind_root(scope: Scope) -> str:
+    path, root = scope.get("path", ""), scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(root + "/") else path
+
+
+def _safe_target(text: str) -> str:
+    """Return where to go after login: a path of this site, relative to the login page; never another site."""
+    place = urlsplit(unquote(text))
+    is_own = not (place.scheme or place.netloc) and not place.path.startswith(("/", "\\"))
+    is_plain = all(character.isprintable() for character in text)
+    return "./" + quote(place.path, safe="/") if is_own and is_plain else "./"
+
+
+def _browser_language(headers: Headers) -> str:
+    return "zh-CN" if headers.get("accept-language", "").lower().lstrip().startswith("zh") else "en"
+
+
+async def _small_body(request: Request) -> bytes | None:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_FORM_BYTES:
+            return None
+    return body
+
+
+def _secret(data_dir: Path) -> str:
+    """Return the secret that sessions are signed with; made once, so sessions outlive a restart."""
+    path = data_dir / "session_secret"
+    try:
+        return path.read_text(encoding="ascii")
+    except FileNotFoundError:
+        secret = hashlib.sha256(secrets.token_bytes(64)).hexdigest()
+        data_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, secret.encode())
+        path.chmod(0o600)
+        return secret

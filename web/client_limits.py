@@ -1,0 +1,62 @@
+"""How much one client may ask in a minute: requests that change something, and bytes sent.
+
+Counted in this process by the library `limits`, per person who is logged in, else per address. What is refused is
+answered 429 with Retry-After. Reading is not limited: the page polls while somebody waits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from config import Settings
+from jobs.clients import current_client
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+MIB = 1 << 20
+
+
+class ClientLimits:
+    """ASGI middleware behind the gate, which has said who asks.
+
+    Args:
+        app: what is protected.
+        settings: `client_requests_per_minute` and `client_mib_per_minute` are read; 0 = no limit.
+    """
+
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+        self._app = app
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._requests = _per_minute(settings.client_requests_per_minute, "requests")
+        self._mib = _per_minute(settings.client_mib_per_minute, "mib")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "http" and scope["method"] not in SAFE_METHODS:
+            key = current_client.get().key
+            declared = Headers(scope=scope).get("content-length", "")
+            size_mib = math.ceil(int(declared) / MIB) if declared.isdigit() and len(declared) < 16 else 1
+            wait_s = self._wait_s(self._requests, key, 1) or self._wait_s(self._mib, key, max(1, size_mib))
+            if wait_s:
+                message = f"Too much was asked in one minute. Try again in {wait_s} s."
+                body = {"error": "too_many_requests", "message": message, "params": {"wait_s": wait_s}}
+                await JSONResponse(body, 429, headers={"Retry-After": str(wait_s)})(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _wait_s(self, limit: RateLimitItemPerMinute | None, key: str, cost: int) -> int:
+        """Count a cost and return 0, or return how many seconds to wait for it."""
+        if limit is None or self._limiter.hit(limit, key, cost=min(cost, limit.amount)):
+            return 0
+        return max(1, math.ceil(self._limiter.get_window_stats(limit, key).reset_time - time.time()))
+
+
+def _per_minute(amount: int, name: str) -> RateLimitItemPerMinute | None:
+    return RateLimitItemPerMinute(amount, namespace=name) if amount else None

@@ -1,0 +1,18 @@
+"""Every word that people read on the page, in both languages: `locales/*.yaml`."""
+
+import functools
+from pathlib import Path
+
+import yaml
+
+LOCALES_FOLDER = Path(__file__).parent / "locales"
+LANGUAGES = ("zh-CN", "en")
+
+
+@functools.cache
+def load_strings() -> dict[str, dict[str, str]]:
+    """Return every word of the page, language to key to text, in the order of `LANGUAGES`; not to be changed."""
+    return {
+        language: yaml.safe_load((LOCALES_FOLDER / f"{language}.yaml").read_text(encoding="utf-8"))
+        for language in LANGUAGES
+    }
