@@ -23,7 +23,6 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import lama.triton_backend
-
 from bench.speed import environment
 from bench.speed_model import captured, random_generator, random_input, time_device
 from lama.checkpoint import load_generator

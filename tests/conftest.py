@@ -1,4 +1,4 @@
-"""Fixtures for everybody: real servers on free ports, with a fake engine or the real one; what marks and seeds each test.
+"""Fixtures for everybody: real servers on free ports, with a fake engine or the real one. Marks and seeds each test.
 
 Marks come from what a test asks for, not by hand: `MARKS_BY_FIXTURE` and `FOLDER_OF_KERNELS`. `./run_tests.sh --quick`
 leaves out what carries one of them.
