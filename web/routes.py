@@ -5,8 +5,6 @@ Reading bodies is asynchronous; everything that decodes, encodes or touches SQLi
 job have threads of their own, so that many patient clients leave room for the others.
 """
 
-import base64
-import binascii
 import json
 import logging
 import os
@@ -30,16 +28,18 @@ from imaging.formats import FORMATS, PREVIEW_FORMATS
 from jobs.errors import JobError
 from jobs.queue import JobQueue
 from jobs.store import note_as_dict
+from web.detect import add_detect_route
 from web.metrics import Metrics
-from web.uploads import file_part, read_form, read_json
+from web.uploads import decode_mask, file_part, read_form, read_json
 
 STATUSES = {
     "bad_request": 400, "unknown_image": 404, "unknown_job": 404, "not_found": 404, "method_not_allowed": 405,
     "request_conflict": 409, "file_too_large": 413, "image_too_large": 413, "not_an_image": 415, "empty_file": 422,
     "truncated_image": 422, "no_image": 422, "empty_mask": 422, "mask_size": 422, "bad_strokes": 422,
     "bad_options": 422, "unknown_model": 404, "model_missing": 404, "model_conflict": 409, "bad_weights": 422,
-    "queue_full": 429, "server_error": 500, "out_of_memory": 503, "interrupted": 503,
-    "timed_out": 504, "disk_full": 507, "storage_unavailable": 507, "busy": 503, "data_dir_in_use": 503,
+    "bad_detect": 422, "detector_missing": 503, "queue_full": 429, "server_error": 500, "out_of_memory": 503,
+    "interrupted": 503, "timed_out": 504, "disk_full": 507, "storage_unavailable": 507, "busy": 503,
+    "data_dir_in_use": 503,
 }  # fmt: skip
 EXTRA_HEADERS = {
     "busy": {"Retry-After": "5"},
@@ -181,6 +181,8 @@ def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, vers
         name = f"{PurePath(filename).stem or 'photo'}_repaired{encoded.extension}"
         return Response(encoded.data, media_type=encoded.media_type, headers=_attachment(name))
 
+    add_detect_route(router, queue, max_file_mib=max_mib)
+
     @router.get("/api/v1/models")
     def get_models() -> JSONResponse:
         return JSONResponse(queue.models.view(), headers={"Cache-Control": "no-store"})
@@ -225,18 +227,8 @@ def _submit(queue: JobQueue, body: dict[str, Any]) -> str:
         raise JobError("no_image", "No photo was named (image_id).")
     mask = body.get("mask_png")
     if mask is not None:
-        mask = _decode_mask(mask)
+        mask = decode_mask(mask)
     return queue.submit(body["image_id"], body.get("request_id"), body.get("strokes"), mask, body.get("options"))  # type: ignore[arg-type]
-
-
-def _decode_mask(text: object) -> bytes:
-    """Return the bytes of a base64 text, with or without a `data:` prefix."""
-    try:
-        if not isinstance(text, str):
-            raise ValueError("not a text")
-        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
-    except (ValueError, binascii.Error) as error:
-        raise JobError("bad_request", f"mask_png must be a PNG file in base64: {error}.") from error
 
 
 def _parse_options_field(text: object) -> object:

@@ -5,6 +5,8 @@ too large is read to its end and thrown away, up to a bound, because a client th
 early answer.
 """
 
+import base64
+import binascii
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -74,6 +76,16 @@ async def read_json(request: Request, *, max_file_mib: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise JobError("bad_request", "The body must be a JSON object.")
     return value
+
+
+def decode_mask(text: object) -> bytes:
+    """Return the bytes of a mask file in base64, with or without a `data:` prefix; JobError `bad_request`."""
+    try:
+        if not isinstance(text, str):
+            raise ValueError("not a text")
+        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise JobError("bad_request", f"mask_png must be a PNG file in base64: {error}.") from error
 
 
 def too_large(max_file_mib: int) -> JobError:

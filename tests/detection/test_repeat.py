@@ -1,0 +1,94 @@
+"""Finding a mark again, at other places, sizes and angles, and on another photo."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from detection.found import DetectionError
+from detection.repeat import find_repeats
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+
+
+def photo(name: str) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(DATA / name).convert("RGB")).copy()
+
+
+def stamp(
+    image: NDArray[np.uint8], at: tuple[int, int], *, scale: float = 1.0, angle: float = 0.0
+) -> NDArray[np.bool_]:
+    """Draw a logo (a disc with an arrow in it) in place and return where it is."""
+    side = round(52 * scale)
+    logo = np.zeros((side * 4, side * 4, 3), np.uint8)
+    ground = np.zeros(logo.shape[:2], np.uint8)
+    cv2.circle(ground, (side * 2, side * 2), round(side * 1.9), 255, -1)
+    logo[:] = (240, 240, 235)
+    arrow = np.array([[0.5, 0.15], [0.8, 0.5], [0.6, 0.5], [0.6, 0.85], [0.4, 0.85], [0.4, 0.5], [0.2, 0.5]]) * side * 4
+    cv2.fillPoly(logo, [arrow.astype(np.int32)], (180, 30, 40))
+    turn = cv2.getRotationMatrix2D((side * 2, side * 2), angle, 1.0)
+    small = cv2.resize(cv2.warpAffine(logo, turn, logo.shape[1::-1], borderValue=(240, 240, 235)), (side, side))
+    alpha = cv2.resize(ground, (side, side), interpolation=cv2.INTER_AREA)[..., None] / 255
+    x, y = at
+    place = image[y : y + side, x : x + side]
+    place[:] = (place * (1 - alpha) + small * alpha).round()
+    mask = np.zeros(image.shape[:2], np.bool_)
+    mask[y : y + side, x : x + side] = alpha[..., 0] > 0.1
+    return mask
+
+
+def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+def test_the_same_mark_is_found_at_all_its_places() -> None:
+    image = photo("pier.jpg")
+    first = stamp(image, (30, 40))
+    others = [stamp(image, at) for at in ((400, 60), (220, 250), (60, 300))]
+    found = find_repeats(image, first)
+    assert len(found.regions) == 4 and found.regions[0].score == 1.0
+    assert overlap(found.mask, np.logical_or.reduce([first, *others])) > 0.9
+
+
+def test_other_sizes_and_angles_are_found() -> None:
+    image = photo("pier.jpg")
+    first = stamp(image, (30, 40))
+    others = [stamp(image, (380, 60), scale=1.4, angle=14), stamp(image, (220, 250), scale=0.75, angle=-18)]
+    found = find_repeats(image, first)
+    for other in others:
+        assert (found.mask & other).sum() > 0.9 * other.sum()
+    assert found.mask.sum() < 1.25 * (first | others[0] | others[1]).sum()
+
+
+def test_the_mark_is_found_on_another_photo() -> None:
+    image, other = photo("pier.jpg"), photo("skyline.jpg")
+    first = stamp(image, (30, 40))
+    there = stamp(other, (300, 150))
+    found = find_repeats(image, first, other=other)
+    assert found.mask.shape == other.shape[:2] and len(found.regions) == 1
+    assert overlap(found.mask, there) > 0.85
+
+
+def test_a_photo_without_the_mark_has_none() -> None:
+    image = photo("pier.jpg")
+    first = stamp(image, (30, 40))
+    assert not find_repeats(image, first, other=photo("skyline.jpg"), sensitivity=0.3).regions
+
+
+def test_more_sensitive_never_finds_less() -> None:
+    image = photo("pier.jpg")
+    first = stamp(image, (30, 40))
+    stamp(image, (400, 60), angle=20)
+    masks = [find_repeats(image, first, sensitivity=s).mask for s in (0.0, 0.5, 1.0)]
+    assert not (masks[0] & ~masks[1]).any() and not (masks[1] & ~masks[2]).any()
+    assert (masks[0] & first).sum() == first.sum()
+
+
+def test_an_empty_mask_another_size_and_a_mark_as_large_as_the_photo_are_refused() -> None:
+    image = photo("pier.jpg")
+    for mask in (np.zeros(image.shape[:2], np.bool_), np.ones((10, 10), np.bool_), np.ones(image.shape[:2], np.bool_)):
+        with pytest.raises(DetectionError):
+            find_repeats(image, mask)
