@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Runs everything that must pass: lint, format, types, shellcheck, tests. CI runs this and nothing else.
 #
-# Usage: ./run_tests.sh [ARGUMENTS OF PYTEST]     e.g. ./run_tests.sh -k mask, or -n 0 for one test after the other
+# Usage: ./run_tests.sh [--quick] [ARGUMENTS OF PYTEST]    e.g. -k mask, tests/masks, or -n 0 for one test after the other
+#
+# --quick leaves out the tests that drive a browser, start servers or other processes, or interpret Triton kernels.
 #
 # Installs what it needs into .venv the first time, as ./start_app.sh does (TORCH_BACKEND is the same). The tests drive
 # the system's Chromium; where it is missing and this is root, it is installed from the distribution's packages.
@@ -55,21 +57,36 @@ check() { # check NAME COMMAND...
     "$@" || FAILED="$FAILED $name"
 }
 
+# Triton chooses its interpreter when a kernel is defined, so these tests need processes of their own.
+interpret() {
+    local status=0
+    TRITON_INTERPRET=1 CUDA_VISIBLE_DEVICES='' "${PYTEST[@]}" -m interpreter "$@" || status=$?
+    [ "$status" = 5 ] || return "$status" # 5: the arguments choose none of them
+}
+
 cd "$ROOT"
+QUICK=
+if [ "${1:-}" = --quick ]; then
+    QUICK=yes
+    shift
+fi
 prepare_venv
 install_lock requirements-dev.lock "what the tests need"
-need_chromium
+[ -n "$QUICK" ] || need_chromium
 check ruff "$VENV/bin/ruff" check .
 check format "$VENV/bin/ruff" format --check .
 check docstrings "$VENV/bin/pydoclint" .
 check rooms "$VENV/bin/lint-imports" --no-cache
 check mypy "$VENV/bin/mypy"
-check shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh apply_optimization.sh scripts/*.sh .ci/run
-if [ -n "$FAILED" ]; then
-    say "== failed before the tests:$FAILED"
-fi
-# Many tests wait for a server, a browser or a clock, so two workers pay. Each computes on one thread, because two that
-# compute on all cores only slow each other down.
+check shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh scripts/*.sh .ci/run
+# Each worker computes on one thread, because two that compute on all cores only slow each other down.
 export OMP_NUM_THREADS=1
-check pytest "$PYTHON" -m pytest -q -n 2 --dist worksteal --durations=5 "$@"
+PYTEST=("$PYTHON" -m pytest -q -n 2 --dist worksteal --durations=5)
+if [ -n "$QUICK" ]; then
+    check pytest "${PYTEST[@]}" -m "not browser and not server and not process and not interpreter" "$@"
+else
+    check "pytest of the kernels, in Triton's interpreter" interpret "$@"
+    [ -z "$FAILED" ] || say "== failed before the last tests:$FAILED"
+    check pytest "${PYTEST[@]}" -m "not interpreter" "$@"
+fi
 [ -z "$FAILED" ]

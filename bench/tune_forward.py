@@ -22,8 +22,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import lama.triton_form
-
+import lama.triton_backend
 from bench.speed import environment
 from bench.speed_model import captured, random_generator, random_input, time_device
 from lama.checkpoint import load_generator
@@ -127,7 +126,7 @@ def _left_out(form: TritonBackend, names: tuple[str, ...]) -> AbstractContextMan
     run_layers: Callable[..., None] = form._run_layers_beside
 
     def without(*arguments: Any) -> None:
-        with mock.patch.dict(vars(lama.triton_form), dict.fromkeys(names, _nothing)):
+        with mock.patch.dict(vars(lama.triton_backend), dict.fromkeys(names, _nothing)):
             run_layers(*arguments)
 
     return mock.patch.multiple(form, cross_beside=True, _run_layers_beside=without)

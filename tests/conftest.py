@@ -1,12 +1,79 @@
-"""Fixtures for everybody: real servers on free ports, with a fake engine or the real one."""
+"""Fixtures for everybody: real servers on free ports, with a fake engine or the real one. Marks and seeds each test.
 
+Marks come from what a test asks for, not by hand: `MARKS_BY_FIXTURE` and `FOLDER_OF_KERNELS`. `./run_tests.sh --quick`
+leaves out what carries one of them.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import numpy as np
 import pytest
 
 from tests.support.serving import RunningServer
+
+MARKS_BY_FIXTURE = {
+    "browser": "browser",
+    "server": "server",
+    "real_server": "server",
+    "api_server": "server",
+    "start_server": "server",
+    "new_process": "process",
+}
+FOLDER_OF_KERNELS = "kernels"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+# The same examples in every run, and no limit on how long one takes: other people's machines are busy too.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what it needs; skip the kernels' tests where neither a card nor the interpreter is."""
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in MARKS_BY_FIXTURE:
+                item.add_marker(MARKS_BY_FIXTURE[fixture])
+        if FOLDER_OF_KERNELS in item.path.parent.parts:
+            _mark_kernel_test(item)
+
+
+def _mark_kernel_test(item: pytest.Item) -> None:
+    import torch  # here, because it takes seconds and not every run needs it
+
+    item.add_marker("gpu" if torch.cuda.is_available() else "interpreter")
+    if importlib.util.find_spec("triton") is None:
+        item.add_marker(pytest.mark.skip(reason="Triton is not installed"))
+    elif not torch.cuda.is_available() and not INTERPRETED:
+        item.add_marker(pytest.mark.skip(reason="no CUDA device; TRITON_INTERPRET=1 runs this in Triton's interpreter"))
+
+
+@pytest.fixture(scope="session", autouse=INTERPRETED)
+def interpreter_without_overflow_checks() -> None:
+    """Leave out what takes half of the interpreter's time: every integer operation done again in 64 bits.
+
+    It finds indices past 2^31, which maps of some thousand pixels cannot have.
+    """
+    from triton.runtime import interpreter
+
+    builder = interpreter.interpreter_builder
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed every random generator, so that a test sees the same numbers alone, in any order and on any worker."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:  # importing it takes seconds
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,8 +17,6 @@ from training.optimiser import FlatParameters, MuonAdam, orthogonalise
 from training.state import PARTS, load_state, save_state
 from training.train import check_resumable, read_recipe
 from training.trainer import Recipe
-
-ROOT = Path(__file__).parents[2]
 
 
 def live_generator() -> Generator:
@@ -91,18 +85,6 @@ def test_matrix_transform_is_the_real_fft(height: int, width: int) -> None:
     assert np.allclose(
         (inverse.numpy() @ flat).reshape(height, width), np.fft.irfft2(changed, s=(height, width), norm="ortho")
     )
-
-
-def test_kernels_equal_their_definitions_when_interpreted() -> None:
-    """Runs in a process of its own: Triton reads TRITON_INTERPRET when a kernel is defined."""
-    pytest.importorskip("triton")
-    script = Path(__file__).parents[1] / "support" / "interpret_training_kernels.py"
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    differences = json.loads(done.stdout)
-    assert len(differences) == 8
-    assert max(differences.values()) < 1e-4, differences
 
 
 def test_orthogonalise_evens_the_singular_values() -> None:
