@@ -51,7 +51,11 @@ class Settings(BaseSettings):
         pattern=r"^[\w.:\[\]-]*(\s*,\s*[\w.:\[\]-]+)*$",
         description="names the server is called by behind a proxy, separated by commas",
     )
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$",
+        description="auto, cpu, mps (untested), cuda or cuda:N",
+    )
     precision: Literal["auto", "fp16", "bf16", "fp32"] = Field(
         default="auto", description="number format of the network; auto = the profile's"
     )

@@ -8,14 +8,13 @@ and no HTTP.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import gc
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,37 +22,37 @@ from numpy.typing import NDArray
 
 from engine.autotune import AutotunedProfile, autotune_card
 from engine.context_pass import context_crop
-from engine.cuda_graphs import is_out_of_memory
+from engine.devices import Placement, choose_placement, describe_card, few_threads, is_out_of_memory
 from engine.executor import Filled, Task, fill
-from engine.model_runner import (
-    SMALL_PX,
-    ModelRunner,
-    RunnerError,
-    choose_device,
-    choose_precision,
-    describe_card,
-    few_threads,
-    pick_profile,
-)
+from engine.model_runner import SMALL_PX, ModelRunner
 from engine.profiles import Profile
-from engine.requests import RepairError, RepairRequest, RepairResult, check_request
+from engine.requests import RepairError, RepairRequest, RepairResult, UnavailableError, check_request
 from engine.stage_timer import OnStage, StageTimer
 from engine.tiled_refinement import hard_edged, refine
 from lama.catalogue import find_weights
 from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator
+from lama.devices import on_card
 from lama.generator import Generator
-from masks.boxes import Box, guess_bounds, has_hole_beyond
 from masks.crop_plan import Crop, plan_crops
 from masks.dilation import CropRules
 from notices import Note
 
-__all__ = ["Inpainter", "RepairError", "RepairRequest", "RepairResult", "autotune_profile"]
+__all__ = [
+    "Inpainter",
+    "RepairError",
+    "RepairRequest",
+    "RepairResult",
+    "UnavailableError",
+    "autotune_profile",
+    "load_inpainter",
+]
 
 logger = logging.getLogger(__name__)
 
-LARGE_PHOTO_PX = 2048  # side of the photo that the host of a GPU rehearses with, and from which it guesses bounds
-VAST_PHOTO_PX = 4096  # and of the one that leaves memory at hand for the largest holes
-STEADY_STATE_REPAIRS = 10
+# Sides of the dummy photos that a GPU repairs before the first request.
+LARGE_PHOTO_PX = 2048
+VAST_PHOTO_PX = 4096  # its hole is scaled, so memory for the largest holes is reserved
+STEADY_STATE_REPAIRS = 10  # without them the first repair took 5.1 ms instead of 2.8 on an H200 (bench/NOTES.md)
 
 EMPTY_MASK = Note("The mask is empty, nothing was changed.", code="empty_mask")
 SCALED = Note("The hole is larger than the model's input, so it was filled at a smaller scale.", code="scaled")
@@ -65,7 +64,6 @@ class Inpainter:
     def __init__(self, runner: ModelRunner, *, weights_name: str, profile_reason: str) -> None:
         self._runner = runner
         self._lock = threading.Lock()
-        self._guesses_bounds = runner.device.type == "cuda"  # nobody waits for a CPU with nothing to do
         self.weights_name = weights_name
         self.profile_reason = profile_reason
         self.crop_rules = CropRules()
@@ -78,51 +76,50 @@ class Inpainter:
         precision: str = "auto",
         profile: Profile | str | None = None,
     ) -> Inpainter:
-        """Load weights, choose how to run them, and warm up.
+        """Load weights, choose how to run them, and warm up. Changes nothing for the rest of the process.
 
         Args:
-            weights: a file, the name of weights that were fetched (`downloads.find_weights`), or None for the
+            weights: a file, the name of weights that were fetched (`lama.catalogue.find_weights`), or None for the
                 embedded ones.
-            device: "auto", "cpu", "cuda" or "cuda:N".
+            device: "auto", "cpu", "mps" (untested), "cuda" or "cuda:N".
             precision: "auto" (the profile's, or what the CPU is fast at), "fp16", "bf16" or "fp32".
             profile: a profile, the name of one, or None for the card's own.
 
+        Returns:
+            The inpainter, ready; its first repair takes as long as the next.
+
         Raises:
-            RepairError: this machine has no such device, precision or profile.
+            UnavailableError: this machine does not have the requested device, precision or profile.
+            RepairError: the device has no memory for the weights, and `device` is not "auto".
             CheckpointError: the weights can't be read.
             DownloadError: weights of that name have not been fetched.
         """
         path = _weights_path(weights)
+        chosen = choose_placement(device, precision, profile)
+        if chosen.device.type == "cuda":
+            logger.info("loading onto %s; kernels are compiled at the first start, for about a minute", chosen.device)
         try:
-            chosen = choose_device(device)
-            chosen_profile, reason = pick_profile(describe_card(chosen), profile)
-            chosen_precision = choose_precision(precision, chosen_profile, chosen)
-        except RunnerError as error:
-            raise RepairError(str(error)) from error
-        try:
-            if chosen.type == "cuda":
-                logger.info("loading onto %s; kernels are compiled at the first start, for about a minute", chosen)
-                torch.cuda.set_per_process_memory_fraction(chosen_profile.memory_fraction, chosen)
             with few_threads():
-                generator = load_generator(path)
-                runner = ModelRunner(generator, device=chosen, precision=chosen_precision, profile=chosen_profile)
-        except RuntimeError as error:
+                runner = ModelRunner(
+                    load_generator(path),
+                    device=chosen.device,
+                    precision=chosen.precision,
+                    profile=chosen.profile,
+                )
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            where = str(chosen.device)
             if device != "auto":
-                raise RepairError(f"{chosen} has no room for the weights: {error}") from error
-            logger.warning("%s has no room for the weights, so the CPU computes, which is slower: %s", chosen, error)
+                raise RepairError(f"{where} has no room for the weights: {error}") from error
+            logger.warning("%s has no room for the weights, so the CPU computes, which is slower: %s", where, error)
             inpainter = cls.load(weights, device="cpu", precision="fp32" if precision == "fp32" else "auto")
-            inpainter.profile_reason = f"{chosen} has no room for the weights. {inpainter.profile_reason}"
+            inpainter.profile_reason = f"{where} has no room for the weights. {inpainter.profile_reason}"
             return inpainter
-        inpainter = cls(runner, weights_name=_weights_name(path), profile_reason=reason)
+        inpainter = cls(runner, weights_name=_weights_name(path), profile_reason=chosen.reason)
         started_s = time.perf_counter()
-        with few_threads() if chosen.type == "cuda" else contextlib.nullcontext():
+        with few_threads() if chosen.device.type == "cuda" else contextlib.nullcontext():
             inpainter._warm_up()
-        # What was loaded stays: a full collection over it would stop a repair for 50 ms.
-        gc.collect()
-        gc.freeze()
-        atexit.register(gc.unfreeze)  # or extensions tell people at the end what of theirs is left
         inpainter._reach_steady_state()
         logger.info(
             "ready on %s after %.1f s: %s", inpainter.device, time.perf_counter() - started_s, inpainter.describe()
@@ -131,12 +128,12 @@ class Inpainter:
 
     @property
     def device(self) -> str:
-        """Where the model is: "cpu" or "cuda:0"."""
+        """Where the model is: "cpu", "mps" or "cuda:N"."""
         return str(self._runner.device)
 
     @property
     def precision(self) -> str:
-        """What it computes in: "fp16", "bf16" or "fp32"."""
+        """The precision in use: "fp16", "bf16" or "fp32"."""
         return self._runner.precision
 
     @property
@@ -146,20 +143,21 @@ class Inpainter:
 
     def describe(self) -> dict[str, object]:
         """Return what runs, for `/health`: device, precision, profile and reason, weights, kernels, graphs."""
+        device = self._runner.device
         return {
             "device": self.device,
             "precision": self.precision,
             "profile": self.profile.name,
             "profile_reason": self.profile_reason,
             "weights": self.weights_name,
-            "memory_mib": torch.cuda.memory_reserved(self._runner.device) >> 20 if self.device != "cpu" else None,
+            "memory_mib": torch.cuda.memory_reserved(device) >> 20 if device.type == "cuda" else None,
             **self._runner.describe(),
         }
 
     def switch_weights(self, weights: str | Path | None) -> None:
-        """Go over to other weights without a restart; two models are never on the device at once.
+        """Switch to other weights without a restart; two models are never on the device at once.
 
-        Repairs wait meanwhile. When it fails, the weights before are in use again.
+        Repairs wait meanwhile. When it fails, the old weights are in use again.
 
         Args:
             weights: as in `load`.
@@ -186,7 +184,7 @@ class Inpainter:
         raise RepairError(f"{_weights_name(path)} can't be put onto {self.device}: {failure}")
 
     def _take_over(self, generator: Generator) -> str:
-        """Run `generator` from now on, or say why that fails; by then nothing of it is on the device any more."""
+        """Run `generator` from now on and return "", or why that fails; then nothing of it is left on the device."""
         before = self._runner
         try:
             runner = ModelRunner(generator, device=before.device, precision=before.precision, profile=before.profile)
@@ -217,11 +215,14 @@ class Inpainter:
         Args:
             image: (H, W, 3) uint8 or uint16 RGB; not modified.
             mask: (H, W) bool, True = hole; not modified. An empty one gives the image back with a note.
-            dilate_px: how far the hole grows, 0 to 1024; None = in proportion to its thickness, at most 32, the drop
-                shadow of lettering taken in.
-            feather_px: width of the soft edge, within the ring that dilation added; None = one pixel.
+            dilate_px: dilation in pixels, 0 to 1024; None = in proportion to the hole's thickness, at most 32, and the
+                drop shadow of lettering is included.
+            feather_px: width of the feather, 0 to 1024, within the ring that dilation added; None = one pixel.
             quality: "fast", or "high": holes larger than the largest bucket are refined at full resolution.
-            on_stage: called with "plan", "predict", "composite" as each begins, with "refine" for each tile of it.
+            on_stage: called with "plan", "predict", "composite" as each begins, and with "refine" for each tile.
+
+        Returns:
+            The changed patches. It refers to `image` until `RepairResult.image` was read.
 
         Raises:
             RepairError: an argument is not as described.
@@ -234,32 +235,25 @@ class Inpainter:
 
         Batched and single predictions differ by the rounding of the precision, at most 2 of 255 in fp16.
 
+        Args:
+            requests: the repairs; their arrays are not modified.
+            on_stage: as in `repair`, for all of them together.
+
+        Returns:
+            One result per request, in order.
+
         Raises:
             RepairError: one of the requests is not as `repair` describes; nothing has run then.
+            MemoryError: memory did not suffice, the CPU's included.
         """
         for request in requests:
             check_request(request)
         timer = StageTimer(self._runner.device, on_stage)
         timer.enter("plan")
-        is_short = all(request.quality == "fast" for request in requests)  # or making it again would take seconds
-        guesses = [self._guess(request) if is_short else None for request in requests]
-        plans = [self._plan(request, guess) for request, guess in zip(requests, guesses, strict=True)]
-        overlooked: list[bool] = []
-
-        def read_on() -> None:
-            overlooked.extend(
-                has_hole_beyond(request.mask, guess)
-                for request, guess in zip(requests, guesses, strict=True)
-                if guess is not None
-            )
-
+        plans = [self._plan(request) for request in requests]
         timer.enter("wait")
         with self._device_turn():
-            filled = iter(self._fill(requests, plans, timer, read_on))
-            if any(overlooked):
-                timer.enter("plan")
-                plans = [self._plan(request) for request in requests]
-                filled = iter(self._fill(requests, plans, timer))
+            filled = iter(self._fill(requests, plans, timer))
             timer.enter("")
             dropped = self._runner.take_dropped()
             timings_ms = timer.timings_ms()
@@ -277,39 +271,27 @@ class Inpainter:
             results.append(result)
         return results
 
-    def _fill(
-        self,
-        requests: Sequence[RepairRequest],
-        plans: list[list[Crop]],
-        timer: StageTimer,
-        meanwhile: Callable[[], None] | None = None,
-    ) -> list[Filled]:
-        """Fill the crops of all requests, those to be refined coarsely first; `meanwhile` is called once."""
+    def _fill(self, requests: Sequence[RepairRequest], plans: list[list[Crop]], timer: StageTimer) -> list[Filled]:
+        """Fill the crops of all requests; those to be refined are filled coarsely first."""
         tasks: list[Task] = []
         refined: list[tuple[int, Task]] = []
         for request, crops in zip(requests, plans, strict=True):
             for crop in crops:
-                look = context_crop(crop, request.mask.shape)
+                context = context_crop(crop, request.mask.shape)
                 if request.quality == "high" and crop.is_scaled:
                     refined.append((len(tasks), Task(request.image, crop)))
                     crop = hard_edged(crop)
-                tasks.append(Task(request.image, crop, look))
-        filled = fill(tasks, self._runner, timer, meanwhile)
+                tasks.append(Task(request.image, crop, context))
+        filled = fill(tasks, self._runner, timer)
         for index, task in refined:
             done = refine(task, filled[index].patch, self._runner, timer)
             filled[index] = Filled(done.patch, filled[index].notes + done.notes)
         return filled
 
-    def _guess(self, request: RepairRequest) -> Box | None:
-        """The bounds of a large mask's hole from few rows of it, where the rest is read while the device works."""
-        is_large = request.mask.size >= LARGE_PHOTO_PX**2
-        return guess_bounds(request.mask) if self._guesses_bounds and is_large else None
-
-    def _plan(self, request: RepairRequest, bounds: Box | None = None) -> list[Crop]:
+    def _plan(self, request: RepairRequest) -> list[Crop]:
         return plan_crops(
             request.mask,
             image=request.image,
-            bounds=bounds,
             buckets_px=self.profile.buckets_px,
             fixed_buckets=self._runner.device.type == "cuda",
             dilate_px=request.dilate_px,
@@ -320,47 +302,40 @@ class Inpainter:
     @contextlib.contextmanager
     def _device_turn(self) -> Iterator[None]:
         """Hold the device: one thread at a time, on the model's own card, without gradients."""
-        device = self._runner.device
-        on_card = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-        with self._lock, on_card, torch.inference_mode():
+        with self._lock, on_card(self._runner.device), torch.inference_mode():
             yield
 
     def _warm_up(self) -> None:
-        """Load kernels and capture graphs, then repair at every bucket and once scaled, as requests will.
-
-        A GPU then has kernels and memory of every size at hand, each of which takes a millisecond to get.
-        """
+        """Load kernels and capture graphs, then run dummy repairs at every bucket and one that is scaled."""
         with self._device_turn():
             self._runner.warm_up()
-        if self._runner.device.type == "cpu":
+        if self._runner.device.type != "cuda":
             self._repair_dummy(SMALL_PX, SMALL_PX * 5 // 8)
             return
+        # Each size's kernels and memory take a millisecond at their first use.
         for side in self.profile.buckets_px:
             self._repair_dummy(side, side * 5 // 8)
-        self._repair_dummy(VAST_PHOTO_PX, VAST_PHOTO_PX * 3 // 4)  # scaled, in full strips, with a broad look
+        self._repair_dummy(VAST_PHOTO_PX, VAST_PHOTO_PX * 3 // 4)  # scaled, in full strips, with a context pass
 
     def _reach_steady_state(self) -> None:
-        """Repair a large photo some times, until a GPU's timer and its host's allocator and threads are as they stay.
-
-        It comes last, so that the first repair takes what the next do.
-        """
+        """Run ten dummy repairs so that a GPU's clocks, allocator and threads reach steady state. Comes last."""
         if self._runner.device.type == "cuda":
             for turn in range(STEADY_STATE_REPAIRS):
                 side = self.profile.buckets_px[turn % len(self.profile.buckets_px)]
                 self._repair_dummy(LARGE_PHOTO_PX, side * 5 // 8)
 
     def _repair_dummy(self, side: int, hole_px: int) -> None:
-        """Repair a square hole in the middle of a square photo, for nobody."""
+        """Repair a square hole in the middle of a square photo, and drop the result."""
         mask = np.zeros((side, side), np.bool_)
         first = (side - hole_px) // 2
         mask[first : first + hole_px, first : first + hole_px] = True
         request = RepairRequest(np.zeros((side, side, 3), np.uint8), mask)
-        plan = self._plan(request, self._guess(request))
+        plan = self._plan(request)
         with self._device_turn():  # not `repair`, which would take the note of a dropped graph
             self._fill([request], [plan], StageTimer(self._runner.device))
 
-    def _measure(self, folder: Path | None) -> AutotunedProfile:
-        """See `autotune_profile`."""
+    def _autotune(self, folder: Path | None) -> AutotunedProfile:
+        """Do what `autotune_profile` describes."""
         with self._device_turn():
             runner = self._runner
             runner.release()
@@ -369,8 +344,6 @@ class Inpainter:
                 return autotune_card(
                     runner.generator, card, runner.device, runner.profile, folder=folder, kernels=runner.kernels
                 )
-            except RunnerError as error:
-                raise RepairError(str(error)) from error
             finally:
                 runner.restore()
 
@@ -390,9 +363,49 @@ def _weights_name(path: Path | None) -> str:
 
 
 def autotune_profile(inpainter: Inpainter, *, folder: Path | None = None) -> AutotunedProfile:
-    """Measure what this card likes best and write its local profile, which counts from the next start on.
+    """Time this card's settings and write the best as its local profile, which is used from the next start on.
 
-    Repairs wait meanwhile, a minute or so. `folder` is where `hardware_profiles.local.yaml` goes (default: the
-    checkout).
+    Args:
+        inpainter: its repairs wait meanwhile, a minute or so.
+        folder: where `hardware_profiles.local.yaml` is written; None = the checkout.
+
+    Returns:
+        What was timed, the profile, and its file.
+
+    Raises:
+        RepairError: no setting ran, or none gave the right result.
+        OSError: the file can't be written.
     """
-    return inpainter._measure(folder)
+    return inpainter._autotune(folder)
+
+
+class EngineSettings(Protocol):
+    """What `load_inpainter` reads of the program's settings; "" and "auto" mean the default."""
+
+    @property
+    def weights(self) -> str: ...
+    @property
+    def weights_dir(self) -> Path: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def profile(self) -> str: ...
+
+
+def load_inpainter(settings: EngineSettings, *, on_placement: Callable[[Placement], None] | None = None) -> Inpainter:
+    """Load the inpainter that the program's settings ask for.
+
+    Args:
+        settings: where the weights are, and how they run.
+        on_placement: called once the device and the profile are known, before anything is loaded onto the device.
+
+    Raises:
+        UnavailableError, RepairError, CheckpointError, DownloadError: as `Inpainter.load`.
+    """
+    weights = find_weights(settings.weights, settings.weights_dir)
+    profile = None if settings.profile == "auto" else settings.profile
+    if on_placement is not None:
+        on_placement(choose_placement(settings.device, settings.precision, profile))
+    return Inpainter.load(weights, device=settings.device, precision=settings.precision, profile=profile)

@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masks.boxes import Box
+from masks.boxes import Box, box_size, slices_inside
 from masks.crop_plan import Crop, middle_of_every, pad_indices
-from masks.dilation import box_size, slices_inside
 from tensor_ops.kernels import crop_kernels
 from tensor_ops.mask_dilation import Layers, dilate_on_device, layers_on_device
 from tensor_ops.pinned_memory import PinnedMemory

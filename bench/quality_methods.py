@@ -69,7 +69,7 @@ def load_network(chosen: argparse.Namespace, path: Path | None) -> NetworkFill:
 
 def load_inpainter(chosen: argparse.Namespace, path: Path | None) -> Inpainter:
     """Load weights for whole repairs, with the command line's largest bucket and graph mode."""
-    from engine.model_runner import choose_device, describe_card, pick_profile
+    from engine.devices import choose_device, describe_card, pick_profile
     from inference import Inpainter
 
     profile, _ = pick_profile(describe_card(choose_device(chosen.device)), None)

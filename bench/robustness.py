@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from inference import Inpainter
-from masks.dilation import paste
+from masks.boxes import paste
 from masks.shadows import dilate_in_photo
 
 KINDS = ("empty", "full", "border", "pixel", "block", "stroke", "specks")

@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from bench.speed_model import captured, differences, float64_form, float64_reference, time_device, timing
 from lama.fast_generator import FastGenerator
-from masks.boxes import find_bounds, guess_bounds, has_hole_beyond
+from masks.boxes import find_bounds
 
 ROOT = Path(__file__).resolve().parents[1]
 CAP_BYTES = 6 * 2**30
@@ -91,7 +92,7 @@ def repair_rows(weights: str | None, *, rounds: int = 30) -> list[dict[str, Any]
             f"| p95/median {measured.high_ms / measured.median_ms:.2f} | first {first_ms:.1f} ms | {medians} |",
             flush=True,
         )
-    rows += [_bursts(weights, rest_s=rest_s, guess=guess) for rest_s in (0, 0.3) for guess in (True, False)]
+    rows += [_bursts(weights, rest_s=rest_s) for rest_s in (0, 0.3)]
     return rows
 
 
@@ -102,7 +103,7 @@ def mask_rows(*, rounds: int = 30) -> list[dict[str, Any]]:
     strokes = parse_strokes([{"points": [[1900, 1500], [2100, 1500]], "radius": 100}])
     larger_than_caches = np.ones(768 << 20, np.uint8)
     rows: list[dict[str, Any]] = []
-    for by in (find_bounds, guess_bounds, _beyond_by_opencv, _beyond_by_numpy):
+    for by in (find_bounds, _any_by_opencv, _any_by_numpy):
         times: dict[str, list[float]] = {"just_painted_ms": [], "in_no_cache_ms": [], "just_read_ms": []}
         for _ in range(rounds):
             larger_than_caches.sum()
@@ -118,12 +119,12 @@ def mask_rows(*, rounds: int = 30) -> list[dict[str, Any]]:
     return rows
 
 
-def _beyond_by_opencv(mask: NDArray[np.bool_]) -> bool:
-    return has_hole_beyond(mask, (1800, 1400, 2200, 1600))
+def _any_by_opencv(mask: NDArray[np.bool_]) -> bool:
+    return bool(cv2.countNonZero(mask.view(np.uint8)))
 
 
-def _beyond_by_numpy(mask: NDArray[np.bool_]) -> bool:
-    return bool(mask[:1400].any() or mask[1600:].any())
+def _any_by_numpy(mask: NDArray[np.bool_]) -> bool:
+    return bool(np.logical_or.reduce(mask, axis=None))
 
 
 def _network_ms(inpainter: Any, size: tuple[int, int]) -> float:
@@ -134,10 +135,9 @@ def _network_ms(inpainter: Any, size: tuple[int, int]) -> float:
         return time_device(graph.replay).median_ms
 
 
-def _bursts(weights: str | None, *, rest_s: float, guess: bool, bursts: int = 6, repairs: int = 10) -> dict[str, Any]:
+def _bursts(weights: str | None, *, rest_s: float, bursts: int = 6, repairs: int = 10) -> dict[str, Any]:
     """Repairs in a row in a fresh process: the first after warm-up, then tens of them, a rest after each ten.
 
-    With `guess` a mask's bounds are guessed and most of it is read while the card works; without, all is read before.
     `each_ten` has the slowest repair of each ten over their median, `first_stages_ms` and `last_stages_ms` the stages
     of the first and of the last repair of a ten, medians over the tens.
     """
@@ -145,7 +145,6 @@ def _bursts(weights: str | None, *, rest_s: float, guess: bool, bursts: int = 6,
         "import json, sys, time; from bench.speed_repair import photo_and_hole; from inference import Inpainter\n"
         "image, mask = photo_and_hole(3000, 4000, 300)\n"
         f"inpainter, walls, stages = Inpainter.load({weights!r}), [], []\n"
-        f"inpainter._guesses_bounds &= {guess}\n"
         f"for burst in range({bursts}):\n"
         f"    for _ in range({repairs}):\n"
         "        started = time.perf_counter(); result = inpainter.repair(image, mask); result.patches\n"
@@ -153,9 +152,7 @@ def _bursts(weights: str | None, *, rest_s: float, guess: bool, bursts: int = 6,
         f"    time.sleep({rest_s})\n"
         "print(json.dumps([walls, stages]))"
     )
-    name = f"4000x3000, {repairs} in a row, {bursts} times, {rest_s:g} s between" + (
-        "" if guess else ", bounds not guessed"
-    )
+    name = f"4000x3000, {repairs} in a row, {bursts} times, {rest_s:g} s between"
     child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     if child.returncode:
         return {"size": name, "message": child.stderr[-500:]}

@@ -16,7 +16,7 @@ import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from config import CHECKOUT, Settings, SettingsError, add_arguments, load_settings
 from engine.profiles import LOCAL_PROFILES_FILE, ProfileError
@@ -198,20 +198,17 @@ def run_repair(chosen: argparse.Namespace) -> int:
 
 def load_inpainter(settings: Settings) -> "Inpainter":
     """Load the engine that the settings ask for. Raises CommandError when it can't be had."""
-    from app import share_cores
+    from app import load_engine, share_cores
 
     share_cores()
-    from inference import Inpainter, RepairError
-    from lama.catalogue import DownloadError, find_weights
+    from engine.requests import RepairError, UnavailableError
+    from lama.catalogue import DownloadError
     from lama.checkpoint import CheckpointError
 
     try:
-        return Inpainter.load(
-            find_weights(settings.weights, settings.weights_dir),
-            device=settings.device,
-            precision=settings.precision,
-            profile=None if settings.profile == "auto" else settings.profile,
-        )
+        return cast("Inpainter", load_engine(settings))
+    except UnavailableError as error:
+        raise CommandError(str(error), EXIT_USAGE) from error
     except (DownloadError, RepairError, CheckpointError) as error:
         raise CommandError(str(error)) from error
 
@@ -221,25 +218,26 @@ def run_profile(chosen: argparse.Namespace) -> int:
     settings = _settings(chosen, ENGINE_SETTINGS)
     if chosen.measure:
         _measure(settings)
-    from engine.model_runner import RunnerError, choose_device, choose_precision, describe_card, pick_profile
+    from engine.devices import choose_placement, describe_card
+    from engine.requests import UnavailableError
 
     try:
-        device = choose_device(settings.device)
-        card = describe_card(device)
-        profile, reason = pick_profile(card, None if settings.profile == "auto" else settings.profile)
-        precision = choose_precision(settings.precision, profile, device)
-    except RunnerError as error:
+        placement = choose_placement(
+            settings.device, settings.precision, None if settings.profile == "auto" else settings.profile
+        )
+    except UnavailableError as error:
         raise CommandError(str(error), EXIT_USAGE) from error
+    device, profile, card = placement.device, placement.profile, describe_card(placement.device)
     rows: Mapping[str, Any] = {
         "card": card.name,
         "device": device,
         "capability": "none" if card.capability is None else "{}.{}".format(*card.capability),
         "memory": "unknown" if card.memory_mib is None else f"{card.memory_mib} MiB",
         "profile": profile.name,
-        "why": reason,
+        "why": placement.reason,
         "input": f"{profile.input_px} px",
         "buckets": " ".join(str(side_px) for side_px in profile.buckets_px) + " px",
-        "precision": precision,
+        "precision": placement.precision,
         "CUDA graph": profile.cuda_graph if device.type == "cuda" else "off",
         "memory cap": f"{profile.memory_fraction:.0%}",
         "batch": f"up to {profile.max_batch}",

@@ -19,9 +19,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from engine.cuda_graphs import is_out_of_memory
-from engine.model_runner import BATCH_SIZES, ModelRunner, RunnerError, cpu_has_bf16
+from engine.devices import cpu_supports_bf16, is_out_of_memory
+from engine.model_runner import BATCH_SIZES, ModelRunner
 from engine.profiles import LOCAL_PROFILES_FILE, PROFILES_FOLDER, Card, Profile
+from engine.requests import RepairError
 from imaging.atomic_write import write_atomically
 from lama.fast_generator import FastGenerator
 from lama.generator import Generator
@@ -85,12 +86,12 @@ def autotune_card(
         kernels: as `ModelRunner` takes it.
 
     Raises:
-        RunnerError: nothing ran, or nothing right.
+        RepairError: nothing ran, or nothing right.
         OSError: the file can't be written.
     """
     rows: list[AutotuneRow] = []
     is_gpu = device.type == "cuda"
-    precisions = ("fp16", "fp32") if is_gpu else ("bf16", "fp32") if cpu_has_bf16() else ("fp32",)
+    precisions = ("fp16", "fp32") if is_gpu else ("bf16", "fp32") if cpu_supports_bf16() else ("fp32",)
     trials = [(precision, graph) for precision in precisions for graph in (("on", "off") if is_gpu else ("off",))]
 
     def measure(precision: str, graph: str, side: int, batch: int, probes: Sequence[Probe] = ()) -> float:
@@ -103,7 +104,7 @@ def autotune_card(
     yardstick_ms = {trial: measure(*trial, YARDSTICK_PX, 1, probes) for trial in trials}
     precision, graph = min(yardstick_ms, key=lambda trial: yardstick_ms[trial])
     if yardstick_ms[precision, graph] == float("inf"):
-        raise RunnerError(f"no setting runs on this device: {'; '.join(sorted({row.failure for row in rows}))}")
+        raise RepairError(f"no setting runs on this device: {'; '.join(sorted({row.failure for row in rows}))}")
 
     times_ms: dict[int, float] = {}
     for side in LADDER_PX:

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from masks.boxes import Box
+from masks.boxes import Box, box_size, expand_box, slices_inside
 from masks.crop_plan import Crop, shrink_crop
-from masks.dilation import DilatedMask, box_size, expand_box, largest_inside_px, slices_inside
+from masks.dilation import DilatedMask, largest_inside_px
 from tensor_ops.mask_dilation import squared_distance
 from tensor_ops.resampling import triangle_weights
 

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.devices import is_out_of_memory
+from lama.devices import on_card
+
 logger = logging.getLogger(__name__)
 
 WARM_UP_RUNS = 2  # the first fills lazily made tables and workspaces, the second shows their final size
 VERIFY_INPUTS = 3
 VERIFY_REPLAYS = 2
 VERIFY_MAX_DIFFERENCE = 2 / 255  # replay runs the same kernels: anything beyond their split-k rounding is a fault
-ALLOCATION_FAILURES = ("out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 
 Model = Callable[[Tensor], Tensor]
 Shape = tuple[int, int, int]  # batch, height, width
@@ -87,7 +89,8 @@ class GraphedModel:
         if self.mode == "off" or shape in self._captured:
             return
         try:
-            captured = self._record(shape)
+            with on_card(self.device):
+                captured = self._record(shape)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -158,8 +161,3 @@ class GraphedModel:
         self.dropped = f"replay of the graph for {shape} differed from eager; graphs are off"
         logger.warning("CUDA graphs dropped: %s", self.dropped)
         self.free()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that the device's memory did not suffice; libraries report it in their own words."""
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in ALLOCATION_FAILURES)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.context_pass import transfer_low_frequencies
-from engine.cuda_graphs import is_out_of_memory
+from engine.devices import is_out_of_memory
 from engine.model_runner import ModelRunner
 from engine.stage_timer import StageTimer
 from masks.crop_plan import Crop, shrink_crop
@@ -66,9 +66,7 @@ class Filled:
 Summed = tuple[Filled, NDArray[np.float32]]  # with the sum of the prediction, (1,), once the pinned is settled
 
 
-def fill(
-    tasks: Sequence[Task], runner: ModelRunner, timer: StageTimer, meanwhile: Callable[[], None] | None = None
-) -> list[Filled]:
+def fill(tasks: Sequence[Task], runner: ModelRunner, timer: StageTimer) -> list[Filled]:
     """Predict every task's crop and composite it into the task's pixels.
 
     Tasks that run at one model size run as one batch, at most `runner.batch_size` of them. A prediction with NaN or
@@ -80,7 +78,6 @@ def fill(
         tasks: what to fill.
         runner: the model.
         timer: times the stages.
-        meanwhile: work of the host's, called once, when all that the device is to do has been handed to it.
 
     Returns:
         One `Filled` per task, in order, whole and on the host.
@@ -95,8 +92,6 @@ def fill(
             filled[index] = result
             sums.append((index, total))
     timer.enter("composite")
-    if meanwhile is not None:
-        meanwhile()
     runner.pinned.synchronize()
     for index, total in sums:
         if not np.isfinite(total).all():
@@ -162,9 +157,8 @@ def _fill_with_less_memory(task: Task, runner: ModelRunner, timer: StageTimer) -
             done = _try(_fill_once, [smaller], runner.predict, runner.pinned, timer)
             how = f"the box ran at {bucket_px} px instead of {side}"
     if done is None:
-        runner.free_memory()
+        done = _fill_on_cpu(task, runner, timer)
         how = "the box ran on the CPU"
-        done = _fill_once([task], runner.predict_on_cpu, PinnedMemory(torch.device("cpu")), timer)
     logger.warning("out of memory on %s: %s", runner.device, how)
     done[0][0].notes.append(_no_memory(how))
     return done
@@ -180,11 +174,20 @@ def _fill_in_float32(task: Task, runner: ModelRunner, timer: StageTimer) -> Fill
         task = replace(task, seen=looked[0] if looked and is_finite else None)
     done = _try(_fill_once, [task], runner.predict_float32, runner.pinned, timer)
     if done is None:
-        runner.free_memory()
-        done = _fill_once([task], runner.predict_on_cpu, PinnedMemory(torch.device("cpu")), timer)
+        done = _fill_on_cpu(task, runner, timer)
     runner.pinned.synchronize()
     done[0][0].notes.append(FP32_RETRY)
     return done[0][0]
+
+
+def _fill_on_cpu(task: Task, runner: ModelRunner, timer: StageTimer) -> list[Summed]:
+    """Take the last step down; raise MemoryError when even the CPU has no memory."""
+    runner.free_memory()
+    done = _try(_fill_once, [task], runner.predict_on_cpu, PinnedMemory(torch.device("cpu")), timer)
+    if done is None:
+        height, width = task.crop.scaled_size
+        raise MemoryError(f"memory does not suffice to repair a box of {width} x {height} px; mark a smaller area")
+    return done
 
 
 def _try(
@@ -197,7 +200,7 @@ def _try(
     """Run one attempt; return None on out-of-memory, after its tensors are released."""
     try:
         return once(tasks, predict, pinned, timer)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return None
@@ -226,7 +229,7 @@ def _context_notes(task: Task) -> list[Note]:
 
 
 def _no_memory(how: str) -> Note:
-    return Note(f"The GPU's memory did not suffice: {how}.", code="out_of_memory", how=how)
+    return Note(f"Memory did not suffice: {how}.", code="out_of_memory", how=how)
 
 
 def _predict_context_once(looks: list[Task], predict: Predict, pinned: PinnedMemory, timer: StageTimer) -> list[Tensor]:

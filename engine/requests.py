@@ -22,6 +22,10 @@ class RepairError(ValueError):
     """Arguments that no repair can be made from; the text says what, what was got, and what is allowed."""
 
 
+class UnavailableError(RepairError):
+    """This machine does not have the requested device, precision or profile."""
+
+
 @dataclass(frozen=True)
 class RepairRequest:
     """One repair to make; see `Inpainter.repair` for the arguments."""

@@ -29,8 +29,7 @@ from numpy.typing import NDArray
 from jobs.celery_app import TASK_NAME, connect, create_celery
 from jobs.errors import EngineUnavailableError, JobError
 from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, Box, note_from_json, pack, queue_name, unpack
-from masks.boxes import find_bounds
-from masks.dilation import box_size, expand_box
+from masks.boxes import box_size, expand_box, find_bounds
 from notices import Note
 
 POLL_S = 0.25  # how often an attempt is looked after: a cancelled one stops about so much later

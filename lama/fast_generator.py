@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from lama.devices import on_card
 from lama.fold_batchnorm import FoldedNetwork, fold_generator
 from lama.generator import INPUT_CHANNELS, Generator, check_input_shape
 from lama.torch_backend import TorchBackend
@@ -62,7 +63,7 @@ class FastGenerator(nn.Module):
         Raises ValueError for any other shape.
         """
         check_input_shape(tuple(x.shape))
-        with _full_float32(self.device, self.dtype):
+        with on_card(self.device), _full_float32(self.device, self.dtype):
             return self.backend(x)
 
     def describe(self) -> str:
@@ -105,10 +106,8 @@ def _triton_backend(
     # because Triton comes with CUDA builds of PyTorch only.
     from lama.triton_backend import TritonBackend
 
-    # Triton launches on the current card, not on the one its arguments lie on.
-    on_card = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     try:
-        with on_card:
+        with on_card(device):
             backend = TritonBackend(network, device=device)
             if device.type == "cuda":
                 trial = backend(torch.zeros(1, INPUT_CHANNELS, TRIAL_SIZE_PX, TRIAL_SIZE_PX, device=device))

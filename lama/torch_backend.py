@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lama.devices import cpu_supports_bf16
 from lama.dft import dft_matrices
 from lama.fold_batchnorm import Convolution, FFCLayer, FoldedNetwork
 
@@ -101,7 +102,7 @@ class _FoldedConvolution(nn.Module):
         weight = convolution.weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
         self.register_buffer("weight", weight)
         self.register_buffer("bias", convolution.bias.to(device, dtype))
-        self.fuses = device.type == "cpu" and torch.backends.mkldnn.is_available() and dtype in FUSED_TYPES
+        self.fuses = _onednn_fuses(device, dtype)
 
     def forward(self, x: Tensor, *, relu: bool, stride: int = 1, addend: Tensor | None = None) -> Tensor:
         """Convolve, add `addend` (overwritten with the result) where there is one, then ReLU where asked."""
@@ -118,7 +119,12 @@ class _FoldedConvolution(nn.Module):
         )
 
 
-FUSED_TYPES = (torch.float32, torch.bfloat16)  # what oneDNN's convolutions with ReLU and sum take
+def _onednn_fuses(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether oneDNN's convolutions with ReLU and sum run on the device in the type."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    # Without AVX-512 they raise an error in bfloat16; PyTorch's plain convolution is slower and right.
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and cpu_supports_bf16())
 
 
 def _separate_head(head: Convolution) -> tuple[Convolution, Convolution]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from masks.boxes import Box, find_bounds
-from masks.dilation import CropRules, DilatedMask, PreparedMask, box_size, largest_inside_px, paste
+from masks.boxes import Box, as_box, box_size, find_bounds, paste
+from masks.dilation import CropRules, DilatedMask, PreparedMask, largest_inside_px
 from masks.shadows import dilate_in_photo
 
 MODEL_STEP_PX = 8  # the network halves its input three times
@@ -63,7 +63,6 @@ def plan_crops(
     mask: NDArray[np.bool_],
     *,
     image: NDArray | None = None,
-    bounds: Box | None = None,
     buckets_px: tuple[int, ...],
     fixed_buckets: bool,
     dilate_px: int | None = None,
@@ -79,7 +78,6 @@ def plan_crops(
     Args:
         mask: (H, W) bool, True = hole; not modified.
         image: (H, W, 3) uint8 or uint16 RGB, not modified; None leaves shadows standing (`shadows.py`).
-        bounds: what `find_bounds` says of the mask, where that is known.
         buckets_px: square model sides, ascending, multiples of 8.
         fixed_buckets: True runs every box at one of the buckets (captured graphs need that) and fills the bucket
             with more context; False runs little more than what is needed, which is cheaper without graphs.
@@ -91,7 +89,7 @@ def plan_crops(
         Crops whose patch boxes are disjoint and together hold the whole dilated hole; empty for an empty mask.
     """
     rules = rules or CropRules()
-    dilated = dilate_in_photo(mask, image, bounds=bounds, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
+    dilated = dilate_in_photo(mask, image, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
     if dilated is None:
         return []
     size = (mask.shape[0], mask.shape[1])
@@ -162,7 +160,7 @@ class _Fitter:
 
     def crop(self, span: NDArray[np.int64], dilated: DilatedMask) -> Crop:
         """The crop for one span (8,)."""
-        hole_box, context = _as_box(span[:4]), _as_box(span[4:])
+        hole_box, context = as_box(span[:4]), as_box(span[4:])
         needed_h, needed_w = box_size(context)
         largest = self.buckets_px[-1]
         if self.fixed_buckets:
@@ -248,9 +246,9 @@ def _split_thin(span: NDArray[np.int64], dilated: DilatedMask, fitter: _Fitter) 
     Neighbouring pieces see each other's part as missing and meet along a seam only as long as the hole is thick.
     """
     largest = fitter.buckets_px[-1]
-    if max(box_size(_as_box(span[4:]))) <= largest:
+    if max(box_size(as_box(span[4:]))) <= largest:
         return span[None]
-    hole_box = _as_box(span[:4])
+    hole_box = as_box(span[:4])
     if largest_inside_px(paste(dilated.dilation_map > 0, dilated.box, hole_box)) > fitter.rules.thin_px:
         return span[None]  # thick before it grew
     missing = paste(dilated.missing, dilated.box, hole_box)
@@ -288,11 +286,6 @@ def _bounds(spans: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _touches(spans: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.asarray(((spans[:, :2] < other[2:4]) & (other[:2] < spans[:, 2:4])).all(axis=1))
-
-
-def _as_box(edges: NDArray[np.int64]) -> Box:
-    left, top, right, bottom = edges.tolist()
-    return left, top, right, bottom
 
 
 def _place(inner: Box, wanted: tuple[int, int], image_size: tuple[int, int]) -> Box:

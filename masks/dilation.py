@@ -17,7 +17,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from masks.boxes import Box, find_bounds
+from masks.boxes import (
+    Box,
+    box_size,
+    expand_box,
+    find_bounds,
+    intersect,
+    is_empty,
+    paste,
+    slices_inside,
+    slices_of,
+    stretch,
+)
 
 MAX_DILATE_PX = 32
 MOST_APART = 4096  # beyond this many holes all of them are dilated alike, by the thickest one's measure
@@ -117,11 +128,11 @@ class DilatedMask:
         alpha = np.zeros(box_size(box), np.float32)
         for part in self.parts:
             reach = part.dilate_px
-            dilated = intersect(_stretch(part.box, reach), box)
-            if dilated[0] >= dilated[2] or dilated[1] >= dilated[3]:
+            dilated = intersect(stretch(part.box, reach), box)
+            if is_empty(dilated):
                 continue
             # Hole pixels farther away than their reach change nothing in the box.
-            window = intersect(_stretch(dilated, reach), intersect(_stretch(part.box, reach), self.box))
+            window = intersect(stretch(dilated, reach), intersect(stretch(part.box, reach), self.box))
             hole = paste(part.pixels, part.box, window)
             if not hole.any():
                 continue
@@ -148,11 +159,6 @@ class PreparedMask:
     def layers(self, box: Box) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """As `DilatedMask.layers`."""
         return paste(self.missing, self.box, box), paste(self.alpha, self.box, box)
-
-
-def box_size(box: Box) -> tuple[int, int]:
-    """Return a box's (height, width)."""
-    return box[3] - box[1], box[2] - box[0]
 
 
 def default_dilate_px(thickness_px: float, *, rules: CropRules) -> int:
@@ -182,7 +188,6 @@ def feather_alpha(distance_px: Any, *, dilate_px: int, feather_px: int | None = 
 def dilate_mask(
     mask: NDArray[np.bool_],
     *,
-    bounds: Box | None = None,
     dilate_px: int | None = None,
     feather_px: int | None = None,
     rules: CropRules | None = None,
@@ -191,17 +196,16 @@ def dilate_mask(
 
     Args:
         mask: (H, W) bool, True = hole; not modified.
-        bounds: what `find_bounds` says of it, where that is known.
         dilate_px: the disc's radius for all holes; None gives each hole its own, in proportion to its thickness.
         feather_px: see `feather_alpha`; None takes the rules'.
         rules: constants of the default dilation and feather.
     """
     rules = rules or CropRules()
-    bounds = bounds or find_bounds(mask)
+    bounds = find_bounds(mask)
     if bounds is None:
         return None
     size = (mask.shape[0], mask.shape[1])
-    hole = np.ascontiguousarray(mask[bounds[1] : bounds[3], bounds[0] : bounds[2]])
+    hole = np.ascontiguousarray(mask[slices_of(bounds)])
     boxes, parts = _connected_components(hole, bounds)
     values = [int(dilate_px) if dilate_px is not None else _own_dilate_px(part, size, rules) for part in parts]
     grow = np.array(values if len(parts) == len(boxes) else values * len(boxes))[:, None]
@@ -225,39 +229,6 @@ def largest_inside_px(hole: NDArray[np.bool_]) -> float:
         return float(max(hole.shape))
     depth = cv2.distanceTransform(grid.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3).max()
     return max(1.0, float(depth) * step)
-
-
-def expand_box(box: Box, by_px: int, image_size: tuple[int, int]) -> Box:
-    """Return a box dilated on every side, cut to the image of (height, width)."""
-    height, width = image_size
-    return max(0, box[0] - by_px), max(0, box[1] - by_px), min(width, box[2] + by_px), min(height, box[3] + by_px)
-
-
-def intersect(box: Box, other: Box) -> Box:
-    """Return what two boxes share; where they share nothing, it is empty or inside out."""
-    return max(box[0], other[0]), max(box[1], other[1]), min(box[2], other[2]), min(box[3], other[3])
-
-
-def unite(box: Box, other: Box) -> Box:
-    """Return the smallest box that holds two."""
-    return min(box[0], other[0]), min(box[1], other[1]), max(box[2], other[2]), max(box[3], other[3])
-
-
-def paste(source: NDArray, source_box: Box, box: Box) -> NDArray:
-    """Return the part of `source`, which fills `source_box`, that lies inside `box`; zero where it has none."""
-    out: NDArray = np.zeros(box_size(box), source.dtype)
-    shared = intersect(source_box, box)
-    out[slices_inside(shared, box)] = source[slices_inside(shared, source_box)]
-    return out
-
-
-def slices_inside(box: Box, outer: Box) -> tuple[slice, slice]:
-    """Return the rows and columns of `box` in an array over `outer`, which holds it."""
-    return slice(box[1] - outer[1], box[3] - outer[1]), slice(box[0] - outer[0], box[2] - outer[0])
-
-
-def _stretch(box: Box, by_px: int) -> Box:
-    return box[0] - by_px, box[1] - by_px, box[2] + by_px, box[3] + by_px
 
 
 def _connected_components(

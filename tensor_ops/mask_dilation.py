@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masks.boxes import Box
-from masks.dilation import DilatedMask, PreparedMask, box_size, expand_box, feather_alpha, intersect, slices_inside
+from masks.boxes import Box, box_size, expand_box, intersect, is_empty, slices_inside
+from masks.dilation import DilatedMask, PreparedMask, feather_alpha
 from tensor_ops.pinned_memory import PinnedMemory
 
 FARTHEST_PX = 64  # holes that grow by more, or by more different values, are dilated on the host
@@ -56,7 +56,7 @@ class DeviceHole:
         (box height, box width) each.
         """
         shared = intersect(box, self.hole.box)
-        if shared[0] >= shared[2] or shared[1] >= shared[3]:
+        if is_empty(shared):
             nothing = torch.zeros(box_size(box), dtype=torch.bool, device=self.pinned.device)
             return nothing, nothing.float
         window, reach = self.dilation_map_around(shared)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {"cli", "web", "jobs", "detection", "engine", "tensor_ops", "masks", "imaging", "lama"}
 # Which parts of the program each Python file in the root may import.
 ROOT_FILES = {
-    "app": {"config", "inference", "web", "jobs", "lama", "imaging", "detection", "notices"},
+    "app": {"config", "inference", "engine", "web", "jobs", "lama", "imaging", "detection", "notices"},
     "inference": {"engine", "masks", "lama", "notices", "tensor_ops"},
     "preprocess": {"tensor_ops", "masks"},
     "config": {"notices"},

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lama.devices import on_card
+
 BLOCK_PX = 256
 NO_HOLE = 255  # a distance along a row that means none within reach
 
@@ -120,13 +122,14 @@ def mask_and_dilate(
     model_input = torch.empty((4, height, width), dtype=torch.float32, device=pixels.device)
     alpha = torch.empty((height, width), dtype=torch.float32, device=pixels.device)
     rows = (window_height, -(-window_width // BLOCK_PX))
-    _row_distance_kernel[rows](reach, distance, window_height, window_width, values, count, NO_HOLE, BLOCK_PX)
     feather = -1 if feather_px is None else feather_px
     plane = height * width
-    _input_kernel[(height, -(-width // BLOCK_PX))](
-        pixels, distance, model_input, alpha, plane, width, window_height, window_width, *corner, values, count,
-        feather, BLOCK_PX,
-    )  # fmt: skip
+    with on_card(pixels.device):
+        _row_distance_kernel[rows](reach, distance, window_height, window_width, values, count, NO_HOLE, BLOCK_PX)
+        _input_kernel[(height, -(-width // BLOCK_PX))](
+            pixels, distance, model_input, alpha, plane, width, window_height, window_width, *corner, values, count,
+            feather, BLOCK_PX,
+        )  # fmt: skip
     return model_input, alpha
 
 
@@ -145,7 +148,8 @@ def lay_over(
     height, width = alpha.shape
     patch = torch.empty((*size, 3), dtype=torch.uint8, device=pixels.device)
     grid = (size[0], -(-size[1] // BLOCK_PX))
-    _composite_kernel[grid](prediction, pixels, alpha, patch, height * width, width, *corner, size[1], BLOCK_PX)
+    with on_card(pixels.device):
+        _composite_kernel[grid](prediction, pixels, alpha, patch, height * width, width, *corner, size[1], BLOCK_PX)
     return patch
 
 

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lama.devices import on_card
+
 BLOCK_PX = 128
 COARSEST_PX = 2  # as in blend.py
 SMALLEST_WEIGHT = 1e-6  # as in blend.py
@@ -210,10 +212,11 @@ def _smooth_kernel(fill, model_input, smooth, height, width, block: tl.constexpr
 def correct_and_smooth(prediction: Tensor, model_input: Tensor) -> Tensor:
     """Return what `blend.correct_seam` does: a prediction (B, 3, H, W) and its input (B, 4, H, W), both on a GPU."""
     prediction, model_input = prediction.contiguous(), model_input.contiguous()
-    matched = match(prediction, model_input)
-    batch, _, height, width = matched.shape
-    smooth = torch.empty_like(matched)
-    _smooth_kernel[_grid((height, width), batch)](matched, model_input, smooth, height, width, BLOCK_PX)
+    with on_card(prediction.device):
+        matched = match(prediction, model_input)
+        batch, _, height, width = matched.shape
+        smooth = torch.empty_like(matched)
+        _smooth_kernel[_grid((height, width), batch)](matched, model_input, smooth, height, width, BLOCK_PX)
     return smooth
 
 

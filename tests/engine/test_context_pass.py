@@ -26,8 +26,9 @@ from engine.tiled_refinement import hard_edged
 from inference import Inpainter, RepairRequest
 from lama.checkpoint import save_generator
 from lama.generator import Generator
+from masks.boxes import box_size, slices_inside
 from masks.crop_plan import Crop, plan_crops, shrink_crop
-from masks.dilation import PreparedMask, box_size, slices_inside
+from masks.dilation import PreparedMask
 from preprocess import build_input, upload
 from tensor_ops.pinned_memory import PinnedMemory
 

@@ -107,6 +107,34 @@ def test_libraries_own_words_for_no_memory_are_understood(
     assert codes(inpainter.repair(IMAGE, MASK).notes) == ["out_of_memory"]
 
 
+def test_memory_of_the_cpu_goes_down_the_same_ladder(inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's CPU allocator raises a plain RuntimeError; here the real one, for a size that no machine has."""
+    predict, sides = inpainter._runner.predict, []
+
+    def short(inputs: list[torch.Tensor]) -> torch.Tensor:
+        sides.append(max(inputs[0].shape[1:]))
+        if sides[-1] > 256:
+            torch.empty(1 << 58, dtype=torch.uint8)
+        return predict(inputs)
+
+    monkeypatch.setattr(inpainter._runner, "predict", short)
+    result = inpainter.repair(IMAGE, MASK, dilate_px=0)
+    assert codes(result.notes) == ["out_of_memory"] and "256 px" in result.notes[0] and sides == [400, 400, 384, 256]
+    np.testing.assert_array_equal(result.image[~MASK], IMAGE[~MASK])
+
+
+def test_memory_that_never_suffices_is_said_in_a_sentence(
+    inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(inputs: list[torch.Tensor]) -> torch.Tensor:
+        return torch.empty(1 << 58, dtype=torch.uint8)
+
+    monkeypatch.setattr(inpainter._runner, "predict", fail)
+    monkeypatch.setattr(inpainter._runner, "predict_on_cpu", fail)
+    with pytest.raises(MemoryError, match="mark a smaller area"):
+        inpainter.repair(IMAGE, MASK)
+
+
 def test_other_errors_are_not_taken_for_out_of_memory(inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(inputs: list[torch.Tensor]) -> torch.Tensor:
         raise RuntimeError("illegal memory access")
@@ -230,7 +258,7 @@ def test_what_is_fast_and_wrong_is_not_measured_as_best(
     """Some cards compute half precision fast and wrongly; here bfloat16 is made to."""
     monkeypatch.setattr("engine.autotune.LADDER_PX", (64,))
     monkeypatch.setattr("engine.autotune.YARDSTICK_PX", 64)
-    monkeypatch.setattr("engine.autotune.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("engine.autotune.cpu_supports_bf16", lambda: True)
     monkeypatch.setattr("engine.autotune.TIMED_RUNS", 1)
     predict = ModelRunner.predict
 

@@ -1,7 +1,9 @@
 """The engine on a real card: replay, batches, memory. Skipped where there is none."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from engine.context_pass import CONTEXT_PX, context_crop, transfer_low_frequenci
 from engine.cuda_graphs import GraphedModel, Model
 from engine.profiles import Profile
 from inference import Inpainter, RepairRequest
-from masks.dilation import slices_inside
+from masks.boxes import slices_inside
 from preprocess import build_input, upload
+from tensor_ops.kernels import crop_kernels, seam_kernels
 from tensor_ops.mask_dilation import dilate_on_device
 from tests.engine.test_inference_repair import block, noise
 
@@ -24,6 +27,8 @@ pytestmark = [
 PROFILE = Profile("test", 1024, "fp16", "on", (256, 384, 512, 640, 768, 1024), 0.9, 8)
 ALL_BUCKETS_PX = (256, 384, 512, 640, 768, 1024, 1280, 1536)  # of every shipped profile
 STEADY_MIB = 4
+crop = pytest.importorskip("tensor_ops.kernels.crop", reason="needs Triton")
+seam = pytest.importorskip("tensor_ops.kernels.seam", reason="needs Triton")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,7 @@ def inpainter() -> Inpainter:
 def whole_memory() -> Iterator[None]:
     """Undo a memory cap that a test sets."""
     yield
-    torch.cuda.set_per_process_memory_fraction(PROFILE.memory_fraction)
+    torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def masked_inputs(side: int, batch: int, seed: int) -> list[torch.Tensor]:
@@ -135,7 +140,7 @@ def test_repair_is_delivered_with_little_memory(inpainter: Inpainter, whole_memo
         assert (result.image[mask] != image[mask]).any()
         if spare_mib == 40:
             assert [note.code for note in result.notes] == ["out_of_memory"]
-    torch.cuda.set_per_process_memory_fraction(PROFILE.memory_fraction)
+    torch.cuda.set_per_process_memory_fraction(1.0)
     assert inpainter.repair(image, mask).notes == [], "it does not recover"
 
 
@@ -183,10 +188,61 @@ def test_colours_of_the_broad_look_are_taken_without_waiting(inpainter: Inpainte
 
 
 def test_a_speck_far_from_the_stroke_is_repaired_too(inpainter: Inpainter) -> None:
-    """Bounds of a large mask are guessed; what the guess overlooks is read while the card works."""
     image, stroke = noise((3000, 4000)), block((3000, 4000), 1001, 300, 200)
     speck = block((3000, 4000), 2501, 3700, 3)
     alone, both = inpainter.repair(image, stroke), inpainter.repair(image, stroke | speck)
     assert [box for box, _ in alone.patches] == [box for box, _ in both.patches[:1]]
     np.testing.assert_allclose(both.patches[0][1].astype(int), alone.patches[0][1].astype(int), atol=1)
     assert (both.image != image)[speck].any() and not (alone.image != image)[speck].any()
+
+
+LAST_CARD = torch.cuda.device_count() - 1 if torch.cuda.is_available() else 0
+
+
+def test_model_on_the_last_card_runs_there_in_every_kernel_and_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton and graph capture take the current card, which stays cuda:0 for a caller who asks for cuda:1."""
+    torch.cuda.set_device(0)
+    used: list[int] = []
+    for module, name in ((crop, "_input_kernel"), (crop, "_composite_kernel"), (seam, "_smooth_kernel")):
+        kernel = getattr(module, name)
+
+        class Watched:
+            def __init__(self, kernel: Any = kernel) -> None:
+                self.kernel = kernel
+
+            def __getitem__(self, grid: Any) -> Any:
+                used.append(torch.cuda.current_device())
+                return self.kernel[grid]
+
+        monkeypatch.setattr(module, name, Watched())
+    for kernels in (crop_kernels, seam_kernels):
+        kernels.cache_clear()
+    elsewhere = [torch.cuda.memory_allocated(card) for card in range(LAST_CARD)]
+    loaded = Inpainter.load(device=f"cuda:{LAST_CARD}", profile=replace(PROFILE, buckets_px=(256, 1024)))
+    image, mask = noise((300, 400), 1), block((300, 400), 100, 100, 90)
+    result = loaded.repair(image, mask)
+    large = loaded.repair(noise((1500, 1500)), block((1500, 1500), 200, 200, 900), quality="high")
+    assert loaded.device == f"cuda:{LAST_CARD}" and "Triton" in str(loaded.describe()["kernels"])
+    assert set(used) == {LAST_CARD}, "a kernel was launched on another card"
+    assert torch.cuda.current_device() == 0, "the caller's card was changed"
+    assert [torch.cuda.memory_allocated(card) for card in range(LAST_CARD)] == elsewhere
+    assert result.notes == [] and (result.image[mask] != image[mask]).any() and large.patches
+    x = masked_inputs(256, 1, 0)[0].to(loaded.device)  # asked for without the engine's door, from another card
+    replayed = loaded._runner.predict([x]).clone()
+    assert (replayed - eager_model(loaded)(x[None])).abs().max().item() <= 1 / 255
+    assert torch.isfinite(loaded._runner.predict_float32([x])).all()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_cards_repair_at_once_and_agree() -> None:
+    engines = [Inpainter.load(device=f"cuda:{card}", profile=PROFILE) for card in (0, LAST_CARD)]
+    jobs = [(noise((700, 900), seed), block((700, 900), 200, 250, 100 + 10 * seed)) for seed in range(8)]
+    expected = [engines[0].repair(image, mask).image for image, mask in jobs]
+
+    def repair_all(engine: Inpainter) -> list[np.ndarray]:
+        return [engine.repair(image, mask).image for image, mask in jobs]
+
+    with ThreadPoolExecutor(2) as pool:
+        for turn in [pool.submit(repair_all, engine) for engine in engines]:
+            for got, wanted in zip(turn.result(), expected, strict=True):
+                assert np.abs(got.astype(int) - wanted).max() <= 1

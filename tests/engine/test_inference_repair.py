@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,8 +12,9 @@ import torch
 from inference import Inpainter, RepairError, RepairRequest
 from lama.checkpoint import save_generator
 from lama.generator import Generator
+from masks.boxes import paste
 from masks.crop_plan import plan_crops
-from masks.dilation import dilate_mask, paste
+from masks.dilation import dilate_mask
 from tensor_ops.seam_correction import correct_seam
 
 
@@ -256,41 +256,11 @@ def test_one_repair_waits_for_the_other(inpainter: Inpainter, monkeypatch: pytes
     assert overlaps == []
 
 
-def test_a_speck_that_the_guess_overlooks_is_repaired_with_the_stroke(
-    inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on a GPU: the bounds are guessed from one row in sixteen, and the rest of the mask is read later."""
-    image, mask = noise((2100, 2000)), block((2100, 2000), 1001, 300, 40)
-    mask[1900:1903, 1700:1703] = True
-    exact = inpainter.repair(image, mask)
-    monkeypatch.setattr(inpainter, "_guesses_bounds", True)
-    assert inpainter._guess(RepairRequest(image, mask)) == (300, 1001, 340, 1041)
-    result = inpainter.repair(image, mask)
-    np.testing.assert_array_equal(result.image, exact.image)
-    assert (result.image != image)[1900:1903, 1700:1703].any()
-    assert result.notes == exact.notes
-
-
-def test_a_guess_that_holds_gives_what_reading_all_gives(inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
-    image, mask = noise((2100, 2000)), block((2100, 2000), 1001, 300, 40)
-    exact = inpainter.repair(image, mask)
-    monkeypatch.setattr(inpainter, "_guesses_bounds", True)
-    fill_all = Mock(wraps=inpainter._fill)
-    monkeypatch.setattr(inpainter, "_fill", fill_all)
-    np.testing.assert_array_equal(inpainter.repair(image, mask).image, exact.image)
-    assert fill_all.call_count == 1
-    assert inpainter.repair(image, np.zeros_like(mask)).notes[0].code == "empty_mask"
-
-
-def test_nothing_is_guessed_beside_a_repair_in_high_quality(
-    inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was overlooked would make all of it run again, the refining of every tile included."""
-    image, mask = noise((2100, 2000)), block((2100, 2000), 1001, 300, 40)
-    monkeypatch.setattr(inpainter, "_guesses_bounds", True)
-    guess = Mock(wraps=inpainter._guess)
-    monkeypatch.setattr(inpainter, "_guess", guess)
-    inpainter.repair_many([RepairRequest(image, mask), RepairRequest(image, mask, quality="high")])
-    guess.assert_not_called()
-    inpainter.repair_many([RepairRequest(image, mask)])
-    guess.assert_called_once()
+def test_a_speck_far_from_the_stroke_is_repaired_too(inpainter: Inpainter) -> None:
+    image, stroke = noise((2100, 2000)), block((2100, 2000), 1001, 300, 40)
+    speck = np.zeros_like(stroke)
+    speck[1900:1903, 1700:1703] = True
+    alone, both = inpainter.repair(image, stroke), inpainter.repair(image, stroke | speck)
+    assert [box for box, _ in alone.patches] == [box for box, _ in both.patches[:1]]
+    np.testing.assert_array_equal(both.patches[0][1], alone.patches[0][1])
+    assert (both.image != image)[speck].any() and not (alone.image != image)[speck].any()

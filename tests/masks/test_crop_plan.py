@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from masks.boxes import box_size, paste
 from masks.crop_plan import MIN_MODEL_PX, Crop, pad_indices, plan_crops, shrink_crop
-from masks.dilation import box_size, dilate_mask, paste
+from masks.dilation import dilate_mask
 
 BUCKETS = (256, 384, 512, 640, 768, 1024)
 

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from masks import shadows
+from masks.boxes import paste
 from masks.clusters import group_holes
 from masks.crop_plan import plan_crops
-from masks.dilation import CropRules, DilatedMask, dilate_mask, paste
+from masks.dilation import CropRules, DilatedMask, dilate_mask
 from masks.shadows import DIRECTIONS, RAY_PX, Rays, cast_rays, dilate_in_photo, find_kernel, off_line
 
 SIZE = (220, 480)  # height, width

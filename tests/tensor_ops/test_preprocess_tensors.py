@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import preprocess
-from masks.boxes import Box
+from masks.boxes import Box, slices_inside
 from masks.crop_plan import Crop, plan_crops
-from masks.dilation import PreparedMask, slices_inside
+from masks.dilation import PreparedMask
 from preprocess import build_input, composite, pad_to_model, unpad, upload
 from tensor_ops import mask_dilation as device_holes
 from tensor_ops.mask_dilation import dilate_on_device, squared_distance

@@ -16,6 +16,7 @@ ENGINE = (
     "engine/executor.py",
     "engine/tiled_refinement.py",
     "engine/requests.py",
+    "engine/devices.py",
     "engine/model_runner.py",
     "engine/cuda_graphs.py",
     "preprocess.py",

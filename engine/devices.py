@@ -1,0 +1,171 @@
+"""Where a model runs and in which precision: the choice, and what a device says of itself.
+
+Owns `choose_placement` and its parts, the errors that mean "out of memory", and the thread count while loading. Knows
+no model and no photos.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from engine.profiles import Card, Profile, ProfileError, choose_profile
+from engine.requests import UnavailableError
+from lama.devices import cpu_supports_bf16
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+LOADING_THREADS = 4
+# CUDA, cuDNN, cuBLAS, then PyTorch's CPU allocator on Linux and macOS, and on Windows.
+ALLOCATION_FAILURES = (
+    "out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a model runs on this machine.
+
+    Attributes:
+        device: "cpu", "mps" or "cuda:N", with its number.
+        precision: "fp16", "bf16" or "fp32".
+        profile: buckets, batch, graph mode and memory fraction.
+        reason: a sentence that says why it is this profile.
+    """
+
+    device: torch.device
+    precision: str
+    profile: Profile
+    reason: str
+
+
+def choose_placement(device: str, precision: str, profile: Profile | str | None) -> Placement:
+    """Choose device, precision and profile.
+
+    Args:
+        device: "auto", "cpu", "mps", "cuda" or "cuda:N".
+        precision: "auto" (the profile's, or what the CPU is fast at), "fp16", "bf16" or "fp32".
+        profile: a profile, the name of one, or None for the card's own.
+
+    Raises:
+        UnavailableError: this machine does not have the requested device, precision or profile.
+    """
+    chosen = choose_device(device)
+    chosen_profile, reason = pick_profile(describe_card(chosen), profile)
+    return Placement(chosen, choose_precision(precision, chosen_profile, chosen), chosen_profile, reason)
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device for "auto", "cpu", "mps", "cuda" or "cuda:N"; "auto" never takes MPS, which is untested.
+
+    Raises:
+        UnavailableError: the name is unknown, or this machine does not have the device.
+    """
+    if device == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        chosen = torch.device("meta")
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise UnavailableError(f"device must be auto, cpu, mps, cuda or cuda:N, got {device!r}")
+    if chosen.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise UnavailableError("device 'mps' was asked for, but PyTorch offers none here; try auto")
+        return torch.device("mps")
+    if chosen.type == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (chosen.index or 0) >= count:
+        raise UnavailableError(f"device {device!r} was asked for, but PyTorch sees {count} CUDA devices; try auto")
+    return torch.device("cuda", chosen.index if chosen.index is not None else torch.cuda.current_device())
+
+
+def describe_card(device: torch.device) -> Card:
+    """Return what the profile is chosen by."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return Card(properties.name, (properties.major, properties.minor), properties.total_memory >> 20)
+    if device.type == "mps":
+        return Card("Apple GPU (MPS, untested)")
+    return Card("CPU with bf16" if cpu_is_fast_in_bf16() else "CPU")
+
+
+def pick_profile(card: Card, profile: Profile | str | None) -> tuple[Profile, str]:
+    """Return the profile to run with, and the reason.
+
+    Raises:
+        UnavailableError: no profile has that name, or a profiles file holds something impossible.
+    """
+    if isinstance(profile, Profile):
+        return profile, f"The profile {profile.name} was given by the caller."
+    if not isinstance(profile, str | None):
+        raise UnavailableError(
+            f"profile must be a profile, the name of one, or None for the card's own, got {profile!r}"
+        )
+    try:
+        return choose_profile(card, name=profile or "auto")
+    except ProfileError as error:
+        raise UnavailableError(str(error)) from error
+
+
+def choose_precision(precision: str, profile: Profile, device: torch.device) -> str:
+    """Return "fp16", "bf16" or "fp32"; "auto" takes the profile's, or what a CPU multiplies natively.
+
+    Raises:
+        UnavailableError: the name is unknown, or the device can't compute in this precision.
+    """
+    if precision != "auto" and precision not in DTYPES:
+        raise UnavailableError(f"precision must be auto, {', '.join(DTYPES)}, got {precision!r}")
+    if device.type == "cuda":
+        return profile.precision if precision == "auto" else precision
+    if device.type == "mps":
+        if precision not in ("auto", "fp32"):
+            raise UnavailableError(f"precision {precision} is untested on MPS; use auto or fp32")
+        return "fp32"
+    if precision == "fp16":
+        raise UnavailableError("precision fp16 needs a CUDA device; on a CPU use auto, bf16 or fp32")
+    if precision == "bf16" and not cpu_supports_bf16():
+        raise UnavailableError(
+            "precision bf16 needs a CPU with AVX-512 or better, which this one lacks; use auto or fp32"
+        )
+    if precision == "auto":
+        return "bf16" if profile.precision != "fp32" and cpu_is_fast_in_bf16() else "fp32"
+    return precision
+
+
+def cpu_is_fast_in_bf16() -> bool:
+    """Tell whether this CPU multiplies bfloat16 natively; oneDNN emulates it on other AVX-512, slower than float32."""
+    if not cpu_supports_bf16():
+        return False
+    if hasattr(torch.cpu, "get_capabilities"):  # newer than PyTorch 2.11
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory did not suffice, the device's or the CPU's.
+
+    Libraries report it in their own words. NumPy, and C++ code whose `new` fails, raise MemoryError.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in ALLOCATION_FAILURES)
+
+
+@contextlib.contextmanager
+def few_threads() -> Iterator[None]:
+    """Use at most four threads: loading is many small steps, each of which waits until every thread has a free core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(threads, LOADING_THREADS))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
