@@ -22,7 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from imaging import heic, jpeg, metadata, png, tiff, tiff_tags, webp
+from imaging import gif, heic, jpeg, metadata, png, tiff, tiff_tags, webp
 from imaging.errors import ImagingError, image_too_large, not_an_image, truncated_image
 from imaging.photo import Photo, Source, TiffSettings, assemble, turn_upright
 from notices import Note
@@ -116,7 +116,13 @@ def _read_png(data: bytes, admit: Admission) -> Photo:
     if density and len(density) == 9 and density[8] == 1:
         dpi = metadata.plausible_dpi([value * 0.0254 for value in struct.unpack(">II", density[:8])])
     source = Source(
-        exif=exif, icc=png.icc_of(parts), xmp=png.xmp_of(parts), dpi=dpi, png_chunks=chunks, size_bytes=len(data)
+        exif=exif,
+        icc=png.icc_of(parts),
+        xmp=png.xmp_of(parts),
+        dpi=dpi,
+        png_chunks=chunks,
+        size_bytes=len(data),
+        left_out=parts.left_out,
     )
     return assemble("PNG", pixels, source, tuple(notes), orientation=metadata.orientation_of(exif))
 
@@ -130,6 +136,8 @@ def _is_plain_text(kind: bytes, payload: bytes) -> bool:
 
 
 def _read_jpeg(data: bytes, admit: Admission) -> Photo:
+    size_bytes = len(data)
+    data, left_out = jpeg.without_excess(data)
     picture = JpegImagePlugin.JpegImageFile(BytesIO(data))
     admit(*picture.size)
     if jpeg.scan_count(data) * picture.width * picture.height > MAX_SCANNED_PX:
@@ -150,7 +158,8 @@ def _read_jpeg(data: bytes, admit: Admission) -> Photo:
         iptc=iptc,
         dpi=metadata.plausible_dpi(info.get("dpi")),
         jpeg=settings,
-        size_bytes=len(data),
+        size_bytes=size_bytes,
+        left_out=left_out,
     )
     if mode == "CMYK":
         return _photo_of_inks("JPEG", pixels, source, (), orientation)
@@ -176,7 +185,7 @@ def _read_webp(data: bytes, admit: Admission) -> Photo:
         exif=exif,
         icc=parts.metadata.get(b"ICCP"),
         xmp=parts.metadata.get(b"XMP "),
-        webp_quality=parts.quality,
+        left_out=parts.left_out,
         size_bytes=len(data),
     )
     notes = (_first_frame_note(frames),) if frames > 1 else ()
@@ -188,11 +197,22 @@ def _read_tiff(data: bytes, admit: Admission) -> Photo:
         first = tiff_tags.read_directory(data)
     except ValueError as error:
         raise truncated_image("TIFF") from error
+    left_out = False
     admit(first.number(tiff.WIDTH, 0), first.number(tiff.HEIGHT, 0), deep=tiff.is_deep(first))
     tiff.check_strips(data, first)
-    blobs = {e.tag: e.data for e in first.entries if e.tag in (tiff.XMP, tiff.IPTC, tiff.PHOTOSHOP, tiff.ICC)}
-    described = tuple(e for e in first.entries if e.tag in metadata.DESCRIPTIVE_TAGS)
-    exif = tiff_tags.pack_block(tiff_tags.little_endian(described, first.order)) if described else None
+    blobs: dict[int, bytes] = {}
+    for entry in first.entries:
+        if entry.tag in (tiff.XMP, tiff.IPTC, tiff.PHOTOSHOP, tiff.ICC):
+            if len(entry.data) <= metadata.MAX_PROFILE_BYTES:
+                blobs[entry.tag] = bytes(entry.data)
+            else:
+                left_out = True
+    described = tuple({e.tag: e for e in first.entries if e.tag in metadata.DESCRIPTIVE_TAGS}.values())
+    exif = None
+    if metadata.value_bytes(described) > metadata.MAX_PROFILE_BYTES:
+        left_out = True
+    elif described:
+        exif = tiff_tags.pack_block(tiff_tags.little_endian(described, first.order))
     iptc, record = blobs.get(tiff.PHOTOSHOP), blobs.get(tiff.IPTC)
     if iptc is None and record:
         iptc = b"8BIM" + struct.pack(">HHI", metadata.IPTC_RESOURCES[0], 0, len(record)) + record
@@ -205,6 +225,7 @@ def _read_tiff(data: bytes, admit: Admission) -> Photo:
         iptc=iptc,
         tiff=TiffSettings(compression, 1 if tiff.is_deep(first) and first.number(tiff.EXTRA_SAMPLES, 2) == 1 else 2),
         size_bytes=len(data),
+        left_out=left_out,
     )
     pages = tiff.page_count(data, first)
     notes: tuple[Note, ...] = (_first_frame_note(pages, what="pages"),) if pages > 1 else ()
@@ -212,16 +233,16 @@ def _read_tiff(data: bytes, admit: Admission) -> Photo:
         pixels = tiff.decode_deep(data, first)
         source = replace(source, dpi=_tiff_dpi(first))
         return assemble("TIFF", pixels, source, notes, orientation=_tiff_orientation(first))
-    with TiffImagePlugin.TiffImageFile(BytesIO(data)) as picture:
+    with TiffImagePlugin.TiffImageFile(BytesIO(tiff.bare(data, first))) as picture:
         admit(*picture.size)
         source = replace(source, dpi=_tiff_dpi(first))
         mode = picture.mode
-        picture.load()  # turns the pixels upright by itself
+        picture.load()
         if mode == "CMYK":
-            return _photo_of_inks("TIFF", np.asarray(picture), source, notes, 1)
+            return _photo_of_inks("TIFF", np.asarray(picture), source, notes, _tiff_orientation(first))
         if mode in ("1", "P", "PA"):
             notes += (_palette_note("one bit per pixel" if mode == "1" else "a palette"),)
-        return assemble("TIFF", _pixels_of(picture), source, notes)
+        return assemble("TIFF", _pixels_of(picture), source, notes, orientation=_tiff_orientation(first))
 
 
 def _tiff_orientation(first: tiff_tags.Directory) -> int:
@@ -253,12 +274,13 @@ def _read_gif(data: bytes, admit: Admission) -> Photo:
     # The first frame may be larger than the screen the header speaks of, and Pillow then enlarges it.
     screen = struct.unpack_from("<HH", data, 6)
     admit(max(1, screen[0]), max(1, screen[1]))
-    with GifImagePlugin.GifImageFile(BytesIO(data)) as picture:
+    frame = gif.first_frame(data)
+    with GifImagePlugin.GifImageFile(BytesIO(frame.data)) as picture:
         admit(*picture.size)
         picture.load()
         pixels = _pixels_of(picture)
         notes: tuple[Note, ...] = (_palette_note("a palette"),)
-        if getattr(picture, "is_animated", False):
+        if frame.is_animated:
             notes = (_first_frame_note(None), *notes)
     return assemble("GIF", pixels, Source(size_bytes=len(data)), notes)
 

@@ -4,6 +4,7 @@ Pillow's `quality="keep"` refuses a changed picture, so tables and subsampling a
 front of the encoded picture here: Pillow would count it into a buffer that must hold the whole file.
 """
 
+import itertools
 import re
 import struct
 from io import BytesIO
@@ -11,6 +12,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
+from imaging.errors import truncated_image
 from imaging.photo import JpegSettings
 
 MAX_SEGMENT_BYTES = 65533
@@ -22,6 +24,13 @@ APP1, APP2, APP13, COMMENT = 0xE1, 0xE2, 0xED, 0xFE
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in scans, FF is followed by 00 or by a restart, D0-D7
 DEFAULT_QUALITY = 92
+MAX_SEGMENTS = 20_000
+MAX_METADATA_SEGMENTS = 2000  # 128 MB of profile in full segments
+MAX_METADATA_BYTES = 16 << 20
+MAX_CANDIDATES = 1000
+MAX_MARKERS = 200_000
+# Quantisation and Huffman tables, restart interval and start of frame: what a picture begins with.
+PICTURE_SEGMENT = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcb\xcd-\xcf\xdb\xdd]\x00|\xff\xc4[\x00\x01]")
 
 
 def settings_of(picture: JpegImagePlugin.JpegImageFile) -> JpegSettings:
@@ -44,10 +53,72 @@ def settings_of(picture: JpegImagePlugin.JpegImageFile) -> JpegSettings:
     return JpegSettings(tuple(tables), subsampling, progressive, keep_rgb, comments)
 
 
+def without_excess(data: bytes) -> tuple[bytes, bool]:
+    """Leave metadata out of a JPEG that has far more of it than files have.
+
+    Pillow goes over every segment in Python and joins those of one kind piece by piece, which takes minutes for a
+    hundred megabytes of them.
+
+    Args:
+        data: the file.
+
+    Returns:
+        The file, the very same bytes unless there is too much, and whether something was left out.
+
+    Raises:
+        ImagingError: `truncated_image` when the picture's own segments can't be found among the others.
+    """
+    kept, left_out = [data[:2]], False
+    at, metadata_bytes = 2, 0
+    for number in range(MAX_SEGMENTS):
+        if (segment := _segment(data, at)) is None:
+            return data, False  # damaged: the decoder says how
+        kind, stop = segment
+        is_metadata = kind == COMMENT or 0xE0 <= kind <= 0xEF
+        metadata_bytes += stop - at if is_metadata else 0
+        if is_metadata and (number >= MAX_METADATA_SEGMENTS or metadata_bytes > MAX_METADATA_BYTES):
+            left_out = True
+        else:
+            kept.append(data[at:stop])
+        at = stop
+        if kind == START_OF_SCAN:
+            return (b"".join([*kept, data[at:]]), True) if left_out else (data, False)
+    for candidate in itertools.islice(PICTURE_SEGMENT.finditer(data, at), MAX_CANDIDATES):
+        if _leads_to_scan(data, candidate.start()):
+            return b"".join([*kept, data[candidate.start() :]]), True
+    raise truncated_image("JPEG")
+
+
+def _segment(data: bytes, at: int) -> tuple[int, int] | None:
+    """Return the kind of the segment at an offset and where it ends, None where there is none."""
+    while data[at : at + 2] == b"\xff\xff":  # fill bytes
+        at += 1
+    if at + 4 > len(data) or data[at] != 0xFF:
+        return None
+    return data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+
+
+def _leads_to_scan(data: bytes, at: int) -> bool:
+    for _ in range(MAX_METADATA_SEGMENTS):
+        segment = _segment(data, at)
+        if segment is None:
+            return False
+        kind, at = segment
+        if kind == START_OF_SCAN:
+            return True
+    return False
+
+
 def scan_count(data: bytes) -> int:
-    """Count the scans up to the end-of-image marker; films and pictures appended behind it do not count."""
-    scans, at = 0, 2
+    """Count the scans up to the end-of-image marker; films and pictures appended behind it do not count.
+
+    A file with more markers than any encoder writes counts as one with that many scans.
+    """
+    scans, at, markers = 0, 2, 0
     while marker := MARKER.search(data, at):
+        markers += 1
+        if markers > MAX_MARKERS:
+            return MAX_MARKERS
         kind, at = data[marker.start() + 1], marker.end()
         if kind == END_OF_IMAGE:
             break

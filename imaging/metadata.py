@@ -2,10 +2,10 @@
 
 What would show the picture as it was before the repair (thumbnails, previews) is removed, whatever tag it hides in,
 and the orientation that has been applied to the pixels is reset. EXIF is patched in place, because makers' notes hold
-offsets that break when they are moved. Nothing here raises: what cannot be understood is dropped.
+offsets that break when they are moved. What cannot be understood is dropped; what is too much raises OverBudgetError,
+and the caller says so.
 """
 
-import re
 import struct
 from collections.abc import Iterator
 
@@ -13,7 +13,9 @@ from imaging import tiff_tags
 from imaging.tiff_tags import Entry
 
 ORIENTATION = 0x0112
-MAX_PROFILE_BYTES = 16 << 20
+MAX_PROFILE_BYTES = 16 << 20  # of one blob of metadata
+MAX_RESOURCES = 10_000
+MAX_VALUE_BYTES = 200  # of an XMP property that is looked at
 THUMBNAIL_TAGS = {0x0201, 0x0202}
 WIDTH_TAGS, HEIGHT_TAGS = (0x0100, 0xA002), (0x0101, 0xA003)
 # Tags that describe the picture and not the way its pixels are stored: description, make, model, software, date,
@@ -45,17 +47,48 @@ def bare_exif(exif: bytes | None) -> bytes | None:
     return block if block[:2] in (b"II", b"MM") else None
 
 
+class OverBudgetError(ValueError):
+    """Metadata that is too large, or made to cost time or memory, and is left out whole."""
+
+
+def within_budget(blob: bytes | None) -> bytes | None:
+    """Return a blob of metadata that is not too large; OverBudgetError for others."""
+    if blob is not None and len(blob) > MAX_PROFILE_BYTES:
+        raise OverBudgetError
+    return blob
+
+
 def clean_exif(exif: bytes | None, *, width_px: int, height_px: int) -> bytes | None:
-    """Return the EXIF block for the upright picture: orientation 1, its size, no thumbnail, no embedded JPEG."""
-    if exif is None:
+    """Return the EXIF block for the upright picture: orientation 1, its size, no thumbnail, no embedded JPEG.
+
+    Args:
+        exif: a TIFF block, or None.
+        width_px: of the upright picture.
+        height_px: of the upright picture.
+
+    Returns:
+        A block of the same layout, None when it can't be read.
+
+    Raises:
+        OverBudgetError: it is too large, has too many tags, or tags whose values overlap by far.
+    """
+    if within_budget(exif) is None:
         return None
+    assert exif is not None
     try:
         first = tiff_tags.read_directory(exif)
-    except ValueError:
+    except ValueError as error:
+        if isinstance(error, tiff_tags.TooManyEntriesError):
+            raise OverBudgetError from error
         return None
+    entries = list(_all_entries(first.entries))
+    # Values lie side by side in a block that a program wrote; a small block whose values add up to gigabytes is a trap
+    # for whoever copies them.
+    if value_bytes(first.entries) > len(exif):
+        raise OverBudgetError
     block = bytearray(exif)
-    end = first.end
-    for entry in _all_entries(first.entries):
+    end = max(first.end, first.children_end)
+    for entry in entries:
         end = max(end, entry.value_at + len(entry.data))
         if entry.type in (tiff_tags.SHORT, tiff_tags.LONG) and entry.count == 1:
             code = first.order + ("H" if entry.type == tiff_tags.SHORT else "I")
@@ -67,7 +100,7 @@ def clean_exif(exif: bytes | None, *, width_px: int, height_px: int) -> bytes | 
         struct.pack_into(first.order + "I", block, first.next_pointer_at, 0)
         _blank_thumbnail(block, first.next_at)
         # The thumbnail is normally the last thing in the block, so cutting here gives its bytes back.
-        del block[end + _end_of_sub_directories(exif, first.entries, first.order, end) :]
+        del block[end:]
     _blank_embedded_jpegs(block)
     return bytes(block)
 
@@ -79,14 +112,9 @@ def _all_entries(entries: tuple[Entry, ...]) -> Iterator[Entry]:
             yield from _all_entries(entry.children)
 
 
-def _end_of_sub_directories(block: bytes, entries: tuple[Entry, ...], order: str, end: int) -> int:
-    """Return by how many bytes the tables of sub-directories reach beyond `end`."""
-    beyond = 0
-    for entry in _all_entries(entries):
-        if entry.children is not None:
-            table_end = tiff_tags.read_directory(block, struct.unpack(order + "I", entry.data[:4])[0]).end
-            beyond = max(beyond, table_end - end)
-    return beyond
+def value_bytes(entries: tuple[Entry, ...]) -> int:
+    """Return how many bytes the values of all entries, sub-directories included, add up to."""
+    return sum(len(entry.data) for entry in _all_entries(entries))
 
 
 def _blank_thumbnail(block: bytearray, directory_at: int) -> None:
@@ -113,20 +141,75 @@ def _blank_embedded_jpegs(block: bytearray) -> None:
 
 
 def clean_xmp(xmp: bytes | None) -> bytes | None:
-    """Return the XMP packet with orientation 1 and without thumbnails; None when it points at media that are gone."""
-    if not xmp or any(mark in xmp for mark in APPENDED_MEDIA):
+    """Return the XMP packet with orientation 1 and without thumbnails.
+
+    Every step looks for fixed words from left to right, so that the time is in proportion to the size, whatever is in
+    the packet.
+
+    Returns:
+        The packet; None when it points at media that are gone, or is damaged.
+
+    Raises:
+        OverBudgetError: it is too large.
+    """
+    if not within_budget(xmp) or any(mark in xmp for mark in APPENDED_MEDIA):  # type: ignore[operator]
         return None
-    xmp = re.sub(rb"(<(xmp|xap):Thumbnails\b.*?</\2:Thumbnails>)", b"", xmp, flags=re.DOTALL)
-    xmp = re.sub(rb'(tiff:Orientation\s*=\s*["\'])\d', rb"\g<1>1", xmp)
-    xmp = re.sub(rb"(<tiff:Orientation>)\s*\d", rb"\g<1>1", xmp)
-    return re.sub(rb'xmpNote:HasExtendedXMP\s*=\s*"[^"]*"', b"", xmp)
+    assert xmp is not None
+    for prefix in (b"xmp", b"xap"):
+        without = _without_elements(xmp, prefix + b":Thumbnails")
+        if without is None:
+            return None
+        xmp = without
+    xmp = _with_values(xmp, b"tiff:Orientation", b"1")
+    return _with_values(xmp, b"xmpNote:HasExtendedXMP", None)
+
+
+def _without_elements(xmp: bytes, name: bytes) -> bytes | None:
+    """Remove every element of a name with all that is in it; None when one does not end."""
+    parts, at = [], 0
+    while (start := xmp.find(b"<" + name, at)) >= 0:
+        stop = xmp.find(b"</" + name + b">", start)
+        if stop < 0:
+            return None
+        parts.append(xmp[at:start])
+        at = stop + len(name) + 3
+    return b"".join([*parts, xmp[at:]])
+
+
+def _with_values(xmp: bytes, name: bytes, value: bytes | None) -> bytes:
+    """Give a property another value wherever it stands, as attribute or element; None removes the attribute."""
+    parts, at = [], 0
+    while (start := xmp.find(name, at)) >= 0:
+        stop = start + len(name)
+        near = xmp[stop : stop + MAX_VALUE_BYTES]  # no longer look, or many names would each look far
+        after = near.lstrip()
+        if after[:1] == b"=" and (quoted := after[1:].lstrip())[:1] in (b'"', b"'"):
+            value_at = stop + len(near) - len(quoted) + 1
+            value_end = xmp.find(quoted[:1], value_at, value_at + MAX_VALUE_BYTES)
+            if value_end >= 0:
+                parts += [xmp[at:start]] if value is None else [xmp[at:value_at], value]
+                at = value_end + (1 if value is None else 0)
+                continue
+        elif near[:1] == b">" and value is not None:
+            value_end = xmp.find(b"<", stop, stop + MAX_VALUE_BYTES)
+            if value_end >= 0 and xmp[stop + 1 : value_end].strip().isdigit():
+                parts += [xmp[at : stop + 1], value]
+                at = value_end
+                continue
+        parts.append(xmp[at:stop])
+        at = stop
+    return b"".join([*parts, xmp[at:]])
 
 
 def clean_iptc(resources: bytes | None) -> bytes | None:
     """Return Photoshop image resources reduced to captions, keywords and copyright (previews live beside them)."""
     kept, at = bytearray(), 0
-    resources = resources or b""
+    resources = within_budget(resources) or b""
+    count = 0
     while resources[at : at + 4] == b"8BIM" and at + 12 <= len(resources):
+        count += 1
+        if count > MAX_RESOURCES:
+            raise OverBudgetError
         (kind,) = struct.unpack_from(">H", resources, at + 4)
         name_bytes = 1 + resources[at + 6]
         body = at + 6 + name_bytes + name_bytes % 2

@@ -33,6 +33,7 @@ class Source:
 
     `exif` is a bare TIFF block, orientation 1, without thumbnails. `stored` is "grey", "rgb" or "cmyk"; `cmyk` keeps
     the inks (H, W, 4) uint8, upright, 255 = full ink. `png_chunks` are (type, payload) to be repeated as they are.
+    `left_out` says that some metadata was too much.
     """
 
     stored: str = "rgb"
@@ -46,9 +47,9 @@ class Source:
     jpeg: JpegSettings | None = None
     tiff: TiffSettings | None = None
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
-    webp_quality: int | None = None
     avif_subsampling: str = "4:2:0"
     size_bytes: int = 0
+    left_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,19 @@ def assemble(
     image = np.repeat(pixels[..., :1], 3, axis=2) if grey else np.ascontiguousarray(pixels[..., :3])
     alpha = np.ascontiguousarray(pixels[..., -1]) if channels in (2, 4) else None
     stored = source.stored if source.cmyk is not None else "grey" if grey else "rgb"
-    source = replace(
-        source,
-        stored=stored,
-        exif=metadata.clean_exif(source.exif, width_px=width, height_px=height),
-        xmp=metadata.clean_xmp(source.xmp),
-        iptc=metadata.clean_iptc(source.iptc),
-    )
-    return Photo(image, alpha, format, notes, source)
+    cleaned: dict[str, bytes | None] = {}
+    left_out = source.left_out
+    for name, clean in (
+        ("exif", lambda: metadata.clean_exif(source.exif, width_px=width, height_px=height)),
+        ("xmp", lambda: metadata.clean_xmp(source.xmp)),
+        ("iptc", lambda: metadata.clean_iptc(source.iptc)),
+        ("icc", lambda: metadata.within_budget(source.icc)),
+    ):
+        try:
+            cleaned[name] = clean()
+        except metadata.OverBudgetError:
+            cleaned[name], left_out = None, True
+    if left_out:
+        text = "Part of the file's metadata is larger or more tangled than any camera writes; it is left out."
+        notes = (*notes, Note(text, code="metadata_left_out"))
+    return Photo(image, alpha, format, notes, replace(source, stored=stored, left_out=left_out, **cleaned))  # type: ignore[arg-type]

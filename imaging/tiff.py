@@ -1,6 +1,7 @@
 """TIFF pixels at both depths, written again with the compression they had.
 
 Pillow reads 8 bits and writes every compression; it cuts 16-bit colour to 8 bits, so OpenCV reads and writes those.
+(tifffile was tried for them: without imagecodecs it reads no LZW, which most editors write.)
 Layouts that neither reads (separate planes, grey with alpha at 16 bits) are described to the decoder as the plain grey
 pictures that they are made of. Arrays are (H, W, C) with C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA. Source: TIFF 6.0.
 """
@@ -25,6 +26,15 @@ STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR = 273, 277, 278, 279
 PREDICTOR, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT = 317, 324, 325, 338, 339
 XMP, IPTC, PHOTOSHOP, ICC = 700, 33723, 34377, 34675
 NEW_SUBFILE_TYPE = 254
+# What a decoder needs of a directory. The rest is kept from it: libtiff, Pillow and OpenCV each copy every value they
+# find, and some turn the picture by themselves where others do not.
+PIXEL_TAGS = frozenset(
+    {WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR}
+    | {PREDICTOR, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT}
+    | {266, 292, 293, 320, 322, 323, 332, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532}
+)
+SHORT_LIST_TAGS = (BITS, SAMPLE_FORMAT, EXTRA_SAMPLES)
+MAX_SAMPLES = 64
 NONE, LZW, JPEG, ADOBE_DEFLATE, PACKBITS, DEFLATE = 1, 5, 7, 8, 32773, 32946
 PILLOW_NAMES = {NONE: None, LZW: "tiff_lzw", JPEG: "jpeg", PACKBITS: "packbits", ADOBE_DEFLATE: "tiff_adobe_deflate"}
 
@@ -37,21 +47,30 @@ def is_deep(first: Directory) -> bool:
 
 
 def check_strips(data: bytes, first: Directory) -> None:
-    """Raise ImagingError `truncated_image` when strips or tiles lie outside the file."""
-    for offsets, sizes in ((STRIP_OFFSETS, STRIP_BYTES), (TILE_OFFSETS, TILE_BYTES)):
-        for at, size in zip(first.numbers(offsets), first.numbers(sizes), strict=False):
-            if at + size > len(data):
-                raise truncated_image("TIFF")
+    """Raise ImagingError `truncated_image` when strips or tiles lie outside the file, or are more than there can be."""
+    rows = first.number(HEIGHT, 0) * max(1, first.number(SAMPLES, 1))
+    most_tiles = rows * max(1, first.number(WIDTH, 0)) // 64 + 64  # the smallest tiles there are have 8 x 8 pixels
+    for offsets, sizes, most in ((STRIP_OFFSETS, STRIP_BYTES, rows), (TILE_OFFSETS, TILE_BYTES, most_tiles)):
+        at, size = first.array(offsets), first.array(sizes)
+        shared = min(len(at), len(size))
+        ends = at[:shared].astype(np.uint64) + size[:shared].astype(np.uint64)
+        if max(len(at), len(size)) > most or (ends > len(data)).any():
+            raise truncated_image("TIFF")
+
+
+def bare(data: bytes, first: Directory) -> bytes:
+    """Return the file with only what a decoder needs of its first page, for a decoder."""
+    long_lists = {e.tag for e in first.entries if e.tag in SHORT_LIST_TAGS and e.count > MAX_SAMPLES}
+    return tiff_tags.with_tags(data, first, PIXEL_TAGS - long_lists)
 
 
 def page_count(data: bytes, first: Directory) -> int:
     """Count pages up to 1000, thumbnails not included."""
     pages, at = 1, first.next_at
-    seen: set[int] = set()
-    while at and at not in seen and len(seen) < 1000:
-        seen.add(at)
+    visits = tiff_tags.Visits()
+    while at and pages < 1000:
         try:
-            following = tiff_tags.read_directory(data, at)
+            following = tiff_tags.read_directory(data, at, visits=visits)
         except ValueError:
             break
         pages += not following.number(NEW_SUBFILE_TYPE, 0) & 1
@@ -62,7 +81,7 @@ def page_count(data: bytes, first: Directory) -> int:
 def decode_deep(data: bytes, first: Directory) -> np.ndarray:
     """Decode 16-bit grey or RGB, with or without alpha, to (H, W, C) uint16, not turned upright."""
     samples = first.number(SAMPLES, 1)
-    data = _without_orientation(data, first)
+    data = bare(data, first)
     if samples > 1 and first.number(PLANAR, 1) == 2:
         pixels = np.concatenate([_read(_plane(data, first, k, samples)) for k in range(samples)], axis=2)
     elif samples == 2:
@@ -80,15 +99,6 @@ def decode_deep(data: bytes, first: Directory) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _without_orientation(data: bytes, first: Directory) -> bytes:
-    """Return the file with orientation 1: some releases of OpenCV turn TIFF pictures by themselves, others do not."""
-    for entry in first.entries:
-        if entry.tag == ORIENTATION and entry.type == SHORT:
-            upright = struct.pack(first.order + "H", 1)
-            return data[: entry.value_at] + upright + data[entry.value_at + 2 :]
-    return data
-
-
 def _read(data: bytes) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
@@ -100,7 +110,7 @@ def _redirected(data: bytes, first: Directory, *changes: Entry) -> bytes:
     """Return a little-endian classic TIFF with its pixels described otherwise; others are refused."""
     if first.order != "<" or data[2] != 42:
         raise not_an_image("this kind of 16-bit TIFF is not supported")
-    entries = {entry.tag: entry for entry in first.entries if entry.tag < 32768 and entry.tag != ORIENTATION} | {
+    entries = {entry.tag: entry for entry in first.entries if entry.tag in PIXEL_TAGS} | {
         entry.tag: entry for entry in changes
     }
     return tiff_tags.with_directory(data, tuple(entries.values()))
@@ -114,10 +124,10 @@ def _plane(data: bytes, first: Directory, plane: int, planes: int) -> bytes:
     ]
     changes += [entry_of_numbers(PLANAR, SHORT, 1), entry_of_numbers(SAMPLE_FORMAT, SHORT, 1)]
     for tag in (STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES):
-        values = first.numbers(tag)
-        if values:
+        values = first.array(tag)
+        if len(values):
             share = len(values) // planes
-            changes.append(entry_of_numbers(tag, LONG, *values[plane * share : (plane + 1) * share]))
+            changes.append(entry_of_numbers(tag, LONG, *values[plane * share : (plane + 1) * share].tolist()))
     return _redirected(
         data, replace(first, entries=tuple(e for e in first.entries if e.tag != EXTRA_SAMPLES)), *changes
     )
@@ -207,7 +217,8 @@ def with_metadata(
     if exif:
         try:
             block = tiff_tags.read_directory(exif)
-            described = [e for e in tiff_tags.little_endian(block.entries, block.order) if e.tag in DESCRIPTIVE_TAGS]
+            wanted = tuple(e for e in block.entries if e.tag in DESCRIPTIVE_TAGS)
+            described = tiff_tags.little_endian(wanted, block.order)
             entries |= {entry.tag: entry for entry in described}
         except ValueError:
             pass  # EXIF that cannot be read cannot be moved into a TIFF either

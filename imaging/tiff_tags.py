@@ -5,6 +5,7 @@ Source: TIFF 6.0, section 2; EXIF 2.32, section 4.6.
 """
 
 import struct
+from collections.abc import Container
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,20 +16,54 @@ SHORT, LONG, UNDEFINED = 3, 4, 7
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 SWAP_BYTES = {5: 4, 10: 4}  # rationals are pairs of 4-byte numbers
 NUMBER_CODES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}
-MAX_ENTRIES = 4096
+MAX_ENTRIES = 4096  # of one directory
+MAX_ENTRIES_IN_ALL = 10_000  # of a block with all its sub-directories and pages
 MAX_DEPTH = 3
+MAX_NUMBERS = 1024  # that `numbers` unpacks; longer lists are read as arrays
+SMALL_VALUE_BYTES = 64
+
+
+class TooManyEntriesError(ValueError):
+    """A block has more tags than are looked at."""
+
+
+class Visits:
+    """What was read of one block: every directory is read once, and only so many entries in all."""
+
+    def __init__(self) -> None:
+        """Begin with nothing read."""
+        self._offsets: set[int] = set()
+        self._entries_left = MAX_ENTRIES_IN_ALL
+
+    def enter(self, offset: int, entries: int) -> None:
+        """Note that a directory is read; ValueError when it was before, TooManyEntriesError when it is too much."""
+        if offset in self._offsets:
+            raise ValueError("the directory was read before")
+        self._offsets.add(offset)
+        self._entries_left -= entries
+        if entries > MAX_ENTRIES or self._entries_left < 0:
+            raise TooManyEntriesError("too many entries")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tag: `data` is its value in the block's byte order; `value_at` is where the value lies in the block."""
+    """One tag.
+
+    Attributes:
+        data: its value in the block's byte order; a view of the block unless it is small, so that tags that name the
+            same bytes cost nothing.
+        value_at: where the value lies in the block.
+        children: the entries of the sub-directory that it points at.
+        children_end: where their tables end, those of their children included.
+    """
 
     tag: int
     type: int
     count: int
-    data: bytes
+    data: bytes | memoryview
     value_at: int = 0
     children: tuple["Entry", ...] | None = None
+    children_end: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,12 +77,27 @@ class Directory:
     end: int
 
     def numbers(self, tag: int) -> tuple[int, ...]:
-        """Return an integer tag's values, empty when it is absent or no integer."""
+        """Return an integer tag's first values, empty when it is absent or no integer."""
         for entry in self.entries:
             if entry.tag == tag and entry.type in NUMBER_CODES:
-                values = np.frombuffer(entry.data, np.dtype(self.order + NUMBER_CODES[entry.type]))
-                return tuple(int(value) for value in values)
+                return tuple(int(value) for value in self.array(tag)[:MAX_NUMBERS])
         return ()
+
+    def array(self, tag: int) -> np.ndarray:
+        """Return an integer tag's values as (count,) unsigned integers, empty when it is absent or no integer."""
+        for entry in self.entries:
+            if entry.tag == tag and entry.type in NUMBER_CODES:
+                return np.frombuffer(entry.data, np.dtype(self.order + NUMBER_CODES[entry.type]))
+        return np.zeros(0, np.uint32)
+
+    def blob(self, tag: int) -> bytes | None:
+        """Return a tag's bytes, None when it is absent."""
+        return next((bytes(entry.data) for entry in self.entries if entry.tag == tag), None)
+
+    @property
+    def children_end(self) -> int:
+        """Where the tables of all sub-directories end."""
+        return max((entry.children_end for entry in self.entries), default=0)
 
     def number(self, tag: int, default: int) -> int:
         """Return the first value of an integer tag, or `default`."""
@@ -55,18 +105,33 @@ class Directory:
         return values[0] if values else default
 
 
-def read_directory(block: bytes, offset: int | None = None, *, depth: int = 0) -> Directory:
+def read_directory(
+    block: bytes, offset: int | None = None, *, depth: int = 0, visits: Visits | None = None
+) -> Directory:
     """Read the directory at `offset` (None: the first) of a TIFF block, sub-directories included.
 
-    Tags whose value lies outside the block are left out. Raises ValueError when the block is no TIFF or ends too early.
+    Tags whose value lies outside the block are left out, and so is a sub-directory that was read before.
+
+    Args:
+        block: the bytes; referred to by the entries.
+        offset: where the directory lies; None = the first.
+        depth: how many directories this one lies below.
+        visits: what was read of the block before; None = nothing.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: the block is no TIFF, ends too early, or the directory was read before.
+        TooManyEntriesError: there are more tags than are looked at.
     """
     try:
-        return _read_directory(block, offset, depth)
+        return _read_directory(block, offset, depth, visits or Visits())
     except struct.error as error:
         raise ValueError("the directory is cut off") from error
 
 
-def _read_directory(block: bytes, offset: int | None, depth: int) -> Directory:
+def _read_directory(block: bytes, offset: int | None, depth: int, visits: Visits) -> Directory:
     order = {b"II": "<", b"MM": ">"}.get(bytes(block[:2]))
     if order is None:
         raise ValueError("no byte order mark")
@@ -79,10 +144,10 @@ def _read_directory(block: bytes, offset: int | None, depth: int) -> Directory:
         (offset,) = struct.unpack_from(word, block, 8 if big else 4)
     counter = order + ("Q" if big else "H")
     (count,) = struct.unpack_from(counter, block, offset)
-    if count > MAX_ENTRIES:
-        raise ValueError("too many entries")
+    visits.enter(offset, count)
     at = offset + struct.calcsize(counter)
     entries = []
+    view = memoryview(block)
     for _ in range(count):
         tag, kind = struct.unpack_from(order + "HH", block, at)
         (values,) = struct.unpack_from(word, block, at + 4)
@@ -92,20 +157,24 @@ def _read_directory(block: bytes, offset: int | None, depth: int) -> Directory:
             (value_at,) = struct.unpack_from(word, block, value_at)
         at += 4 + 2 * width
         if size and value_at + size <= len(block):
-            entry = Entry(tag, kind, values, bytes(block[value_at : value_at + size]), value_at)
-            entries.append(_with_children(block, entry, order, depth))
+            value = view[value_at : value_at + size]
+            entry = Entry(tag, kind, values, bytes(value) if size <= SMALL_VALUE_BYTES else value, value_at)
+            entries.append(_with_children(block, entry, order, depth, visits))
     (next_at,) = struct.unpack_from(word, block, at)
     return Directory(tuple(entries), order, next_at, at, at + width)
 
 
-def _with_children(block: bytes, entry: Entry, order: str, depth: int) -> Entry:
+def _with_children(block: bytes, entry: Entry, order: str, depth: int, visits: Visits) -> Entry:
     if entry.tag not in SUB_DIRECTORIES or entry.type not in (LONG, 13) or depth >= MAX_DEPTH:
         return entry
     try:
-        child = read_directory(block, struct.unpack(order + "I", entry.data[:4])[0], depth=depth + 1)
+        offset = struct.unpack(order + "I", entry.data[:4])[0]
+        child = read_directory(block, offset, depth=depth + 1, visits=visits)
+    except TooManyEntriesError:
+        raise
     except ValueError:
         return entry
-    return replace(entry, children=child.entries)
+    return replace(entry, children=child.entries, children_end=max(child.end, child.children_end))
 
 
 def entry_of_numbers(tag: int, kind: int, *values: int) -> Entry:
@@ -146,11 +215,11 @@ def pack_directory(entries: tuple[Entry, ...], at: int) -> bytes:
             table += struct.pack("<HHII", entry.tag, LONG, 1, here)
             data = pack_directory(entry.children, here)
         elif len(entry.data) <= 4:
-            table += struct.pack("<HHI", entry.tag, entry.type, entry.count) + entry.data.ljust(4, b"\0")
+            table += struct.pack("<HHI", entry.tag, entry.type, entry.count) + bytes(entry.data).ljust(4, b"\0")
             continue
         else:
             table += struct.pack("<HHII", entry.tag, entry.type, entry.count, here)
-            data = entry.data
+            data = bytes(entry.data)
         tail += data + b"\0" * (len(data) % 2)
     return bytes(table + bytes(4) + tail)
 
@@ -158,6 +227,30 @@ def pack_directory(entries: tuple[Entry, ...], at: int) -> bytes:
 def pack_block(entries: tuple[Entry, ...]) -> bytes:
     """Make a little-endian TIFF block that holds one directory, as EXIF is stored in other formats."""
     return b"II*\0" + struct.pack("<I", 8) + pack_directory(entries, 8)
+
+
+def with_tags(block: bytes, first: Directory, kept: Container[int]) -> bytes:
+    """Return a TIFF whose first directory has only some of its tags and is the last one; nothing else moves.
+
+    Args:
+        block: the file.
+        first: its first directory.
+        kept: the tags that stay.
+
+    Returns:
+        A file of the same size.
+    """
+    big = block[2:4] in (b"\x2b\0", b"\0\x2b")
+    word, counter, size = (
+        (first.order + "Q", first.order + "Q", 20) if big else (first.order + "I", first.order + "H", 12)
+    )
+    (at,) = struct.unpack_from(word, block, 8 if big else 4)
+    table_at = at + struct.calcsize(counter)
+    count = (first.next_pointer_at - table_at) // size
+    records = [block[table_at + n * size : table_at + (n + 1) * size] for n in range(count)]
+    records = [record for record in records if struct.unpack_from(first.order + "H", record)[0] in kept]
+    table = struct.pack(counter, len(records)) + b"".join(records) + bytes(struct.calcsize(word))
+    return block[:at] + table + block[at + len(table) :]
 
 
 def with_directory(tiff: bytes, entries: tuple[Entry, ...]) -> bytes:

@@ -20,8 +20,11 @@ from imaging.photo import Encoded, Photo
 from notices import Note
 
 WEBP_MAX_SIDE_PX = 16383
-WEBP_QUALITY = 90
+# Neither format tells the quality it was written at. The first is hard to tell from the original; when the file comes
+# out far larger than its source, the source was of a lower quality, and the second is enough.
+WEBP_QUALITIES = (90, 75)
 AVIF_QUALITIES = (80, 65)
+MAX_GROWTH = 1.3
 AVIF_SPEED = 8
 PREVIEW_QUALITY = 85
 
@@ -159,17 +162,32 @@ def _on_white(photo: Photo, image: np.ndarray) -> np.ndarray:
 
 def _write_webp(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
     source = photo.source
-    pixels = _eight_bit(np.dstack([image, photo.alpha]) if photo.alpha is not None else image)
-    lossless = photo.format == "WEBP" and not source.lossy
-    quality = source.webp_quality or WEBP_QUALITY
-    options = (
-        {"lossless": True, "exact": True, "quality": 60} if lossless else {"quality": quality, "alpha_quality": 100}
-    )
-    file = BytesIO()
-    icc = metadata.profile_for(source.icc, "rgb") or b""
-    exif = b"Exif\0\0" + source.exif if source.exif else b""
-    _picture(pixels).save(file, "WEBP", icc_profile=icc, exif=exif, xmp=source.xmp or b"", **options)
-    return file.getvalue(), not lossless
+    picture = _picture(_eight_bit(np.dstack([image, photo.alpha]) if photo.alpha is not None else image))
+    metadata_options = {
+        "icc_profile": metadata.profile_for(source.icc, "rgb") or b"",
+        "exif": b"Exif\0\0" + source.exif if source.exif else b"",
+        "xmp": source.xmp or b"",
+    }
+    if photo.format == "WEBP" and not source.lossy:
+        file = BytesIO()
+        picture.save(file, "WEBP", lossless=True, exact=True, quality=60, **metadata_options)
+        return file.getvalue(), False
+    options = {"alpha_quality": 100, **metadata_options}
+    return _at_fitting_quality(photo, picture, "WEBP", WEBP_QUALITIES, options), True
+
+
+def _at_fitting_quality(
+    photo: Photo, picture: Image.Image, name: str, qualities: tuple[int, ...], options: dict[str, object]
+) -> bytes:
+    """Encode with the first quality, or with the next when the photo's own file, of this format, was far smaller."""
+    data = b""
+    for quality in qualities:
+        file = BytesIO()
+        picture.save(file, name, quality=quality, **options)
+        data = file.getvalue()
+        if photo.format != name or len(data) <= MAX_GROWTH * photo.source.size_bytes:
+            break
+    return data
 
 
 def _write_tiff(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
@@ -208,19 +226,14 @@ def _write_bmp(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
 def _write_avif(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
     source = photo.source
     pixels = _eight_bit(_as_stored(photo, image))
-    picture = _picture(pixels)
-    data = b""
-    for quality in AVIF_QUALITIES:
-        file = BytesIO()
-        subsampling = source.avif_subsampling if photo.format == "AVIF" else "4:2:0"
-        icc = _colour_profile(photo) or b""
-        options = {"icc_profile": icc, "exif": source.exif or b"", "xmp": source.xmp or b""}
-        picture.save(file, "AVIF", quality=quality, subsampling=subsampling, speed=AVIF_SPEED, **options)
-        data = file.getvalue()
-        # AVIF does not tell its quality: if the result is far larger than the source, the source was of a lower one.
-        if photo.format != "AVIF" or len(data) <= 1.3 * source.size_bytes:
-            break
-    return data, True
+    options = {
+        "subsampling": source.avif_subsampling if photo.format == "AVIF" else "4:2:0",
+        "speed": AVIF_SPEED,
+        "icc_profile": _colour_profile(photo) or b"",
+        "exif": source.exif or b"",
+        "xmp": source.xmp or b"",
+    }
+    return _at_fitting_quality(photo, _picture(pixels), "AVIF", AVIF_QUALITIES, options), True
 
 
 _WRITERS: dict[str, Callable[[Photo, np.ndarray], tuple[bytes, bool]]] = {

@@ -104,7 +104,7 @@ def test_work_without_end_is_refused() -> None:
     """Twenty thousand lines across a big photo kept a core busy for half a minute."""
     ends = np.random.default_rng(0).uniform(0, 4000, (20_000, 2)).tolist()
     stroke = Stroke(tuple((x, y) for x, y in ends), 500.0)
-    with pytest.raises(ImagingError, match="several rounds") as refused:
+    with pytest.raises(ImagingError, match="several steps") as refused:
         rasterize([GOOD_STROKE, stroke], (3000, 4000))
     assert refused.value.code == "bad_strokes" and refused.value.params["index"] == 1
 
