@@ -69,11 +69,11 @@ read_address() {
         "$FOLDER"/config.y*ml)
     word=$(first_match '(server_port|SERVER_PORT|--port|--server-port|PORT|port)"?[ =:]+"?[0-9]{2,5}' "${sources[@]}")
     PORT_THERE=$(printf '%s' "$word" | grep -Eo '[0-9]+$' || true)
-    PORT_THERE=${PORT_THERE:-7860}
+    [ -n "$PORT_THERE" ] || PORT_THERE=7860
     word=$(first_match '(server_name|SERVER_NAME|--host|--server-name|HOST|host)"?[ =:]+["'\'']?([0-9]+\.[0-9.]+|localhost)' \
         "${sources[@]}")
     HOST_THERE=$(printf '%s' "$word" | grep -Eo '([0-9]+\.[0-9.]+|localhost)$' || true)
-    HOST_THERE=${HOST_THERE:-0.0.0.0}
+    [ -n "$HOST_THERE" ] || HOST_THERE=0.0.0.0
 }
 
 # Print the Pythons worth a look, one a line: the folder's own, those its start script names, the usual ones, ours.

@@ -1,7 +1,7 @@
 """Run a Celery worker with the fake engine: `python tests/support/serve_worker.py REDIS_URL [VERSION]`.
 
 Options of a repair make it misbehave, as in `fake_engine`; besides, `dilate_px` = 1000 kills the worker's own process.
-SLOW_TIMES in the environment makes every repair so many times as long.
+SLOW_TIMES in the environment makes every repair so many times as long; CLOCK_AHEAD_S moves the worker's clock.
 """
 
 import logging
@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if "CLOCK_AHEAD_S" in os.environ:  # before Celery is imported, which keeps the function
+    _true_time = time.time
+    time.time = lambda: _true_time() + float(os.environ["CLOCK_AHEAD_S"])
 
 from jobs.celery_worker import WorkerRefusedError, work
 from jobs.remote_engine import fingerprint_of

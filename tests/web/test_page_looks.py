@@ -43,6 +43,8 @@ def test_every_key_that_is_used_exists_and_every_key_is_used() -> None:
     used |= {f"time.{name}" for name in re.findall(r'"(\w+)"', code.split("const TIMES = ")[1].split("]")[0])}
     used |= {f"errors.{code}" for code in re.findall(r'(?:refuse\(|code = |error: )"(\w+)"', code)}
     used |= {"errors.photo_gone", "errors.server_error"}
+    login = (STATIC_FOLDER.parent / "auth.py").read_text(encoding="utf-8")
+    used |= set(re.findall(r'"(login\.\w+)"', login))
     assert used - keys == set()
     spoken_by_server = {key for key in keys if key.startswith(("errors.", "notes."))}
     assert keys - used - spoken_by_server == set()
