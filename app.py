@@ -189,16 +189,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             logging.getLogger(chatty).setLevel(logging.WARNING)
     faulthandler.enable()
     try:
-        listener = _listen(settings.host, settings.port)
-    except OSError as error:
-        reason = "another program uses it" if error.errno == errno.EADDRINUSE else error.strerror
+        listeners = _listen(settings.host, settings.port)
+    except (OSError, UnicodeError) as error:  # a name with a label of more than 63 letters is a UnicodeError
+        number, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, "that is no host name")
+        reason = "another program uses it" if number == errno.EADDRINUSE else text
         print(f"fftlama: can't listen on {settings.host} port {settings.port}: {reason}.", file=sys.stderr)
         return EXIT_PORT
     from web.auth import login_warning
 
     if warning := login_warning(settings):
         log.warning("%s", warning)
-    code, clean = _serve(settings, listener)
+    code, clean = _serve(settings, listeners)
     logging.shutdown()
     sys.stdout.flush()
     if not clean:
@@ -216,8 +217,32 @@ def set_up_logging(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket, so that a taken port is known before anything heavy is loaded."""
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """Return the listening sockets, so that a taken port is known before anything heavy is loaded.
+
+    Args:
+        host: An address or a name; "localhost" is 127.0.0.1 and, where there is IPv6, ::1.
+        port: The port; 0 lets the system choose one for each socket.
+
+    Raises:
+        OSError: There is no such host, or the port is taken.
+        UnicodeError: The name has a label that no host name can have.
+    """
+    if host != "localhost":
+        return [_listen_at(host, port)]
+    # A browser tries ::1 first or alone, and many hosts files name one of the two only.
+    listeners = [_listen_at("127.0.0.1", port)]
+    try:
+        listeners.append(_listen_at("::1", port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            listeners[0].close()
+            raise
+        # A machine without IPv6 has no ::1, and nobody there asks for it.
+    return listeners
+
+
+def _listen_at(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]  # fmt: skip
@@ -233,7 +258,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool]:
+def _serve(settings: Settings, listeners: list[socket.socket]) -> tuple[int, bool]:
     """Serve until told to stop; return the exit code and whether every thread came to rest."""
     import uvicorn
 
@@ -267,7 +292,7 @@ def _serve(settings: Settings, listener: socket.socket) -> tuple[int, bool]:
     for name in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises a caught signal again when it has stopped; then it has done its work.
         signal.signal(name, lambda *_: None)
-    server.run(sockets=[listener])
+    server.run(sockets=listeners)
     app = gate.app
     clean = app is not None and bool(app.state.idle)
     if failures:

@@ -1,7 +1,7 @@
 """The program's settings, and where they are read from.
 
 `Settings` is the one table of settings: name, type, default, limits and help of each. `load_settings` fills it from the
-command line, else the environment (`FFTLAMA_NAME`, or plain `HOST`, `PORT`, `QUEUE`), else `fftlama.yaml`, else the
+command line, else the environment (`FFTLAMA_NAME`, or a variable of `PLAIN_ENVIRONMENT`), else `fftlama.yaml`, else the
 default. How the model runs on a card is no setting: see `engine/profiles.py`.
 """
 
@@ -172,6 +172,8 @@ class _Source(PydanticBaseSettingsSource):
         if field_name not in self.values:
             return None, field_name, False
         text = str(self.values[field_name]).strip()
+        if field.annotation == Path | None and not text:
+            return None, field_name, False
         if field.annotation in (Path, Path | None):
             return self._folder / Path(text).expanduser(), field_name, False
         if FILE_OR_NAME in field.metadata and text:
@@ -197,7 +199,7 @@ def load_settings(
         arguments: Those of the command line, keys with `-` or `_`; None counts as not given.
         environ: The environment, by default `os.environ`; empty values count as unset.
         file: By default `fftlama.yaml` beside this file, if it is there.
-        serving: Whether the caller listens for requests; if not, plain `HOST`, `PORT` and `QUEUE` are not looked at.
+        serving: Whether the caller serves requests; if not, the variables without prefix are not looked at.
 
     Returns:
         The settings. Relative paths are taken from the current folder where the command line or the environment gave
@@ -233,7 +235,7 @@ def load_settings(
 
 
 def _plain_environment(environ: Mapping[str, str], *, decided: Iterable[str]) -> dict[str, str]:
-    """Return what `HOST`, `PORT` and `QUEUE` set, as far as it is not decided already."""
+    """Return what the variables without prefix set, as far as it is not decided already."""
     plain = {name: environ[key] for key, name in PLAIN_ENVIRONMENT.items() if environ.get(key) and name not in decided}
     host = plain.get("host", "").strip()
     # conda exports HOST=x86_64-conda-linux-gnu, tcsh and zsh the machine's own name: nobody meant an address. The

@@ -24,7 +24,10 @@ FAILED=
 
 find_chromium() {
     local name
-    for name in chromium chromium-browser google-chrome google-chrome-stable; do
+    # The last two are where macOS has them, out of the PATH.
+    for name in chromium chromium-browser google-chrome google-chrome-stable \
+        /Applications/Chromium.app/Contents/MacOS/Chromium \
+        "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"; do
         "$name" --version >/dev/null 2>&1 && return 0
     done
     return 1

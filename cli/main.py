@@ -146,8 +146,12 @@ def _version() -> str:
 
 
 def _pixels(text: str) -> int:
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of pixels from 0 up")
+    from engine.requests import MAX_ASKED_PX  # imports NumPy, which a command line without the option does not need
+
+    if int(text) > MAX_ASKED_PX:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MAX_ASKED_PX} pixels")
     return int(text)
 
 

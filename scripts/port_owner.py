@@ -55,14 +55,20 @@ def describe_process(pid: int) -> str:
 
 def refusal(host: str, port: int) -> OSError | None:
     """Return why this machine cannot listen on `host`:`port`, or None if it can."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: TIME_WAIT is no owner
-            probe.bind(address)
-            probe.listen(1)
-    except OSError as problem:
-        return problem
+    # As the server does: localhost is both loopback addresses, but a machine without IPv6 has one of them only.
+    addresses = ("127.0.0.1", "::1") if host == "localhost" else (host,)
+    for number, name in enumerate(addresses):
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: TIME_WAIT is no owner
+                probe.bind(address)
+                probe.listen(1)
+        except UnicodeError:  # a label of more than 63 letters
+            return OSError(errno.EINVAL, "that is no host name")
+        except OSError as problem:
+            if number == 0 or problem.errno == errno.EADDRINUSE:
+                return problem
     return None
 
 

@@ -96,7 +96,8 @@ install_lock() {
     cp "$ROOT/$lock" "$installed"
 }
 
-# Write the console script .venv/bin/fftlama: the path of this checkout, then cli.main.main.
+# Write the console script .venv/bin/fftlama. Where .venv is a link, several checkouts share the script: it runs the
+# checkout by whose path it was called, or this one ($ROOT) if it was called by another name.
 write_console_script() {
     local script=$VENV/bin/fftlama literal
     literal=$("$PYTHON" -c 'import sys; print(ascii(sys.argv[1]))' "$ROOT") # a path may hold quotes and backslashes
@@ -106,8 +107,12 @@ write_console_script() {
 '''exec' "\$(dirname "\$(readlink -f "\$0")")/python" "\$0" "\$@"
 ' '''
 import sys
+from pathlib import Path
 
-sys.path[0] = $literal
+called_by = Path(sys.argv[0]).absolute()
+checkout = called_by.parent.parent.parent
+is_own = called_by == checkout / ".venv/bin/fftlama" and (checkout / "cli/main.py").is_file()
+sys.path[0] = str(checkout) if is_own else $literal
 from cli.main import main
 
 sys.exit(main())

@@ -134,6 +134,44 @@ def test_starting_does_not_import_torchvision(real_server: RunningServer) -> Non
 
 def test_small_answers_are_sent_at_once() -> None:
     """asyncio sets TCP_NODELAY only on sockets that name their protocol; without it answers waited 40 ms for an ACK."""
-    listener = app._listen("127.0.0.1", 0)
+    (listener,) = app._listen("127.0.0.1", 0)
     with listener:
         assert listener.proto == socket.IPPROTO_TCP
+
+
+def test_localhost_is_both_loopback_addresses() -> None:
+    """Browsers try ::1 first; a server on one of the two only is not found, or another program is."""
+    port = free_port()
+    listeners = app._listen("localhost", port)
+    try:
+        expected = ["127.0.0.1", "::1"] if has_ipv6_loopback() else ["127.0.0.1"]
+        assert [listener.getsockname()[0] for listener in listeners] == expected
+        with pytest.raises(OSError):
+            app._listen("localhost", port)
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def test_localhost_taken_on_one_family_is_taken() -> None:
+    if not has_ipv6_loopback():
+        pytest.skip("this machine has no ::1")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        port = other.getsockname()[1]
+        ended = run_app("--host=localhost", f"--port={port}")
+    assert ended.returncode == 3 and "another program uses it" in ended.stderr
+
+
+def test_a_host_name_that_is_none_is_one_clear_sentence() -> None:
+    ended = run_app(f"--host={'a' * 70}.example", f"--port={free_port()}")
+    assert ended.returncode == 3
+    assert ended.stderr.startswith("fftlama: can't listen on aaa") and ended.stderr.count("\n") == 1
+
+
+def has_ipv6_loopback() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True

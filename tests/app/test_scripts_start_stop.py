@@ -85,6 +85,8 @@ class SmallCheckout:
 
     def pids(self) -> list[int]:
         """The processes that run this checkout's app.py."""
+        if not Path("/proc/self").exists():
+            return self._pids_by_ps()
         words = [str(self.folder / ".venv/bin/python"), str(self.folder / "app.py")]
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -92,6 +94,13 @@ class SmallCheckout:
                 if path.read_bytes().decode(errors="replace").split("\0")[:2] == words:
                     found.append(int(path.parent.name))
         return found
+
+    def _pids_by_ps(self) -> list[int]:
+        # macOS has no /proc, and a slim Linux no ps; -ww so that no command line is cut.
+        listed = subprocess.run(["ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True, check=True)
+        lines = (line.split(maxsplit=1) for line in listed.stdout.splitlines())
+        command = f"{self.folder / '.venv/bin/python'} {self.folder / 'app.py'}"
+        return [int(words[0]) for words in lines if words[1:] == [command]]
 
 
 @pytest.fixture
@@ -192,6 +201,14 @@ def test_address_of_another_machine_is_refused_in_words(checkout: SmallCheckout)
     assert "192.0.2.7" in result.stdout and "cannot be listened on here" in result.stdout
 
 
+@pytest.mark.parametrize("host", ["x86_64-conda-linux-gnu", socket.gethostname()])
+def test_host_that_a_shell_exports_does_not_break_the_start(checkout: SmallCheckout, host: str) -> None:
+    result = checkout.run("start_app.sh", HOST=host)
+    assert result.returncode == 0, result.stdout
+    assert f"HOST={host} is passed over" in result.stdout
+    assert f"http://127.0.0.1:{checkout.port}" in result.stdout
+
+
 def test_crashed_app_is_noticed_and_started_again(checkout: SmallCheckout) -> None:
     checkout.run("start_app.sh")
     crashed = int(checkout.state()["pid"])
@@ -269,6 +286,26 @@ def test_console_script_works_from_a_path_with_a_blank(checkout: SmallCheckout, 
     command = [str(checkout.folder / ".venv" / "bin" / "fftlama"), "repair", "a b"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (7, "['repair', 'a b']\n"), result.stderr
+
+
+def test_console_script_of_a_shared_venv_runs_the_checkout_it_was_called_by(
+    checkout: SmallCheckout, tmp_path: Path
+) -> None:
+    """Two checkouts may share .venv by a link; the script always ran the one that had written it last."""
+    other = tmp_path / "other"
+    for folder in (checkout.folder, other):
+        (folder / "cli").mkdir(parents=True)
+        (folder / "cli/main.py").write_text(f"def main():\n    print({folder.name!r})\n")
+    checkout.run("start_app.sh", "--install-only")
+    (other / ".venv").symlink_to(checkout.folder / ".venv")
+    (tmp_path / "fftlama").symlink_to(checkout.folder / ".venv/bin/fftlama")
+    called = {
+        checkout.folder / ".venv/bin/fftlama": "a checkout",
+        other / ".venv/bin/fftlama": "other",
+        tmp_path / "fftlama": "a checkout",
+    }
+    for command, ran in called.items():
+        assert subprocess.run([command], cwd=tmp_path, capture_output=True, text=True).stdout == f"{ran}\n", command
 
 
 def test_the_real_program_starts_repairs_and_stops(checkout: SmallCheckout) -> None:

@@ -52,6 +52,18 @@ def test_wrong_command_lines_exit_2(arguments: list[str]) -> None:
     assert "usage:" in result.stderr and result.stdout == ""
 
 
+@pytest.mark.parametrize("option", ["--dilate-px", "--feather-px"])
+@pytest.mark.parametrize("number", ["5000", "1025", "-1", "2.5", "many", "\u0663"])
+def test_pixels_out_of_range_are_refused_before_the_model_loads(
+    option: str, number: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(cli, "load_inpainter", lambda _settings: pytest.fail("the model was loaded"))
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["repair", "a.png", "b.png", "c.png", f"{option}={number}"])
+    error = capsys.readouterr().err
+    assert option in error and ("more than 1024 pixels" in error or "whole number of pixels from 0 up" in error)
+
+
 def test_version_is_the_projects() -> None:
     assert 'version = "' + run("--version").stdout.split()[1] + '"' in (ROOT / "pyproject.toml").read_text()
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.support.serving import RunningServer, ask_repair, follow, upload
@@ -59,6 +60,7 @@ def test_stopping_gives_a_running_job_back_and_ends_with_0(start_server: Callabl
         assert view["error"]["error"] == "timed_out", "it was run again, and it is still too slow"
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux limits another process's files")
 def test_a_full_disk_is_said_and_nothing_is_lost(start_server: Callable[..., RunningServer]) -> None:
     server = start_server(kind="api")
     assert server.process is not None

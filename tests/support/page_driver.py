@@ -13,7 +13,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_NAMES = (
+    "chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
+    # macOS keeps programs out of the PATH.
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)  # fmt: skip
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox", "--headless", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -28,7 +33,7 @@ expect.set_options(timeout=PATIENCE_MS)
 def launch_chromium() -> Iterator[Browser]:
     """Run the system's Chromium for the length of a with block; fails when there is none."""
     found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
-    assert found, f"the page's tests need a Chromium; none of {', '.join(CHROMIUM_NAMES)} is on the PATH"
+    assert found, f"the page's tests need a Chromium; none of {', '.join(CHROMIUM_NAMES)} is here"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_ARGUMENTS)
         yield browser
