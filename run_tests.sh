@@ -3,7 +3,7 @@
 #
 # Usage: ./run_tests.sh [--quick] [ARGUMENTS OF PYTEST]    e.g. -k mask, tests/masks, or -n 0 for one test after the other
 #
-# --quick leaves out the tests that drive a browser, start servers or other processes, or interpret Triton kernels.
+# --quick leaves out the tests that drive a browser, start servers or other processes, interpret Triton kernels, or are slow.
 #
 # Installs what it needs into .venv the first time, as ./start_app.sh does (TORCH_BACKEND is the same). The tests drive
 # the system's Chromium; where it is missing and this is root, it is installed from the distribution's packages.
@@ -86,7 +86,7 @@ check shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh
 export OMP_NUM_THREADS=1
 PYTEST=("$PYTHON" -m pytest -q -n 2 --dist worksteal --durations=5)
 if [ -n "$QUICK" ]; then
-    check pytest "${PYTEST[@]}" -m "not browser and not server and not process and not interpreter" "$@"
+    check pytest "${PYTEST[@]}" -m "not browser and not server and not process and not interpreter and not slow" "$@"
 else
     check "pytest of the kernels, in Triton's interpreter" interpret "$@"
     [ -z "$FAILED" ] || say "== failed before the last tests:$FAILED"

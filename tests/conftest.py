@@ -1,7 +1,7 @@
 """Fixtures for everybody: real servers on free ports, with a fake engine or the real one. Marks and seeds each test.
 
-Marks come from what a test asks for, not by hand: `MARKS_BY_FIXTURE` and `FOLDER_OF_KERNELS`. `./run_tests.sh --quick`
-leaves out what carries one of them.
+Marks come from what a test asks for and where it lies, not by hand: `MARKS_BY_FIXTURE`, `MARKS_BY_FOLDER` and
+`FOLDER_OF_KERNELS`. `./run_tests.sh --quick` leaves out what carries one of them.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ MARKS_BY_FIXTURE = {
     "real_server": "server",
     "api_server": "server",
     "start_server": "server",
-    "new_process": "process",
 }
+MARKS_BY_FOLDER = {"app": "process"}
 FOLDER_OF_KERNELS = "kernels"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -41,6 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKS_BY_FIXTURE:
                 item.add_marker(MARKS_BY_FIXTURE[fixture])
+        if item.path.parent.name in MARKS_BY_FOLDER:
+            item.add_marker(MARKS_BY_FOLDER[item.path.parent.name])
         if FOLDER_OF_KERNELS in item.path.parent.parts:
             _mark_kernel_test(item)
 

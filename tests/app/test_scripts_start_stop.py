@@ -155,11 +155,10 @@ def test_app_outlives_the_terminal_that_started_it(checkout: SmallCheckout) -> N
 
 def test_dead_child_shows_the_log_and_leaves_nothing_behind(checkout: SmallCheckout) -> None:
     (checkout.folder / "mode").write_text("dies")
-    began = time.monotonic()
     result = checkout.run("start_app.sh")
     assert result.returncode == 1
     assert "the model file is broken" in result.stdout
-    assert time.monotonic() - began < 20
+    assert "did not answer within" not in result.stdout, "the time-out is not waited for"
     assert checkout.pids() == [] and checkout.state() == {}
     assert not (checkout.folder / "run" / "start.lock").exists()
 

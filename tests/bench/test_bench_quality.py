@@ -253,6 +253,7 @@ def test_sweeps_of_two_protocols_are_refused(evaluation_set: tuple[Path, Path]) 
         quality.main(["--photos", str(photos), "--masks", str(masks), "--sweep", "feather", "context_margin"])
 
 
+@pytest.mark.slow
 def test_processes_score_what_one_scores_and_stop_in_time(evaluation_set: tuple[Path, Path], tmp_path: Path) -> None:
     photos, masks = evaluation_set
     setup = Setup("photo", tuple(sorted(photos.iterdir())), ("thin", "thick"), masks, None, tmp_path / "cache")

@@ -132,6 +132,7 @@ def test_too_large_a_hole_is_scaled_and_says_so(inpainter: Inpainter) -> None:
     assert [note.code for note in result.notes] == ["scaled"]
 
 
+@pytest.mark.slow
 def test_high_quality_refines_what_fast_scales(inpainter: Inpainter) -> None:
     image, mask = noise((1100, 1150)), block((1100, 1150), 30, 40, 1040)
     fast = inpainter.repair(image, mask, dilate_px=3)

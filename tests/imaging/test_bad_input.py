@@ -4,7 +4,6 @@ import io
 import random
 import struct
 import threading
-import time
 import warnings
 import zlib
 from pathlib import Path
@@ -125,11 +124,15 @@ def claimed(width: int, height: int) -> dict[str, bytes]:
     return {"png": png, "jpeg": jpeg, "bmp": bmp, "gif": gif}
 
 
+def decoded_after_all(self: ImageFile.ImageFile) -> None:
+    """Stand in for Pillow's decoding where none may happen."""
+    raise AssertionError("it was decoded")
+
+
 @pytest.mark.parametrize("name", ["png", "jpeg", "bmp", "gif"])
-def test_header_that_claims_gigapixels_is_refused_at_once(name: str) -> None:
-    started = time.perf_counter()
+def test_header_that_claims_gigapixels_is_refused_undecoded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoded_after_all)
     assert refusal(claimed(60_000, 60_000)[name]).code == "image_too_large"
-    assert time.perf_counter() - started < 0.5
 
 
 @pytest.mark.parametrize("name", ["png", "jpeg", "bmp"])
@@ -148,13 +151,12 @@ def test_gif_frame_larger_than_its_screen_cannot_get_past_the_limit() -> None:
     assert refusal(screen + frame).code == "image_too_large"
 
 
-def test_jpeg_of_thousands_of_scans_is_refused() -> None:
+def test_jpeg_of_thousands_of_scans_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each scan visits every pixel, so 100 kB could keep a core busy for hours."""
     data = saved(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
-    started = time.perf_counter()
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoded_after_all)
     assert refusal(data[:-2] + data[last:-2] * 1000 + b"\xff\xd9").code == "image_too_large"
-    assert time.perf_counter() - started < 1
 
 
 @pytest.mark.parametrize("name", ["png", "jpeg", "bmp"])

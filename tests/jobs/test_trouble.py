@@ -179,6 +179,7 @@ def test_removed_images_leave_the_cache(queue: JobQueue) -> None:
     assert not queue.images._cache
 
 
+@pytest.mark.slow
 def test_1500_edits_on_one_image_work(queue: JobQueue) -> None:
     """Each edit was composed by a call within the call for the next: Python's recursion limit ended that."""
     parent = queue.add_image(PHOTO, "a.png")
