@@ -196,7 +196,9 @@ def _repair_file(task: Task, engine: "Inpainter", options: Mapping[str, Any], li
     data = _read(task.photo, limits)
     photo = open_photo(data, max_bytes=limits.max_bytes, max_px=limits.max_px)
     mask_data = _read(task.mask, limits)
-    mask = read_mask(mask_data, photo.image.shape[:2], max_bytes=limits.max_bytes, max_px=limits.max_px)
+    mask = read_mask(
+        mask_data, photo.image.shape[:2], max_bytes=limits.max_bytes, max_px=limits.max_px, photo=photo.image
+    )
     result = engine.repair(photo.image, mask, **options)
     notes = (*photo.notes, *result.notes)
     if not result.patches and task.format in (None, photo.format):

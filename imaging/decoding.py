@@ -23,7 +23,7 @@ from PIL import (
 )
 
 from imaging import gif, heic, jpeg, metadata, png, tiff, tiff_tags, webp
-from imaging.errors import ImagingError, image_too_large, not_an_image, truncated_image
+from imaging.errors import ImagingError, image_too_large, not_an_image, raw_file, truncated_image
 from imaging.photo import Photo, Source, TiffSettings, assemble, turn_upright
 from notices import Note
 
@@ -198,6 +198,8 @@ def _read_tiff(data: bytes, admit: Admission) -> Photo:
     except ValueError as error:
         raise truncated_image("TIFF") from error
     left_out = False
+    if tiff.is_raw(first):
+        raise raw_file()
     admit(first.number(tiff.WIDTH, 0), first.number(tiff.HEIGHT, 0), deep=tiff.is_deep(first))
     tiff.check_strips(data, first)
     blobs: dict[int, bytes] = {}

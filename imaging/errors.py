@@ -1,7 +1,7 @@
 """The one exception of this room: what a caller can tell a person about a file, a mask or a stroke.
 
 Codes: `empty_file`, `file_too_large`, `image_too_large`, `not_an_image`, `truncated_image`, `mask_size`,
-`bad_strokes`, `bad_options`.
+`bad_mask`, `bad_strokes`, `bad_options`.
 """
 
 from typing import Any
@@ -26,6 +26,11 @@ def truncated_image(format_name: str) -> ImagingError:
     """Make the refusal of a file that breaks off or is damaged."""
     message = f"This {format_name} file is incomplete or damaged; please save or download it again."
     return ImagingError("truncated_image", message, format=format_name)
+
+
+def raw_file() -> ImagingError:
+    """Make the refusal of a camera's raw file, whose only ready picture is a small preview."""
+    return not_an_image("it is a camera's raw file. Develop it first and save it as TIFF, PNG or JPEG")
 
 
 def image_too_large(width_px: int, height_px: int, max_px: int) -> ImagingError:

@@ -25,7 +25,8 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR = 273, 277, 278, 279, 284
 PREDICTOR, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT = 317, 324, 325, 338, 339
 XMP, IPTC, PHOTOSHOP, ICC = 700, 33723, 34377, 34675
-NEW_SUBFILE_TYPE = 254
+NEW_SUBFILE_TYPE, SUB_DIRECTORIES, DNG_VERSION = 254, 330, 50706
+SENSOR_PHOTOMETRICS = (32803, 34892)  # colour filter array, linear raw
 # What a decoder needs of a directory. The rest is kept from it: libtiff, Pillow and OpenCV each copy every value they
 # find, and some turn the picture by themselves where others do not.
 PIXEL_TAGS = frozenset(
@@ -44,6 +45,13 @@ def is_deep(first: Directory) -> bool:
     bits = first.numbers(BITS)
     plain = set(first.numbers(SAMPLE_FORMAT)) <= {1} and first.number(PHOTOMETRIC, 1) in (0, 1, 2)
     return bool(bits) and set(bits) == {16} and plain and first.number(SAMPLES, 1) <= 4
+
+
+def is_raw(first: Directory) -> bool:
+    """Say whether a file is a camera's raw file: DNG says so; of the others the first picture is a reduced one."""
+    tags = {entry.tag for entry in first.entries}
+    is_reduced = bool(first.number(NEW_SUBFILE_TYPE, 0) & 1) and SUB_DIRECTORIES in tags
+    return DNG_VERSION in tags or is_reduced or first.number(PHOTOMETRIC, 1) in SENSOR_PHOTOMETRICS
 
 
 def check_strips(data: bytes, first: Directory) -> None:

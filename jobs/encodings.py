@@ -5,16 +5,15 @@ the data folder. It can always be made again.
 """
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from imaging import FORMATS, Encoded, encode_photo, encode_preview
 from imaging.atomic_write import write_atomically
 from jobs.errors import JobError, storage_as_job_error
 from jobs.images import ImageStore, imaging_as_job_error, step_bytes
+from jobs.keyed_locks import KeyedLocks
 from jobs.memory_budget import MIB
 from jobs.store import ImageRecord, note_as_dict, notes_from_json
 
@@ -33,8 +32,7 @@ class Encodings:
         """
         self._images = images
         self._most_bytes = int(keep_mib * MIB / KEPT_SHARE)
-        self._making: dict[tuple[str, str], list[threading.Lock]] = {}
-        self._guard = threading.Lock()
+        self._making = KeyedLocks()
 
     def whole(self, image: ImageRecord, *, format: str | None = None, keep: bool = True) -> Encoded:
         """Return an image's whole file.
@@ -89,7 +87,7 @@ class Encodings:
 
     def _kept(self, image: ImageRecord, kind: str, make: Callable[[], Encoded]) -> Encoded:
         """Return what was kept, else make it and keep it; who asks for the same meanwhile waits for it."""
-        with self._alone((image.image_id, kind)):
+        with self._making.hold((image.image_id, kind)):
             if found := self._find(image, kind):
                 return found
             encoded = make()
@@ -100,21 +98,6 @@ class Encodings:
             except JobError:
                 self._path(image, kind).unlink(missing_ok=True)  # it is sent all the same
             return encoded
-
-    @contextmanager
-    def _alone(self, key: tuple[str, str]) -> Iterator[None]:
-        with self._guard:
-            waiting = self._making.setdefault(key, [])
-            lock = waiting[0] if waiting else threading.Lock()
-            waiting.append(lock)
-        try:
-            with lock:
-                yield
-        finally:
-            with self._guard:
-                waiting.pop()
-                if not waiting:
-                    self._making.pop(key, None)
 
     def _path(self, image: ImageRecord, kind: str) -> Path:
         return self._images.store.encoding_path(image.image_id, kind)

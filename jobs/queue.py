@@ -23,10 +23,11 @@ from jobs.database import FolderLock
 from jobs.encodings import Encodings
 from jobs.errors import JobError
 from jobs.images import ImageStore
+from jobs.keyed_locks import KeyedLocks
 from jobs.model_switch import ModelSwitch
 from jobs.output_writer import OutputWriter
 from jobs.packed_mask import pack_mask
-from jobs.request_parsing import build_mask, check_request_id, digest_of, mask_bytes, parse_options
+from jobs.request_parsing import Options, build_mask, check_request_id, digest_of, mask_bytes, parse_options
 from jobs.retention import Cleaner, remove_history, remove_orphans
 from jobs.store import ImageRecord, JobRecord, JobStore, new_id
 from jobs.views import ENDED, job_view
@@ -72,6 +73,7 @@ class JobQueue:
         self._on_ended = on_ended
         self._news = threading.Condition()
         self._waiting: deque[str] = deque()
+        self._submitting = KeyedLocks()
         self._coming = 0  # jobs that have a place and no row yet
         self._closing = False
         self._workers = [DeviceWorker(engine, self, name=f"device-{n}") for n, engine in enumerate(engines)]
@@ -170,29 +172,37 @@ class JobQueue:
         check_request_id(request_id)
         checked = parse_options(options)
         digest = digest_of(image_id, strokes=strokes, mask_png=mask_png, options=checked)
-        if known := self.store.job_of_request(request_id):
-            return _same_request(known, digest)
-        image = self.image(image_id)
-        self._hold_place()
-        try:
-            pixels = None if mask_png is None else self.images.pixels(image)
-            with self.images.memory.reserve(mask_bytes(image, has_file=mask_png is not None)):
-                packed = pack_mask(build_mask(strokes, mask_png, image=image, pixels=pixels))
-            job_id = new_id()
-            known_id = self.store.insert_job(
-                job_id, request_id=request_id, digest=digest, image=image, packed_mask=packed,
-                request={"options": asdict(checked), "save": save},
-            )  # fmt: skip
-        except BaseException:
+        # A client that retries at once finds the job that its first try is still making.
+        with self._submitting.hold(request_id):
+            if known := self.store.job_of_request(request_id):
+                return _same_request(known, digest)
+            image = self.image(image_id)
+            self._hold_place()
+            try:
+                job_id = self._insert(image, request_id, digest, strokes, mask_png, checked, save)
+            except BaseException:
+                with self._news:
+                    self._coming -= 1
+                raise
             with self._news:
                 self._coming -= 1
-            raise
-        with self._news:
-            self._coming -= 1
-            if known_id == job_id:
                 self._waiting.append(job_id)
                 self._news.notify_all()
-        return job_id if known_id == job_id else _same_request(self.store.job(known_id), digest)
+            return job_id
+
+    def _insert(
+        self, image: ImageRecord, request_id: str, digest: str, strokes: Any, mask_png: bytes | None, options: Options,
+        save: bool,
+    ) -> str:  # fmt: skip
+        pixels = None if mask_png is None else self.images.pixels(image)
+        with self.images.memory.reserve(mask_bytes(image, has_file=mask_png is not None)):
+            packed = pack_mask(build_mask(strokes, mask_png, image=image, pixels=pixels))
+        job_id = new_id()
+        request = {"options": asdict(options), "save": save}
+        self.store.insert_job(
+            job_id, request_id=request_id, digest=digest, image=image, request=request, packed_mask=packed
+        )
+        return job_id
 
     def _hold_place(self) -> None:
         """Count a job that is about to come, so that checking it and writing its row needs no lock."""

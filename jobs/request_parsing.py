@@ -92,7 +92,7 @@ def build_mask(
         parsed = parse_strokes(strokes or [])
         mask: NDArray[np.bool_] = rasterize(parsed, size)
         if mask_png is not None:
-            from_file = read_mask(mask_png, size)
+            from_file = read_mask(mask_png, size, photo=pixels)
             if any(stroke.erase for stroke in parsed):
                 # What strokes leave untouched is where drawing all of them as paint leaves nothing.
                 everything = [type(stroke)(stroke.points, stroke.radius, False) for stroke in parsed]

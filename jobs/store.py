@@ -140,8 +140,8 @@ class JobStore:
 
     def insert_job(
         self, job_id: str, *, request_id: str, digest: str, image: ImageRecord, request: object, packed_mask: bytes
-    ) -> str:
-        """Add a queued job with its mask and return its id; the other job's, when the request id is there already.
+    ) -> None:
+        """Add a queued job with its mask; no other may have its request id.
 
         Raises:
             JobError: `unknown_image` when the image was cleaned away meanwhile.
@@ -149,16 +149,12 @@ class JobStore:
         with self.transaction() as database:
             if not database.execute("SELECT 1 FROM images WHERE image_id = ?", (image.image_id,)).fetchone():
                 raise JobError("unknown_image", "This photo is not here (any more). Please upload it again.")
-            same = database.execute("SELECT job_id FROM jobs WHERE request_id = ?", (request_id,)).fetchone()
-            if same is not None:
-                return str(same["job_id"])
             database.execute("INSERT INTO masks (job_id, packed) VALUES (?, ?)", (job_id, packed_mask))
             database.execute(
                 "INSERT INTO jobs (job_id, request_id, digest, image_id, root_id, request, state, created_s)"
                 " VALUES (?, ?, ?, ?, ?, ?, 'queued', ?)",
                 (job_id, request_id, digest, image.image_id, image.root_id, json.dumps(request), time.time()),
             )
-        return job_id
 
     def packed_mask(self, job_id: str) -> bytes:
         """Return the mask of a job that has not ended, as `pack_mask` made it."""

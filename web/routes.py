@@ -35,7 +35,7 @@ from web.uploads import decode_mask, file_part, read_form, read_json
 STATUSES = {
     "bad_request": 400, "unknown_image": 404, "unknown_job": 404, "not_found": 404, "method_not_allowed": 405,
     "request_conflict": 409, "file_too_large": 413, "image_too_large": 413, "not_an_image": 415, "empty_file": 422,
-    "truncated_image": 422, "no_image": 422, "empty_mask": 422, "mask_size": 422, "bad_strokes": 422,
+    "truncated_image": 422, "no_image": 422, "empty_mask": 422, "mask_size": 422, "bad_mask": 422, "bad_strokes": 422,
     "bad_options": 422, "unknown_model": 404, "model_missing": 404, "model_conflict": 409, "bad_weights": 422,
     "bad_detect": 422, "detector_missing": 503, "queue_full": 429, "too_many_requests": 429, "login_required": 401,
     "workers_lost": 500, "server_error": 500, "out_of_memory": 503,

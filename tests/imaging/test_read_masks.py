@@ -2,6 +2,8 @@
 
 import io
 import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,5 +94,76 @@ def test_mask_of_another_size_is_refused() -> None:
 def test_limits_hold_for_masks_too() -> None:
     for data, limits, code in ((b"", {}, "empty_file"), (saved(LEVELS), {"max_px": 767}, "image_too_large")):
         with pytest.raises(ImagingError) as refused:
-            read_mask(data, (3, 256), **limits)
+            read_mask(data, (3, 256), **limits)  # type: ignore[arg-type]
         assert refused.value.code == code
+
+
+SCENE = np.asarray(Image.open(Path(__file__).parents[1] / "data" / "pier.jpg").convert("RGB"))[:120, :160]
+MARKED = np.zeros(SCENE.shape[:2], bool)
+MARKED[30:60, 40:90] = True
+
+
+def read(data: bytes) -> np.ndarray:
+    return read_mask(data, SCENE.shape[:2], photo=SCENE)
+
+
+def why_refused(data: bytes) -> str:
+    with pytest.raises(ImagingError) as refused:
+        read(data)
+    assert refused.value.code == "bad_mask"
+    return refused.value.message
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("layer", ["the photo", "the photo, saved again", "black", "white"])
+def test_the_transparent_part_of_a_layer_is_the_hole(format: str, layer: str) -> None:
+    """What editors export after a selection is deleted; the marked part stayed, and what was bright was replaced."""
+    again = np.asarray(Image.open(io.BytesIO(saved(SCENE, "JPEG", quality=80))))
+    colours = {"the photo": SCENE, "the photo, saved again": again, "black": SCENE * 0, "white": SCENE * 0 + 255}[layer]
+    pixels = np.dstack([colours, np.where(MARKED, 0, 255).astype(np.uint8)])
+    pixels[MARKED, :3] = 0
+    options: Any = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100}}.get(format, {})
+    assert (read(saved(pixels, format, **options)) == MARKED).all()
+
+
+@pytest.mark.parametrize("value", [1, 2, 60, 127])
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP", "GIF"])
+def test_labels_of_nothing_and_one_value_are_understood(value: int, format: str) -> None:
+    assert (read(saved((MARKED * value).astype(np.uint8), format)) == MARKED).all()
+
+
+@pytest.mark.parametrize("value", [1, 255, 4095, 32767])
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bit_labels_are_understood(value: int, format: str) -> None:
+    assert (read(saved((MARKED * value).astype(np.uint16), format)) == MARKED).all()
+
+
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 0, 255), (255, 0, 128), (200, 30, 30)])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_a_strong_colour_on_black_is_the_hole(colour: tuple[int, int, int], format: str) -> None:
+    pixels = (MARKED[..., None] * np.array(colour)).astype(np.uint8)
+    options: Any = {"JPEG": {"quality": 90, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format, {})
+    mask = read(saved(pixels, format, **options))
+    assert (mask != MARKED).mean() < 0.01
+
+
+def test_a_dim_mask_that_may_mean_anything_says_what_was_seen() -> None:
+    levels = (MARKED * 100).astype(np.uint8)
+    levels[70:90, 40:90] = 50
+    assert "brightest value is 100 of 255" in why_refused(saved(levels))
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_the_photo_as_its_own_mask_is_refused(format: str) -> None:
+    assert "the photo itself" in why_refused(saved(SCENE, format))
+
+
+def test_another_picture_is_no_mask() -> None:
+    assert "many tones" in why_refused(saved(SCENE[::-1, ::-1] // 3 * 2 + 40))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.96])
+def test_a_mask_of_nearly_everything_is_refused(share: float) -> None:
+    pixels = np.zeros(MARKED.shape, np.uint8)
+    pixels[: round(share * len(pixels))] = 255
+    assert "invert" in why_refused(saved(pixels))

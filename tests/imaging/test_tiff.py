@@ -1,6 +1,7 @@
 """TIFF at 8 and 16 bits, in every layout people have, comes back exactly and with its compression."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -68,4 +69,38 @@ def test_16_bit_tiff_is_exact(channels: int, layout: str) -> None:
 def test_rare_16_bit_grey_tiffs_with_alpha_are_refused_and_not_misread(layout: str) -> None:
     with pytest.raises(ImagingError) as refused:
         open_photo(deep_tiff(noise(48, 64, 2, depth=16), layout))
+    assert refused.value.code == "not_an_image"
+
+
+def directory(entries: list[tuple[int, int, tuple[int, ...]]], at: int) -> bytes:
+    """Lay out a little-endian directory of BYTE (1), SHORT (3) and LONG (4) values."""
+    table, tail = struct.pack("<H", len(entries)), b""
+    for tag, kind, values in sorted(entries):
+        data = struct.pack(f"<{len(values)}{ {1: 'B', 3: 'H', 4: 'I'}[kind] }", *values)
+        if len(data) > 4:
+            where = at + 2 + 12 * len(entries) + 4 + len(tail)
+            tail += data + b"\0" * (len(data) % 2)
+            data = struct.pack("<I", where)
+        table += struct.pack("<HHI", tag, kind, len(values)) + data.ljust(4, b"\0")
+    return table + bytes(4) + tail
+
+
+@pytest.mark.parametrize("kind", ["DNG", "NEF and its like", "sensor data first"])
+def test_raw_files_are_refused(kind: str) -> None:
+    """Their small preview was repaired and given back as if it were the photo."""
+    pixels = noise(12, 16, 3).tobytes()
+    picture = [
+        (256, 4, (16,)), (257, 4, (12,)), (258, 3, (8, 8, 8)), (259, 3, (1,)), (262, 3, (2,)), (273, 4, (8,)),
+        (277, 3, (3,)), (278, 4, (12,)), (279, 4, (len(pixels),)),
+    ]  # fmt: skip
+    at = 8 + len(pixels)
+    if kind == "DNG":
+        picture.append((50706, 1, (1, 4, 0, 0)))
+    elif kind == "sensor data first":
+        picture[4] = (262, 3, (32803,))
+    else:
+        picture += [(254, 4, (1,)), (330, 4, (at,))]
+    data = b"II*\0" + struct.pack("<I", at) + pixels + directory(picture, at)
+    with pytest.raises(ImagingError, match=r"raw file\. Develop it first") as refused:
+        open_photo(data)
     assert refused.value.code == "not_an_image"

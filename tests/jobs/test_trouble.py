@@ -25,7 +25,7 @@ from tests.support.fake_engine import FakeEngine
 
 DOT = [{"points": [[20.0, 20.0]], "radius": 5.0, "erase": False}]
 PHOTO = encode_png(np.full((48, 64, 3), 99, np.uint8), fast=True)
-MASK = encode_png(np.full((48, 64, 3), 255, np.uint8), fast=True)
+MASK = encode_png(np.repeat(np.arange(64) < 9, 48).reshape(64, 48).T[..., None].repeat(3, 2) * np.uint8(255), fast=True)
 
 
 @pytest.fixture
