@@ -107,12 +107,18 @@ class _MaskFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._exact: set[Path] = set()
         self._by_name: dict[tuple[Path, str], Path] = {}
         for relative in _pictures_below(folder, leave_out=[]):
+            self._exact.add(relative)
             self._by_name.setdefault((relative.parent, relative.stem.lower()), relative)
 
     def mask_of(self, photo: Path, *, itself: bool = True) -> Path | None:
         """Return the mask of a photo given by its path below its folder. `itself`: the same name counts."""
+        # A folder may hold a.png and a.jpg, or X.png and x.png, each with a mask of exactly its name.
+        for relative in (photo, Path(photo.name)) if itself else ():
+            if relative in self._exact:
+                return self._folder / relative
         for ending in MASK_ENDINGS[0 if itself else 1 :]:
             for parent in (photo.parent, Path()):  # the same folders, or all masks in one
                 relative = self._by_name.get((parent, photo.stem.lower() + ending))
