@@ -116,9 +116,9 @@ class _MaskFolder:
     def mask_of(self, photo: Path, *, itself: bool = True) -> Path | None:
         """Return the mask of a photo given by its path below its folder. `itself`: the same name counts."""
         # A folder may hold a.png and a.jpg, or X.png and x.png, each with a mask of exactly its name.
-        for relative in (photo, Path(photo.name)) if itself else ():
-            if relative in self._exact:
-                return self._folder / relative
+        for exact in (photo, Path(photo.name)) if itself else ():
+            if exact in self._exact:
+                return self._folder / exact
         for ending in MASK_ENDINGS[0 if itself else 1 :]:
             for parent in (photo.parent, Path()):  # the same folders, or all masks in one
                 relative = self._by_name.get((parent, photo.stem.lower() + ending))
