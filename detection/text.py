@@ -20,12 +20,20 @@ from detection.text_network import text_probability
 from detection.tiling import find_tiled_mark
 from masks.boxes import Box
 
-LONGER_SIDES_PX = (960, 1920)  # what the photo, or the box, is scaled down to; small text in a large photo needs a box
+LONGER_SIDES_PX = (
+    480,
+    960,
+    1920,
+)  # what the photo, or the box, is scaled down to; small text in a large photo needs a box
 ENLARGE_BELOW_PX = 640  # a box smaller than this is looked at twice as large
 ENLARGED = 0.8  # of its score is what a line is worth that is seen only when enlarged: much looks like text then
 COVERED = 0.7  # of a line that lies in a larger one is no line of its own
+TALL_PX = 90.0  # a line that seems so tall should have been seen at a smaller size too
+DOUBTED = 0.7  # of its score is what it is worth if it was not
+IN_TILED = 0.5  # of a line that lies in a tiled mark belongs to it
+SEEN = 0.6  # of a line that must have been seen at a smaller size
 AS_SURE = 0.2  # unless the larger one is so much less sure
-SCORE_AT_ENDS = (0.95, 0.35)  # the least score at sensitivity 0 and at 1
+SCORE_AT_ENDS = (0.93, 0.43)  # the least score at sensitivity 0 and at 1
 
 
 @dataclass(frozen=True)
@@ -82,11 +90,11 @@ def find_text(image: NDArray, *, box: Box | None = None) -> FoundText:
     for scale in _scales(max(part.shape[:2])):
         scaled = _resize(part, scale)
         sure = 1.0 if scale <= 1 else ENLARGED
-        lines += [
-            Region(line.polygon, line.score * sure)
-            for line in find_lines(text_probability(scaled), 1 / scale, (left, top))
-        ]
+        seen = find_lines(text_probability(scaled), 1 / scale, (left, top))
+        seen = [Region(line.polygon, line.score * sure) for line in seen]
+        lines += [_doubted(line, lines) if _height_px(line) * scale > TALL_PX else line for line in seen]
     tiled = find_tiled_mark(part, offset=(left, top))
+    lines = [line for line in lines if not _lies_in(line, tiled)]
     kept = _without_doubles(lines)
     found = [(line, find_letters(pixels, line.polygon)) for line in kept] + tiled
     found.sort(key=lambda pair: -pair[0].score)
@@ -96,7 +104,7 @@ def find_text(image: NDArray, *, box: Box | None = None) -> FoundText:
 def _scales(longer_px: int) -> list[float]:
     """The sizes to look at, as factors, the smallest first."""
     if longer_px < ENLARGE_BELOW_PX:
-        return [1.0, 2.0]
+        return [0.5, 1.0, 2.0] if longer_px > ENLARGE_BELOW_PX / 2 else [1.0, 2.0]
     scales = [side / longer_px for side in LONGER_SIDES_PX if side < longer_px]
     largest = LONGER_SIDES_PX[-1] / longer_px
     return [*scales, 1.0] if largest >= 1 else scales
@@ -108,6 +116,27 @@ def _resize(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     return np.asarray(cv2.resize(image, size, interpolation=how), np.uint8)
+
+
+def _height_px(line: Region) -> float:
+    return float(min(cv2.minAreaRect(line.polygon)[1]))
+
+
+def _doubted(line: Region, seen: list[Region]) -> Region:
+    """A line, worth less unless much of it was seen before."""
+    shape = Polygon(line.polygon).buffer(0)
+    for other in seen:
+        common = Polygon(other.polygon).buffer(0).intersection(shape).area
+        if other.score > line.score - AS_SURE and common > SEEN * shape.area:
+            return line
+    return Region(line.polygon, line.score * DOUBTED)
+
+
+def _lies_in(line: Region, tiled: list[tuple[Region, Letters]]) -> bool:
+    """Whether a line is a repeat of a tiled mark, whose pixels are known better from all of them."""
+    shape = Polygon(line.polygon).buffer(0)
+    inside = sum(Polygon(region.polygon).buffer(0).intersection(shape).area for region, _ in tiled)
+    return bool(inside > IN_TILED * shape.area)
 
 
 def _without_doubles(lines: list[Region]) -> list[Region]:
