@@ -104,7 +104,7 @@ def find_text(image: NDArray, *, box: Box | None = None) -> FoundText:
 def _scales(longer_px: int) -> list[float]:
     """The sizes to look at, as factors, the smallest first."""
     if longer_px < ENLARGE_BELOW_PX:
-        return [0.5, 1.0, 2.0] if longer_px > ENLARGE_BELOW_PX / 2 else [1.0, 2.0]
+        return [1.0, 2.0]
     scales = [side / longer_px for side in LONGER_SIDES_PX if side < longer_px]
     largest = LONGER_SIDES_PX[-1] / longer_px
     return [*scales, 1.0] if largest >= 1 else scales
