@@ -77,6 +77,8 @@ def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "Fast
 
     from jobs.queue import JobQueue
     from web.gate import protect
+    from web.iopaint import create_iopaint_routes
+    from web.lama_cleaner import create_lama_cleaner_routes
     from web.metrics import Metrics
     from web.routes import create_routes
 
@@ -101,6 +103,8 @@ def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "Fast
     app = FastAPI(title="fftlama", version=version, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.queue = queue
     app.state.idle = True
+    app.include_router(create_iopaint_routes(queue, settings))  # before those that answer all else under /api/v1
+    app.include_router(create_lama_cleaner_routes(queue, settings))
     app.include_router(create_routes(queue, settings, metrics=metrics, version=version))
     protect(app, settings)
     return app

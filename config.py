@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(default=Path("data"), description="folder for photos, edits and jobs")
     outputs_dir: Path = Field(default=Path("outputs"), description="folder results are written to")
+    input_path: Path | None = Field(
+        default=None, description="photo or folder that IOPaint's clients may open; empty = none"
+    )
     max_file_mib: int = Field(default=100, ge=1, le=4096, description="largest photo file taken, MiB")
     max_image_mpx: int = Field(default=100, ge=1, le=1000, description="largest photo taken, million pixels")
     work_memory_mib: int = Field(

@@ -36,6 +36,8 @@ from jobs.worker import DeviceWorker, Engine
 MOST_STUCK_WORKERS = 4  # beyond that a hanging device would only collect threads and memory
 ONE_SHOT_POLL_S = 30.0
 
+MaskOf = Callable[[ImageRecord], bytes]
+
 log = logging.getLogger("fftlama.jobs")
 
 
@@ -241,12 +243,22 @@ class JobQueue:
             self.ended("cancelled", {})
         return view
 
-    def repair_file(self, image: bytes, mask: bytes, options: Any = None, filename: str = "photo") -> Encoded:
-        """Repair one file and return the whole result; waits its turn and keeps nothing afterwards."""
+    def repair_file(
+        self, image: bytes, mask: bytes | MaskOf, options: Any = None, filename: str = "photo", *,
+        on_job: Callable[[str], None] | None = None,
+    ) -> Encoded:  # fmt: skip
+        """Repair one file and return the whole result; waits its turn and keeps nothing afterwards.
+
+        `mask` is a file, or what makes one for the photo's row. `on_job` is called with the job's id, by which it can
+        be cancelled; JobError `interrupted` then.
+        """
         parse_options(options)
         record = self.add_image(image, filename)
         try:
-            job_id = self.submit(record.image_id, secrets.token_urlsafe(), [], mask, options, save=False)
+            mask_file = mask if isinstance(mask, bytes) else mask(record)
+            job_id = self.submit(record.image_id, secrets.token_urlsafe(), [], mask_file, options, save=False)
+            if on_job:
+                on_job(job_id)
             view = self.view(job_id)
             while view["state"] not in ENDED:
                 if self._closing:

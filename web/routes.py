@@ -30,6 +30,7 @@ from jobs.queue import JobQueue
 from jobs.store import note_as_dict
 from web.detect import add_detect_route
 from web.metrics import Metrics
+from web.one_shot import repair_for_client
 from web.uploads import decode_mask, file_part, read_form, read_json
 
 STATUSES = {
@@ -176,8 +177,8 @@ def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, vers
         if mask is None:
             raise JobError("empty_mask", "No mask was sent (multipart field `mask`; above 127 = what should go).")
         data, filename = image
-        encoded = await anyio.to_thread.run_sync(
-            lambda: queue.repair_file(data, mask[0], options, filename), limiter=waiters
+        encoded = await repair_for_client(
+            request, queue, image=data, mask=mask[0], options=options, filename=filename, waiters=waiters
         )
         name = f"{PurePath(filename).stem or 'photo'}_repaired{encoded.extension}"
         return Response(encoded.data, media_type=encoded.media_type, headers=_attachment(name))
@@ -201,7 +202,7 @@ def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, vers
     @router.get("/health")
     def health() -> dict[str, Any]:
         return {
-            "status": "ok", "version": version, **queue.describe(),
+            "status": "ok", "model_loaded": True, "version": version, **queue.describe(),
             "uptime_s": round(time.monotonic() - started_s, 1), "pid": os.getpid(),
         }  # fmt: skip
 
@@ -211,7 +212,7 @@ def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, vers
 
     @router.api_route("/api/v1/{rest:path}", methods=EVERY_METHOD)
     def unknown(request: Request) -> Response:
-        known = any(route.matches(request.scope)[0] is Match.PARTIAL for route in router.routes)
+        known = any(route.matches(request.scope)[0] is Match.PARTIAL for route in request.app.routes)
         if known:
             raise JobError("method_not_allowed", f"{request.method} is not allowed here.")
         raise JobError("not_found", "There is nothing under this address.")

@@ -28,13 +28,18 @@ MOST_PARTS = 8
 
 
 @asynccontextmanager
-async def read_form(request: Request, *, max_file_mib: int, files: int = 1) -> AsyncIterator[FormData]:
-    """Give a multipart body of at most `files` files; JobError `file_too_large`, `bad_request` or `disk_full`."""
+async def read_form(
+    request: Request, *, max_file_mib: int, files: int = 1, fields: int = MOST_PARTS
+) -> AsyncIterator[FormData]:
+    """Give a multipart body of at most `files` files and `fields` other fields.
+
+    Raises JobError: `file_too_large`, `bad_request` or `disk_full`.
+    """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise JobError("bad_request", "Send the file as multipart/form-data.")
     limit_bytes = files * max_file_mib * MIB + FORM_OVERHEAD_BYTES
     stream = _limited(request, limit_bytes, max_file_mib)
-    parser = MultiPartParser(request.headers, stream, max_files=MOST_PARTS, max_fields=MOST_PARTS)
+    parser = MultiPartParser(request.headers, stream, max_files=MOST_PARTS, max_fields=fields)
     try:
         with storage_as_job_error():
             form = await parser.parse()

@@ -1,0 +1,68 @@
+"""Masks in IOPaint's way: brightness alone counts, and what is sent back is a yellow selection on nothing.
+
+Masks are (H, W) bool, True = hole. Unlike `masks.read_mask`, transparency is never looked at: white on transparent and
+white on black are the same, and a mask drawn only in alpha is empty. The colour is IOPaint's own; sent back as a mask,
+its brightness (195) counts as a hole.
+"""
+
+import io
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from imaging.png import encode_png
+from imaging.reading import open_photo
+
+SELECTED = (255, 203, 0, 186)  # RGBA
+BRIGHT = 127  # above this is a hole
+LARGEST_KERNEL_PX = 1024
+
+
+def read_brightness(data: bytes, *, max_bytes: int, max_px: int) -> np.ndarray:
+    """Read any image file as brightness, upright, whatever its transparency.
+
+    Args:
+        data: the file.
+        max_bytes: the largest file taken.
+        max_px: the most pixels taken.
+
+    Returns:
+        (H, W) uint8, by the weights of Pillow's mode L.
+    """
+    image = open_photo(data, max_bytes=max_bytes, max_px=max_px).image
+    shown = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
+    return np.asarray(Image.fromarray(shown).convert("L"))
+
+
+def adjust_selection(mask: np.ndarray, operate: str, kernel_px: int) -> np.ndarray:
+    """Grow, shrink or invert a mask.
+
+    Args:
+        mask: (H, W) bool; not modified.
+        operate: "expand", "shrink" or "reverse".
+        kernel_px: radius of the ellipse that "expand" and "shrink" work with.
+
+    Returns:
+        (H, W) bool.
+    """
+    if operate == "reverse":
+        return ~mask
+    side_px = 2 * kernel_px + 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side_px, side_px))
+    work = cv2.dilate if operate == "expand" else cv2.erode
+    return work(mask.astype(np.uint8), kernel).astype(bool)
+
+
+def encode_selection(mask: np.ndarray) -> bytes:
+    """Return a PNG of (H, W) bool: the selection in yellow, the rest transparent."""
+    pixels = np.zeros((*mask.shape, 4), np.uint8)
+    pixels[mask] = SELECTED
+    return encode_png(pixels, fast=True)
+
+
+def encode_gif(png: bytes) -> bytes:
+    """Return a PNG file as a GIF of 256 colours, for who sent a GIF and reads nothing else back."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(buffer, "GIF")
+    return buffer.getvalue()

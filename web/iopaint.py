@@ -1,0 +1,304 @@
+"""IOPaint 1.6's routes, so that its plug-ins and scripts work with this server unchanged.
+
+They run through the same queue, limits and gate as every other route; errors have IOPaint's shape. Pixels outside the
+mask come back as they were (16 bit and metadata too, where the format carries them). The photo's format is the
+answer's. socket.io is not served: it only tells of progress of diffusion models, and API clients do without it.
+The older routes of lama-cleaner are in `web/lama_cleaner.py`.
+"""
+
+import base64
+import binascii
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from config import Settings
+from imaging import Encoded, encode_photo, encode_png, open_photo
+from imaging.reading import format_of
+from imaging.selection import BRIGHT, adjust_selection, encode_gif, encode_selection, read_brightness
+from jobs.errors import JobError
+from jobs.images import imaging_as_job_error
+from jobs.queue import JobQueue
+from jobs.store import ImageRecord
+from web.iopaint_files import Gallery, generation_info
+from web.iopaint_schema import (
+    LAMA,
+    SAMPLERS,
+    AdjustMaskRequest,
+    InpaintRequest,
+    ModelRequest,
+    PluginRequest,
+    SwitchPluginRequest,
+    model_info,
+    server_config,
+)
+from web.one_shot import repair_for_client
+from web.routes import STATUSES, WAITERS
+from web.uploads import MIB, file_part, read_form, read_json
+
+STATUS_HERE = {**STATUSES, "mask_mismatch": 400, "bad_base64": 422, "no_plugin": 422, "no_file": 422, "queue_full": 503}
+BASE64_GROWTH = 1.4  # four characters for three bytes, and line breaks
+FORM_FIELDS = 80
+SWITCH_WAIT_S = 120.0
+LARGEST_SEED = 99_999_999
+OPTIONS = {"dilate_px": 0}  # IOPaint's clients paint what they mean: not a pixel more is changed
+
+log = logging.getLogger("fftlama.web")
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def error_body(status: int, detail: Any, text: str) -> dict[str, Any]:
+    """Return an error as IOPaint's clients read it: `detail`, and `errors` for people."""
+    return {"error": "HTTPException", "detail": detail, "body": "", "errors": f"{status}: {text}"}
+
+
+def status_and_text(error: JobError) -> tuple[int, str]:
+    """Return status and sentence of an error; what waits in line is called busy, which some clients retry on."""
+    text = f"The server is busy: {error.message}" if error.code == "queue_full" else error.message
+    return STATUS_HERE.get(error.code, 500), text
+
+
+class IopaintRoute(APIRoute):
+    """A route whose errors have IOPaint's shape."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap FastAPI's handler."""
+        inner = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            headers = {}
+            try:
+                return await inner(request)
+            except JobError as error:
+                status, text = status_and_text(error)
+                body = error_body(status, text, text)
+                headers = {"Retry-After": "5"} if status == 503 else {}
+            except ValidationError as error:
+                status, text = 422, spell_problems(error)
+                body = error_body(status, error.errors(include_url=False, include_context=False), text)
+            except Exception:
+                log.exception("%s %s failed", request.method, request.url.path)
+                status = 500
+                body = error_body(status, "", "Something failed inside the server; its log says why.")
+            return JSONResponse(body, status_code=status, headers=headers)
+
+        return answer
+
+
+def spell_problems(error: ValidationError) -> str:
+    """Return one sentence for all that is wrong with a body."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors())
+
+
+def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
+    """Return the routes; they must come before those of `web.routes`, which answer everything else under /api/v1."""
+    router = APIRouter(route_class=IopaintRoute)
+    waiters = anyio.CapacityLimiter(WAITERS)
+    inpainter = FileInpainter(queue, settings, waiters)
+    models = NamedModels(queue)
+    gallery = Gallery(settings)
+
+    async def body_of(request: Request, kind: type[Body], *, files: int = 1) -> Body:
+        limit_mib = int(files * settings.max_file_mib * BASE64_GROWTH) + 1
+        fields = await read_json(request, max_file_mib=limit_mib)
+        return await run_in_threadpool(kind.model_validate, fields)
+
+    @router.post("/api/v1/inpaint")
+    async def inpaint(request: Request) -> Response:
+        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            async with read_form(request, max_file_mib=settings.max_file_mib, files=2, fields=FORM_FIELDS) as form:
+                image = await file_part(form, "image", max_file_mib=settings.max_file_mib)
+                mask = await file_part(form, "mask", max_file_mib=settings.max_file_mib)
+                texts = {name: value for name, value in form.items() if not isinstance(value, UploadFile)}
+            asked = InpaintRequest.model_validate(texts)
+            image_data, mask_data = image[0] if image else b"", mask[0] if mask else b""
+        else:
+            asked = await body_of(request, InpaintRequest, files=2)
+            image_data = await run_in_threadpool(decode_base64, asked.image, "image")
+            mask_data = await run_in_threadpool(decode_base64, asked.mask, "mask")
+        encoded = await inpainter.inpaint(request, image_data, mask_data)
+        return Response(encoded.data, media_type=encoded.media_type, headers={"X-Seed": str(seed_of(asked.sd_seed))})
+
+    @router.get("/api/v1/server-config")
+    def get_server_config() -> dict[str, Any]:
+        return server_config(models.names(), plugins=[], file_manager=gallery.is_open)
+
+    @router.get("/api/v1/model")
+    def get_model() -> dict[str, Any]:
+        return model_info(models.current)
+
+    @router.post("/api/v1/model")
+    async def choose_model(request: Request) -> dict[str, Any]:
+        name = (await body_of(request, ModelRequest)).name
+        await anyio.to_thread.run_sync(models.choose, name, limiter=waiters)
+        return model_info(name)
+
+    @router.get("/api/v1/samplers")
+    def get_samplers() -> list[str]:
+        return list(SAMPLERS)
+
+    @router.post("/api/v1/switch_plugin_model")
+    async def switch_plugin_model(request: Request) -> None:
+        await body_of(request, SwitchPluginRequest)  # there is nothing to switch, as with IOPaint without the plug-in
+
+    @router.post("/api/v1/run_plugin_gen_mask")
+    @router.post("/api/v1/run_plugin_gen_image")
+    async def run_plugin(request: Request) -> Response:
+        await body_of(request, PluginRequest)
+        raise JobError("no_plugin", "Plugin not found")
+
+    @router.post("/api/v1/adjust_mask")
+    async def adjust_mask(request: Request) -> Response:
+        asked = await body_of(request, AdjustMaskRequest)
+        data = await run_in_threadpool(decode_base64, asked.mask, "mask")
+
+        def work() -> bytes:
+            mask = inpainter.brightness(data) >= BRIGHT
+            return encode_selection(adjust_selection(mask, asked.operate, asked.kernel_size))
+
+        return Response(await run_in_threadpool(work), media_type="image/png")
+
+    @router.get("/api/v1/inputimage")
+    def get_input_image() -> Response:
+        if gallery.is_open:
+            raise JobError("not_found", "The input is a folder; medias lists what is in it.")
+        if gallery.input is None:  # 200 is what IOPaint answers; its page looks at the type only
+            text = "No input image configured"
+            return JSONResponse(error_body(200, text, text))
+        return FileResponse(gallery.input)
+
+    @router.post("/api/v1/save_image")
+    async def save_image(request: Request) -> None:
+        async with read_form(request, max_file_mib=settings.max_file_mib) as form:
+            part = await file_part(form, "file", max_file_mib=settings.max_file_mib)
+        if part is None:
+            raise JobError("no_file", "No image was sent (multipart field `file`).")
+        await run_in_threadpool(gallery.save, *part)
+
+    @router.post("/api/v1/gen-info")
+    async def get_gen_info(request: Request) -> dict[str, str]:
+        async with read_form(request, max_file_mib=settings.max_file_mib) as form:
+            part = await file_part(form, "file", max_file_mib=settings.max_file_mib)
+        if part is None:
+            raise JobError("no_file", "No image was sent (multipart field `file`).")
+        return await run_in_threadpool(generation_info, part[0])
+
+    @router.get("/api/v1/medias")
+    def get_medias(tab: str = "input") -> list[dict[str, Any]]:
+        return gallery.medias(tab)
+
+    @router.get("/api/v1/media_file")
+    def get_media_file(tab: str, filename: str) -> Response:
+        return FileResponse(gallery.file(tab, filename), media_type="image/png")  # the type IOPaint gives to all
+
+    @router.get("/api/v1/media_thumbnail_file")
+    def get_media_thumbnail(tab: str, filename: str, width: int = 0, height: int = 0) -> Response:
+        data, (shown_width, shown_height) = gallery.thumbnail(tab, filename, width=width, height=height)
+        sizes = {"X-Width": str(shown_width), "X-Height": str(shown_height)}
+        return Response(data, media_type="image/jpeg", headers=sizes)
+
+    return router
+
+
+class NamedModels:
+    """The models by the names that IOPaint's clients know: "lama" is whichever network is loaded."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+        self._chosen = LAMA
+
+    @property
+    def current(self) -> str:
+        """The model in use, as it was asked for; "lama" where it was not."""
+        return self._chosen if self._chosen == self._queue.models.active else LAMA
+
+    def names(self) -> list[str]:
+        """Return "lama" and every installed network."""
+        view = self._queue.models.view()
+        return [LAMA, *(model["name"] for model in view["models"] if model["installed"] and model["name"] != LAMA)]
+
+    def choose(self, name: str) -> None:
+        """Go over to a model; JobError for one that is not here, and the one in use stays."""
+        if name != LAMA and not self._queue.models.choose(name, wait_s=SWITCH_WAIT_S):
+            raise JobError("queue_full", f"{name} is still being loaded.")
+        self._chosen = name
+
+
+class FileInpainter:
+    """A photo and a mask file in, the repaired file out, by IOPaint's rules for both."""
+
+    def __init__(self, queue: JobQueue, settings: Settings, waiters: anyio.CapacityLimiter) -> None:
+        self._queue = queue
+        self._max_bytes = settings.max_file_mib * MIB
+        self._max_px = settings.max_image_mpx * 1_000_000
+        self._waiters = waiters
+
+    def brightness(self, data: bytes) -> Any:
+        """Return a mask file as (H, W) uint8; JobError for what is no picture."""
+        with imaging_as_job_error(), self._queue.images.decoding:
+            return read_brightness(data, max_bytes=self._max_bytes, max_px=self._max_px)
+
+    async def inpaint(self, request: Request, image: bytes, mask: bytes) -> Encoded:
+        """Repair a photo for a request whose body was read; the answer has the photo's format and size.
+
+        Raises JobError: `no_image` and `empty_mask` for missing files, `mask_mismatch` for another size.
+        """
+        if not image:
+            raise JobError("no_image", "No image was sent (image).")
+        if not mask:
+            raise JobError("empty_mask", "No mask was sent (mask; above 127 = what should go).")
+
+        def mask_for(photo: ImageRecord) -> bytes:
+            bright = self.brightness(mask)
+            if bright.shape != (photo.height, photo.width):
+                sizes = f"Image size({(photo.height, photo.width)}) and mask size({bright.shape}) not match."
+                raise JobError("mask_mismatch", sizes)
+            if not (bright > BRIGHT).any():
+                raise _NothingToDoError
+            return encode_png(((bright > BRIGHT) * 255).astype("uint8")[..., None], fast=True)
+
+        try:
+            encoded = await repair_for_client(
+                request, self._queue, image=image, mask=mask_for, options=OPTIONS, filename="photo",
+                waiters=self._waiters,
+            )  # fmt: skip
+        except _NothingToDoError:
+            encoded = await run_in_threadpool(self._unchanged, image)
+        if format_of(image) == "GIF":
+            data = await run_in_threadpool(encode_gif, encoded.data)
+            return Encoded(data, "image/gif", ".gif", encoded.notes)
+        return encoded
+
+    def _unchanged(self, image: bytes) -> Encoded:
+        with imaging_as_job_error(), self._queue.images.decoding:
+            return encode_photo(open_photo(image, max_bytes=self._max_bytes, max_px=self._max_px))
+
+
+class _NothingToDoError(Exception):
+    """The mask is empty: IOPaint gives the photo back."""
+
+
+def decode_base64(text: str | None, what: str) -> bytes:
+    """Return the bytes of a data URL or of bare base64, in which line breaks and stray characters are passed over."""
+    if not text:
+        return b""
+    payload = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode(payload)
+    except (binascii.Error, ValueError) as error:
+        raise JobError("bad_base64", f"{what} is not base64: {error}.") from error
+
+
+def seed_of(asked: int) -> int:
+    """Return the seed that X-Seed carries: the one asked for, or a new one for -1."""
+    return random.randint(1, LARGEST_SEED) if asked == -1 else asked

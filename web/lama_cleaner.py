@@ -1,0 +1,122 @@
+"""The routes of lama-cleaner 1.2 and older, which tools still call: forms in, bytes out, errors as plain text.
+
+Every field is optional, unknown ones are passed over. Repairs run as in `web/iopaint.py`.
+"""
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+
+from config import Settings
+from jobs.errors import JobError
+from jobs.queue import JobQueue
+from web.iopaint import FORM_FIELDS, FileInpainter, NamedModels, seed_of, status_and_text
+from web.iopaint_files import Gallery
+from web.routes import WAITERS
+from web.uploads import file_part, read_form
+
+DEFAULT_SEED = 42
+
+log = logging.getLogger("fftlama.web")
+
+
+class PlainTextRoute(APIRoute):
+    """A route whose errors are a line of text."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap FastAPI's handler."""
+        inner = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await inner(request)
+            except JobError as error:
+                status, text = status_and_text(error)
+                headers = {"Retry-After": "5"} if status == 503 else None
+                return PlainTextResponse(text, status_code=status, headers=headers)
+            except Exception:
+                log.exception("%s %s failed", request.method, request.url.path)
+                return PlainTextResponse("Something failed inside the server; its log says why.", status_code=500)
+
+        return answer
+
+
+def create_lama_cleaner_routes(queue: JobQueue, settings: Settings) -> APIRouter:
+    """Return the routes, which lie outside /api/v1."""
+    router = APIRouter(route_class=PlainTextRoute)
+    waiters = anyio.CapacityLimiter(WAITERS)
+    inpainter = FileInpainter(queue, settings, waiters)
+    models = NamedModels(queue)
+    gallery = Gallery(settings)
+    max_mib = settings.max_file_mib
+
+    @router.post("/inpaint")
+    async def inpaint(request: Request) -> Response:
+        async with read_form(request, max_file_mib=max_mib, files=2, fields=FORM_FIELDS) as form:
+            image = await file_part(form, "image", max_file_mib=max_mib)
+            mask = await file_part(form, "mask", max_file_mib=max_mib)
+            seed = parse_seed(form.get("sdSeed"))
+        encoded = await inpainter.inpaint(request, image[0] if image else b"", mask[0] if mask else b"")
+        return Response(encoded.data, media_type=encoded.media_type, headers={"X-Seed": str(seed)})
+
+    @router.api_route("/inpaint", methods=["GET", "HEAD"])
+    def tell_alive() -> Response:  # what asks this way wants to know whether the server is there
+        return PlainTextResponse("Method Not Allowed", status_code=405, headers={"Allow": "POST"})
+
+    @router.get("/model")
+    def get_model() -> Response:
+        return PlainTextResponse(models.current)
+
+    @router.post("/model")
+    async def choose_model(request: Request) -> Response:
+        name = str((await request.form(max_files=0, max_fields=4)).get("name", ""))
+        if name == models.current:
+            return PlainTextResponse("Same model")
+        await anyio.to_thread.run_sync(models.choose, name, limiter=waiters)
+        return PlainTextResponse(f"ok, switch to {name}")
+
+    @router.get("/model_downloaded/{name}")
+    def is_downloaded(name: str) -> Response:
+        return PlainTextResponse(str(name in models.names()))
+
+    @router.get("/is_desktop")
+    def is_desktop() -> Response:
+        return PlainTextResponse("False")
+
+    @router.get("/server_config")
+    def get_server_config() -> dict[str, Any]:
+        return {
+            "isControlNet": False, "controlNetMethod": None, "isDisableModelSwitchState": False,
+            "isEnableAutoSaving": True, "enableFileManager": gallery.is_open, "plugins": [],
+        }  # fmt: skip
+
+    @router.post("/save_image")
+    async def save_image(request: Request) -> Response:
+        async with read_form(request, max_file_mib=max_mib) as form:
+            image = await file_part(form, "image", max_file_mib=max_mib)
+            name = form.get("filename")
+        if image is None:
+            raise JobError("no_file", "No image was sent (multipart field `image`).")
+        await run_in_threadpool(gallery.save, image[0], name if isinstance(name, str) and name else image[1])
+        return PlainTextResponse("ok")
+
+    @router.post("/run_plugin")
+    async def run_plugin(request: Request) -> Response:
+        raise JobError("no_plugin", "Plugin not found")
+
+    return router
+
+
+def parse_seed(text: object) -> int:
+    """Return the seed of a form's field; what is no number is the default, since nothing here depends on it."""
+    try:
+        return seed_of(int(str(text)))
+    except ValueError:
+        return DEFAULT_SEED

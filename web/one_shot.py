@@ -1,0 +1,91 @@
+"""One photo in, one repaired file out, in one request: waits for its turn in the queue, and stops if the client leaves.
+
+A client that closes its connection has no use for the answer: its job leaves the queue, and a running one's result is
+dropped. Works on whole bodies only: whoever reads the body reads it to its end first.
+"""
+
+import threading
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from fastapi import Request
+
+from imaging import Encoded
+from jobs.queue import JobQueue, MaskOf
+
+
+async def repair_for_client(
+    request: Request,
+    queue: JobQueue,
+    *,
+    image: bytes,
+    mask: bytes | MaskOf,
+    options: Any,
+    filename: str,
+    waiters: anyio.CapacityLimiter,
+) -> Encoded:
+    """Repair one file for a request whose body has been read.
+
+    Args:
+        request: whose connection is watched.
+        queue: where the job goes.
+        image: the photo's file.
+        mask: the mask's file, or what makes it once the photo's size is known.
+        options: as `POST /api/v1/repairs` takes them.
+        filename: the photo's name.
+        waiters: the threads that may wait for jobs.
+
+    Returns:
+        The repaired file.
+
+    Raises:
+        JobError: what `JobQueue.repair_file` raises; `interrupted` when the client left.
+    """
+    job = _Job(queue)
+
+    def work() -> Encoded:
+        return queue.repair_file(image, mask, options, filename, on_job=job.begin)
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        await anyio.to_thread.run_sync(job.cancel)
+
+    failure: Exception | None = None
+    result: Encoded | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        try:
+            result = await anyio.to_thread.run_sync(work, limiter=waiters)
+        except Exception as error:
+            failure = error  # raised below: a task group would wrap it
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    assert result is not None, "the work ends with a result or an exception"
+    return result
+
+
+class _Job:
+    """A job that may be cancelled before it has an id."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+        self._lock = threading.Lock()
+        self._job_id: str | None = None
+        self._left = False
+
+    def begin(self, job_id: str) -> None:
+        with self._lock:
+            self._job_id = job_id
+            left = self._left
+        if left:
+            self._queue.cancel(job_id)
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._left = True
+            job_id = self._job_id
+        if job_id is not None:
+            self._queue.cancel(job_id)
