@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from imaging.decoding import Turn
 from imaging.png import encode_png
 from imaging.reading import open_photo
 
@@ -19,18 +20,19 @@ BRIGHT = 127  # above this is a hole
 LARGEST_KERNEL_PX = 1024
 
 
-def read_brightness(data: bytes, *, max_bytes: int, max_px: int) -> np.ndarray:
+def read_brightness(data: bytes, *, max_bytes: int, max_px: int, turn: Turn | None = None) -> np.ndarray:
     """Read any image file as brightness, upright, whatever its transparency.
 
     Args:
         data: the file.
         max_bytes: the largest file taken.
         max_px: the most pixels taken.
+        turn: what decoding waits for; see `open_photo`.
 
     Returns:
         (H, W) uint8, by the weights of Pillow's mode L.
     """
-    image = open_photo(data, max_bytes=max_bytes, max_px=max_px).image
+    image = open_photo(data, max_bytes=max_bytes, max_px=max_px, turn=turn).image
     shown = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
     return np.asarray(Image.fromarray(shown).convert("L"))
 

@@ -188,10 +188,11 @@ class ImageStore:
     def _open(self, data: bytes) -> Photo:
         # The header is read before anything is decoded, so that the turn is asked for with the right number of bytes.
         with imaging_as_job_error():
-            return open_photo(data, max_bytes=self._max_bytes, max_px=self._max_px, turn=self._turn)
+            return open_photo(data, max_bytes=self._max_bytes, max_px=self._max_px, turn=self.turn)
 
     @contextmanager
-    def _turn(self, px: int, deep: bool) -> Iterator[None]:
+    def turn(self, px: int, deep: bool) -> Iterator[None]:
+        """Hold the memory that decoding or encoding so many pixels takes; waits until there is room."""
         with self.memory.reserve(px * (DEEP_STEP_BYTES_PER_PX if deep else STEP_BYTES_PER_PX)):
             yield
 

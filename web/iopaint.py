@@ -245,8 +245,8 @@ class FileInpainter:
 
     def brightness(self, data: bytes) -> Any:
         """Return a mask file as (H, W) uint8; JobError for what is no picture."""
-        with imaging_as_job_error(), self._queue.images.decoding:
-            return read_brightness(data, max_bytes=self._max_bytes, max_px=self._max_px)
+        with imaging_as_job_error():
+            return read_brightness(data, max_bytes=self._max_bytes, max_px=self._max_px, turn=self._queue.images.turn)
 
     async def inpaint(self, request: Request, image: bytes, mask: bytes) -> Encoded:
         """Repair a photo for a request whose body was read; the answer has the photo's format and size.
@@ -280,8 +280,9 @@ class FileInpainter:
         return encoded
 
     def _unchanged(self, image: bytes) -> Encoded:
-        with imaging_as_job_error(), self._queue.images.decoding:
-            return encode_photo(open_photo(image, max_bytes=self._max_bytes, max_px=self._max_px))
+        with imaging_as_job_error():
+            turn = self._queue.images.turn
+            return encode_photo(open_photo(image, max_bytes=self._max_bytes, max_px=self._max_px, turn=turn))
 
 
 class _NothingToDoError(Exception):

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from config import Settings
 from imaging import encode_preview, open_photo
 from imaging.reading import format_of
-from jobs.errors import JobError, disk_full_as_job_error
+from jobs.errors import JobError, storage_as_job_error
 from jobs.images import clean_name, imaging_as_job_error
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png"})
@@ -30,7 +30,8 @@ class Gallery:
     def __init__(self, settings: Settings) -> None:
         self.input = Path(settings.input_path) if settings.input_path else None
         self._outputs = Path(settings.outputs_dir)
-        self._limits = {"max_bytes": settings.max_file_mib * MIB, "max_px": settings.max_image_mpx * 1_000_000}
+        self._max_bytes = settings.max_file_mib * MIB
+        self._max_px = settings.max_image_mpx * 1_000_000
 
     @property
     def is_open(self) -> bool:
@@ -70,7 +71,7 @@ class Gallery:
         """Return a JPEG and its (width, height): as wide as asked, else as high, else of 256 px."""
         path = self.file(tab, name)
         with imaging_as_job_error():
-            photo = open_photo(path.read_bytes(), **self._limits)
+            photo = open_photo(path.read_bytes(), max_bytes=self._max_bytes, max_px=self._max_px)
             full_height, full_width = photo.image.shape[:2]
             if not width and not height:
                 width = THUMBNAIL_PX
@@ -85,7 +86,7 @@ class Gallery:
         if format_of(data) is None:
             raise JobError("not_an_image", "What was sent to be saved is no image.")
         pure = PurePath(clean_name(name))
-        with disk_full_as_job_error():
+        with storage_as_job_error():
             self._outputs.mkdir(parents=True, exist_ok=True)
             for number in range(1, MOST_NAMES):
                 path = self._outputs / f"{pure.stem}{'' if number == 1 else f'_{number}'}{pure.suffix}"
