@@ -89,7 +89,9 @@ def test_deep_photo_keeps_its_depth_outside_the_mask(client: httpx.Client) -> No
     import cv2
 
     answer = inpaint(client, deep_png())
-    after = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1].copy()
+    decoded = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert decoded is not None
+    after = decoded[..., ::-1].copy()
     before = np.asarray(picture()).astype(np.uint16) * 257 + 3
     before[HOLE] = after[HOLE] = 0
     assert after.dtype == np.uint16 and np.array_equal(before, after)
@@ -217,7 +219,7 @@ def test_folder_is_looked_through_and_nothing_leads_out_of_it(tmp_path: Path) ->
             for name in ("../secret.png", "link.png", str(tmp_path / "secret.png"), "..", "", "a\0.png", "notes.txt"):
                 answer = client.get("/api/v1/media_file", params={"tab": "input", "filename": name})
                 is_refusal(answer, 422, "no photo")
-            parameters = {"tab": "input", "filename": "a b.jpg", "width": 64}
+            parameters: dict[str, str | int] = {"tab": "input", "filename": "a b.jpg", "width": 64}
             small = client.get("/api/v1/media_thumbnail_file", params=parameters)
             assert Image.open(io.BytesIO(small.content)).size == (64, 48)
             assert (small.headers["x-width"], small.headers["x-height"]) == ("64", "48")
