@@ -311,7 +311,7 @@ def test_the_real_program_starts_repairs_and_stops(checkout: SmallCheckout) -> N
     left_out = shutil.ignore_patterns("__pycache__", "*.part")
     for source in (*ROOT.glob("*.py"), *(ROOT / name for name in ("hardware_profiles.yaml", "pyproject.toml"))):
         shutil.copy2(source, checkout.folder / source.name)
-    for name in ("cli", "web", "jobs", "engine", "tensor_ops", "masks", "imaging", "lama", "weights"):
+    for name in ("cli", "web", "jobs", "detection", "engine", "tensor_ops", "masks", "imaging", "lama", "weights"):
         shutil.copytree(ROOT / name, checkout.folder / name, ignore=left_out)
     started = checkout.run("start_app.sh", FFTLAMA_DEVICE="cpu", FFTLAMA_WEIGHTS="lama-compact")
     assert started.returncode == 0, started.stdout
