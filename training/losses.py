@@ -1,4 +1,4 @@
-"""What a fill is judged by in training: colour, features, and a critic of the hole.
+"""What a fill is judged by in training: colour, structure, features and their statistics, and a mesh's share.
 
 Images are (B, 3, H, W) in [0, 1], masks (B, 1, H, W) with 1 = hole. Every term is a mean over images, each normalised
 by its own hole, so that a hair-thin hole counts as much as a thick one. Colour decides how a thin hole looks; in the
@@ -7,7 +7,6 @@ middle of a thick one nobody can know the colour, and texture decides: by `depth
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 
 from training.kernels.distance import feature_distance
 from training.kernels.padding import reflect_pad
+from training.looks import GRID_PX
 from training.network import strided_depth_weight
 
 PLANES = (
@@ -29,25 +29,85 @@ PLANES = (
 )
 BLUE_GREEN_RED = (104.0, 117.0, 123.0)
 DEEP_PX, DEEP_STRIDE_PX = 16, 8  # a hole is deep where known pixels are further away than this; looked at in steps
+NEAR_STEP_PX = 4
+COARSE_PX, COARSE_STRIDE_PX = 17, 8
 WINDOW_PX = 7  # of structural similarity; one window is looked at, then the next that shares no pixel with it
 STEADY_MEAN, STEADY_VARIANCE = 0.01**2, 0.03**2
 
 
 def hole_colour(
-    prediction: torch.Tensor, image: torch.Tensor, mask: torch.Tensor
+    prediction: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, near: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return (mean absolute error in the hole, mean log of its squared error, mean absolute error along the hole's rim,
-    mean absolute error outside).
+    """Return how far colours are off, pixel by pixel.
 
     The logarithm weighs every photo's relative improvement alike, as a mean of decibels does. The rim is the hole's
     outermost pixel: an error there is a visible seam.
+
+    Args:
+        prediction: what the network gives.
+        image: the photo.
+        mask: the hole.
+        near: (B, 1, H, W), how much each pixel of the hole counts (`nearness`); all alike if left out.
+
+    Returns:
+        Mean absolute error in the hole, mean log of its squared error, mean absolute error along the hole's rim, mean
+        absolute error outside; scalars.
     """
     difference = prediction - image
     absolute = difference.abs()
+    counted = mask if near is None else mask * near
     rim = mask * F.max_pool2d(1 - mask, 3, 1, 1)
-    squared = _over(difference.square(), mask)
+    squared = _over(difference.square(), counted)
     outside = (absolute * (1 - mask)).mean()
-    return _over(absolute, mask).mean(), (squared + 2e-4).log().mean(), _over(absolute, rim).mean(), outside
+    return _over(absolute, counted).mean(), (squared + 2e-4).log().mean(), _over(absolute, rim).mean(), outside
+
+
+def nearness(mask: torch.Tensor) -> torch.Tensor:
+    """Return 1 within 16 px of a known pixel, falling to 0 at 32 px: (B, 1, H, W).
+
+    Further in nobody can know a pixel's colour. A term that asks for it there is answered best by the mean of all that
+    could be, which is blur.
+    """
+    known = F.max_pool2d(1 - mask, NEAR_STEP_PX, ceil_mode=True)
+    steps = range(DEEP_PX // NEAR_STEP_PX, 2 * DEEP_PX // NEAR_STEP_PX)
+    reached = torch.stack([F.max_pool2d(known, 2 * step + 1, 1, step) for step in steps]).mean(0)
+    whole = F.interpolate(reached, scale_factor=NEAR_STEP_PX, mode="nearest")
+    return whole[..., : mask.shape[2], : mask.shape[3]]
+
+
+def coarse_colour(
+    composite: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, near: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean absolute error, and the mean log of the squared error, of colours averaged over 17 px, in the
+    deep part of each hole: scalars. It holds the colour there and leaves the texture alone.
+    """
+    difference = F.avg_pool2d(composite - image, COARSE_PX, COARSE_STRIDE_PX, COARSE_PX // 2, count_include_pad=False)
+    deep = F.avg_pool2d(mask * (1 - near), COARSE_STRIDE_PX, ceil_mode=True)
+    deep = deep[..., : difference.shape[2], : difference.shape[3]]
+    return _over(difference.abs(), deep).mean(), (_over(difference.square(), deep) + 2e-4).log().mean()
+
+
+def fine_part(images: torch.Tensor) -> torch.Tensor:
+    """Return grey (B, 1, H, W) minus its mean over 5x5 pixels: what is called texture here."""
+    grey = images.mean(1, keepdim=True)
+    return grey - F.avg_pool2d(F.pad(grey, (2, 2, 2, 2), mode="reflect"), 5, 1)
+
+
+def mesh_share(composite: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return which part of the texture's energy repeats every 8 px, beyond what chance gives: (B,).
+
+    In windows of 64 px, over the cells of 8 px that lie in the hole as a whole: energy of their mean over energy.
+    Windows with fewer than a third of such cells do not count. Sides are multiples of 8.
+    """
+    cells = F.pixel_unshuffle(fine_part(composite), GRID_PX)
+    whole = (F.pixel_unshuffle(mask, GRID_PX).amin(1, keepdim=True) > 0).float()
+    count = F.avg_pool2d(whole, 8, 4) * 64
+    mean = F.avg_pool2d(cells * whole, 8, 4) * 64 / (count + 1e-3)
+    energy = F.avg_pool2d(cells.square() * whole, 8, 4).mean(1, keepdim=True) * 64 / (count + 1e-3)
+    repeated = mean.square().mean(1, keepdim=True) - energy / (count + 1e-3)
+    share = repeated.clamp_min(0) / (energy + (1 / 255) ** 2)
+    counts = (count >= 64 / 3).float()
+    return (share * counts).sum((1, 2, 3)) / (counts.sum((1, 2, 3)) + 1e-3)
 
 
 def _over(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -61,10 +121,13 @@ def depth(mask: torch.Tensor) -> torch.Tensor:
     return (deep.mean((1, 2, 3)) / (mask.mean((1, 2, 3)) + 1e-4)).clamp_max(1.0)
 
 
-def dissimilarity(composite: torch.Tensor, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def dissimilarity(
+    composite: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, near: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return 1 - structural similarity (Wang et al. 2004, equation 13, 7x7 windows, channels apart) over each photo's
-    hole: (B,).
+    hole, pixels counted by `near` (`nearness`) where it is given: (B,).
     """
+    counted = mask if near is None else mask * near
     x, y = composite.contiguous(), image.contiguous()
     mean_x, square_x, product = F.avg_pool2d(torch.cat([x, x * x, x * y], 1), WINDOW_PX).chunk(3, 1)
     mean_y, square_y = F.avg_pool2d(torch.cat([y, y * y], 1), WINDOW_PX).chunk(2, 1)
@@ -73,7 +136,7 @@ def dissimilarity(composite: torch.Tensor, image: torch.Tensor, mask: torch.Tens
     together = unbiased * (product - mean_x * mean_y)
     numerator = (2 * mean_x * mean_y + STEADY_MEAN) * (2 * together + STEADY_VARIANCE)
     denominator = (mean_x * mean_x + mean_y * mean_y + STEADY_MEAN) * (spread.clamp_min(0) + STEADY_VARIANCE)
-    middles = mask[..., WINDOW_PX // 2 :: WINDOW_PX, WINDOW_PX // 2 :: WINDOW_PX]
+    middles = counted[..., WINDOW_PX // 2 :: WINDOW_PX, WINDOW_PX // 2 :: WINDOW_PX]
     return _over(1 - numerator / denominator, middles[..., : mean_x.shape[2], : mean_x.shape[3]])
 
 
@@ -132,48 +195,44 @@ def perceptual(
     """Return the squared distance of unit-length feature vectors over each photo's hole, summed over layers: (B,)
     (after arXiv:1801.03924).
     """
+    return perceptual_and_style(features, composite, image, mask, with_style=False)[0]
+
+
+def perceptual_and_style(
+    features: SqueezeFeatures, composite: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, *, with_style: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the perceptual distance, and the distance of the features' statistics, summed over layers.
+
+    Statistics are the second moments of a layer's channels over the hole, about the photo's mean there (after
+    arXiv:1505.07376): they tell which textures there are, not where. Each layer's distance is a part of the photo's.
+
+    Args:
+        features: the network whose features are compared.
+        composite: fills put into photos.
+        image: the photos.
+        mask: the holes.
+        with_style: whether the second is wanted; zeros otherwise.
+
+    Returns:
+        Two tensors, (B,).
+    """
     with torch.no_grad():
         wanted = features(image)
-    total = composite.new_zeros(len(composite))
+    total, style = composite.new_zeros(len(composite)), composite.new_zeros(len(composite))
     for got, want in zip(features(composite), wanted, strict=True):
         where = F.interpolate(mask, got.shape[-2:], mode="area")
         distance = feature_distance(got, want)
-        total = total + (distance * where).sum((1, 2, 3)) / (where.sum((1, 2, 3)) + 0.1)
-    return total
+        size = where.sum((1, 2, 3))
+        total = total + (distance * where).sum((1, 2, 3)) / (size + 0.1)
+        if with_style:
+            share = where / (size.view(-1, 1, 1, 1) + 0.1)
+            mean = (want.float() * share).sum((2, 3), keepdim=True)
+            ours, theirs = _moments(got, mean, share), _moments(want, mean, share)
+            style = style + (ours - theirs).flatten(1).norm(dim=1) / (theirs.flatten(1).norm(dim=1) + 1e-2)
+    return total, style
 
 
-def critic_tensors(seed: int, base: int = 64) -> list[tuple[str, torch.Tensor, bool]]:
-    """Return a fresh patch critic's weights (name, value, False): five 4x4 convolutions on RGB and mask."""
-    random = torch.Generator().manual_seed(seed)
-    tensors: list[tuple[str, torch.Tensor, bool]] = []
-    planes = (4, base, 2 * base, 4 * base, 8 * base, 8 * base, 1)
-    for i, (into, out) in enumerate(itertools.pairwise(planes)):
-        size = 3 if out == 1 else 4
-        value = torch.randn(out, into, size, size, generator=random) * (2 / (into * size * size)) ** 0.5
-        tensors += [(f"critic{i}", value, False), (f"critic{i}.bias", torch.zeros(out), False)]
-    return tensors
-
-
-def critic(
-    weights: dict[str, torch.Tensor], image: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Judge (B, 3, H, W) images: logits (B, 1, h, w), > 0 = a photo, and the features of each layer. No
-    normalisation: R1 keeps it tame.
-    """
-    dtype = weights["critic0"].dtype
-    x = torch.cat([image * 2 - 1, mask], 1).to(dtype).contiguous(memory_format=torch.channels_last)
-    features = []
-    last = 5
-    for i in range(last):
-        stride = 2 if i < 4 else 1
-        x = F.conv2d(x, weights[f"critic{i}"], weights[f"critic{i}.bias"].to(dtype), stride=stride, padding=1)
-        x = F.leaky_relu(x, 0.2)
-        features.append(x)
-    logits = F.conv2d(x, weights[f"critic{last}"], weights[f"critic{last}.bias"].to(dtype), padding=1)
-    return logits.float(), features
-
-
-def over_hole(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean of (B, 1, h, w) values over the cells that see the hole, photo by photo: (B,)."""
-    where = (F.adaptive_max_pool2d(mask, values.shape[-2:]) > 0).float()
-    return (values * where).sum((1, 2, 3)) / (where.sum((1, 2, 3)) + 1e-3)
+def _moments(values: torch.Tensor, mean: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Return the (B, C, C) second moments of (B, C, h, w) values about `mean`, weighted by `share`."""
+    centred = values.float() - mean
+    return (centred * share).flatten(2) @ centred.flatten(2).mT

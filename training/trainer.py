@@ -1,7 +1,12 @@
 """One card's part of the training: the networks, their losses, and a step captured as CUDA graphs.
 
-A stage's step is three graphs (generator; critic; critic with its gradient penalty) and two for the optimisers,
-replayed on static inputs; the next batch is cut by a few plain launches on a stream beside them.
+A stage's step is a few CUDA graphs (generator; critic; critic with its gradient penalty; the two optimisers), replayed
+on static inputs; the next batch is cut by a few plain launches on a stream beside them. What one graph hands to another
+lies in a tensor that was there before either was captured: a tensor that a graph makes has another place in each graph,
+and a third one that was captured in between would go on reading the last one's (`Trainer._captured` refuses that).
+
+With a critic the generator waits until the critic can judge. Terms that ask for a pixel's own colour then count near
+the hole's rim only (`losses.nearness`).
 """
 
 from __future__ import annotations
@@ -14,44 +19,58 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from training.critic import CriticView, critic, critic_tensors, hole_cells, over_hole
 from training.looks import Looks
 from training.losses import (
     SqueezeFeatures,
-    critic,
-    critic_tensors,
+    coarse_colour,
     depth,
     dissimilarity,
     hole_colour,
-    over_hole,
-    perceptual,
+    mesh_share,
+    nearness,
+    perceptual_and_style,
 )
 from training.masks import KIND_SHARES
-from training.network import Layout, TrainingForward, published
+from training.network import DOWNS, Layout, TrainingForward, published
 from training.optimiser import FlatParameters, MuonAdam
 from training.photos import PhotoStore
 
 PENALTY_EVERY = 16
 CLIP = 5.0
 TINY = 1e-12
+ASK_EVERY = 25  # critic steps between two looks at whether it can judge yet
+ACCURACY_DECAY, LENGTH_DECAY = 0.95, 0.99  # of the running means of the critic's accuracy and of gradients' lengths
+UPS = tuple(f"up{i}" for i in range(DOWNS))
 TERMS = (
     "hole_l1",
     "hole_log",
     "rim_l1",
     "outside_l1",
     "dissimilar",
+    "coarse_l1",
     "perceptual",
+    "style",
+    "mesh",
     "fooling",
     "matching",
-    "critic",
     "gradient",
+    "critic",
+    "accuracy",
+    "penalty",
 )
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the schedule: until which share of the budget, crop side, images a card and step, the length of the
-    critic's gradient beside the other terms' for the deepest holes (0: no critic), and the share of batches whose
-    photos are hardly changed (`PhotoStore.windows`).
+    """A part of the schedule.
+
+    Attributes:
+        until: the share of the budget at which it ends.
+        side_px: side of the crops.
+        batch: images a card and step.
+        adversarial: the length of the critic's gradient beside the other terms', over the deep holes; 0 for no critic.
+        plain: the share of batches whose photos are hardly changed (`PhotoStore.windows`).
     """
 
     until: float
@@ -63,13 +82,24 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that shapes the result; kept in `state.json`."""
+    """Everything that shapes the result; kept in `state.json`.
+
+    Attributes that are not rates, weights or shares of a term:
+        critic_accuracy: share of a batch's hole cells that the critic judges rightly before the generator listens.
+        critic_alone_steps: after which the generator listens in any case.
+        critic_ramp_steps: over which it begins to.
+        penalty_weight: of the critic's squared gradient by a photo, summed over the cells (R1, arXiv:1801.04406).
+        balance: how much of the way each step brings the upsampling kernels to where a constant makes no mesh.
+    """
 
     width: int = 32
     blocks: int = 9
     rate: float = 2e-3
-    critic_rate: float = 1e-4
-    critic_warmup_steps: int = 200
+    critic_rate: float = 2e-2
+    critic_base: int = 64
+    critic_accuracy: float = 0.9
+    critic_alone_steps: int = 1500
+    critic_ramp_steps: int = 300
     muon: bool = True
     weight_decay: float = 0.05
     warmup_steps: int = 200
@@ -79,13 +109,17 @@ class Recipe:
     rim_weight: float = 0.5
     outside_weight: float = 1.0
     structure_weight: float = 0.5
+    coarse_weight: float = 2.0
+    style_weight: float = 0.05
+    mesh_weight: float = 0.1
+    balance: float = 0.0
     perceptual_weight: float = 0.1
     perceptual_share: float = 0.34
     perceptual_every: int = 2
     depth_gain: float = 8.0
-    critic_share: float = 0.34
+    critic_share: float = 0.6
     matching_weight: float = 1.0
-    penalty_weight: float = 0.5
+    penalty_weight: float = 1e-3
     average_decay: float = 0.998
     kind_shares: dict[str, float] = field(default_factory=lambda: dict(KIND_SHARES))
     stages: tuple[Stage, ...] = (Stage(0.5, 256, 64, 0.0), Stage(1.0, 384, 30, 0.0))
@@ -107,16 +141,22 @@ class Trainer:
             average_decay=recipe.average_decay,
         )
         self.critic = MuonAdam(
-            FlatParameters(critic_tensors(1), self.device, dtype),
-            muon=False,
+            FlatParameters(critic_tensors(1, recipe.critic_base), self.device, dtype),
+            muon=True,
             weight_decay=0.0,
             average_decay=0.99,
-            betas=(0.0, 0.99),
+            betas=(0.5, 0.99),
         )
         self.beside = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.upcoming: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.gradient = torch.zeros_like(self.generator.parameters.master)
+        self.critic_gradient = torch.zeros_like(self.critic.parameters.master)
         self.sums = torch.zeros(len(TERMS), device=self.device)
         self.adversarial = torch.zeros((), device=self.device)
+        self.accuracy = torch.full((), 0.5, device=self.device)
+        self.lengths = torch.zeros(2, device=self.device)  # of the critic's gradient and of the other terms'
+        self.heard_steps = 0
+        self.is_heard = False
         self.steps = self.images = 0
         self.seconds = 0.0
 
@@ -154,33 +194,51 @@ class Trainer:
             every=self.recipe.perceptual_every,
             device=self.device,
         )
+        self.view = CriticView(self.judged, stage.side_px, self.device)
         self.run_generator = self._captured(self._generator_gradient)
-        self.run_step = self._captured(lambda: self.generator.step(self.gradient, CLIP))
+        self.run_step = self._captured(self._generator_step)
         if stage.adversarial:
+            self.run_composite = self._captured(self._fill)
             self.run_critic = self._captured(lambda: self._critic_gradient(penalty=False))
             self.run_penalty = self._captured(lambda: self._critic_gradient(penalty=True))
             self.run_critic_step = self._captured(lambda: self.critic.step(self.critic_gradient, CLIP))
 
     def _captured(self, function: Callable[[], None]) -> Callable[[], None]:
-        if self.device.type != "cuda":
-            return function
+        """Capture a function that works on this trainer's tensors; on a CPU return it as it is.
+
+        Raises:
+            RuntimeError: If it puts one of the trainer's tensors elsewhere instead of writing into it.
+        """
         kept = [t.clone() for t in self._touched()]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                function()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        before = self._places()
+        if self.device.type != "cuda":
             function()
+            replay = function
+        else:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    function()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                function()
+            replay = graph.replay
+        moved = [name for name, place in self._places().items() if before.get(name) != place]
+        if moved:
+            raise RuntimeError(f"a captured step has to write into {', '.join(moved)}, not to put another in its place")
         for tensor, value in zip(self._touched(), kept, strict=True):
             tensor.copy_(value)
-        return graph.replay
+        return replay
+
+    def _places(self) -> dict[str, int]:
+        """Where each tensor among the attributes lies."""
+        return {name: value.data_ptr() for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
 
     def _touched(self) -> list[torch.Tensor]:
         """Tensors that a warm-up run changes and that must come back as they were."""
-        parts = [self.sums]
+        parts = [self.sums, self.accuracy, self.lengths]
         for optimiser in (self.generator, self.critic):
             parts += [optimiser.parameters.master, optimiser.parameters.average, optimiser.momentum, optimiser.square]
         return parts
@@ -194,42 +252,67 @@ class Trainer:
         composite = pixels * self.mask + self.image * (1 - self.mask)
         self.composite.copy_(composite.detach())
         depths = depth(self.mask)
-        hole, log_error, rim, outside = hole_colour(pixels, self.image, self.mask)
-        dissimilar = dissimilarity(composite, self.image, self.mask).mean()
+        deep = (2 * depths).clamp_max(1.0)
+        near = nearness(self.mask) if self.stage.adversarial else torch.ones_like(self.mask)
+        hole, log_error, rim, outside = hole_colour(pixels, self.image, self.mask, near)
+        coarse, coarse_log = coarse_colour(composite, self.image, self.mask, near)
+        dissimilar = dissimilarity(composite, self.image, self.mask, near).mean()
         looks, times = self.looks, self.looks.times
         seen = [looks.see(part) for part in (composite, self.image, self.mask)]
-        likeness = perceptual(self.features, *seen)
+        likeness, style = perceptual_and_style(self.features, *seen, with_style=recipe.style_weight > 0)
+        mesh = mesh_share(composite, self.mask)
         loss = (
             recipe.hole_weight * hole
             + recipe.log_weight * log_error
             + recipe.rim_weight * rim
             + recipe.outside_weight * outside
             + recipe.structure_weight * dissimilar
+            + recipe.coarse_weight * (coarse + coarse_log * recipe.log_weight / recipe.hole_weight)
             + recipe.perceptual_weight * (times * (1 + recipe.depth_gain * looks.pick(depths)) * likeness).mean()
+            + recipe.style_weight * (times * looks.pick(deep) * style).mean()
+            + recipe.mesh_weight * mesh.mean()
         )
         (slope,) = torch.autograd.grad(loss, pixels)
         fooling = matching = hole.new_zeros(1)
         if self.stage.adversarial:
             fooling, matching, push = self._adversarial_slope(pixels.detach())
             judged = slice(0, len(push))
-            share = self.adversarial * (2 * depths[judged]).clamp_max(1.0)
-            ratio = share * _norms(slope[judged]) / (_norms(push) + TINY)
-            slope = torch.cat([slope[judged] + ratio.view(-1, 1, 1, 1) * push, slope[len(push) :]])
-        self.gradient = parameters.gradient(prediction, slope)
-        self.sums += torch.stack(
-            [
-                hole,
-                log_error,
-                rim,
-                outside,
-                dissimilar,
-                (times * likeness).mean(),
-                fooling.mean(),
-                matching.mean(),
-                hole.new_zeros(()),
-                self.gradient.norm(),
-            ]
-        ).detach()
+            push = push * deep[judged].view(-1, 1, 1, 1)
+            lengths = torch.stack([(deep[judged] * _norms(part)).mean() for part in (push, slope[judged])])
+            # One ratio for all photos, slowly changing: photo by photo a critic with no opinion would be loud.
+            self.lengths.lerp_(lengths, torch.where(self.lengths[0] > 0, 1 - LENGTH_DECAY, 1.0))
+            ratio = self.adversarial * self.lengths[1] / (self.lengths[0] + TINY)
+            slope = torch.cat([slope[judged] + ratio * push, slope[len(push) :]])
+        self.gradient.copy_(parameters.gradient(prediction, slope))
+        terms = [
+            hole,
+            log_error,
+            rim,
+            outside,
+            dissimilar,
+            coarse,
+            (times * likeness).mean(),
+            (times * style).mean(),
+            mesh.mean(),
+            fooling.mean(),
+            matching.mean(),
+            self.gradient.norm(),
+        ]
+        self.sums[: len(terms)] += torch.stack(terms).detach()
+
+    def _generator_step(self) -> None:
+        self.generator.step(self.gradient, CLIP)
+        if self.recipe.balance:
+            current = self.generator.parameters.current()
+            for name in UPS:
+                balance(current[name], self.recipe.balance)
+
+    @torch.no_grad()
+    def _fill(self) -> None:
+        """Fill the batch's holes for the critic alone."""
+        self.generator.parameters.refresh()
+        prediction = self.predict(self.generator.parameters.leaves, self.image, self.mask, [])
+        self.composite.copy_(prediction * self.mask + self.image * (1 - self.mask))
 
     def _adversarial_slope(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the critic's two terms, (n,), and their gradient by the pixels, (n, 3, H, W), for the n photos with
@@ -238,63 +321,88 @@ class Trainer:
         image, mask = self.image[: self.judged], self.mask[: self.judged]
         pixels = pixels[: self.judged].requires_grad_()
         leaves = self.critic.parameters.leaves
-        logits, got = critic(leaves, pixels * mask + image * (1 - mask), mask)
+        where = self.view.place(mask)
+        logits, got = critic(leaves, self.view.see(pixels * mask + image * (1 - mask)), where)
         with torch.no_grad():
-            _, want = critic(leaves, image, mask)
-        fooling = over_hole(F.softplus(-logits), mask)
+            _, want = critic(leaves, self.view.see(image), where)
+        fooling = over_hole(F.softplus(-logits), where)
         matching = torch.stack(
             [
-                over_hole((a.float() - b.float()).abs().mean(1, keepdim=True), mask)
+                over_hole((a.float() - b.float()).abs().mean(1, keepdim=True), where)
                 for a, b in zip(got, want, strict=True)
             ]
-        ).sum(0)
+        ).mean(0)
         (slope,) = torch.autograd.grad((fooling + self.recipe.matching_weight * matching).sum(), pixels)
         return fooling.detach(), matching.detach(), slope
 
     def _critic_gradient(self, penalty: bool) -> None:
         parameters = self.critic.parameters
         parameters.refresh()
-        real, mask = self.image[: self.judged], self.mask[: self.judged]
+        where = self.view.place(self.mask[: self.judged])
+        real = self.view.see(self.image[: self.judged])
         if penalty:
-            real = real.clone(memory_format=torch.preserve_format).requires_grad_()
-        logits, _ = critic(parameters.leaves, real, mask)
-        fake, _ = critic(parameters.leaves, self.composite[: self.judged], mask)
-        loss = (over_hole(F.softplus(-logits), mask) + over_hole(F.softplus(fake), mask)).mean()
-        self.sums[TERMS.index("critic")] += loss.detach()
+            real = real.contiguous(memory_format=torch.channels_last).requires_grad_()
+        logits, _ = critic(parameters.leaves, real, where)
+        fake, _ = critic(parameters.leaves, self.view.see(self.composite[: self.judged]), where)
+        loss = (over_hole(F.softplus(-logits), where) + over_hole(F.softplus(fake), where)).mean()
+        with torch.no_grad():
+            right = (over_hole((logits > 0).float(), where) + over_hole((fake <= 0).float(), where)).mean() / 2
+            self.accuracy.lerp_(right, 1 - ACCURACY_DECAY)
+            self.sums[TERMS.index("critic")] += loss
+            self.sums[TERMS.index("accuracy")] += right
         if penalty:
-            (slope,) = torch.autograd.grad(over_hole(logits, mask).sum(), real, create_graph=True)
-            slope = slope.float().square().sum((1, 2, 3)).mean()
-            loss = loss + self.recipe.penalty_weight * PENALTY_EVERY * slope
-        self.critic_gradient = parameters.gradient(loss)
+            # Of the sum over the cells, as published: of their mean it would be weaker the more cells a hole has.
+            total = (logits * hole_cells(logits, where)).sum()
+            (slope,) = torch.autograd.grad(total, real, create_graph=True)
+            length = slope.float().square().sum((1, 2, 3)).mean()
+            self.sums[TERMS.index("penalty")] += PENALTY_EVERY * length.detach()
+            loss = loss + self.recipe.penalty_weight * PENALTY_EVERY * length
+        self.critic_gradient.copy_(parameters.gradient(loss))
 
     def _exchange(self, gradient: torch.Tensor) -> None:
         if self.world > 1:
             dist.all_reduce(gradient, op=dist.ReduceOp.AVG)
 
     def step(self, rate: float) -> None:
-        """Run one step on a fresh batch."""
+        """Run one step on a fresh batch; the generator keeps its weights while the critic can't judge yet."""
         stage = self.stage
         self._next_batch()
         self.looks.shift(self.store.choice)
-        self.generator.set_rate(rate)
-        self.run_generator()
-        self._cut_ahead()
-        self._exchange(self.gradient)
-        with torch.no_grad():
-            self.run_step()
         if stage.adversarial:
-            self.critic.set_rate(self.recipe.critic_rate * min(1.0, rate / self.recipe.rate * 4))
-            # A fresh critic's opinion is noise: it learns alone for a while before the generator listens.
-            heard = min(
-                1.0, max(0, self.critic.steps - self.recipe.critic_warmup_steps) / self.recipe.critic_warmup_steps
-            )
-            self.adversarial.fill_(stage.adversarial * heard)
-            (self.run_penalty if self.critic.steps % PENALTY_EVERY == 1 else self.run_critic)()
-            self._exchange(self.critic_gradient)
+            self.view.change(self.store.choice)
+        if stage.adversarial and not self.is_heard:
+            self.run_composite()
+            self._cut_ahead()
+            self._critic_step(self.recipe.critic_rate)
+            self._ask_critic()
+        else:
+            self.generator.set_rate(rate)
+            self.adversarial.fill_(stage.adversarial * min(1.0, self.heard_steps / self.recipe.critic_ramp_steps))
+            self.run_generator()
+            self._cut_ahead()
+            self._exchange(self.gradient)
             with torch.no_grad():
-                self.run_critic_step()
+                self.run_step()
+            if stage.adversarial:
+                self.heard_steps += 1
+                self._critic_step(self.recipe.critic_rate * min(1.0, rate / self.recipe.rate * 4))
         self.steps += 1
         self.images += stage.batch * self.world
+
+    def _critic_step(self, rate: float) -> None:
+        self.critic.set_rate(rate)
+        (self.run_penalty if self.critic.steps % PENALTY_EVERY == 1 else self.run_critic)()
+        self._exchange(self.critic_gradient)
+        with torch.no_grad():
+            self.run_critic_step()
+
+    def _ask_critic(self) -> None:
+        """Find out whether the critic can judge; a critic that can't would push the generator about at random."""
+        if self.critic.steps >= self.recipe.critic_alone_steps:
+            self.is_heard = True
+        elif self.critic.steps % ASK_EVERY == 0:
+            self._exchange(self.accuracy)
+            self.is_heard = self.accuracy.item() >= self.recipe.critic_accuracy
 
     def _next_batch(self) -> None:
         """Bring a fresh batch into the static inputs, photos with the deepest holes first."""
@@ -344,6 +452,21 @@ class Trainer:
         row = {name: round(value, 4) for name, value in zip(TERMS, values, strict=True)}
         images = since * self.stage.batch * self.world
         return {"step": self.steps, "images": self.images, "images_per_s": round(images / seconds), **row}
+
+
+def balance(kernels: torch.Tensor, strength: float) -> None:
+    """Bring kernels of stride 2, (in, out, 3, 3), towards where a constant map gives a constant one, in place.
+
+    Outputs at even rows see the middle row of taps, those at odd rows the two others, and columns likewise; the four
+    sums are made alike by giving each tap its part of what is missing (arXiv:1806.02658).
+    """
+    odd = (torch.arange(3, device=kernels.device) != 1).long()
+    phase = 2 * odd[:, None] + odd
+    sums = [(kernels * (phase == p)).sum((2, 3), keepdim=True) for p in range(4)]
+    mean = torch.stack(sums).mean(0)
+    for p, total in enumerate(sums):
+        taps = phase == p
+        kernels.add_(strength * (mean - total) / taps.sum() * taps)
 
 
 def _norms(slope: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from skimage.metrics import structural_similarity
 
+from training.critic import over_hole
 from training.looks import GRID_PX, Looks
-from training.losses import PLANES, SqueezeFeatures, depth, dissimilarity, hole_colour, over_hole
+from training.losses import PLANES, SqueezeFeatures, depth, dissimilarity, hole_colour
 
 
 def square_hole(side: int, size: int = 96) -> torch.Tensor:
