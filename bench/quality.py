@@ -23,6 +23,7 @@ if __name__ == "__main__":
     # Run as a file, Python looks for imports beside it; the rooms lie one folder up.
     sys.path[0] = str(ROOT)
 
+from bench.quality_kid import find_weights  # noqa: E402
 from bench.quality_methods import EMBEDDED, load_methods, name_methods  # noqa: E402
 from bench.quality_peers import CLASSICAL  # noqa: E402
 from bench.quality_protocols import PROTOCOLS, kinds_of, list_photos  # noqa: E402
@@ -47,6 +48,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--photos", type=Path, default=os.environ.get("EVAL_PHOTOS"), help="folder of clean photos")
     add("--masks", type=Path, default=os.environ.get("EVAL_MASKS"), help="folder of <kind>/<photo>.png")
     add("--features", type=Path, default=os.environ.get("EVAL_FEATURES"), help="SqueezeNet 1.0 weights")
+    add(
+        "--second-features",
+        type=Path,
+        default=find_weights(),
+        help="EfficientNet-Lite0 weights; default: the package's",
+    )
     add("--protocol", choices=PROTOCOLS, default="network")
     add("--weights", nargs="*", default=[EMBEDDED], help="files; 'embedded'; 'none' for peers alone")
     add("--kinds", default="", help="comma-separated; default: all of the protocol")
@@ -104,6 +111,7 @@ def make_setup(chosen: argparse.Namespace) -> Setup:
         cache=chosen.cache,
         dilate_px=chosen.dilate_px,
         device=chosen.device,
+        second_features=chosen.second_features,
     )
 
 

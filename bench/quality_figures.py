@@ -13,7 +13,7 @@ Knows nothing of protocols, peers or files other than the feature weights.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -32,15 +32,21 @@ FEATURE_MEAN_BGR = (104.0, 117.0, 123.0)
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of one repair; `perceptual` is NaN when no feature weights were given."""
+    """The figures of one repair.
+
+    `perceptual` is NaN when no feature weights were given; the last three, of `quality_texture`, with no large hole.
+    """
 
     psnr: float
     ssim: float
     perceptual: float
     seam: float
+    texture: float = float("nan")
+    periodic: float = float("nan")
+    photo_periodic: float = float("nan")
 
 
-FIGURE_NAMES = tuple(field.name for field in fields(Figures))
+FIGURE_NAMES = ("psnr", "ssim", "perceptual", "seam")
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "perceptual": False, "seam": False}
 
 

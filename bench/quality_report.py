@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from bench.quality_figures import FIGURE_NAMES, HIGHER_IS_BETTER, paired_bootstrap
+from bench.quality_kid import kernel_distance_interval
 from bench.quality_methods import BARE_SUFFIX
-from bench.quality_scores import Record
+from bench.quality_scores import LARGE_KINDS, Record
 
 TITLES = {
     "psnr": "Hole PSNR, dB (higher is better)",
@@ -27,6 +28,7 @@ TITLES = {
     "perceptual": "Perceptual distance on SqueezeNet features (lower is better)",
     "seam": "Seam error, grey levels (lower is better)",
 }
+LOOK_NAMES = ("texture", "periodic", "photo_periodic")  # figures of large holes only
 DIGITS = {"psnr": 2, "ssim": 3, "perceptual": 3, "seam": 2}
 # What the embedded weights have to reach on the network protocol; a perceptual bar is a part of Telea's distance.
 NETWORK_BARS = {
@@ -104,6 +106,7 @@ def markdown(
             for peer in (m for m in methods if m not in ours):
                 cells = [_interval_cell(compare(records, own, peer, kind, figure), figure) for kind in kinds]
                 lines.append(_row(f"{own} - {peer}", cells))
+    lines += _look_rows(records, kinds, methods)
     lines += _time_rows(records, kinds, methods)
     lines += ["", "## Environment", "", *(f"- {name}: {value}" for name, value in environment.items())]
     return "\n".join(lines) + "\n"
@@ -153,6 +156,7 @@ def summarize(
         "bench": "quality",
         "protocol": protocol,
         "means": means,
+        "looks": {m: {k: look_figures(records, m, k) for k in kinds if k in LARGE_KINDS} for m in methods},
         "differences": differences,
         "environment": environment,
     }
@@ -161,7 +165,7 @@ def summarize(
 def save_report(folder: Path, name: str, text: str, summary: dict[str, Any], records: Sequence[Record]) -> Path:
     """Write NAME.md and NAME.json (summary and every record) and return the path of the first."""
     folder.mkdir(parents=True, exist_ok=True)
-    whole = summary | {"records": [asdict(record) for record in records]}
+    whole = summary | {"records": [asdict(replace(record, windows=None)) for record in records]}
     (folder / f"{name}.json").write_text(json.dumps(_rounded(whole)) + "\n", encoding="utf-8")
     page = folder / f"{name}.md"
     page.write_text(text, encoding="utf-8")
@@ -216,6 +220,46 @@ def _header(kinds: Sequence[str]) -> list[str]:
 
 def _row(name: str, cells: Sequence[str]) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def look_figures(records: Sequence[Record], method: str, kind: str) -> dict[str, float]:
+    """Return the look of one method's large holes: median texture, mean periodic share with the photos' own, and the
+    kernel distance x 1000 with its standard deviation over halves of the photos. NaN where it was not measured.
+    """
+    own = [r for r in records if r.method == method and r.kind == kind]
+    columns = {name: np.array([getattr(r.figures, name) for r in own]) for name in LOOK_NAMES}
+    seen = {name: column[~np.isnan(column)] for name, column in columns.items()}
+    windows = [r.windows for r in own if r.windows is not None]
+    distance, spread = kernel_distance_interval([w[0] for w in windows], [w[1] for w in windows])
+    return {
+        "texture": float(np.median(seen["texture"])) if len(seen["texture"]) else float("nan"),
+        "periodic": float(np.mean(seen["periodic"])) if len(seen["periodic"]) else float("nan"),
+        "photo_periodic": float(np.mean(seen["photo_periodic"])) if len(seen["photo_periodic"]) else float("nan"),
+        "kid": 1000 * distance,
+        "kid_spread": 1000 * spread,
+    }
+
+
+def _look_rows(records: Sequence[Record], kinds: Sequence[str], methods: Sequence[str]) -> list[str]:
+    """Tables of the look of large holes, where any was measured."""
+    large = [kind for kind in kinds if any(r.kind == kind and not np.isnan(r.figures.texture) for r in records)]
+    if not large:
+        return []
+    looks = {method: {kind: look_figures(records, method, kind) for kind in large} for method in methods}
+    lines = ["", "## Texture of large holes, the fill's over the photo's (median; 1 is right)", "", *_header(large)]
+    lines += [_row(method, [f"{looks[method][kind]['texture']:.2f}" for kind in large]) for method in methods]
+    lines += ["", "## Part of the texture that repeats every 8 px (the photos' own is right)", "", *_header(large)]
+    lines += [_row(method, [f"{looks[method][kind]['periodic']:.3f}" for kind in large]) for method in methods]
+    lines.append(_row("the photos", [f"{looks[methods[0]][kind]['photo_periodic']:.3f}" for kind in large]))
+    told = [m for m in methods if any(not np.isnan(looks[m][kind]["kid"]) for kind in large)]
+    if told:
+        title = "Kernel distance of large holes' windows from the photos', EfficientNet-Lite0, x 1000 (lower is better)"
+        lines += ["", f"## {title}", "", "With its standard deviation over halves of the photos.", "", *_header(large)]
+        cells = {
+            m: [f"{looks[m][kind]['kid']:.1f} ± {looks[m][kind]['kid_spread']:.1f}" for kind in large] for m in told
+        }
+        lines += [_row(method, cells[method]) for method in told]
+    return lines
 
 
 def _time_rows(records: Sequence[Record], kinds: Sequence[str], methods: Sequence[str]) -> list[str]:

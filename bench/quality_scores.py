@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,11 +22,14 @@ import numpy as np
 import torch
 
 from bench.quality_figures import Figures, PerceptualDistance, hole_psnr, hole_ssim, seam_error
+from bench.quality_kid import SecondFeatures, hole_windows
 from bench.quality_peers import CLASSICAL, Fill, dilate_as_repair
 from bench.quality_protocols import Case, make_cases
+from bench.quality_texture import NO_TEXTURE, measure_texture
 
 # Raise it when a figure or a peer is computed in another way: older entries are then not found any more.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+LARGE_KINDS = ("thick", "object", "medium")  # of the holes whose texture is looked at
 UNGROWN_SUFFIX = ", no dilation"
 MEMORY_PART = 0.6  # of the card's memory that all processes may take together
 
@@ -48,6 +51,7 @@ class Setup:
     cache: Path
     dilate_px: int | None = None
     device: str = "cpu"
+    second_features: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Record:
     """The figures of one method on one case.
 
     took_ms is the time of the fill, NaN for peers, whose figures may be remembered, and where several processes ran.
+    windows are the second features of the large hole's windows, as filled and as photographed, (n, 1280) each; None
+    where nobody asked, or the hole has no window.
     """
 
     method: str
@@ -62,6 +68,7 @@ class Record:
     kind: str
     figures: Figures
     took_ms: float = float("nan")
+    windows: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False, compare=False)
 
 
 LoadFills = Callable[[], Mapping[str, Fill]]
@@ -73,9 +80,11 @@ class Scorer:
     Args:
         features: file of SqueezeNet weights; None leaves the perceptual figure out (NaN).
         device: where they run.
+        second_features: file of EfficientNet-Lite0 weights; None leaves the windows' features out.
     """
 
-    def __init__(self, features: Path | None, *, device: str = "cpu") -> None:
+    def __init__(self, features: Path | None, *, device: str = "cpu", second_features: Path | None = None) -> None:
+        self._second = None if second_features is None else SecondFeatures(second_features, device=device)
         self._perceptual = None if features is None else PerceptualDistance(features, device=device)
         self._clean: np.ndarray | None = None
         self._clean_features: list[torch.Tensor] = []
@@ -87,12 +96,23 @@ class Scorer:
             if self._clean is not case.clean:
                 self._clean, self._clean_features = case.clean, self._perceptual.features(case.clean)
             distance = self._perceptual.distance(result, self._clean_features, case.scored)
+        look = measure_texture(result, case.clean, case.hole) if case.kind in LARGE_KINDS else NO_TEXTURE
         return Figures(
             psnr=hole_psnr(result, case.clean, case.scored),
             ssim=hole_ssim(result, case.clean, case.scored),
             perceptual=distance,
             seam=seam_error(result, case.clean, case.hole, case.scored),
+            texture=look.texture,
+            periodic=look.periodic,
+            photo_periodic=look.photo_periodic,
         )
+
+    def windows(self, result: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the second features of the windows around a large hole, as filled and as photographed."""
+        places = hole_windows(case.hole) if self._second is not None and case.kind in LARGE_KINDS else []
+        if not places or self._second is None:
+            return None
+        return self._second.features(result, places), self._second.features(case.clean, places)
 
 
 def score(
@@ -177,8 +197,9 @@ def _score_some(setup: Setup, peers: Sequence[str], fills: Mapping[str, Fill], *
             started_s = time.perf_counter()
             result = fill(case.given, case.hole)
             took_ms = 1000 * (time.perf_counter() - started_s) if timed else float("nan")
-            figures = _scorer(setup.features, setup.device).score(result, case)
-            records.append(Record(method, case.photo, case.kind, figures, took_ms))
+            scorer = _scorer(setup.features, setup.device, setup.second_features)
+            figures, windows = scorer.score(result, case), scorer.windows(result, case)
+            records.append(Record(method, case.photo, case.kind, figures, took_ms, windows))
     return records
 
 
@@ -189,7 +210,9 @@ def _remembered(setup: Setup, case: Case, digest: str, peer: str, hole: np.ndarr
     file = setup.cache / case.protocol / f"{case.photo}-{case.kind}-{peer}-{key.hexdigest()}.json"
     if file.exists():
         return Figures(**json.loads(file.read_text(encoding="utf-8")))
-    figures = _scorer(setup.features, setup.device).score(CLASSICAL[peer](case.given, hole), case)
+    figures = _scorer(setup.features, setup.device, setup.second_features).score(
+        CLASSICAL[peer](case.given, hole), case
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}.part")
     partial.write_text(json.dumps(asdict(figures)), encoding="utf-8")
@@ -198,8 +221,8 @@ def _remembered(setup: Setup, case: Case, digest: str, peer: str, hole: np.ndarr
 
 
 @lru_cache(maxsize=1)
-def _scorer(features: Path | None, device: str) -> Scorer:
-    return Scorer(features, device=device)
+def _scorer(features: Path | None, device: str, second_features: Path | None) -> Scorer:
+    return Scorer(features, device=device, second_features=second_features)
 
 
 @lru_cache(maxsize=2)

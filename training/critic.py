@@ -78,14 +78,23 @@ def _filtered(weights: dict[str, torch.Tensor], layer: int, x: torch.Tensor, *, 
 
 
 def over_hole(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean of (B, 1, h, w) values over the cells that see the hole, photo by photo: (B,)."""
+    """Return the mean of (B, 1, h, w) values over the cells of each photo's hole: (B,); 0 for a hole without one."""
     where = hole_cells(values, mask)
     return (values * where).sum((1, 2, 3)) / (where.sum((1, 2, 3)) + 1e-3)
 
 
+def over_all_holes(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean of (B, 1, h, w) values over the cells of all holes, a scalar."""
+    where = hole_cells(values, mask)
+    return (values * where).sum() / (where.sum() + 1e-3)
+
+
 def hole_cells(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return which cells of (B, 1, h, w) values see the hole: 1.0 or 0.0."""
-    return (F.adaptive_max_pool2d(mask, values.shape[-2:]) > 0).float()
+    """Return which cells of (B, 1, h, w) values lie in the hole by half or more: 1.0 or 0.0.
+
+    A cell that the hole only touches is a photo's for the most part, whoever filled the rest.
+    """
+    return (F.adaptive_avg_pool2d(mask, values.shape[-2:]) >= 0.5).float()
 
 
 class CriticView:

@@ -204,7 +204,7 @@ def perceptual_and_style(
     """Return the perceptual distance, and the distance of the features' statistics, summed over layers.
 
     Statistics are the second moments of a layer's channels over the hole, about the photo's mean there (after
-    arXiv:1505.07376): they tell which textures there are, not where. Each layer's distance is a part of the photo's.
+    arXiv:1505.07376): they tell which textures there are, not where. Each layer's distance is a part of both lengths.
 
     Args:
         features: the network whose features are compared.
@@ -228,7 +228,8 @@ def perceptual_and_style(
             share = where / (size.view(-1, 1, 1, 1) + 0.1)
             mean = (want.float() * share).sum((2, 3), keepdim=True)
             ours, theirs = _moments(got, mean, share), _moments(want, mean, share)
-            style = style + (ours - theirs).flatten(1).norm(dim=1) / (theirs.flatten(1).norm(dim=1) + 1e-2)
+            lengths = (ours.detach().flatten(1).norm(dim=1) + theirs.flatten(1).norm(dim=1)).clamp_min(1e-3)
+            style = style + (ours - theirs).flatten(1).norm(dim=1) / lengths
     return total, style
 
 

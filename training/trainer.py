@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from training.critic import CriticView, critic, critic_tensors, hole_cells, over_hole
+from training.critic import CriticView, critic, critic_tensors, hole_cells, over_all_holes, over_hole
 from training.looks import Looks
 from training.losses import (
     SqueezeFeatures,
@@ -40,7 +40,7 @@ PENALTY_EVERY = 16
 CLIP = 5.0
 TINY = 1e-12
 ASK_EVERY = 25  # critic steps between two looks at whether it can judge yet
-ACCURACY_DECAY, LENGTH_DECAY = 0.95, 0.99  # of the running means of the critic's accuracy and of gradients' lengths
+ACCURACY_DECAY, LOUDNESS_DECAY = 0.95, 0.99  # of the running means of the critic's accuracy and of gradients' loudness
 UPS = tuple(f"up{i}" for i in range(DOWNS))
 TERMS = (
     "hole_l1",
@@ -69,7 +69,7 @@ class Stage:
         until: the share of the budget at which it ends.
         side_px: side of the crops.
         batch: images a card and step.
-        adversarial: the length of the critic's gradient beside the other terms', over the deep holes; 0 for no critic.
+        adversarial: how loud the critic's gradient is beside the other terms', over the deep holes; 0 for no critic.
         plain: the share of batches whose photos are hardly changed (`PhotoStore.windows`).
     """
 
@@ -88,6 +88,7 @@ class Recipe:
         critic_accuracy: share of a batch's hole cells that the critic judges rightly before the generator listens.
         critic_alone_steps: after which the generator listens in any case.
         critic_ramp_steps: over which it begins to.
+        critic_steps: of the critic for one of the generator, on the same batch seen in other ways.
         penalty_weight: of the critic's squared gradient by a photo, summed over the cells (R1, arXiv:1801.04406).
         balance: how much of the way each step brings the upsampling kernels to where a constant makes no mesh.
     """
@@ -95,11 +96,12 @@ class Recipe:
     width: int = 32
     blocks: int = 9
     rate: float = 2e-3
-    critic_rate: float = 2e-2
+    critic_rate: float = 3e-2
     critic_base: int = 64
     critic_accuracy: float = 0.9
     critic_alone_steps: int = 1500
     critic_ramp_steps: int = 300
+    critic_steps: int = 2
     muon: bool = True
     weight_decay: float = 0.05
     warmup_steps: int = 200
@@ -119,7 +121,7 @@ class Recipe:
     depth_gain: float = 8.0
     critic_share: float = 0.6
     matching_weight: float = 1.0
-    penalty_weight: float = 1e-3
+    penalty_weight: float = 2e-4
     average_decay: float = 0.998
     kind_shares: dict[str, float] = field(default_factory=lambda: dict(KIND_SHARES))
     stages: tuple[Stage, ...] = (Stage(0.5, 256, 64, 0.0), Stage(1.0, 384, 30, 0.0))
@@ -154,7 +156,7 @@ class Trainer:
         self.sums = torch.zeros(len(TERMS), device=self.device)
         self.adversarial = torch.zeros((), device=self.device)
         self.accuracy = torch.full((), 0.5, device=self.device)
-        self.lengths = torch.zeros(2, device=self.device)  # of the critic's gradient and of the other terms'
+        self.loudness = torch.zeros(2, device=self.device)  # of the critic's gradient and of the other terms'
         self.heard_steps = 0
         self.is_heard = False
         self.steps = self.images = 0
@@ -238,7 +240,7 @@ class Trainer:
 
     def _touched(self) -> list[torch.Tensor]:
         """Tensors that a warm-up run changes and that must come back as they were."""
-        parts = [self.sums, self.accuracy, self.lengths]
+        parts = [self.sums, self.accuracy, self.loudness]
         for optimiser in (self.generator, self.critic):
             parts += [optimiser.parameters.master, optimiser.parameters.average, optimiser.momentum, optimiser.square]
         return parts
@@ -278,10 +280,10 @@ class Trainer:
             fooling, matching, push = self._adversarial_slope(pixels.detach())
             judged = slice(0, len(push))
             push = push * deep[judged].view(-1, 1, 1, 1)
-            lengths = torch.stack([(deep[judged] * _norms(part)).mean() for part in (push, slope[judged])])
+            loudness = torch.stack([(deep[judged] * _loudness(part)).mean() for part in (push, slope[judged])])
             # One ratio for all photos, slowly changing: photo by photo a critic with no opinion would be loud.
-            self.lengths.lerp_(lengths, torch.where(self.lengths[0] > 0, 1 - LENGTH_DECAY, 1.0))
-            ratio = self.adversarial * self.lengths[1] / (self.lengths[0] + TINY)
+            self.loudness.lerp_(loudness, torch.where(self.loudness[0] > 0, 1 - LOUDNESS_DECAY, 1.0))
+            ratio = self.adversarial * self.loudness[1] / (self.loudness[0] + TINY)
             slope = torch.cat([slope[judged] + ratio * push, slope[len(push) :]])
         self.gradient.copy_(parameters.gradient(prediction, slope))
         terms = [
@@ -344,9 +346,9 @@ class Trainer:
             real = real.contiguous(memory_format=torch.channels_last).requires_grad_()
         logits, _ = critic(parameters.leaves, real, where)
         fake, _ = critic(parameters.leaves, self.view.see(self.composite[: self.judged]), where)
-        loss = (over_hole(F.softplus(-logits), where) + over_hole(F.softplus(fake), where)).mean()
+        loss = over_all_holes(F.softplus(-logits), where) + over_all_holes(F.softplus(fake), where)
         with torch.no_grad():
-            right = (over_hole((logits > 0).float(), where) + over_hole((fake <= 0).float(), where)).mean() / 2
+            right = (over_all_holes((logits > 0).float(), where) + over_all_holes((fake <= 0).float(), where)) / 2
             self.accuracy.lerp_(right, 1 - ACCURACY_DECAY)
             self.sums[TERMS.index("critic")] += loss
             self.sums[TERMS.index("accuracy")] += right
@@ -385,7 +387,9 @@ class Trainer:
                 self.run_step()
             if stage.adversarial:
                 self.heard_steps += 1
-                self._critic_step(self.recipe.critic_rate * min(1.0, rate / self.recipe.rate * 4))
+                for _ in range(self.recipe.critic_steps):
+                    self.view.change(self.store.choice)
+                    self._critic_step(self.recipe.critic_rate * min(1.0, rate / self.recipe.rate * 4))
         self.steps += 1
         self.images += stage.batch * self.world
 
@@ -469,6 +473,9 @@ def balance(kernels: torch.Tensor, strength: float) -> None:
         kernels.add_(strength * (mean - total) / taps.sum() * taps)
 
 
-def _norms(slope: torch.Tensor) -> torch.Tensor:
-    """Return each photo's gradient length, (B,)."""
-    return slope.flatten(1).norm(dim=1)
+def _loudness(slope: torch.Tensor) -> torch.Tensor:
+    """Return each photo's mean absolute gradient, (B,).
+
+    Not its norm: the perceptual term's gradient has spikes where features are near zero, and they would be most of it.
+    """
+    return slope.abs().mean((1, 2, 3))

@@ -9,7 +9,9 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from bench.quality_figures import PerceptualDistance, covered_share, hole_psnr, hole_ssim, paired_bootstrap, seam_error
+from bench.quality_kid import hole_windows, kernel_distance
 from bench.quality_protocols import grow
+from bench.quality_texture import measure_texture
 
 
 def make_photo(height: int = 96, width: int = 120, seed: int = 0) -> np.ndarray:
@@ -133,3 +135,69 @@ def test_bootstrap_finds_a_constant_difference_exactly_and_covers_a_noisy_one() 
     # The normal interval of the mean is an independent formula for the same thing.
     half = 1.96 * noise.std(ddof=1) / 41**0.5
     assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.15 * half)
+
+
+def square_hole(side: int = 256, hole_px: int = 160) -> np.ndarray:
+    hole = np.zeros((side, side), bool)
+    first = (side - hole_px) // 2
+    hole[first : first + hole_px, first : first + hole_px] = True
+    return hole
+
+
+def grain(seed: int, side: int = 256) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(128, 12, (side, side, 1))
+    return np.clip(np.repeat(noise, 3, 2), 0, 255).astype(np.uint8)
+
+
+def test_blur_has_no_texture_and_other_grain_has_all_of_it() -> None:
+    truth, hole = grain(0), square_hole()
+    assert measure_texture(truth, truth, hole).texture == pytest.approx(1.0)
+    assert measure_texture(grain(1), truth, hole).texture == pytest.approx(1.0, abs=0.03)
+    assert measure_texture(cv2.blur(truth, (15, 15)), truth, hole).texture < 0.1
+
+
+def test_a_mesh_of_8_px_is_seen_and_one_of_7_px_is_not() -> None:
+    truth, hole = grain(0), square_hole()
+    for period, is_seen in ((8, True), (4, True), (7, False)):
+        tile = np.random.default_rng(2).normal(128, 12, (period, period, 1))
+        mesh = np.tile(tile, (256 // period + 1, 256 // period + 1, 3))[:256, :256].clip(0, 255).astype(np.uint8)
+        share = measure_texture(mesh, truth, hole).periodic
+        assert share > 0.95 if is_seen else share < 0.1
+    assert measure_texture(truth, truth, hole).photo_periodic < 0.03
+
+
+def test_half_a_mesh_is_half_the_energy() -> None:
+    rng = np.random.default_rng(3)
+    mesh = np.tile(rng.normal(0, 10, (8, 8)), (32, 32))
+    image = np.repeat((128 + mesh + rng.normal(0, 10, (256, 256)))[..., None], 3, 2).round().astype(np.uint8)
+    assert measure_texture(image, grain(0), square_hole()).periodic == pytest.approx(0.5, abs=0.06)
+
+
+def test_a_hole_without_a_square_of_64_px_has_no_period() -> None:
+    look = measure_texture(grain(1), grain(0), square_hole(hole_px=40))
+    assert np.isnan(look.periodic) and look.texture > 0.9
+
+
+def test_kernel_distance_is_zero_for_one_population_and_grows_with_the_difference() -> None:
+    rng = np.random.default_rng(0)
+    photos, others = rng.normal(size=(200, 32)), rng.normal(size=(200, 32))
+    distances = [kernel_distance(others + shift, photos) for shift in (0.0, 0.5, 1.0)]
+    assert abs(distances[0]) < 0.05
+    assert distances[0] < distances[1] < distances[2]
+
+
+def test_kernel_distance_of_what_was_not_changed_is_zero() -> None:
+    """Fills and photos share most of a window, so the pairs that show one window made the distance negative."""
+    photos = np.random.default_rng(0).normal(size=(60, 32))
+    assert kernel_distance(photos, photos) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_windows_lie_around_the_deep_places_of_a_hole() -> None:
+    hole = np.zeros((512, 512), bool)
+    hole[40:120, 30:110] = hole[330:450, 300:420] = True
+    hole[:, 250:256] = True  # thin: no window
+    windows = hole_windows(hole)
+    assert windows[0] == (277, 247) or windows[0] == (278, 248)
+    assert len(windows) >= 2
+    assert all(0 <= top <= 512 - 224 and 0 <= left <= 512 - 224 for top, left in windows)
+    assert hole_windows(np.zeros((512, 512), bool)) == []
