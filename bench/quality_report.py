@@ -223,8 +223,10 @@ def _row(name: str, cells: Sequence[str]) -> str:
 
 
 def look_figures(records: Sequence[Record], method: str, kind: str) -> dict[str, float]:
-    """Return the look of one method's large holes: median texture, mean periodic share with the photos' own, and the
-    kernel distance x 1000 with its standard deviation over halves of the photos. NaN where it was not measured.
+    """Return the look of one method's large holes; NaN where it was not measured.
+
+    Median texture, mean periodic share with the photos' own, and the kernel distance x 1000 with its standard deviation
+    over halves of the photos.
     """
     own = [r for r in records if r.method == method and r.kind == kind]
     columns = {name: np.array([getattr(r.figures, name) for r in own]) for name in LOOK_NAMES}
