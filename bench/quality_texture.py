@@ -64,7 +64,8 @@ def periodic_share(fine: np.ndarray, hole: np.ndarray) -> float:
     rows, columns = (side // PERIOD_PX for side in fine.shape)
     height, width = rows * PERIOD_PX, columns * PERIOD_PX
     cells = fine[:height, :width].reshape(rows, PERIOD_PX, columns, PERIOD_PX).swapaxes(1, 2)
-    whole = hole[:height, :width].reshape(rows, PERIOD_PX, columns, PERIOD_PX).all((1, 3))
+    by_cell = hole[:height, :width].reshape(rows, PERIOD_PX, columns, PERIOD_PX)
+    whole: np.ndarray = np.logical_and.reduce(by_cell, (1, 3))
     repeated = total = 0.0
     for top in range(0, rows - SQUARE_CELLS + 1, STEP_CELLS):
         for left in range(0, columns - SQUARE_CELLS + 1, STEP_CELLS):

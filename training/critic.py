@@ -94,7 +94,7 @@ def hole_cells(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
     A cell that the hole only touches is a photo's for the most part, whoever filled the rest.
     """
-    return (F.adaptive_avg_pool2d(mask, values.shape[-2:]) >= 0.5).float()
+    return (F.adaptive_avg_pool2d(mask, (values.shape[2], values.shape[3])) >= 0.5).float()
 
 
 class CriticView:

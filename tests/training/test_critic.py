@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,10 @@ def make_store(folder: Path, names: list[str], device: str = "cpu") -> PhotoStor
     return PhotoStore(folder, None, square_masks(40), torch.device(device), 0, 1)
 
 
-def small_recipe(**changes: object) -> Recipe:
+def small_recipe(**changes: float) -> Recipe:
     stage = Stage(1.0, 64, 8, 1.0)
-    settings = {"width": 8, "blocks": 1, "critic_base": 16, "critic_share": 1.0, "stages": (stage,)} | changes
-    return Recipe(**settings)
+    recipe = Recipe(width=8, blocks=1, critic_base=16, critic_share=1.0, stages=(stage,))
+    return replace(recipe, **changes)  # type: ignore[arg-type]
 
 
 class BlurredTrainer(Trainer):
