@@ -129,6 +129,10 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
         encoded = await inpainter.inpaint(request, image_data, mask_data)
         return Response(encoded.data, media_type=encoded.media_type, headers={"X-Seed": str(seed_of(asked.sd_seed))})
 
+    @router.api_route("/api/v1/inpaint", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE"])
+    def refuse_method() -> None:
+        raise JobError("method_not_allowed", "Method Not Allowed")
+
     @router.get("/api/v1/server-config")
     def get_server_config() -> dict[str, Any]:
         return server_config(models.names(), plugins=[], file_manager=gallery.is_open)

@@ -212,7 +212,7 @@ def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, vers
 
     @router.api_route("/api/v1/{rest:path}", methods=EVERY_METHOD)
     def unknown(request: Request) -> Response:
-        known = any(route.matches(request.scope)[0] is Match.PARTIAL for route in request.app.routes)
+        known = any(route.matches(request.scope)[0] is Match.PARTIAL for route in router.routes)
         if known:
             raise JobError("method_not_allowed", f"{request.method} is not allowed here.")
         raise JobError("not_found", "There is nothing under this address.")
