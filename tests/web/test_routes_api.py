@@ -45,6 +45,7 @@ def test_a_click_from_upload_to_download(client: httpx.Client, api_server: Runni
     assert view["state"] == "done" and view["position"] == 0 and view["error"] is None
     assert set(view) == {
         "job_id", "state", "position", "stage", "timings_ms", "image_id", "patch", "notes", "saved", "error", "version",
+        "waiting_for",
     }  # fmt: skip
     assert view["patch"]["url"] == f"/api/v1/images/{view['image_id']}/patch"
     left, top, right, bottom = view["patch"]["box"]
