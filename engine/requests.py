@@ -28,13 +28,17 @@ class UnavailableError(RepairError):
 
 @dataclass(frozen=True)
 class RepairRequest:
-    """One repair to make; see `Inpainter.repair` for the arguments."""
+    """One repair to make; see `Inpainter.repair` for the arguments.
+
+    The engine does not look at `priority`, "interactive" or "batch": it is for the queues in front of it.
+    """
 
     image: NDArray
     mask: NDArray[np.bool_]
     dilate_px: int | None = None
     feather_px: int | None = None
     quality: str = "fast"
+    priority: str = "interactive"
 
 
 @dataclass

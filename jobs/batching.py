@@ -1,19 +1,18 @@
-"""Which waiting jobs go to a device together: first come, first served, as many as fit."""
-
-from collections import deque
+"""Which waiting jobs go to a device together: in the order of the line, as many as fit."""
 
 from jobs.errors import JobError
+from jobs.fair_line import FairLine
 from jobs.store import JobStore
 
 BATCH_MPX = 48  # images of one batch are in memory together
 
 
-def take_batch(store: JobStore, waiting: deque[str], *, limit: int) -> list[str]:
+def take_batch(store: JobStore, waiting: FairLine, *, limit: int) -> list[str]:
     """Take the next jobs that fit one batch off the front of `waiting`.
 
     Args:
         store: where the jobs are read.
-        waiting: job ids in their order; those taken, and those that are not there any more, are removed.
+        waiting: the line; those taken, and those that are not there any more, are removed.
         limit: most jobs of one batch.
 
     Returns:
@@ -23,7 +22,7 @@ def take_batch(store: JobStore, waiting: deque[str], *, limit: int) -> list[str]
     left_px = BATCH_MPX * 1_000_000
     while waiting and len(batch) < limit:
         try:
-            job = store.job(waiting[0])
+            job = store.job(waiting.first())
             image = store.image(job.image_id)
         except JobError as error:
             if error.code not in ("unknown_job", "unknown_image"):

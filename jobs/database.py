@@ -26,6 +26,10 @@ SCHEMA = (
     format TEXT NOT NULL, name TEXT NOT NULL, notes TEXT NOT NULL, box TEXT, created_s REAL NOT NULL,
     used_s REAL NOT NULL, size_bytes INTEGER NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS images_by_history ON images (root_id)",
+    # Whose a history is, where the server has a login. One without a row was made without.
+    "CREATE TABLE IF NOT EXISTS owners (root_id TEXT PRIMARY KEY, owner TEXT NOT NULL)",
+    """CREATE TRIGGER IF NOT EXISTS owner_of_a_removed_history AFTER DELETE ON images WHEN old.image_id = old.root_id
+    BEGIN DELETE FROM owners WHERE root_id = old.root_id; END""",
     """CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT NOT NULL UNIQUE, request_id TEXT NOT NULL UNIQUE,
     digest TEXT NOT NULL, image_id TEXT NOT NULL, root_id TEXT NOT NULL, request TEXT NOT NULL, state TEXT NOT NULL,

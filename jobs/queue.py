@@ -1,14 +1,13 @@
 """The queue inside this process: takes images and repairs, knows everybody's place, hands work to the devices.
 
-Order is first come, first served. A condition wakes those who wait for a change; nothing is written and no disk is
-waited for while it is held. Knows nothing of HTTP.
+Order is in rounds by client (`fair_line.py`). A condition wakes those who wait for a change; nothing is written and
+no disk is waited for while it is held. Knows nothing of HTTP.
 """
 
 import logging
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -19,9 +18,11 @@ from typing import Any
 from config import Settings
 from imaging import Encoded
 from jobs.batching import take_batch
+from jobs.clients import current_client
 from jobs.database import FolderLock
 from jobs.encodings import Encodings
 from jobs.errors import JobError
+from jobs.fair_line import FairLine
 from jobs.images import ImageStore
 from jobs.keyed_locks import KeyedLocks
 from jobs.model_switch import ModelSwitch
@@ -74,7 +75,7 @@ class JobQueue:
         self._batch_limit = max(1, batch_limit)
         self._on_ended = on_ended
         self._news = threading.Condition()
-        self._waiting: deque[str] = deque()
+        self._waiting = FairLine()
         self._submitting = KeyedLocks()
         self._coming = 0  # jobs that have a place and no row yet
         self._closing = False
@@ -96,8 +97,10 @@ class JobQueue:
         remove_orphans(self.store, time.time(), age_s=0.0)
         if waiting or unsaved:
             log.info("taking up %d waiting repairs and %d unsaved results of the last run", len(waiting), len(unsaved))
+        jobs = [self.store.job(job_id) for job_id in waiting]
         with self._news:
-            self._waiting = deque(waiting)
+            for job in jobs:
+                self._waiting.append(job.job_id, client=_client_of(job), is_batch=_is_batch(job))
         for engine in dict.fromkeys(worker.engine for worker in self._workers):
             if hasattr(engine, "start"):  # one that hands repairs to other machines watches them
                 engine.start(self.changed)
@@ -179,7 +182,8 @@ class JobQueue:
             if known := self.store.job_of_request(request_id):
                 return _same_request(known, digest)
             image = self.image(image_id)
-            self._hold_place()
+            client = current_client.get().key
+            self._hold_place(client)
             try:
                 job_id = self._insert(image, request_id, digest, strokes, mask_png, checked, save)
             except BaseException:
@@ -188,7 +192,7 @@ class JobQueue:
                 raise
             with self._news:
                 self._coming -= 1
-                self._waiting.append(job_id)
+                self._waiting.append(job_id, client=client, is_batch=checked.priority == "batch")
                 self._news.notify_all()
             return job_id
 
@@ -200,18 +204,22 @@ class JobQueue:
         with self.images.memory.reserve(mask_bytes(image, has_file=mask_png is not None)):
             packed = pack_mask(build_mask(strokes, mask_png, image=image, pixels=pixels))
         job_id = new_id()
-        request = {"options": asdict(options), "save": save}
+        request = {"options": asdict(options), "save": save, "client": current_client.get().key}
         self.store.insert_job(
             job_id, request_id=request_id, digest=digest, image=image, request=request, packed_mask=packed
         )
         return job_id
 
-    def _hold_place(self) -> None:
+    def _hold_place(self, client: str) -> None:
         """Count a job that is about to come, so that checking it and writing its row needs no lock."""
         limit = self._settings.queue_limit
         with self._news:
             if len(self._waiting) + self._coming >= limit:
                 raise JobError("queue_full", f"{limit} repairs are waiting already. Try again soon.", {"limit": limit})
+            own_limit = self._settings.client_waiting_jobs
+            if own_limit and self._waiting.waiting_of(client) >= own_limit:
+                sentence = f"{own_limit} of your repairs are waiting already. Try again when one is done."
+                raise JobError("client_queue_full", sentence, {"limit": own_limit})
             self._coming += 1
 
     def view(self, job_id: str, *, wait_s: float = 0.0, seen: int | None = None) -> dict[str, Any]:
@@ -235,7 +243,7 @@ class JobQueue:
         self.store.job(job_id)
         cancelled = self.store.cancel(job_id)  # first: when the disk is full the job keeps its place
         with self._news:
-            with suppress(ValueError):
+            with suppress(KeyError):
                 self._waiting.remove(job_id)
             self._news.notify_all()
             view = self._view(self.store.job(job_id))
@@ -306,9 +314,10 @@ class JobQueue:
 
     def put_back(self, job_ids: Sequence[str]) -> None:
         """Put running jobs back to the head of the queue, because their engine can't be reached."""
-        back = [job_id for job_id in reversed(job_ids) if self.store.requeue(job_id)]
+        back = [self.store.job(job_id) for job_id in reversed(job_ids) if self.store.requeue(job_id)]
         with self._news:
-            self._waiting.extendleft(back)
+            for job in back:
+                self._waiting.put_back(job.job_id, client=_client_of(job), is_batch=_is_batch(job))
             self._news.notify_all()
 
     def changed(self) -> None:
@@ -357,7 +366,7 @@ class JobQueue:
         return getattr(engine, "waiting_for", None) if state == "queued" else None
 
     def _view(self, job: JobRecord) -> dict[str, Any]:
-        position = self._waiting.index(job.job_id) + 1 if job.job_id in self._waiting else 0
+        position = self._waiting.position(job.job_id)
         waiting_for = self._waiting_for(job.state)
         return job_view(
             self.store, job, position=position, lost=self._lost.get(job.job_id), waiting_for=waiting_for
@@ -368,3 +377,11 @@ def _same_request(job: JobRecord, digest: str) -> str:
     if job.digest != digest:
         raise JobError("request_conflict", "This request_id was used for another repair before; use a new one.")
     return job.job_id
+
+
+def _client_of(job: JobRecord) -> str:
+    return str(job.request.get("client", ""))
+
+
+def _is_batch(job: JobRecord) -> bool:
+    return job.request["options"].get("priority") == "batch"

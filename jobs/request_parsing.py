@@ -17,17 +17,19 @@ from jobs.images import Pixels, imaging_as_job_error
 from jobs.store import ImageRecord
 
 LONGEST_REQUEST_ID = 200
+PRIORITIES = ("interactive", "batch")
 STROKE_BYTES = 96 << 20  # the rasteriser's rows, half a million at once
 MASK_FILE_BYTES_PER_PX = 20  # a decoded mask file beside the masks made of it
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a repair is done; None leaves the choice to the engine."""
+    """How a repair is done; None leaves the choice to the engine. A batch job waits until no interactive one does."""
 
     dilate_px: int | None = None
     feather_px: int | None = None
     quality: str = "fast"
+    priority: str = "interactive"
 
 
 def parse_options(raw: object) -> Options:
@@ -53,7 +55,11 @@ def parse_options(raw: object) -> Options:
     if quality not in QUALITIES:
         allowed = " or ".join(QUALITIES)
         raise JobError("bad_options", f"quality is {str(quality)[:40]!r}; allowed: {allowed}.", {"key": "quality"})
-    return Options(raw.get("dilate_px"), raw.get("feather_px"), quality)
+    priority = raw.get("priority", "interactive")
+    if priority not in PRIORITIES:
+        allowed = " or ".join(PRIORITIES)
+        raise JobError("bad_options", f"priority is {str(priority)[:40]!r}; allowed: {allowed}.", {"key": "priority"})
+    return Options(raw.get("dilate_px"), raw.get("feather_px"), quality, priority)
 
 
 def check_request_id(request_id: object) -> str:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.clients import current_client
 from jobs.database import IMAGES_NAME, Database
 from jobs.errors import JobError, storage_as_job_error
 from notices import Note
@@ -111,15 +112,18 @@ class JobStore:
 
     def insert_image(self, image: ImageRecord, *, size_bytes: int) -> None:
         """Add an image whose files are already written."""
+        owner = current_client.get().owner
         with self.transaction() as database:
             _insert_image(database, image, size_bytes)
+            if owner is not None and image.parent_id is None:
+                database.execute("INSERT INTO owners (root_id, owner) VALUES (?, ?)", (image.root_id, owner))
 
     def image(self, image_id: str) -> ImageRecord:
         """Return an image's row; JobError `unknown_image` when there is none."""
         row = None
         if isinstance(image_id, str) and ID_PATTERN.fullmatch(image_id):
             row = self.connection().execute("SELECT * FROM images WHERE image_id = ?", (image_id,)).fetchone()
-        if row is None:
+        if row is None or not self._may_see(row["root_id"]):
             raise JobError("unknown_image", "This photo is not here (any more). Please upload it again.")
         box = tuple(json.loads(row["box"])) if row["box"] else None
         return ImageRecord(
@@ -169,9 +173,17 @@ class JobStore:
         job = None
         if isinstance(job_id, str) and ID_PATTERN.fullmatch(job_id):
             job = self._one_job("SELECT * FROM jobs WHERE job_id = ?", job_id)
-        if job is None:
+        if job is None or not self._may_see(job.root_id):
             raise JobError("unknown_job", "This job is not here (any more).")
         return job
+
+    def _may_see(self, root_id: str) -> bool:
+        """Tell whether a history belongs to whoever asks; somebody else's looks as if it were not there."""
+        asking = current_client.get().owner
+        if asking is None:
+            return True
+        row = self.connection().execute("SELECT owner FROM owners WHERE root_id = ?", (root_id,)).fetchone()
+        return row is not None and row["owner"] == asking
 
     def job_of_request(self, request_id: str) -> JobRecord | None:
         """Return the job that a request made, None when it is new."""

@@ -153,7 +153,7 @@ class DeviceWorker(threading.Thread):
         except Exception as error:
             self._fail(job_id, error)
             return None
-        request = RepairRequest(pixels, mask, options.dilate_px, options.feather_px, options.quality)
+        request = RepairRequest(pixels, mask, options.dilate_px, options.feather_px, options.quality, options.priority)
         return _Task(job, parent, request, started_s, time.monotonic())
 
     def _repair(self, tasks: Sequence[_Task], *, alone: bool) -> bool:

@@ -38,14 +38,15 @@ STATUSES = {
     "request_conflict": 409, "file_too_large": 413, "image_too_large": 413, "not_an_image": 415, "empty_file": 422,
     "truncated_image": 422, "no_image": 422, "empty_mask": 422, "mask_size": 422, "bad_mask": 422, "bad_strokes": 422,
     "bad_options": 422, "unknown_model": 404, "model_missing": 404, "model_conflict": 409, "bad_weights": 422,
-    "bad_detect": 422, "detector_missing": 503, "queue_full": 429, "too_many_requests": 429, "login_required": 401,
+    "bad_detect": 422, "detector_missing": 503, "queue_full": 429, "client_queue_full": 429, "too_many_requests": 429,
+    "login_required": 401,
     "workers_lost": 500, "server_error": 500, "out_of_memory": 503,
     "interrupted": 503, "timed_out": 504, "disk_full": 507, "storage_unavailable": 507, "busy": 503,
     "data_dir_in_use": 503,
 }  # fmt: skip
 EXTRA_HEADERS = {
     "busy": {"Retry-After": "5"},
-    "queue_full": {"Retry-After": "5"}, "interrupted": {"Retry-After": "10"},
+    "queue_full": {"Retry-After": "5"}, "client_queue_full": {"Retry-After": "5"}, "interrupted": {"Retry-After": "10"},
     "file_too_large": {"Connection": "close"},  # whoever still sends after that is cut off
 }  # fmt: skip
 LONGEST_WAIT_S = 60.0

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.page_driver import DATA
-from tests.support.serving import RunningServer, upload
+from tests.support.serving import RunningServer, follow, upload
 from web.accounts import AccountError, Accounts
 from web.auth import GUESSES, Lockout, _safe_target
 
@@ -188,3 +188,39 @@ def test_client_that_asks_too_much_waits(start_server: Callable[..., RunningServ
         refused = client.post("/api/v1/repairs", json={})
         assert refused.status_code == 429 and 0 < int(refused.headers["retry-after"]) <= 60
         assert client.get("/api/v1/models").status_code == 200
+
+
+def test_each_person_sees_their_own_photos_and_jobs(closed_server: RunningServer) -> None:
+    with log_in(closed_server, "ann") as ann, log_in(closed_server, "bob") as bob:
+        image_id = upload(ann, (DATA / "flower.png").read_bytes())["image_id"]
+        body = {
+            "image_id": image_id, "request_id": "ann-1",
+            "strokes": [{"points": [[20, 20], [40, 40]], "radius": 5, "erase": False}],
+        }  # fmt: skip
+        job_id = ann.post("/api/v1/repairs", json=body).json()["job_id"]
+        view = follow(ann, job_id)
+        assert view["state"] == "done"
+        for path in (f"images/{image_id}", f"images/{view['image_id']}/patch", f"jobs/{job_id}"):
+            assert ann.get(f"/api/v1/{path}").status_code == 200, path
+            assert bob.get(f"/api/v1/{path}").status_code == 404, path
+        assert bob.delete(f"/api/v1/jobs/{job_id}").status_code == 404
+        assert bob.post("/api/v1/repairs", json={**body, "request_id": "bob-1"}).status_code == 404
+
+
+def test_one_repair_does_not_wait_behind_thirty_of_somebody_else(closed_server: RunningServer) -> None:
+    strokes = [{"points": [[20, 20], [40, 40]], "radius": 5, "erase": False}]
+    with log_in(closed_server, "ann") as ann, log_in(closed_server, "bob") as bob:
+        jobs = []
+        for client, count in ((ann, 12), (bob, 1)):
+            image_id = upload(client, (DATA / "flower.png").read_bytes())["image_id"]
+            for number in range(count):
+                body = {
+                    "image_id": image_id, "request_id": f"fair-{image_id}-{number}", "strokes": strokes,
+                    "options": {"feather_px": 30, "quality": "high"},  # high runs alone
+                }  # fmt: skip
+                jobs.append((client, client.post("/api/v1/repairs", json=body).json()["job_id"]))
+        bobs = bob.get(f"/api/v1/jobs/{jobs[-1][1]}").json()
+        assert bobs["position"] <= 2
+        for client, job_id in jobs[1:-1]:
+            client.delete(f"/api/v1/jobs/{job_id}")
+        assert follow(bob, jobs[-1][1])["state"] == "done"
