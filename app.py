@@ -228,6 +228,9 @@ def _listen(host: str, port: int) -> list[socket.socket]:
         host: An address or a name; "localhost" is 127.0.0.1 and, where there is IPv6, ::1.
         port: The port; 0 lets the system choose one for each socket.
 
+    Returns:
+        One socket for each address.
+
     Raises:
         OSError: There is no such host, or the port is taken.
         UnicodeError: The name has a label that no host name can have.

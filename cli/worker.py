@@ -20,6 +20,9 @@ def run_worker(settings: Settings, chosen: argparse.Namespace) -> int:
     Args:
         settings: `redis_url`, `device`, `precision`, `weights`, `weights_dir` and `profile` are read.
         chosen: `name`.
+
+    Returns:
+        0 stopped, 1 Redis can't be reached, 2 refused by the server.
     """
     logging.basicConfig(stream=sys.stdout, level=settings.log_level.upper(), format=LOG_FORMAT)
     import redis

@@ -56,6 +56,11 @@ class Admission:
     def __call__(self, width_px: int, height_px: int, *, deep: bool = False) -> None:
         """Return when a picture of this size may be decoded.
 
+        Args:
+            width_px: its width.
+            height_px: its height.
+            deep: whether it has 16 bit, which takes more memory.
+
         Raises:
             ImagingError: `not_an_image` for no pixels, `image_too_large` for more than are allowed.
         """

@@ -146,6 +146,9 @@ def clean_xmp(xmp: bytes | None) -> bytes | None:
     Every step looks for fixed words from left to right, so that the time is in proportion to the size, whatever is in
     the packet.
 
+    Args:
+        xmp: the packet as the file has it, or None.
+
     Returns:
         The packet; None when it points at media that are gone, or is damaged.
 

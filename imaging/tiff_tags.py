@@ -50,6 +50,9 @@ class Entry:
     """One tag.
 
     Attributes:
+        tag: its number.
+        type: the number of its type.
+        count: how many values of that type it has.
         data: its value in the block's byte order; a view of the block unless it is small, so that tags that name the
             same bytes cost nothing.
         value_at: where the value lies in the block.

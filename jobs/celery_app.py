@@ -65,6 +65,9 @@ def create_celery(redis_url: str, fingerprint: str) -> Celery:
     Args:
         redis_url: as for `connect`.
         fingerprint: from `remote_engine.fingerprint_of`; names the queues.
+
+    Returns:
+        The app; nothing is connected yet.
     """
     app = Celery("fftlama", broker=redis_url, set_as_current=False)
     transport = {

@@ -135,11 +135,7 @@ class Database:
             self._check()
 
     def connection(self) -> sqlite3.Connection:
-        """Return this thread's own connection, for reading.
-
-        Raises:
-            JobError: `storage_unavailable` while the file is not there.
-        """
+        """Return this thread's own connection, for reading; JobError `storage_unavailable` while there is no file."""
         # A connection to a removed file goes on working and loses everything, so it is looked at each time: 2 us.
         try:
             found = self._path.stat()

@@ -72,6 +72,9 @@ def pack(header: Mapping[str, Any], arrays: Sequence[NDArray[Any]] = ()) -> byte
     Args:
         header: JSON-serialisable; must not use the key "arrays".
         arrays: uint8, uint16 or bool, any shape; not modified. A bool array takes one bit a pixel.
+
+    Returns:
+        The length of the header, the header, the arrays.
     """
     described = [{"shape": list(array.shape), "dtype": array.dtype.name} for array in arrays]
     text = json.dumps({**header, "arrays": described}).encode()
@@ -80,10 +83,9 @@ def pack(header: Mapping[str, Any], arrays: Sequence[NDArray[Any]] = ()) -> byte
 
 
 def unpack(blob: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
-    """Return the header and the arrays of a blob from `pack`; the arrays can't be written to.
+    """Return the header and the arrays of a blob from `pack`; ValueError when it is none, or was cut.
 
-    Raises:
-        ValueError: the blob is no such thing, or was cut.
+    The arrays are views of the blob and can't be written to.
     """
     try:
         end = HEADER_BYTES + int.from_bytes(blob[:HEADER_BYTES], "big")

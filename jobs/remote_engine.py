@@ -66,11 +66,7 @@ class _WorkerLostError(Exception):
 
 
 def fingerprint_of(version: str, weights: Path) -> str:
-    """Return a short name for a version of the program with a weights file; equal on every machine.
-
-    Raises:
-        OSError: the file can't be read.
-    """
+    """Return a short name for a version of the program with a weights file; equal on every machine."""
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     digest.update(version.encode())
@@ -223,11 +219,7 @@ class RemoteEngine:
         }  # fmt: skip
 
     def switch_weights(self, weights: Path | None) -> None:
-        """Refuse: every worker has the weights it was started with.
-
-        Raises:
-            ValueError: always.
-        """
+        """Refuse with a ValueError: every worker has the weights it was started with."""
         raise ValueError("With QUEUE=celery the weights are chosen where the workers are started.")
 
     def repair_many(
@@ -239,6 +231,9 @@ class RemoteEngine:
             requests: shaped like `engine.requests.RepairRequest`; not modified.
             on_stage: called with a stage's name when it begins, and again every quarter of a second; its exceptions
                 end the attempt and the worker's work on it.
+
+        Returns:
+            One result per request, in order.
 
         Raises:
             JobError: the worker refused the repair, or two workers were lost over it.
@@ -347,6 +342,9 @@ def window_of(mask: NDArray[np.bool_]) -> Box:
 
     Args:
         mask: (H, W) bool, True = hole, not empty; not modified.
+
+    Returns:
+        A box (left, top, right, bottom) inside the photo.
     """
     size = (mask.shape[0], mask.shape[1])
     whole = (0, 0, size[1], size[0])

@@ -145,10 +145,9 @@ class JobStore:
     def insert_job(
         self, job_id: str, *, request_id: str, digest: str, image: ImageRecord, request: object, packed_mask: bytes
     ) -> None:
-        """Add a queued job with its mask; no other may have its request id.
+        """Add a queued job with its mask; JobError `unknown_image` when the image was cleaned away meanwhile.
 
-        Raises:
-            JobError: `unknown_image` when the image was cleaned away meanwhile.
+        No other job may have its request id.
         """
         with self.transaction() as database:
             if not database.execute("SELECT 1 FROM images WHERE image_id = ?", (image.image_id,)).fetchone():
