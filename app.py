@@ -191,6 +191,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.log_level == "info":
         for chatty in ("uvicorn", "httpx"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
+    if settings.log_level != "debug":
+        # It warns once for every broken form, so that anybody could fill the log.
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)
     faulthandler.enable()
     try:
         listeners = _listen(settings.host, settings.port)

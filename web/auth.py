@@ -246,7 +246,10 @@ def _path_behind_root(scope: Scope) -> str:
 
 def _safe_target(text: str) -> str:
     """Return where to go after login: a path of this site, relative to the login page; never another site."""
-    place = urlsplit(unquote(text))
+    try:
+        place = urlsplit(unquote(text))
+    except ValueError:  # such as //[x
+        return "./"
     is_own = not (place.scheme or place.netloc) and not place.path.startswith(("/", "\\"))
     is_plain = all(character.isprintable() for character in text)
     return "./" + quote(place.path, safe="/") if is_own and is_plain else "./"

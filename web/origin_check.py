@@ -50,6 +50,9 @@ class OriginCheck:
     def _refusal(self, scope: Scope) -> dict[str, object] | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
+        if host and not _host_name(host):
+            # Refused on every address: building a URL from such a host fails further in.
+            return _error("bad_host", "The Host header does not name a host.")
         if self._known_names_only and host and not self._is_own(_host_name(host)):
             return _error("bad_host", "This server does not answer under this name; the setting allowed_hosts adds it.")
         if scope.get("method", "GET") in SAFE_METHODS and scope["type"] == "http":
@@ -66,8 +69,13 @@ class OriginCheck:
         return is_loopback(name) or name.lower() in self._allowed
 
     def _is_own_origin(self, origin: str, host: str) -> bool:
-        place = urlsplit(origin).netloc.lower()
-        return place == host.lower() or _host_name(place) in self._allowed  # a proxy may rewrite Host
+        try:
+            place = urlsplit(origin).netloc.lower()
+        except ValueError:  # an open bracket, or brackets around what is no IPv6 address
+            return False
+        name = _host_name(place)
+        # A proxy may rewrite Host.
+        return bool(name) and (place == host.lower() or name in self._allowed)
 
 
 def origins_of(text: str) -> set[str]:
@@ -76,7 +84,15 @@ def origins_of(text: str) -> set[str]:
 
 
 def _host_name(host: str) -> str:
-    return (urlsplit(f"//{host}").hostname if "@" not in host else None) or ""
+    """Return the name in a `Host` header; "" for what is no host, such as `[::1` or a port past 65535."""
+    if "@" in host:
+        return ""
+    try:
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # read, because only then is the port checked
+    except ValueError:
+        return ""
+    return parts.hostname or ""
 
 
 def _error(code: str, message: str) -> dict[str, object]:

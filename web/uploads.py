@@ -45,6 +45,9 @@ async def read_form(
             form = await parser.parse()
     except MultiPartException as error:
         raise JobError("bad_request", f"The form could not be read: {error.message}") from error
+    except UnicodeError as error:
+        # Starlette decodes names with the charset that the caller states, and catches unknown charsets only.
+        raise JobError("bad_request", "The form's names are not in the charset that it states.") from error
     except ClientDisconnect as error:
         raise JobError("bad_request", "The upload was cut off.") from error
     try:

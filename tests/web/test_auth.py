@@ -224,3 +224,9 @@ def test_one_repair_does_not_wait_behind_thirty_of_somebody_else(closed_server: 
         for client, job_id in jobs[1:-1]:
             client.delete(f"/api/v1/jobs/{job_id}")
         assert follow(bob, jobs[-1][1])["state"] == "done"
+
+
+@pytest.mark.parametrize("text", ["//[x", "http://[::1", "%2F%2F%5Bx"])
+def test_malformed_target_leads_to_the_page(text: str) -> None:
+    """`//[x` raised ValueError: 500 after a login."""
+    assert _safe_target(text) == "./"

@@ -276,6 +276,14 @@ def test_a_full_queue_is_said_and_the_others_are_served(start_server: Any) -> No
         ({"host": "[::1]:80"}, 202),
         ({"host": "127.0.0.1.evil.example"}, 403),
         ({"host": "localhost@evil.example"}, 403),
+        ({"host": "[::1"}, 403),
+        ({"host": "[x]"}, 403),
+        ({"host": "127.0.0.1:99999"}, 403),
+        ({"host": "localhost:abc"}, 403),
+        ({"origin": "http://[::1"}, 403),
+        ({"origin": "http://[x]"}, 403),
+        ({"origin": "http://a:99999"}, 403),
+        ({"origin": "http://localhost:99999"}, 403),
     ],
     ids=str,
 )
@@ -298,3 +306,26 @@ def test_a_rebound_name_reads_nothing_either(client: httpx.Client) -> None:
     assert (
         "access-control-allow-origin" not in client.get("/health", headers={"origin": "https://evil.example"}).headers
     )
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "idna", "utf-7", "no-such-charset"])
+@pytest.mark.parametrize("path", ["/api/v1/images", "/api/v1/repair"])
+def test_charset_that_does_not_fit_is_refused(
+    client: httpx.Client, api_server: RunningServer, path: str, charset: str
+) -> None:
+    """`undefined` raised UnicodeError inside the parser: 500 and a traceback."""
+    before = api_server.log.count("Traceback")
+    part = b'--x\r\nContent-Disposition: form-data; name="f\xff"; filename="\xff.png"\r\n\r\nabc\r\n--x--\r\n'
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
+    answer = client.post(path, content=part, headers={"content-type": kind})
+    assert answer.status_code in (400, 422), answer.text
+    assert answer.json()["message"]
+    assert api_server.log.count("Traceback") == before
+
+
+def test_broken_forms_do_not_fill_the_log(client: httpx.Client, api_server: RunningServer) -> None:
+    before = len(api_server.log)
+    for _ in range(20):
+        kind = "multipart/form-data; boundary=x"
+        assert client.post("/api/v1/images", content=b"--x?", headers={"content-type": kind}).status_code == 400
+    assert len(api_server.log) == before
