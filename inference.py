@@ -1,9 +1,8 @@
-"""The inpainter: one model, its captured graphs, `repair()`, and the one lock on the GPU.
+"""The inpainter: one model on one device, `repair()`, and the one lock on the device.
 
-An image is (H, W, 3) uint8 or uint16 RGB, a mask (H, W) bool, True = hole. What comes back is what changed: patches,
-each a box (left, top, right, bottom) and its pixels in the image's own integers. The known region is the original's,
-byte for byte. Repairs that are handed in together run as one batch wherever their boxes share a bucket. Knows no files
-and no HTTP.
+An image is (H, W, 3) uint8 or uint16 RGB, a mask (H, W) bool, True = hole. A result holds patches: boxes
+(left, top, right, bottom) and their pixels, in the image's dtype. The known region is the original's, byte for byte.
+Repairs that are asked for together run as one batch where their boxes share a bucket. Knows no HTTP and no image files.
 """
 
 from __future__ import annotations
@@ -21,21 +20,18 @@ import torch
 from numpy.typing import NDArray
 
 from engine.autotune import AutotunedProfile, autotune_card
-from engine.context_pass import context_crop
 from engine.devices import Placement, choose_placement, describe_card, few_threads, is_out_of_memory
-from engine.executor import Filled, Task, fill
 from engine.model_runner import SMALL_PX, ModelRunner
 from engine.profiles import Profile
+from engine.repair_steps import fill_plans, make_result, plan_repair
 from engine.requests import RepairError, RepairRequest, RepairResult, UnavailableError, check_request
 from engine.stage_timer import OnStage, StageTimer
-from engine.tiled_refinement import hard_edged, refine
 from lama.catalogue import find_weights
 from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator
 from lama.devices import on_card
 from lama.generator import Generator
-from masks.crop_plan import Crop, plan_crops
+from masks.crop_plan import Crop
 from masks.dilation import CropRules
-from notices import Note
 
 __all__ = [
     "Inpainter",
@@ -53,9 +49,6 @@ logger = logging.getLogger(__name__)
 LARGE_PHOTO_PX = 2048
 VAST_PHOTO_PX = 4096  # its hole is scaled, so memory for the largest holes is reserved
 STEADY_STATE_REPAIRS = 10  # without them the first repair took 5.1 ms instead of 2.8 on an H200 (bench/NOTES.md)
-
-EMPTY_MASK = Note("The mask is empty, nothing was changed.", code="empty_mask")
-SCALED = Note("The hole is larger than the model's input, so it was filled at a smaller scale.", code="scaled")
 
 
 class Inpainter:
@@ -253,51 +246,17 @@ class Inpainter:
         plans = [self._plan(request) for request in requests]
         timer.enter("wait")
         with self._device_turn():
-            filled = iter(self._fill(requests, plans, timer))
+            filled = iter(fill_plans(requests, plans, self._runner, timer))
             timer.enter("")
             dropped = self._runner.take_dropped()
             timings_ms = timer.timings_ms()
-        results = []
-        for request, crops in zip(requests, plans, strict=True):
-            result = RepairResult(request.image, timings_ms=dict(timings_ms))
-            notes = _plan_notes(crops, request.quality)
-            for crop in crops:
-                done = next(filled)
-                result.patches.append((crop.patch_box, done.patch))
-                notes += done.notes
-            if dropped:
-                notes.append(Note(f"CUDA graphs are off: {dropped}.", code="graph_dropped"))
-            result.notes = list({note.code: note for note in notes}.values())
-            results.append(result)
-        return results
-
-    def _fill(self, requests: Sequence[RepairRequest], plans: list[list[Crop]], timer: StageTimer) -> list[Filled]:
-        """Fill the crops of all requests; those to be refined are filled coarsely first."""
-        tasks: list[Task] = []
-        refined: list[tuple[int, Task]] = []
-        for request, crops in zip(requests, plans, strict=True):
-            for crop in crops:
-                context = context_crop(crop, request.mask.shape)
-                if request.quality == "high" and crop.is_scaled:
-                    refined.append((len(tasks), Task(request.image, crop)))
-                    crop = hard_edged(crop)
-                tasks.append(Task(request.image, crop, context))
-        filled = fill(tasks, self._runner, timer)
-        for index, task in refined:
-            done = refine(task, filled[index].patch, self._runner, timer)
-            filled[index] = Filled(done.patch, filled[index].notes + done.notes)
-        return filled
+        return [
+            make_result(request, crops, filled, timings_ms=timings_ms, dropped=dropped)
+            for request, crops in zip(requests, plans, strict=True)
+        ]
 
     def _plan(self, request: RepairRequest) -> list[Crop]:
-        return plan_crops(
-            request.mask,
-            image=request.image,
-            buckets_px=self.profile.buckets_px,
-            fixed_buckets=self._runner.device.type == "cuda",
-            dilate_px=request.dilate_px,
-            feather_px=request.feather_px,
-            rules=self.crop_rules,
-        )
+        return plan_repair(request, self._runner, self.crop_rules)
 
     @contextlib.contextmanager
     def _device_turn(self) -> Iterator[None]:
@@ -332,7 +291,7 @@ class Inpainter:
         request = RepairRequest(np.zeros((side, side, 3), np.uint8), mask)
         plan = self._plan(request)
         with self._device_turn():  # not `repair`, which would take the note of a dropped graph
-            self._fill([request], [plan], StageTimer(self._runner.device))
+            fill_plans([request], [plan], self._runner, StageTimer(self._runner.device))
 
     def _autotune(self, folder: Path | None) -> AutotunedProfile:
         """Do what `autotune_profile` describes."""
@@ -346,12 +305,6 @@ class Inpainter:
                 )
             finally:
                 runner.restore()
-
-
-def _plan_notes(crops: list[Crop], quality: str) -> list[Note]:
-    if not crops:
-        return [EMPTY_MASK]
-    return [SCALED] if quality == "fast" and any(crop.is_scaled for crop in crops) else []
 
 
 def _weights_path(weights: str | Path | None) -> Path | None:

@@ -27,13 +27,14 @@ def run_worker(settings: Settings, chosen: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stdout, level=settings.log_level.upper(), format=LOG_FORMAT)
     import redis
 
-    from app import find_weights_file, load_engine, program_version
+    from app import find_weights_file, program_version
+    from cli.main import load_inpainter
     from jobs.celery_worker import WorkerRefusedError, work
     from jobs.remote_engine import fingerprint_of
 
     weights = find_weights_file(settings)
     version = program_version()
-    inpainter: Any = load_engine(settings)
+    inpainter: Any = load_inpainter(settings)
     about = {
         "version": version,
         "weights": weights.stem,

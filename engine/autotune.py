@@ -1,8 +1,8 @@
-"""Measure what a card likes best and write it down as its profile.
+"""Autotune: time the model's settings on a device and write the best as its profile.
 
-Times the model alone for every precision, graph mode, bucket and batch, and keeps, in `hardware_profiles.local.yaml`,
-what was fastest of what computes the same as plain float32: some cards are fast at half precision and wrong. Prints
-nothing. The caller holds the lock on the GPU and has freed what else was on it.
+Times the model alone for every precision, graph mode, bucket and batch, and writes the fastest of those that compute the
+same as plain float32 to `hardware_profiles.local.yaml`: some cards are fast in half precision and wrong. Prints nothing.
+The caller holds the lock on the GPU and has freed what else was on it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lama.generator import Generator
 from tensor_ops.seam_correction import correct_seam
 
 LADDER_PX = (256, 384, 512, 640, 768, 1024, 1280, 1536)
-YARDSTICK_PX = 512  # precision and graph mode are chosen at this bucket
+REFERENCE_PX = 512  # precision and graph mode are chosen at this bucket
 WARM_UP_RUNS = 2
 TIMED_RUNS = 7
 USEFUL_GAIN = 0.95  # a choice is kept when it takes less than this part of the time without it
@@ -59,7 +59,7 @@ class AutotuneRow:
 
 @dataclass(frozen=True)
 class AutotunedProfile:
-    """What was measured, the profile that follows from it, and the file it was written to."""
+    """The timed settings, the best one as a profile, and the file it was written to."""
 
     rows: list[AutotuneRow]
     profile: Profile
@@ -78,10 +78,10 @@ def autotune_card(
     """Time the settings on a device and write the best as the card's local profile.
 
     Args:
-        generator: the network to measure with, on the CPU; not modified.
+        generator: the network to time, on the CPU; not modified.
         card: what the new profile will be matched on.
-        device: where to measure.
-        start: the profile in use; its memory fraction is kept, and its distrust of graphs.
+        device: where to time.
+        start: the profile in use; its memory fraction is kept, and that its graphs are verified.
         folder: where `hardware_profiles.local.yaml` is written (default: the checkout). Other rows in it are kept.
         kernels: as `ModelRunner` takes it.
 
@@ -94,21 +94,21 @@ def autotune_card(
     precisions = ("fp16", "fp32") if is_gpu else ("bf16", "fp32") if cpu_supports_bf16() else ("fp32",)
     trials = [(precision, graph) for precision in precisions for graph in (("on", "off") if is_gpu else ("off",))]
 
-    def measure(precision: str, graph: str, side: int, batch: int, probes: Sequence[Probe] = ()) -> float:
+    def time_one(precision: str, graph: str, side: int, batch: int, probes: Sequence[Probe] = ()) -> float:
         profile = replace(start, precision=precision, cuda_graph=graph)
-        row = _measure_one(generator, device, profile, side, batch, kernels, probes)
+        row = _time_one(generator, device, profile, side, batch, kernels, probes)
         rows.append(row)
         return row.forward_ms if row.forward_ms is not None else float("inf")
 
     probes = _probes(generator, device)
-    yardstick_ms = {trial: measure(*trial, YARDSTICK_PX, 1, probes) for trial in trials}
-    precision, graph = min(yardstick_ms, key=lambda trial: yardstick_ms[trial])
-    if yardstick_ms[precision, graph] == float("inf"):
+    reference_ms = {trial: time_one(*trial, REFERENCE_PX, 1, probes) for trial in trials}
+    precision, graph = min(reference_ms, key=lambda trial: reference_ms[trial])
+    if reference_ms[precision, graph] == float("inf"):
         raise RepairError(f"no setting runs on this device: {'; '.join(sorted({row.failure for row in rows}))}")
 
     times_ms: dict[int, float] = {}
     for side in LADDER_PX:
-        times_ms[side] = measure(precision, graph, side, 1)
+        times_ms[side] = time_one(precision, graph, side, 1)
         if times_ms[side] > LONGEST_FORWARD_MS:
             break
     buckets = [side for side in times_ms if times_ms[side] <= LONGEST_FORWARD_MS] or [LADDER_PX[0]]
@@ -119,7 +119,7 @@ def autotune_card(
 
     best_batch, best_ms = 1, times_ms[kept[0]]
     for batch in sorted(BATCH_SIZES)[1:]:
-        each_ms = measure(precision, graph, kept[0], batch) / batch
+        each_ms = time_one(precision, graph, kept[0], batch) / batch
         if each_ms < USEFUL_GAIN * best_ms:
             best_batch, best_ms = batch, each_ms
     profile = Profile(
@@ -144,7 +144,7 @@ def write_profile(profile: Profile, card: Card, folder: Path) -> Path:
     return path
 
 
-def _measure_one(
+def _time_one(
     generator: Generator,
     device: torch.device,
     profile: Profile,
@@ -168,8 +168,8 @@ def _measure_one(
 
 
 def _probes(generator: Generator, device: torch.device) -> list[Probe]:
-    """Fill a hole in two smooth pictures by plain float32."""
-    side = YARDSTICK_PX
+    """Return two smooth images with a hole, and their predictions in plain float32."""
+    side = REFERENCE_PX
     across = torch.linspace(0, 1, side).expand(side, side)
     missing = torch.zeros(1, side, side)
     missing[:, side // 4 : side // 2, side // 4 : side // 2] = 1
@@ -185,7 +185,7 @@ def _probes(generator: Generator, device: torch.device) -> list[Probe]:
 def _is_right(
     generator: Generator, device: torch.device, profile: Profile, kernels: str, probes: Sequence[Probe]
 ) -> bool:
-    """Tell whether a setting fills holes as plain float32 does, graphs replayed."""
+    """Tell whether a setting predicts what plain float32 does, graphs replayed."""
     runner = ModelRunner(generator, device=device, precision=profile.precision, profile=profile, kernels=kernels)
     try:
         for x, expected in probes:

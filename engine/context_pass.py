@@ -1,11 +1,10 @@
-"""The broad look: the colours of a large hole from a second prediction, made at a smaller scale with more around it.
+"""Context pass: a second, low-resolution prediction with more surroundings, which gives a large hole its colours.
 
-At full resolution a network sees little of what surrounds a large hole, and its colours drift towards the middle; on a
-photo made smaller it sees more and drifts less, but has no detail. So detail is taken from the one and what varies
-slowly from the other: their difference, blurred over the hole at the broad look's scale, is added to the prediction
-before that goes into the photo. The rim stays as it is. A crop that takes a broad look runs two forwards, the second of
-512 px. Owns which holes take one and how two predictions become one, on the device, without waiting for it; predictions
-are made by `filling.py`.
+At full resolution the network sees little of what surrounds a large hole, and the fill's colours drift towards the
+middle. On a downscaled photo it sees more and drifts less, but has no detail. So the low frequencies of the second
+prediction replace those of the first: their difference, blurred over the hole at the context's scale, is added to the
+first. Owns which crops need a context (512 px, one more forward each) and the transfer, which runs on the device and
+does not wait for it. `executor.py` makes the predictions.
 """
 
 from __future__ import annotations
@@ -23,20 +22,21 @@ from masks.dilation import DilatedMask, largest_inside_px
 from tensor_ops.mask_dilation import squared_distance
 from tensor_ops.resampling import triangle_weights
 
-CONTEXT_PX = 512  # side of the broad look's input
+CONTEXT_PX = 512  # side of the context pass's input
 NO_CONTEXT_PASS_PX = 512  # a crop that runs at this or less sees enough by itself
-MARGIN_PART = 1.5  # its context, as a part of the hole box's longer side
-LEAST_SCALE = 1.5  # a look that makes the photo smaller by less tells nothing new
-LEAST_DEPTH_PX = 16.0  # a hole less deep keeps its colours by itself; in pixels of the broad look, as all that follows
-LEAST_SAMPLES = 1.25  # rows and columns of the photo that one of the look's is made from; more of them are left out
-SIGMA_PX = 4.0  # what varies slowly: the blur's standard deviation
-RIM_PX = 2.0  # so deep the fill stays as it is
-RAMP_PX = 8.0  # so much deeper the colours are taken whole
+MARGIN_PART = 1.5  # the context's margin, as a part of the hole box's longer side
+LEAST_SCALE = 1.5  # a context downscaled by less shows nothing new
+# In pixels of the context, as all that follow.
+LEAST_DEPTH_PX = 16.0  # a shallower hole keeps its colours by itself
+LEAST_SAMPLES = 1.25  # at least so many of the photo's rows and columns are averaged into one; the rest are skipped
+SIGMA_PX = 4.0  # standard deviation of the blur that leaves the low frequencies
+SEAM_PX = 2.0  # the fill stays unchanged up to this depth
+RAMP_PX = 8.0  # over this much more depth the change rises to the whole
 SMALLEST_SHARE = 1e-3  # of a blurred pixel that is hole
 
 
-def context_crop(crop: Crop, image_size: tuple[int, int]) -> Crop | None:
-    """Return the crop of the broad look for a crop of a large hole; None where the hole is not large.
+def plan_context(crop: Crop, image_size: tuple[int, int]) -> Crop | None:
+    """Return the crop of the context pass for a crop of a large hole; None where the hole is not large.
 
     Args:
         crop: from the plan.
@@ -47,35 +47,35 @@ def context_crop(crop: Crop, image_size: tuple[int, int]) -> Crop | None:
     margin_px = math.ceil(MARGIN_PART * max(box_size(crop.patch_box)))
     box = expand_box(crop.patch_box, margin_px, image_size)
     scale = max(box_size(box)) / CONTEXT_PX
-    asked_for = crop.hole.dilation_map[slices_inside(crop.patch_box, crop.hole.box)] > 0
-    if scale < LEAST_SCALE or largest_inside_px(asked_for) < LEAST_DEPTH_PX * scale:
+    undilated = crop.hole.dilation_map[slices_inside(crop.patch_box, crop.hole.box)] > 0
+    if scale < LEAST_SCALE or largest_inside_px(undilated) < LEAST_DEPTH_PX * scale:
         return None
     step = max(1, min(int(scale / LEAST_SAMPLES), *box_size(box)))  # of a box a few pixels high one row is left
     return replace(shrink_crop(replace(crop, box=box), CONTEXT_PX), sample_step=step)
 
 
-def transfer_low_frequencies(prediction: Tensor, crop: Crop, seen: Tensor, look: Crop) -> Tensor:
-    """Return a prediction with the slowly varying colours of its broad look.
+def transfer_low_frequencies(prediction: Tensor, crop: Crop, context: Tensor, context_crop: Crop) -> Tensor:
+    """Return a prediction with the low frequencies of its context.
 
     Args:
         prediction: (3, model height, model width) float32 in [0, 1]; not modified.
         crop: what was predicted, scaled or not.
-        seen: (4, model height, model width) float32 on the same device, the look's prediction and, from its input, what
-            is missing; not modified.
-        look: its crop, of the same patch box.
+        context: (4, model height, model width) float32 on the same device, the context pass's prediction, then the mask
+            from its input; not modified.
+        context_crop: its crop, of the same patch box.
 
     Returns:
-        A new prediction: the old one outside the patch box, outside the dilated hole and on its rim. Elsewhere values
-        may lie a little outside [0, 1]. Where one of the two is not finite, neither is all of it.
+        A new prediction: the old one outside the patch box, outside the dilated hole and on its edge. Elsewhere values
+        may lie a little outside [0, 1]. If one of the two has a value that is not finite, so has the result.
     """
-    rows, columns = (_Span.of(crop, look, axis) for axis in (0, 1))
+    rows, columns = (_Span.of(crop, context_crop, axis) for axis in (0, 1))
     fine = prediction[:, rows.fine_slice, columns.fine_slice]
-    down, across = rows.to_broad(fine.device), columns.to_broad(fine.device)
-    there = seen[:, rows.broad_slice, columns.broad_slice]
-    missing = there[3:]  # (1, height, width), on the look's grid, as is what follows
-    difference = there[:3] - down @ fine @ across.T
+    down, across = rows.to_context(fine.device), columns.to_context(fine.device)
+    low = context[:, rows.context_slice, columns.context_slice]
+    missing = low[3:]  # (1, height, width), on the context grid, as is what follows
+    difference = low[:3] - down @ fine @ across.T
     weighted = torch.cat([difference * missing, missing])
-    blurred = _blur(len(rows.broad), fine.device) @ weighted @ _blur(len(columns.broad), fine.device)
+    blurred = _blur(len(rows.context), fine.device) @ weighted @ _blur(len(columns.context), fine.device)
     slow = blurred[:3] / blurred[3:].clamp_min(SMALLEST_SHARE) * _ramp(missing[0])
     shifted = prediction.clone()
     shifted[:, rows.fine_slice, columns.fine_slice] += rows.to_fine(fine.device) @ slow @ columns.to_fine(fine.device).T
@@ -84,48 +84,48 @@ def transfer_low_frequencies(prediction: Tensor, crop: Crop, seen: Tensor, look:
 
 @dataclass(frozen=True)
 class _Span:
-    """The patch along one axis, on the grids of the crop and of its broad look.
+    """The patch along one axis, on the grids of the crop and of its context.
 
     Attributes:
         fine: rows (or columns) of the crop's prediction that lie on the patch.
-        broad: those of the look's.
+        context: those of the context.
         fine_begin: where the crop's box begins, in image pixels.
         fine_step: how many image pixels one of the prediction's rows is.
-        broad_begin: the same of the look.
-        broad_step: the same of the look.
+        context_begin: the same of the context_crop.
+        context_step: the same of the context_crop.
     """
 
     fine: range
-    broad: range
+    context: range
     fine_begin: int
     fine_step: float
-    broad_begin: int
-    broad_step: float
+    context_begin: int
+    context_step: float
 
     @classmethod
-    def of(cls, crop: Crop, look: Crop, axis: int) -> _Span:
-        """The span of a crop and its look along rows (0) or columns (1)."""
+    def of(cls, crop: Crop, context_crop: Crop, axis: int) -> _Span:
+        """Return the span of a crop and its context along rows (0) or columns (1)."""
         fine, fine_begin, fine_step = _grid(crop, axis)
-        broad, broad_begin, broad_step = _grid(look, axis)
-        return cls(fine, broad, fine_begin, fine_step, broad_begin, broad_step)
+        context, context_begin, context_step = _grid(context_crop, axis)
+        return cls(fine, context, fine_begin, fine_step, context_begin, context_step)
 
     @property
     def fine_slice(self) -> slice:
         return slice(self.fine.start, self.fine.stop)
 
     @property
-    def broad_slice(self) -> slice:
-        return slice(self.broad.start, self.broad.stop)
+    def context_slice(self) -> slice:
+        return slice(self.context.start, self.context.stop)
 
-    def to_broad(self, device: torch.device) -> Tensor:
-        """(broad rows, fine rows) float32: makes the look's rows from the prediction's."""
-        first, step = (self.broad_begin - self.fine_begin) / self.fine_step, self.broad_step / self.fine_step
-        return triangle_weights(self.broad, self.fine, first=first, step=step, device=device)
+    def to_context(self, device: torch.device) -> Tensor:
+        """(context rows, fine rows) float32: makes the context rows from the prediction's."""
+        first, step = (self.context_begin - self.fine_begin) / self.fine_step, self.context_step / self.fine_step
+        return triangle_weights(self.context, self.fine, first=first, step=step, device=device)
 
     def to_fine(self, device: torch.device) -> Tensor:
-        """(fine rows, broad rows) float32: makes the prediction's rows from the look's."""
-        first, step = (self.fine_begin - self.broad_begin) / self.broad_step, self.fine_step / self.broad_step
-        return triangle_weights(self.fine, self.broad, first=first, step=step, device=device)
+        """(fine rows, context rows) float32: makes the prediction's rows from the context."""
+        first, step = (self.fine_begin - self.context_begin) / self.context_step, self.fine_step / self.context_step
+        return triangle_weights(self.fine, self.context, first=first, step=step, device=device)
 
 
 def _grid(crop: Crop, axis: int) -> tuple[range, int, float]:
@@ -147,8 +147,8 @@ def _blur(length: int, device: torch.device) -> Tensor:
 
 
 def _ramp(missing: Tensor) -> Tensor:
-    """(height, width) float32: 0 at the rim of what is missing in the patch, 1 where its colours are taken whole."""
+    """(height, width) float32: 0 at the edge of what is missing in the patch, 1 deep inside."""
     # Outside the patch there is nothing to fade into: beyond its edge counts as known.
     known = F.pad(missing, (1, 1, 1, 1)) < 0.5
-    depth = squared_distance(known, math.ceil(RIM_PX + RAMP_PX)).sqrt_()[1:-1, 1:-1]
-    return ((depth - RIM_PX) / RAMP_PX).clamp_(0, 1)
+    depth = squared_distance(known, math.ceil(SEAM_PX + RAMP_PX)).sqrt_()[1:-1, 1:-1]
+    return ((depth - SEAM_PX) / RAMP_PX).clamp_(0, 1)

@@ -1,8 +1,8 @@
 """Captured CUDA graphs: one per input shape, replayed instead of launching some four hundred kernels.
 
-Owns the static inputs and outputs and the memory pool all graphs share. A graph belongs to a (batch, height, width);
-it is captured on a side stream after a few warm-up runs, at warm-up or on first use. Knows nothing of photos; the
-caller holds the one lock on the GPU. Off a GPU, or with mode "off", every call is the model itself.
+Owns the static inputs and outputs and the memory pool that all graphs share. A graph belongs to a
+(batch, height, width); it is captured on a side stream, at warm-up or on first use. Without CUDA, or with mode "off",
+every call runs the model itself. Knows no photos; the caller holds the one lock on the GPU.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class GraphedModel:
             else:
                 self._captured[shape] = captured
             return
-        # Outside the handler, so that no frame holds the static tensors any more.
+        # Outside the handler, whose traceback would keep the static tensors alive.
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
         raise torch.OutOfMemoryError(f"no memory to capture the graph of {shape}: {text}")
@@ -125,7 +125,7 @@ class GraphedModel:
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_RUNS):
                 self.model(static_input)
-            # What the warm-up runs took lies in the ordinary pool, where the graph's own can't reach it.
+            # The warm-up's memory is cached in the ordinary pool, which the graph's own pool can't take from.
             stream.synchronize()
             torch.cuda.empty_cache()
             graph = torch.cuda.CUDAGraph()

@@ -1,8 +1,8 @@
-"""Crops to patches: batches, the second try in float32, and the way down when memory is short.
+"""Run crops: batches, the second try in float32, and the ladder of smaller attempts when memory is short.
 
-Owns the order of upload, predict, composite and download, broad looks before the crops that take them, and what is
-tried when a prediction is not finite or the device's memory does not suffice. The caller holds the one lock on the GPU.
-Nothing waits for the device until all batches are under way.
+Owns the order of context passes, upload, predict, composite and download, and what is tried when a prediction is not
+finite or memory does not suffice. Nothing waits for the device until all batches are queued. The caller holds the one
+lock on the GPU.
 """
 
 from __future__ import annotations
@@ -29,50 +29,50 @@ from tensor_ops.pinned_memory import PinnedMemory
 logger = logging.getLogger(__name__)
 
 FP32_RETRY = Note("The prediction was not finite, so this repair was made again in float32.", code="fp32_retry")
-CONTEXT_LEFT_OUT = Note("A large hole's wider surroundings could not be looked at.", code="look_left_out")
-CONTEXT_ON_CPU = "the wider surroundings were looked at on the CPU"
+CONTEXT_LEFT_OUT = Note("A large hole's wider surroundings could not be included.", code="look_left_out")
+CONTEXT_ON_CPU = "the wider surroundings were predicted on the CPU"
 
 Predict = Callable[[list[Tensor]], Tensor]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Task:
+class CropTask:
     """One crop to fill.
 
     Attributes:
         image: (H, W, 3) uint8 or uint16, not modified.
         crop: from the plan of this image.
-        look: the crop of its broad look (`broad.py`), if it takes one.
-        seen: what came of that, see `transfer_low_frequencies`; None before it ran, or when even the CPU had no memory.
-        is_context_on_cpu: whether the device's memory did not suffice for it.
+        context_crop: the crop of its context pass, or None where it needs none.
+        context: the context pass's prediction and mask, see `transfer_low_frequencies`; None before it ran, and when
+            even the CPU had no memory.
+        is_context_on_cpu: whether the context pass ran on the CPU because the GPU had no memory.
     """
 
     image: NDArray
     crop: Crop
-    look: Crop | None = None
-    seen: Tensor | None = None
+    context_crop: Crop | None = None
+    context: Tensor | None = None
     is_context_on_cpu: bool = False
 
 
 @dataclass
 class Filled:
-    """A task's patch, in the image's dtype, and what a person should know about how it came about."""
+    """A task's patch, in the image's dtype, and the notes on how it was made."""
 
     patch: NDArray
     notes: list[Note]
 
 
-Summed = tuple[Filled, NDArray[np.float32]]  # with the sum of the prediction, (1,), once the pinned is settled
+Summed = tuple[Filled, NDArray[np.float32]]  # with the prediction's sum, (1,), valid after `PinnedMemory.synchronize`
 
 
-def fill(tasks: Sequence[Task], runner: ModelRunner, timer: StageTimer) -> list[Filled]:
+def fill(tasks: Sequence[CropTask], runner: ModelRunner, timer: StageTimer) -> list[Filled]:
     """Predict every task's crop and composite it into the task's pixels.
 
-    Tasks that run at one model size run as one batch, at most `runner.batch_size` of them. A prediction with NaN or
-    infinity, its own or its broad look's, is made again in float32. When memory does not suffice the graphs are freed,
-    then smaller buckets tried, then the CPU (for a broad look at once): the patch is delivered, and its notes say what
-    happened.
+    Tasks of one model size run as one batch, at most `runner.batch_size` of them. A prediction with NaN or infinity,
+    the crop's or its context's, is made again in float32. When memory does not suffice, the graphs are freed, then
+    smaller buckets are tried, then the CPU (for a context pass at once); the patch's notes say what happened.
 
     Args:
         tasks: what to fill.
@@ -80,7 +80,10 @@ def fill(tasks: Sequence[Task], runner: ModelRunner, timer: StageTimer) -> list[
         timer: times the stages.
 
     Returns:
-        One `Filled` per task, in order, whole and on the host.
+        One `Filled` per task, in order, complete and on the CPU.
+
+    Raises:
+        MemoryError: memory did not suffice on the CPU either.
     """
     tasks = _run_context_passes(tasks, runner, timer)
     filled: list[Filled | None] = [None] * len(tasks)
@@ -99,27 +102,29 @@ def fill(tasks: Sequence[Task], runner: ModelRunner, timer: StageTimer) -> list[
     return [result for result in filled if result is not None]
 
 
-def _run_context_passes(tasks: Sequence[Task], runner: ModelRunner, timer: StageTimer) -> list[Task]:
-    """The tasks with what their broad looks saw, where memory suffices for that, the device's or the host's."""
+def _run_context_passes(tasks: Sequence[CropTask], runner: ModelRunner, timer: StageTimer) -> list[CropTask]:
+    """Return the tasks with their contexts, predicted on the CPU where the device has no memory."""
     tasks = list(tasks)
-    numbers = [number for number, task in enumerate(tasks) if task.look is not None]
-    looks = [Task(tasks[number].image, crop) for number in numbers if (crop := tasks[number].look)]
-    for indices in _batches(looks, runner):
-        batch = [looks[index] for index in indices]
-        seen = _try(_predict_context_once, batch, runner.predict, runner.pinned, timer)
-        is_on_cpu = seen is None
+    numbers = [number for number, task in enumerate(tasks) if task.context_crop is not None]
+    context_tasks = [CropTask(tasks[number].image, crop) for number in numbers if (crop := tasks[number].context_crop)]
+    for indices in _batches(context_tasks, runner):
+        batch = [context_tasks[index] for index in indices]
+        predictions = _try(_predict_contexts, batch, runner.predict, runner.pinned, timer)
+        is_on_cpu = predictions is None
         if is_on_cpu:
             logger.warning("out of memory on %s: %s", runner.device, CONTEXT_ON_CPU)
             runner.free_memory()
-            seen = _try(_predict_context_once, batch, runner.predict_on_cpu, PinnedMemory(torch.device("cpu")), timer)
-        for index, one in zip(indices, seen or [], strict=seen is not None):
+            predictions = _try(
+                _predict_contexts, batch, runner.predict_on_cpu, PinnedMemory(torch.device("cpu")), timer
+            )
+        for index, one in zip(indices, predictions or [], strict=predictions is not None):
             task = tasks[numbers[index]]
-            tasks[numbers[index]] = replace(task, seen=one, is_context_on_cpu=is_on_cpu)
+            tasks[numbers[index]] = replace(task, context=one, is_context_on_cpu=is_on_cpu)
     return tasks
 
 
-def _batches(tasks: Sequence[Task], runner: ModelRunner) -> Iterator[list[int]]:
-    """Indices of tasks of one model size, in batches of the sizes that have a graph."""
+def _batches(tasks: Sequence[CropTask], runner: ModelRunner) -> Iterator[list[int]]:
+    """Yield indices of tasks of one model size, in batches of the sizes that have a graph."""
     by_size: dict[tuple[int, int], list[int]] = {}
     for index, task in enumerate(tasks):
         by_size.setdefault(task.crop.model_size, []).append(index)
@@ -131,8 +136,8 @@ def _batches(tasks: Sequence[Task], runner: ModelRunner) -> Iterator[list[int]]:
             start += batch
 
 
-def _fill_batch(tasks: list[Task], runner: ModelRunner, timer: StageTimer) -> list[Summed]:
-    """The patches of tasks of one model size, each with the sum of its prediction."""
+def _fill_batch(tasks: list[CropTask], runner: ModelRunner, timer: StageTimer) -> list[Summed]:
+    """Return the patches of tasks of one model size, each with the sum of its prediction."""
     done = _try(_fill_once, tasks, runner.predict, runner.pinned, timer)
     if done is not None:
         return done
@@ -143,8 +148,8 @@ def _fill_batch(tasks: list[Task], runner: ModelRunner, timer: StageTimer) -> li
     return _fill_with_less_memory(tasks[0], runner, timer)
 
 
-def _fill_with_less_memory(task: Task, runner: ModelRunner, timer: StageTimer) -> list[Summed]:
-    """Go down the ladder with one task; the graphs have been freed."""
+def _fill_with_less_memory(task: CropTask, runner: ModelRunner, timer: StageTimer) -> list[Summed]:
+    """Try one task at its size, at each smaller bucket, then on the CPU; the graphs have been freed."""
     side = max(task.crop.model_size)
     done = _try(_fill_once, [task], runner.predict, runner.pinned, timer)
     how = "the graphs were freed"
@@ -164,14 +169,18 @@ def _fill_with_less_memory(task: Task, runner: ModelRunner, timer: StageTimer) -
     return done
 
 
-def _fill_in_float32(task: Task, runner: ModelRunner, timer: StageTimer) -> Filled:
+def _fill_in_float32(task: CropTask, runner: ModelRunner, timer: StageTimer) -> Filled:
     logger.warning("a %s prediction was not finite, repeating it in float32", runner.precision)
-    if task.look is not None:
-        looked = _try(
-            _predict_context_once, [Task(task.image, task.look)], runner.predict_float32, runner.pinned, timer
+    if task.context_crop is not None:
+        predicted = _try(
+            _predict_contexts,
+            [CropTask(task.image, task.context_crop)],
+            runner.predict_float32,
+            runner.pinned,
+            timer,
         )
-        is_finite = looked is not None and bool(torch.isfinite(looked[0]).all())
-        task = replace(task, seen=looked[0] if looked and is_finite else None)
+        is_finite = predicted is not None and bool(torch.isfinite(predicted[0]).all())
+        task = replace(task, context=predicted[0] if predicted and is_finite else None)
     done = _try(_fill_once, [task], runner.predict_float32, runner.pinned, timer)
     if done is None:
         done = _fill_on_cpu(task, runner, timer)
@@ -180,7 +189,7 @@ def _fill_in_float32(task: Task, runner: ModelRunner, timer: StageTimer) -> Fill
     return done[0][0]
 
 
-def _fill_on_cpu(task: Task, runner: ModelRunner, timer: StageTimer) -> list[Summed]:
+def _fill_on_cpu(task: CropTask, runner: ModelRunner, timer: StageTimer) -> list[Summed]:
     """Take the last step down; raise MemoryError when even the CPU has no memory."""
     runner.free_memory()
     done = _try(_fill_once, [task], runner.predict_on_cpu, PinnedMemory(torch.device("cpu")), timer)
@@ -191,8 +200,8 @@ def _fill_on_cpu(task: Task, runner: ModelRunner, timer: StageTimer) -> list[Sum
 
 
 def _try(
-    once: Callable[[list[Task], Predict, PinnedMemory, StageTimer], list[T]],
-    tasks: list[Task],
+    once: Callable[[list[CropTask], Predict, PinnedMemory, StageTimer], list[T]],
+    tasks: list[CropTask],
     predict: Predict,
     pinned: PinnedMemory,
     timer: StageTimer,
@@ -206,14 +215,15 @@ def _try(
         return None
 
 
-def _fill_once(tasks: list[Task], predict: Predict, pinned: PinnedMemory, timer: StageTimer) -> list[Summed]:
+def _fill_once(tasks: list[CropTask], predict: Predict, pinned: PinnedMemory, timer: StageTimer) -> list[Summed]:
     prediction, sources, _ = _predict_once(tasks, predict, pinned, timer)
     timer.enter("composite")
-    if any(task.seen is not None for task in tasks):
+    if any(task.context is not None for task in tasks):
         prediction = torch.stack(
             [_with_context_colours(one, task) for one, task in zip(prediction, tasks, strict=True)]
         )
-    sums = np.empty(len(tasks), np.float32)  # of values near [0, 1]: not finite if one of them is not
+    # Values lie near [0, 1], so the sum is not finite exactly if one of them is not: one number to bring back, not all.
+    sums = np.empty(len(tasks), np.float32)
     pinned.to_host(prediction.sum(dim=(1, 2, 3)), sums)
     patches = [composite(single, source) for single, source in zip(prediction.unbind(), sources, strict=True)]
     return [
@@ -222,8 +232,8 @@ def _fill_once(tasks: list[Task], predict: Predict, pinned: PinnedMemory, timer:
     ]
 
 
-def _context_notes(task: Task) -> list[Note]:
-    if task.look is not None and task.seen is None:
+def _context_notes(task: CropTask) -> list[Note]:
+    if task.context_crop is not None and task.context is None:
         return [CONTEXT_LEFT_OUT]
     return [_no_memory(CONTEXT_ON_CPU)] if task.is_context_on_cpu else []
 
@@ -232,17 +242,19 @@ def _no_memory(how: str) -> Note:
     return Note(f"Memory did not suffice: {how}.", code="out_of_memory", how=how)
 
 
-def _predict_context_once(looks: list[Task], predict: Predict, pinned: PinnedMemory, timer: StageTimer) -> list[Tensor]:
-    """What broad looks of one model size see, see `transfer_low_frequencies`."""
-    prediction, _, inputs = _predict_once(looks, predict, pinned, timer)
+def _predict_contexts(
+    context_tasks: list[CropTask], predict: Predict, pinned: PinnedMemory, timer: StageTimer
+) -> list[Tensor]:
+    """Return the contexts of tasks of one model size, see `transfer_low_frequencies`."""
+    prediction, _, inputs = _predict_once(context_tasks, predict, pinned, timer)
     # Copies: a graph's own output is overwritten by the next call.
     return [torch.cat([one, model_input[3:]]) for one, model_input in zip(prediction, inputs, strict=True)]
 
 
 def _predict_once(
-    tasks: list[Task], predict: Predict, pinned: PinnedMemory, timer: StageTimer
+    tasks: list[CropTask], predict: Predict, pinned: PinnedMemory, timer: StageTimer
 ) -> tuple[Tensor, list[DeviceCrop], list[Tensor]]:
-    """The prediction (B, 3, H, W) for tasks of one model size, their crops on the device, and the model's inputs."""
+    """Return the prediction (B, 3, H, W) for tasks of one model size, their crops on the device, the model's inputs."""
     timer.enter("upload")
     sources = [upload(task.crop, task.image, pinned) for task in tasks]
     inputs = [build_input(source) for source in sources]
@@ -250,7 +262,7 @@ def _predict_once(
     return predict(inputs), sources, inputs
 
 
-def _with_context_colours(prediction: Tensor, task: Task) -> Tensor:
-    if task.seen is None or task.look is None:
+def _with_context_colours(prediction: Tensor, task: CropTask) -> Tensor:
+    if task.context is None or task.context_crop is None:
         return prediction
-    return transfer_low_frequencies(prediction, task.crop, task.seen.to(prediction.device), task.look)
+    return transfer_low_frequencies(prediction, task.crop, task.context.to(prediction.device), task.context_crop)

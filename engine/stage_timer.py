@@ -1,7 +1,4 @@
-"""Where a repair's time goes: named stages, timed on the device they run on.
-
-On a GPU the stages are measured with events in its stream, so that timing adds no wait; on a CPU by the timer.
-"""
+"""Named stages of a repair, timed on the device they run on: CUDA events on a GPU, which add no wait, else the clock."""
 
 from __future__ import annotations
 
@@ -10,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 
-ON_HOST = ("plan", "wait")  # stages that touch no device
-REPORTED = ("plan", "predict", "composite")  # the names `on_stage` hears, each once
-REPEATED = ("refine",)  # heard for every tile: the one stage that takes long enough for people to change their mind
+ON_HOST = ("plan", "wait")  # stages that use no device
+REPORTED = ("plan", "predict", "composite")  # `on_stage` is called once for each
+REPEATED = ("refine",)  # called for every tile: the one stage that lasts long enough to be cancelled
 
 _spare_events: dict[torch.device, list[torch.cuda.Event]] = {}  # appending and popping are atomic
 
@@ -35,7 +32,7 @@ class StageTimer:
         self._marks: list[tuple[str, float, torch.cuda.Event | None]] = []
 
     def enter(self, stage: str) -> None:
-        """End the stage before and begin this one; the empty name only ends."""
+        """End the previous stage and begin this one; the empty name only ends."""
         if stage == "composite" and self._marks and self._marks[-1][0] == stage:
             return
         event = None
@@ -43,8 +40,8 @@ class StageTimer:
             event = _take_event(self._device)
             event.record()
         self._marks.append((stage, time.perf_counter(), event))
-        is_news = stage in REPEATED or (stage in REPORTED and stage not in self._announced)
-        if self._on_stage is not None and is_news:
+        is_reported = stage in REPEATED or (stage in REPORTED and stage not in self._announced)
+        if self._on_stage is not None and is_reported:
             self._announced.add(stage)
             self._on_stage(stage)
 
@@ -65,7 +62,7 @@ class StageTimer:
 
 
 def _take_event(device: torch.device) -> torch.cuda.Event:
-    """An event of this device that nobody uses any more, or a new one, which costs a few launches' time."""
+    """Return a spare event of this device, or a new one, which costs as much as a few kernel launches."""
     try:
         return _spare_events[device].pop()
     except (KeyError, IndexError):

@@ -1,8 +1,8 @@
-"""Refine a hole larger than the largest bucket: a coarse fill at bucket size, then tiles at the photo's own resolution.
+"""Refine a hole larger than the largest bucket: a coarse fill at bucket size, then tiles at the photo's resolution.
 
-The coarse fill decides what is where; each tile then fills its core anew, with the sharp known region, tiles refined
-before it and the coarse fill around as context. Tiles go from the rim inwards, so that texture grows in from what is
-known, and fade into each other where they overlap. Owns the tiles; predictions are made by `filling.py`.
+The coarse fill decides what is where. Each tile then fills its core again; its context is the sharp known region, the
+tiles refined before it, and the coarse fill. Tiles are ordered from the hole's edge inwards, so that texture continues
+from the known region, and are blended where they overlap. Owns the tiles; `executor.py` makes the predictions.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.executor import Filled, Task, fill
+from engine.executor import CropTask, Filled, fill
 from engine.model_runner import ModelRunner
 from engine.stage_timer import StageTimer
 from masks.boxes import Box, find_bounds
 from masks.crop_plan import Crop
 from masks.dilation import PreparedMask
 
-TILE_PX = 512  # the network was trained on windows of this kind; larger tiles lose texture, smaller ones context
-CORE_PART = 2  # a tile's core is this part of its side; the rest is context
-OVERLAP_PART = 4  # and this part of the core overlaps the next one's
+TILE_PX = 512  # near the network's training crops; larger tiles lose texture, smaller ones context
+CORE_PART = 2  # a tile's core is its side divided by this; the rest is context
+OVERLAP_PART = 4  # a core divided by this overlaps the next one
 
 
 def hard_edged(crop: Crop) -> Crop:
-    """Return the crop with its whole dilated hole replaced, no feather: the coarse fill that tiles start from."""
+    """Return the crop without feather, its whole dilated hole replaced: the coarse fill that tiles start from."""
     missing = crop.hole.missing
     return replace(crop, hole=PreparedMask(crop.hole.box, missing, missing.astype(np.float32)))
 
 
-def refine(task: Task, coarse: NDArray, runner: ModelRunner, timer: StageTimer) -> Filled:
+def refine(task: CropTask, coarse: NDArray, runner: ModelRunner, timer: StageTimer) -> Filled:
     """Fill a task's crop at full resolution.
 
     Args:
         task: the image, not modified, and the crop with its feather.
         coarse: the patch that `hard_edged(task.crop)` gave.
-        runner: see `filling.fill`.
-        timer: enters "refine" for every tile; a tile's own stages are part of it.
+        runner: see `executor.fill`.
+        timer: enters "refine" for every tile, which includes the tile's own stages.
 
     Returns:
         The patch, feathered, and the notes of all tiles.
@@ -50,7 +50,7 @@ def refine(task: Task, coarse: NDArray, runner: ModelRunner, timer: StageTimer) 
     notes = []
     for tile in plan_tiles(task.crop.missing, runner.profile.buckets_px):
         timer.enter("refine")
-        (done,) = fill([Task(canvas, tile)], runner, StageTimer(runner.device))
+        (done,) = fill([CropTask(canvas, tile)], runner, StageTimer(runner.device))
         canvas[tile.patch_box[1] : tile.patch_box[3], tile.patch_box[0] : tile.patch_box[2]] = done.patch
         notes += done.notes
     alpha = task.crop.alpha[..., None]
@@ -60,7 +60,7 @@ def refine(task: Task, coarse: NDArray, runner: ModelRunner, timer: StageTimer) 
 
 
 def plan_tiles(missing: NDArray[np.bool_], buckets_px: tuple[int, ...]) -> list[Crop]:
-    """Lay overlapping tiles over the hole of a box, from the rim inwards.
+    """Cover the hole of a box with overlapping tiles, ordered from its edge inwards.
 
     Args:
         missing: (height, width) bool, the dilated hole in the box; not modified.
@@ -89,7 +89,7 @@ def plan_tiles(missing: NDArray[np.bool_], buckets_px: tuple[int, ...]) -> list[
 def _plan_tile(
     missing: NDArray[np.bool_], corner: tuple[int, int], core_px: int, overlap_px: int, side: int
 ) -> Crop | None:
-    """The tile whose core begins at `corner` (left, top), which may lie outside the box; None without a hole there."""
+    """Return the tile whose core begins at `corner` (left, top), which may lie outside the box; None without a hole there."""
     height, width = missing.shape
     left, top = max(0, corner[0]), max(0, corner[1])
     right, bottom = min(width, corner[0] + core_px), min(height, corner[1] + core_px)
@@ -100,19 +100,19 @@ def _plan_tile(
     x = min(max((left + right - tile_w) // 2, 0), width - tile_w)
     y = min(max((top + bottom - tile_h) // 2, 0), height - tile_h)
     box: Box = (x, y, x + tile_w, y + tile_h)
-    own = np.zeros((tile_h, tile_w), np.bool_)
-    own[top - y : bottom - y, left - x : right - x] = core
+    missing_core = np.zeros((tile_h, tile_w), np.bool_)
+    missing_core[top - y : bottom - y, left - x : right - x] = core
     steps = np.arange(core_px) + 0.5
     ramp = np.clip(np.minimum(steps, core_px - steps) / overlap_px, 0, 1).astype(np.float32)
     rows = ramp[top - corner[1] : bottom - corner[1]]
     columns = ramp[left - corner[0] : right - corner[0]]
     alpha = np.zeros((tile_h, tile_w), np.float32)
     alpha[top - y : bottom - y, left - x : right - x] = core * rows[:, None] * columns[None, :]
-    return Crop(box, (left, top, right, bottom), (tile_h, tile_w), (side, side), PreparedMask(box, own, alpha))
+    return Crop(box, (left, top, right, bottom), (tile_h, tile_w), (side, side), PreparedMask(box, missing_core, alpha))
 
 
 def _inside(array: NDArray, crop: Crop) -> NDArray:
-    """The view of an array over the crop's box that lies in its patch box."""
+    """Return the view of the patch box in an array over the crop's box."""
     left, top = crop.box[:2]
     x0, y0, x1, y1 = crop.patch_box
     return array[y0 - top : y1 - top, x0 - left : x1 - left]

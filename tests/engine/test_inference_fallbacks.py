@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from engine import autotune as measure
+from engine import autotune
 from engine.autotune import AutotuneRow
 from engine.model_runner import ModelRunner
 from engine.profiles import Card, Profile, choose_profile
@@ -241,7 +241,7 @@ def test_measured_profile_is_written_and_wins(
     inpainter: Inpainter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.autotune.LADDER_PX", (64, 128))
-    monkeypatch.setattr("engine.autotune.YARDSTICK_PX", 64)
+    monkeypatch.setattr("engine.autotune.REFERENCE_PX", 64)
     measured = autotune_profile(inpainter, folder=tmp_path)
     assert all(row.forward_ms and row.forward_ms > 0 for row in measured.rows)
     (row,) = yaml.safe_load(measured.path.read_text())["profiles"]
@@ -257,7 +257,7 @@ def test_what_is_fast_and_wrong_is_not_measured_as_best(
 ) -> None:
     """Some cards compute half precision fast and wrongly; here bfloat16 is made to."""
     monkeypatch.setattr("engine.autotune.LADDER_PX", (64,))
-    monkeypatch.setattr("engine.autotune.YARDSTICK_PX", 64)
+    monkeypatch.setattr("engine.autotune.REFERENCE_PX", 64)
     monkeypatch.setattr("engine.autotune.cpu_supports_bf16", lambda: True)
     monkeypatch.setattr("engine.autotune.TIMED_RUNS", 1)
     predict = ModelRunner.predict
@@ -282,11 +282,11 @@ def test_graphs_that_the_profile_distrusts_are_written_to_be_verified(
         forward_ms = (1.0 if profile.cuda_graph == "on" else 2.0) * side * batch
         return AutotuneRow(profile.precision, profile.cuda_graph, side, batch, forward_ms, None)
 
-    monkeypatch.setattr(measure, "_measure_one", timed)
-    monkeypatch.setattr(measure, "_probes", lambda *_: [])
+    monkeypatch.setattr(autotune, "_time_one", timed)
+    monkeypatch.setattr(autotune, "_probes", lambda *_: [])
     start = dataclasses.replace(inpainter.profile, cuda_graph=in_use)
     generator = inpainter._runner.generator
-    measured = measure.autotune_card(generator, Card("NVIDIA L4"), torch.device("cuda"), start, folder=tmp_path)
+    measured = autotune.autotune_card(generator, Card("NVIDIA L4"), torch.device("cuda"), start, folder=tmp_path)
     assert measured.profile.cuda_graph == written
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.context_pass import CONTEXT_PX, context_crop, transfer_low_frequencies
+from engine.context_pass import CONTEXT_PX, plan_context, transfer_low_frequencies
 from engine.cuda_graphs import GraphedModel, Model
 from engine.profiles import Profile
 from inference import Inpainter, RepairRequest
@@ -83,7 +83,7 @@ def test_batch_equals_one_by_one_on_a_card(inpainter: Inpainter) -> None:
 
 
 def test_card_and_cpu_agree(inpainter: Inpainter) -> None:
-    """With context up to the photo's borders, so that both look at the same box."""
+    """With context up to the photo's borders, so that both run the same box."""
     image, mask = np.full((256, 256, 3), 100, np.uint8), block((256, 256), 53, 53, 150)
     image[::7, ::5] = 180
     on_cpu = Inpainter.load(device="cpu", precision="fp32")
@@ -161,27 +161,27 @@ def test_replay_that_differs_is_dropped_with_a_note() -> None:
 
 
 def test_verified_graphs_are_kept() -> None:
-    """That of the only bucket, and of the broad look that a hole of its size takes."""
+    """That of the only bucket, and of the context pass that a hole of its size takes."""
     inpainter = Inpainter.load(device="cuda", profile=replace(PROFILE, cuda_graph="verify", buckets_px=(1024,)))
     expected = [[1, CONTEXT_PX, CONTEXT_PX], [1, 1024, 1024]]
     assert inpainter.describe()["cuda_graph"] == "verify" and inpainter.describe()["graphs"] == expected
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_colours_of_the_broad_look_are_taken_without_waiting(inpainter: Inpainter, dtype: type) -> None:
+def test_colours_of_the_context_are_taken_without_waiting(inpainter: Inpainter, dtype: type) -> None:
     """And are those that a CPU takes."""
     (crop,) = inpainter._plan(RepairRequest(noise((1500, 1500)), block((1500, 1500), 300, 300, 700)))
-    look = context_crop(crop, (1500, 1500))
-    assert look is not None and look.sample_step > 1
+    context_crop = plan_context(crop, (1500, 1500))
+    assert context_crop is not None and context_crop.sample_step > 1
     generator = torch.Generator(device="cuda").manual_seed(0)
     prediction = torch.rand((3, *crop.model_size), generator=generator, device="cuda")
-    missing = build_input(upload(look, noise((1500, 1500), dtype=dtype), inpainter._runner.pinned))[3:]
-    seen = torch.cat([torch.rand((3, *look.model_size), generator=generator, device="cuda"), missing])
-    expected = transfer_low_frequencies(prediction.cpu(), crop, seen.cpu(), look)
+    missing = build_input(upload(context_crop, noise((1500, 1500), dtype=dtype), inpainter._runner.pinned))[3:]
+    context = torch.cat([torch.rand((3, *context_crop.model_size), generator=generator, device="cuda"), missing])
+    expected = transfer_low_frequencies(prediction.cpu(), crop, context.cpu(), context_crop)
     assert (expected - prediction.cpu()).std() > 0.001
     torch.cuda.set_sync_debug_mode("error")
     try:
-        shifted = transfer_low_frequencies(prediction, crop, seen, look)
+        shifted = transfer_low_frequencies(prediction, crop, context, context_crop)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(shifted.cpu(), expected, atol=1e-4, rtol=0)

@@ -16,6 +16,7 @@ ENGINE = (
     "inference.py",
     "engine/executor.py",
     "engine/tiled_refinement.py",
+    "engine/repair_steps.py",
     "engine/requests.py",
     "engine/devices.py",
     "engine/model_runner.py",

@@ -1,0 +1,102 @@
+"""The steps of a repair on one runner: plan the crops, fill and refine them, put the result together.
+
+Works on several requests at once, so that their crops share batches. The caller holds the one lock on the device while
+filling; planning and results need none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from engine.context_pass import plan_context
+from engine.executor import CropTask, Filled, fill
+from engine.model_runner import ModelRunner
+from engine.requests import RepairRequest, RepairResult
+from engine.stage_timer import StageTimer
+from engine.tiled_refinement import hard_edged, refine
+from masks.crop_plan import Crop, plan_crops
+from masks.dilation import CropRules
+from notices import Note
+
+EMPTY_MASK = Note("The mask is empty, nothing was changed.", code="empty_mask")
+SCALED = Note("The hole is larger than the model's input, so it was filled at a smaller scale.", code="scaled")
+
+
+def plan_repair(request: RepairRequest, runner: ModelRunner, rules: CropRules) -> list[Crop]:
+    """Return the crops of one request; see `plan_crops`."""
+    return plan_crops(
+        request.mask,
+        image=request.image,
+        buckets_px=runner.profile.buckets_px,
+        fixed_buckets=runner.device.type == "cuda",
+        dilate_px=request.dilate_px,
+        feather_px=request.feather_px,
+        rules=rules,
+    )
+
+
+def fill_plans(
+    requests: Sequence[RepairRequest], plans: Sequence[Sequence[Crop]], runner: ModelRunner, timer: StageTimer
+) -> list[Filled]:
+    """Fill the crops of all requests, in order; those of high quality that are scaled are refined in tiles.
+
+    Args:
+        requests: not modified.
+        plans: the crops of each request.
+        runner: the model.
+        timer: enters the stages.
+
+    Returns:
+        One `Filled` per crop.
+
+    Raises:
+        MemoryError: memory did not suffice on the CPU either.
+    """
+    tasks: list[CropTask] = []
+    refined: list[tuple[int, CropTask]] = []
+    for request, crops in zip(requests, plans, strict=True):
+        for crop in crops:
+            context_crop = plan_context(crop, (request.mask.shape[0], request.mask.shape[1]))
+            if request.quality == "high" and crop.is_scaled:
+                refined.append((len(tasks), CropTask(request.image, crop)))
+                crop = hard_edged(crop)
+            tasks.append(CropTask(request.image, crop, context_crop))
+    filled = fill(tasks, runner, timer)
+    for index, task in refined:
+        done = refine(task, filled[index].patch, runner, timer)
+        filled[index] = Filled(done.patch, filled[index].notes + done.notes)
+    return filled
+
+
+def make_result(
+    request: RepairRequest,
+    crops: Sequence[Crop],
+    filled: Iterator[Filled],
+    *,
+    timings_ms: Mapping[str, float],
+    dropped: str,
+) -> RepairResult:
+    """Put one result together.
+
+    Args:
+        request: the request; its image is referred to, not copied.
+        crops: its plan.
+        filled: the crops' fills; as many as there are crops are taken from it.
+        timings_ms: of the batch that the request ran in.
+        dropped: why graphs were dropped in this batch, or "".
+
+    Returns:
+        The patches and the notes, one of each code.
+    """
+    result = RepairResult(request.image, timings_ms=dict(timings_ms))
+    notes = [] if crops else [EMPTY_MASK]
+    if request.quality == "fast" and any(crop.is_scaled for crop in crops):
+        notes.append(SCALED)
+    for crop in crops:
+        done = next(filled)
+        result.patches.append((crop.patch_box, done.patch))
+        notes += done.notes
+    if dropped:
+        notes.append(Note(f"CUDA graphs are off: {dropped}.", code="graph_dropped"))
+    result.notes = list({note.code: note for note in notes}.values())
+    return result
