@@ -185,15 +185,15 @@ def _seam_of(rim: str) -> Iterator[None]:
 
 @contextmanager
 def _broad_of(broad: bool) -> Iterator[None]:
-    import inference
+    from engine import repair_steps
 
-    kept = inference.context_crop
+    kept = repair_steps.plan_context
     if not broad:
-        inference.context_crop = lambda crop, image_size: None
+        repair_steps.plan_context = lambda crop, image_size: None
     try:
         yield
     finally:
-        inference.context_crop = kept
+        repair_steps.plan_context = kept
 
 
 def _find_seam(rim: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,8 +1,8 @@
 """Autotune: time the model's settings on a device and write the best as its profile.
 
-Times the model alone for every precision, graph mode, bucket and batch, and writes the fastest of those that compute the
-same as plain float32 to `hardware_profiles.local.yaml`: some cards are fast in half precision and wrong. Prints nothing.
-The caller holds the lock on the GPU and has freed what else was on it.
+Times the model alone for every precision, graph mode, bucket and batch. Writes the fastest of those that compute the
+same as plain float32 to `hardware_profiles.local.yaml`: some cards are fast in half precision and wrong. Prints
+nothing. The caller holds the lock on the GPU and has freed what else was on it.
 """
 
 from __future__ import annotations

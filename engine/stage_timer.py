@@ -1,4 +1,4 @@
-"""Named stages of a repair, timed on the device they run on: CUDA events on a GPU, which add no wait, else the clock."""
+"""Named stages of a repair, timed where they run: CUDA events on a GPU, which add no wait, else the clock."""
 
 from __future__ import annotations
 

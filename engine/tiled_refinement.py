@@ -89,7 +89,7 @@ def plan_tiles(missing: NDArray[np.bool_], buckets_px: tuple[int, ...]) -> list[
 def _plan_tile(
     missing: NDArray[np.bool_], corner: tuple[int, int], core_px: int, overlap_px: int, side: int
 ) -> Crop | None:
-    """Return the tile whose core begins at `corner` (left, top), which may lie outside the box; None without a hole there."""
+    """Return the tile whose core begins at `corner` (left, top), perhaps outside the box; None without a hole there."""
     height, width = missing.shape
     left, top = max(0, corner[0]), max(0, corner[1])
     right, bottom = min(width, corner[0] + core_px), min(height, corner[1] + core_px)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.executor import Task, _fill_once
+from engine.executor import CropTask, _fill_once
 from engine.stage_timer import StageTimer
 from masks.crop_plan import Crop, plan_crops
 from masks.dilation import PreparedMask
@@ -128,7 +128,7 @@ def test_a_fill_that_is_off_by_a_shade_meets_the_photo_in_either_depth(dtype: ty
     def predict(inputs: list[torch.Tensor]) -> torch.Tensor:
         return correct_seam(clean[None] + 0.05, torch.stack(inputs))
 
-    ((filled, _),) = _fill_once([Task(image, crop)], predict, CPU, StageTimer(CPU.device))
+    ((filled, _),) = _fill_once([CropTask(image, crop)], predict, CPU, StageTimer(CPU.device))
     uncorrected = composite(clean + 0.05, upload(crop, image, CPU))
     left, upper, right, lower = crop.patch_box
     known = image[upper:lower, left:right]
