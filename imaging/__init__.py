@@ -10,7 +10,7 @@ from imaging.masks import read_mask
 from imaging.photo import Encoded, Photo
 from imaging.png import decode_png, encode_png
 from imaging.reading import open_photo
-from imaging.strokes import Stroke, parse_strokes, rasterize
+from imaging.strokes import Polygon, Stroke, parse_strokes, rasterize
 from imaging.writing import encode_photo, encode_preview
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "FileFormat",
     "ImagingError",
     "Photo",
+    "Polygon",
     "Stroke",
     "decode_png",
     "encode_photo",

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,7 +101,7 @@ def build_mask(
             from_file = read_mask(mask_png, size, photo=pixels)
             if any(stroke.erase for stroke in parsed):
                 # What strokes leave untouched is where drawing all of them as paint leaves nothing.
-                everything = [type(stroke)(stroke.points, stroke.radius, False) for stroke in parsed]
+                everything = [replace(stroke, erase=False) for stroke in parsed]
                 from_file = from_file & ~rasterize(everything, size)
             mask = mask | from_file
     return mask

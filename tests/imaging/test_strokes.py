@@ -1,4 +1,4 @@
-"""Strokes become exactly the pixels whose centres lie within the radius of the line."""
+"""Strokes become exactly the pixels whose centres lie within the radius of the line, or inside the outline."""
 
 import math
 import time
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imaging import ImagingError, Stroke, parse_strokes, rasterize
+from imaging import ImagingError, Polygon, Stroke, parse_strokes, rasterize
 
 GOOD_STROKE = Stroke(((5.0, 5.0),), 3.0)
 RIM = 1e-9  # centres nearer to the rim than this may fall on either side
@@ -66,6 +66,71 @@ def test_smallest_brush_paints_at_least_one_pixel(point: tuple[float, float]) ->
     assert painted.sum() == 1 and painted[4, 3]
 
 
+def inside(polygon: Polygon, height: int, width: int) -> np.ndarray:
+    """Count the edges to the left of every centre, pixel by pixel: an odd number is inside. Slow and plain."""
+    result = np.zeros((height, width), bool)
+    for (ax, ay), (bx, by) in zip(polygon.points, (*polygon.points[1:], polygon.points[0]), strict=True):
+        for y in range(height):
+            if (ay > y + 0.5) != (by > y + 0.5):
+                crossing = ax + (bx - ax) * ((y + 0.5 - ay) / (by - ay))
+                result[y] ^= np.arange(width) + 0.5 >= crossing
+    return result
+
+
+# Eighths: no crossing then lies so near to a centre that rounding decides.
+corner = st.tuples(*[st.integers(-80, 240).map(lambda eighths: eighths / 8)] * 2)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(points=st.lists(corner, min_size=3, max_size=12), height=st.integers(1, 22), width=st.integers(1, 26))
+def test_inside_an_outline_is_by_the_even_odd_rule(points: list, height: int, width: int) -> None:
+    polygon = Polygon(tuple(points))
+    painted, expected = rasterize([polygon], (height, width)), inside(polygon, height, width)
+    if not expected.any():  # too thin for any centre: the pixels that hold its corners
+        assert painted.sum() <= len(points)
+        return
+    assert (painted == expected).all()
+
+
+def star(corners: int, radius: float, middle: float) -> Polygon:
+    """Return a star drawn in one go, its lines crossing each other."""
+    turns = [2 * math.pi * i * 2 / corners for i in range(corners)]
+    return Polygon(tuple((middle + radius * math.sin(turn), middle - radius * math.cos(turn)) for turn in turns))
+
+
+def test_what_an_outline_goes_round_twice_is_outside() -> None:
+    painted = rasterize([star(5, 90.0, 100.0)], (200, 200))
+    assert not painted[95:105, 95:105].any()
+    assert painted[20:40, 98:102].all()
+
+
+def test_a_rectangle_covers_its_pixels_and_none_beside() -> None:
+    painted = rasterize([Polygon(((10, 10), (20, 10), (20, 30), (10, 30)))], (40, 40))
+    assert painted[10:30, 10:20].all() and painted.sum() == 200
+
+
+def test_an_outline_erases_and_lies_outside() -> None:
+    whole = Polygon(((-1e6, -1e6), (1e6, -1e6), (1e6, 1e6), (-1e6, 1e6)))
+    middle = Polygon(((5, 5), (15, 5), (15, 15), (5, 15)), erase=True)
+    painted = rasterize([whole, middle], (20, 20))
+    assert painted.sum() == 300 and not painted[5:15, 5:15].any()
+    assert not rasterize([Polygon(((30, 30), (40, 30), (40, 40)))], (20, 20)).any()
+
+
+def test_an_outline_of_many_bands_of_rows_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.random.default_rng(3).uniform(-20, 220, (60, 2))
+    polygon = Polygon(tuple((float(x), float(y)) for x, y in points))
+    whole = rasterize([polygon], (200, 200))
+    monkeypatch.setattr("imaging.strokes.SPANS_AT_ONCE", 300)
+    assert (rasterize([polygon], (200, 200)) == whole).all() and whole.any()
+
+
+def test_an_outline_with_work_without_end_is_refused() -> None:
+    points = [(float(x), float(y)) for x, y in np.random.default_rng(0).uniform(0, 4000, (20_000, 2))]
+    with pytest.raises(ImagingError, match="several steps"):
+        rasterize([Polygon(tuple(points))], (3000, 4000))
+
+
 def test_erasing_and_painting_go_in_order() -> None:
     line = ((2.0, 10.0), (18.0, 10.0))
     paint, erase = Stroke(line, 4.0), Stroke(((10.0, 10.0),), 3.0, erase=True)
@@ -116,9 +181,17 @@ def test_work_without_end_is_refused() -> None:
 
 def test_what_the_page_sends_is_understood() -> None:
     parsed = parse_strokes(
-        [{"points": [[1, 2], [3.5, -4]], "radius": 12, "erase": True}, {"points": [[0, 0]], "radius": 0.5}]
+        [
+            {"points": [[1, 2], [3.5, -4]], "radius": 12, "erase": True},
+            {"points": [[0, 0]], "radius": 0.5},
+            {"polygon": [[0, 0], [9, 0], [9.5, 9]], "erase": True},
+        ]
     )
-    assert parsed == [Stroke(((1.0, 2.0), (3.5, -4.0)), 12.0, True), Stroke(((0.0, 0.0),), 0.5, False)]
+    assert parsed == [
+        Stroke(((1.0, 2.0), (3.5, -4.0)), 12.0, True),
+        Stroke(((0.0, 0.0),), 0.5, False),
+        Polygon(((0.0, 0.0), (9.0, 0.0), (9.5, 9.0)), True),
+    ]
     assert parse_strokes([]) == []
 
 
@@ -155,6 +228,15 @@ GOOD = {"points": [[1, 2]], "radius": 3}
         {"points": [[1, 2]], "radius": True},
         {"points": [[1, 2]], "radius": 3, "erase": 1},
         {"points": [[1, 2]] * 20_001, "radius": 3},
+        {"polygon": [[1, 2], [3, 4]]},
+        {"polygon": []},
+        {"polygon": None},
+        {"polygon": "123"},
+        {"polygon": [[1, 2], [3, 4], [5, float("nan")]]},
+        {"polygon": [[1, 2], [3, 4], [5, 6]], "erase": 1},
+        {"polygon": [[1, 2], [3, 4], [5, 6]], "radius": 3},
+        {"polygon": [[1, 2], [3, 4], [5, 6]], "points": [[1, 2]]},
+        {"polygon": [[1, 2]] * 20_001},
     ],
 )
 def test_bad_strokes_are_refused_with_their_index(bad: object) -> None:
@@ -180,7 +262,8 @@ def test_points_are_counted_over_all_strokes() -> None:
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["points", "radius", "erase"]), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["points", "polygon", "radius", "erase"]), inner, max_size=3)
     ),
     max_leaves=12,
 )

@@ -262,10 +262,11 @@ def test_a_mask_file_and_strokes_work_together(make_queue: Callable[..., JobQueu
     strokes = [
         {"points": [[38.0, 15.0]], "radius": 9.0, "erase": True},
         {"points": [[50.0, 30.0]], "radius": 4.0, "erase": False},
+        {"polygon": [[10, 10], [14, 10], [14, 20], [10, 20]], "erase": True},
     ]
     view = wait_for(queue, queue.submit(photo.image_id, "both", strokes, encode_png(mask, fast=True)))
     assert view["state"] == "done"
-    assert view["patch"]["box"] == [10, 10, 54, 34]
+    assert view["patch"]["box"] == [14, 10, 54, 34]
     pixels = queue.images.pixels(queue.image(view["image_id"]))
     assert np.array_equal(pixels[15, 32:38], GRADIENT[15, 32:38]), "the eraser takes from the mask file too"
 
