@@ -238,19 +238,33 @@ def test_killed_anywhere_it_can_be_run_again_or_reverted(
 ) -> None:
     before = state_of(folder)
     tools = tmp_path / "tools"
-    step, killed, at_scripts = 1, 0, 0
-    while run_killed_at(checkout, folder, step, tools) == -signal.SIGKILL:
-        killed += 1
-        half = without_added(state_of(folder))
-        at_scripts += half != before
-        if step % 2:
+
+    def is_killed(step: int, *, run_again: bool) -> bool:
+        """Kill the upgrade at its `step`-th call of a tool, then undo it; False when it had come to its end."""
+        nonlocal at_scripts
+        if run_killed_at(checkout, folder, step, tools) != -signal.SIGKILL:
+            return False
+        at_scripts += without_added(state_of(folder)) != before
+        if run_again:
             assert checkout.run(folder, "--no-start").returncode == 0
             assert (folder / ".fftlama-upgrade" / "done").exists()
         reverted = checkout.run(folder, "--revert")
         assert reverted.returncode == 0, f"killed at {step}: {reverted.stdout}"
         assert state_of(folder) == before, f"killed at {step}"
-        step += 3
-    assert killed >= 8 and at_scripts >= 1  # also between two of the three scripts
+        return True
+
+    step = at_scripts = 0
+    while is_killed(3 * step + 1, run_again=step % 4 == 0):
+        step += 1
+    assert step >= 8
+    # The three scripts are replaced near the end, between two calls: every call there.
+    end = 3 * step + 1
+    checkout.run(folder, "--revert")
+    for late in range(end - 1, end - 12, -1):
+        if late % 3 != 1 and not at_scripts:
+            is_killed(late, run_again=True)
+            checkout.run(folder, "--revert")
+    assert at_scripts >= 1  # also between two of the three scripts
 
 
 @pytest.mark.slow
