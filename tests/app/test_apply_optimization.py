@@ -238,22 +238,22 @@ def test_killed_anywhere_it_can_be_run_again_or_reverted(
 ) -> None:
     before = state_of(folder)
     tools = tmp_path / "tools"
+    step = at_scripts = 0
 
-    def is_killed(step: int, *, run_again: bool) -> bool:
-        """Kill the upgrade at its `step`-th call of a tool, then undo it; False when it had come to its end."""
+    def is_killed(at: int, *, run_again: bool) -> bool:
+        """Kill the upgrade at its `at`-th call of a tool, then undo it; False when it had come to its end."""
         nonlocal at_scripts
-        if run_killed_at(checkout, folder, step, tools) != -signal.SIGKILL:
+        if run_killed_at(checkout, folder, at, tools) != -signal.SIGKILL:
             return False
         at_scripts += without_added(state_of(folder)) != before
         if run_again:
             assert checkout.run(folder, "--no-start").returncode == 0
             assert (folder / ".fftlama-upgrade" / "done").exists()
         reverted = checkout.run(folder, "--revert")
-        assert reverted.returncode == 0, f"killed at {step}: {reverted.stdout}"
-        assert state_of(folder) == before, f"killed at {step}"
+        assert reverted.returncode == 0, f"killed at {at}: {reverted.stdout}"
+        assert state_of(folder) == before, f"killed at {at}"
         return True
 
-    step = at_scripts = 0
     while is_killed(3 * step + 1, run_again=step % 4 == 0):
         step += 1
     assert step >= 8
