@@ -18,23 +18,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from cli.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, CommandError
 from config import CHECKOUT, Settings, SettingsError, add_arguments, load_settings
 from engine.profiles import LOCAL_PROFILES_FILE, ProfileError
 
 if TYPE_CHECKING:
     from inference import Inpainter
 
-EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
 ENGINE_SETTINGS = ("device", "precision", "weights", "profile")
 BENCH_FOLDER = CHECKOUT / "bench"
-
-
-class CommandError(Exception):
-    """A command can't do what was asked; the text is the sentence for the person, `code` the exit code."""
-
-    def __init__(self, text: str, code: int = EXIT_FAILED) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,6 +124,12 @@ def make_parser() -> argparse.ArgumentParser:
     worker.add_argument("--name", default="", help="what the server calls this worker; default: the machine's name")
     add_arguments(worker, (*ENGINE_SETTINGS, "weights_dir", "log_level"))
     worker.set_defaults(run=run_worker_command)
+
+    export = commands.add_parser("export", help="write the network for programs that run without PyTorch")
+    export.add_argument("format", choices=("onnx",), help="onnx: one file for every size of photo")
+    export.add_argument("file", type=Path, metavar="FILE", help="file to write; one that is there is replaced")
+    add_arguments(export, ("weights", "weights_dir"))
+    export.set_defaults(run=run_export_command)
 
     bench = commands.add_parser("bench", help="run one of the measurements in bench/; without a name: list them")
     bench.add_argument(
@@ -326,6 +324,13 @@ def run_worker_command(chosen: argparse.Namespace) -> int:
 
     chosen.redis_url = chosen.redis_url or os.environ.get("REDIS_URL")
     return run_worker(_settings(chosen, (*ENGINE_SETTINGS, "weights_dir", "log_level", "redis_url")), chosen)
+
+
+def run_export_command(chosen: argparse.Namespace) -> int:
+    """Write the network as a file of another format."""
+    from cli.export import run_export
+
+    return run_export(_settings(chosen, ("weights", "weights_dir")), chosen.file)
 
 
 def run_bench(arguments: Sequence[str]) -> int:

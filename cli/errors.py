@@ -1,0 +1,11 @@
+"""What a command ends with when it can't do what was asked: a sentence and an exit code."""
+
+EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
+
+
+class CommandError(Exception):
+    """A command can't do what was asked; the text is the sentence for the person, `code` the exit code."""
+
+    def __init__(self, text: str, code: int = EXIT_FAILED) -> None:
+        super().__init__(text)
+        self.code = code
