@@ -6,7 +6,7 @@
 # --quick leaves out the tests that drive a browser, start servers or other processes, interpret Triton kernels, or are slow.
 #
 # Installs what it needs into .venv the first time, as ./start_app.sh does (TORCH_BACKEND is the same). The tests drive
-# the system's Chromium; where it is missing and this is root, it is installed from the distribution's packages.
+# the system's Chromium, Redis and nginx; what is missing is installed from the distribution's packages if this is root.
 #
 # Exit status
 #   0  everything passed
@@ -14,7 +14,7 @@
 #      it names what failed until then
 #   3  no Python 3.11 to 3.13, or it cannot make a virtual environment
 #   4  installation failed
-#   6  no Chromium, and it cannot be installed from here
+#   6  Chromium, redis-server, nginx or openssl is missing, and it cannot be installed from here
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -33,24 +33,32 @@ find_chromium() {
     return 1
 }
 
-need_chromium() {
-    local advice="Install it, e.g. on Debian: sudo apt-get install chromium"
-    find_chromium && return 0
-    [ "$(id -u)" = 0 ] || fail 6 "Chromium is needed for the tests of the page. $advice"
-    say "Installing Chromium from the distribution's packages"
+find_program() { # find_program NAME; Debian keeps some of them where only root looks
+    case $1 in
+    chromium) find_chromium ;;
+    *) PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1 ;;
+    esac
+}
+
+need_program() { # need_program NAME PACKAGE: the package's name on Debian; the others' is the program's
+    local name=$1 package=$2
+    local advice="Install it, e.g. on Debian: sudo apt-get install $package"
+    find_program "$name" && return 0
+    [ "$(id -u)" = 0 ] || fail 6 "The tests need $name. $advice"
+    say "Installing $package from the distribution's packages"
     mkdir -p logs
     if command -v apt-get >/dev/null 2>&1; then
-        apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium
+        apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$package"
     elif command -v dnf >/dev/null 2>&1; then
-        dnf -q -y install chromium
+        dnf -q -y install "${name%-server}"
     elif command -v apk >/dev/null 2>&1; then
-        apk add -q chromium
+        apk add -q "${name%-server}"
     elif command -v pacman >/dev/null 2>&1; then
-        pacman -Sy --noconfirm chromium
+        pacman -Sy --noconfirm "${name%-server}"
     else
-        fail 6 "Chromium is needed for the tests of the page, and no package manager known here was found."
-    fi >logs/chromium-install.log 2>&1 || true
-    find_chromium || fail 6 "Chromium could not be installed (logs/chromium-install.log says why). $advice"
+        fail 6 "The tests need $name, and no package manager known here was found."
+    fi >"logs/$package-install.log" 2>&1 || true
+    find_program "$name" || fail 6 "$name could not be installed (logs/$package-install.log says why). $advice"
 }
 
 check() { # check NAME COMMAND...
@@ -75,7 +83,12 @@ if [ "${1:-}" = --quick ]; then
 fi
 prepare_venv
 install_lock requirements-dev.lock "what the tests need"
-[ -n "$QUICK" ] || need_chromium
+if [ -z "$QUICK" ]; then
+    need_program chromium chromium
+    need_program redis-server redis-server
+    need_program nginx nginx-light
+    need_program openssl openssl
+fi
 check ruff "$VENV/bin/ruff" check .
 check format "$VENV/bin/ruff" format --check .
 check docstrings "$VENV/bin/pydoclint" .

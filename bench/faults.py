@@ -4,7 +4,7 @@
 done or failed with a sentence, and every finished result must be served afterwards. Prints a Markdown table and one
 JSON line, and keeps both under bench/results/.
 
-    python -m bench.faults [--only NAME ...] [--kills 60] [--jobs 40] [--seed 0]
+    python -m bench.faults [--only NAME ...] [--kills 60] [--jobs 120] [--seed 0]
 """
 
 from __future__ import annotations
@@ -14,133 +14,21 @@ import json
 import os
 import platform
 import random
-import secrets
-import socket
-import socketserver
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support.redis_server import FakeWorker, RedisServer, wait_for_workers
+from tests.support.cluster import Cluster, Outcome, cluster
+from tests.support.redis_server import wait_for_workers
 from tests.support.serve_worker import KILL_WORKER
-from tests.support.serving import RunningServer, follow, free_port, upload
 
 RESULTS = Path(__file__).parent / "results"
-PHOTO = Path(__file__).resolve().parents[1] / "tests" / "data" / "flower.png"
-JOB_HUNDREDTHS = 8  # of a second that the fake engine takes
-END_S = 180.0
-
-
-@dataclass
-class Outcome:
-    """How the repairs of one scenario ended."""
-
-    name: str
-    accepted: int = 0
-    done: int = 0
-    failed: int = 0
-    not_ended: int = 0
-    served: int = 0
-    twice: int = 0
-    faults: int = 0
-    seconds: float = 0.0
-    errors: list[str] = field(default_factory=list)
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether every accepted job ended once, and every result is there."""
-        ended = self.done + self.failed == self.accepted
-        return ended and not (self.not_ended or self.twice) and self.served == self.done
-
-
-class Cluster:
-    """A Redis, workers and a web process of one scenario, with folders of their own."""
-
-    def __init__(self, folder: Path, *, workers: int = 2, through: str = "", **settings: Any) -> None:
-        self.folder = folder
-        self.redis = RedisServer(folder / "redis").start()
-        self.workers = [FakeWorker(through or self.redis.url, folder, number).start() for number in range(workers)]
-        values = {"redis_url": self.redis.url, "queue_limit": 5000, "job_timeout_s": 120, **settings}
-        self.web = RunningServer(folder / "web", kind="celery", settings=values).start()
-        wait_for_workers(self.redis.client, workers)
-        with self.web.client as client:
-            self.image_id = upload(client, PHOTO.read_bytes())["image_id"]
-
-    def submit(self, **options: int) -> str:
-        """Hand in one repair and return its job id."""
-        body = {
-            "image_id": self.image_id,
-            "request_id": secrets.token_hex(12),
-            "strokes": [{"points": [[30, 30], [60, 60]], "radius": 8, "erase": False}],
-            "options": {"feather_px": JOB_HUNDREDTHS, **options},
-        }
-        with self.web.client as client:
-            answer = client.post("/api/v1/repairs", json=body)
-        assert answer.status_code == 202, answer.text
-        return str(answer.json()["job_id"])
-
-    def add_worker(self, **changes: Any) -> FakeWorker:
-        """Start one more worker."""
-        worker = FakeWorker(self.redis.url, self.folder, len(self.workers), **changes).start()
-        self.workers.append(worker)
-        return worker
-
-    def close(self) -> None:
-        """End everything."""
-        self.web.kill()
-        for worker in self.workers:
-            worker.kill()
-        self.redis.kill()
-
-    def collect(self, name: str, job_ids: list[str], *, faults: int, began_s: float) -> Outcome:
-        """Wait for every job and return how they ended; the outputs folder shows whether one was carried out twice."""
-        outcome = Outcome(name, accepted=len(job_ids), faults=faults)
-        errors: Counter[str] = Counter()
-        with self.web.client as client:
-            for job_id in job_ids:
-                try:
-                    view = follow(client, job_id, limit_s=END_S)
-                except AssertionError:
-                    outcome.not_ended += 1
-                    continue
-                if view["state"] == "done":
-                    outcome.done += 1
-                    outcome.served += client.get(view["patch"]["url"]).status_code == 200
-                else:
-                    outcome.failed += 1
-                    errors[f"{view['error']['error']}: {view['error']['message']}"] += 1
-            until_s = time.monotonic() + 20
-            while len(self._outputs()) < outcome.done and time.monotonic() < until_s:
-                time.sleep(0.2)
-            outcome.twice = max(0, len(self._outputs()) - outcome.done)
-        outcome.errors = [f"{count} x {text}" for text, count in errors.items()]
-        outcome.seconds = round(time.monotonic() - began_s, 1)
-        return outcome
-
-    def _outputs(self) -> list[Path]:
-        folder = self.web.outputs_dir
-        return [path for path in folder.iterdir() if path.suffix == ".png"] if folder.is_dir() else []
-
-
-@contextmanager
-def cluster(**settings: Any) -> Iterator[Cluster]:
-    """A cluster in a temporary folder, ended afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
-        made = Cluster(Path(folder), **settings)
-        try:
-            yield made
-        finally:
-            made.close()
 
 
 def worker_kills(options: argparse.Namespace) -> Outcome:
@@ -209,28 +97,15 @@ def redis_wiped(options: argparse.Namespace) -> Outcome:
 
 def network_cut(options: argparse.Namespace) -> Outcome:
     """The network between the workers and Redis is cut and healed."""
-    with tempfile.TemporaryDirectory() as folder, CuttableProxy() as proxy:
-        made = Cluster.__new__(Cluster)
-        redis_ = RedisServer(Path(folder) / "redis-first")
-        proxy.target_port = redis_.port
-        redis_.start()
-        made.__dict__.update(folder=Path(folder), redis=redis_)
-        made.workers = [FakeWorker(proxy.url, Path(folder), number).start() for number in range(2)]
-        settings = {"redis_url": redis_.url, "queue_limit": 5000, "job_timeout_s": 120}
-        made.web = RunningServer(Path(folder) / "web", kind="celery", settings=settings).start()
-        try:
-            wait_for_workers(redis_.client, 2)
-            with made.web.client as client:
-                made.image_id = upload(client, PHOTO.read_bytes())["image_id"]
+    with cluster(has_proxy=True) as made:
 
-            def fault() -> None:
-                proxy.cut()
-                time.sleep(options.outage_s)
-                proxy.heal()
+        def fault() -> None:
+            assert made.proxy is not None
+            made.proxy.cut()
+            time.sleep(options.outage_s)
+            made.proxy.heal()
 
-            return _while_jobs_run(made, options, f"network of the workers cut for {options.outage_s:g} s", fault)
-        finally:
-            made.close()
+        return _while_jobs_run(made, options, f"network of the workers cut for {options.outage_s:g} s", fault)
 
 
 def slow_worker(options: argparse.Namespace) -> Outcome:
@@ -322,72 +197,6 @@ SCENARIOS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
         disk_full, poison, sigterm, web_kills,
     )
 }  # fmt: skip
-
-
-class CuttableProxy:
-    """A TCP proxy on a free port whose connections can be cut: bytes stop and connections end."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.target_port = 0
-        self._is_cut = threading.Event()
-        self._sockets: set[socket.socket] = set()
-        proxy = self
-
-        class Handler(socketserver.BaseRequestHandler):
-            def handle(self) -> None:
-                if proxy._is_cut.is_set():
-                    return
-                with socket.create_connection(("127.0.0.1", proxy.target_port)) as upstream:
-                    proxy._sockets |= {self.request, upstream}
-                    back = threading.Thread(target=proxy._pump, args=(upstream, self.request), daemon=True)
-                    back.start()
-                    proxy._pump(self.request, upstream)
-
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", self.port), Handler, bind_and_activate=False)
-        self._server.allow_reuse_address = True
-        self._server.daemon_threads = True
-        self._server.server_bind()
-        self._server.server_activate()
-
-    @property
-    def url(self) -> str:
-        """The Redis address through this proxy."""
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def __enter__(self) -> CuttableProxy:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def cut(self) -> None:
-        """End every connection and take no more."""
-        self._is_cut.set()
-        for end in self._sockets:
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
-        self._sockets.clear()
-
-    def heal(self) -> None:
-        """Take connections again."""
-        self._is_cut.clear()
-
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(1 << 16):
-                target.sendall(data)
-        except OSError:
-            pass
-        for end in (source, target):
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
 
 
 def table(outcomes: list[Outcome]) -> str:

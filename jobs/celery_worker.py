@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 import redis
+from celery.signals import setup_logging
 
 from jobs.celery_app import AttemptRunner, RepairingEngine, connect, create_celery, required_of_workers
 from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, queue_name
@@ -97,6 +98,12 @@ def refusal(asked: dict[str, Any], about: dict[str, Any]) -> str:
     )
 
 
+def _keep_logging(**_: object) -> None:
+    """Take the place of Celery's own set-up of logging, which raises the level of every logger to its own."""
+    for chatty in ("celery", "kombu"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
 def work(engine: RepairingEngine, *, redis_url: str, about: dict[str, Any], name: str = "") -> None:
     """Work until SIGTERM or Ctrl+C.
 
@@ -119,6 +126,7 @@ def work(engine: RepairingEngine, *, redis_url: str, about: dict[str, Any], name
     app = create_celery(redis_url, about["fingerprint"])
     runner = AttemptRunner(engine, client, worker_id)
     runner.register(app)
+    setup_logging.connect(_keep_logging)
     fingerprint = about["fingerprint"]
     worker = app.Worker(
         pool="threads",

@@ -103,7 +103,7 @@ def unpack(blob: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
                 array = np.frombuffer(blob, dtype, count, end)
             arrays.append(array.reshape(shape))
             end += size_bytes
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"a message in Redis can't be read: {error}") from error
     return header, arrays
 

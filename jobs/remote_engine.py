@@ -237,7 +237,7 @@ class RemoteEngine:
 
         Raises:
             JobError: the worker refused the repair, or two workers were lost over it.
-            EngineUnavailableError: Redis is away; the repair can be tried again as if it had not begun.
+            EngineUnavailableError: Redis or every worker is away; the repair can be tried again as if it had not begun.
         """
         return [self._repair(request, on_stage or (lambda stage: None)) for request in requests]
 
@@ -246,7 +246,8 @@ class RemoteEngine:
         while True:
             keys = AttemptKeys(secrets.token_urlsafe(16))
             try:
-                return self._attempt(keys, request, on_stage)
+                # An image that took a worker down is not given back to the queue, which would forget that.
+                return self._attempt(keys, request, on_stage, may_give_back=not lost_workers)
             except _AttemptLostError as error:
                 log.warning("attempt %s is made again: %s", keys.attempt_id[:6], error)
             except _WorkerLostError as error:
@@ -261,7 +262,9 @@ class RemoteEngine:
             finally:
                 self._forget(keys)
 
-    def _attempt(self, keys: AttemptKeys, request: Any, on_stage: Callable[[str], None]) -> RemoteResult:
+    def _attempt(
+        self, keys: AttemptKeys, request: Any, on_stage: Callable[[str], None], *, may_give_back: bool
+    ) -> RemoteResult:
         window = window_of(request.mask)
         left, top, right, bottom = window
         header = {
@@ -277,7 +280,7 @@ class RemoteEngine:
         self.fleet.celery.send_task(TASK_NAME, [keys.attempt_id], task_id=keys.attempt_id, queue=queue, retry=False)
         sent_ms = (time.perf_counter() - began_s) * 1e3
         try:
-            result = self._wait(keys, queue, on_stage)
+            result = self._wait(keys, queue, on_stage, may_give_back=may_give_back)
         except BaseException:
             with suppress(redis.RedisError):
                 client.set(keys.cancel, 1, ex=int(self._deadline_s) + BLOB_SPARE_S)
@@ -289,7 +292,9 @@ class RemoteEngine:
         result.timings_ms = {**result.timings_ms, "send": sent_ms, "total": total_ms}
         return result
 
-    def _wait(self, keys: AttemptKeys, queue: str, on_stage: Callable[[str], None]) -> RemoteResult:
+    def _wait(
+        self, keys: AttemptKeys, queue: str, on_stage: Callable[[str], None], *, may_give_back: bool
+    ) -> RemoteResult:
         """Follow an attempt until its result is there."""
         client = self.fleet.client
         stage, unclaimed_since_s = "plan", time.monotonic()
@@ -297,7 +302,7 @@ class RemoteEngine:
             answer = client.blpop([keys.answer], timeout=POLL_S)
             if answer is None:
                 on_stage(stage)
-                unclaimed_since_s = self._check(keys, queue, unclaimed_since_s)
+                unclaimed_since_s = self._check(keys, queue, unclaimed_since_s, may_give_back=may_give_back)
                 continue
             header, arrays = unpack(cast(bytes, answer[1]))
             if header["kind"] == "stage":
@@ -310,7 +315,7 @@ class RemoteEngine:
                 notes = [note_from_json(note) for note in header["notes"]]
                 return RemoteResult(list(zip(boxes, arrays, strict=True)), header["timings_ms"], notes)
 
-    def _check(self, keys: AttemptKeys, queue: str, unclaimed_since_s: float) -> float:
+    def _check(self, keys: AttemptKeys, queue: str, unclaimed_since_s: float, *, may_give_back: bool) -> float:
         """Raise when an attempt can't come to an end any more; return since when it is neither queued nor claimed."""
         client = self.fleet.client
         with client.pipeline(transaction=False) as pipeline:
@@ -325,6 +330,8 @@ class RemoteEngine:
             if not client.exists(WORKER_PREFIX + claim.decode()) and not client.exists(keys.answer):
                 raise _WorkerLostError(f"worker {claim.decode()} is gone")
             return now_s
+        if may_give_back and not self.fleet.workers:
+            raise EngineUnavailableError("Every worker is gone, so the repair waits.")
         if queued:
             return now_s
         if now_s - unclaimed_since_s > LOST_MESSAGE_S:

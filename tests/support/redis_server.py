@@ -20,28 +20,43 @@ START_S = 20.0
 
 @dataclass
 class RedisServer:
-    """One `redis-server` process without persistence, on a free port of this machine."""
+    """One `redis-server` process without persistence, on a free port of this machine.
+
+    With `password` and `certificate` (a PEM file of certificate and key) it takes TLS connections with that password.
+    """
 
     folder: Path
+    password: str = ""
+    certificate: Path | None = None
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Address for clients."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        scheme = "rediss" if self.certificate else "redis"
+        return f"{scheme}://{':' + self.password + '@' if self.password else ''}127.0.0.1:{self.port}/0"
 
     @property
     def client(self) -> redis.Redis:
         """A new client."""
-        return redis.Redis(port=self.port, socket_timeout=5)
+        trusted = {"ssl_ca_certs": str(self.certificate)} if self.certificate else {}
+        return redis.Redis.from_url(self.url, socket_timeout=5, **trusted)
 
     def start(self) -> RedisServer:
         """Start with no data, and wait until it answers."""
         program = shutil.which("redis-server")
         assert program, "redis-server is needed: on Debian, apt-get install redis-server"
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = [program, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        if self.certificate:
+            file = str(self.certificate)
+            command += ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
+            command += ["--tls-cert-file", file, "--tls-key-file", file, "--tls-ca-cert-file", file]
+        else:
+            command += ["--port", str(self.port)]
+        if self.password:
+            command += ["--requirepass", self.password]
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
         until_s = time.monotonic() + START_S

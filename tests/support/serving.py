@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class RunningServer:
     kind: str = "api"
     settings: dict[str, Any] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -73,8 +75,9 @@ class RunningServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *script, *arguments], cwd=ROOT, env=clean_environment(), stdout=log, stderr=log
-            )
+                [sys.executable, *script, *arguments],
+                cwd=ROOT, env={**clean_environment(), **self.environment}, stdout=log, stderr=log,
+            )  # fmt: skip
         if wait:
             self.wait_until_healthy()
         return self
@@ -144,3 +147,11 @@ def ask_repair(client: httpx.Client, image_id: str, request_id: str | None = Non
     answer = client.post("/api/v1/repairs", json=body)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["job_id"])
+
+
+def wait_until(ask: Callable[[], object], wanted: set[object], limit_s: float = 20.0) -> object:
+    """Ask until the answer is one of those wanted; return the last one."""
+    until_s = time.monotonic() + limit_s
+    while (answer := ask()) not in wanted and time.monotonic() < until_s:
+        time.sleep(0.1)
+    return answer

@@ -1,0 +1,126 @@
+"""Which workers a server takes, and how both reach a Redis with password and TLS."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.redis_messages import SERVER_KEY
+from tests.support.cluster import PHOTO, cluster
+from tests.support.redis_server import FakeWorker, RedisServer, wait_for_workers
+from tests.support.serving import (
+    ROOT,
+    RunningServer,
+    ask_repair,
+    clean_environment,
+    follow,
+    free_port,
+    upload,
+    wait_until,
+)
+
+
+def test_worker_of_another_version_is_refused() -> None:
+    with cluster(workers=1) as made:
+        other = made.add_worker(version="other")
+        assert other.process is not None
+        assert other.process.wait(60) == 2
+        assert "This worker gets no repairs: the server runs version test with pyproject, this worker" in other.log
+        assert "Install the same version and the same weights file here." in other.log
+
+
+def test_worker_that_was_there_before_a_newer_server_gets_no_repairs(tmp_path: Path) -> None:
+    redis_ = RedisServer(tmp_path / "redis").start()
+    old = FakeWorker(redis_.url, tmp_path, version="old").start()
+    web = RunningServer(tmp_path / "web", kind="celery", settings={"redis_url": redis_.url})
+    try:
+        wait_for_workers(redis_.client, 1)
+        web.start()
+        with web.client as client:
+            image_id = upload(client, PHOTO.read_bytes())["image_id"]
+            waiting = ask_repair(client, image_id)
+            wait_until(lambda: "This worker gets no repairs" in old.log, {True}, limit_s=30.0)
+            assert "gets no repairs: it runs version old" in web.log
+            view = client.get(f"/api/v1/jobs/{waiting}").json()
+            assert (view["state"], view["waiting_for"]) == ("queued", "workers")
+            new = FakeWorker(redis_.url, tmp_path, number=1).start()
+            assert follow(client, waiting, limit_s=60.0)["state"] == "done"
+            new.kill()
+    finally:
+        web.kill()
+        old.kill()
+        redis_.kill()
+
+
+def test_command_of_another_version_ends_with_status_2_and_a_sentence(tmp_path: Path) -> None:
+    redis_ = RedisServer(tmp_path / "redis").start()
+    asked = {"version": "0.0.1", "weights": "big-lama", "fingerprint": "0123456789abcdef"}
+    redis_.client.set(SERVER_KEY, json.dumps(asked))
+    command = [sys.executable, "-m", "cli.main", "worker", "--redis", redis_.url, "--device", "cpu"]
+    try:
+        ended = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=120)
+    finally:
+        redis_.kill()
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    (sentence,) = ended.stderr.splitlines()[-1:]
+    assert sentence.startswith("fftlama: This worker gets no repairs: the server runs version 0.0.1 with big-lama")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1", "127.0.0.1:6379", "redis://"])
+def test_address_that_is_no_redis_is_refused_at_once(url: str) -> None:
+    command = [sys.executable, "-m", "cli.main", "worker", "--redis", url, "--device", "cpu"]
+    ended = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2 and "redis_url" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_command_says_that_redis_is_not_there(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cli.main", "worker", "--redis", f"redis://127.0.0.1:{free_port()}/0"]
+    command += ["--device", "cpu"]
+    ended = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1 and "Redis can't be reached" in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of 127.0.0.1 that nobody but its owner trusts, with its key."""
+    file = tmp_path_factory.mktemp("certificate") / "redis.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(file), "-out", str(file) + ".crt"]
+    subprocess.run(command, check=True, capture_output=True)
+    file.write_bytes(file.read_bytes() + Path(f"{file}.crt").read_bytes())
+    return file
+
+
+@pytest.mark.parametrize("where", ["the address", "SSL_CERT_FILE"])
+def test_redis_with_password_and_tls(where: str, certificate: Path, tmp_path: Path) -> None:
+    redis_ = RedisServer(tmp_path / "redis", password="very-secret", certificate=certificate).start()
+    url = redis_.url + (f"?ssl_ca_certs={certificate}" if where == "the address" else "")
+    environment = {} if where == "the address" else {"SSL_CERT_FILE": str(certificate)}
+    worker = FakeWorker(url, tmp_path, environment=environment).start()
+    web = RunningServer(tmp_path / "web", kind="celery", settings={"redis_url": url}, environment=environment)
+    try:
+        wait_for_workers(redis_.client, 1)
+        web.start()
+        with web.client as client:
+            image_id = upload(client, PHOTO.read_bytes())["image_id"]
+            assert follow(client, ask_repair(client, image_id), limit_s=60.0)["state"] == "done"
+            assert "very-secret" not in client.get("/health").text
+        assert "very-secret" not in web.log + worker.log, "a password is no business of the log"
+    finally:
+        web.kill()
+        worker.kill()
+        redis_.kill()
+
+
+def test_redis_whose_certificate_is_not_trusted_is_refused(certificate: Path, tmp_path: Path) -> None:
+    redis_ = RedisServer(tmp_path / "redis", certificate=certificate).start()
+    worker = FakeWorker(redis_.url, tmp_path).start()
+    assert worker.process is not None
+    try:
+        assert worker.process.wait(60) == 1
+        assert "certificate verify failed" in worker.log
+    finally:
+        worker.kill()
+        redis_.kill()

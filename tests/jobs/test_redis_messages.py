@@ -1,0 +1,107 @@
+"""What travels through Redis: blobs come back as they were, cut ones are refused, a worker gets enough of a photo."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays_of
+
+from jobs.redis_messages import AttemptKeys, note_as_json, note_from_json, pack, queue_name, unpack
+from jobs.remote_engine import MARGIN_PX, window_of
+from masks.boxes import find_bounds
+from notices import Note
+
+ARRAYS = st.lists(
+    arrays_of.arrays(
+        dtype=st.sampled_from([np.uint8, np.uint16, np.bool_]),
+        shape=arrays_of.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=9),
+    ),
+    max_size=3,
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+HEADERS = st.dictionaries(st.text().filter(lambda key: key != "arrays"), JSON, max_size=4)
+
+
+@given(header=HEADERS, arrays=ARRAYS)
+def test_blob_comes_back_as_it_was(header: dict[str, object], arrays: list[np.ndarray]) -> None:
+    read_header, read_arrays = unpack(pack(header, arrays))
+    assert read_header == header
+    assert len(read_arrays) == len(arrays)
+    for sent, read in zip(arrays, read_arrays, strict=True):
+        assert read.dtype == sent.dtype and read.shape == sent.shape
+        assert np.array_equal(read, sent)
+
+
+def test_part_of_a_larger_array_is_sent_alone() -> None:
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    blob = pack({}, [image[1:3, 2:5], image[1:3, 2:5, 0] > 20])
+    _, (crop, mask) = unpack(blob)
+    assert np.array_equal(crop, image[1:3, 2:5]) and np.array_equal(mask, image[1:3, 2:5, 0] > 20)
+    assert len(blob) < 150 + 2 * 3 * 3 + 1, "a mask takes one bit a pixel"
+
+
+@given(blob=st.binary(max_size=64))
+@example(blob=b"\x00\x00\x00\x01" + b"5")
+@example(blob=b"\x00\x00\x00\x02" + b"[]")
+def test_anything_else_is_refused(blob: bytes) -> None:
+    with pytest.raises(ValueError, match="can't be read"):
+        unpack(blob)
+
+
+@given(share=st.floats(0.0, 1.0, exclude_max=True))
+def test_cut_blob_is_refused(share: float) -> None:
+    blob = pack({"kind": "result"}, [np.full((5, 7, 3), 9, np.uint16), np.ones((5, 7), bool)])
+    with pytest.raises(ValueError, match="can't be read"):
+        unpack(blob[: int(share * len(blob))])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "object", "int64"])
+def test_other_arrays_are_not_sent(dtype: str) -> None:
+    with pytest.raises(ValueError, match="uint8, uint16, bool"):
+        pack({}, [np.zeros(3, dtype)])
+
+
+def test_blob_cannot_name_another_type_of_array() -> None:
+    blob = pack({}, [np.zeros(8, np.uint8)]).replace(b'"uint8"', b'"objec"')
+    with pytest.raises(ValueError, match="can't be read"):
+        unpack(blob)
+
+
+def test_note_comes_back_as_it_was() -> None:
+    note = Note("Scaled to 80 %.", code="scaled", percent=80)
+    read = note_from_json(note_as_json(note))
+    assert (str(read), read.code, read.params) == (str(note), note.code, note.params)
+
+
+def test_every_key_of_an_attempt_is_its_own() -> None:
+    keys = AttemptKeys("a"), AttemptKeys("b")
+    assert len({name for one in keys for name in one.all}) == 8
+    assert len({queue_name(f, is_batch=batch) for f in ("x", "y") for batch in (False, True)}) == 4
+
+
+@given(data=st.data())
+def test_worker_gets_the_hole_with_enough_around_it(data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(1, 4000)), data.draw(st.integers(1, 4000))
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    bottom, right = data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width))
+    mask = np.zeros((height, width), bool)
+    mask[top:bottom, left:right] = True
+    window = window_of(mask)
+    assert 0 <= window[0] <= max(0, left - MARGIN_PX) and 0 <= window[1] <= max(0, top - MARGIN_PX)
+    assert width >= window[2] >= min(width, right + MARGIN_PX)
+    assert height >= window[3] >= min(height, bottom + MARGIN_PX)
+    assert find_bounds(mask) == (left, top, right, bottom)
+
+
+def test_small_hole_in_a_large_photo_sends_a_part_of_it() -> None:
+    mask = np.zeros((3000, 4000), bool)
+    mask[1400:1500, 1900:2000] = True
+    left, top, right, bottom = window_of(mask)
+    assert (right - left) * (bottom - top) < 0.3 * mask.size
+    assert window_of(np.zeros((30, 40), bool)) == (0, 0, 40, 30)
+    mask[100:2900, 100:3900] = True
+    assert window_of(mask) == (0, 0, 4000, 3000)
