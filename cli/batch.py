@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imaging import FORMATS, Encoded, ImagingError, encode_photo, format_of_name, open_photo, read_mask
+from cli.errors import sentence_of
+from imaging import FORMATS, Encoded, encode_photo, format_of_name, open_photo, read_mask
 from imaging.atomic_write import write_atomically
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def run_tasks(
         # ValueError is every room's own refusal; the last three are a full disk, memory, and CUDA's errors.
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             summary.failed.append(task.photo)
-            tell(done + 1, task.photo, _sentence(error))
+            tell(done + 1, task.photo, sentence_of(error))
             continue
         summary.repaired += 1
         for note in encoded.notes:
@@ -234,11 +235,3 @@ def _target_for(task: Task, encoded: Encoded) -> Path:
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, data)
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, ImagingError):
-        return error.message
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return (str(error) or type(error).__name__).splitlines()[0]

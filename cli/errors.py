@@ -9,3 +9,14 @@ class CommandError(Exception):
     def __init__(self, text: str, code: int = EXIT_FAILED) -> None:
         super().__init__(text)
         self.code = code
+
+
+def sentence_of(error: Exception) -> str:
+    """Return one line for people about what went wrong with a file."""
+    from imaging.errors import ImagingError  # with NumPy, which a command line that is refused does not need
+
+    if isinstance(error, ImagingError):
+        return error.message
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -16,14 +16,12 @@ import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from cli.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, CommandError
+from cli.loading import load_inpainter
 from config import CHECKOUT, Settings, SettingsError, add_arguments, load_settings
 from engine.profiles import LOCAL_PROFILES_FILE, ProfileError
-
-if TYPE_CHECKING:
-    from inference import Inpainter
 
 ENGINE_SETTINGS = ("device", "precision", "weights", "profile")
 BENCH_FOLDER = CHECKOUT / "bench"
@@ -37,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from app import main as serve  # has its own arguments and help: every setting
 
             return serve(arguments[1:])
+        if arguments[:1] == ["run"]:
+            from cli.run import run_folder  # IOPaint's options, of which unknown ones are passed over
+
+            return run_folder(arguments[1:])
         if arguments[:1] == ["bench"] and not {"-h", "--help"} & set(arguments[1:2]):
             return run_bench(arguments[1:])
         chosen = make_parser().parse_args(arguments)
@@ -66,6 +68,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fftlama {_version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     commands.add_parser("serve", help="start the page and the REST routes here; --help lists every setting")
+
+    commands.add_parser("run", help="repair a photo or a folder with the options of `iopaint run`")
 
     repair = commands.add_parser(
         "repair",
@@ -196,23 +200,6 @@ def run_repair(chosen: argparse.Namespace) -> int:
     words = ", ".join(f"{count} {what}" for count, what in counts if count)
     print(f"{words}, in {spell_duration(time.monotonic() - started_s)}")
     return EXIT_FAILED if summary.failed else 0
-
-
-def load_inpainter(settings: Settings) -> "Inpainter":
-    """Load the engine that the settings ask for. Raises CommandError when it can't be had."""
-    from app import load_engine, share_cores
-
-    share_cores()
-    from engine.requests import RepairError, UnavailableError
-    from lama.catalogue import DownloadError
-    from lama.checkpoint import CheckpointError
-
-    try:
-        return cast("Inpainter", load_engine(settings))
-    except UnavailableError as error:
-        raise CommandError(str(error), EXIT_USAGE) from error
-    except (DownloadError, RepairError, CheckpointError) as error:
-        raise CommandError(str(error)) from error
 
 
 def run_profile(chosen: argparse.Namespace) -> int:
