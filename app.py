@@ -66,7 +66,8 @@ def create_app(settings: Settings, engine: "Engine | None" = None) -> "FastAPI":
         app = create_api(settings, engine or loading.result())  # type: ignore[union-attr]
     return gr.mount_gradio_app(
         app, create_page(app.state.queue, settings), path="/", server_name=settings.host, server_port=settings.port,
-        run_history=False, footer_links=[], max_file_size=f"{settings.max_file_mib}mb", show_error=True,
+        root_path=settings.root_path or None, run_history=False, footer_links=[],
+        max_file_size=f"{settings.max_file_mib}mb", show_error=True,
         enable_monitoring=False, ssr_mode=False, mcp_server=False,
     )  # fmt: skip
 
@@ -272,13 +273,14 @@ def _serve(settings: Settings, listeners: list[socket.socket]) -> tuple[int, boo
     """Serve until told to stop; return the exit code and whether every thread came to rest."""
     import uvicorn
 
+    from web.root_path import RootPath
     from web.startup import StartupGate
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     failures: list[Exception] = []
 
     def on_ready() -> None:
-        print(f"fftlama is ready at http://{host}:{settings.port}", flush=True)
+        print(f"fftlama is ready at http://{host}:{settings.port}{settings.root_path}", flush=True)
 
     def on_failure(error: Exception) -> None:
         failures.append(error)
@@ -294,7 +296,8 @@ def _serve(settings: Settings, listeners: list[socket.socket]) -> tuple[int, boo
     gate = StartupGate(lambda: create_app(settings), on_ready=on_ready, on_failure=on_failure)
     server = Server(
         uvicorn.Config(
-            gate, log_config=None, access_log=settings.log_level == "debug", server_header=False, lifespan="on",
+            RootPath(gate, settings.root_path), log_config=None,
+            access_log=settings.log_level == "debug", server_header=False, lifespan="on",
             proxy_headers=False,  # web/peer.py reads them
             ws="none", timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=DRAIN_S, backlog=BACKLOG,
         )

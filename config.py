@@ -51,6 +51,11 @@ class Settings(BaseSettings):
         pattern=r"^[\w.:\[\]-]*(\s*,\s*[\w.:\[\]-]+)*$",
         description="names the server is called by behind a proxy, separated by commas",
     )
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="path under which a proxy serves this, /lama for example, without a slash at the end",
+    )
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$",

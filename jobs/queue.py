@@ -369,7 +369,8 @@ class JobQueue:
         position = self._waiting.position(job.job_id)
         waiting_for = self._waiting_for(job.state)
         return job_view(
-            self.store, job, position=position, lost=self._lost.get(job.job_id), waiting_for=waiting_for
+            self.store, job, position=position, lost=self._lost.get(job.job_id), waiting_for=waiting_for,
+            root_path=self._settings.root_path,
         )  # fmt: skip
 
 

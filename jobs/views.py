@@ -12,8 +12,9 @@ PLACES = 1 << 14  # more than queue_limit may be
 
 
 def job_view(
-    store: JobStore, job: JobRecord, *, position: int, lost: JobError | None, waiting_for: str | None = None
-) -> dict[str, Any]:
+    store: JobStore, job: JobRecord, *, position: int, lost: JobError | None, waiting_for: str | None = None,
+    root_path: str = "",
+) -> dict[str, Any]:  # fmt: skip
     """Return a job as clients see it.
 
     Args:
@@ -22,6 +23,7 @@ def job_view(
         position: the place in the queue from 1 on, 0 for a job that does not wait.
         lost: a failure that the store could not take; it counts unless the job ended after all.
         waiting_for: what keeps every repair from running: "redis", "workers", or None.
+        root_path: what stands before every address of this server.
 
     Returns:
         The object that `GET /api/v1/jobs/{id}` answers with; `version` differs whenever anything else does.
@@ -29,7 +31,7 @@ def job_view(
     patch = None
     if job.result_id:
         box = store.image(job.result_id).box
-        patch = {"url": f"/api/v1/images/{job.result_id}/patch", "box": list(box or ())}
+        patch = {"url": f"{root_path}/api/v1/images/{job.result_id}/patch", "box": list(box or ())}
     state, error, version = job.state, job.error, job.version * PLACES + min(position, PLACES - 2)
     if state not in ENDED and lost:
         state, error, version = "failed", lost.as_dict(), (job.version + 1) * PLACES - 1

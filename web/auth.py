@@ -28,6 +28,7 @@ from config import Settings
 from imaging.atomic_write import write_atomically
 from jobs.clients import Client, current_client
 from web.accounts import Accounts
+from web.root_path import path_below_root
 from web.words import load_strings
 
 COOKIE = "fftlama_session"
@@ -83,6 +84,8 @@ class AuthGate:
         self._proxies = [ipaddress.ip_network(part, strict=False) for part in _parts(settings.auth_proxy_from)]
         self._lockout = Lockout()
         self._language = settings.language
+        # Other programs of the same site do not get the session.
+        self._cookie_path = f"{settings.root_path}/"
         self._is_closed = bool(self._accounts or self._header)
         self._signer: URLSafeTimedSerializer | None = None
         if self._accounts:
@@ -95,7 +98,7 @@ class AuthGate:
             return
         connection = HTTPConnection(scope)
         owner = self._owner(connection) if self._is_closed else None
-        path = _path_behind_root(scope)
+        path = path_below_root(scope)
         answer: ASGIApp | None = None
         if self._accounts and path in ("/login", "/logout") and scope["type"] == "http":
             answer = await self._session_page(Request(scope, receive), path)
@@ -151,7 +154,7 @@ class AuthGate:
         is_https = request.url.scheme == "https"
         if path == "/logout":
             response: Response = RedirectResponse("login", 303)
-            response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=is_https)
+            response.delete_cookie(COOKIE, path=self._cookie_path, httponly=True, samesite="lax", secure=is_https)
             return response if request.method == "POST" else self._form(request, 405)
         if request.method in ("GET", "HEAD"):
             return self._form(request, 200)
@@ -171,7 +174,9 @@ class AuthGate:
         self._lockout.forget(name, address)
         response = RedirectResponse(_safe_target(fields.get("next", "")), 303)
         session = self._signer.dumps([name, self._accounts.fingerprint(name)])
-        response.set_cookie(COOKIE, session, max_age=SESSION_S, httponly=True, samesite="lax", secure=is_https)
+        response.set_cookie(
+            COOKIE, session, max_age=SESSION_S, path=self._cookie_path, httponly=True, samesite="lax", secure=is_https
+        )
         return response
 
     def _form(self, request: Request, status: int, *, problem: str = "", wait_s: float = 0.0) -> Response:
@@ -237,11 +242,6 @@ def _parts(text: str) -> list[str]:
 def _address(scope: Scope) -> str:
     client = scope.get("client")
     return str(client[0]) if client else ""
-
-
-def _path_behind_root(scope: Scope) -> str:
-    path, root = scope.get("path", ""), scope.get("root_path", "")
-    return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
 def _safe_target(text: str) -> str:

@@ -151,7 +151,9 @@ def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, vers
     async def add_repair(request: Request) -> JSONResponse:
         body = await read_json(request, max_file_mib=max_mib)
         job_id = await run_in_threadpool(_submit, queue, body)
-        return JSONResponse({"job_id": job_id}, status_code=202, headers={"Location": f"/api/v1/jobs/{job_id}"})
+        return JSONResponse(
+            {"job_id": job_id}, status_code=202, headers={"Location": f"{settings.root_path}/api/v1/jobs/{job_id}"}
+        )
 
     @router.get("/api/v1/jobs/{job_id}")
     async def get_job(job_id: str, wait_s: float = 0.0, seen: int | None = None) -> JSONResponse:

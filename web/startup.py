@@ -12,6 +12,8 @@ from fastapi import FastAPI
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from web.root_path import path_below_root
+
 RETRY_AFTER = {"Retry-After": "1", "Cache-Control": "no-store"}
 STARTING_PAGE = (
     '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="1"><title>fftlama</title>'
@@ -64,7 +66,7 @@ class StartupGate:
             self._on_failure(error)
 
     def _starting(self, scope: Scope) -> Response:
-        path = scope.get("path", "")
+        path = path_below_root(scope)
         if path == "/health":
             return JSONResponse({"status": "starting"}, status_code=503, headers=RETRY_AFTER)
         if path.startswith("/api/"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.redis_messages import SERVER_KEY
+from tests.support.certificate import make_certificate
 from tests.support.cluster import PHOTO, cluster
 from tests.support.redis_server import FakeWorker, RedisServer, wait_for_workers
 from tests.support.serving import (
@@ -85,12 +86,7 @@ def test_command_says_that_redis_is_not_there(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of 127.0.0.1 that nobody but its owner trusts, with its key."""
-    file = tmp_path_factory.mktemp("certificate") / "redis.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(file), "-out", str(file) + ".crt"]
-    subprocess.run(command, check=True, capture_output=True)
-    file.write_bytes(file.read_bytes() + Path(f"{file}.crt").read_bytes())
-    return file
+    return make_certificate(tmp_path_factory.mktemp("certificate") / "redis.pem")
 
 
 @pytest.mark.parametrize("where", ["the address", "SSL_CERT_FILE"])

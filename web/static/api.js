@@ -126,7 +126,8 @@ function createApi(onConnection) {
     call("models", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ name }) });
   const info = (imageId) => call(`images/${imageId}/info`, {});
   const photoUrl = (imageId, query = "") => `api/v1/images/${imageId}${query}`;
-  const localUrl = (url) => url.replace(/^\//, ""); // relative, so that a proxy's path prefix is kept
+  // Relative, because a proxy may serve this under a path that the server does not know.
+  const localUrl = (url) => url.replace(/^.*?(?=api\/v1\/)/, "");
 
   return { upload, submit, follow, cancel, models, chooseModel, info, photoUrl, localUrl };
 }
