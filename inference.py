@@ -30,6 +30,7 @@ from lama.catalogue import find_weights
 from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator
 from lama.devices import on_card
 from lama.generator import Generator
+from masks.boxes import Box, has_hole_beyond, sample_bounds
 from masks.crop_plan import Crop
 from masks.dilation import CropRules
 
@@ -46,7 +47,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 # Sides of the dummy photos that a GPU repairs before the first request.
-LARGE_PHOTO_PX = 2048
+LARGE_PHOTO_PX = 2048  # from this many pixels squared on, bounds are sampled
 VAST_PHOTO_PX = 4096  # its hole is scaled, so memory for the largest holes is reserved
 STEADY_STATE_REPAIRS = 10  # without them the first repair took 5.1 ms instead of 2.8 on an H200 (bench/NOTES.md)
 
@@ -57,6 +58,7 @@ class Inpainter:
     def __init__(self, runner: ModelRunner, *, weights_name: str, profile_reason: str) -> None:
         self._runner = runner
         self._lock = threading.Lock()
+        self._samples_bounds = runner.device.type == "cuda"  # a CPU that computes has no time to read meanwhile
         self.weights_name = weights_name
         self.profile_reason = profile_reason
         self.crop_rules = CropRules()
@@ -243,10 +245,23 @@ class Inpainter:
             check_request(request)
         timer = StageTimer(self._runner.device, on_stage)
         timer.enter("plan")
-        plans = [self._plan(request) for request in requests]
+        # Of a repair in high quality nothing is sampled: what was missed would make all its tiles run again.
+        is_short = all(request.quality == "fast" for request in requests)
+        samples = [self._sample_bounds(request) if is_short else None for request in requests]
+        plans = [self._plan(request, bounds) for request, bounds in zip(requests, samples, strict=True)]
+        missed: list[bool] = []
+
+        def read_the_rest() -> None:
+            sampled = [(r.mask, bounds) for r, bounds in zip(requests, samples, strict=True) if bounds is not None]
+            missed.extend(has_hole_beyond(mask, bounds) for mask, bounds in sampled)
+
         timer.enter("wait")
         with self._device_turn():
-            filled = iter(fill_plans(requests, plans, self._runner, timer))
+            filled = iter(fill_plans(requests, plans, self._runner, timer, read_the_rest))
+            if any(missed):
+                timer.enter("plan")
+                plans = [self._plan(request) for request in requests]
+                filled = iter(fill_plans(requests, plans, self._runner, timer))
             timer.enter("")
             dropped = self._runner.take_dropped()
             timings_ms = timer.timings_ms()
@@ -255,8 +270,13 @@ class Inpainter:
             for request, crops in zip(requests, plans, strict=True)
         ]
 
-    def _plan(self, request: RepairRequest) -> list[Crop]:
-        return plan_repair(request, self._runner, self.crop_rules)
+    def _sample_bounds(self, request: RepairRequest) -> Box | None:
+        """Return a large mask's bounds from few rows of it, where a GPU works while the rest is read."""
+        is_large = request.mask.size >= LARGE_PHOTO_PX**2
+        return sample_bounds(request.mask) if self._samples_bounds and is_large else None
+
+    def _plan(self, request: RepairRequest, bounds: Box | None = None) -> list[Crop]:
+        return plan_repair(request, self._runner, self.crop_rules, bounds)
 
     @contextlib.contextmanager
     def _device_turn(self) -> Iterator[None]:

@@ -195,14 +195,14 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
     if form.startswith("ours"):
         kernels = "torch" if form.endswith("torch") else "auto"
         fused = FastGenerator(generator, device="cuda", dtype=torch.float16, kernels=kernels)
-        if isinstance(fused.form, TritonBackend):
-            fused.form.overlap = "one stream" not in form
-            fused.form.fuse_enter = "unfused" not in form
-            fused.form.use_hopper = "no Hopper" not in form
+        if isinstance(fused.backend, TritonBackend):
+            fused.backend.overlap = "one stream" not in form
+            fused.backend.fuse_enter = "unfused" not in form
+            fused.backend.use_hopper = "no Hopper" not in form
             if "local" in form:
-                fused.form.local_after_enter = "local after" in form
+                fused.backend.local_after_enter = "local after" in form
             if "cross" in form:
-                fused.form.cross_beside = "cross beside" in form
+                fused.backend.cross_beside = "cross beside" in form
         elif not form.endswith("torch"):
             raise RuntimeError(fused.describe())
         return fused
@@ -222,8 +222,8 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
 def profile_table(generator: Generator, size: tuple[int, int, int], *, rows: int = 40) -> str:
     """Where one forward's time goes, kernel by kernel, on one stream so that nothing overlaps."""
     fused = FastGenerator(generator, device="cuda", dtype=torch.float16)
-    if isinstance(fused.form, TritonBackend):
-        fused.form.overlap = False
+    if isinstance(fused.backend, TritonBackend):
+        fused.backend.overlap = False
     x = random_input(*size)
     graph, _ = captured(fused, x)
     graph.replay()

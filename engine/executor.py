@@ -67,7 +67,9 @@ class Filled:
 Summed = tuple[Filled, NDArray[np.float32]]  # with the prediction's sum, (1,), valid after `PinnedMemory.synchronize`
 
 
-def fill(tasks: Sequence[CropTask], runner: ModelRunner, timer: StageTimer) -> list[Filled]:
+def fill(
+    tasks: Sequence[CropTask], runner: ModelRunner, timer: StageTimer, meanwhile: Callable[[], None] | None = None
+) -> list[Filled]:
     """Predict every task's crop and composite it into the task's pixels.
 
     Tasks of one model size run as one batch, at most `runner.batch_size` of them. A prediction with NaN or infinity,
@@ -78,6 +80,7 @@ def fill(tasks: Sequence[CropTask], runner: ModelRunner, timer: StageTimer) -> l
         tasks: what to fill.
         runner: the model.
         timer: times the stages.
+        meanwhile: work for the CPU, called once, when everything is queued on the device.
 
     Returns:
         One `Filled` per task, in order, complete and on the CPU.
@@ -95,6 +98,8 @@ def fill(tasks: Sequence[CropTask], runner: ModelRunner, timer: StageTimer) -> l
             filled[index] = result
             sums.append((index, total))
     timer.enter("composite")
+    if meanwhile is not None:
+        meanwhile()
     runner.pinned.synchronize()
     for index, total in sums:
         if not np.isfinite(total).all():

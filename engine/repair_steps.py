@@ -6,7 +6,7 @@ filling; planning and results need none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from engine.context_pass import plan_context
 from engine.executor import CropTask, Filled, fill
@@ -14,6 +14,7 @@ from engine.model_runner import ModelRunner
 from engine.requests import RepairRequest, RepairResult
 from engine.stage_timer import StageTimer
 from engine.tiled_refinement import hard_edged, refine
+from masks.boxes import Box
 from masks.crop_plan import Crop, plan_crops
 from masks.dilation import CropRules
 from notices import Note
@@ -22,11 +23,12 @@ EMPTY_MASK = Note("The mask is empty, nothing was changed.", code="empty_mask")
 SCALED = Note("The hole is larger than the model's input, so it was filled at a smaller scale.", code="scaled")
 
 
-def plan_repair(request: RepairRequest, runner: ModelRunner, rules: CropRules) -> list[Crop]:
+def plan_repair(request: RepairRequest, runner: ModelRunner, rules: CropRules, bounds: Box | None = None) -> list[Crop]:
     """Return the crops of one request; see `plan_crops`."""
     return plan_crops(
         request.mask,
         image=request.image,
+        bounds=bounds,
         buckets_px=runner.profile.buckets_px,
         fixed_buckets=runner.device.type == "cuda",
         dilate_px=request.dilate_px,
@@ -36,7 +38,11 @@ def plan_repair(request: RepairRequest, runner: ModelRunner, rules: CropRules) -
 
 
 def fill_plans(
-    requests: Sequence[RepairRequest], plans: Sequence[Sequence[Crop]], runner: ModelRunner, timer: StageTimer
+    requests: Sequence[RepairRequest],
+    plans: Sequence[Sequence[Crop]],
+    runner: ModelRunner,
+    timer: StageTimer,
+    meanwhile: Callable[[], None] | None = None,
 ) -> list[Filled]:
     """Fill the crops of all requests, in order; those of high quality that are scaled are refined in tiles.
 
@@ -45,6 +51,7 @@ def fill_plans(
         plans: the crops of each request.
         runner: the model.
         timer: enters the stages.
+        meanwhile: see `fill`.
 
     Returns:
         One `Filled` per crop.
@@ -61,7 +68,7 @@ def fill_plans(
                 refined.append((len(tasks), CropTask(request.image, crop)))
                 crop = hard_edged(crop)
             tasks.append(CropTask(request.image, crop, context_crop))
-    filled = fill(tasks, runner, timer)
+    filled = fill(tasks, runner, timer, meanwhile)
     for index, task in refined:
         done = refine(task, filled[index].patch, runner, timer)
         filled[index] = Filled(done.patch, filled[index].notes + done.notes)

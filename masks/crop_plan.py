@@ -63,6 +63,7 @@ def plan_crops(
     mask: NDArray[np.bool_],
     *,
     image: NDArray | None = None,
+    bounds: Box | None = None,
     buckets_px: tuple[int, ...],
     fixed_buckets: bool,
     dilate_px: int | None = None,
@@ -78,6 +79,7 @@ def plan_crops(
     Args:
         mask: (H, W) bool, True = hole; not modified.
         image: (H, W, 3) uint8 or uint16 RGB, not modified; None leaves shadows standing (`shadows.py`).
+        bounds: the hole's box, if known.
         buckets_px: square model sides, ascending, multiples of 8.
         fixed_buckets: True runs every box at one of the buckets (captured graphs need that) and fills the bucket
             with more context; False runs little more than what is needed, which is cheaper without graphs.
@@ -89,7 +91,7 @@ def plan_crops(
         Crops whose patch boxes are disjoint and together hold the whole dilated hole; empty for an empty mask.
     """
     rules = rules or CropRules()
-    dilated = dilate_in_photo(mask, image, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
+    dilated = dilate_in_photo(mask, image, bounds=bounds, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
     if dilated is None:
         return []
     size = (mask.shape[0], mask.shape[1])

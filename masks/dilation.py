@@ -188,6 +188,7 @@ def feather_alpha(distance_px: Any, *, dilate_px: int, feather_px: int | None = 
 def dilate_mask(
     mask: NDArray[np.bool_],
     *,
+    bounds: Box | None = None,
     dilate_px: int | None = None,
     feather_px: int | None = None,
     rules: CropRules | None = None,
@@ -196,12 +197,13 @@ def dilate_mask(
 
     Args:
         mask: (H, W) bool, True = hole; not modified.
+        bounds: the hole's box, if known.
         dilate_px: the disc's radius for all holes; None gives each hole its own, in proportion to its thickness.
         feather_px: see `feather_alpha`; None takes the rules'.
         rules: constants of the default dilation and feather.
     """
     rules = rules or CropRules()
-    bounds = find_bounds(mask)
+    bounds = bounds or find_bounds(mask)
     if bounds is None:
         return None
     size = (mask.shape[0], mask.shape[1])

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from masks.boxes import box_size, expand_box, paste, slices_inside, unite
+from masks.boxes import Box, box_size, expand_box, paste, slices_inside, unite
 from masks.clusters import MOST_GROUPS, HoleGroups, group_holes
 from masks.dilation import CropRules, DilatedMask, HolePart, default_dilate_px, dilate_mask, rules_for
 
@@ -89,6 +89,7 @@ def dilate_in_photo(
     mask: NDArray[np.bool_],
     image: NDArray | None,
     *,
+    bounds: Box | None = None,
     dilate_px: int | None = None,
     feather_px: int | None = None,
     rules: CropRules | None = None,
@@ -98,12 +99,13 @@ def dilate_in_photo(
     Args:
         mask: (H, W) bool, True = hole; not modified.
         image: (H, W, 3) uint8 or uint16 RGB, not modified; None looks for no shadows.
+        bounds: the hole's box, if known.
         dilate_px: see `dilate_mask`.
         feather_px: see `feather_alpha`.
         rules: constants; `shadow_px` is the most that a hole is drawn out by.
     """
     rules = rules or CropRules()
-    dilated = dilate_mask(mask, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
+    dilated = dilate_mask(mask, bounds=bounds, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
     if dilated is None or image is None or dilate_px is not None or rules.shadow_px == 0:
         return dilated
     return _take_in_shadows(dilated, mask, image, rules)

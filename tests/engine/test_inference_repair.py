@@ -4,11 +4,13 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
+import inference
 from inference import Inpainter, RepairError, RepairRequest
 from lama.checkpoint import save_generator
 from lama.generator import Generator
@@ -265,3 +267,45 @@ def test_a_speck_far_from_the_stroke_is_repaired_too(inpainter: Inpainter) -> No
     assert [box for box, _ in alone.patches] == [box for box, _ in both.patches[:1]]
     np.testing.assert_array_equal(both.patches[0][1], alone.patches[0][1])
     assert (both.image != image)[speck].any() and not (alone.image != image)[speck].any()
+
+
+def test_a_speck_that_the_sample_misses_is_repaired_with_the_stroke(
+    inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the bounds are sampled from one row in sixteen, and the rest of the mask is read later."""
+    image, mask = noise((2100, 2000)), block((2100, 2000), 1001, 300, 40)
+    mask[1900:1903, 1700:1703] = True
+    exact = inpainter.repair(image, mask)
+    monkeypatch.setattr(inpainter, "_samples_bounds", True)
+    assert inpainter._sample_bounds(RepairRequest(image, mask)) == (300, 1001, 340, 1041)
+    result = inpainter.repair(image, mask)
+    np.testing.assert_array_equal(result.image, exact.image)
+    assert (result.image != image)[1900:1903, 1700:1703].any()
+    assert result.notes == exact.notes
+
+
+def test_a_sample_that_holds_gives_what_reading_all_gives(
+    inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, mask = noise((2100, 2000)), block((2100, 2000), 1001, 300, 40)
+    exact = inpainter.repair(image, mask)
+    monkeypatch.setattr(inpainter, "_samples_bounds", True)
+    fill_all = Mock(wraps=inference.fill_plans)
+    monkeypatch.setattr(inference, "fill_plans", fill_all)
+    np.testing.assert_array_equal(inpainter.repair(image, mask).image, exact.image)
+    assert fill_all.call_count == 1
+    assert inpainter.repair(image, np.zeros_like(mask)).notes[0].code == "empty_mask"
+
+
+def test_nothing_is_sampled_beside_a_repair_in_high_quality(
+    inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was missed would make all of it run again, the refining of every tile included."""
+    image, mask = noise((2100, 2000)), block((2100, 2000), 1001, 300, 40)
+    monkeypatch.setattr(inpainter, "_samples_bounds", True)
+    sample = Mock(wraps=inpainter._sample_bounds)
+    monkeypatch.setattr(inpainter, "_sample_bounds", sample)
+    inpainter.repair_many([RepairRequest(image, mask), RepairRequest(image, mask, quality="high")])
+    sample.assert_not_called()
+    inpainter.repair_many([RepairRequest(image, mask)])
+    sample.assert_called_once()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from masks.boxes import find_bounds, paste
+from masks.boxes import find_bounds, has_hole_beyond, paste, sample_bounds
 from masks.dilation import MAX_DILATE_PX, CropRules, default_dilate_px, dilate_mask, feather_alpha
 
 MASKS = hnp.arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
@@ -54,6 +54,38 @@ def test_bounds_of_a_large_mask(hole: tuple[int, int] | None) -> None:
     mask[999, 5] = True
     rows, columns = sorted((hole[0], 999)), sorted((hole[1], 5))
     assert find_bounds(mask) == (columns[0], rows[0], columns[1] + 1, rows[1] + 1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 69), st.integers(0, 9), st.integers(1, 30)), max_size=3), st.integers(1, 70))
+def test_sampled_bounds_are_right_unless_there_is_a_hole_beyond(
+    strokes: list[tuple[int, int, int]], height: int
+) -> None:
+    mask = np.zeros((height, 10), np.bool_)
+    for row, column, thickness in strokes:
+        mask[row : row + thickness, column] = True
+    sampled = sample_bounds(mask)
+    ys, xs = np.nonzero(mask)
+    if sampled is None:
+        assert not mask[8::16].any()
+    else:
+        is_beyond = ys.min() < sampled[1] or ys.max() >= sampled[3]
+        assert has_hole_beyond(mask, sampled) == is_beyond
+        if not is_beyond:
+            assert sampled == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+
+
+def test_bounds_are_sampled_of_a_thick_stroke_and_not_of_a_speck_apart() -> None:
+    mask = np.zeros((4000, 60), np.bool_)
+    mask[1001:1030, 20:40] = True
+    assert sample_bounds(mask) == (20, 1001, 40, 1030)
+    assert not has_hole_beyond(mask, (20, 1001, 40, 1030))
+    for speck in (0, 900, 3010, 3999):
+        mask[speck, 3] = True
+        assert sample_bounds(mask) == (20, 1001, 40, 1030)
+        assert has_hole_beyond(mask, (20, 1001, 40, 1030))
+        assert has_hole_beyond(mask[:, ::-1], (20, 1001, 40, 1030))
+        mask[speck, 3] = False
 
 
 @settings(max_examples=80, deadline=None)
