@@ -20,7 +20,7 @@ import socket
 import sys
 import tempfile
 import tomllib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -188,6 +188,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"fftlama: {error}", file=sys.stderr)
         return EXIT_SETTINGS
+    return serve(settings)
+
+
+def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> int:
+    """Serve until SIGTERM or Ctrl+C.
+
+    Args:
+        settings: All of them count.
+        on_ready: Called with the server's address, in a thread of its own, once everything answers; by default a line
+            on standard output says so.
+
+    Returns:
+        The exit code.
+    """
     set_up_logging(settings)
     if settings.log_level == "info":
         for chatty in ("uvicorn", "httpx"):
@@ -207,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if warning := login_warning(settings):
         log.warning("%s", warning)
-    code, clean = _serve(settings, listeners)
+    code, clean = _serve(settings, listeners, on_ready or _say_ready)
     logging.shutdown()
     sys.stdout.flush()
     if not clean:
@@ -269,7 +283,11 @@ def _listen_at(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _serve(settings: Settings, listeners: list[socket.socket]) -> tuple[int, bool]:
+def _say_ready(url: str) -> None:
+    print(f"fftlama is ready at {url}", flush=True)
+
+
+def _serve(settings: Settings, listeners: list[socket.socket], say_ready: Callable[[str], None]) -> tuple[int, bool]:
     """Serve until told to stop; return the exit code and whether every thread came to rest."""
     import uvicorn
 
@@ -280,7 +298,7 @@ def _serve(settings: Settings, listeners: list[socket.socket]) -> tuple[int, boo
     failures: list[Exception] = []
 
     def on_ready() -> None:
-        print(f"fftlama is ready at http://{host}:{settings.port}{settings.root_path}", flush=True)
+        say_ready(f"http://{host}:{settings.port}{settings.root_path}")
 
     def on_failure(error: Exception) -> None:
         failures.append(error)

@@ -39,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from cli.run import run_folder  # IOPaint's options, of which unknown ones are passed over
 
             return run_folder(arguments[1:])
+        if arguments[:1] == ["start"]:
+            from cli.start import start_server
+
+            return start_server(arguments[1:])
         if arguments[:1] == ["bench"] and not {"-h", "--help"} & set(arguments[1:2]):
             return run_bench(arguments[1:])
         chosen = make_parser().parse_args(arguments)
@@ -69,6 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     commands.add_parser("serve", help="start the page and the REST routes here; --help lists every setting")
 
+    commands.add_parser("start", help="serve with the options of `iopaint start`, on port 8080")
     commands.add_parser("run", help="repair a photo or a folder with the options of `iopaint run`")
 
     repair = commands.add_parser(
