@@ -203,6 +203,7 @@ class Inpainter:
         dilate_px: int | None = None,
         feather_px: int | None = None,
         quality: str = "fast",
+        transparent: NDArray[np.bool_] | None = None,
         on_stage: OnStage | None = None,
     ) -> RepairResult:
         """Fill the hole of one image.
@@ -214,6 +215,8 @@ class Inpainter:
                 drop shadow of lettering is included.
             feather_px: width of the feather, 0 to 1024, within the ring that dilation added; None = one pixel.
             quality: "fast", or "high": holes larger than the largest bucket are refined at full resolution.
+            transparent: (H, W) bool, True where the file's alpha is 0; not modified. Nobody sees the colours of these
+                pixels: the network sees them as missing, and they are given back as they are. None = no pixel.
             on_stage: called with "plan", "predict", "composite" as each begins, and with "refine" for each tile.
 
         Returns:
@@ -222,7 +225,7 @@ class Inpainter:
         Raises:
             RepairError: an argument is not as described.
         """
-        request = RepairRequest(image, mask, dilate_px, feather_px, quality)
+        request = RepairRequest(image, mask, dilate_px, feather_px, quality, transparent=transparent)
         return self.repair_many([request], on_stage=on_stage)[0]
 
     def repair_many(self, requests: Sequence[RepairRequest], *, on_stage: OnStage | None = None) -> list[RepairResult]:

@@ -10,7 +10,7 @@ whatever its size. What a box is and where it lies is decided in `cropping.py`; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masks.boxes import Box, box_size, slices_inside
+from masks.boxes import Box, box_size, slices_inside, slices_of
 from masks.crop_plan import Crop, middle_of_every, pad_indices
 from tensor_ops.kernels import crop_kernels
 from tensor_ops.mask_dilation import Layers, dilate_on_device, layers_on_device
@@ -61,6 +61,8 @@ class DeviceCrop:
         image: (H, W, 3) uint8 or uint16, not modified.
         layers: gives `missing` of a box, and what makes its alpha.
         pinned: the way to the device.
+        levels: the image's values that the network sees as 0 and 1.
+        transparent: (H, W) bool, pixels that the network sees as missing besides the hole, or None; not modified.
         whole: the whole crop on the device, or None when it is scaled and comes in strips.
         masked: pixels, model input and alpha, where kernels of our own made them at once (`crop_kernels.py`).
     """
@@ -69,36 +71,45 @@ class DeviceCrop:
     image: NDArray
     layers: Layers
     pinned: PinnedMemory
+    levels: tuple[int, int]
+    transparent: NDArray[np.bool_] | None = None
     whole: Strip | None = None
     masked: tuple[Tensor, Tensor, Tensor] | None = None
-
-    @property
-    def max_value(self) -> int:
-        """255 or 65535."""
-        return int(np.iinfo(self.image.dtype).max)
 
     def strip(self, box: Box) -> Strip:
         """Return a part of the crop, brought to the device unless it is there."""
         if self.whole:
             return self.whole.cut(box)
-        return _bring(box, self.image, self.layers, self.pinned, self.crop.sample_step)
+        return _bring(box, self)
 
 
-def upload(crop: Crop, image: NDArray, pinned: PinnedMemory) -> DeviceCrop:
+def upload(
+    crop: Crop,
+    image: NDArray,
+    pinned: PinnedMemory,
+    *,
+    transparent: NDArray[np.bool_] | None = None,
+    levels: tuple[int, int] | None = None,
+) -> DeviceCrop:
     """Bring what one crop needs of the photo to the device; of one that is scaled, nothing yet.
 
     Args:
         crop: from the plan of this image.
         image: (H, W, 3) uint8 or uint16; not modified, referred to until the patch is composed.
         pinned: the way to the device.
+        transparent: (H, W) bool, pixels that the network sees as missing besides the hole; not modified.
+        levels: the values that the network sees as 0 and 1, the first smaller; None = 0 and the largest of the type.
     """
     layers = layers_on_device(crop.hole, pinned)
+    if transparent is not None and not transparent[slices_of(crop.box)].any():
+        transparent = None
+    source = DeviceCrop(crop, image, layers, pinned, levels or (0, int(np.iinfo(image.dtype).max)), transparent)
     if crop.is_scaled:
-        return DeviceCrop(crop, image, layers, pinned)
-    masked = _mask_by_kernels(crop, image, pinned)
+        return source
+    masked = None if levels or transparent is not None else _mask_by_kernels(crop, image, pinned)
     if masked is not None:
-        return DeviceCrop(crop, image, layers, pinned, masked=masked)
-    return DeviceCrop(crop, image, layers, pinned, _bring(crop.box, image, layers, pinned))
+        return replace(source, masked=masked)
+    return replace(source, whole=_bring(crop.box, source))
 
 
 def build_input(source: DeviceCrop) -> Tensor:
@@ -111,7 +122,7 @@ def build_input(source: DeviceCrop) -> Tensor:
     if source.masked is not None:
         return source.masked[1]
     if not crop.is_scaled:
-        return pad_to_model(_masked(source.strip(crop.box), source.max_value), crop.model_size, source.pinned)
+        return pad_to_model(_masked(source.strip(crop.box), source.levels), crop.model_size, source.pinned)
     left, top, right, bottom = crop.box
     height, width = crop.scaled_size
     step, device = crop.sample_step, source.pinned.device
@@ -120,7 +131,7 @@ def build_input(source: DeviceCrop) -> Tensor:
     for rows in _strips(range(height), STRIP_PX * height // (sampled * (right - left))):
         needed = rows_needed(rows, target=height, source=sampled)
         strip = source.strip((left, top + needed.start * step, right, min(top + needed.stop * step, bottom)))
-        masked = _masked(strip, source.max_value)  # (4, needed, sampled width)
+        masked = _masked(strip, source.levels)  # (4, needed, sampled width)
         missing = F.adaptive_max_pool2d(masked[3:], (len(needed), width))  # (1, needed, width)
         covered = covers(rows, needed, target=height, source=sampled, device=device)
         missing = torch.matmul(covered, missing).clamp_(max=1)
@@ -172,7 +183,7 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
     fill = unpad(prediction, crop.scaled_size)
     if not crop.is_scaled:
         rows, columns = slices_inside(crop.patch_box, crop.box)
-        source.pinned.to_host(_mixed(fill[:, rows, columns], source.strip(crop.patch_box), source.max_value), patch)
+        source.pinned.to_host(_mixed(fill[:, rows, columns], source.strip(crop.patch_box), source.levels), patch)
         return patch
     height, width = box_size(crop.box)
     low_height, device = crop.scaled_size[0], source.pinned.device
@@ -183,7 +194,7 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
         tall = torch.matmul(weights, low)  # (3, rows of the box, scaled width)
         full = _resize(tall, (len(rows_of_box), width), mode="bicubic").clamp_(0, 1)
         box = (left, crop.box[1] + rows_of_box.start, right, crop.box[1] + rows_of_box.stop)
-        part = _mixed(full[:, :, left - crop.box[0] : right - crop.box[0]], source.strip(box), source.max_value)
+        part = _mixed(full[:, :, left - crop.box[0] : right - crop.box[0]], source.strip(box), source.levels)
         source.pinned.to_host(part, patch[box[1] - top : box[3] - top])
     return patch
 
@@ -203,30 +214,45 @@ def _mask_by_kernels(crop: Crop, image: NDArray, pinned: PinnedMemory) -> tuple[
     return pixels, *masked
 
 
-def _bring(box: Box, image: NDArray, layers: Layers, pinned: PinnedMemory, step: int = 1) -> Strip:
-    """A part of the image; with a step, the middle row and column of every so many."""
-    left, top, right, bottom = box
-    missing, make_alpha = layers(box)
-    every = middle_of_every(step)
+def _bring(box: Box, source: DeviceCrop) -> Strip:
+    """A part of the image; of a crop that is sampled, the middle row and column of every so many."""
+    here = slices_of(box)
+    missing, make_alpha = source.layers(box)
+    if source.transparent is not None:
+        missing = missing | source.pinned.to_device(source.transparent[here])
+    every = middle_of_every(source.crop.sample_step)
     # Whole rows travel: to pick columns out of them takes a host longer than to send them.
-    pixels = pinned.to_device(image[top:bottom, left:right][every])[:, every]
+    pixels = source.pinned.to_device(source.image[here][every])[:, every]
     return Strip(box, pixels, missing[every, every], make_alpha)
 
 
-def _masked(strip: Strip, max_value: int) -> Tensor:
+def _masked(strip: Strip, levels: tuple[int, int]) -> Tensor:
     """(4, height, width) float32: RGB in [0, 1], zero where it is missing, then the mask."""
+    black, white = levels
     masked = torch.empty((4, *strip.missing.shape), dtype=torch.float32, device=strip.missing.device)
-    scale = torch.where(strip.missing, 0.0, 1 / max_value)
-    torch.mul(_as_number(strip.pixels).permute(2, 0, 1), scale, out=masked[:3])
+    scale = torch.where(strip.missing, 0.0, 1 / (white - black))
+    pixels = _as_number(strip.pixels)
+    # Only a photo of few levels has values outside them.
+    pixels = pixels.clamp(black, white) - black if _are_part(levels, strip.pixels) else pixels
+    torch.mul(pixels.permute(2, 0, 1), scale, out=masked[:3])
     masked[3] = strip.missing
     return masked
 
 
-def _mixed(fill: Tensor, strip: Strip, max_value: int) -> Tensor:
+def _are_part(levels: tuple[int, int], pixels: Tensor) -> bool:
+    """Return whether levels are not all the values that pixels of this type can have."""
+    return pixels.dtype != torch.uint8 and levels != (0, 65535)
+
+
+def _mixed(fill: Tensor, strip: Strip, levels: tuple[int, int]) -> Tensor:
     """The strip's pixels with (3, height, width) in [0, 1] laid over them, in their own type."""
     alpha = strip.make_alpha()[..., None]
     known = _as_number(strip.pixels).to(torch.float32)
-    mixed = torch.lerp(known, fill.permute(1, 2, 0) * max_value, alpha).round_().clamp_(0, max_value)
+    black, white = levels
+    filled = fill.permute(1, 2, 0) * (white - black) + black
+    # Levels may be few of all values; what was known and lies outside them is mixed as it is.
+    most = 255 if strip.pixels.dtype == torch.uint8 else 65535
+    mixed = torch.lerp(known, filled, alpha).round_().clamp_(0, most)
     whole = mixed.to(torch.uint8) if strip.pixels.dtype == torch.uint8 else mixed.to(torch.int32).to(torch.int16)
     return torch.where(alpha > 0, whole, strip.pixels)
 

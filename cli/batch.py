@@ -206,7 +206,7 @@ def _repair_file(task: Task, engine: "Inpainter", options: Mapping[str, Any], li
     mask = read_mask(
         mask_data, photo.image.shape[:2], max_bytes=limits.max_bytes, max_px=limits.max_px, photo=photo.image
     )
-    result = engine.repair(photo.image, mask, **options)
+    result = engine.repair(photo.image, mask, transparent=photo.transparent, **options)
     notes = (*photo.notes, *result.notes)
     if not result.patches and task.format in (None, photo.format):
         # Nothing changed, so not a byte should.

@@ -46,6 +46,8 @@ class CropTask:
         context_crop: the crop of its context pass, or None where it needs none.
         context: the context pass's prediction and mask, see `transfer_low_frequencies`; None before it ran, and when
             even the CPU had no memory.
+        transparent: (H, W) bool, pixels whose colours nobody sees: the network sees them as missing; not modified.
+        levels: the image's values that the network sees as 0 and 1; None = 0 and the largest of its type.
         is_context_on_cpu: whether the context pass ran on the CPU because the GPU had no memory.
     """
 
@@ -53,6 +55,8 @@ class CropTask:
     crop: Crop
     context_crop: Crop | None = None
     context: Tensor | None = None
+    transparent: NDArray[np.bool_] | None = None
+    levels: tuple[int, int] | None = None
     is_context_on_cpu: bool = False
 
 
@@ -111,7 +115,7 @@ def _run_context_passes(tasks: Sequence[CropTask], runner: ModelRunner, timer: S
     """Return the tasks with their contexts, predicted on the CPU where the device has no memory."""
     tasks = list(tasks)
     numbers = [number for number, task in enumerate(tasks) if task.context_crop is not None]
-    context_tasks = [CropTask(tasks[number].image, crop) for number in numbers if (crop := tasks[number].context_crop)]
+    context_tasks = [_context_task(tasks[number]) for number in numbers]
     for indices in _batches(context_tasks, runner):
         batch = [context_tasks[index] for index in indices]
         predictions = _try(_predict_contexts, batch, runner.predict, runner.pinned, timer)
@@ -126,6 +130,12 @@ def _run_context_passes(tasks: Sequence[CropTask], runner: ModelRunner, timer: S
             task = tasks[numbers[index]]
             tasks[numbers[index]] = replace(task, context=one, is_context_on_cpu=is_on_cpu)
     return tasks
+
+
+def _context_task(task: CropTask) -> CropTask:
+    """Return the task of a task's context pass."""
+    assert task.context_crop is not None, "a task without a context pass has none"
+    return replace(task, crop=task.context_crop, context_crop=None, context=None)
 
 
 def _batches(tasks: Sequence[CropTask], runner: ModelRunner) -> Iterator[list[int]]:
@@ -179,7 +189,7 @@ def _fill_in_float32(task: CropTask, runner: ModelRunner, timer: StageTimer) -> 
     if task.context_crop is not None:
         predicted = _try(
             _predict_contexts,
-            [CropTask(task.image, task.context_crop)],
+            [_context_task(task)],
             runner.predict_float32,
             runner.pinned,
             timer,
@@ -261,7 +271,9 @@ def _predict_once(
 ) -> tuple[Tensor, list[DeviceCrop], list[Tensor]]:
     """Return the prediction (B, 3, H, W) for tasks of one model size, their crops on the device, the model's inputs."""
     timer.enter("upload")
-    sources = [upload(task.crop, task.image, pinned) for task in tasks]
+    sources = [
+        upload(task.crop, task.image, pinned, transparent=task.transparent, levels=task.levels) for task in tasks
+    ]
     inputs = [build_input(source) for source in sources]
     timer.enter("predict")
     return predict(inputs), sources, inputs

@@ -7,6 +7,10 @@ filling; planning and results need none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engine.context_pass import plan_context
 from engine.executor import CropTask, Filled, fill
@@ -14,7 +18,8 @@ from engine.model_runner import ModelRunner
 from engine.requests import RepairRequest, RepairResult
 from engine.stage_timer import StageTimer
 from engine.tiled_refinement import hard_edged, refine
-from masks.boxes import Box
+from engine.tones import on_own_colours, shown_levels
+from masks.boxes import Box, slices_of
 from masks.crop_plan import Crop, plan_crops
 from masks.dilation import CropRules
 from notices import Note
@@ -34,6 +39,7 @@ def plan_repair(request: RepairRequest, runner: ModelRunner, rules: CropRules, b
         dilate_px=request.dilate_px,
         feather_px=request.feather_px,
         rules=rules,
+        transparent=request.transparent,
     )
 
 
@@ -62,12 +68,14 @@ def fill_plans(
     tasks: list[CropTask] = []
     refined: list[tuple[int, CropTask]] = []
     for request, crops in zip(requests, plans, strict=True):
+        levels = shown_levels(request.image, request.mask, request.transparent) if crops else None
         for crop in crops:
+            task = CropTask(request.image, crop, transparent=request.transparent, levels=levels)
             context_crop = plan_context(crop, (request.mask.shape[0], request.mask.shape[1]))
             if request.quality == "high" and crop.is_scaled:
-                refined.append((len(tasks), CropTask(request.image, crop)))
-                crop = hard_edged(crop)
-            tasks.append(CropTask(request.image, crop, context_crop))
+                refined.append((len(tasks), task))
+                task = replace(task, crop=hard_edged(crop))
+            tasks.append(replace(task, context_crop=context_crop))
     filled = fill(tasks, runner, timer, meanwhile)
     for index, task in refined:
         done = refine(task, filled[index].patch, runner, timer)
@@ -101,9 +109,18 @@ def make_result(
         notes.append(SCALED)
     for crop in crops:
         done = next(filled)
-        result.patches.append((crop.patch_box, done.patch))
+        result.patches.append((crop.patch_box, _finish(done.patch, request, crop)))
         notes += done.notes
     if dropped:
         notes.append(Note(f"CUDA graphs are off: {dropped}.", code="graph_dropped"))
     result.notes = list({note.code: note for note in notes}.values())
     return result
+
+
+def _finish(patch: NDArray, request: RepairRequest, crop: Crop) -> NDArray:
+    """Return the patch with its fill on the photo's own colours, and transparent pixels as they were."""
+    patch = on_own_colours(patch, request.image, crop, request.transparent)
+    inside = slices_of(crop.patch_box)
+    if request.transparent is None or not request.transparent[inside].any():
+        return patch
+    return np.where(request.transparent[inside][..., None], request.image[inside], patch)

@@ -39,6 +39,7 @@ class RepairRequest:
     feather_px: int | None = None
     quality: str = "fast"
     priority: str = "interactive"
+    transparent: NDArray[np.bool_] | None = None
 
 
 @dataclass
@@ -78,12 +79,24 @@ def check_request(request: RepairRequest) -> None:
         raise RepairError(f"mask must be a bool array, got {got}; for a file's grey levels use mask > 127")
     if mask.shape != image.shape[:2]:
         raise RepairError(f"mask must be of the image's size {image.shape[:2]}, got {mask.shape}")
+    _check_transparent(request)
     for name, value in (("dilate_px", request.dilate_px), ("feather_px", request.feather_px)):
         is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if value is not None and not (is_whole and 0 <= value <= MAX_ASKED_PX):
             raise RepairError(f"{name} must be None or a whole number from 0 to {MAX_ASKED_PX}, got {value!r}")
     if request.quality not in QUALITIES:
         raise RepairError(f"quality must be one of {', '.join(QUALITIES)}, got {request.quality!r}")
+
+
+def _check_transparent(request: RepairRequest) -> None:
+    transparent = request.transparent
+    if transparent is None:
+        return
+    if not isinstance(transparent, np.ndarray) or transparent.dtype != np.bool_:
+        got = transparent.dtype if isinstance(transparent, np.ndarray) else type(transparent).__name__
+        raise RepairError(f"transparent must be None or a bool array, got {got}; for a file's alpha use alpha == 0")
+    if transparent.shape != request.image.shape[:2]:
+        raise RepairError(f"transparent must be of the image's size {request.image.shape[:2]}, got {transparent.shape}")
 
 
 def _shape_of(value: object) -> str:

@@ -47,10 +47,12 @@ def refine(task: CropTask, coarse: NDArray, runner: ModelRunner, timer: StageTim
     original = task.image[top:bottom, left:right]
     canvas = original.copy()
     _inside(canvas, task.crop)[...] = coarse
+    hidden = None if task.transparent is None else task.transparent[top:bottom, left:right]
+    tiled = CropTask(canvas, task.crop, transparent=hidden, levels=task.levels)
     notes = []
     for tile in plan_tiles(task.crop.missing, runner.profile.buckets_px):
         timer.enter("refine")
-        (done,) = fill([CropTask(canvas, tile)], runner, StageTimer(runner.device))
+        (done,) = fill([replace(tiled, crop=tile)], runner, StageTimer(runner.device))
         canvas[tile.patch_box[1] : tile.patch_box[3], tile.patch_box[0] : tile.patch_box[2]] = done.patch
         notes += done.notes
     alpha = task.crop.alpha[..., None]

@@ -7,6 +7,8 @@ import numpy as np
 from imaging import metadata
 from notices import Note
 
+MOST_UNSEEN_ALPHA = 128  # of 65535: what rounds to 0 of 255
+
 
 @dataclass(frozen=True)
 class JpegSettings:
@@ -66,6 +68,14 @@ class Photo:
     format: str
     notes: tuple[Note, ...] = ()
     source: Source = field(default_factory=Source, repr=False)
+
+    @property
+    def transparent(self) -> np.ndarray | None:
+        """(H, W) bool, True where the alpha is 0 of 255, so that nobody sees the colour; None where no pixel is so."""
+        if self.alpha is None:
+            return None
+        unseen = self.alpha <= (0 if self.alpha.dtype == np.uint8 else MOST_UNSEEN_ALPHA)
+        return unseen if unseen.any() else None
 
 
 @dataclass(frozen=True)

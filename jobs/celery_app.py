@@ -152,7 +152,7 @@ class AttemptRunner:
         """Repair what a blob holds; return the blob of the result, or of what went wrong."""
         began_s = time.monotonic()
         try:
-            header, (image, mask) = unpack(blob)
+            header, (image, mask, *hidden) = unpack(blob)
             until_s = began_s + float(header["deadline_s"])  # a duration: clocks of two machines may differ
 
             def on_stage(stage: str) -> None:
@@ -160,7 +160,10 @@ class AttemptRunner:
                     raise AttemptEndedError
                 self.client.rpush(keys.answer, pack({"kind": "stage", "stage": stage}))
 
-            request = RepairRequest(image, mask, header["dilate_px"], header["feather_px"], header["quality"])
+            request = RepairRequest(
+                image, mask, header["dilate_px"], header["feather_px"], header["quality"],
+                transparent=hidden[0] if hidden else None,
+            )  # fmt: skip
             (result,) = self.engine.repair_many([request], on_stage=on_stage)
         except AttemptEndedError:
             raise

@@ -127,6 +127,10 @@ class ImageStore:
         self._keep(image.root_id, photo)
         return photo
 
+    def transparent(self, image: ImageRecord) -> NDArray[np.bool_] | None:
+        """Return which pixels of an original or edit nobody sees, (H, W) bool; None where none is transparent."""
+        return self.original(image).transparent if FORMATS[image.format].alpha else None
+
     def write_edit(self, parent: ImageRecord, patches: Sequence[tuple[Box, Pixels]]) -> tuple[ImageRecord, int]:
         """Write the files of a new edit.
 

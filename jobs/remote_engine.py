@@ -272,7 +272,8 @@ class RemoteEngine:
             "quality": request.quality,
         }  # fmt: skip
         began_s = time.perf_counter()
-        blob = pack(header, [request.image[top:bottom, left:right], request.mask[top:bottom, left:right]])
+        parts = [request.image, request.mask, *([] if request.transparent is None else [request.transparent])]
+        blob = pack(header, [part[top:bottom, left:right] for part in parts])
         client = self.fleet.client
         client.set(keys.request, blob, ex=int(self._deadline_s) + BLOB_SPARE_S)
         is_batch = getattr(request, "priority", "interactive") == "batch"

@@ -150,10 +150,13 @@ class DeviceWorker(threading.Thread):
             mask = unpack_mask(self._store.packed_mask(job_id))
             options = Options(**job.request["options"])
             pixels = self._queue.images.pixels(parent)
+            transparent = self._queue.images.transparent(parent)
         except Exception as error:
             self._fail(job_id, error)
             return None
-        request = RepairRequest(pixels, mask, options.dilate_px, options.feather_px, options.quality, options.priority)
+        request = RepairRequest(
+            pixels, mask, options.dilate_px, options.feather_px, options.quality, options.priority, transparent
+        )
         return _Task(job, parent, request, started_s, time.monotonic())
 
     def _repair(self, tasks: Sequence[_Task], *, alone: bool) -> bool:

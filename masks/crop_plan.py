@@ -69,6 +69,7 @@ def plan_crops(
     dilate_px: int | None = None,
     feather_px: int | None = None,
     rules: CropRules | None = None,
+    transparent: NDArray[np.bool_] | None = None,
 ) -> list[Crop]:
     """Choose the boxes a repair runs on.
 
@@ -86,12 +87,15 @@ def plan_crops(
         dilate_px: see `dilate_in_photo`.
         feather_px: see `feather_alpha`.
         rules: the plan's constants.
+        transparent: (H, W) bool, pixels in which no shadow is looked for; not modified.
 
     Returns:
         Crops whose patch boxes are disjoint and together hold the whole dilated hole; empty for an empty mask.
     """
     rules = rules or CropRules()
-    dilated = dilate_in_photo(mask, image, bounds=bounds, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
+    dilated = dilate_in_photo(
+        mask, image, bounds=bounds, dilate_px=dilate_px, feather_px=feather_px, rules=rules, transparent=transparent
+    )
     if dilated is None:
         return []
     size = (mask.shape[0], mask.shape[1])

@@ -93,6 +93,7 @@ def dilate_in_photo(
     dilate_px: int | None = None,
     feather_px: int | None = None,
     rules: CropRules | None = None,
+    transparent: NDArray[np.bool_] | None = None,
 ) -> DilatedMask | None:
     """Grow the hole as `dilate_mask` does and, where nobody says by how much, draw it out over shadows and glows.
 
@@ -103,12 +104,13 @@ def dilate_in_photo(
         dilate_px: see `dilate_mask`.
         feather_px: see `feather_alpha`.
         rules: constants; `shadow_px` is the most that a hole is drawn out by.
+        transparent: (H, W) bool, pixels whose colours nobody sees: no shadow is looked for in them; not modified.
     """
     rules = rules or CropRules()
     dilated = dilate_mask(mask, bounds=bounds, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
     if dilated is None or image is None or dilate_px is not None or rules.shadow_px == 0:
         return dilated
-    return _take_in_shadows(dilated, mask, image, rules)
+    return _take_in_shadows(dilated, mask, image, rules, transparent)
 
 
 def find_kernel(rays: Rays, *, most_px: int) -> NDArray[np.uint8] | None:
@@ -152,7 +154,14 @@ def off_line(rays: Rays, far: tuple[int, int]) -> NDArray[np.float32]:
     return np.asarray(rays.levels - rays.levels[:, through] @ fitted.T)
 
 
-def cast_rays(mask: NDArray[np.bool_], image: NDArray, groups: HoleGroups, label: int, own_px: int) -> Rays:
+def cast_rays(
+    mask: NDArray[np.bool_],
+    image: NDArray,
+    groups: HoleGroups,
+    label: int,
+    own_px: int,
+    avoided: NDArray[np.bool_] | None = None,
+) -> Rays:
     """Cast rays from the rims of a group's holes, as many as meet no other hole, at most MOST_RAYS a direction.
 
     Args:
@@ -161,10 +170,11 @@ def cast_rays(mask: NDArray[np.bool_], image: NDArray, groups: HoleGroups, label
         groups: of the mask's holes.
         label: the group.
         own_px: by how much its holes grow.
+        avoided: (H, W) bool, the mask and whatever else no ray may meet; not modified. None = the mask.
     """
     left, top, right, bottom = groups.box(label)
     height, width = mask.shape
-    holes = mask.reshape(-1)
+    holes = (mask if avoided is None else avoided).reshape(-1)
     length = own_px + RAY_PX
     scanned_px = SCANNED_PX * (MOST_GROUPS if groups.is_pattern else 1)
     every = -(-(right - left) * (bottom - top) // scanned_px)
@@ -190,7 +200,13 @@ def cast_rays(mask: NDArray[np.bool_], image: NDArray, groups: HoleGroups, label
     return Rays(grey if image.dtype == np.uint8 else grey / 257, direction)
 
 
-def _take_in_shadows(dilated: DilatedMask, mask: NDArray[np.bool_], image: NDArray, rules: CropRules) -> DilatedMask:
+def _take_in_shadows(
+    dilated: DilatedMask,
+    mask: NDArray[np.bool_],
+    image: NDArray,
+    rules: CropRules,
+    transparent: NDArray[np.bool_] | None,
+) -> DilatedMask:
     size = (mask.shape[0], mask.shape[1])
     # Thickness has been measured already, and is told by how much a hole grows.
     thin_dilate_px = default_dilate_px(THIN_PX, rules=rules_for(size, rules))
@@ -202,11 +218,12 @@ def _take_in_shadows(dilated: DilatedMask, mask: NDArray[np.bool_], image: NDArr
     if 2 * sides.sum() <= least_rim_px:
         return dilated  # a speck, for which grouping takes longer than all else
     groups = group_holes(dilated.hole_boxes, thin)
+    avoided = mask if transparent is None else mask | transparent
     box, hole_boxes, added = dilated.box, dilated.hole_boxes.copy(), []
     for label in groups.with_rims(least_rim_px):
         members = groups.labels == label
         own_px = int(dilate_px[members].min())  # around thicker letters a shadow may be gone that stands around these
-        kernel = find_kernel(cast_rays(mask, image, groups, label, own_px), most_px=rules.shadow_px)
+        kernel = find_kernel(cast_rays(mask, image, groups, label, own_px, avoided), most_px=rules.shadow_px)
         if kernel is None:
             continue
         part = _draw_out(mask, dilated.hole_boxes[members], kernel, own_px)

@@ -167,7 +167,7 @@ def test_empty_mask_gives_the_same_bytes(engine: Engine, photos: Path, tmp_path:
 def test_options_reach_the_engine(engine: Engine, photos: Path, tmp_path: Path) -> None:
     mask = write_mask(tmp_path / "m.png")
     assert repair(photos / "a.png", mask, tmp_path / "o", "--dilate-px", 3, "--feather-px", 1, "--quality", "high") == 0
-    assert engine.options == [{"dilate_px": 3, "feather_px": 1, "quality": "high"}]
+    assert engine.options == [{"dilate_px": 3, "feather_px": 1, "quality": "high", "transparent": None}]
 
 
 def test_limits_come_from_the_settings(

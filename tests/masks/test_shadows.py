@@ -311,3 +311,13 @@ def test_crop_plan_holds_a_shadow_whole_where_letters_grow_by_different_amounts(
         left, top, right, bottom = crop.patch_box
         outside[top:bottom, left:right] = False
     assert not outside.any()
+
+
+def test_no_shadow_is_seen_in_transparent_pixels() -> None:
+    """Colours beside letters that nobody sees are no shadow of theirs."""
+    ink = lettering()
+    alpha = darkened(ink, (3, 3))
+    image, hidden = photo(1, alpha, ink), (alpha > 0.01) & ~ink
+    before = in_full(dilate_mask(ink))
+    assert in_full(dilate_in_photo(ink, image)).sum() > before.sum(), "there was nothing to find"
+    np.testing.assert_array_equal(in_full(dilate_in_photo(ink, image, transparent=hidden)), before)

@@ -1,0 +1,157 @@
+"""The tones of a photo: which of its values the network is shown, and on which colours the fill of a grey photo lies.
+
+A network that was trained on 8-bit colour photos makes two mistakes by itself. In a 16-bit file that uses few of its
+values (10 or 12 bits of a camera, a microscope's) everything looks black to it, and beside grey its fill is tinted. So
+it is shown the values that the photo uses, and a fill whose surroundings lie on one line of colours, grey or sepia, is
+put onto that line. Works on NumPy arrays, (H, W, 3) uint8 or uint16. Knows no model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masks.boxes import slices_inside, slices_of
+from masks.crop_plan import Crop
+
+SAMPLED_PX = 1 << 20  # of a whole photo, for its levels
+FEW_LEVELS = 1 << 14  # of 65536: a 16-bit photo whose values span fewer is shown stretched
+OUTLIERS = 0.001  # part of the pixels that may lie outside the levels: hot pixels, dead ones
+MARGIN = 0.25  # of the span, on both sides, so that a fill may be a little brighter than what is known
+
+LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
+FIRST_LOOK_PX = 1 << 10  # of a crop: enough to see that a photo has colours
+CLOSER_LOOK_PX = 1 << 16
+MOST_COLOURED = 0.25  # part of the first look; other holes may have colours that the photo has not
+LEAST_KNOWN = 64  # pixels from which a line of colours can be told
+TONES = 64  # steps of luma that a line of colours is made of
+# How far the known pixels may lie from their line, of 255: a JPEG's rounding and its blocks, not a second colour.
+MOST_OFF_RMS = 2.0
+MOST_OFF = 8.0
+MOST_OFF_SHARE = 0.998  # of the pixels that lie nearer than MOST_OFF
+
+
+def shown_levels(
+    image: NDArray, mask: NDArray[np.bool_], transparent: NDArray[np.bool_] | None = None
+) -> tuple[int, int] | None:
+    """Return the values that the network shall see as 0 and 1, or None for all that the type has.
+
+    Args:
+        image: (H, W, 3) uint8 or uint16; not modified.
+        mask: (H, W) bool, True = hole, which does not count; not modified.
+        transparent: (H, W) bool, pixels that do not count either; not modified.
+    """
+    if image.dtype != np.uint16:
+        return None
+    step = max(1, int((image.shape[0] * image.shape[1] / SAMPLED_PX) ** 0.5))
+    sampled = np.s_[::step, ::step]
+    known = ~mask[sampled]
+    if transparent is not None:
+        known &= ~transparent[sampled]
+    values = image[sampled][known]
+    if not values.size:
+        return None
+    darkest, brightest = np.quantile(values, (OUTLIERS, 1 - OUTLIERS))
+    if brightest - darkest >= FEW_LEVELS:
+        return None
+    margin = max(1.0, MARGIN * (brightest - darkest))
+    return max(0, int(darkest - margin)), min(65535, int(np.ceil(brightest + margin)))
+
+
+def on_own_colours(patch: NDArray, image: NDArray, crop: Crop, transparent: NDArray[np.bool_] | None = None) -> NDArray:
+    """Return a patch whose fill lies on the line of colours of what is known around it, if that has one.
+
+    Args:
+        patch: (patch height, patch width, 3), the crop's patch; not modified.
+        image: (H, W, 3) of its dtype, what was repaired; not modified.
+        crop: from the plan.
+        transparent: (H, W) bool, pixels that do not count; not modified.
+
+    Returns:
+        The patch itself where the known pixels in the crop's box have colours, else a new one. Grey stays exactly grey.
+        What the patch did not change stays as it is.
+    """
+    line = _line_around(image, crop, transparent)
+    if line is None:
+        return patch
+    changed = crop.alpha > 0
+    own = patch.copy()
+    own[changed] = line.put(patch[changed])
+    return own
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line through RGB along which colours get brighter: by how much each tone is off grey.
+
+    Attributes:
+        luma: (N,) float32, ascending, of 255.
+        offsets: (N, 3) float32, colour minus luma, of 255.
+    """
+
+    luma: NDArray[np.float32]
+    offsets: NDArray[np.float32]
+
+    @classmethod
+    def through(cls, colours: NDArray[np.float32]) -> _Line:
+        """Return the line nearest to colours (N, 3) of 255."""
+        luma = colours @ LUMA_WEIGHTS
+        if not (colours != colours[:, :1]).any():
+            return cls(np.zeros(1, np.float32), np.zeros((1, 3), np.float32))
+        tone = np.clip(luma * (TONES / 256), 0, TONES - 1).astype(np.int64)
+        count = np.bincount(tone, minlength=TONES)
+        there = count > 0
+        sums = [np.bincount(tone, values, minlength=TONES)[there] for values in (luma, *(colours.T - luma))]
+        means = (np.stack(sums, axis=1) / count[there, None]).astype(np.float32)  # (N, 4)
+        return cls(means[:, 0], means[:, 1:])
+
+    def off(self, colours: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (N,) by how much colours (N, 3) of 255 lie off the line, in the channel that does most."""
+        luma = colours @ LUMA_WEIGHTS
+        return np.asarray(np.abs(colours - luma[:, None] - self._offsets_at(luma)).max(axis=1))
+
+    def put(self, pixels: NDArray) -> NDArray:
+        """Return pixels (N, 3) of their own type moved onto the line with their luma kept."""
+        most = int(np.iinfo(pixels.dtype).max)
+        luma = pixels.astype(np.float32) @ LUMA_WEIGHTS
+        moved = luma[:, None] + self._offsets_at(luma * (255 / most)) * (most / 255)
+        return np.rint(moved).clip(0, most).astype(pixels.dtype)
+
+    def _offsets_at(self, luma: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.stack([np.interp(luma, self.luma, channel) for channel in self.offsets.T], axis=1).astype(np.float32)
+
+
+def _line_around(image: NDArray, crop: Crop, transparent: NDArray[np.bool_] | None) -> _Line | None:
+    """Return the line that the known colours in a crop's box lie on; None where there is none, or too few to tell."""
+    inside = slices_of(crop.box)
+    seen = image[inside]
+    # Distances to the hole take a millisecond and more. Most photos have colours, and that is seen without them.
+    every = _every(seen, FIRST_LOOK_PX)
+    is_outside = np.ones(seen.shape[:2], np.bool_)
+    is_outside[slices_inside(crop.patch_box, crop.box)] = False
+    outside = _of_255(seen[every][is_outside[every]])
+    if len(outside) and (_Line.through(outside).off(outside) > MOST_OFF).mean() > MOST_COLOURED:
+        return None
+    every = _every(seen, CLOSER_LOOK_PX)
+    known = ~crop.missing[every]
+    if transparent is not None:
+        known &= ~transparent[inside][every]
+    colours = _of_255(seen[every][known])
+    if len(colours) < LEAST_KNOWN:
+        return None
+    line = _Line.through(colours)
+    off = line.off(colours)
+    is_on_it = np.sqrt(np.square(off).mean()) <= MOST_OFF_RMS and (off <= MOST_OFF).mean() >= MOST_OFF_SHARE
+    return line if is_on_it else None
+
+
+def _every(pixels: NDArray, most_px: int) -> tuple[slice, slice]:
+    """Return every so many rows and columns of pixels, so that at most that many remain."""
+    step = max(1, -(-max(pixels.shape[:2]) // int(most_px**0.5)))
+    return slice(None, None, step), slice(None, None, step)
+
+
+def _of_255(colours: NDArray) -> NDArray[np.float32]:
+    return colours.astype(np.float32) * np.float32(255 / np.iinfo(colours.dtype).max)
