@@ -80,11 +80,11 @@ def by_celery(inpainter: Inpainter, redis: RedisServer, photo: bytes, mask: byte
         worker = threading.Thread(target=runner.run, args=(keys.attempt_id,))
         worker.start()
         worker.join()
-        header, patches = unpack(redis.client.lrange(keys.answer, -1, -1)[0])  # type: ignore[index]
+        header, patches = unpack(redis.client.lrange(keys.answer, -1, -1)[0])  # type: ignore[index, arg-type]
         assert header["kind"] == "result", header
         return SimpleNamespace(patches=list(zip(header["boxes"], patches, strict=True)), timings_ms={})
 
-    engine._wait = follow  # type: ignore[method-assign]
+    engine._wait = follow  # type: ignore[method-assign, assignment]
     result = opened.image.copy()
     for (left, top, right, bottom), patch in engine.repair_many([request])[0].patches:
         result[top:bottom, left:right] = patch
