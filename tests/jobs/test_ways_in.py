@@ -80,7 +80,7 @@ def by_celery(inpainter: Inpainter, redis: RedisServer, photo: bytes, mask: byte
         worker = threading.Thread(target=runner.run, args=(keys.attempt_id,))
         worker.start()
         worker.join()
-        header, patches = unpack(redis.client.lrange(keys.answer, -1, -1)[0])  # type: ignore[index, arg-type]
+        header, patches = unpack(redis.client.lrange(keys.answer, -1, -1)[0])  # type: ignore[arg-type]
         assert header["kind"] == "result", header
         return SimpleNamespace(patches=list(zip(header["boxes"], patches, strict=True)), timings_ms={})
 
