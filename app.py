@@ -61,11 +61,14 @@ def create_app(settings: Settings, engine: "Engine | None" = None) -> "FastAPI":
         with without_stubs():
             import gradio as gr
 
-        from web.page import create_page
+        from web.page import create_page, page_setup
+        from web.page_files import PageFiles, serve_page_files
 
         app = create_api(settings, engine or loading.result())  # type: ignore[union-attr]
+    files = PageFiles(page_setup(settings))
+    serve_page_files(app, files)
     return gr.mount_gradio_app(
-        app, create_page(app.state.queue, settings), path="/", server_name=settings.host, server_port=settings.port,
+        app, create_page(app.state.queue, files), path="/", server_name=settings.host, server_port=settings.port,
         root_path=settings.root_path or None, run_history=False, footer_links=[],
         max_file_size=f"{settings.max_file_mib}mb", show_error=True,
         enable_monitoring=False, ssr_mode=False, mcp_server=False,

@@ -75,6 +75,20 @@ interpret() {
     [ "$status" = 5 ] || return "$status" # 5: the arguments choose none of them
 }
 
+# Install what package-lock.json names unless exactly it is installed already.
+install_node_modules() {
+    local remembered=node_modules/installed-package-lock.json
+    cmp -s package-lock.json "$remembered" && return 0
+    say "Installing what checks the page's scripts from package-lock.json (the first time this downloads it)"
+    npm ci --silent --no-audit --no-fund && cp package-lock.json "$remembered"
+}
+
+check_scripts() { # the Node.js from requirements-dev.lock, not one of this machine
+    local PATH=$VENV/bin:$PATH
+    install_node_modules || return
+    node node_modules/eslint/bin/eslint.js web/static && node node_modules/typescript/bin/tsc --project tsconfig.json
+}
+
 cd "$ROOT"
 QUICK=
 if [ "${1:-}" = --quick ]; then
@@ -95,6 +109,7 @@ check docstrings "$VENV/bin/pydoclint" .
 check rooms "$VENV/bin/lint-imports" --no-cache
 check mypy "$VENV/bin/mypy"
 check shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh scripts/*.sh .ci/run
+check "the page's scripts" check_scripts
 # Each worker computes on one thread, because two that compute on all cores only slow each other down.
 export OMP_NUM_THREADS=1
 PYTEST=("$PYTHON" -m pytest -q -n 2 --dist worksteal --durations=5)

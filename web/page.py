@@ -1,9 +1,9 @@
 """The page: Gradio Blocks holding one canvas of our own, and the endpoint `/repair` for `gradio_client`.
 
 The canvas is a `gr.HTML` whose script talks to `/api/v1` itself; no Gradio event takes part in painting or
-repairing, because Gradio's queue drops a finished result when the connection breaks. The scripts `static/*.js` each own
-one idea and are joined into the body of one function (`js_on_load`), so that nothing of theirs is global; the words
-come from `locales/`. Knows nothing of torch, of how a repair is made, or of the routes' insides.
+repairing, because Gradio's queue drops a finished result when the connection breaks. The scripts `static/*.js` are ES
+modules that each own one idea; `js_on_load` imports the first of them and does nothing else. The words come from
+`locales/`. Knows nothing of torch, of how a repair is made, or of the routes' insides.
 """
 
 from __future__ import annotations
@@ -18,30 +18,11 @@ from gradio.exceptions import InvalidPathError
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
 
-from web.words import load_strings
+from web.page_files import ENTRY, STATIC_FOLDER, PageFiles
+from web.words import LANGUAGES, load_strings
 
-STATIC_FOLDER = Path(__file__).parent / "static"
 PREVIEW_PX = 2048
 """Longer side of the server's picture of a photo, shown after a reload and for formats browsers cannot show."""
-
-SCRIPTS = (
-    "i18n.js",
-    "api.js",
-    "strokes.js",
-    "shapes.js",
-    "view.js",
-    "gestures.js",
-    "keyboard.js",
-    "file_input.js",
-    "session_storage.js",
-    "layers.js",
-    "models.js",
-    "panel.js",
-    "repair.js",
-    "painting.js",
-    "photo.js",
-    "canvas.js",
-)
 
 
 class FileRepairer(Protocol):
@@ -51,15 +32,33 @@ class FileRepairer(Protocol):
         """Return an encoded photo with `.data`, `.extension`."""
 
 
-def join_scripts(setup: dict[str, Any]) -> str:
-    """Return the body of the function that runs the canvas.
+def page_setup(settings: Any) -> dict[str, Any]:
+    """Return what the scripts need to know: every word, the language, and limits.
 
     Args:
-        setup: what the scripts need to know from here, JSON-serialisable; they see it as `setup`.
+        settings: `max_file_mib` and `language` are read.
     """
-    parts = [(STATIC_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
-    opening = f'"use strict";\nconst setup = {json.dumps(setup, ensure_ascii=False)};'
-    return "\n".join([opening, *parts, "startCanvas(element, setup);"])
+    return {
+        "strings": load_strings(),
+        "language": settings.language,
+        "max_file_mib": settings.max_file_mib,
+        "preview_px": PREVIEW_PX,
+    }
+
+
+def start_script(files: PageFiles) -> str:
+    """Return the body of the function that Gradio runs on the canvas's element."""
+    # Said without the scripts, in whatever language the reader has: no script is there to choose one.
+    sentence = " ".join(load_strings()[language]["app.incomplete"] for language in reversed(LANGUAGES))
+    return (
+        # Not the specifier alone: inside this function it would be relative to Gradio's own script.
+        f"import(new URL({json.dumps(files.address(ENTRY))}, document.baseURI).href)\n"
+        "  .then(({ startCanvas }) => startCanvas(element))\n"
+        "  .catch((error) => {\n"
+        "    console.error(error);\n"
+        f"    element.querySelector('.fft-status').textContent = {json.dumps(sentence, ensure_ascii=False)};\n"
+        "  });"
+    )
 
 
 class WithoutStub(ComponentMeta):
@@ -76,25 +75,20 @@ class WithoutStub(ComponentMeta):
 class MaskCanvas(gr.HTML, metaclass=WithoutStub):
     """The canvas: photo, strokes, rounds and status in one element. Has no value and no Gradio events."""
 
-    def __init__(self, *, max_file_mib: int, language: str) -> None:
+    def __init__(self, files: PageFiles) -> None:
         """Build the element.
 
         Args:
-            max_file_mib: files larger than this are refused before they are uploaded.
-            language: one of `LANGUAGES`, or "auto" for the browser's.
+            files: the scripts that run it.
         """
-        setup = {
-            "strings": load_strings(),
-            "language": language,
-            "max_file_mib": max_file_mib,
-            "preview_px": PREVIEW_PX,
-        }
         style = (STATIC_FOLDER / "canvas.css").read_text(encoding="utf-8")
+        # All at once; by their imports alone the browser would find them in three rounds.
+        preloads = "".join(f'<link rel="modulepreload" href="{files.address(name)}">' for name in files.files)
         super().__init__(
             html_template=(STATIC_FOLDER / "canvas.html").read_text(encoding="utf-8"),
             # Not css_template: that one is nested under an id, where @keyframes and rules for the page have no place.
-            head=f"<style>{style}</style>",
-            js_on_load=join_scripts(setup),
+            head=f"<style>{style}</style>{preloads}",
+            js_on_load=start_script(files),
             apply_default_css=False,
             elem_id="fftlama",
         )
@@ -122,15 +116,15 @@ class UploadedFile(gr.File, metaclass=WithoutStub):
         return "file"
 
 
-def create_page(queue: FileRepairer, settings: Any) -> gr.Blocks:
+def create_page(queue: FileRepairer, files: PageFiles) -> gr.Blocks:
     """Return the page, not launched: mount it with `gr.mount_gradio_app(app, page, path="/")`.
 
     Args:
         queue: carries out `/repair`; everything else goes through `/api/v1` of the app the page is mounted in.
-        settings: `max_file_mib` and `language` are read.
+        files: the scripts, which the same app serves (`serve_page_files`).
     """
     with gr.Blocks(title="fftlama", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
-        MaskCanvas(max_file_mib=settings.max_file_mib, language=settings.language)
+        MaskCanvas(files)
         _add_repair_endpoint(queue)
     return page
 

@@ -11,7 +11,7 @@ from tests.test_rooms import ROOMS
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 TREE = TEXT.split("<!-- tree -->\n```\n")[1].split("\n```\n<!-- /tree -->")[0]
-FILE_NAME = re.compile(r"[\w./-]+\.(?:py|js|css|html|sh|yaml|toml|md|in|lock|txt)\b|\bLICENSE\b")
+FILE_NAME = re.compile(r"[\w./-]+\.(?:py|js|ts|css|html|sh|yaml|toml|md|in|lock|txt)\b|\bLICENSE\b")
 NOT_NAMED = {"__init__.py"}  # every package has one
 
 

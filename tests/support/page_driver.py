@@ -95,9 +95,11 @@ class Person:
         self.page.route("**/api/v1/repairs", add_options)
 
     def open(self, file: Any) -> None:
-        """Choose a photo and wait until the server has it."""
-        self.page.set_input_files(".fft-file", file)
-        self.page.locator('a[data-part="download"][href]').wait_for()
+        """Choose a photo and wait until the server has it and the page shows it."""
+        with self.page.expect_response(lambda answer: answer.url.endswith("/api/v1/images")) as uploaded:
+            self.page.set_input_files(".fft-file", file)
+        image_id = uploaded.value.json()["image_id"]
+        self.page.locator(f'a[data-part="download"][href$="{image_id}"]').wait_for()
 
     def stage_point(self, x: float, y: float) -> tuple[float, float]:
         """Return where on the screen the fraction (x, y) of the photo lies."""

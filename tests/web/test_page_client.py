@@ -75,4 +75,4 @@ def test_files_of_the_server_cannot_be_named(server: RunningServer, mask: Path) 
 def test_importing_the_page_writes_nothing_beside_it() -> None:
     """Gradio wrote a page.pyi into the checkout for every subclass of a component."""
     importlib.reload(web.page)
-    assert list(web.page.STATIC_FOLDER.parent.glob("*.pyi")) == []
+    assert list(Path(web.page.__file__).parent.glob("*.pyi")) == []

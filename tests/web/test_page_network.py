@@ -154,7 +154,7 @@ def test_a_file_that_is_no_photo_gets_a_sentence(
 ) -> None:
     person = visit(server.url)
     if name == "huge.jpg":  # the server's own refusal, without sending it a hundred megabytes
-        answer = {"error": "file_too_large", "message": "?", "params": {}}
+        answer = {"error": "file_too_large", "message": "?", "params": {"max_mib": 1}}
         person.page.route("**/api/v1/images", lambda route: route.fulfill(status=413, json=answer))
     person.page.set_input_files(".fft-file", {"name": name, "mimeType": "image/png", "buffer": data})
     expect(person.page.locator('[data-part="status"]')).to_contain_text(sentence)

@@ -1,34 +1,99 @@
 // Talking to /api/v1: every call is retried until the network is back, so a cut costs time and nothing else.
 // A refusal (4xx, 500, 507) is an ApiError with the server's code, sentence and params and is not retried.
 
-class ApiError extends Error {
+/** @typedef {import("./store.js").Note} Note */
+/** @typedef {{image_id: string, width: number, height: number, format: string, notes?: Note[]}} Uploaded */
+/** @typedef {{state: string, position: number, stage: string | null, version?: number, image_id: string, patch: {box: number[], url: string}, timings_ms: Record<string, number>, notes?: Note[], saved: string | null, error?: any}} JobView */
+/** @typedef {{signal?: AbortSignal, tries?: number, limit_ms?: number}} Patience */
+
+export class ApiError extends Error {
+  /** @param {number} status @param {any} answer the body, as the server's routes refuse */
   constructor(status, answer) {
     super(answer.message || `HTTP ${status}`);
     this.status = status;
+    /** @type {string} */
     this.code = answer.error || "server_error";
+    /** @type {Record<string, any>} */
     this.params = answer.params || {};
   }
 }
 
-function createApi(onConnection) {
-  const AWAY_STATUSES = new Set([502, 503, 504]); // a proxy, or a server that is starting
-  const LONGEST_PAUSE_MS = 4000;
-  const POLL_S = 10;
+const AWAY_STATUSES = new Set([502, 503, 504]); // a proxy, or a server that is starting
+const LONGEST_PAUSE_MS = 4000;
+const POLL_S = 10;
+const CALL_LIMIT_MS = 30_000;
+const PICTURE_LIMIT_MS = 300_000;
 
-  function pause(ms, signal) {
-    return new Promise((resolve) => {
-      const timer = setTimeout(done, ms);
-      function done() {
-        clearTimeout(timer);
-        removeEventListener("online", done);
-        signal?.removeEventListener("abort", done);
-        resolve();
-      }
-      addEventListener("online", done, { once: true });
-      signal?.addEventListener("abort", done, { once: true });
-    });
+/** @param {number} ms @param {AbortSignal} [signal] ends it early, as coming online does @returns {Promise<void>} */
+function pause(ms, signal) {
+  return new Promise((resolve) => {
+    function done() {
+      clearTimeout(timer);
+      removeEventListener("online", done);
+      signal?.removeEventListener("abort", done);
+      resolve();
+    }
+    const timer = setTimeout(done, ms);
+    addEventListener("online", done, { once: true });
+    signal?.addEventListener("abort", done, { once: true });
+  });
+}
+
+/** @param {Response} response */
+async function readAnswer(response) {
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new ApiError(response.status, answer);
+  return answer;
+}
+
+/**
+ * fetch with a limit: a connection that hangs without an error is given up, to be tried again.
+ * @template T
+ * @param {string} url @param {RequestInit} options @param {(response: Response) => Promise<T>} read
+ * @param {number} limit_ms @param {AbortSignal} [signal] @returns {Promise<T>}
+ */
+async function fetchOnce(url, options, read, limit_ms, signal) {
+  const own = new AbortController();
+  const stop = () => own.abort();
+  const timer = setTimeout(stop, limit_ms);
+  signal?.addEventListener("abort", stop);
+  addEventListener("offline", stop);
+  try {
+    return await read(await fetch(url, { ...options, signal: own.signal }));
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", stop);
+    removeEventListener("offline", stop);
   }
+}
 
+// XMLHttpRequest only here: fetch cannot say how much of a body has gone up.
+/** @param {File} file @param {(fraction: number) => void} onProgress @param {AbortSignal} [signal] @returns {Promise<Uploaded>} */
+function uploadOnce(file, onProgress, signal) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    const form = new FormData();
+    form.append("file", file, file.name || "photo");
+    request.open("POST", "api/v1/images");
+    request.responseType = "json";
+    request.upload.onprogress = (event) => onProgress(event.loaded / (event.total || 1));
+    request.onload = () => {
+      const answer = request.response || {};
+      if (request.status < 300) resolve(answer);
+      else reject(new ApiError(request.status, answer));
+    };
+    request.onerror = request.onabort = () => reject(new TypeError("upload broke off"));
+    signal?.addEventListener("abort", () => request.abort(), { once: true });
+    request.send(form);
+  });
+}
+
+/** @param {(online: boolean) => void} onConnection */
+export function createApi(onConnection) {
+  /**
+   * @template T
+   * @param {(signal?: AbortSignal) => Promise<T>} attempt @param {Patience} [patience] @returns {Promise<T>}
+   */
   async function untilAnswered(attempt, { signal, tries = Infinity } = {}) {
     for (let n = 1, wait_ms = 250; ; n += 1, wait_ms = Math.min(wait_ms * 2, LONGEST_PAUSE_MS)) {
       try {
@@ -46,73 +111,51 @@ function createApi(onConnection) {
     }
   }
 
-  async function readAnswer(response) {
-    const answer = await response.json().catch(() => ({}));
-    if (!response.ok) throw new ApiError(response.status, answer);
-    return answer;
+  /** @param {string} path @param {RequestInit} options @param {Patience} [patience] @returns {Promise<any>} */
+  function call(path, options, { signal, limit_ms = CALL_LIMIT_MS, tries } = {}) {
+    return untilAnswered((given) => fetchOnce(`api/v1/${path}`, options, readAnswer, limit_ms, given), { signal, tries });
   }
 
-  // fetch with a limit: a connection that hangs without an error is given up and tried again.
-  async function fetchOnce(path, options, signal, limit_ms = 30_000) {
-    const own = new AbortController();
-    const stop = () => own.abort();
-    const timer = setTimeout(stop, limit_ms);
-    signal?.addEventListener("abort", stop);
-    addEventListener("offline", stop);
-    try {
-      return await readAnswer(await fetch(`api/v1/${path}`, { ...options, signal: own.signal }));
-    } finally {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", stop);
-      removeEventListener("offline", stop);
-    }
+  /** @param {string} path @param {object} body @param {Patience} [patience] */
+  function post(path, body, patience) {
+    const headers = { "Content-Type": "application/json" };
+    return call(path, { method: "POST", headers, body: JSON.stringify(body) }, patience);
   }
 
-  function call(path, options, { signal, limit_ms, tries } = {}) {
-    return untilAnswered((given) => fetchOnce(path, options, given, limit_ms), { signal, tries });
+  // A picture as bytes: an <img> that is cut off says nothing about why, and does not try again.
+  /** @param {string} url @param {AbortSignal} [signal] @returns {Promise<Blob>} */
+  function picture(url, signal) {
+    const read = (/** @type {Response} */ response) => (response.ok ? response.blob() : readAnswer(response));
+    return untilAnswered((given) => fetchOnce(url, {}, read, PICTURE_LIMIT_MS, given), { signal });
   }
 
-  // XMLHttpRequest only here: fetch cannot say how much of a body has gone up.
-  function uploadOnce(file, onProgress, signal) {
-    return new Promise((resolve, reject) => {
-      const request = new XMLHttpRequest();
-      const form = new FormData();
-      form.append("file", file, file.name || "photo");
-      request.open("POST", "api/v1/images");
-      request.responseType = "json";
-      request.upload.onprogress = (event) => onProgress(event.loaded / (event.total || 1));
-      request.onload = () => {
-        const answer = request.response || {};
-        if (request.status < 300) resolve(answer);
-        else reject(new ApiError(request.status, answer));
-      };
-      request.onerror = request.onabort = () => reject(new TypeError("upload broke off"));
-      signal?.addEventListener("abort", () => request.abort(), { once: true });
-      request.send(form);
-    });
-  }
-
+  /** @param {File} file @param {(fraction: number) => void} onProgress @param {AbortSignal} [signal] */
   function upload(file, onProgress, signal) {
     // A server that refuses a body half way closes the connection, which looks like a cut: so not forever.
     return untilAnswered((given) => uploadOnce(file, onProgress, given), { signal, tries: 12 });
   }
 
-  async function submit(body, signal) {
-    const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-    return (await call("repairs", options, { signal })).job_id;
+  /** @param {object} body @returns {Promise<string>} the job's id */
+  async function submit(body) {
+    return (await post("repairs", body)).job_id;
   }
 
   // The first answer says how things stand, at once; the later ones wait on the server for a change.
+  /** @param {string} jobId @param {number | null} seen @param {AbortSignal} signal @returns {Promise<JobView>} */
   function poll(jobId, seen, signal) {
     const query = seen === null ? "wait_s=0" : `wait_s=${POLL_S}&seen=${encodeURIComponent(seen)}`;
     return call(`jobs/${jobId}?${query}`, {}, { signal, limit_ms: (POLL_S + 5) * 1000 });
   }
 
-  // Calls onView for every change until isEnough(view); the server holds each poll until something changes.
+  /**
+   * Call onView for every change until isEnough(view); the server holds each poll until something changes.
+   * @param {string} jobId
+   * @param {{onView: (view: JobView) => void, isEnough: (view: JobView) => boolean, signal: AbortSignal}} parts
+   */
   async function follow(jobId, { onView, isEnough, signal }) {
     for (let seen = null; ; ) {
       const view = await poll(jobId, seen, signal);
-      if (signal?.aborted) return view;
+      if (signal.aborted) return view;
       onView(view);
       if (isEnough(view)) return view;
       if (view.version === seen) await pause(300, signal);
@@ -120,14 +163,15 @@ function createApi(onConnection) {
     }
   }
 
-  const cancel = (jobId) => call(`jobs/${jobId}`, { method: "DELETE" }, { tries: 3 });
+  const cancel = (/** @type {string} */ jobId) => call(`jobs/${jobId}`, { method: "DELETE" }, { tries: 3 });
   const models = () => call("models", {}, { tries: 3 });
-  const chooseModel = (name) =>
-    call("models", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ name }) });
-  const info = (imageId) => call(`images/${imageId}/info`, {});
-  const photoUrl = (imageId, query = "") => `api/v1/images/${imageId}${query}`;
+  const chooseModel = (/** @type {string} */ name) => post("models", { name });
+  const info = (/** @type {string} */ imageId, /** @type {AbortSignal} */ signal) => call(`images/${imageId}/info`, {}, { signal });
+  const photoUrl = (/** @type {string} */ imageId, query = "") => `api/v1/images/${imageId}${query}`;
   // Relative, because a proxy may serve this under a path that the server does not know.
-  const localUrl = (url) => url.replace(/^.*?(?=api\/v1\/)/, "");
+  const localUrl = (/** @type {string} */ url) => url.replace(/^.*?(?=api\/v1\/)/, "");
 
-  return { upload, submit, follow, cancel, models, chooseModel, info, photoUrl, localUrl };
+  return { picture, upload, submit, follow, cancel, models, chooseModel, info, photoUrl, localUrl };
 }
+
+/** @typedef {ReturnType<typeof createApi>} Api */

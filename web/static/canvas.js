@@ -1,174 +1,188 @@
-// Canvas: the page's one state, and which control does what to it. The other scripts own one idea each and are
-// joined with this one into the body of a single function, so that nothing becomes global.
+// Canvas: puts the page together, and says which control does what. The state is the store's; each other module owns
+// one idea and is given what it needs.
 
-function startCanvas(element, setup) {
-  const root = element.querySelector(".fft");
-  const $ = (selector) => root.querySelector(selector);
-  const MASK_COLOUR = "rgb(255, 64, 72)";
-  const LEAST_RADIUS_PX = 1;
-  const MOST_RADIUS_PX = 400;
-  const FIRST_RADIUS = 0.03; // of the photo's shorter side
+import { createApi } from "./api.js";
+import { createFileInput } from "./file_input.js";
+import { createGestures } from "./gestures.js";
+import { createI18n } from "./i18n.js";
+import { createKeyboard, createPen } from "./keyboard.js";
+import { createLayers } from "./layers.js";
+import { createModels } from "./models.js";
+import { createPainting } from "./painting.js";
+import { createPace } from "./pace.js";
+import { createPanel } from "./panel.js";
+import { createPhoto } from "./photo.js";
+import { createProgress } from "./progress.js";
+import { createRepair } from "./repair.js";
+import { createSessionStorage } from "./session_storage.js";
+import { setup } from "./setup.js";
+import { createStore, FIRST_STATE } from "./store.js";
+import { drawStroke } from "./strokes.js";
+import { createView } from "./view.js";
 
-  const state = {
-    photo: null, // {name, width, height, format, image_id (null until it is up), notes}
-    local_url: null,
-    uploading: Promise.resolve(),
-    uploaded: null, // fraction; null when nothing is going up
-    leaving: new AbortController(), // ends the upload when another photo takes this one's place
-    strokes: [],
-    past: [], // earlier versions of strokes
-    future: [], // undone ones
-    rounds: [], // {image_id, box, url, strokes, notes, times_ms, saved}
-    round: 0, // how many of them are applied
-    job: null, // {request_id, job_id, base_round, strokes, began_at}
-    abort: null,
-    hand: { tool: "brush", radius: 20, instant: false, quality: "fast" },
-    comparing: false,
-    online: true,
-    shown_id: null,
-    status: { key: "waiting" },
-  };
+const MASK_COLOUR = "rgb(255, 64, 72)";
+const LEAST_RADIUS_PX = 1;
+const FIRST_RADIUS = 0.03; // of the photo's shorter side
+const FIRST_RADIUS_SHOWN_PX = 12; // at least, on the screen: a fingertip is no finer
 
-  const memory = createMemory();
-  const words = createWords(setup.strings, setup.language);
-  const api = createApi(setOnline);
-  const layers = createLayers({ world: $(".fft-world"), photo: $(".fft-photo") });
-  const isPainting = () => Boolean(state.photo) && !state.job && !state.comparing;
+/**
+ * Run the page inside `element`.
+ * @param {HTMLElement} element
+ */
+export function startCanvas(element) {
+  const root = /** @type {HTMLElement} */ (element.querySelector(".fft"));
+  const $ = (/** @type {string} */ selector) => /** @type {any} */ (root.querySelector(selector));
+  const store = createStore(FIRST_STATE);
+  const session = createSessionStorage();
+  const words = createI18n(setup.strings, setup.language);
+  const api = createApi((/** @type {boolean} */ online) => store.get().online !== online && store.update({ online }));
+  const layers = createLayers({ world: $(".fft-world"), api });
+  const pace = createPace();
+  const getHand = () => store.get().hand;
+  const isPainting = () => Boolean(store.get().photo) && !store.get().comparing;
   const view = createView({
     stage: $(".fft-stage"), world: $(".fft-world"), overlay: $(".fft-overlay"), draw: drawMask, onChange: (now) => panel.showZoom(now),
   });
-  const repair = createRepair({ api, state, layers, change, save });
-  const painting = createPainting({ state, view, change, save, startRepair });
+  const repair = createRepair({ api, store, layers, whenUploaded: () => photo.whenUploaded(), pace, onDone: repairInstantly });
+  const painting = createPainting({ store, view, startRepair });
+  const progress = createProgress({ root, words, store, pace });
   const panel = createPanel({ root, words, layers, onRound: painting.goToRound });
   const models = createModels({ root, words, api });
-  const photo = createPhoto({
-    state, api, layers, view, image: $(".fft-photo"), setup, words, change, save, onReplace: repair.cancel,
-    onSize: (width, height) => setRadius(Math.min(width, height) * FIRST_RADIUS),
-  });
+  const photo = createPhoto({ store, api, layers, view, setup, words, cancelRepair: repair.cancel, onSize: setFirstRadius });
   const gestures = createGestures({
-    stage: $(".fft-stage"), ring: $(".fft-ring"), view, hand: state.hand, isPainting,
-    onStroke: painting.addStroke, onOutline: painting.addOutline, onChange: () => pen.lift(),
+    stage: $(".fft-stage"), ring: $(".fft-ring"), view, getHand, isPainting, onStroke: painting.addStroke,
+    onOutline: painting.addOutline, onRadius: (factor) => setRadius(getHand().radius * factor), onChange: () => pen.lift(),
   });
-  const pen = createPen({
-    view, hand: state.hand, isPainting, placeRing: gestures.placeRing, onStroke: painting.addStroke, onChange: view.redraw,
-  });
+  const pen = createPen({ view, getHand, isPainting, placeRing: gestures.placeRing, onStroke: painting.addStroke, onChange: view.redraw });
 
+  /** @type {Record<string, any>} */
   const actions = {
     undo: painting.undo,
     redo: painting.redo,
     clear: painting.clear,
     repair: startRepair,
     cancel: repair.cancel,
-    escape: () => Boolean(state.job) && (repair.cancel(), true),
+    escape: () => gestures.giveUp() || (Boolean(store.get().job) && (repair.cancel(), true)),
     compare,
-    "round-undo": () => painting.goToRound(state.round - 1),
-    "round-redo": () => painting.goToRound(state.round + 1),
-    brush: () => setTool("brush"),
-    eraser: () => setTool("eraser"),
-    lasso: () => setTool("lasso"),
-    rectangle: () => setTool("rectangle"),
-    smaller: () => setRadius(state.hand.radius / 1.2),
-    larger: () => setRadius(state.hand.radius * 1.2),
+    back: photo.back,
+    "round-undo": () => painting.goToRound(store.get().round - 1),
+    "round-redo": () => painting.goToRound(store.get().round + 1),
+    brush: () => store.updateHand({ tool: "brush" }),
+    eraser: () => store.updateHand({ tool: "eraser" }),
+    lasso: () => store.updateHand({ tool: "lasso" }),
+    rectangle: () => store.updateHand({ tool: "rectangle" }),
+    smaller: () => setRadius(getHand().radius / 1.2),
+    larger: () => setRadius(getHand().radius * 1.2),
     zoomIn: () => view.zoomMiddle(1.25),
     zoomOut: () => view.zoomMiddle(0.8),
-    fit: () => state.photo && view.fit(),
+    fit: () => store.get().photo && view.fit(),
     actualSize: () => view.zoomMiddle(1 / view.get().scale / devicePixelRatio),
     choose: () => $(".fft-file").click(),
     help: () => $(".fft-help").showModal(),
     "help-close": () => $(".fft-help").close(),
-    language: () => (words.toggle(), words.apply(root), change()),
+    language: () => (words.toggle(), words.apply(root), show()),
   };
 
-  function change() {
+  function show() {
+    const state = store.get();
     layers.show(state.rounds.slice(0, state.round), state.comparing);
     panel.show(state);
+    progress.show();
     models.show();
     view.redraw();
   }
 
-  function save() {
-    const { photo: kept, strokes, rounds, round, job, hand } = state;
-    memory.save({ photo: kept?.image_id ? kept : null, strokes, rounds, round, job, hand });
-  }
-
-  function setOnline(online) {
-    if (state.online === online) return;
-    state.online = online;
-    change();
-  }
-
-  function drawMask(context) {
-    if (state.comparing) return;
-    for (const stroke of state.strokes) drawStroke(context, stroke, MASK_COLOUR);
+  function drawMask(/** @type {CanvasRenderingContext2D} */ context) {
+    const { comparing, job, strokes } = store.get();
+    if (comparing) return;
+    for (const stroke of [...(job?.strokes || []), ...strokes]) drawStroke(context, stroke, MASK_COLOUR);
     gestures.drawLive(context, MASK_COLOUR);
     pen.drawLive(context, MASK_COLOUR);
   }
 
   function startRepair() {
-    if (state.job) return;
     pen.lift();
-    if (state.photo && state.strokes.length) return void repair.begin(state.strokes);
-    state.status = { key: state.photo ? "no_mask" : "no_photo", tone: "warn" };
-    change();
+    const state = store.get();
+    if (state.job) return;
+    if (state.photo && state.strokes.length) return void repair.begin();
+    store.update({ status: { key: state.photo ? "no_mask" : "no_photo", tone: "warn" } });
   }
 
-  function setRadius(radius) {
-    state.hand.radius = Math.max(LEAST_RADIUS_PX, Math.min(MOST_RADIUS_PX, radius));
-    $(".fft-size").value = (100 * Math.log(state.hand.radius / LEAST_RADIUS_PX)) / Math.log(MOST_RADIUS_PX / LEAST_RADIUS_PX);
-    change();
+  // In instant mode, what was painted while a repair ran is repaired next.
+  function repairInstantly() {
+    const { hand, strokes } = store.get();
+    if (hand.instant && strokes.some(({ erase }) => !erase)) startRepair();
   }
 
-  function setTool(tool) {
-    state.hand.tool = tool;
-    change();
+  function mostRadius() {
+    const { width, height } = view.get();
+    return Math.max(400, Math.min(width, height) / 4);
   }
 
-  function compare(on) {
-    if (on === state.comparing || (on && !state.round)) return;
-    state.comparing = on;
-    change();
+  function setRadius(/** @type {number} */ radius) {
+    store.updateHand({ radius: Math.max(LEAST_RADIUS_PX, Math.min(mostRadius(), radius)) });
+    showSlider();
+    gestures.showRadius();
+  }
+
+  function showSlider() {
+    const { radius } = getHand();
+    const slider = $(".fft-size");
+    slider.value = (100 * Math.log(radius / LEAST_RADIUS_PX)) / Math.log(mostRadius() / LEAST_RADIUS_PX);
+    slider.setAttribute("aria-valuetext", `${Math.round(2 * radius)} px`);
+  }
+
+  function setFirstRadius(/** @type {number} */ width, /** @type {number} */ height) {
+    setRadius(Math.max(Math.min(width, height) * FIRST_RADIUS, FIRST_RADIUS_SHOWN_PX / (view.get().scale || 1)));
+  }
+
+  function compare(/** @type {boolean} */ on) {
+    if (on === store.get().comparing || (on && !store.get().round)) return;
+    store.update({ comparing: on });
   }
 
   function listen() {
     root.addEventListener("click", (event) => {
-      const button = event.target.closest("[data-act]");
-      if (button && button.dataset.act !== "compare") actions[button.dataset.act]();
+      const button = /** @type {HTMLElement} */ (event.target).closest("[data-act]");
+      const act = button instanceof HTMLElement ? button.dataset.act : null;
+      if (act && act !== "compare") actions[act]();
       if (event.target === $(".fft-help")) $(".fft-help").close();
+      // A button that keeps the focus would take the space bar, which moves the picture.
+      if (act && event.detail && !["help", "choose"].includes(act)) $(".fft-stage").focus({ preventScroll: true, focusVisible: false });
     });
-    $(".fft-size").addEventListener("input", ({ target }) => setRadius(LEAST_RADIUS_PX * (MOST_RADIUS_PX / LEAST_RADIUS_PX) ** (target.value / 100)));
-    $('[data-part="instant"]').addEventListener("change", ({ target }) => ((state.hand.instant = target.checked), save()));
-    $(".fft-quality").addEventListener("change", ({ target }) => ((state.hand.quality = target.value), save()));
+    $(".fft-size").addEventListener("input", (/** @type {any} */ { target }) => {
+      setRadius(LEAST_RADIUS_PX * (mostRadius() / LEAST_RADIUS_PX) ** (target.value / 100));
+      gestures.showRadius(true);
+    });
+    $('[data-part="instant"]').addEventListener("change", (/** @type {any} */ { target }) => store.updateHand({ instant: target.checked }));
+    $(".fft-quality").addEventListener("change", (/** @type {any} */ { target }) => store.updateHand({ quality: target.value }));
     listenCompare($('[data-part="compare"]'));
-    createArrivals({ root, onFile: photo.open, onNothing: () => photo.refuse("not_an_image") });
+    createFileInput({ root, onFile: photo.open, onNothing: () => photo.refuse("no_file") });
     createKeyboard({ root, stage: $(".fft-stage"), actions, holdSpace: gestures.holdSpace, pen });
   }
 
-  function listenCompare(button) {
-    const hold = (event) => ["Enter", " "].includes(event.key) && (compare(event.type === "keydown"), event.preventDefault());
+  function listenCompare(/** @type {HTMLElement} */ button) {
+    const hold = (/** @type {KeyboardEvent} */ event) => ["Enter", " "].includes(event.key) && (compare(event.type === "keydown"), event.preventDefault());
     button.addEventListener("pointerdown", (event) => (button.setPointerCapture(event.pointerId), compare(true)));
     for (const type of ["pointerup", "pointercancel", "blur"]) button.addEventListener(type, () => compare(false));
-    for (const type of ["keydown", "keyup"]) button.addEventListener(type, hold);
+    button.addEventListener("keydown", hold);
+    button.addEventListener("keyup", hold);
     button.addEventListener("contextmenu", (event) => event.preventDefault()); // a long press is a hold here
   }
 
-  async function restore() {
-    const kept = memory.open();
-    if (!kept?.photo || !(await photo.restore(kept))) return;
-    const { strokes, rounds, round, job, hand } = kept;
-    Object.assign(state, { strokes, rounds, round, past: earlierVersions(strokes) });
-    Object.assign(state.hand, hand);
-    setRadius(hand.radius);
-    state.status = round && !strokes.length ? doneStatus(rounds[round - 1]) : { key: "ready" };
-    if (job) {
-      state.job = job;
-      void repair.resume();
-    }
-    change();
+  function restore() {
+    const kept = session.open();
+    store.subscribe(session.follow);
+    store.subscribe(show);
+    if (!kept?.photo) return;
+    void photo.restore(kept);
+    showSlider();
+    repair.resume();
   }
 
   words.apply(root);
   listen();
-  change();
+  restore();
+  show();
   models.start();
-  void restore();
 }

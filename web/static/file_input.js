@@ -1,7 +1,8 @@
-// Arrivals: the three ways a photo comes onto the page: chosen, dropped anywhere, or pasted.
+// File input: the three ways a photo comes onto the page: chosen, dropped anywhere, or pasted.
 
-function createArrivals({ root, onFile, onNothing }) {
-  const input = root.querySelector(".fft-file");
+/** @param {{root: HTMLElement, onFile: (file: File, others: number) => void, onNothing: () => void}} parts */
+export function createFileInput({ root, onFile, onNothing }) {
+  const input = /** @type {HTMLInputElement} */ (root.querySelector(".fft-file"));
   let inside = 0; // dragenter and dragleave come in pairs for every element that is crossed
 
   // By name too: browsers give no type for HEIC and some others.
@@ -12,7 +13,7 @@ function createArrivals({ root, onFile, onNothing }) {
 
   function take(files) {
     const file = pick(files);
-    if (file) onFile(file);
+    if (file) onFile(file, files.length - 1);
   }
 
   function highlight(on) {

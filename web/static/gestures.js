@@ -1,9 +1,13 @@
 // Gestures: what mouse, pen and fingers do on the stage. One pointer uses the tool in hand; two fingers, the
 // middle button, or a drag with the space bar held move the view; the wheel zooms where it points.
 
-function createGestures({ stage, ring, view, hand, isPainting, onStroke, onOutline, onChange }) {
+import { drawStroke, rectangleCorners, simplifyLine } from "./strokes.js";
+
+/** @param {{stage: HTMLElement, ring: HTMLElement, view: import("./view.js").View, getHand: () => import("./store.js").Hand, isPainting: () => boolean, onStroke: (stroke: any) => void, onOutline: (corners: number[][], erase: boolean) => void, onRadius: (factor: number) => void, onChange: () => void}} parts */
+export function createGestures({ stage, ring, view, getHand, isPainting, onStroke, onOutline, onRadius, onChange }) {
   const pointers = new Map();
-  const live = { stroke: null, corners: null, pinch: null, panning: false, spaceHeld: false };
+  /** @type {any} */
+  const live = { stroke: null, corners: null, pinch: null, panning: false, spaceHeld: false, at: null, last: null };
   const LASSO_STEP_PX = 3;
 
   function begin(event) {
@@ -20,9 +24,9 @@ function createGestures({ stage, ring, view, hand, isPainting, onStroke, onOutli
 
   function beginTool(event) {
     const start = view.toImage(event.clientX, event.clientY);
-    const erase = hand.tool === "eraser" || event.altKey;
-    if (hand.tool === "lasso" || hand.tool === "rectangle") live.corners = { points: [start], erase };
-    else live.stroke = { points: [start], radius: hand.radius, erase };
+    const erase = getHand().tool === "eraser" || event.altKey;
+    if (getHand().tool === "lasso" || getHand().tool === "rectangle") live.corners = { points: [start], erase };
+    else live.stroke = { points: event.shiftKey && live.last ? [live.last, start] : [start], radius: getHand().radius, erase };
     view.redraw();
   }
 
@@ -51,7 +55,7 @@ function createGestures({ stage, ring, view, hand, isPainting, onStroke, onOutli
   function extendOutline(event) {
     const point = inPhoto(view.toImage(event.clientX, event.clientY));
     const { points } = live.corners;
-    if (hand.tool === "rectangle") points[1] = point;
+    if (getHand().tool === "rectangle") points[1] = point;
     else if (Math.hypot(point[0] - points.at(-1)[0], point[1] - points.at(-1)[1]) * view.get().scale > LASSO_STEP_PX) {
       points.push(point);
     }
@@ -69,14 +73,14 @@ function createGestures({ stage, ring, view, hand, isPainting, onStroke, onOutli
     live.panning = false;
     if (pointers.size < 2) live.pinch = null;
     live.stroke = live.corners = null;
-    if (event.type === "pointerup" && stroke) onStroke(stroke);
+    if (event.type === "pointerup" && stroke) ((live.last = stroke.points.at(-1)), onStroke(stroke));
     if (event.type === "pointerup" && corners) onOutline(outlineCorners(corners.points), corners.erase);
     mark(event);
     view.redraw();
   }
 
   function outlineCorners(points) {
-    if (hand.tool !== "rectangle") return simplifyLine(points, 1.2 / view.get().scale);
+    if (getHand().tool !== "rectangle") return simplifyLine(points, 0.5 / view.get().scale);
     return points.length > 1 ? rectangleCorners(inPhoto(points[0]), points[1]) : [];
   }
 
@@ -101,6 +105,7 @@ function createGestures({ stage, ring, view, hand, isPainting, onStroke, onOutli
 
   function wheel(event) {
     event.preventDefault();
+    if (event.altKey && isPainting()) return onRadius(event.deltaY > 0 ? 1 / 1.1 : 1.1);
     const lines_px = event.deltaMode === 1 ? 30 : 1;
     view.zoomAt(Math.exp(-event.deltaY * lines_px * (event.ctrlKey ? 0.008 : 0.0016)), event.clientX, event.clientY);
     showRing(event);
@@ -109,15 +114,31 @@ function createGestures({ stage, ring, view, hand, isPainting, onStroke, onOutli
   // The brush's outline under the pointer; a finger covers it, so not for touch.
   function showRing(event) {
     const room = stage.getBoundingClientRect();
+    live.at = event.pointerType === "touch" ? null : [event.clientX - room.left, event.clientY - room.top];
     placeRing(event.clientX - room.left, event.clientY - room.top, event.pointerType !== "touch");
   }
 
   function placeRing(x, y, wanted) {
-    const brush = hand.tool === "brush" || hand.tool === "eraser";
-    const size_px = Math.max(3, 2 * hand.radius * view.get().scale);
+    const brush = getHand().tool === "brush" || getHand().tool === "eraser";
+    const size_px = Math.max(3, 2 * getHand().radius * view.get().scale);
     const shown = wanted && brush && isPainting() && !live.spaceHeld && !live.panning;
     Object.assign(ring.style, { width: `${size_px}px`, height: `${size_px}px`, transform: `translate(${x - size_px / 2}px, ${y - size_px / 2}px)` });
     ring.classList.toggle("fft-shown", shown && Boolean(view.get().width));
+  }
+
+  // The ring at its new size: where the pointer is, else in the middle while the slider moves.
+  function showRadius(inMiddle = false) {
+    const room = stage.getBoundingClientRect();
+    if (inMiddle) placeRing(room.width / 2, room.height / 2, true);
+    else if (live.at) placeRing(...live.at, true);
+  }
+
+  // Gives up what is being drawn; true when there was something.
+  function giveUp() {
+    const drawing = Boolean(live.stroke || live.corners);
+    live.stroke = live.corners = null;
+    if (drawing) view.redraw();
+    return drawing;
   }
 
   function mark(event) {
@@ -138,19 +159,15 @@ function createGestures({ stage, ring, view, hand, isPainting, onStroke, onOutli
     if (live.stroke) drawStroke(context, live.stroke, colour);
     if (!live.corners || live.corners.points.length < 2) return;
     const { points } = live.corners;
-    const shape = hand.tool === "rectangle" ? rectangleCorners(points[0], points[1]) : points;
-    context.globalCompositeOperation = live.corners.erase ? "destination-out" : "source-over";
-    context.fillStyle = colour;
-    context.beginPath();
-    shape.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
-    context.fill();
+    const polygon = getHand().tool === "rectangle" ? rectangleCorners(points[0], points[1]) : points;
+    drawStroke(context, { polygon, erase: live.corners.erase }, colour);
   }
 
   stage.addEventListener("pointerdown", begin);
   stage.addEventListener("pointermove", move);
   stage.addEventListener("pointerup", end);
   stage.addEventListener("pointercancel", end);
-  stage.addEventListener("pointerleave", () => ring.classList.remove("fft-shown"));
+  stage.addEventListener("pointerleave", () => ((live.at = null), ring.classList.remove("fft-shown")));
   stage.addEventListener("wheel", wheel, { passive: false });
-  return { holdSpace, drawLive, placeRing, isBusy: () => Boolean(live.stroke || live.corners) };
+  return { holdSpace, drawLive, placeRing, showRadius, giveUp };
 }

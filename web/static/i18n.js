@@ -1,7 +1,8 @@
 // Language of the page: which words are shown, and putting them into the document.
-// Strings come from strings.yaml; nothing here or elsewhere in the scripts is shown to people otherwise.
+// Strings come from locales/*.yaml; nothing here or elsewhere in the scripts is shown to people otherwise.
 
-function createWords(strings, preferred) {
+/** @param {Record<string, Record<string, string>>} strings language to key to text @param {string} preferred */
+export function createI18n(strings, preferred) {
   const STORE_KEY = "fftlama.language";
   const languages = Object.keys(strings);
   let language = readChoice() || (languages.includes(preferred) ? preferred : fromBrowser());
@@ -9,7 +10,7 @@ function createWords(strings, preferred) {
   function readChoice() {
     try {
       const chosen = localStorage.getItem(STORE_KEY);
-      return languages.includes(chosen) ? chosen : null;
+      return chosen && languages.includes(chosen) ? chosen : null;
     } catch {
       return null; // storage may be forbidden; the browser's language still decides
     }
@@ -20,28 +21,30 @@ function createWords(strings, preferred) {
     return /^zh/i.test(first || "") ? "zh-CN" : "en";
   }
 
-  function say(key, params = {}) {
+  function say(/** @type {string} */ key, /** @type {Record<string, any>} */ params = {}) {
     const text = strings[language][key] ?? strings.en[key] ?? key;
     return text.replace(/\{(\w+)\}/g, (hole, name) => params[name] ?? hole);
   }
 
   // Sentence for an answer {error|code, message, params}: ours where we have one, else the server's.
+  /** @param {string} group @param {import("./store.js").Note} note */
   function sayCoded(group, { code, message, params }) {
     const key = `${group}.${code}`;
     const text = key in strings.en ? say(key, params || {}) : "";
     return text && !/\{\w+\}/.test(text) ? text : message || say("errors.server_error");
   }
 
-  function duration(ms) {
+  function duration(/** @type {number} */ ms) {
     return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
   }
 
-  function apply(root) {
+  function apply(/** @type {HTMLElement} */ root) {
+    const find = (/** @type {string} */ selector) => /** @type {NodeListOf<HTMLElement>} */ (root.querySelectorAll(selector));
     root.lang = language;
     document.documentElement.lang = language;
-    for (const node of root.querySelectorAll("[data-say]")) node.textContent = say(node.dataset.say);
-    for (const node of root.querySelectorAll("[data-label]")) {
-      const label = say(node.dataset.label);
+    for (const node of find("[data-say]")) node.textContent = say(node.dataset.say || "");
+    for (const node of find("[data-label]")) {
+      const label = say(node.dataset.label || "");
       node.setAttribute("aria-label", label);
       node.title = node.dataset.keys ? `${label} (${node.dataset.keys})` : label;
     }
@@ -58,3 +61,5 @@ function createWords(strings, preferred) {
 
   return { say, sayCoded, duration, apply, toggle };
 }
+
+/** @typedef {ReturnType<typeof createI18n>} Words */

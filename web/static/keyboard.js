@@ -1,7 +1,10 @@
 // Keyboard: shortcuts that work anywhere on the page except while something is being typed, and painting without a
 // pointer: with the stage focused, arrow keys move the brush and D puts it down or lifts it.
 
-function createKeyboard({ root, stage, actions, holdSpace, pen }) {
+import { drawStroke } from "./strokes.js";
+
+/** @param {{root: HTMLElement, stage: HTMLElement, actions: Record<string, any>, holdSpace: (held: boolean) => void, pen: any}} parts */
+export function createKeyboard({ root, stage, actions, holdSpace, pen }) {
   const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   const KEYS = {
     "[": actions.smaller, "]": actions.larger, b: actions.brush, e: actions.eraser, l: actions.lasso, r: actions.rectangle,
@@ -50,14 +53,16 @@ function createKeyboard({ root, stage, actions, holdSpace, pen }) {
 }
 
 // The brush as the keyboard moves it: steps of half its radius (one image pixel with Shift).
-function createPen({ view, hand, isPainting, placeRing, onStroke, onChange }) {
+/** @param {{view: import("./view.js").View, getHand: () => import("./store.js").Hand, isPainting: () => boolean, placeRing: any, onStroke: any, onChange: () => void}} parts */
+export function createPen({ view, getHand, isPainting, placeRing, onStroke, onChange }) {
+  /** @type {{at: [number, number] | null, stroke: import("./store.js").BrushStroke | null}} */
   const pen = { at: null, stroke: null };
 
   function move([dx, dy], fine) {
     if (!isPainting()) return;
     const { width, height } = view.get();
     const [x, y] = pen.at || [width / 2, height / 2];
-    const step_px = fine ? 1 : Math.max(1, hand.radius / 2);
+    const step_px = fine ? 1 : Math.max(1, getHand().radius / 2);
     pen.at = [Math.max(0, Math.min(width, x + dx * step_px)), Math.max(0, Math.min(height, y + dy * step_px))];
     if (pen.stroke) pen.stroke.points.push(pen.at);
     show();
@@ -67,7 +72,7 @@ function createPen({ view, hand, isPainting, placeRing, onStroke, onChange }) {
     if (!isPainting()) return;
     pen.at ||= [view.get().width / 2, view.get().height / 2];
     if (pen.stroke) lift();
-    else pen.stroke = { points: [pen.at], radius: hand.radius, erase: hand.tool === "eraser" };
+    else pen.stroke = { points: [pen.at], radius: getHand().radius, erase: getHand().tool === "eraser" };
     show();
   }
 
@@ -78,7 +83,7 @@ function createPen({ view, hand, isPainting, placeRing, onStroke, onChange }) {
   }
 
   function show() {
-    placeRing(...view.toStage(...pen.at), true);
+    if (pen.at) placeRing(...view.toStage(...pen.at), true);
     onChange();
   }
 

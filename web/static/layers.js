@@ -1,50 +1,89 @@
 // Rounds: the pictures. The photo lies at the bottom, each round's patch above it at its box; which are shown
 // follows from the round one is at, so undo, redo and compare move no pixels. Also the rounds' thumbnails.
 
-function createLayers({ world, photo }) {
-  const patches = new Map(); // image id -> <img>
+/** @typedef {import("./store.js").Round} Round */
+/** @typedef {Pick<Round, "image_id" | "box" | "url">} Patch */
+/** @typedef {{photo: HTMLImageElement, patches: Map<string, HTMLImageElement>}} Pictures */
 
-  // Resolves when the picture can be drawn, false when this browser cannot show it (HEIC, TIFF).
-  async function showPhoto(url) {
-    photo.src = url;
+/** @param {{world: HTMLElement, api: import("./api.js").Api}} parts */
+export function createLayers({ world, api }) {
+  /** @type {Map<string, HTMLImageElement>} */
+  let patches = new Map(); // by the round's image id
+  let photo = /** @type {HTMLImageElement} */ (world.querySelector(".fft-photo"));
+
+  function newPhotoElement() {
+    return Object.assign(new Image(), { className: "fft-photo", alt: "", draggable: false });
+  }
+
+  // Null when this browser cannot show it (HEIC, TIFF, no picture at all). The element keeps the bytes by itself.
+  async function decode(/** @type {Blob} */ blob, image = newPhotoElement()) {
+    const url = URL.createObjectURL(blob);
+    image.src = url;
     try {
-      await photo.decode();
-      return true;
+      await image.decode();
+      return image;
     } catch {
-      return photo.naturalWidth > 0;
+      return image.naturalWidth > 0 ? image : null;
+    } finally {
+      URL.revokeObjectURL(url);
     }
   }
 
-  async function loadPatch(round, url) {
+  /** Fetch a picture, as often as the network needs; resolves to an element, or throws what the server answered. */
+  async function load(/** @type {string} */ url, /** @type {AbortSignal} */ signal, image = newPhotoElement()) {
+    const shown = await decode(await api.picture(url, signal), image);
+    if (!shown) throw new TypeError(`${url} is not a picture this browser can show`);
+    return shown;
+  }
+
+  function showPhoto(/** @type {HTMLImageElement} */ picture) {
+    photo.replaceWith(picture);
+    photo = picture;
+  }
+
+  /** @param {Patch} round @param {AbortSignal} signal */
+  async function loadPatch(round, signal) {
     if (patches.has(round.image_id)) return;
-    const image = new Image();
+    const kept = patches; // another photo may be opened meanwhile
     const [left, top, right, bottom] = round.box;
+    const image = Object.assign(new Image(), { className: "fft-patch", alt: "", draggable: false });
     Object.assign(image.style, { left: `${left}px`, top: `${top}px`, width: `${right - left}px`, height: `${bottom - top}px` });
-    image.className = "fft-patch";
-    image.alt = "";
-    image.draggable = false;
-    image.src = url;
-    await image.decode();
-    patches.set(round.image_id, image);
+    kept.set(round.image_id, await load(api.localUrl(round.url), signal, image));
   }
 
   // Exactly these rounds' patches, in their order, hidden while comparing.
+  /** @param {Patch[]} rounds @param {boolean} comparing */
   function show(rounds, comparing) {
-    const wanted = rounds.map((round) => patches.get(round.image_id)).filter(Boolean);
-    for (const image of [...world.querySelectorAll(".fft-patch")]) if (!wanted.includes(image)) image.remove();
+    const wanted = rounds.flatMap(({ image_id }) => patches.get(image_id) || []);
+    for (const image of [...world.querySelectorAll(".fft-patch")]) if (!wanted.includes(/** @type {HTMLImageElement} */ (image))) image.remove();
     for (const image of wanted) if (image.parentNode !== world) world.append(image);
     world.classList.toggle("fft-comparing", comparing);
   }
 
-  function clear() {
-    patches.clear();
+  /** Take all pictures off the stage; put() brings them back. @returns {Pictures} */
+  function take() {
+    const taken = { photo, patches };
     show([], false);
-    photo.removeAttribute("src");
+    patches = new Map();
+    showPhoto(newPhotoElement());
+    return taken;
   }
 
+  function put(/** @type {Pictures} */ taken) {
+    patches = taken.patches;
+    showPhoto(taken.photo);
+  }
+
+  /** Tell whether the photo and these rounds' patches are all here. */
+  const has = (/** @type {Patch[]} */ rounds) => photo.naturalWidth > 0 && rounds.every(({ image_id }) => patches.has(image_id));
+
   // Part of the photo around box, with the patches of `rounds` on it, drawn into a small canvas.
+  /**
+   * @param {HTMLCanvasElement} canvas @param {number[] | undefined} box @param {Patch[]} rounds
+   * @param {{width: number, height: number}} size of the photo
+   */
   function drawThumbnail(canvas, box, rounds, { width, height }) {
-    const context = canvas.getContext("2d");
+    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     const area = thumbnailArea(box, width, height, canvas.width / canvas.height);
     const zoom = canvas.width / area.width;
     const fraction = photo.naturalWidth / width; // the preview after a reload has fewer pixels than the photo
@@ -60,6 +99,7 @@ function createLayers({ world, photo }) {
   }
 
   // The box with as much around it again, at the thumbnail's proportions, inside the photo where that is possible.
+  /** @param {number[] | undefined} box @param {number} width @param {number} height @param {number} ratio */
   function thumbnailArea(box, width, height, ratio) {
     const [left, top, right, bottom] = box || [0, 0, width, height];
     const around = box ? 1.8 : 1;
@@ -67,9 +107,11 @@ function createLayers({ world, photo }) {
     const most = box ? Math.min(width, height * ratio) : Math.max(width, height * ratio);
     w = Math.min(w, most);
     const h = w / ratio;
-    const inside = (middle, size, length) => (size >= length ? (length - size) / 2 : Math.max(0, Math.min(length - size, middle - size / 2)));
+    const inside = (/** @type {number} */ middle, /** @type {number} */ size, /** @type {number} */ length) => (size >= length ? (length - size) / 2 : Math.max(0, Math.min(length - size, middle - size / 2)));
     return { left: inside((left + right) / 2, w, width), top: inside((top + bottom) / 2, h, height), width: w, height: h };
   }
 
-  return { showPhoto, loadPatch, show, clear, drawThumbnail };
+  return { load, decode, showPhoto, loadPatch, show, take, put, has, drawThumbnail };
 }
+
+/** @typedef {ReturnType<typeof createLayers>} Layers */

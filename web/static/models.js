@@ -1,23 +1,33 @@
 // Models: the choice of weights where the server has more than one. Going over to another takes a moment, in which
 // repairs wait; it counts for everybody who uses the server.
 
-function createModels({ root, words, api }) {
+import { ApiError } from "./api.js";
+
+/** @typedef {import("./store.js").Note} Note */
+/** @typedef {{name: string, title: string, size: number, active: boolean, installed: boolean}} Model */
+/** @typedef {{models: Model[], active: string | null, switching: string | null, error?: any}} Models */
+
+/** @param {{root: HTMLElement, words: import("./i18n.js").Words, api: import("./api.js").Api}} parts */
+export function createModels({ root, words, api }) {
   const POLL_MS = 1000;
-  const part = (name) => root.querySelector(`[data-part="${name}"]`);
-  const select = part("model");
+  const part = (/** @type {string} */ name) => /** @type {HTMLElement} */ (root.querySelector(`[data-part="${name}"]`));
+  const select = /** @type {HTMLSelectElement} */ (part("model"));
+  /** @type {Models} */
   let known = { models: [], active: null, switching: null, error: null };
+  /** @type {string | null} */
   let wanted = null; // chosen here and not in use yet
+  /** @type {Note | null} */
   let refusal = null;
 
   const pause = () => new Promise((resolve) => setTimeout(resolve, POLL_MS));
-  const titleOf = (name) => known.models.find((model) => model.name === name)?.title || name;
+  const titleOf = (/** @type {string} */ name) => known.models.find((model) => model.name === name)?.title || name;
 
   function show() {
     const usable = known.models.filter(({ installed }) => installed);
     const coming = wanted || known.switching;
     part("model-row").hidden = usable.length < 2;
     showOptions(usable);
-    select.value = coming || known.active;
+    select.value = coming || known.active || "";
     select.setAttribute("aria-busy", String(Boolean(coming)));
     part("model-busy").hidden = !coming;
     const sentence = coming ? words.say("model.loading", { model: titleOf(coming) }) : refusal ? words.sayCoded("errors", refusal) : "";
@@ -27,7 +37,7 @@ function createModels({ root, words, api }) {
     line.hidden = !sentence;
   }
 
-  function showOptions(usable) {
+  function showOptions(/** @type {Model[]} */ usable) {
     const texts = usable.map(({ title, size }) => `${title} · ${Math.max(1, Math.round(size / 2 ** 20))} MiB`);
     if ([...select.options].map(({ text }) => text).join() === texts.join()) return; // an open list stays open
     select.replaceChildren(...usable.map(({ name }, i) => new Option(texts[i], name)));
@@ -42,8 +52,8 @@ function createModels({ root, words, api }) {
     }
   }
 
-  async function follow(answer, name) {
-    while (wanted === name) {
+  async function follow(/** @type {Models} */ first, /** @type {string | null} */ name) {
+    for (let answer = first; wanted === name; ) {
       known = answer;
       if (!answer.switching) return;
       show();
@@ -52,7 +62,7 @@ function createModels({ root, words, api }) {
     }
   }
 
-  async function choose(name) {
+  async function choose(/** @type {string} */ name) {
     wanted = name;
     refusal = null;
     show();
@@ -68,7 +78,7 @@ function createModels({ root, words, api }) {
     show();
   }
 
-  function asRefusal(answer) {
+  function asRefusal(/** @type {any} */ answer) {
     return { code: answer?.error || "server_error", message: answer?.message, params: answer?.params };
   }
 

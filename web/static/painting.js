@@ -1,72 +1,60 @@
 // Painting: the strokes of the round being painted, and going back and forth in them and in the rounds. One line of
-// undo leads through both: strokes first, then the round before, which brings its own strokes back.
+// undo leads through both: strokes first, then the round before, which brings its own strokes back. While a repair
+// runs, what is painted belongs to the next round.
 
-function createPainting({ state, view, change, save, startRepair }) {
-  function set(strokes) {
-    state.past.push(state.strokes);
-    state.future = [];
-    state.strokes = strokes;
-    state.status = { key: "ready" };
-    save();
-    change();
+import { doneStatus, earlierVersions } from "./store.js";
+import { finishPolygon, finishStroke } from "./strokes.js";
+
+/** @typedef {import("./store.js").Stroke} Stroke */
+
+/** @param {{store: import("./store.js").Store, view: import("./view.js").View, startRepair: () => void}} parts */
+export function createPainting({ store, view, startRepair }) {
+  function set(/** @type {Stroke[]} */ strokes) {
+    const { past, strokes: before, job, status } = store.get();
+    store.update({ past: [...past, before], future: [], strokes, status: job ? status : { key: "ready" } });
   }
 
-  function tolerance() {
-    return Math.max(0.35, 0.5 / view.get().scale); // half a pixel of the screen: nobody sees it move
+  // A third of a screen pixel: nobody sees it move.
+  const tolerance_px = () => Math.max(0.3, 0.35 / view.get().scale);
+
+  function add(/** @type {Stroke} */ stroke) {
+    if (!store.get().photo) return;
+    set([...store.get().strokes, stroke]);
+    if (store.get().hand.instant && !stroke.erase) startRepair();
   }
 
-  function addStroke(stroke) {
-    if (state.job) return;
-    set(fitBody([...state.strokes, finishStroke(stroke, tolerance())], tolerance()));
-    if (state.hand.instant && !stroke.erase) startRepair();
+  function addStroke(/** @type {import("./store.js").BrushStroke} */ stroke) {
+    add(finishStroke(stroke, tolerance_px()));
   }
 
-  function addOutline(corners, erase) {
-    if (state.job || corners.length < 3) return;
-    const spread = (values) => Math.max(...values) - Math.min(...values);
-    const across = Math.min(spread(corners.map(([x]) => x)), spread(corners.map(([, y]) => y)));
-    const strokes = fillOutline(corners, Math.max(1, across / 120), erase);
-    if (!strokes.length) return;
-    set(fitBody([...state.strokes, ...strokes], tolerance()));
-    if (state.hand.instant && !erase) startRepair();
+  function addOutline(/** @type {number[][]} */ corners, /** @type {boolean} */ erase) {
+    const stroke = finishPolygon(corners, erase);
+    if (stroke) add(stroke);
   }
 
   function clear() {
-    if (!state.job && state.strokes.length) set([]);
+    if (store.get().strokes.length) set([]);
   }
 
   function undo() {
-    if (state.job) return;
-    if (!state.past.length) return goToRound(state.round - 1);
-    state.future.push(state.strokes);
-    step(state.past.pop());
+    const { past, future, strokes, round } = store.get();
+    if (!past.length) return goToRound(round - 1);
+    store.update({ strokes: past[past.length - 1], past: past.slice(0, -1), future: [...future, strokes] });
   }
 
   function redo() {
-    if (state.job) return;
-    if (!state.future.length) return goToRound(state.round + 1);
-    state.past.push(state.strokes);
-    step(state.future.pop());
+    const { past, future, strokes, round } = store.get();
+    if (!future.length) return goToRound(round + 1);
+    store.update({ strokes: future[future.length - 1], past: [...past, strokes], future: future.slice(0, -1) });
   }
 
-  function step(strokes) {
-    state.strokes = strokes;
-    save();
-    change();
-  }
-
-  function goToRound(number) {
-    if (state.job || number < 0 || number > state.rounds.length) return;
-    const strokes = number === state.round - 1 ? state.rounds[number].strokes : [];
-    Object.assign(state, { round: number, past: earlierVersions(strokes), future: [] });
-    state.status = number ? doneStatus(state.rounds[number - 1]) : { key: "ready" };
-    step(strokes);
+  function goToRound(/** @type {number} */ number) {
+    const { job, rounds, round } = store.get();
+    if (job || number < 0 || number > rounds.length) return;
+    const strokes = number === round - 1 ? rounds[number].strokes : [];
+    const status = number ? doneStatus(rounds[number - 1]) : { key: "ready" };
+    store.update({ round: number, strokes, past: earlierVersions(strokes), future: [], status });
   }
 
   return { addStroke, addOutline, clear, undo, redo, goToRound };
-}
-
-// What undo goes back to where the real past is not known: the strokes one by one.
-function earlierVersions(strokes) {
-  return strokes.map((_, i) => strokes.slice(0, i));
 }

@@ -1,106 +1,248 @@
-// Photo: opening one. It is shown from the file at once, while it goes up; after a reload, and for formats that this
-// browser cannot show, the server's picture of it is shown instead. Sizes are of the upright photo.
+// Photo: opening one. The photo in use stays until its successor can be shown: from the file itself where this browser
+// can draw it, else from the server's picture of it. Sizes are of the upright photo.
 
-function createPhoto({ state, api, layers, view, image, setup, words, change, save, onReplace, onSize }) {
-  function refuse(code) {
-    state.status = { error: { code, message: "" } };
-    change();
+import { ApiError } from "./api.js";
+import { doneStatus, earlierVersions } from "./store.js";
+
+/** @typedef {import("./store.js").Photo} Photo */
+/** @typedef {import("./store.js").Round} Round */
+/** @typedef {import("./store.js").State} State */
+/** @typedef {Pick<State, "photo" | "strokes" | "past" | "future" | "rounds" | "round" | "status" | "shown_id">} Work */
+/** @typedef {{number: number, file: File | null, name: string, others: number, uploading: Promise<void> | null, leaving: AbortController}} Opened */
+/** @typedef {{one: Opened, work: Work, pictures: import("./layers.js").Pictures}} Left */
+
+const BROWSER_FORMATS = new Set(["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"]);
+const LARGEST_PREVIEW_PX = 16_384; // longer sides are more than browsers draw
+
+/** @type {Work} */
+const NO_WORK = { photo: null, strokes: [], past: [], future: [], rounds: [], round: 0, status: { key: "waiting" }, shown_id: null };
+
+/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, view: import("./view.js").View, setup: {max_file_mib: number, preview_px: number}, words: import("./i18n.js").Words, cancelRepair: () => void, onSize: (width: number, height: number) => void}} parts */
+export function createPhoto({ store, api, layers, view, setup, words, cancelRepair, onSize }) {
+  let count = 0;
+  /** @type {Opened | null} */
+  let newest = null; // chosen last; perhaps not shown yet
+  /** @type {Opened | null} */
+  let shown = null;
+  /** @type {Left | null} */
+  let previous = null;
+
+  /** @param {string} code @param {Record<string, any>} [params] */
+  function refuse(code, params = {}) {
+    store.update({ status: { error: { code, message: "", params } } });
   }
 
-  function open(file) {
-    if (file.size === 0) return refuse("empty_file");
-    if (file.size > setup.max_file_mib * 2 ** 20) return refuse("file_too_large");
-    onReplace();
-    forget();
-    const photo = { name: file.name || words.say("photo.pasted"), width: 0, height: 0, format: "", image_id: null, notes: [] };
-    Object.assign(state, { photo, uploaded: 0, status: { key: "uploading", tone: "busy" } });
-    state.uploading = upload(photo, file, showLocally(photo, file));
-    change();
+  /** @param {File | null} file @param {string} name @param {number} others @returns {Opened} */
+  function take(file, name, others) {
+    newest = { number: (count += 1), file, name, others, uploading: null, leaving: new AbortController() };
+    return newest;
   }
 
-  function forget() {
-    if (state.local_url) URL.revokeObjectURL(state.local_url);
-    state.leaving?.abort();
-    layers.clear();
-    Object.assign(state, { photo: null, local_url: null, leaving: new AbortController(), uploaded: null, shown_id: null });
-    Object.assign(state, { strokes: [], past: [], future: [], rounds: [], round: 0 });
-    view.setSize(0, 0);
-  }
-
-  async function showLocally(photo, file) {
-    state.local_url = URL.createObjectURL(file);
-    const shown = await layers.showPhoto(state.local_url);
-    if (!shown || state.photo !== photo) return false;
-    resize(photo, image.naturalWidth, image.naturalHeight);
-    if (state.status.key === "uploading") state.status = { key: "ready" };
-    change();
-    return true;
-  }
-
-  function resize(photo, width, height) {
-    const isNew = photo.width !== width || photo.height !== height;
-    Object.assign(photo, { width, height });
-    state.shown_id = photo.image_id || "local";
-    view.setSize(width, height);
-    if (isNew) onSize(width, height);
-  }
-
-  async function upload(photo, file, local) {
-    const { signal } = state.leaving;
-    const onProgress = (fraction) => {
-      if (state.photo !== photo) return;
-      state.uploaded = Math.min(0.99, fraction);
-      change();
-    };
-    try {
-      const answer = await api.upload(file, onProgress, signal);
-      const shown = await local;
-      if (state.photo !== photo) return;
-      await accept(photo, answer, shown);
-    } catch (error) {
-      if (state.photo !== photo) return;
-      onReplace();
-      forget();
-      const { code = "upload_failed", message, params } = error;
-      state.status = { error: { code, message, params } };
+  /** Open a file; `others` more were given with it and are left out. */
+  async function open(/** @type {File} */ file, others = 0) {
+    const name = file.name || words.say("photo.pasted");
+    if (file.size === 0) return refuse("empty_file", { name });
+    if (file.size > setup.max_file_mib * 2 ** 20) return refuse("file_too_large", { name, max_mib: setup.max_file_mib });
+    if (newest !== shown && newest !== previous?.one) newest?.leaving.abort();
+    const one = take(file, name, others);
+    const picture = await layers.decode(file);
+    if (one !== newest) return;
+    if (picture) {
+      const size = { width: picture.naturalWidth, height: picture.naturalHeight };
+      replace(one, { name, ...size, format: "", image_id: null, notes: [] }, picture);
+    } else {
+      store.update({ status: { key: "uploading", tone: "busy" } });
     }
-    save();
-    change();
+    await send(one).catch(() => {}); // said by refuseUpload already
   }
 
-  async function accept(photo, { image_id, width, height, format, notes = [] }, shown) {
-    const same = shown && photo.width === width && photo.height === height;
-    Object.assign(photo, { image_id, format, notes });
-    if (!same) await showPreview(photo, width, height);
-    state.uploaded = null;
-    if (state.status.key === "uploading") state.status = { key: "ready" };
+  /** Upload; rejects with an ApiError. @param {Opened} one @returns {Promise<void>} */
+  function send(one) {
+    one.uploading = upload(one);
+    one.uploading.catch(() => {}); // whoever repairs looks at it, perhaps nobody does
+    return one.uploading;
   }
 
-  async function showPreview(photo, width, height) {
-    await layers.showPhoto(api.photoUrl(photo.image_id, `?max_px=${setup.preview_px}&format=webp`));
-    resize(photo, width, height);
+  async function upload(/** @type {Opened} */ one) {
+    if (!one.file) return;
+    const onProgress = (/** @type {number} */ fraction) => one === newest && store.update({ uploaded: Math.min(0.99, fraction) });
+    onProgress(0);
+    try {
+      await accept(one, await api.upload(one.file, onProgress, one.leaving.signal));
+    } catch (error) {
+      throw refuseUpload(one, error);
+    } finally {
+      if (one === newest) store.update({ uploaded: null });
+    }
   }
 
-  // What a reload brings back; resolves true when there was something.
+  async function accept(/** @type {Opened} */ one, /** @type {import("./api.js").Uploaded} */ { image_id, width, height, format, notes = [] }) {
+    const photo = { name: one.name, image_id, width, height, format, notes };
+    if (one === shown) {
+      const before = store.get().photo;
+      store.update({ photo });
+      if (before?.width !== width || before.height !== height) await showServersPicture(one);
+    } else if (one === previous?.one) {
+      previous.work = { ...previous.work, photo };
+    } else if (one === newest) {
+      const picture = await layers.load(previewUrl(image_id), one.leaving.signal);
+      if (one !== newest) return;
+      replace(one, photo, picture);
+      void showWholePicture(one);
+    }
+  }
+
+  // What the server refuses makes room for the photo before it; after a cut, the next repair tries again.
+  function refuseUpload(/** @type {Opened} */ one, /** @type {unknown} */ error) {
+    const known = error instanceof ApiError ? error : new ApiError(0, { error: "upload_failed" });
+    const { code, message, params } = known;
+    const isRefused = error instanceof ApiError;
+    const isSeen = one === newest || one === shown;
+    if (isRefused && one === shown) putBack();
+    if (isRefused && one === previous?.one) forgetPrevious();
+    if (isSeen) store.update({ status: { error: { code, message, params: { name: one.name, ...params } } } });
+    return known;
+  }
+
+  /** @returns {Work} */
+  function currentWork() {
+    const { photo, strokes, past, future, rounds, round, status, shown_id } = store.get();
+    return { photo, strokes, past, future, rounds, round, status, shown_id };
+  }
+
+  /** Take the shown photo off the stage, to be gone back to where there is something to go back to. */
+  function leave() {
+    cancelRepair();
+    const work = currentWork();
+    const pictures = layers.take();
+    previous?.one.leaving.abort();
+    const isWorth = shown && work.photo && (work.photo.image_id || work.strokes.length);
+    if (shown && !isWorth) shown.leaving.abort();
+    previous = shown && isWorth ? { one: shown, work, pictures } : null;
+  }
+
+  function forgetPrevious() {
+    previous?.one.leaving.abort();
+    previous = null;
+    store.update({ previous: null });
+  }
+
+  function replace(/** @type {Opened} */ one, /** @type {Photo} */ photo, /** @type {HTMLImageElement} */ picture) {
+    leave();
+    shown = one;
+    layers.showPhoto(picture);
+    store.update({
+      ...NO_WORK, photo, photo_number: one.number, shown_id: photo.image_id || `local ${one.number}`, comparing: false,
+      previous: previous?.work.photo?.name || null,
+      status: one.others ? { key: "others_left", params: { name: one.name, others: one.others } } : { key: "ready" },
+    });
+    view.setSize(photo.width, photo.height);
+    onSize(photo.width, photo.height);
+  }
+
+  // The photo that was refused makes room for the one before it.
+  function putBack() {
+    cancelRepair();
+    layers.take();
+    showLeft(previous);
+    previous = null;
+    store.update({ previous: null });
+  }
+
+  /** Go back to the photo before this one; this one can then be gone back to. */
+  function back() {
+    const target = previous;
+    if (!target) return;
+    previous = null;
+    leave();
+    newest = target.one;
+    showLeft(target);
+    store.update({ uploaded: null, previous: previous ? /** @type {Left} */ (previous).work.photo?.name || null : null });
+  }
+
+  function showLeft(/** @type {Left | null} */ left) {
+    if (left) layers.put(left.pictures);
+    shown = left?.one || null;
+    const photo = left?.work.photo;
+    store.update({ ...(left?.work || NO_WORK), photo_number: shown?.number || (count += 1), comparing: false });
+    view.setSize(photo?.width || 0, photo?.height || 0);
+  }
+
+  const previewUrl = (/** @type {string} */ id) => api.photoUrl(id, `?max_px=${setup.preview_px}&format=webp`);
+
+  // The preview first, because it is there soon.
+  async function showServersPicture(/** @type {Opened} */ one) {
+    const photo = store.get().photo;
+    if (!photo?.image_id) return;
+    const preview = await layers.load(previewUrl(photo.image_id), one.leaving.signal);
+    if (one !== shown) return;
+    layers.showPhoto(preview);
+    view.setSize(photo.width, photo.height);
+    store.update({ shown_id: photo.image_id });
+    void showWholePicture(one);
+  }
+
+  // Every pixel, in a format that the browser can draw.
+  async function showWholePicture(/** @type {Opened} */ one) {
+    const photo = store.get().photo;
+    if (one !== shown || !photo?.image_id || Math.max(photo.width, photo.height) <= setup.preview_px) return;
+    const whole = BROWSER_FORMATS.has(photo.format) ? "" : `?max_px=${LARGEST_PREVIEW_PX}&format=jpeg`;
+    const picture = await layers.load(api.photoUrl(photo.image_id, whole), one.leaving.signal).catch(() => null);
+    if (picture && one === shown) layers.showPhoto(picture);
+  }
+
+  /**
+   * What a reload brings back. The state is there at once, so that strokes and clicks meanwhile find it; the pictures
+   * follow as soon as the network gives them.
+   * @param {import("./session_storage.js").Kept} kept
+   */
   async function restore(kept) {
+    const { strokes, rounds, round, job, hand, photo } = kept;
+    if (!photo?.image_id) return;
+    const one = take(null, photo.name, 0);
+    shown = one;
+    const status = round && !strokes.length ? doneStatus(rounds[round - 1]) : { key: "ready" };
+    store.update({
+      photo, photo_number: one.number, strokes, rounds, round, job, status, past: earlierVersions(strokes),
+      hand: { ...store.get().hand, ...hand },
+    });
+    view.setSize(photo.width, photo.height);
+    const { signal } = one.leaving;
     try {
-      const known = await api.info(kept.photo.image_id);
-      if (state.photo) return false; // another was dropped while we asked
-      forget();
-      state.photo = kept.photo;
-      await Promise.all([
-        showPreview(kept.photo, known.width, known.height),
-        ...kept.rounds.map((round) => layers.loadPatch(round, api.localUrl(round.url))),
-      ]);
-      return state.photo === kept.photo;
+      await api.info(photo.image_id, signal);
+      await Promise.all([showServersPicture(one), ...rounds.map((each) => restorePatch(one, each, signal))]);
     } catch (error) {
-      if (state.photo && state.photo !== kept.photo) return false;
-      forget();
-      refuse(error.code === "unknown_image" ? "photo_gone" : "server_error");
-      save();
-      return false;
+      if (one !== shown) return;
+      const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
+      const isGone = code === "unknown_image";
+      if (isGone) putBack();
+      store.update({ status: { error: { code: isGone ? "photo_gone" : code, message, params } } });
     }
   }
 
-  return { open, refuse, restore };
+  async function restorePatch(/** @type {Opened} */ one, /** @type {Round} */ each, /** @type {AbortSignal} */ signal) {
+    try {
+      await layers.loadPatch(each, signal);
+      if (one === shown) store.update({ shown_id: each.image_id });
+    } catch (error) {
+      if (one !== shown) return;
+      if (!(error instanceof ApiError) || error.code !== "unknown_image") throw error;
+      // Later rounds build on the one that is gone.
+      const { rounds, round } = store.get();
+      const left = rounds.slice(0, rounds.findIndex(({ image_id }) => image_id === each.image_id));
+      if (left.length < rounds.length) store.update({ rounds: left, round: Math.min(round, left.length) });
+    }
+  }
+
+  /** Resolves when the server has the shown photo; rejects with what it said, or "upload_failed". */
+  async function whenUploaded() {
+    const one = shown;
+    if (!one || store.get().photo?.image_id) return;
+    await one.uploading?.catch((error) => {
+      if (error.code !== "upload_failed") throw error;
+      return send(one); // a click on Repair is the other try
+    });
+  }
+
+  return { open, back, refuse, restore, whenUploaded };
 }

@@ -1,119 +1,165 @@
 // Repair: one round from click to patch. Waits for the photo's upload if that is still under way, submits the
 // strokes under one request id (so that a retry after a cut is harmless), follows the job, fetches the patch.
 
-function createRepair({ api, state, layers, change, save }) {
-  const FINISHED = new Set(["done", "failed", "cancelled"]);
-  const SAVED_WAIT_MS = 20_000;
+import { ApiError } from "./api.js";
+import { randomId } from "./session_storage.js";
+import { doneStatus, earlierVersions } from "./store.js";
 
-  const currentId = () => (state.round ? state.rounds[state.round - 1].image_id : state.photo.image_id);
+/** @typedef {import("./store.js").Job} Job */
+/** @typedef {import("./store.js").Round} Round */
+/** @typedef {import("./api.js").JobView} JobView */
 
-  function begin(strokes) {
-    state.job = { request_id: randomId(), job_id: null, base_round: state.round, strokes, quality: state.hand.quality, began_at: Date.now() };
-    return run();
+const FINISHED = new Set(["done", "failed", "cancelled"]);
+const SAVED_WAIT_MS = 20_000;
+
+/** @param {{api: import("./api.js").Api, store: import("./store.js").Store, layers: import("./layers.js").Layers, whenUploaded: () => Promise<void>, pace: import("./pace.js").Pace, onDone: () => void}} parts */
+export function createRepair({ api, store, layers, whenUploaded, pace, onDone }) {
+  /** @type {AbortController | null} */
+  let following = null;
+
+  /** The job under this id, null once it was cancelled or ended. */
+  function current(/** @type {string} */ request_id) {
+    const { job } = store.get();
+    return job?.request_id === request_id ? job : null;
   }
 
-  // Also the way on after a reload: a job without an id is submitted again under its request id.
-  async function run() {
-    const { job } = state;
-    const abort = (state.abort = new AbortController());
+  function currentId() {
+    const { round, rounds, photo: shown } = store.get();
+    return round ? rounds[round - 1].image_id : shown?.image_id;
+  }
+
+  /** Begin a repair of what is painted; further strokes belong to the next round. */
+  function begin() {
+    const { strokes, round, hand } = store.get();
+    const began_at = Date.now();
+    /** @type {Job} */
+    const job = {
+      request_id: randomId(), job_id: null, base_round: round, strokes, quality: hand.quality, began_at,
+      running_at: null, upload_ms: 0,
+    };
+    store.update({ job, strokes: [], past: [], future: [] });
+    return run(job.request_id);
+  }
+
+  async function run(/** @type {string} */ request_id) {
+    following = new AbortController();
+    const { signal } = following;
     say("starting");
     try {
-      await state.uploading;
-      if (state.job !== job) return;
-      if (!state.photo.image_id) throw new ApiError(404, { error: "unknown_image" });
-      await submit(job, abort.signal);
-      const view = await api.follow(job.job_id, { onView: showStage, isEnough: ({ state: now }) => FINISHED.has(now), signal: abort.signal });
-      if (state.job !== job) return;
-      await finish(job, view);
+      await whenUploaded();
+      const job_id = await submit(request_id);
+      if (!job_id) return;
+      const onView = (/** @type {JobView} */ view) => showStage(request_id, view);
+      const view = await api.follow(job_id, { onView, isEnough: ({ state }) => FINISHED.has(state), signal });
+      if (current(request_id)) await finish(request_id, view, signal);
     } catch (error) {
-      if (state.job === job) fail(error);
+      if (current(request_id)) fail(error);
     }
   }
 
-  async function submit(job, signal) {
-    if (job.job_id) return;
-    const body = { image_id: currentId(), request_id: job.request_id, strokes: job.strokes };
-    if (job.quality === "high") body.options = { quality: "high" };
-    job.upload_began_at = performance.now();
-    job.job_id = await api.submit(body, signal);
-    job.upload_ms = performance.now() - job.upload_began_at;
-    save();
+  // Null when it was cancelled meanwhile. The request is never given up half way: the server may have taken it, and
+  // only its answer names the job that has to be cancelled.
+  async function submit(/** @type {string} */ request_id) {
+    const job = current(request_id);
+    if (!job || job.job_id) return job?.job_id || null;
+    if (!currentId()) throw new ApiError(404, { error: "unknown_image" });
+    const body = { image_id: currentId(), request_id, strokes: job.strokes };
+    const began_at = performance.now();
+    const job_id = await api.submit(job.quality === "high" ? { ...body, options: { quality: "high" } } : body);
+    const still = current(request_id);
+    if (!still) {
+      api.cancel(job_id).catch(() => {});
+      return null;
+    }
+    store.update({ job: { ...still, job_id, upload_ms: performance.now() - began_at } });
+    return job_id;
   }
 
-  function showStage(view) {
-    if (FINISHED.has(view.state)) return;
-    if (view.state === "queued") say(view.position > 0 ? "queued" : "starting", { position: view.position });
-    else if (view.stage === "refine") say("refining");
-    else say("running");
+  function showStage(/** @type {string} */ request_id, /** @type {JobView} */ view) {
+    const job = current(request_id);
+    if (!job || FINISHED.has(view.state)) return;
+    if (view.state === "queued") return say(view.position > 0 ? "queued" : "starting", { position: view.position });
+    if (!job.running_at) store.update({ job: { ...job, running_at: Date.now() } });
+    say({ refine: "refining", composite: "composing" }[view.stage || ""] || "running");
   }
 
-  function say(key, params) {
-    state.status = { key, params, tone: "busy" };
-    save();
-    change();
+  function say(/** @type {string} */ key, /** @type {any} */ params = undefined) {
+    store.update({ status: { key, params, tone: "busy" } });
   }
 
-  async function finish(job, view) {
+  async function finish(/** @type {string} */ request_id, /** @type {JobView} */ view, /** @type {AbortSignal} */ signal) {
+    const began_at = performance.now();
     if (view.state === "failed") throw new ApiError(500, view.error || {});
-    if (view.state === "cancelled") return settle({ key: "cancelled" });
-    const round = { image_id: view.image_id, box: view.patch.box, url: view.patch.url, strokes: job.strokes, notes: view.notes || [], saved: view.saved || null };
-    const patch_began_at = performance.now();
-    await layers.loadPatch(round, api.localUrl(round.url));
-    const up_and_down_ms = (job.upload_ms || 0) + performance.now() - patch_began_at;
-    round.times_ms = { ...view.timings_ms, upload: up_and_down_ms, total: Date.now() - job.began_at };
-    state.rounds = [...state.rounds.slice(0, job.base_round), round];
-    state.round = job.base_round + 1;
-    Object.assign(state, { strokes: [], past: [], future: [], shown_id: round.image_id });
-    settle(doneStatus(round));
-    if (!round.saved) followSaved(job.job_id, round);
+    if (view.state === "cancelled") return giveBack({ key: "cancelled" });
+    const patch = { image_id: view.image_id, box: view.patch.box, url: view.patch.url };
+    await layers.loadPatch(patch, signal);
+    const job = current(request_id);
+    if (!job) return;
+    const upload = job.upload_ms + performance.now() - began_at;
+    const times_ms = { ...view.timings_ms, upload, total: Date.now() - job.began_at };
+    /** @type {Round} */
+    const round = { ...patch, strokes: job.strokes, notes: view.notes || [], saved: view.saved || null, times_ms };
+    if (job.running_at) pace.learn(job.quality, job.strokes, Date.now() - job.running_at);
+    store.update({
+      rounds: [...store.get().rounds.slice(0, job.base_round), round], round: job.base_round + 1,
+      shown_id: round.image_id, job: null, status: doneStatus(round),
+    });
+    if (!round.saved && job.job_id) void followSaved(job.job_id, round.image_id);
+    onDone();
   }
 
   // The file in outputs/ is written after the patch is out: its path arrives with a later version of the job.
-  async function followSaved(jobId, round) {
+  async function followSaved(/** @type {string} */ job_id, /** @type {string} */ image_id) {
     const abort = new AbortController();
     const timer = setTimeout(() => abort.abort(), SAVED_WAIT_MS);
     try {
-      const view = await api.follow(jobId, { onView: () => {}, isEnough: ({ saved }) => Boolean(saved), signal: abort.signal });
-      round.saved = view.saved;
-      round.times_ms = { ...view.timings_ms, ...round.times_ms };
-      round.notes = view.notes || round.notes;
+      const view = await api.follow(job_id, { onView: () => {}, isEnough: ({ saved }) => Boolean(saved), signal: abort.signal });
+      if (view.saved) showSaved(image_id, view);
     } catch {
       return; // the picture is there; only its path is not known
     } finally {
       clearTimeout(timer);
     }
-    if (state.rounds[state.round - 1] === round && !state.job && state.status.round === round.image_id) state.status = doneStatus(round);
-    save();
-    change();
   }
 
-  function settle(status) {
-    state.job = null;
-    state.abort = null;
-    state.status = status;
-    save();
-    change();
+  function showSaved(/** @type {string} */ image_id, /** @type {JobView} */ view) {
+    const { rounds, round, status, job } = store.get();
+    const updated = rounds.map((one) => one.image_id !== image_id ? one : {
+      ...one, saved: view.saved, times_ms: { ...view.timings_ms, ...one.times_ms }, notes: view.notes || one.notes,
+    });
+    const isShown = !job && status.round === image_id && updated[round - 1]?.image_id === image_id;
+    store.update({ rounds: updated, status: isShown ? doneStatus(updated[round - 1]) : status });
   }
 
-  function fail(error) {
+  // The job's strokes are painted again, under those that were added while it ran.
+  function giveBack(/** @type {import("./store.js").Status} */ status) {
+    const { job, strokes, past } = store.get();
+    following?.abort();
+    if (!job) return;
+    store.update({
+      job: null, status, future: [], strokes: [...job.strokes, ...strokes],
+      past: [...earlierVersions(job.strokes), ...past.map((version) => [...job.strokes, ...version])],
+    });
+  }
+
+  function fail(/** @type {unknown} */ error) {
     if (!(error instanceof ApiError)) console.error(error);
-    const { code = "server_error", message, params } = error instanceof ApiError ? error : {};
-    settle({ error: { code, message, params } });
+    const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
+    giveBack({ error: { code, message, params } });
   }
 
   function cancel() {
-    const { job, abort } = state;
+    const { job } = store.get();
     if (!job) return;
-    settle({ key: "cancelled" });
-    abort?.abort();
+    giveBack({ key: "cancelled" });
     if (job.job_id) api.cancel(job.job_id).catch(() => {}); // already finished, or gone: nothing left to stop
   }
 
-  return { begin, resume: run, cancel, currentId };
-}
+  /** The way on after a reload: a job without an id is submitted again under its request id. */
+  function resume() {
+    const { job } = store.get();
+    if (job) void run(job.request_id);
+  }
 
-function doneStatus(round) {
-  const tone = "good";
-  if (round.saved) return { key: "done_saved", params: { path: round.saved }, tone, round: round.image_id };
-  return { key: "done", tone, round: round.image_id };
+  return { begin, resume, cancel };
 }

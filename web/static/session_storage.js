@@ -1,22 +1,27 @@
-// Memory: what a reload must bring back, in localStorage. Each tab has its own place, so that two tabs do not
-// overwrite each other; a new tab takes over the newest place whose tab is closed.
+// What a reload must bring back, in localStorage. Each tab has its own place, so that two tabs do not overwrite each
+// other; a new tab takes over the newest place whose tab is closed.
 
-function createMemory() {
+/** @typedef {Pick<import("./store.js").State, "photo" | "strokes" | "rounds" | "round" | "job" | "hand">} Kept */
+/** @typedef {{state: Kept, saved_at: number, closed: boolean}} Place */
+
+export function createSessionStorage() {
   const PREFIX = "fftlama.tab.";
   const TAB_KEY = "fftlama.tab";
   const PLACES_KEPT = 8;
   const KEPT_MS = 7 * 24 * 3600 * 1000;
+  /** @type {string | null} */
   let tab = null;
 
+  /** @param {string} key @returns {Place | null} */
   function read(key) {
     try {
-      return JSON.parse(localStorage.getItem(key));
+      return JSON.parse(localStorage.getItem(key) || "null");
     } catch {
       return null;
     }
   }
 
-  function write(key, value) {
+  function write(/** @type {string} */ key, /** @type {Place} */ value) {
     try {
       localStorage.setItem(key, JSON.stringify(value));
     } catch {
@@ -26,7 +31,8 @@ function createMemory() {
 
   function places() {
     const keys = Object.keys(localStorage).filter((key) => key.startsWith(PREFIX));
-    return keys.map((key) => ({ key, ...read(key) })).sort((a, b) => (b.saved_at || 0) - (a.saved_at || 0));
+    const all = keys.map((key) => ({ key, closed: false, saved_at: 0, ...read(key) }));
+    return all.sort((a, b) => b.saved_at - a.saved_at);
   }
 
   function claim() {
@@ -51,19 +57,23 @@ function createMemory() {
     return found?.state || null;
   }
 
-  function setClosed(closed) {
+  function setClosed(/** @type {boolean} */ closed) {
     const found = tab && read(tab);
-    if (found) write(tab, { ...found, closed });
+    if (tab && found) write(tab, { ...found, closed });
   }
 
-  function save(state) {
-    if (tab) write(tab, { state, saved_at: Date.now(), closed: false });
+  // A photo that is still going up can't be brought back; until it is there, a reload brings the one before.
+  function follow(/** @type {import("./store.js").State} */ now, /** @type {import("./store.js").State} */ before) {
+    const { photo, strokes, rounds, round, job, hand } = now;
+    const isSame = photo === before.photo && strokes === before.strokes && rounds === before.rounds && round === before.round && job === before.job && hand === before.hand;
+    if (!tab || isSame || (photo ? !photo.image_id : !before.photo)) return;
+    write(tab, { state: { photo, strokes, rounds, round, job, hand }, saved_at: Date.now(), closed: false });
   }
 
-  return { open, save };
+  return { open, follow };
 }
 
-// 128 random bits; crypto.randomUUID exists only on https and localhost, and this page is also used over a LAN.
-function randomId() {
+/** Return 128 random bits; crypto.randomUUID exists only on https and localhost, and this page is also used over a LAN. */
+export function randomId() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,9 +1,11 @@
-// Strokes: what was painted, as {points: [[x, y], ...], radius, erase} in image coordinates (pixel corners at
-// integers), exactly as the server takes it. What is drawn is what is sent: a stroke is simplified and rounded
-// when it ends, before it is kept, so that screen and server can only agree.
+// Strokes: what was painted, exactly as the server takes it: {points, radius, erase} for a brush and {polygon, erase}
+// for a filled outline, in image coordinates (pixel corners at integers). What is drawn is what is sent: a stroke is
+// simplified and rounded once, when it ends, and never changed after that.
 
-const BODY_LIMIT_BYTES = 2000;
+/** @typedef {import("./store.js").Stroke} Stroke */
+/** @typedef {import("./store.js").BrushStroke} BrushStroke */
 
+/** @param {number} px @param {number} py @param {number[]} from @param {number[]} to */
 function distanceToSegment(px, py, [ax, ay], [bx, by]) {
   const dx = bx - ax;
   const dy = by - ay;
@@ -12,13 +14,17 @@ function distanceToSegment(px, py, [ax, ay], [bx, by]) {
   return Math.hypot(px - ax - t * dx, py - ay - t * dy);
 }
 
-// Douglas-Peucker (1973): drops points nearer than tolerance to the line that stays. Without recursion.
-function simplifyLine(points, tolerance) {
+/**
+ * Drop points nearer than `tolerance` to the line that stays (Douglas and Peucker, 1973), without recursion.
+ * @param {number[][]} points @param {number} tolerance in image pixels
+ */
+export function simplifyLine(points, tolerance) {
+  if (points.length < 3) return points;
   const keep = new Uint8Array(points.length);
   keep[0] = keep[points.length - 1] = 1;
   const spans = [[0, points.length - 1]];
   while (spans.length) {
-    const [first, last] = spans.pop();
+    const [first, last] = /** @type {number[]} */ (spans.pop());
     let farthest = -1;
     let far = tolerance;
     for (let i = first + 1; i < last; i += 1) {
@@ -32,37 +38,43 @@ function simplifyLine(points, tolerance) {
   return points.filter((_, i) => keep[i]);
 }
 
-// Half a pixel does not matter on a stroke 8 px thick and more; a hair's does on one of 2 px.
-function roundPoints(points, radius) {
-  const steps = radius >= 4 ? 1 : 10;
+// Half a pixel does not matter on a stroke 8 px thick and more; a hair's does on one of 2 px, and on an edge.
+function roundPoints(/** @type {number[][]} */ points, /** @type {number} */ steps) {
   const rounded = points.map(([x, y]) => [Math.round(x * steps) / steps, Math.round(y * steps) / steps]);
   return rounded.filter(([x, y], i) => i === 0 || x !== rounded[i - 1][0] || y !== rounded[i - 1][1]);
 }
 
-function finishStroke({ points, radius, erase }, tolerance) {
-  const line = points.length > 2 ? simplifyLine(points, tolerance) : points;
-  return { points: roundPoints(line, radius), radius: Math.round(radius * 10) / 10, erase };
+/** @param {BrushStroke} stroke @param {number} tolerance @returns {BrushStroke} */
+export function finishStroke({ points, radius, erase }, tolerance) {
+  const line = points.length > 2 ? simplifyLine(points, Math.min(tolerance, radius / 4)) : points;
+  return { points: roundPoints(line, radius >= 4 ? 1 : 10), radius: Math.round(radius * 10) / 10, erase };
 }
 
-function bodyBytes(strokes) {
-  return JSON.stringify(strokes).length + 150; // ids and keys around the strokes
+/** @param {number[][]} corners @param {boolean} erase @returns {Stroke | null} null when there is no area */
+export function finishPolygon(corners, erase) {
+  const polygon = roundPoints(corners, 10);
+  return polygon.length < 3 ? null : { polygon, erase };
 }
 
-// Coarsens the longest work first and never by more than a fifth of a stroke's radius: past that, a body may
-// be larger than the limit, which costs a few milliseconds, where a wrong mask would cost the picture.
-function fitBody(strokes, tolerance) {
-  let fitted = strokes;
-  for (let t = tolerance * 1.6; bodyBytes(fitted) > BODY_LIMIT_BYTES && t < 40; t *= 1.6) {
-    fitted = fitted.map((stroke) => finishStroke(stroke, Math.min(t, stroke.radius * 0.2)));
-  }
-  return fitted;
+/** @param {number[]} corner @param {number[]} opposite */
+export function rectangleCorners([ax, ay], [bx, by]) {
+  return [[ax, ay], [bx, ay], [bx, by], [ax, by]];
 }
 
-// Draws opaque; the overlay's own opacity makes it see-through, so that crossings are not darker.
-function drawStroke(context, { points, radius, erase }, colour) {
-  context.globalCompositeOperation = erase ? "destination-out" : "source-over";
+/**
+ * Draw a stroke opaque; the overlay's own opacity makes it see-through, so that crossings are not darker.
+ * @param {CanvasRenderingContext2D} context @param {Stroke} stroke @param {string} colour
+ */
+export function drawStroke(context, stroke, colour) {
+  context.globalCompositeOperation = stroke.erase ? "destination-out" : "source-over";
   context.strokeStyle = context.fillStyle = colour;
   context.beginPath();
+  if ("polygon" in stroke) {
+    stroke.polygon.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
+    context.fill("evenodd"); // the server's rule too: what the outline goes round twice is outside
+    return;
+  }
+  const { points, radius } = stroke;
   if (points.length === 1) {
     context.arc(points[0][0], points[0][1], radius, 0, 2 * Math.PI);
     context.fill();

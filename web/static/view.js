@@ -1,7 +1,10 @@
 // View: where the photo lies on the stage. One transform (scale, left, top in CSS pixels) places the photo and its
 // patches; the overlay has the stage's size at the display's resolution and is drawn through the same transform.
 
-function createView({ stage, world, overlay, draw, onChange }) {
+/** @typedef {{width: number, height: number, scale: number, left: number, top: number, fitted: boolean}} Placement */
+
+/** @param {{stage: HTMLElement, world: HTMLElement, overlay: HTMLCanvasElement, draw: (context: CanvasRenderingContext2D) => void, onChange: (view: Placement) => void}} parts */
+export function createView({ stage, world, overlay, draw, onChange }) {
   const MARGIN_PX = 16;
   const MOST_SCALE = 32;
   const view = { width: 0, height: 0, scale: 1, left: 0, top: 0, fitted: true };
@@ -47,7 +50,7 @@ function createView({ stage, world, overlay, draw, onChange }) {
     drawing = requestAnimationFrame(() => {
       drawing = 0;
       const ratio = devicePixelRatio || 1;
-      const context = overlay.getContext("2d");
+      const context = /** @type {CanvasRenderingContext2D} */ (overlay.getContext("2d"));
       context.setTransform(1, 0, 0, 1, 0, 0);
       context.clearRect(0, 0, overlay.width, overlay.height);
       if (!view.width) return;
@@ -57,7 +60,7 @@ function createView({ stage, world, overlay, draw, onChange }) {
       context.beginPath();
       context.rect(0, 0, view.width, view.height);
       context.clip();
-      draw(context, view);
+      draw(context);
       context.restore();
     });
   }
@@ -108,11 +111,13 @@ function createView({ stage, world, overlay, draw, onChange }) {
     place();
   }
 
+  /** @param {number} clientX @param {number} clientY @returns {[number, number]} */
   function toImage(clientX, clientY) {
     const room = stage.getBoundingClientRect();
     return [(clientX - room.left - view.left) / view.scale, (clientY - room.top - view.top) / view.scale];
   }
 
+  /** @param {number} x @param {number} y @returns {[number, number]} */
   function toStage(x, y) {
     return [x * view.scale + view.left, y * view.scale + view.top];
   }
@@ -120,3 +125,5 @@ function createView({ stage, world, overlay, draw, onChange }) {
   new ResizeObserver(resize).observe(stage);
   return { get: () => view, setSize, fit, zoomAt, zoomMiddle, panBy, toImage, toStage, redraw };
 }
+
+/** @typedef {ReturnType<typeof createView>} View */

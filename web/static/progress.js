@@ -1,0 +1,70 @@
+// Progress: the bar while a photo goes up or a repair runs, how long it will still take, and the tab's title.
+
+import { shareDone } from "./pace.js";
+
+/** @typedef {import("./store.js").State} State */
+
+const TICK_MS = 250;
+const WORTH_SAYING_MS = 3000; // shorter repairs are over before a sentence about them is read
+const TITLE = "fftlama";
+
+/** @param {{root: HTMLElement, words: import("./i18n.js").Words, store: import("./store.js").Store, pace: import("./pace.js").Pace}} parts */
+export function createProgress({ root, words, store, pace }) {
+  const part = (/** @type {string} */ name) => /** @type {HTMLElement} */ (root.querySelector(`[data-part="${name}"]`));
+  let ticking = 0;
+  let unseen = false; // a repair ended while nobody looked at the tab
+
+  /** The running repair's share and the time left; both null where nothing tells. */
+  function estimate(/** @type {State} */ { job }) {
+    const expected_ms = job?.running_at ? pace.expect_ms(job.quality, job.strokes) : null;
+    if (!job?.running_at || !expected_ms) return { share: null, left_ms: null, passed_ms: Date.now() - (job?.running_at || Date.now()) };
+    const passed_ms = Date.now() - job.running_at;
+    const left_ms = Math.max(expected_ms - passed_ms, 0);
+    return { share: shareDone(passed_ms, expected_ms), left_ms: expected_ms < WORTH_SAYING_MS ? null : left_ms, passed_ms };
+  }
+
+  function sentence(/** @type {ReturnType<typeof estimate>} */ { left_ms, passed_ms }) {
+    if (left_ms !== null) return left_ms > 1000 ? words.say("progress.left", { s: Math.ceil(left_ms / 1000) }) : words.say("progress.soon");
+    return passed_ms > WORTH_SAYING_MS ? words.say("progress.passed", { s: Math.floor(passed_ms / 1000) }) : "";
+  }
+
+  function show() {
+    const state = store.get();
+    const { job, uploaded } = state;
+    const bar = part("progress");
+    const now = estimate(state);
+    const share = job ? now.share : uploaded;
+    part("progress-row").hidden = !job && uploaded === null;
+    part("cancel").hidden = !job;
+    bar.classList.toggle("fft-unknown", share === null);
+    bar.style.setProperty("--done", String(share || 0));
+    if (share === null) bar.removeAttribute("aria-valuenow");
+    else bar.setAttribute("aria-valuenow", String(Math.round(share * 100)));
+    const line = job ? sentence(now) : "";
+    if (part("estimate").textContent !== line) part("estimate").textContent = line;
+    part("estimate").hidden = !line;
+    showTitle(job ? (share === null ? "…" : `${Math.floor(share * 100)} %`) : unseen ? "✓" : "");
+    tick(Boolean(job));
+  }
+
+  function showTitle(/** @type {string} */ mark) {
+    const title = mark ? `${mark} ${TITLE}` : TITLE;
+    if (document.title !== title) document.title = title;
+  }
+
+  function tick(/** @type {boolean} */ wanted) {
+    if (wanted && !ticking) ticking = window.setInterval(show, TICK_MS);
+    if (!wanted && ticking) ticking = (clearInterval(ticking), 0);
+  }
+
+  store.subscribe((now, before) => {
+    if (before.job && !now.job && document.hidden) unseen = true;
+  });
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) return;
+    unseen = false;
+    show();
+  });
+
+  return { show };
+}

@@ -1,0 +1,7 @@
+// setup.js is made by web/page_files.py from the settings and locales/*.yaml.
+export const setup: {
+  strings: Record<string, Record<string, string>>;
+  language: string;
+  max_file_mib: number;
+  preview_px: number;
+};

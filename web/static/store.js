@@ -1,0 +1,77 @@
+// Store: the page's one state. Modules read it with get() and replace parts of it with update(); nobody changes an
+// object that came out of it.
+
+/** @typedef {{points: number[][], radius: number, erase: boolean}} BrushStroke in image pixels, corners at integers */
+/** @typedef {{polygon: number[][], erase: boolean}} PolygonStroke */
+/** @typedef {BrushStroke | PolygonStroke} Stroke */
+/** @typedef {{code: string, message?: string, params?: Record<string, any>}} Note */
+/** @typedef {{name: string, width: number, height: number, format: string, image_id: string | null, notes: Note[]}} Photo */
+/** @typedef {{image_id: string, box: number[], url: string, strokes: Stroke[], notes: Note[], times_ms: Record<string, number>, saved: string | null}} Round */
+/** @typedef {{request_id: string, job_id: string | null, base_round: number, strokes: Stroke[], quality: string, began_at: number, running_at: number | null, upload_ms: number}} Job */
+/** @typedef {{tool: string, radius: number, instant: boolean, quality: string}} Hand */
+/** @typedef {{key?: string, params?: Record<string, any>, tone?: string, round?: string, error?: Note}} Status */
+
+/**
+ * @typedef {object} State
+ * @property {Photo | null} photo
+ * @property {number} photo_number another for every photo that is opened, so that late answers find out
+ * @property {number | null} uploaded fraction of the file chosen last; null when nothing is going up
+ * @property {string | null} previous name of the photo that this one replaced, if one can go back to it
+ * @property {Stroke[]} strokes of the round being painted
+ * @property {Stroke[][]} past earlier versions of strokes
+ * @property {Stroke[][]} future undone ones
+ * @property {Round[]} rounds
+ * @property {number} round how many of them are applied
+ * @property {Job | null} job
+ * @property {Hand} hand
+ * @property {boolean} comparing
+ * @property {boolean} online
+ * @property {string | null} shown_id changes when the thumbnails must be drawn anew
+ * @property {Status} status
+ */
+
+/** @type {State} */
+export const FIRST_STATE = {
+  photo: null, photo_number: 0, uploaded: null, previous: null, strokes: [], past: [], future: [], rounds: [], round: 0,
+  job: null, hand: { tool: "brush", radius: 20, instant: false, quality: "fast" }, comparing: false, online: true,
+  shown_id: null, status: { key: "waiting" },
+};
+
+/** @param {State} initial */
+export function createStore(initial) {
+  let state = Object.freeze({ ...initial });
+  /** @type {((now: State, before: State) => void)[]} */
+  const listeners = [];
+
+  /** @param {Partial<State>} changes */
+  function update(changes) {
+    const before = state;
+    state = Object.freeze({ ...before, ...changes });
+    for (const listener of listeners) listener(state, before);
+  }
+
+  /** @param {Partial<Hand>} changes */
+  const updateHand = (changes) => update({ hand: { ...state.hand, ...changes } });
+
+  /** @param {(now: State, before: State) => void} listener called after every change */
+  const subscribe = (listener) => void listeners.push(listener);
+
+  return { get: () => state, update, updateHand, subscribe };
+}
+
+/** @typedef {ReturnType<typeof createStore>} Store */
+
+/** @param {Round} round @returns {Status} */
+export function doneStatus(round) {
+  const tone = "good";
+  if (round.saved) return { key: "done_saved", params: { path: round.saved }, tone, round: round.image_id };
+  return { key: "done", tone, round: round.image_id };
+}
+
+/**
+ * What undo goes back to where the real past is not known: the strokes one by one.
+ * @param {Stroke[]} strokes
+ */
+export function earlierVersions(strokes) {
+  return strokes.map((_, i) => strokes.slice(0, i));
+}
