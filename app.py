@@ -76,7 +76,7 @@ def create_app(settings: Settings, engine: "Engine | None" = None) -> "FastAPI":
 
 
 def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "FastAPI":
-    """Return the application without its page: jobs, REST routes, /health and /metrics."""
+    """Return the application without its page: jobs, REST routes, and what operators look at."""
     from fastapi import FastAPI
 
     from jobs.queue import JobQueue
@@ -84,15 +84,15 @@ def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "Fast
     from web.iopaint import create_iopaint_routes
     from web.lama_cleaner import create_lama_cleaner_routes
     from web.metrics import Metrics
+    from web.operators import create_operator_routes
     from web.routes import create_routes
 
     tempfile.gettempdir()  # found by a trial write, and remembered: later the disk may be full
-    metrics = Metrics()
     engines = engine if isinstance(engine, Sequence) else [engine]
     profile = getattr(engines[0], "profile", None)
     # On a CPU a batch is no faster than one after another, and the first in line would wait for the last.
     batch_limit = 1 if engines[0].describe().get("device") == "cpu" else getattr(profile, "max_batch", 1)
-    queue = JobQueue(settings, engines, batch_limit=batch_limit, on_ended=metrics.count)
+    queue = JobQueue(settings, engines, batch_limit=batch_limit, observer=(metrics := Metrics()))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -109,7 +109,8 @@ def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "Fast
     app.state.idle = True
     app.include_router(create_iopaint_routes(queue, settings))  # before those that answer all else under /api/v1
     app.include_router(create_lama_cleaner_routes(queue, settings))
-    app.include_router(create_routes(queue, settings, metrics=metrics, version=version))
+    app.include_router(create_operator_routes(queue, settings, metrics=metrics, version=version))
+    app.include_router(create_routes(queue, settings))
     protect(app, settings)
     return app
 

@@ -118,6 +118,10 @@ class Settings(BaseSettings):
         default="127.0.0.1, ::1",
         description="addresses or networks of the proxies whose auth_proxy_header counts, separated by commas",
     )
+    operators: str = Field(
+        default="",
+        description="names of people who may see /status and /metrics, separated by commas; empty = who may come in",
+    )
     allowed_origins: str = Field(
         default="",
         description="other sites whose pages may call the REST routes from a browser, separated by commas; * = all",

@@ -37,6 +37,9 @@ log = logging.getLogger("fftlama.worker")
 class RepairingEngine(Protocol):
     """What a worker needs of `inference.Inpainter`."""
 
+    def describe(self) -> dict[str, Any]:
+        """Say what runs; the memory it takes is among it."""
+
     def repair_many(self, requests: Sequence[Any], *, on_stage: Callable[[str], None] | None = None) -> Sequence[Any]:
         """Repair requests; each result has `patches`, `timings_ms` and `notes`."""
 

@@ -67,6 +67,7 @@ class Heartbeat(threading.Thread):
         """
         runner = self._runner
         facts = {**self._about, "name": runner.worker_id, "busy_with": runner.busy_with, "done": runner.done}
+        facts["memory_mib"] = runner.engine.describe().get("memory_mib")
         self._client.set(WORKER_PREFIX + runner.worker_id, json.dumps(facts), ex=WORKER_TTL_S)
         asked = required_of_workers(self._client, SERVER_KEY)
         now_s = time.monotonic()

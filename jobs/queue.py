@@ -26,10 +26,12 @@ from jobs.fair_line import FairLine
 from jobs.images import ImageStore
 from jobs.keyed_locks import KeyedLocks
 from jobs.model_switch import ModelSwitch
+from jobs.observer import EndedJob, NoObserver, Observer
 from jobs.output_writer import OutputWriter
 from jobs.packed_mask import pack_mask
 from jobs.request_parsing import Options, build_mask, check_request_id, digest_of, mask_bytes, parse_options
 from jobs.retention import Cleaner, remove_history, remove_orphans
+from jobs.status import obstacles, worker_views
 from jobs.store import ImageRecord, JobRecord, JobStore, new_id
 from jobs.views import ENDED, job_view
 from jobs.worker import DeviceWorker, Engine
@@ -47,7 +49,7 @@ class JobQueue:
 
     def __init__(
         self, settings: Settings, engines: Sequence[Engine], *, batch_limit: int = 8,
-        on_ended: Callable[[str, dict[str, float]], None] | None = None,
+        observer: Observer | None = None,
     ) -> None:  # fmt: skip
         """Open the data folder; nothing runs before `start`.
 
@@ -55,7 +57,7 @@ class JobQueue:
             settings: folders and limits.
             engines: what repairs, one per device.
             batch_limit: most jobs that go to an engine together.
-            on_ended: called with the state and the timings in ms of every job that ends.
+            observer: told of every job that ends and of every batch.
 
         Raises:
             JobError: `data_dir_in_use`, `storage_unavailable` or `disk_full`.
@@ -73,7 +75,7 @@ class JobQueue:
         self.job_timeout_s = float(settings.job_timeout_s)
         self._settings = settings
         self._batch_limit = max(1, batch_limit)
-        self._on_ended = on_ended
+        self.observer = observer or NoObserver()
         self._news = threading.Condition()
         self._waiting = FairLine()
         self._submitting = KeyedLocks()
@@ -100,7 +102,7 @@ class JobQueue:
         jobs = [self.store.job(job_id) for job_id in waiting]
         with self._news:
             for job in jobs:
-                self._waiting.append(job.job_id, client=_client_of(job), is_batch=_is_batch(job))
+                self._waiting.append(job.job_id, client=_client_of(job), is_batch=job.kind == "batch")
         for engine in dict.fromkeys(worker.engine for worker in self._workers):
             if hasattr(engine, "start"):  # one that hands repairs to other machines watches them
                 engine.start(self.changed)
@@ -240,7 +242,7 @@ class JobQueue:
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job: a waiting one leaves its place, a running one's result is dropped; return its view."""
-        self.store.job(job_id)
+        job = self.store.job(job_id)
         cancelled = self.store.cancel(job_id)  # first: when the disk is full the job keeps its place
         with self._news:
             with suppress(KeyError):
@@ -248,7 +250,7 @@ class JobQueue:
             self._news.notify_all()
             view = self._view(self.store.job(job_id))
         if cancelled:
-            self.ended("cancelled", {})
+            self.observer.job_ended(EndedJob("cancelled", job.kind))
         return view
 
     def repair_file(
@@ -288,6 +290,18 @@ class JobQueue:
         """Say what the (first) engine runs on, and how many repairs wait."""
         return {**self._workers[0].engine.describe(), "weights": self.models.active, "queue_length": len(self)}
 
+    def status(self) -> dict[str, Any]:
+        """Return what an operator wants to know: who waits by kind, what runs, who repairs, what repairs wait for."""
+        with self._news:
+            waiting, stuck = self._waiting.waiting_by_kind(), list(self._stuck)
+        running = sum(len(worker.busy_with) for worker in self._workers)
+        workers = worker_views(self._workers, stuck)
+        return {"waiting": waiting, "running": running, "workers": workers, "waiting_for": self.obstacles()}
+
+    def obstacles(self) -> list[str]:
+        """Return what keeps every repair from running: some of "storage", "redis" and "workers"."""
+        return obstacles(self.store, self._workers)
+
     # For the workers
 
     def take(self) -> list[str]:
@@ -317,18 +331,13 @@ class JobQueue:
         back = [self.store.job(job_id) for job_id in reversed(job_ids) if self.store.requeue(job_id)]
         with self._news:
             for job in back:
-                self._waiting.put_back(job.job_id, client=_client_of(job), is_batch=_is_batch(job))
+                self._waiting.put_back(job.job_id, client=_client_of(job), is_batch=job.kind == "batch")
             self._news.notify_all()
 
     def changed(self) -> None:
         """Wake everybody who waits for a change."""
         with self._news:
             self._news.notify_all()
-
-    def ended(self, state: str, timings_ms: dict[str, float]) -> None:
-        """Report a job that came to its end to who counts them."""
-        if self._on_ended:
-            self._on_ended(state, timings_ms)
 
     def lost(self, job_id: str, error: JobError) -> None:
         """Remember a failure that the store could not take, so that nobody waits for the job."""
@@ -382,7 +391,3 @@ def _same_request(job: JobRecord, digest: str) -> str:
 
 def _client_of(job: JobRecord) -> str:
     return str(job.request.get("client", ""))
-
-
-def _is_batch(job: JobRecord) -> bool:
-    return job.request["options"].get("priority") == "batch"

@@ -218,6 +218,14 @@ class RemoteEngine:
             "redis": "ok" if self.fleet.is_reachable else "unreachable",
         }  # fmt: skip
 
+    def worker_views(self) -> list[dict[str, Any]]:
+        """Return the workers, those refused included; see `jobs.status.worker_views`."""
+        told = ("name", "device", "weights", "profile", "memory_mib", "version", "done")
+        fleet = self.fleet
+        rows = [(worker, "busy" if worker.get("busy_with") else "idle") for worker in fleet.workers]
+        rows += [(worker, "refused") for worker in fleet.refused]
+        return [{**{name: worker.get(name) for name in told}, "state": state} for worker, state in rows]
+
     def switch_weights(self, weights: Path | None) -> None:
         """Refuse with a ValueError: every worker has the weights it was started with."""
         raise ValueError("With QUEUE=celery the weights are chosen where the workers are started.")

@@ -69,6 +69,11 @@ class JobRecord:
     version: int
     created_s: float
 
+    @property
+    def kind(self) -> str:
+        """How it waits: "interactive", or "batch" after all of those."""
+        return str(self.request["options"].get("priority", "interactive"))
+
 
 def note_as_dict(note: Note) -> dict[str, Any]:
     """Return a note as it is stored and sent."""

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from engine.requests import RepairRequest
 from jobs.errors import EngineUnavailableError, JobError
 from jobs.images import ImageStore
+from jobs.observer import EndedJob, Observer
 from jobs.output_writer import OutputWriter
 from jobs.packed_mask import unpack_mask
 from jobs.request_parsing import Options
@@ -49,6 +50,7 @@ class JobSource(Protocol):
     images: ImageStore
     output_writer: OutputWriter
     job_timeout_s: float
+    observer: Observer
 
     def take(self) -> list[str]:
         """Wait for jobs and hand out the next ones; an empty list ends the worker."""
@@ -58,9 +60,6 @@ class JobSource(Protocol):
 
     def changed(self) -> None:
         """Tell everybody who waits that a job changed."""
-
-    def ended(self, state: str, timings_ms: dict[str, float]) -> None:
-        """Count a job that came to its end."""
 
     def is_lost(self, job_id: str) -> bool:
         """Tell whether `lost` was called for a job."""
@@ -170,6 +169,7 @@ class DeviceWorker(threading.Thread):
 
         try:
             on_stage("plan")
+            self._queue.observer.batch_began(len(tasks))
             results = self.engine.repair_many([task.request for task in tasks], on_stage=on_stage)
         except _NobodyWaitsError:
             return True
@@ -219,7 +219,7 @@ class DeviceWorker(threading.Thread):
             self._queue.images.drop_edit(record.image_id)
             return
         log.info("job %s: done in %.0f ms (box %s)", job_id[:6], timings_ms["total"], record.box)
-        self._queue.ended("done", timings_ms)
+        self._queue.observer.job_ended(EndedJob("done", task.job.kind, timings_ms, notes))
         self._queue.changed()
         if save:
             self._queue.output_writer.add(job_id)
@@ -234,7 +234,7 @@ class DeviceWorker(threading.Thread):
             reason = JobError("server_error", "The repair failed inside the server; its log says why.")
         log.error("job %s: %s (%s)", job_id[:6], reason.code, error, exc_info=error if reason is not error else None)
         if self._end(job_id, reason):
-            self._queue.ended("failed", {})
+            self._queue.observer.job_ended(EndedJob("failed", error=reason.code))
             self._queue.changed()
 
     def _end(self, job_id: str, reason: JobError) -> bool:
@@ -267,6 +267,6 @@ class DeviceWorker(threading.Thread):
         if failed:
             for job_id in failed:
                 log.error("job %s: timed out after %g s", job_id[:6], limit_s)
-                self._queue.ended("failed", {})
+                self._queue.observer.job_ended(EndedJob("failed", error=error.code))
             self._queue.changed()
             self._given_up = self._queue.replace(self)

@@ -1,7 +1,8 @@
 """The gate: who may come in, over the page, every route, Gradio's own and /metrics.
 
 A person comes in with a session (a signed cookie, from the login page), with an API key (`Authorization: Bearer KEY`),
-or through a proxy that has checked them and says so in a header. Only `/health` and the login page answer strangers.
+or through a proxy that has checked them and says so in a header. Only `/health`, `/ready` and the login page answer
+strangers.
 Without an accounts file and without a proxy's header the gate is open, and photos belong to everybody.
 """
 
@@ -19,7 +20,6 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,11 +29,11 @@ from imaging.atomic_write import write_atomically
 from jobs.clients import Client, current_client
 from web.accounts import Accounts
 from web.root_path import path_below_root
-from web.words import load_strings
+from web.words import choose_language, load_strings
 
 COOKIE = "fftlama_session"
 SESSION_S = 7 * 24 * 3600
-OPEN_PATHS = frozenset({"/health", "/login", "/logout"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/login", "/logout"})
 LARGEST_FORM_BYTES = 8192
 GUESSES = 5  # wrong passwords for one name from one address before it is locked out
 LOCKED_S = 60.0  # doubles with every further wrong guess
@@ -180,7 +180,7 @@ class AuthGate:
         return response
 
     def _form(self, request: Request, status: int, *, problem: str = "", wait_s: float = 0.0) -> Response:
-        language = self._language if self._language != "auto" else _browser_language(request.headers)
+        language = choose_language(self._language, request.headers.get("accept-language", ""))
         words = load_strings()[language]
         text = words[problem].replace("{seconds}", str(int(wait_s) + 1)) if problem else ""
         headers = {"Cache-Control": "no-store"}
@@ -253,10 +253,6 @@ def _safe_target(text: str) -> str:
     is_own = not (place.scheme or place.netloc) and not place.path.startswith(("/", "\\"))
     is_plain = all(character.isprintable() for character in text)
     return "./" + quote(place.path, safe="/") if is_own and is_plain else "./"
-
-
-def _browser_language(headers: Headers) -> str:
-    return "zh-CN" if headers.get("accept-language", "").lower().lstrip().startswith("zh") else "en"
 
 
 async def _small_body(request: Request) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The REST routes under /api/v1, /health and /metrics, over a `JobQueue`.
+"""The REST routes under /api/v1, over a `JobQueue`.
 
 Whatever goes wrong is answered as `{"error": code, "message": sentence, "params": {...}}`, its status from `STATUSES`.
 Reading bodies is asynchronous; everything that decodes, encodes or touches SQLite runs in threads. Those who wait for a
@@ -7,8 +7,6 @@ job have threads of their own, so that many patient clients leave room for the o
 
 import json
 import logging
-import os
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import PurePath
 from typing import Any
@@ -29,7 +27,6 @@ from jobs.errors import JobError
 from jobs.queue import JobQueue
 from jobs.store import note_as_dict
 from web.detect import add_detect_route
-from web.metrics import Metrics
 from web.one_shot import repair_for_client
 from web.uploads import decode_mask, file_part, read_form, read_json
 
@@ -39,7 +36,7 @@ STATUSES = {
     "truncated_image": 422, "no_image": 422, "empty_mask": 422, "mask_size": 422, "bad_mask": 422, "bad_strokes": 422,
     "bad_options": 422, "unknown_model": 404, "model_missing": 404, "model_conflict": 409, "bad_weights": 422,
     "bad_detect": 422, "detector_missing": 503, "queue_full": 429, "client_queue_full": 429, "too_many_requests": 429,
-    "login_required": 401,
+    "login_required": 401, "forbidden": 403,
     "workers_lost": 500, "server_error": 500, "out_of_memory": 503,
     "interrupted": 503, "timed_out": 504, "disk_full": 507, "storage_unavailable": 507, "busy": 503,
     "data_dir_in_use": 503,
@@ -95,10 +92,9 @@ class ApiRoute(APIRoute):
         return answer
 
 
-def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, version: str) -> APIRouter:
-    """Return the routes; `metrics` should also count the queue's ended jobs."""
+def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
+    """Return the routes under /api/v1."""
     router = APIRouter(route_class=ApiRoute)
-    started_s = time.monotonic()
     waiters = anyio.CapacityLimiter(WAITERS)
     uploads = anyio.CapacityLimiter(UPLOADS_AT_ONCE)
     max_mib = settings.max_file_mib
@@ -201,17 +197,6 @@ def create_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, vers
         done = await anyio.to_thread.run_sync(lambda: queue.models.choose(name, wait_s=SWITCH_WAIT_S), limiter=waiters)
         view = await run_in_threadpool(queue.models.view)
         return JSONResponse(view, status_code=200 if done else 202)
-
-    @router.get("/health")
-    def health() -> dict[str, Any]:
-        return {
-            "status": "ok", "model_loaded": True, "version": version, **queue.describe(),
-            "uptime_s": round(time.monotonic() - started_s, 1), "pid": os.getpid(),
-        }  # fmt: skip
-
-    @router.get("/metrics")
-    def get_metrics() -> Response:
-        return Response(metrics.render(queue.describe), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.api_route("/api/v1/{rest:path}", methods=EVERY_METHOD)
     def unknown(request: Request) -> Response:

@@ -67,7 +67,7 @@ class StartupGate:
 
     def _starting(self, scope: Scope) -> Response:
         path = path_below_root(scope)
-        if path == "/health":
+        if path in ("/health", "/ready"):
             return JSONResponse({"status": "starting"}, status_code=503, headers=RETRY_AFTER)
         if path.startswith("/api/"):
             body = {"error": "starting", "message": "The server is starting; try again in a moment.", "params": {}}

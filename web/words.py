@@ -16,3 +16,15 @@ def load_strings() -> dict[str, dict[str, str]]:
         language: yaml.safe_load((LOCALES_FOLDER / f"{language}.yaml").read_text(encoding="utf-8"))
         for language in LANGUAGES
     }
+
+
+def choose_language(setting: str, accepted: str) -> str:
+    """Return the language of a page that the server writes: the setting's, or for "auto" the browser's.
+
+    Args:
+        setting: the setting `language`.
+        accepted: the browser's header Accept-Language.
+    """
+    if setting != "auto":
+        return setting
+    return "zh-CN" if accepted.lower().lstrip().startswith("zh") else "en"

@@ -21,6 +21,7 @@ FAIL = 1001  # raises an error no engine should raise
 NO_MEMORY = 1002  # raises MemoryError
 KILL_BATCH = 1003  # raises when it is not alone
 SCALED = 1004  # adds a note
+LITTLE_MEMORY = 1005  # adds the note of a repair that took a way with less memory
 WAIT_STEP_S = 0.01
 SWITCH_S = 0.6
 
@@ -93,5 +94,7 @@ class FakeEngine:
         hole = request.mask[top:bottom, left:right]
         patch[hole] = request.image.reshape(-1, 3).mean(axis=0).astype(patch.dtype)
         notes = [Note("The fake engine says so.", code="scaled")] if request.dilate_px == SCALED else []
+        if request.dilate_px == LITTLE_MEMORY:
+            notes = [Note("Memory did not suffice: it is fake.", code="out_of_memory", how="it is fake")]
         timings_ms = {"plan": 1.0, "predict": 2.0, **({"refine": 3.0} if request.quality == "high" else {})}
         return FakeResult([((int(left), int(top), int(right), int(bottom)), patch)], timings_ms, notes)

@@ -199,7 +199,15 @@ def test_metrics_count_what_happened(client: httpx.Client) -> None:
         assert after[name] == before[name] + 1
     predicted = 'fftlama_stage_seconds_count{stage="predict"}'
     assert after[predicted] == before.get(predicted, 0) + 1
-    assert after["fftlama_queue_length"] == 0 and after["fftlama_device_memory_bytes"] == 12.5 * (1 << 20)
+    assert after['fftlama_failures_total{error="server_error"}'] >= 1
+    assert (
+        after['fftlama_wait_seconds_count{kind="interactive"}']
+        == before['fftlama_wait_seconds_count{kind="interactive"}'] + 1
+    )
+    assert after["fftlama_batch_size_count"] == before["fftlama_batch_size_count"] + 2
+    assert after['fftlama_queue_length{kind="interactive"}'] == after['fftlama_queue_length{kind="batch"}'] == 0
+    assert after['fftlama_device_memory_bytes{device="fake",worker="device-0"}'] == 12.5 * (1 << 20)
+    assert after['fftlama_workers{state="idle"}'] == 1 and after['fftlama_waiting_for{obstacle="storage"}'] == 0
 
 
 def test_health_says_what_runs(client: httpx.Client, api_server: RunningServer) -> None:

@@ -1,0 +1,138 @@
+"""What operators look at: /health and /ready for machines, /status for people and programs, /metrics for Prometheus.
+
+`/health` says that the process lives; a restart mends it when it does not. `/ready` says whether the next repair would
+run. Neither needs a login. `/status` and `/metrics` are for the people of the setting `operators`.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from config import Settings
+from jobs.clients import current_client
+from jobs.errors import JobError
+from jobs.queue import JobQueue
+from web.metrics import Metrics
+from web.routes import ApiRoute
+from web.words import choose_language, load_strings
+
+GIB = 1 << 30
+NOT_KEPT = {"Cache-Control": "no-store"}
+RETRY = {**NOT_KEPT, "Retry-After": "5"}
+
+
+def create_operator_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, version: str) -> APIRouter:
+    """Return the routes; `metrics` is the queue's observer."""
+    router = APIRouter(route_class=ApiRoute)
+    started_s = time.monotonic()
+    operators = {name for part in settings.operators.split(",") if (name := part.strip())}
+
+    def check_operator() -> None:
+        """Raise JobError for a person who is no operator."""
+        if operators and current_client.get().owner not in operators:
+            raise JobError("forbidden", "Only the people of the setting operators may see this.")
+
+    @router.get("/health")
+    def health() -> dict[str, Any]:
+        return {
+            "status": "ok", "model_loaded": True, "version": version, **queue.describe(),
+            "uptime_s": round(time.monotonic() - started_s, 1), "pid": os.getpid(),
+        }  # fmt: skip
+
+    @router.get("/ready")
+    def ready() -> JSONResponse:
+        waiting_for = queue.obstacles()
+        body = {"ready": not waiting_for, "waiting_for": waiting_for}
+        return JSONResponse(body, 503 if waiting_for else 200, headers=RETRY if waiting_for else NOT_KEPT)
+
+    @router.get("/status")
+    def status(request: Request) -> Response:
+        check_operator()
+        told = {
+            "version": version, "uptime_s": round(time.monotonic() - started_s, 1), **queue.status(),
+            "ended": metrics.ended, "queue_limit": settings.queue_limit, "free_disk_bytes": _free_bytes(settings),
+        }  # fmt: skip
+        if "text/html" not in request.headers.get("accept", ""):
+            return JSONResponse(told, headers=NOT_KEPT)
+        language = choose_language(settings.language, request.headers.get("accept-language", ""))
+        return HTMLResponse(status_page(told, language), headers=NOT_KEPT)
+
+    @router.get("/metrics")
+    def get_metrics() -> Response:
+        check_operator()
+        return Response(metrics.render(queue.status()), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router
+
+
+def _free_bytes(settings: Settings) -> int | None:
+    try:
+        return shutil.disk_usage(settings.data_dir).free
+    except OSError:
+        return None
+
+
+def status_page(told: Mapping[str, Any], language: str) -> str:
+    """Return the page of /status, which loads itself anew every few seconds.
+
+    Args:
+        told: what /status answers programs with.
+        language: one of `LANGUAGES`.
+    """
+    words = load_strings()[language]
+    free = told["free_disk_bytes"]
+    facts = {
+        "waiting": told["waiting"]["interactive"], "batch": told["waiting"]["batch"], "running": told["running"],
+        **told["ended"], "disk": "" if free is None else f"{free / GIB:.1f}",
+        "uptime": f"{told['uptime_s'] / 3600:.1f}", "version": told["version"],
+    }  # fmt: skip
+    obstacles = [words[f"server.waits_{obstacle}"] for obstacle in told["waiting_for"]]
+    columns = ("name", "device", "weights", "memory", "state")
+    rows = [
+        [worker["name"], worker["device"], worker["weights"], worker["memory_mib"], words[f"server.{worker['state']}"]]
+        for worker in told["workers"]
+    ]
+    return STATUS_PAGE.format(
+        language=language, title=html.escape(words["server.title"]), tone="bad" if obstacles else "good",
+        summary=html.escape(" ".join(obstacles) or words["server.ready"]),
+        facts="".join(_row("th", [words[f"server.{name}"]], "td", [value]) for name, value in facts.items()),
+        head=_row("th", [words[f"server.{name}"] for name in columns]),
+        workers="".join(_row("td", row) for row in rows),
+    )  # fmt: skip
+
+
+def _row(*tags_and_cells: Any) -> str:
+    """Return a row of a table of tags, each followed by the cells that have it."""
+    pairs = zip(tags_and_cells[::2], tags_and_cells[1::2], strict=True)
+    cells = [f"<{tag}>{html.escape('' if cell is None else str(cell))}</{tag}>" for tag, row in pairs for cell in row]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+STATUS_PAGE = """<!doctype html>
+<html lang="{language}"><head><meta charset="utf-8"><title>fftlama: {title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta http-equiv="refresh" content="5">
+<style>
+body {{ margin: 0 auto; max-width: 60rem; padding: 1.5rem; font: 16px/1.5 system-ui, sans-serif; background: #fff;
+  color: #18181b }}
+h1 {{ font-size: 1.25rem }}
+table {{ border-collapse: collapse; margin-top: 1rem; display: block; overflow-x: auto }}
+th, td {{ text-align: left; padding: .35rem 1rem .35rem 0; border-bottom: 1px solid #d4d4d8; font-weight: normal }}
+th {{ color: #52525b }}
+.good {{ color: #15803d }} .bad {{ color: #b91c1c }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #18181b; color: #f4f4f5 }} th {{ color: #a1a1aa }}
+  .good {{ color: #86efac }} .bad {{ color: #fca5a5 }} }}
+</style></head><body>
+<h1>{title}</h1>
+<p role="status" class="{tone}">{summary}</p>
+<table>{facts}</table>
+<table><thead>{head}</thead><tbody>{workers}</tbody></table>
+</body></html>
+"""
