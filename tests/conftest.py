@@ -26,7 +26,7 @@ MARKS_BY_FIXTURE = {
     "api_server": "server",
     "start_server": "server",
 }
-MARKS_BY_FOLDER = {"app": "process", "faults": "process"}
+MARKS_BY_FOLDER = {"app": "process", "examples": "process", "faults": "process"}
 FOLDER_OF_KERNELS = "kernels"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 

@@ -1,0 +1,103 @@
+"""`ModelManager`: loads the network, or asks a server, and repairs arrays as IOPaint's class of that name does."""
+
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+URL_VARIABLE = "LAMA_SERVER_URL"
+TIMEOUT_S = 600
+LAMA = "lama"  # whichever network is there
+
+
+class ModelManager:
+    """One network, ready to be called. `kwargs` are IOPaint's, about diffusion, and change nothing."""
+
+    def __init__(self, name: str = LAMA, device: Any = "auto", **kwargs: Any) -> None:
+        self.name = name
+        self.device = device
+        self.kwargs = kwargs
+        self._url = os.environ.get(URL_VARIABLE, "").rstrip("/")
+        self._engine: Any = None if self._url else load_engine(name, str(device))
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray, config: Any = None) -> np.ndarray:
+        """Repair an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB; not modified.
+            mask: (H, W) or (H, W, 1) uint8; above 0 is the hole, and below 255 the result is blended with the image.
+            config: an InpaintRequest; nothing in it changes a LaMa's result.
+
+        Returns:
+            (H, W, 3) uint8 in the order BGR, as IOPaint returns it.
+
+        Raises:
+            ValueError: The shapes do not fit together.
+            RuntimeError: The server refused or can't be reached.
+        """
+        mask = mask[..., 0] if mask.ndim == 3 else mask
+        if image.ndim != 3 or image.shape[2] != 3 or mask.shape != image.shape[:2]:
+            raise ValueError(f"an image (H, W, 3) and a mask (H, W) are needed, got {image.shape} and {mask.shape}")
+        hole = mask > 0
+        if not hole.any():
+            return np.ascontiguousarray(image[..., ::-1])
+        result = self._ask_server(image, hole) if self._engine is None else self._repair(image, hole)
+        share = (mask.astype(np.float32) / 255)[..., None]
+        blended = np.rint(result * share + image * (1 - share)).astype(np.uint8)
+        return np.ascontiguousarray(np.where(mask[..., None] == 255, result, blended)[..., ::-1])
+
+    def switch(self, new_name: str, **_options: Any) -> None:
+        """Go over to another network; the one in use stays when that fails."""
+        if self._engine is None:
+            _post(f"{self._url}/api/v1/model", {"name": new_name})
+        elif new_name != self.name:
+            self._engine = load_engine(new_name, str(self.device))
+        self.name = new_name
+
+    def _repair(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        # What the caller marked is meant: not a pixel more is changed.
+        return self._engine.repair(image, hole, dilate_px=0).image
+
+    def _ask_server(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        fields = {"image": _png(image[..., ::-1]), "mask": _png(hole.astype(np.uint8) * 255)}
+        answer = _post(f"{self._url}/api/v1/inpaint", fields)
+        result = cv2.imdecode(np.frombuffer(answer, np.uint8), cv2.IMREAD_COLOR)
+        if result is None:
+            raise RuntimeError(f"{self._url} answered with something that is no picture; is it fftlama?")
+        return result[..., ::-1]
+
+
+def load_engine(name: str, device: str) -> Any:
+    """Load fftlama's engine into this process; `name` is "lama" or one of `fftlama weights list`."""
+    if str(CHECKOUT) not in sys.path:
+        sys.path.append(str(CHECKOUT))
+    from inference import Inpainter
+    from lama.catalogue import find_weights
+
+    return Inpainter.load(find_weights("" if name == LAMA else name), device=device)
+
+
+def _png(pixels: np.ndarray) -> str:
+    return b64encode(cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes()).decode()
+
+
+def _post(url: str, fields: dict[str, Any]) -> bytes:
+    request = urllib.request.Request(url, json.dumps(fields).encode(), {"Content-Type": "application/json"})
+    key = os.environ.get("LAMA_API_KEY")
+    if key:
+        request.add_header("Authorization", f"Bearer {key}")
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            return answer.read()
+    except urllib.error.HTTPError as error:
+        raise RuntimeError(f"the server refused: {error.read().decode(errors='replace')[:500]}") from error
+    except OSError as error:
+        raise RuntimeError(f"the server {url} can't be reached: {error}") from error

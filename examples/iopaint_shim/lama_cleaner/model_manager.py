@@ -1,0 +1,5 @@
+"""`ModelManager`, as it was called then too."""
+
+from iopaint.model_manager import ModelManager
+
+__all__ = ["ModelManager"]

@@ -1,0 +1,7 @@
+"""`Config`, which became `InpaintRequest`, and its choices."""
+
+from iopaint.schema import CV2Flag, HDStrategy, InpaintRequest, LDMSampler
+
+__all__ = ["CV2Flag", "Config", "HDStrategy", "LDMSampler"]
+
+Config = InpaintRequest
