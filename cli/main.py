@@ -81,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="repair a photo, or a folder of photos",
         description="Repair a photo, or every photo of a folder. Formats, metadata and names are kept. A result that "
         "is there is finished: run the same line again to go on after a stop. GIF becomes PNG and HEIC becomes JPEG, "
-        "with the new ending added to the name.",
+        "with the new ending added to the name, and a number if another photo has that name.",
     )
     repair.add_argument("photos", type=Path, metavar="IN", help="photo, or folder of photos")
     repair.add_argument(
@@ -168,7 +168,8 @@ def _settings(chosen: argparse.Namespace, names: Sequence[str]) -> Settings:
 
 def run_repair(chosen: argparse.Namespace) -> int:
     """Repair files; print a summary, and on stderr the progress and what went wrong."""
-    from cli.batch import BatchError, Limits, plan_tasks, run_tasks
+    from cli.batch import Limits, run_tasks
+    from cli.plan import BatchError, plan_tasks
     from cli.terminal import ProgressLine, spell_duration
 
     settings = _settings(chosen, ENGINE_SETTINGS)

@@ -103,7 +103,7 @@ def plan(image: Path, mask: Path, output: Path, *, keep_format: bool) -> list[tu
     if image.is_file() and mask.is_dir():
         raise CommandError(f"--mask {mask} is a folder; a single photo needs a single mask", EXIT_USAGE)
     photos = _pictures(image) if image.is_dir() else [image]
-    masks = {path.stem: path for path in _pictures(mask)} if mask.is_dir() else {}
+    masks = _by_stem(_pictures(mask), photos) if mask.is_dir() else {}
     rows: list[tuple[Path, Path | None, Path]] = []
     taken: dict[Path, Path] = {}
     sources = {path.resolve() for path in (*photos, *masks.values(), *([mask] if mask.is_file() else []))}
@@ -116,6 +116,23 @@ def plan(image: Path, mask: Path, output: Path, *, keep_format: bool) -> list[tu
         taken[target] = photo
         rows.append((photo, masks.get(photo.stem) if mask.is_dir() else mask, target))
     return rows
+
+
+def _by_stem(masks: Sequence[Path], photos: Sequence[Path]) -> dict[str, Path]:
+    """Return the mask of each stem; of two, the one with exactly a photo's name.
+
+    Raises:
+        CommandError: Two masks fit one photo equally well.
+    """
+    names = {path.name for path in photos}
+    found: dict[str, Path] = {}
+    for path in sorted(masks, key=lambda path: path.name in names):
+        other = found.get(path.stem)
+        if other and path.name not in names and any(photo.stem == path.stem for photo in photos):
+            sentence = f"{other} and {path} fit the same photo; keep one of them, or give one exactly the photo's name"
+            raise CommandError(sentence, EXIT_USAGE)
+        found[path.stem] = path
+    return found
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -196,7 +213,7 @@ def repair_pair(
     photo = open_photo(data, max_bytes=max_bytes, max_px=max_px)
     brightness = read_brightness(mask_file.read_bytes(), max_bytes=max_bytes, max_px=max_px)
     hole = _fit(brightness, photo, data) >= BRIGHT_FROM
-    result = engine.repair(photo.image, hole, dilate_px=DILATE_PX)
+    result = engine.repair(photo.image, hole, dilate_px=DILATE_PX, transparent=photo.transparent)
     if concat:
         return _side_by_side(photo.image, hole, result.image)
     if not keep_format:

@@ -24,14 +24,15 @@ class ProgressLine:
         if not self._drawn_over:
             if fraction >= self._next_plain:
                 self._next_plain = min(fraction + PLAIN_STEP, 1.0) if fraction < 1 else math.inf
-                self._write(f"{fraction:4.0%} {text}\n")
+                self._write(f"{fraction:4.0%} {printable(text)}\n")
             return
         cells = round(fraction * BAR_CELLS)
-        line = f"{'█' * cells}{'░' * (BAR_CELLS - cells)} {fraction:4.0%} {text}{self._time_left(fraction)}"
+        line = f"{'█' * cells}{'░' * (BAR_CELLS - cells)} {fraction:4.0%} {printable(text)}{self._time_left(fraction)}"
         self._write(f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}")
 
     def say(self, sentence: str) -> None:
         """Write a line that stays, above the bar."""
+        sentence = printable(sentence)
         self._write(f"\r\x1b[2K{sentence}\n" if self._drawn_over else f"{sentence}\n")
 
     def close(self) -> None:
@@ -46,8 +47,15 @@ class ProgressLine:
         return f", {spell_duration(elapsed_s * (1 - fraction) / fraction)} left"
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
+        # A file's name may hold anything: bytes that are no text in any language, and what a terminal obeys.
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         self._stream.flush()
+
+
+def printable(text: str) -> str:
+    """Return text on one line, without what a terminal would obey."""
+    return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else "�" for c in text)
 
 
 def spell_duration(seconds: float) -> str:

@@ -295,16 +295,3 @@ def test_unusable_weights_are_one_sentence(photos: Path, tmp_path: Path, capsys:
     mask = write_mask(tmp_path / "m.png")
     assert repair(photos / "a.png", mask, tmp_path / "o.png", "--device", "cpu", "--weights", tmp_path / "no.pt") == 1
     assert "no.pt does not exist" in capsys.readouterr().err
-
-
-def test_a_mask_of_exactly_the_photos_name_comes_first(tmp_path: Path) -> None:
-    """With a.png and a.jpg in both folders, a.png got the mask of a.jpg, and nobody was told."""
-    from cli.batch import plan_tasks
-
-    names = ("a.jpg", "a.png", "X.png", "x.png")
-    for folder in ("photos", "masks"):
-        (tmp_path / folder).mkdir()
-        for name in names:
-            (tmp_path / folder / name).touch()
-    tasks = plan_tasks(tmp_path / "photos", tmp_path / "masks", tmp_path / "out")
-    assert {task.photo.name: task.mask and task.mask.name for task in tasks} == {name: name for name in names}

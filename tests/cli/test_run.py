@@ -30,7 +30,7 @@ class Engine:
         self.masks: list[np.ndarray] = []
 
     def repair(self, image: np.ndarray, mask: np.ndarray, **options: Any) -> SimpleNamespace:
-        assert options == {"dilate_px": 0}
+        assert options == {"dilate_px": 0, "transparent": None}
         self.masks.append(mask)
         if image.shape[0] == 13:
             raise RuntimeError("CUDA error: unlucky\nsecond line")
