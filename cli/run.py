@@ -121,6 +121,13 @@ def plan(image: Path, mask: Path, output: Path, *, keep_format: bool) -> list[tu
 def _by_stem(masks: Sequence[Path], photos: Sequence[Path]) -> dict[str, Path]:
     """Return the mask of each stem; of two, the one with exactly a photo's name.
 
+    Args:
+        masks: All masks.
+        photos: All photos.
+
+    Returns:
+        Masks by their stem.
+
     Raises:
         CommandError: Two masks fit one photo equally well.
     """
