@@ -109,7 +109,7 @@ check docstrings "$VENV/bin/pydoclint" .
 check rooms "$VENV/bin/lint-imports" --no-cache
 check mypy "$VENV/bin/mypy"
 check shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh scripts/*.sh .ci/run \
-    examples/iopaint_shim/bin/*
+    examples/iopaint_shim/bin/* examples/clients/*.sh
 check "the page's scripts" check_scripts
 # Each worker computes on one thread, because two that compute on all cores only slow each other down.
 export OMP_NUM_THREADS=1

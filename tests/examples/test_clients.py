@@ -1,0 +1,76 @@
+"""The examples for Python, curl and gradio_client, run as people run them, against a server."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.serving import ROOT, RunningServer
+
+CLIENTS = ROOT / "examples" / "clients"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """photo.png, "odd, name;.jpg" and mask.png of 60 x 80."""
+    pixels = np.random.default_rng(5).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    Image.fromarray(pixels).save(tmp_path / "odd, name;.jpg")
+    hole = np.zeros((60, 80), np.uint8)
+    hole[20:30, 30:50] = 255
+    Image.fromarray(hole).save(tmp_path / "mask.png")
+    return tmp_path
+
+
+def run(folder: Path, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "NO_PROXY": "127.0.0.1", **variables}
+    return subprocess.run([*words], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def changed(folder: Path, result: str) -> np.ndarray:
+    before, after = (np.asarray(Image.open(folder / name).convert("RGB")) for name in ("photo.png", result))
+    return (before != after).any(axis=2)
+
+
+def test_python_repairs_by_mask_and_by_stroke(folder: Path, api_server: RunningServer) -> None:
+    words = [sys.executable, str(CLIENTS / "repair.py"), "photo.png"]
+    server = ["--server", api_server.url]
+    done = run(folder, *words, "by-mask.png", "--mask", "mask.png", *server)
+    assert done.returncode == 0 and done.stdout == "by-mask.png\n" and "done" in done.stderr, done.stderr
+    assert changed(folder, "by-mask.png")[20:30, 30:50].mean() > 0.9
+    done = run(folder, *words, "by-stroke.png", "--stroke", "10,10,30,10", "--radius", "4", *server)
+    assert done.returncode == 0, done.stderr
+    assert changed(folder, "by-stroke.png")[10, 10:30].all() and not changed(folder, "by-stroke.png")[30:].any()
+
+
+def test_python_says_what_the_server_says(folder: Path, api_server: RunningServer) -> None:
+    (folder / "text.png").write_text("no picture")
+    words = [sys.executable, str(CLIENTS / "repair.py")]
+    done = run(folder, *words, "text.png", "x.png", "--mask", "mask.png", "--server", api_server.url)
+    assert done.returncode == 1 and "the server refused (4" in done.stderr and "Traceback" not in done.stderr
+    done = run(folder, *words, "photo.png", "x.png", "--mask", "mask.png", "--server", "http://127.0.0.1:9")
+    assert done.returncode == 1 and "can't be reached" in done.stderr and "Traceback" not in done.stderr
+    assert not (folder / "x.png").exists()
+
+
+def test_curl_repairs_several_photos_and_goes_on_after_a_bad_one(folder: Path, api_server: RunningServer) -> None:
+    (folder / "bad.png").write_text("no picture")
+    words = [str(CLIENTS / "repair.sh"), "mask.png", "photo.png", "bad.png", "odd, name;.jpg"]
+    done = run(folder, *words, LAMA_SERVER_URL=api_server.url)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == ["photo_repaired.png", "odd, name;_repaired.jpg"]
+    assert "bad.png: 4" in done.stderr and not list(folder.glob("*.part"))
+    assert changed(folder, "photo_repaired.png")[20:30, 30:50].mean() > 0.9
+    assert Image.open(folder / "odd, name;_repaired.jpg").format == "JPEG"
+    assert run(folder, str(CLIENTS / "repair.sh")).returncode == 2
+
+
+def test_gradio_client_repairs(folder: Path, server: RunningServer) -> None:
+    words = [sys.executable, str(CLIENTS / "repair_gradio.py"), "photo.png", "mask.png", "result.png", server.url]
+    done = run(folder, *words)
+    assert done.returncode == 0, done.stderr
+    assert changed(folder, "result.png")[20:30, 30:50].mean() > 0.9
