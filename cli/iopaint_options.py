@@ -21,6 +21,7 @@ SWITCHES_PASSED_OVER = (
     "--low-mem", "--cpu-offload", "--disable-nsfw-checker", "--cpu-textencoder", "--local-files-only",
     "--disable-model-switch", "--disable-nsfw", "--sd-cpu-textencoder", "--sd-controlnet", "--enable-xformers",
     "--gui", "--no-gui-auto-close", "--realesrgan-no-half", "--install-plugins-package", "--config-installer",
+    "--enable-interactive-seg",  # always there
 )  # fmt: skip
 VALUES_PASSED_OVER = (
     "--quality", "--interactive-seg-model", "--interactive-seg-device", "--remove-bg-device", "--remove-bg-model",
@@ -28,7 +29,7 @@ VALUES_PASSED_OVER = (
     "--sd-local-model-path", "--load-installer-config", "--installer-config",
 )  # fmt: skip
 PLUGINS_NOT_HERE = (
-    "--enable-interactive-seg", "--enable-remove-bg", "--enable-anime-seg", "--enable-realesrgan", "--enable-gfpgan",
+    "--enable-remove-bg", "--enable-anime-seg", "--enable-realesrgan", "--enable-gfpgan",
     "--enable-restoreformer", "--enable-gif",
 )  # fmt: skip
 # Where IOPaint keeps the networks that it has fetched, below its model folder.

@@ -56,6 +56,11 @@ def adjust_selection(mask: np.ndarray, operate: str, kernel_px: int) -> np.ndarr
     return work(mask.astype(np.uint8), kernel).astype(bool)
 
 
+def widen_selection(mask: np.ndarray, side_px: int) -> np.ndarray:
+    """Return (H, W) bool: `mask` widened by a square of `side_px`."""
+    return cv2.dilate(mask.astype(np.uint8), np.ones((side_px, side_px), np.uint8)).astype(bool)
+
+
 def encode_selection(mask: np.ndarray) -> bytes:
     """Return a PNG of (H, W) bool: the selection in yellow, the rest transparent."""
     pixels = np.zeros((*mask.shape, 4), np.uint8)

@@ -31,6 +31,7 @@ from jobs.images import imaging_as_job_error
 from jobs.queue import JobQueue
 from jobs.store import ImageRecord
 from web.iopaint_files import Gallery, generation_info
+from web.iopaint_plugins import PLUGINS, Plugins, refuse_image
 from web.iopaint_schema import (
     LAMA,
     SAMPLERS,
@@ -107,6 +108,7 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
     inpainter = FileInpainter(queue, settings, waiters)
     models = NamedModels(queue)
     gallery = Gallery(settings)
+    plugins = Plugins(queue, settings)
 
     async def body_of(request: Request, kind: type[Body], *, files: int = 1) -> Body:
         limit_mib = int(files * settings.max_file_mib * BASE64_GROWTH) + 1
@@ -135,7 +137,7 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
 
     @router.get("/api/v1/server-config")
     def get_server_config() -> dict[str, Any]:
-        return server_config(models.names(), plugins=[], file_manager=gallery.is_open)
+        return server_config(models.names(), plugins=list(PLUGINS), file_manager=gallery.is_open)
 
     @router.get("/api/v1/model")
     def get_model() -> dict[str, Any]:
@@ -156,10 +158,14 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
         await body_of(request, SwitchPluginRequest)  # there is nothing to switch, as with IOPaint without the plug-in
 
     @router.post("/api/v1/run_plugin_gen_mask")
+    async def run_plugin_gen_mask(request: Request) -> Response:
+        asked = await body_of(request, PluginRequest)
+        data = await run_in_threadpool(decode_base64, asked.image, "image")
+        return Response(await plugins.select(asked.name, data, asked.clicks), media_type="image/png")
+
     @router.post("/api/v1/run_plugin_gen_image")
-    async def run_plugin(request: Request) -> Response:
-        await body_of(request, PluginRequest)
-        raise JobError("no_plugin", "Plugin not found")
+    async def run_plugin_gen_image(request: Request) -> None:
+        refuse_image((await body_of(request, PluginRequest)).name)
 
     @router.post("/api/v1/adjust_mask")
     async def adjust_mask(request: Request) -> Response:

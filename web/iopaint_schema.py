@@ -96,7 +96,7 @@ class PluginRequest(BaseModel):
 
     name: str
     image: str
-    clicks: list[list[int]] = []
+    clicks: list[list[float]] = []
     scale: float = 2.0
 
 

@@ -3,6 +3,7 @@
 Every field is optional, unknown ones are passed over. Repairs run as in `web/iopaint.py`.
 """
 
+import json
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -19,6 +20,7 @@ from jobs.errors import JobError
 from jobs.queue import JobQueue
 from web.iopaint import FORM_FIELDS, FileInpainter, NamedModels, seed_of, status_and_text
 from web.iopaint_files import Gallery
+from web.iopaint_plugins import PLUGINS, Plugins
 from web.routes import WAITERS
 from web.uploads import file_part, read_form
 
@@ -55,6 +57,7 @@ def create_lama_cleaner_routes(queue: JobQueue, settings: Settings) -> APIRouter
     inpainter = FileInpainter(queue, settings, waiters)
     models = NamedModels(queue)
     gallery = Gallery(settings)
+    plugins = Plugins(queue, settings)
     max_mib = settings.max_file_mib
 
     @router.post("/inpaint")
@@ -94,7 +97,8 @@ def create_lama_cleaner_routes(queue: JobQueue, settings: Settings) -> APIRouter
     def get_server_config() -> dict[str, Any]:
         return {
             "isControlNet": False, "controlNetMethod": None, "isDisableModelSwitchState": False,
-            "isEnableAutoSaving": True, "enableFileManager": gallery.is_open, "plugins": [],
+            "isEnableAutoSaving": True, "enableFileManager": gallery.is_open,
+            "plugins": [plugin["name"] for plugin in PLUGINS],
         }  # fmt: skip
 
     @router.post("/save_image")
@@ -109,7 +113,11 @@ def create_lama_cleaner_routes(queue: JobQueue, settings: Settings) -> APIRouter
 
     @router.post("/run_plugin")
     async def run_plugin(request: Request) -> Response:
-        raise JobError("no_plugin", "Plugin not found")
+        async with read_form(request, max_file_mib=max_mib, files=3, fields=FORM_FIELDS) as form:
+            image = await file_part(form, "image", max_file_mib=max_mib)
+            name, clicks = str(form.get("name", "")), parse_clicks(form.get("clicks"))
+        data = await plugins.select(name, image[0] if image else b"", clicks)
+        return Response(data, media_type="image/png")
 
     return router
 
@@ -120,3 +128,13 @@ def parse_seed(text: object) -> int:
         return seed_of(int(str(text)))
     except ValueError:
         return DEFAULT_SEED
+
+
+def parse_clicks(text: object) -> list[list[float]]:
+    """Return the clicks of a form's field, JSON text; none where it is missing. JobError for anything else."""
+    if not text:
+        return []
+    try:
+        return [[float(number) for number in click] for click in json.loads(str(text))]
+    except (ValueError, TypeError) as error:
+        raise JobError("bad_detect", "clicks must be JSON: [[x, y, 1 or 0], ...].") from error

@@ -90,6 +90,9 @@ def mcp(client: httpx.Client) -> str:
         "/api/v1/adjust_mask",
         json={"mask": data_url(file_of(mask_picture())), "operate": "expand", "kernel_size": 3},
     ).raise_for_status()
+    clicked = {"name": "InteractiveSeg", "image": data_url(file_of(picture())), "clicks": [[64, 48, 1]], "scale": 2.0}
+    selection = client.post("/api/v1/run_plugin_gen_mask", json=clicked).raise_for_status()
+    assert opened(selection, "PNG").mode == "RGBA"
     body = {
         "image": data_url(file_of(picture(), "JPEG", quality=95), "image/jpeg"), "mask": data_url(mask.content),
         "hd_strategy": "Crop", "sd_seed": -1, "some_option": {"of": "its own"},
@@ -97,7 +100,7 @@ def mcp(client: httpx.Client) -> str:
     answer = client.post("/api/v1/inpaint", json=body)
     opened(answer, "JPEG")
     assert 1 <= int(answer.headers["x-seed"]) <= 99_999_999
-    return "health, model, adjust_mask, inpaint; suffix .jpg is right, X-Seed read"
+    return "health, model, adjust_mask, run_plugin_gen_mask, inpaint; suffix .jpg is right, X-Seed read"
 
 
 def yolo(client: httpx.Client) -> str:

@@ -157,7 +157,7 @@ def test_own_routes_stay_beside_iopaints(client: httpx.Client) -> None:
     assert client.get("/api/v1/nowhere").json()["error"] == "not_found"
     config = client.get("/api/v1/server-config").json()
     assert len(config["samplers"]) == 19 and config["samplers"] == client.get("/api/v1/samplers").json()
-    assert client.get("/model").text == "lama" and client.get("/server_config").json()["plugins"] == []
+    assert client.get("/model").text == "lama" and client.get("/server_config").json()["plugins"] == ["InteractiveSeg"]
     assert client.post("/api/v1/switch_plugin_model", json={"plugin_name": "a", "model_name": "b"}).json() is None
     answer = client.get("/api/v1/inputimage")
     assert answer.status_code == 200 and answer.json()["errors"] == "200: No input image configured"
