@@ -130,7 +130,7 @@ def test_a_photo_lying_on_its_side_is_painted_upright(person: Person) -> None:
     assert person.rounds[0]["box"][3] > 300
 
 
-def test_lasso_and_rectangle_fill_their_outline_with_strokes(person: Person, browser: Browser) -> None:
+def test_lasso_and_rectangle_fill_their_outline(person: Person, browser: Browser) -> None:
     person.open(photo_file(800, 600))
     person.key("r")
     person.paint((0.2, 0.2), (0.5, 0.5))
