@@ -85,7 +85,8 @@ export function createPanel({ root, words, layers, onRound }) {
   }
 
   function showZoom(/** @type {import("./view.js").Placement} */ view) {
-    part("zoom").textContent = view.width ? `${Math.round(view.scale * 100)} %` : "–";
+    // Of the screen's own pixels, so that 100 % is one of the photo's for one of the screen's.
+    part("zoom").textContent = view.width ? `${Math.round(view.scale * devicePixelRatio * 100)} %` : "–";
   }
 
   return { show, showZoom };

@@ -1,0 +1,167 @@
+"""The tools: outlines are what was red, the brush's ring and size, straight lines, giving up, and the space bar."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from imaging.strokes import parse_strokes, rasterize
+from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.serving import RunningServer
+
+__all__ = ["browser", "usual_browser", "visit"]  # fixtures
+Visit = Callable[..., Person]
+Points = list[tuple[float, float]]
+WIDTH, HEIGHT = 640, 480
+RED_PIXELS = """() => {
+  const canvas = document.querySelector('.fft-overlay');
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  let red = 0;
+  for (let i = 3; i < data.length; i += 4) red += data[i] > 127;
+  return red;
+}"""
+
+
+@pytest.fixture
+def person(visit: Visit, server: RunningServer) -> Person:
+    somebody = visit(server.url)
+    somebody.open(photo_file(WIDTH, HEIGHT))
+    return somebody
+
+
+def star(corners: int, inner: float) -> Points:
+    """An outline with `corners` tips around the middle of the photo, its notches at `inner` of the tips' distance."""
+    turns = [math.pi * i / corners for i in range(2 * corners)]
+    far = [0.4 if i % 2 == 0 else 0.4 * inner for i in range(2 * corners)]
+    return [(0.5 + r * math.sin(t) * HEIGHT / WIDTH, 0.5 - r * math.cos(t)) for t, r in zip(turns, far, strict=True)]
+
+
+def scalloped(lobes: int) -> Points:
+    """A round outline with lobes, as one draws round a tree."""
+    turns = [2 * math.pi * i / 240 for i in range(240)]
+    return [
+        (0.5 + r * math.sin(t) * HEIGHT / WIDTH, 0.5 - r * math.cos(t))
+        for t, r in ((t, 0.3 + 0.08 * math.cos(lobes * t)) for t in turns)
+    ]
+
+
+OUTLINES = {
+    "star": star(8, 0.35),
+    "spiky": star(16, 0.6),
+    "tree": scalloped(10),
+    "eight": [(0.2, 0.2), (0.8, 0.8), (0.8, 0.2), (0.2, 0.8)],
+}
+
+
+@pytest.mark.parametrize("name", OUTLINES)
+def test_what_is_red_while_a_lasso_is_drawn_is_what_is_repaired(person: Person, name: str) -> None:
+    person.key("l")
+    first, *others = [person.stage_point(x, y) for x, y in OUTLINES[name]]
+    person.page.mouse.move(*first)
+    person.page.mouse.down()
+    for point in others:
+        person.page.mouse.move(*point)
+    person.page.wait_for_timeout(80)
+    while_drawing = person.page.evaluate(RED_PIXELS)
+    person.page.mouse.up()
+    person.page.wait_for_timeout(80)
+    released = person.page.evaluate(RED_PIXELS)
+    world = person.page.locator(".fft-world").bounding_box()
+    assert world is not None
+    scale = world["width"] / WIDTH
+    sent = rasterize(parse_strokes(person.strokes), (HEIGHT, WIDTH)).sum() * scale**2
+    assert len(person.strokes) == 1
+    assert released == pytest.approx(while_drawing, rel=0.02)
+    assert released == pytest.approx(sent, rel=0.02)
+
+
+def test_escape_gives_up_a_lasso_and_then_cancels_nothing(person: Person) -> None:
+    person.key("l")
+    person.page.mouse.move(*person.stage_point(0.2, 0.2))
+    person.page.mouse.down()
+    person.page.mouse.move(*person.stage_point(0.5, 0.2), steps=4)
+    person.page.mouse.move(*person.stage_point(0.5, 0.5), steps=4)
+    person.key("Escape")
+    person.page.mouse.up()
+    person.page.wait_for_timeout(80)
+    assert person.strokes == [] and person.page.evaluate(RED_PIXELS) == 0
+
+
+def test_shift_and_a_click_draw_a_straight_line_from_the_last_point(person: Person) -> None:
+    person.paint((0.2, 0.2))
+    person.page.keyboard.down("Shift")
+    person.paint((0.8, 0.6))
+    person.page.keyboard.up("Shift")
+    line = np.array(person.strokes[1]["points"])
+    assert np.abs(line - [[0.2 * WIDTH, 0.2 * HEIGHT], [0.8 * WIDTH, 0.6 * HEIGHT]]).max() <= 1.5
+
+
+@pytest.mark.parametrize("action", ["brush", "undo", "zoomIn"])
+def test_the_space_bar_moves_the_picture_after_a_click_on_a_button_too(person: Person, action: str) -> None:
+    person.paint((0.3, 0.3))
+    person.press(action)
+    painted = person.strokes
+    before = person.stage_point(0, 0)
+    person.page.keyboard.down(" ")
+    person.paint((0.4, 0.4), (0.45, 0.5))
+    person.page.keyboard.up(" ")
+    assert person.strokes == painted
+    assert person.stage_point(0, 0) != pytest.approx(before, abs=2)
+
+
+def ring_px(person: Person) -> float:
+    """How wide the brush's ring is on the screen; 0 when it is not shown."""
+    expression = "(r) => r.classList.contains('fft-shown') ? r.getBoundingClientRect().width : 0"
+    return float(person.page.locator(".fft-ring").evaluate(expression))
+
+
+def test_the_ring_has_the_brushs_size_at_once(person: Person) -> None:
+    person.page.mouse.move(*person.stage_point(0.5, 0.5))
+    before = ring_px(person)
+    person.key("]")
+    assert ring_px(person) == pytest.approx(before * 1.2, abs=1)
+    person.page.keyboard.down("Alt")
+    person.page.mouse.wheel(0, -100)
+    person.page.keyboard.up("Alt")
+    person.page.wait_for_timeout(50)
+    assert ring_px(person) == pytest.approx(before * 1.2 * 1.1, abs=1)
+    person.page.mouse.move(5, 5)
+    assert ring_px(person) == 0
+    slider = person.page.locator(".fft-size")
+    slider.focus()
+    person.key("ArrowRight")
+    assert ring_px(person) > before
+    expect(slider).to_have_attribute("aria-valuetext", person.page.locator('[data-part="size-value"]').inner_text())
+
+
+def test_the_largest_brush_grows_with_the_photo(visit: Visit, server: RunningServer) -> None:
+    somebody = visit(server.url)
+    somebody.open(photo_file(3600, 3000, name="large.jpg"))
+    slider = somebody.page.locator(".fft-size")
+    slider.focus()
+    somebody.key("End")
+    expect(somebody.page.locator('[data-part="size-value"]')).to_have_text("1500 px")
+
+
+def test_resizing_the_window_in_mid_stroke_adds_no_leg(person: Person) -> None:
+    person.page.mouse.move(*person.stage_point(0.3, 0.3))
+    person.page.mouse.down()
+    person.page.mouse.move(*person.stage_point(0.4, 0.3), steps=3)
+    person.page.set_viewport_size({"width": 900, "height": 600})
+    person.page.wait_for_timeout(150)
+    person.page.mouse.move(*person.stage_point(0.4, 0.3), steps=1)
+    person.page.mouse.up()
+    points = np.array([point for stroke in person.strokes for point in stroke["points"]])
+    assert np.abs(points[:, 1] - 0.3 * HEIGHT).max() <= 3
+
+
+@pytest.mark.parametrize("ratio", [1, 2])
+def test_actual_size_is_one_hundred_percent_on_any_screen(visit: Visit, server: RunningServer, ratio: int) -> None:
+    somebody = visit(server.url, device_scale_factor=ratio)
+    somebody.open(photo_file(WIDTH, HEIGHT))
+    somebody.key("1")
+    expect(somebody.page.locator('[data-part="zoom"]')).to_have_text("100 %")
+    box = somebody.page.locator(".fft-world").bounding_box()
+    assert box is not None and box["width"] * ratio == pytest.approx(WIDTH)
