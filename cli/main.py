@@ -94,6 +94,12 @@ def make_parser() -> argparse.ArgumentParser:
     repair.add_argument(
         "out", type=Path, metavar="OUT", help="file or folder to write to; a file's ending is its format"
     )
+    repair.add_argument(
+        "--page",
+        type=_page,
+        metavar="N",
+        help="of a TIFF of several pages: the page to repair, from 1, or all; the result holds every page",
+    )
     repair.add_argument("--overwrite", action="store_true", help="repair again what is there already")
     repair.add_argument(
         "--dilate-px", type=_pixels, metavar="N", help="grow the hole by N px; default: by its thickness and shadow"
@@ -162,6 +168,14 @@ def _pixels(text: str) -> int:
     return int(text)
 
 
+def _page(text: str) -> int | str:
+    if text == "all":
+        return text
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a page's number from 1 up nor all")
+    return int(text)
+
+
 def _settings(chosen: argparse.Namespace, names: Sequence[str]) -> Settings:
     return load_settings({name: getattr(chosen, name) for name in names}, serving=False)
 
@@ -194,6 +208,7 @@ def run_repair(chosen: argparse.Namespace) -> int:
             limits=Limits(settings.max_file_mib * 2**20, settings.max_image_mpx * 1_000_000),
             overwrite=chosen.overwrite or (len(tasks) == 1 and not chosen.photos.is_dir() and not chosen.out.is_dir()),
             tell=tell,
+            page=chosen.page,
         )
     finally:
         progress.close()

@@ -22,7 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from imaging import gif, heic, jpeg, metadata, png, tiff, tiff_tags, webp
+from imaging import gif, heic, jpeg, metadata, png, tiff, tiff_pages, tiff_tags, webp
 from imaging.errors import ImagingError, image_too_large, not_an_image, raw_file, truncated_image
 from imaging.photo import Photo, Source, TiffSettings, assemble, turn_upright
 from notices import Note
@@ -96,9 +96,14 @@ def _palette_note(stored: str) -> Note:
     return Note(text, code="palette_converted", stored=stored)
 
 
-def _first_frame_note(count: int | None, *, what: str = "frames") -> Note:
-    text = f"The file holds {count or 'several'} {what}; the first one is used."
-    return Note(text, code="animated_first_frame", count=count, what=what)
+def _first_frame_note(count: int | None) -> Note:
+    text = f"The file holds {count or 'several'} frames; the first one is used."
+    return Note(text, code="animated_first_frame", count=count)
+
+
+def _first_page_note(count: int, what: str) -> Note:
+    text = f"The file holds {count} {what}; only the first one is used, and the result holds no other."
+    return Note(text, code="first_page_only", count=count, what=what)
 
 
 def _read_png(data: bytes, admit: Admission) -> Photo:
@@ -234,8 +239,8 @@ def _read_tiff(data: bytes, admit: Admission) -> Photo:
         size_bytes=len(data),
         left_out=left_out,
     )
-    pages = tiff.page_count(data, first)
-    notes: tuple[Note, ...] = (_first_frame_note(pages, what="pages"),) if pages > 1 else ()
+    pages = len(tiff_pages.page_offsets(data, first))
+    notes: tuple[Note, ...] = (_first_page_note(pages, "pages"),) if pages > 1 else ()
     if tiff.is_deep(first):
         pixels = tiff.decode_deep(data, first)
         source = replace(source, dpi=_tiff_dpi(first))
@@ -330,7 +335,9 @@ def _read_heic(data: bytes, admit: Admission) -> Photo:
         xmp=parts.metadata.get("xmp"),
         size_bytes=len(data),
     )
-    return assemble("HEIC", parts.pixels.copy(), source, (_first_frame_note(parts.images),) if parts.images > 1 else ())
+    return assemble(
+        "HEIC", parts.pixels.copy(), source, (_first_page_note(parts.images, "pictures"),) if parts.images > 1 else ()
+    )
 
 
 READERS: dict[str, Callable[[bytes, Admission], Photo]] = {

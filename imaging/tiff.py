@@ -72,20 +72,6 @@ def bare(data: bytes, first: Directory) -> bytes:
     return tiff_tags.with_tags(data, first, PIXEL_TAGS - long_lists)
 
 
-def page_count(data: bytes, first: Directory) -> int:
-    """Count pages up to 1000, thumbnails not included."""
-    pages, at = 1, first.next_at
-    visits = tiff_tags.Visits()
-    while at and pages < 1000:
-        try:
-            following = tiff_tags.read_directory(data, at, visits=visits)
-        except ValueError:
-            break
-        pages += not following.number(NEW_SUBFILE_TYPE, 0) & 1
-        at = following.next_at
-    return pages
-
-
 def decode_deep(data: bytes, first: Directory) -> np.ndarray:
     """Decode 16-bit grey or RGB, with or without alpha, to (H, W, C) uint16, not turned upright."""
     samples = first.number(SAMPLES, 1)

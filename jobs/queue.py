@@ -4,13 +4,14 @@ Order is in rounds by client (`fair_line.py`). A condition wakes those who wait 
 no disk is waited for while it is held. Knows nothing of HTTP.
 """
 
+import json
 import logging
 import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from jobs.packed_mask import pack_mask
 from jobs.request_parsing import Options, build_mask, check_request_id, digest_of, mask_bytes, parse_options
 from jobs.retention import Cleaner, remove_history, remove_orphans
 from jobs.status import obstacles, worker_views
-from jobs.store import ImageRecord, JobRecord, JobStore, new_id
+from jobs.store import ImageRecord, JobRecord, JobStore, new_id, notes_from_json
 from jobs.views import ENDED, job_view
 from jobs.worker import DeviceWorker, Engine
 
@@ -278,7 +279,9 @@ class JobQueue:
                 raise JobError(view["error"]["error"], view["error"]["message"], view["error"]["params"])
             if view["state"] == "cancelled":
                 raise JobError("interrupted", "The repair was cancelled.")
-            return self.encodings.whole(self.store.image(view["image_id"]), keep=False)
+            encoded = self.encodings.whole(self.store.image(view["image_id"]), keep=False)
+            made = notes_from_json(json.dumps(view["notes"]))
+            return replace(encoded, notes=tuple({n.code: n for n in (*record.notes, *made, *encoded.notes)}.values()))
         finally:
             with suppress(JobError):  # a disk too full to delete rows: clean-up takes them later
                 remove_history(self.images, record.image_id)

@@ -8,6 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 from config import Settings
 from web.auth import AuthGate
 from web.client_limits import ClientLimits
+from web.one_shot import NOTES_HEADER
 from web.origin_check import OriginCheck, origins_of
 from web.peer import PeerAddress
 from web.security_headers import SecurityHeaders
@@ -37,7 +38,7 @@ def protect(app: FastAPI, settings: Settings) -> None:
             allow_headers=["*"],
             # Without cookies: who is logged in on this site must not act for another one.
             allow_credentials=False,
-            expose_headers=["X-Seed", "Content-Disposition", "Location", "Retry-After"],
+            expose_headers=["X-Seed", "Content-Disposition", "Location", "Retry-After", NOTES_HEADER],
         )
     app.add_middleware(SecurityHeaders)
     app.add_middleware(PeerAddress)

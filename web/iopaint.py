@@ -43,7 +43,7 @@ from web.iopaint_schema import (
     model_info,
     server_config,
 )
-from web.one_shot import repair_for_client
+from web.one_shot import notes_header, repair_for_client
 from web.routes import STATUSES, WAITERS
 from web.uploads import MIB, file_part, read_form, read_json
 
@@ -129,7 +129,8 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
             image_data = await run_in_threadpool(decode_base64, asked.image, "image")
             mask_data = await run_in_threadpool(decode_base64, asked.mask, "mask")
         encoded = await inpainter.inpaint(request, image_data, mask_data)
-        return Response(encoded.data, media_type=encoded.media_type, headers={"X-Seed": str(seed_of(asked.sd_seed))})
+        headers = {"X-Seed": str(seed_of(asked.sd_seed)), **notes_header(encoded)}
+        return Response(encoded.data, media_type=encoded.media_type, headers=headers)
 
     @router.api_route("/api/v1/inpaint", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE"])
     def refuse_method() -> None:

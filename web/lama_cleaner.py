@@ -21,6 +21,7 @@ from jobs.queue import JobQueue
 from web.iopaint import FORM_FIELDS, FileInpainter, NamedModels, seed_of, status_and_text
 from web.iopaint_files import Gallery
 from web.iopaint_plugins import PLUGINS, Plugins
+from web.one_shot import notes_header
 from web.routes import WAITERS
 from web.uploads import file_part, read_form
 
@@ -67,7 +68,9 @@ def create_lama_cleaner_routes(queue: JobQueue, settings: Settings) -> APIRouter
             mask = await file_part(form, "mask", max_file_mib=max_mib)
             seed = parse_seed(form.get("sdSeed"))
         encoded = await inpainter.inpaint(request, image[0] if image else b"", mask[0] if mask else b"")
-        return Response(encoded.data, media_type=encoded.media_type, headers={"X-Seed": str(seed)})
+        return Response(
+            encoded.data, media_type=encoded.media_type, headers={"X-Seed": str(seed), **notes_header(encoded)}
+        )
 
     @router.api_route("/inpaint", methods=["GET", "HEAD"])
     def tell_alive() -> Response:  # what asks this way wants to know whether the server is there

@@ -4,6 +4,7 @@ A client that closes its connection has no use for the answer: its job leaves th
 dropped. Works on whole bodies only: whoever reads the body reads it to its end first.
 """
 
+import json
 import threading
 from typing import Any
 
@@ -13,6 +14,10 @@ from fastapi import Request
 
 from imaging import Encoded
 from jobs.queue import JobQueue, MaskOf
+from jobs.store import note_as_dict
+
+NOTES_HEADER = "X-Fftlama-Notes"
+LONGEST_HEADER = 4000  # proxies refuse answers whose headers are much longer
 
 
 async def repair_for_client(
@@ -65,6 +70,12 @@ async def repair_for_client(
         raise failure
     assert result is not None, "the work ends with a result or an exception"
     return result
+
+
+def notes_header(encoded: Encoded) -> dict[str, str]:
+    """Return the header that carries the notes of a file that is sent without a job: a JSON array in ASCII."""
+    notes = json.dumps([note_as_dict(note) for note in encoded.notes])
+    return {NOTES_HEADER: notes} if encoded.notes and len(notes) <= LONGEST_HEADER else {}
 
 
 class _Job:

@@ -160,6 +160,8 @@ def _add_repair_endpoint(queue: FileRepairer) -> None:
             )
         except (ValueError, RuntimeError) as error:
             raise gr.Error(str(error), print_exception=False) from error
+        for note in encoded.notes:
+            gr.Info(str(note))
         path = save_bytes_to_cache(encoded.data, Path(name).stem + encoded.extension, repaired.GRADIO_CACHE)
         repaired.temp_files.add(path)  # so that delete_cache finds it
         return path

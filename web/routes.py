@@ -27,7 +27,7 @@ from jobs.errors import JobError
 from jobs.queue import JobQueue
 from jobs.store import note_as_dict
 from web.detect import add_detect_route
-from web.one_shot import repair_for_client
+from web.one_shot import notes_header, repair_for_client
 from web.uploads import decode_mask, file_part, read_form, read_json
 
 STATUSES = {
@@ -180,7 +180,7 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
             request, queue, image=data, mask=mask[0], options=options, filename=filename, waiters=waiters
         )
         name = f"{PurePath(filename).stem or 'photo'}_repaired{encoded.extension}"
-        return Response(encoded.data, media_type=encoded.media_type, headers=_attachment(name))
+        return Response(encoded.data, media_type=encoded.media_type, headers=_attachment(name) | notes_header(encoded))
 
     add_detect_route(router, queue, max_file_mib=max_mib)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.fake_engine import SCALED
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 
 MIB = 1 << 20
@@ -240,6 +241,27 @@ def test_an_animation_is_taken_by_its_first_frame_and_says_so(client: httpx.Clie
     assert all(len(note["message"]) > 10 for note in image["notes"])
     preview = client.get(f"/api/v1/images/{image['image_id']}?max_px=64&format=png")
     assert Image.open(io.BytesIO(preview.content)).convert("RGB").getpixel((5, 5)) == (255, 0, 0)
+
+
+def test_a_document_is_taken_by_its_first_page_and_says_so_everywhere(client: httpx.Client) -> None:
+    """A one-shot said nothing of the pages it lost, and the page spoke of an animation."""
+    pages = [Image.new("RGB", (64, 48), color) for color in ("red", "blue")]
+    buffer = io.BytesIO()
+    pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
+    data = buffer.getvalue()
+    mask = encoded(np.pad(np.full((20, 20), 255, np.uint8), ((10, 18), (20, 24))))
+    (note,) = upload(client, data, "a.tif")["notes"]
+    assert note["code"] == "first_page_only" and note["params"]["count"] == 2 and "2 pages" in note["message"]
+    answer = client.post("/api/v1/repair", files={"image": ("photo.tif", data), "mask": ("m.png", mask)})
+    assert answer.status_code == 200
+    assert json.loads(answer.headers["x-fftlama-notes"]) == [note]
+    answer = client.post("/api/v1/inpaint", files={"image": ("photo.tif", data), "mask": ("m.png", mask)})
+    assert [note["code"] for note in json.loads(answer.headers["x-fftlama-notes"])] == ["first_page_only"]
+    options = {"options": json.dumps({"dilate_px": SCALED})}
+    answer = client.post("/api/v1/repair", files={"image": ("p.png", PHOTO), "mask": ("m.png", mask)}, data=options)
+    assert [note["code"] for note in json.loads(answer.headers["x-fftlama-notes"])] == ["scaled"]
+    answer = client.post("/api/v1/repair", files={"image": ("p.png", PHOTO), "mask": ("m.png", mask)})
+    assert "x-fftlama-notes" not in answer.headers
 
 
 def test_a_full_queue_is_said_and_the_others_are_served(start_server: Any) -> None:

@@ -1,0 +1,134 @@
+"""`fftlama repair` and TIFFs of several pages: no page is lost, and none is repaired that nobody asked for."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from cli import main as cli
+
+GREEN = (0, 255, 0)
+
+
+class Engine:
+    """Paints the hole green; stands in for the model."""
+
+    def repair(self, image: np.ndarray, mask: np.ndarray, **options: Any) -> SimpleNamespace:
+        result = image.copy()
+        result[mask] = GREEN
+        return SimpleNamespace(image=result, patches=[1] if mask.any() else [], notes=[])
+
+
+@pytest.fixture(autouse=True)
+def engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "load_inpainter", lambda _settings: Engine())
+
+
+def repair(*arguments: object) -> int:
+    return cli.main(["repair", *map(str, arguments)])
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    """Three pages of noise."""
+    pages = np.random.default_rng(0).integers(0, 256, (3, 24, 32, 3), dtype=np.uint8)
+    with tifffile.TiffWriter(tmp_path / "scan.tif") as writer:
+        for page in pages:
+            writer.write(page, photometric="rgb", metadata=None)
+    return tmp_path / "scan.tif"
+
+
+def hole(rows: slice) -> np.ndarray:
+    mask = np.zeros((24, 32), np.uint8)
+    mask[rows, 6:26] = 255
+    return mask
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    Image.fromarray(hole(slice(4, 12))).save(tmp_path / "m.png")
+    return tmp_path / "m.png"
+
+
+def pages_of(path: Path) -> list[np.ndarray]:
+    with tifffile.TiffFile(path) as file:
+        return [page.asarray() for page in file.pages]
+
+
+def painted(page: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    result = page.copy()
+    result[mask > 127] = GREEN
+    return result
+
+
+def test_a_file_of_several_pages_is_refused_until_a_page_is_named(
+    document: Path, mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second page was lost, with a remark about an animation."""
+    assert repair(document, mask, tmp_path / "out.tif") == 1
+    error = capsys.readouterr().err
+    assert "3 pages" in error and "--page N" in error and not (tmp_path / "out.tif").exists()
+
+
+@pytest.mark.parametrize(("page", "chosen"), [("2", [1]), ("all", [0, 1, 2])])
+def test_the_named_pages_are_repaired_and_the_others_kept(
+    document: Path, mask: Path, tmp_path: Path, page: str, chosen: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert repair(document, mask, tmp_path / "out.tif", "--page", page) == 0
+    before, after = pages_of(document), pages_of(tmp_path / "out.tif")
+    assert len(after) == 3 and "first one" not in capsys.readouterr().err
+    for number in range(3):
+        expected = painted(before[number], hole(slice(4, 12))) if number in chosen else before[number]
+        np.testing.assert_array_equal(after[number], expected)
+
+
+def test_each_page_may_have_a_mask_of_its_own(document: Path, tmp_path: Path) -> None:
+    masks = [hole(slice(2, 5)), hole(slice(8, 11)), hole(slice(15, 20))]
+    with tifffile.TiffWriter(tmp_path / "m.tif") as writer:
+        for mask in masks:
+            writer.write(mask, photometric="minisblack", metadata=None)
+    assert repair(document, tmp_path / "m.tif", tmp_path / "out.tif", "--page", "all") == 0
+    for before, mask, after in zip(pages_of(document), masks, pages_of(tmp_path / "out.tif"), strict=True):
+        np.testing.assert_array_equal(after, painted(before, mask))
+
+
+def test_one_page_can_become_a_picture(document: Path, mask: Path, tmp_path: Path) -> None:
+    assert repair(document, mask, tmp_path / "out.png", "--page", "3") == 0
+    expected = painted(pages_of(document)[2], hole(slice(4, 12)))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), expected)
+
+
+def test_an_empty_mask_changes_no_byte(document: Path, tmp_path: Path) -> None:
+    Image.new("L", (32, 24)).save(tmp_path / "empty.png")
+    assert repair(document, tmp_path / "empty.png", tmp_path / "out.tif", "--page", "all") == 0
+    assert (tmp_path / "out.tif").read_bytes() == document.read_bytes()
+
+
+@pytest.mark.parametrize(("page", "words"), [("4", "asks for number 4"), ("all", "PNG holds one")])
+def test_what_cannot_be_is_said(
+    document: Path, mask: Path, tmp_path: Path, page: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert repair(document, mask, tmp_path / "out.png", "--page", page) == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", ["0", "-1", "x", "1.5", ""])
+def test_a_page_is_a_number_from_one_or_all(document: Path, mask: Path, tmp_path: Path, page: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        repair(document, mask, tmp_path / "out.tif", f"--page={page}")
+    assert stopped.value.code == 2
+
+
+def test_a_folder_goes_on_behind_a_document(document: Path, mask: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    document.rename(folder / "a.tif")
+    Image.new("RGB", (32, 24), (9, 9, 9)).save(folder / "b.png")
+    assert repair(folder, mask, tmp_path / "out") == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+    assert repair(folder, mask, tmp_path / "out", "--page", "all") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.tif", "b.png"]
