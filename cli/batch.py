@@ -1,13 +1,16 @@
-"""Repair files and folders, one photo after another, as `plan.py` says.
+"""Repair files and folders as `plan.py` says, several photos at once where asked.
 
 A result appears complete or not at all, so one that is there is finished and a run that was stopped goes on with the
-rest. Knows no command line; what there is to say goes to a callback.
+rest. Knows no command line and prints nothing.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
@@ -21,7 +24,10 @@ from notices import Note
 if TYPE_CHECKING:
     from inference import Inpainter
 
-FORMAT_NOTES = frozenset(["not_exact", "palette_converted", "heic_saved_as"])  # true of every such file: said once
+ALL_PAGES = "all"
+Page = int | str
+"""Which page of a document is repaired, counted from 1, or ALL_PAGES."""
+State = Literal["repaired", "there_already", "without_mask", "failed"]
 
 
 @dataclass(frozen=True)
@@ -32,21 +38,25 @@ class Limits:
     max_px: int
 
 
-@dataclass
-class Summary:
-    """How many photos came out how; `without_mask` and `finished` were left alone."""
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one photo.
 
-    repaired: int = 0
-    finished: int = 0
-    without_mask: int = 0
-    failed: list[Path] = field(default_factory=list)
+    Attributes:
+        task: the photo, its mask and where its result was to go.
+        state: "repaired"; "there_already" and "without_mask" were left alone; "failed" says why in `error`.
+        result: the result's file, None where there is none.
+        seconds: how long it took, from reading to writing.
+        notes: what there is to say of the result.
+        error: a sentence.
+    """
 
-
-Tell = Callable[[int, Path, str], None]
-"""Called with the number of tasks done, the photo, and a sentence about it ("" when it merely begins)."""
-ALL_PAGES = "all"
-Page = int | str
-"""Which page of a document is repaired, counted from 1, or ALL_PAGES."""
+    task: Task
+    state: State
+    result: Path | None = None
+    seconds: float = 0.0
+    notes: tuple[Note, ...] = ()
+    error: str = ""
 
 
 def run_tasks(
@@ -56,47 +66,78 @@ def run_tasks(
     options: Mapping[str, Any],
     limits: Limits,
     overwrite: bool,
-    tell: Tell,
     page: Page | None = None,
-) -> Summary:
-    """Repair every task that is not finished yet; what fails is told and does not stop the rest.
+    jobs: int = 1,
+) -> Iterator[Outcome]:
+    """Repair every task that is not finished yet; what fails does not stop the rest.
 
-    Arguments: `load_engine` is called once, when the first photo needs it. `options` go to `Inpainter.repair`.
-    `page` is the page of a TIFF that is repaired; the others are kept. None refuses files of several.
+    Args:
+        tasks: what `plan.plan_tasks` returns.
+        load_engine: called once, when the first photo needs it.
+        options: of `Inpainter.repair`.
+        limits: the largest files and pictures that are opened.
+        overwrite: whether a result that is there is made again.
+        page: the page of a TIFF that is repaired; the others are kept. None refuses files of several.
+        jobs: how many photos are read, repaired and written at once. The engine takes one at a time, so that the
+            others are decoded and encoded meanwhile.
+
+    Yields:
+        One outcome for each task, in their order.
     """
-    summary = Summary()
-    said: set[str] = set()
     engine: Inpainter | None = None
-    for done, task in enumerate(tasks):
-        tell(done, task.photo, "")
-        if not overwrite and (target := task.finished()):
-            summary.finished += 1
-            tell(done, task.photo, f"{target} is there already")
-            continue
-        if task.doubt:
-            summary.failed.append(task.photo)
-            tell(done + 1, task.photo, task.doubt)
-            continue
-        if task.mask is None:
-            summary.without_mask += 1
-            tell(done, task.photo, "no mask for it")
-            continue
-        engine = engine or load_engine()
-        try:
-            encoded = _repair_file(task, engine, options, limits, page)
-            _write(task.target_for(encoded.extension), encoded.data)
-        # ValueError is every room's own refusal; the last three are a full disk, memory, and CUDA's errors.
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            summary.failed.append(task.photo)
-            tell(done + 1, task.photo, sentence_of(error))
-            continue
-        summary.repaired += 1
-        for note in encoded.notes:
-            if note not in said:
-                tell(done + 1, task.photo, str(note))
-            if note.code in FORMAT_NOTES:
-                said.add(note)
-    return summary
+    started: deque[Future[Outcome] | Outcome] = deque()
+    pool = ThreadPoolExecutor(jobs, thread_name_prefix="repair")
+    try:
+        for task in tasks:
+            settled = settled_before(task, overwrite=overwrite)
+            if settled is None:
+                engine = engine or load_engine()
+                started.append(pool.submit(_outcome_of, task, engine, options, limits, page))
+            else:
+                started.append(settled)
+            # No more photos wait, decoded or encoded, than are worked on.
+            while len(started) > 2 * jobs:
+                yield _wait_for(started.popleft())
+        while started:
+            yield _wait_for(started.popleft())
+    finally:
+        # Those that run end with a whole file; on Ctrl+C no other begins.
+        pool.shutdown(cancel_futures=True)
+
+
+def settled_before(task: Task, *, overwrite: bool) -> Outcome | None:
+    """Tell whether a task needs no repair.
+
+    Args:
+        task: a photo.
+        overwrite: whether a result that is there is made again.
+
+    Returns:
+        Its outcome, None where it is to be repaired.
+    """
+    if not overwrite and (target := task.finished()):
+        return Outcome(task, "there_already", target)
+    if task.doubt:
+        return Outcome(task, "failed", error=task.doubt)
+    return Outcome(task, "without_mask") if task.mask is None else None
+
+
+def _wait_for(started: "Future[Outcome] | Outcome") -> Outcome:
+    return started if isinstance(started, Outcome) else started.result()
+
+
+def _outcome_of(
+    task: Task, engine: "Inpainter", options: Mapping[str, Any], limits: Limits, page: Page | None
+) -> Outcome:
+    began_s = time.monotonic()
+    try:
+        encoded = _repair_file(task, engine, options, limits, page)
+        target = task.target_for(encoded.extension)
+        _write(target, encoded.data)
+    # ValueError is every room's own refusal; the last three are a full disk, memory, and CUDA's errors.
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        return Outcome(task, "failed", None, time.monotonic() - began_s, error=sentence_of(error))
+    return Outcome(task, "repaired", target, time.monotonic() - began_s, encoded.notes)
 
 
 def _repair_file(

@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from engine.profiles import LOCAL_PROFILES_FILE, ProfileError
 
 ENGINE_SETTINGS = ("device", "precision", "weights", "profile")
 BENCH_FOLDER = CHECKOUT / "bench"
+MOST_JOBS = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,14 +100,26 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of a TIFF of several pages: the page to repair, from 1, or all; the result holds every page",
     )
-    repair.add_argument("--overwrite", action="store_true", help="repair again what is there already")
+    again = repair.add_mutually_exclusive_group()
+    again.add_argument("--overwrite", action="store_true", help="repair again what is there already")
+    again.add_argument(
+        "--skip-done", action="store_true", help="leave what is there already; for a folder that is the default"
+    )
+    repair.add_argument(
+        "--jobs",
+        type=_count,
+        metavar="N",
+        help="photos read and written at once, beside the model; default: the cores, at most 4",
+    )
+    repair.add_argument("--report", type=Path, metavar="FILE", help="write what became of each photo as JSON")
+    repair.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     repair.add_argument(
         "--dilate-px", type=_pixels, metavar="N", help="grow the hole by N px; default: by its thickness and shadow"
     )
     repair.add_argument("--feather-px", type=_pixels, metavar="N", help="width of the soft edge; default: one pixel")
     repair.add_argument("--quality", choices=("fast", "high"), default="fast", help="high refines very large holes")
     add_arguments(repair, ENGINE_SETTINGS)
-    repair.set_defaults(run=run_repair)
+    repair.set_defaults(run=run_repair_command)
 
     profile = commands.add_parser("profile", help="show the card, the profile chosen for it and why")
     profile.add_argument(
@@ -120,11 +132,11 @@ def make_parser() -> argparse.ArgumentParser:
     actions = weights.add_subparsers(title="actions", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="list the weights and where they are")
     add_arguments(listing, ("weights_dir",))
-    listing.set_defaults(run=run_weights_list)
+    listing.set_defaults(run=run_weights_list_command)
     get = actions.add_parser("get", help="fetch published weights; goes on where an earlier download stopped")
     get.add_argument("name", metavar="NAME", help="a name of `fftlama weights list`")
     add_arguments(get, ("mirrors", "weights_dir"))
-    get.set_defaults(run=run_weights_get)
+    get.set_defaults(run=run_weights_get_command)
 
     user = commands.add_parser("user", help="accounts and API keys of a server with a login")
     user.add_argument("action", choices=("add", "key", "list", "remove"), help="add also changes a password")
@@ -176,51 +188,21 @@ def _page(text: str) -> int | str:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MOST_JOBS):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {MOST_JOBS}")
+    return int(text)
+
+
 def _settings(chosen: argparse.Namespace, names: Sequence[str]) -> Settings:
     return load_settings({name: getattr(chosen, name) for name in names}, serving=False)
 
 
-def run_repair(chosen: argparse.Namespace) -> int:
-    """Repair files; print a summary, and on stderr the progress and what went wrong."""
-    from cli.batch import Limits, run_tasks
-    from cli.plan import BatchError, plan_tasks
-    from cli.terminal import ProgressLine, spell_duration
+def run_repair_command(chosen: argparse.Namespace) -> int:
+    """Repair files."""
+    from cli.repair import run_repair
 
-    settings = _settings(chosen, ENGINE_SETTINGS)
-    try:
-        tasks = plan_tasks(chosen.photos, chosen.masks, chosen.out)
-    except BatchError as error:
-        raise CommandError(str(error), EXIT_USAGE) from error
-    progress = ProgressLine(sys.stderr)
-    options = {"dilate_px": chosen.dilate_px, "feather_px": chosen.feather_px, "quality": chosen.quality}
-    started_s = time.monotonic()
-
-    def tell(done: int, photo: Path, sentence: str) -> None:
-        if sentence:
-            progress.say(f"{photo.name}: {sentence}")
-        progress.show(done / len(tasks), f"{done} of {len(tasks)}  {photo.name}")
-
-    try:
-        summary = run_tasks(
-            tasks,
-            lambda: load_inpainter(settings),
-            options=options,
-            limits=Limits(settings.max_file_mib * 2**20, settings.max_image_mpx * 1_000_000),
-            overwrite=chosen.overwrite or (len(tasks) == 1 and not chosen.photos.is_dir() and not chosen.out.is_dir()),
-            tell=tell,
-            page=chosen.page,
-        )
-    finally:
-        progress.close()
-    counts = (
-        (summary.repaired, "repaired"),
-        (summary.finished, "there already"),
-        (summary.without_mask, "without a mask"),
-        (len(summary.failed), "failed"),
-    )
-    words = ", ".join(f"{count} {what}" for count, what in counts if count)
-    print(f"{words}, in {spell_duration(time.monotonic() - started_s)}")
-    return EXIT_FAILED if summary.failed else 0
+    return run_repair(_settings(chosen, ENGINE_SETTINGS), chosen, lambda settings: load_inpainter(settings))
 
 
 def run_profile(chosen: argparse.Namespace) -> int:
@@ -278,45 +260,18 @@ def _measure(settings: Settings) -> None:
     print(f"written to {measured.path}\n")
 
 
-def run_weights_list(chosen: argparse.Namespace) -> int:
-    """Print every weight file that can be chosen, its size, and where it is."""
-    from cli.terminal import spell_mib
-    from lama.catalogue import CATALOGUE, EMBEDDED_NAME, embedded_path, list_weights
+def run_weights_list_command(chosen: argparse.Namespace) -> int:
+    """List weights."""
+    from cli.weights import run_weights_list
 
-    abouts = {EMBEDDED_NAME: "embedded; trained for this project"}
-    abouts |= {name: entry.about for name, entry in CATALOGUE.items()}
-    for known in list_weights(_settings(chosen, ("weights_dir",)).weights_dir):
-        missing = "missing" if known.name == EMBEDDED_NAME else f"not here: fftlama weights get {known.name}"
-        where = str(known.path or embedded_path()) if known.installed else missing
-        about = abouts.get(known.name, "a file of your own")
-        print(f"{known.name:<14}{spell_mib(known.size_bytes):>8}  {about}\n{'':<24}{where}")
-    return 0
+    return run_weights_list(_settings(chosen, ("weights_dir",)))
 
 
-def run_weights_get(chosen: argparse.Namespace) -> int:
-    """Fetch weights with a progress bar and print where they are."""
-    from cli.terminal import ProgressLine, spell_mib
-    from lama.catalogue import CATALOGUE, EMBEDDED_NAME, DownloadError, fetch
+def run_weights_get_command(chosen: argparse.Namespace) -> int:
+    """Fetch weights."""
+    from cli.weights import run_weights_get
 
-    if chosen.name == EMBEDDED_NAME:
-        raise CommandError(f"{EMBEDDED_NAME} comes with the program; there is nothing to fetch", EXIT_USAGE)
-    if chosen.name not in CATALOGUE:
-        names = ", ".join(CATALOGUE)
-        raise CommandError(f"there are no weights called {chosen.name!r} to fetch; there are: {names}", EXIT_USAGE)
-    settings = _settings(chosen, ("mirrors", "weights_dir"))
-    progress = ProgressLine(sys.stderr)
-
-    def show(done: int, total: int, host: str) -> None:
-        progress.show(done / total, f"{spell_mib(done)} of {spell_mib(total)} from {host}")
-
-    try:
-        path = fetch(chosen.name, folder=settings.weights_dir, mirrors=settings.mirrors, on_progress=show)
-    except DownloadError as error:
-        raise CommandError(str(error)) from error
-    finally:
-        progress.close()
-    print(path)
-    return 0
+    return run_weights_get(_settings(chosen, ("mirrors", "weights_dir")), chosen.name)
 
 
 def run_user_command(chosen: argparse.Namespace) -> int:

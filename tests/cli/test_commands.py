@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 import pytest
 
 from cli import main as cli
-from cli.terminal import ProgressLine, spell_duration
 from lama import catalogue as downloads
 from lama.transfer import Progress
+from tests.support.terminal import on_terminal
 
 ROOT = Path(cli.__file__).parents[1]
 WITHOUT_HEAVY = """
@@ -86,6 +85,21 @@ def test_weights_list_says_what_is_here_and_what_is_not(
     assert lines[4].startswith("mine") and "2.0 MiB" in lines[4] and lines[5].strip() == str(tmp_path / "mine.ckpt")
 
 
+def test_weights_get_draws_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from lama import catalogue\n"
+        "def fetch(name, *, folder, mirrors, on_progress):\n"
+        "    for done in range(0, 101, 20):\n"
+        "        on_progress(done * 2**20, 100 * 2**20, 'mirror.example'); time.sleep(0.15)\n"
+        "    return Path(name)\n"
+        "catalogue.fetch = fetch\n"
+        "from cli import main; sys.exit(main.main(['weights', 'get', 'big-lama']))\n"
+    )
+    shown, code = on_terminal([sys.executable, "-c", program], cwd=ROOT)
+    assert code == 0 and "mirror.example: 100%" in shown and "100M/100M" in shown
+    assert shown.rstrip().endswith("big-lama") and "\n" not in shown.rstrip().removesuffix("big-lama").strip("\r\n")
+
+
 def test_weights_get_shows_progress_and_prints_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -95,7 +109,7 @@ def test_weights_get_shows_progress_and_prints_the_path(
             on_progress(done * 2**20, 100 * 2**20, "mirror.example")
         return tmp_path / name
 
-    monkeypatch.setattr(downloads, "fetch", fetch)
+    monkeypatch.setattr("cli.weights.fetch", fetch)
     monkeypatch.setenv("FFTLAMA_MIRRORS", "https://mirror.example")
     assert cli.main(["weights", "get", "big-lama"]) == 0
     captured = capsys.readouterr()
@@ -110,7 +124,7 @@ def test_weights_get_fails_in_one_sentence(name: str, code: int, monkeypatch: py
     def fetch(*_args: Any, **_options: Any) -> Path:
         raise downloads.DownloadError("big-lama could not be fetched")
 
-    monkeypatch.setattr(downloads, "fetch", fetch)
+    monkeypatch.setattr("cli.weights.fetch", fetch)
     assert cli.main(["weights", "get", name]) == code
     error = capsys.readouterr().err
     assert error.startswith("fftlama: ") and error.count("\n") == 1
@@ -216,41 +230,3 @@ def test_ctrl_c_in_a_real_process_exits_130(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=10)
     assert process.returncode == 130 and "Traceback" not in error
-
-
-class Terminal:
-    def __init__(self) -> None:
-        self.text = ""
-
-    def isatty(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        self.text += text
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-
-def test_terminal_shows_one_line_drawn_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
-    now_s = iter([0.0, 10.0, 20.0, 30.0])
-    monkeypatch.setattr(time, "monotonic", lambda: next(now_s))
-    terminal = Terminal()
-    line = ProgressLine(terminal)  # type: ignore[arg-type]
-    line.show(0.25, "photo.jpg")
-    line.say("a remark")
-    line.show(0.5, "x" * 500)
-    line.close()
-    assert " 25% photo.jpg, 30 s left" in terminal.text
-    assert terminal.text.count("\n") == 1 and "a remark\n" in terminal.text
-    assert all(len(drawn) < 60 for drawn in terminal.text.replace("\n", "").split("\r\x1b[2K"))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.44, "0.4 s"), (12.4, "12 s"), (185, "3 min 5 s"), (59.8, "1 min 0 s"), (7290, "2 h 1 min")],
-)
-def test_durations_are_spelled_in_their_unit(seconds: float, words: str) -> None:
-    assert spell_duration(seconds) == words
