@@ -59,6 +59,8 @@ def connect(redis_url: str) -> redis.Redis:
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         socket_keepalive=True,
         health_check_interval=25,
+        # A blob of 12 MB in pieces of the default 64 KiB takes 48 ms of computing instead of 12.
+        socket_read_size=4 << 20,
     )
 
 
@@ -151,7 +153,7 @@ class AttemptRunner:
             self.busy_with = ""
             self.done += 1
 
-    def _answer(self, keys: AttemptKeys, blob: bytes) -> bytes:
+    def _answer(self, keys: AttemptKeys, blob: bytes) -> memoryview:
         """Repair what a blob holds; return the blob of the result, or of what went wrong."""
         began_s = time.monotonic()
         try:
@@ -184,7 +186,7 @@ class AttemptRunner:
         header = {"kind": "result", "boxes": boxes, "timings_ms": timings_ms, "notes": notes, "worker": self.worker_id}
         return pack(header, [patch for _, patch in result.patches])
 
-    def _send(self, keys: AttemptKeys, answer: bytes) -> None:
+    def _send(self, keys: AttemptKeys, answer: memoryview) -> None:
         """Append the answer; try again for half a minute when Redis is away, then leave it to a new attempt."""
         for pause_s in (*ANSWER_PAUSES_S, None):
             try:

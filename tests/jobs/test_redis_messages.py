@@ -66,7 +66,7 @@ def test_other_arrays_are_not_sent(dtype: str) -> None:
 
 
 def test_blob_cannot_name_another_type_of_array() -> None:
-    blob = pack({}, [np.zeros(8, np.uint8)]).replace(b'"uint8"', b'"objec"')
+    blob = bytes(pack({}, [np.zeros(8, np.uint8)])).replace(b'"uint8"', b'"objec"')
     with pytest.raises(ValueError, match="can't be read"):
         unpack(blob)
 
