@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from imaging.levels import FEW_LEVELS, OUTLIERS, sample_step
 from masks.boxes import slices_inside, slices_of
 from masks.crop_plan import Crop
 
-SAMPLED_PX = 1 << 20  # of a whole photo, for its levels
-FEW_LEVELS = 1 << 14  # of 65536: a 16-bit photo whose values span fewer is shown stretched
-OUTLIERS = 0.001  # part of the pixels that may lie outside the levels: hot pixels, dead ones
 MARGIN = 0.25  # of the span, on both sides, so that a fill may be a little brighter than what is known
 
 LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
@@ -45,7 +43,7 @@ def shown_levels(
     """
     if image.dtype != np.uint16:
         return None
-    step = max(1, int((image.shape[0] * image.shape[1] / SAMPLED_PX) ** 0.5))
+    step = sample_step(image)
     sampled = np.s_[::step, ::step]
     known = ~mask[sampled]
     if transparent is not None:

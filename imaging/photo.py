@@ -1,10 +1,12 @@
 """What an opened photo is: its pixels, and how its file was written so that the result can be written the same way."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from imaging import metadata
+from imaging.levels import white_level
 from notices import Note
 
 MOST_UNSEEN_ALPHA = 128  # of 65535: what rounds to 0 of 255
@@ -69,6 +71,11 @@ class Photo:
     notes: tuple[Note, ...] = ()
     source: Source = field(default_factory=Source, repr=False)
 
+    @cached_property
+    def white(self) -> int | None:
+        """The value that is shown as white where the photo uses few of its 16 bits, else None."""
+        return white_level(self.image, self.transparent)
+
     @property
     def transparent(self) -> np.ndarray | None:
         """(H, W) bool, True where the alpha is 0 of 255, so that nobody sees the colour; None where no pixel is so."""
@@ -124,4 +131,8 @@ def assemble(
     if left_out:
         text = "Part of the file's metadata is larger or more tangled than any camera writes; it is left out."
         notes = (*notes, Note(text, code="metadata_left_out"))
-    return Photo(image, alpha, format, notes, replace(source, stored=stored, left_out=left_out, **cleaned))  # type: ignore[arg-type]
+    photo = Photo(image, alpha, format, notes, replace(source, stored=stored, left_out=left_out, **cleaned))  # type: ignore[arg-type]
+    if photo.white is None:
+        return photo
+    text = "The photo uses few of its 16-bit values; it is shown brighter than it is stored."
+    return replace(photo, notes=(*notes, Note(text, code="few_levels")))

@@ -16,6 +16,7 @@ from PIL import Image
 from imaging import jpeg, metadata, png, tiff, tiff_tags
 from imaging.errors import ImagingError
 from imaging.formats import FORMATS, PREVIEW_FORMATS, format_named
+from imaging.levels import eight_bits
 from imaging.photo import Encoded, Photo
 from notices import Note
 
@@ -48,6 +49,9 @@ def encode_photo(photo: Photo, image: np.ndarray | None = None, *, format: str |
         height, width = image.shape[:2]
         message = f"An image of {width} x {height} pixels cannot be saved as {name}; PNG can hold it."
         raise ImagingError("bad_options", message, format=name.lower(), width=width, height=height) from error
+    if photo.white is not None and not FORMATS[name].deep:
+        text = f"{name} holds 8 bits; the photo uses few of its 16-bit values, so the file is brighter than the photo."
+        notes.append(Note(text, code="stretched", format=name))
     if lossy or (photo.source.stored == "cmyk"):
         notes.append(_not_exact_note(photo, name, lossy))
     return Encoded(data, FORMATS[name].media_type, FORMATS[name].extension, tuple(notes))
@@ -83,18 +87,20 @@ def _not_exact_note(photo: Photo, name: str, lossy: bool) -> Note:
     return Note(text, code="not_exact", format=name, lossy=lossy)
 
 
-def _eight_bit(values: np.ndarray) -> np.ndarray:
-    """Return uint8 values; 16 bits are divided by 257 and rounded."""
-    return values if values.dtype == np.uint8 else ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def _eight_bit(photo: Photo, pixels: np.ndarray) -> np.ndarray:
+    """Return pixels (H, W, C) of a photo as uint8, its few levels stretched; a last channel of two or four is alpha."""
+    colours = pixels.shape[2] - (pixels.shape[2] in (2, 4))
+    stretched = eight_bits(pixels[..., :colours], photo.white)
+    return np.dstack([stretched, eight_bits(pixels[..., colours:])]) if colours < pixels.shape[2] else stretched
 
 
-def _as_stored(photo: Photo, image: np.ndarray, *, alpha: bool = True) -> np.ndarray:
+def _as_stored(photo: Photo, image: np.ndarray) -> np.ndarray:
     """Return (H, W, C) pixels as the file holds them: one channel for grey, the photo's alpha behind them."""
     if photo.source.stored == "grey":
         # Luma of three equal channels is that very value: the weights add up to 1000.
         weighted = image.astype(np.uint32) @ np.array([299, 587, 114], np.uint32)
         image = ((weighted + 500) // 1000).astype(image.dtype)[..., None]
-    return np.dstack([image, photo.alpha]) if alpha and photo.alpha is not None else image
+    return np.dstack([image, photo.alpha]) if photo.alpha is not None else image
 
 
 def _inks(photo: Photo, image: np.ndarray) -> np.ndarray:
@@ -141,7 +147,7 @@ def _write_jpeg(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
     if own and source.stored == "cmyk":
         picture, icc = Image.frombytes("CMYK", image.shape[1::-1], _inks(photo, image).tobytes()), source.icc
     else:
-        pixels, icc = _eight_bit(_on_white(photo, image)), _colour_profile(photo)
+        pixels, icc = _on_white(_eight_bit(photo, _as_stored(photo, image))), _colour_profile(photo)
         picture = _picture(pixels)
     data = jpeg.encode(picture, source.jpeg if own else None, source.dpi)
     comments = source.jpeg.comments if source.jpeg else ()
@@ -150,19 +156,18 @@ def _write_jpeg(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
     ), True
 
 
-def _on_white(photo: Photo, image: np.ndarray) -> np.ndarray:
-    """Return the pixels without alpha, transparent ones showing white, for formats that have no alpha."""
-    pixels = _as_stored(photo, image, alpha=False)
-    if photo.alpha is None:
+def _on_white(pixels: np.ndarray) -> np.ndarray:
+    """Return (H, W, C) uint8 pixels without alpha, transparent ones showing white, for formats that have no alpha."""
+    if pixels.shape[2] in (1, 3):
         return pixels
-    full = np.iinfo(pixels.dtype).max
-    alpha = photo.alpha[..., None].astype(np.uint64)
-    return ((pixels * alpha + full * (full - alpha) + full // 2) // full).astype(pixels.dtype)
+    alpha = pixels[..., -1:].astype(np.uint32)
+    return ((pixels[..., :-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def _write_webp(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
     source = photo.source
-    picture = _picture(_eight_bit(np.dstack([image, photo.alpha]) if photo.alpha is not None else image))
+    pixels = np.dstack([image, photo.alpha]) if photo.alpha is not None else image
+    picture = _picture(_eight_bit(photo, pixels))
     metadata_options = {
         "icc_profile": metadata.profile_for(source.icc, "rgb") or b"",
         "exif": b"Exif\0\0" + source.exif if source.exif else b"",
@@ -210,7 +215,7 @@ def _write_tiff(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
 
 
 def _write_bmp(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
-    pixels = _eight_bit(_as_stored(photo, image))
+    pixels = _eight_bit(photo, _as_stored(photo, image))
     if photo.alpha is None:
         file = BytesIO()
         _picture(pixels).save(file, "BMP", **({"dpi": photo.source.dpi} if photo.source.dpi else {}))
@@ -225,7 +230,7 @@ def _write_bmp(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
 
 def _write_avif(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
     source = photo.source
-    pixels = _eight_bit(_as_stored(photo, image))
+    pixels = _eight_bit(photo, _as_stored(photo, image))
     options = {
         "subsampling": source.avif_subsampling if photo.format == "AVIF" else "4:2:0",
         "speed": AVIF_SPEED,
@@ -247,12 +252,27 @@ _WRITERS: dict[str, Callable[[Photo, np.ndarray], tuple[bytes, bool]]] = {
 
 
 def encode_preview(
-    image: np.ndarray, *, max_px: int | None, format: str = "webp", alpha: np.ndarray | None = None
+    image: np.ndarray,
+    *,
+    max_px: int | None,
+    format: str = "webp",
+    alpha: np.ndarray | None = None,
+    white: int | None = None,
 ) -> bytes:
-    """Encode an image for looking at: longer side at most `max_px`, 8 bits, no metadata.
+    """Encode an image for looking at, without metadata.
 
-    image: (H, W, 3) uint8 or uint16, alpha (H, W) of the same dtype or None; both not modified. format: "webp", "jpeg"
-    or "png". Raises ImagingError `bad_options` for another format.
+    Args:
+        image: (H, W, 3) uint8 or uint16; not modified.
+        max_px: longer side at most; None = the image's own.
+        format: "webp", "jpeg" or "png".
+        alpha: (H, W) of the image's dtype, or None; not modified. In a JPEG transparent pixels show white.
+        white: the value of 16 bits that is shown as white; None = the largest.
+
+    Returns:
+        The file's bytes, 8 bits per channel.
+
+    Raises:
+        ImagingError: `bad_options` for another format.
     """
     height, width = image.shape[:2]
     row = format_named(format)
@@ -260,15 +280,31 @@ def encode_preview(
         raise ImagingError("bad_options", f"Unknown preview format {format!r}; use webp, jpeg or png.", format=format)
     name = row.name
     limit = min(max_px or max(width, height), WEBP_MAX_SIDE_PX if name == "WEBP" else 65500)
-    pixels = image if alpha is None or not row.alpha else np.dstack([image, alpha])
     scale = max(1, limit) / max(width, height)
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    pixels = _eight_bit(pixels)
+        image, alpha = _smaller(image, alpha, size)
+    pixels = eight_bits(image, white)
+    if alpha is not None:
+        pixels = np.dstack([pixels, eight_bits(alpha)])
+        pixels = pixels if row.alpha else _on_white(pixels)
     if name == "PNG":
         return png.encode(pixels, fast=True)
     file = BytesIO()
     options = {"method": 1} if name == "WEBP" else {}
     Image.fromarray(pixels).save(file, name, quality=PREVIEW_QUALITY, **options)
     return file.getvalue()
+
+
+def _smaller(
+    image: np.ndarray, alpha: np.ndarray | None, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return an image and its alpha at (width, height); colours that nobody sees do not come into those beside them."""
+    if alpha is None or alpha.min() == np.iinfo(alpha.dtype).max:
+        small = None if alpha is None else cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
+        return cv2.resize(image, size, interpolation=cv2.INTER_AREA), small
+    weight = alpha.astype(np.float32)
+    weighted = cv2.resize(image * weight[..., None], size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
+    colours = np.rint(weighted / np.maximum(small, 1e-6)[..., None])
+    return colours.astype(image.dtype), np.rint(small).astype(alpha.dtype)

@@ -76,14 +76,14 @@ class Encodings:
         """
 
         def make() -> Encoded:
-            pixels = self._images.pixels(image)
+            pixels, photo = self._images.pixels(image), self._images.original(image)
             with imaging_as_job_error(), self._images.memory.reserve(step_bytes(image)):
-                data = encode_preview(pixels, max_px=max_px, format=format)
+                data = encode_preview(pixels, max_px=max_px, format=format, alpha=photo.alpha, white=photo.white)
             row = FORMATS[format.upper()]
             return Encoded(data, row.media_type, row.extension)
 
         side = min(max_px or max(image.width, image.height), max(image.width, image.height))
-        return self._kept(image, f"{format}-{side}", make).data
+        return self._kept(image, f"shown-{format}-{side}", make).data
 
     def _kept(self, image: ImageRecord, kind: str, make: Callable[[], Encoded]) -> Encoded:
         """Return what was kept, else make it and keep it; who asks for the same meanwhile waits for it."""

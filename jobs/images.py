@@ -2,7 +2,7 @@
 
 Arrays are (H, W, 3) uint8 or uint16, shared with a bounded cache and never to be written to. An edit's array is its
 parent's with one patch laid over; its patch is kept lossless at the original's depth, and beside it, for 16-bit
-originals, an 8-bit copy that browsers show. Files for people are made in `encodings.py`.
+originals and transparent ones, an 8-bit copy that browsers show. Files for people are made in `encodings.py`.
 """
 
 import threading
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from imaging import FORMATS, ImagingError, Photo, decode_png, encode_png, open_photo
 from imaging.atomic_write import write_atomically
+from imaging.levels import eight_bits
 from jobs.errors import JobError, storage_as_job_error
 from jobs.memory_budget import MIB, MemoryBudget
 from jobs.store import ImageRecord, JobStore, new_id
@@ -29,7 +30,6 @@ STEPS_AT_ONCE = 2  # whole pictures decoded or encoded side by side: more than c
 STEP_BYTES_PER_PX = 14
 DEEP_STEP_BYTES_PER_PX = 28
 LONGEST_NAME = 120
-EIGHT_BIT_STEP = 257  # 65535 / 255: 16-bit value of one 8-bit grey level
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -151,8 +151,8 @@ class ImageStore:
             merged[patch_top - top : patch_bottom - top, patch_left - left : patch_right - left] = array
         image_id = new_id()
         files = [(self.store.patch_path(image_id), encode_png(merged, fast=True))]
-        if merged.dtype == np.uint16:
-            shown = ((merged.astype(np.uint32) + EIGHT_BIT_STEP // 2) // EIGHT_BIT_STEP).astype(np.uint8)
+        shown = self._as_shown(merged, parent, box)
+        if shown is not merged:
             files.append((self.store.view_path(image_id), encode_png(shown, fast=True)))
         try:
             with storage_as_job_error():
@@ -166,6 +166,17 @@ class ImageStore:
             (), box, time.time(),
         )  # fmt: skip
         return record, sum(len(data) for _, data in files)
+
+    def _as_shown(self, patch: Pixels, image: ImageRecord, box: Box) -> NDArray:
+        """Return a patch as browsers show it: 8 bits, stretched as the photo is, transparent where nobody sees it."""
+        shown: NDArray = patch
+        if patch.dtype == np.uint16:
+            shown = eight_bits(patch, self.original(image).white)
+        left, top, right, bottom = box
+        hidden = self.transparent(image)
+        if hidden is not None and (hidden := hidden[top:bottom, left:right]).any():
+            shown = np.dstack([shown, np.where(hidden, 0, 255).astype(np.uint8)])
+        return shown
 
     def drop_edit(self, image_id: str) -> None:
         """Remove the files of an edit that was not inserted."""

@@ -77,7 +77,7 @@ class Gallery:
                 width = THUMBNAIL_PX
             scale = width / full_width if width else height / full_height
             longer_px = min(LARGEST_THUMBNAIL_PX, max(1, round(max(full_width, full_height) * scale)))
-            data = encode_preview(photo.image, max_px=longer_px, format="jpeg", alpha=photo.alpha)
+            data = encode_preview(photo.image, max_px=longer_px, format="jpeg", alpha=photo.alpha, white=photo.white)
         with Image.open(io.BytesIO(data)) as picture:
             return data, picture.size
 

@@ -145,3 +145,25 @@ def test_grey_stays_grey(way: Way) -> None:
     grey = np.random.default_rng(0).integers(0, 256, (*SIZE, 1), dtype=np.uint8).repeat(3, axis=2)
     result = way(encode_png(grey, fast=True), mask_file())
     assert np.ptp(result, axis=2).max() == 0 and (result[HOLE] != grey[HOLE]).any()
+
+
+def test_patches_are_shown_as_the_photo_is(queue: JobQueue) -> None:
+    """Few levels are stretched in both by the same rule; where the photo is transparent the patch is."""
+    rng = np.random.default_rng(3)
+    few = rng.integers(300, 900, (*SIZE, 4), dtype=np.uint16)
+    few[..., 3] = 65535
+    few[40:50, 50:58, 3] = 0
+    image = queue.add_image(encode_png(few, fast=True), "few.png")
+    view = queue.view(queue.submit(image.image_id, "r", [], mask_file()))
+    while view["state"] not in ENDED:
+        view = queue.view(view["job_id"], wait_s=10, seen=view["version"])
+    edit = queue.image(view["image_id"])
+    left, top, right, bottom = view["patch"]["box"]
+    patch = open_photo(queue.images.patch(edit))
+    whole = open_photo(queue.encodings.preview(edit, max_px=None, format="png"))
+    hidden = few[top:bottom, left:right, 3] == 0
+    assert patch.alpha is not None and whole.alpha is not None and patch.image.dtype == np.uint8
+    np.testing.assert_array_equal(patch.alpha == 0, hidden)
+    np.testing.assert_array_equal(patch.image[~hidden], whole.image[top:bottom, left:right][~hidden])
+    assert patch.image[~hidden].mean() > 100, "black, as browsers show it"
+    np.testing.assert_array_equal(queue.images.pixels(edit)[..., 0][few[..., 3] == 0], few[..., 0][few[..., 3] == 0])

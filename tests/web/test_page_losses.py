@@ -5,9 +5,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import Route, expect
 
+from imaging import encode_png
 from tests.support.page_driver import DONE, Person, browser, photo_file, usual_browser, visit
 from tests.support.serving import RunningServer
 
@@ -343,6 +345,19 @@ def test_after_a_reload_every_pixel_of_a_large_photo_comes_back(person: Person) 
 def test_a_large_tiff_is_shown_in_full(person: Person) -> None:
     person.open(photo_file(2600, 700, name="large.tif"))
     person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth === 2600")
+
+
+def test_a_photo_of_few_levels_is_shown_bright_by_photo_and_patch(person: Person) -> None:
+    """A 10-bit photo in a 16-bit PNG is black in a browser; the server stretches it, and patches alike."""
+    values = np.random.default_rng(0).integers(400, 900, (300, 400, 3), dtype=np.uint16)
+    person.open({"name": "few.png", "mimeType": "image/png", "buffer": encode_png(values, fast=True)})
+    expect(person.page.locator('[data-part="photo-notes"]')).to_contain_text("few of its 16-bit values")
+    person.page.wait_for_function("document.querySelector('.fft-photo').src.startsWith('blob:')")
+    person.page.wait_for_timeout(300)
+    assert min(person.pixel(0.8, 0.8)) > 80
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    person.repair()
+    assert min(person.pixel(0.35, 0.3)) > 80
 
 
 def test_strokes_stay_as_they_were_painted(person: Person) -> None:

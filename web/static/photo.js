@@ -81,7 +81,8 @@ export function createPhoto({ store, api, layers, view, setup, words, cancelRepa
     if (one === shown) {
       const before = store.get().photo;
       store.update({ photo });
-      if (before?.width !== width || before.height !== height) await showServersPicture(one);
+      const isOtherwise = before?.width !== width || before.height !== height || isShownStretched(photo);
+      if (isOtherwise) await showServersPicture(one);
     } else if (one === previous?.one) {
       previous.work = { ...previous.work, photo };
     } else if (one === newest) {
@@ -170,6 +171,9 @@ export function createPhoto({ store, api, layers, view, setup, words, cancelRepa
 
   const previewUrl = (/** @type {string} */ id) => api.photoUrl(id, `?max_px=${setup.preview_px}&format=webp`);
 
+  // Of 16 bits such a photo uses few values: a browser shows it black, the server's picture is stretched, as patches are.
+  const isShownStretched = (/** @type {import("./store.js").Photo} */ photo) => photo.notes?.some(({ code }) => code === "few_levels");
+
   // The preview first, because it is there soon.
   async function showServersPicture(/** @type {Opened} */ one) {
     const photo = store.get().photo;
@@ -186,7 +190,7 @@ export function createPhoto({ store, api, layers, view, setup, words, cancelRepa
   async function showWholePicture(/** @type {Opened} */ one) {
     const photo = store.get().photo;
     if (one !== shown || !photo?.image_id || Math.max(photo.width, photo.height) <= setup.preview_px) return;
-    const whole = BROWSER_FORMATS.has(photo.format) ? "" : `?max_px=${LARGEST_PREVIEW_PX}&format=jpeg`;
+    const whole = BROWSER_FORMATS.has(photo.format) && !isShownStretched(photo) ? "" : `?max_px=${LARGEST_PREVIEW_PX}&format=jpeg`;
     const picture = await layers.load(api.photoUrl(photo.image_id, whole), one.leaving.signal).catch(() => null);
     if (picture && one === shown) layers.showPhoto(picture);
   }
