@@ -300,11 +300,13 @@ def _smaller(
     image: np.ndarray, alpha: np.ndarray | None, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return an image and its alpha at (width, height); colours that nobody sees do not come into those beside them."""
-    if alpha is None or alpha.min() == np.iinfo(alpha.dtype).max:
-        small = None if alpha is None else cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
+    if alpha is None:
+        return cv2.resize(image, size, interpolation=cv2.INTER_AREA), None
+    small = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
+    if alpha.min() > 0:
         return cv2.resize(image, size, interpolation=cv2.INTER_AREA), small
-    weight = alpha.astype(np.float32)
-    weighted = cv2.resize(image * weight[..., None], size, interpolation=cv2.INTER_AREA)
-    small = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
-    colours = np.rint(weighted / np.maximum(small, 1e-6)[..., None])
-    return colours.astype(image.dtype), np.rint(small).astype(alpha.dtype)
+    seen = (alpha > 0).view(np.uint8)
+    colours = cv2.resize(image * seen[..., None], size, interpolation=cv2.INTER_AREA)
+    share = cv2.resize(seen * np.uint8(255), size, interpolation=cv2.INTER_AREA)[..., None] / np.float32(255)
+    most = np.iinfo(image.dtype).max
+    return np.minimum(np.rint(colours / np.maximum(share, 1 / 255)), most).astype(image.dtype), small
