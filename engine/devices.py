@@ -7,6 +7,7 @@ no model and no photos.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,16 @@ ALLOCATION_FAILURES = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
 )
+
+
+# CUDA and HIP, of a card that is older or newer than those the build was made for.
+NO_KERNELS = ("no kernel image is available", "invalid device function")
+OTHER_BUILD = (
+    "Another build of PyTorch may know this card: start with TORCH_BACKEND=auto ./start_app.sh, or with"
+    " TORCH_BACKEND=cu126 for older cards."
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,19 +67,59 @@ def choose_placement(device: str, precision: str, profile: Profile | str | None)
     Raises:
         UnavailableError: this machine does not have the requested device, precision or profile.
     """
-    chosen = choose_device(device)
+    chosen, obstacle = _choose(device)
     chosen_profile, reason = pick_profile(describe_card(chosen), profile)
+    if obstacle:
+        logger.warning("%s The CPU computes, which is slower. %s", obstacle, OTHER_BUILD)
+        # As where a card has no room for the weights: what was asked of the card is not asked of the CPU.
+        precision, reason = "fp32" if precision == "fp32" else "auto", f"{obstacle} {reason}"
     return Placement(chosen, choose_precision(precision, chosen_profile, chosen), chosen_profile, reason)
 
 
 def choose_device(device: str) -> torch.device:
     """Return the device for "auto", "cpu", "mps", "cuda" or "cuda:N"; "auto" never takes MPS, which is untested.
 
+    "auto" takes the CPU where PyTorch can't compute on the card.
+
     Raises:
-        UnavailableError: the name is unknown, or this machine does not have the device.
+        UnavailableError: the name is unknown, this machine does not have the device, or PyTorch can't compute on it.
     """
+    return _choose(device)[0]
+
+
+def _choose(device: str) -> tuple[torch.device, str]:
+    """Return the device, and a sentence that says why it is not the card that "auto" would take, or ""."""
     if device == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu"), ""
+        card = torch.device("cuda", torch.cuda.current_device())
+        obstacle = _obstacle_on(card)
+        return (torch.device("cpu"), obstacle) if obstacle else (card, "")
+    chosen = _named(device)
+    obstacle = _obstacle_on(chosen) if chosen.type == "cuda" else ""
+    if obstacle:
+        raise UnavailableError(f"device {device!r} was asked for. {obstacle} {OTHER_BUILD} Or use device auto or cpu.")
+    return chosen, ""
+
+
+def _obstacle_on(card: torch.device) -> str:
+    """Return a sentence that says why PyTorch can't compute on a card that it sees, or ""."""
+    try:
+        torch.ones(1, device=card).add_(1).item()
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            return ""  # the card is full now; what then happens is decided where the weights are loaded
+        found = describe_card(card)
+        capability = "" if found.capability is None else " ({}.{})".format(*found.capability)
+        if any(words in str(error) for words in NO_KERNELS):
+            return f"PyTorch {torch.__version__} has no kernels for {found.name}{capability}."
+        reason = str(error).splitlines()[0]
+        return f"PyTorch {torch.__version__} can't compute on {found.name}{capability}: {reason}."
+    return ""
+
+
+def _named(device: str) -> torch.device:
+    """Return the device of a name other than "auto"."""
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError):

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,10 @@ from engine import devices
 from engine.devices import choose_device, choose_placement, choose_precision, is_out_of_memory
 from engine.profiles import Card, choose_profile
 from engine.requests import UnavailableError
+from inference import Inpainter
+from lama.checkpoint import save_generator
 from lama.devices import cpu_supports_bf16
+from lama.generator import Generator
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU, MPS = torch.device("cpu"), torch.device("mps")
@@ -95,3 +100,61 @@ def test_the_errors_of_real_allocators_mean_out_of_memory() -> None:
     on_windows = "alloc_cpu.cpp:117] data. DefaultCPUAllocator: not enough memory: you tried to allocate"
     assert is_out_of_memory(RuntimeError(on_windows))
     assert not is_out_of_memory(RuntimeError("illegal memory access"))
+
+
+class WithoutKernels:
+    """A card that PyTorch sees and can't launch anything on, as far as `engine.devices` asks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: str) -> None:
+        properties = SimpleNamespace(name="NVIDIA GeForce GTX 1080", major=6, minor=1, total_memory=8 << 30)
+        ones = torch.ones
+
+        def launch(*size: Any, device: Any = None, **more: Any) -> torch.Tensor:
+            if device is not None and torch.device(device).type == "cuda":
+                raise RuntimeError(error)
+            return ones(*size, device=device, **more)
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        monkeypatch.setattr(torch, "ones", launch)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors ...", "no kernels"),
+        ("HIP error: invalid device function", "no kernels"),
+        ("CUDA error: unspecified launch failure\nmore", "can't compute on NVIDIA GeForce GTX 1080 (6.1): CUDA error"),
+    ],
+)
+@pytest.mark.parametrize("precision", ["auto", "fp16", "fp32"])
+def test_a_card_without_kernels_leaves_the_work_to_the_cpu_and_says_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: str, said: str, precision: str
+) -> None:
+    """The start failed with CUDA's own words."""
+    WithoutKernels(monkeypatch, error)
+    placement = choose_placement("auto", precision, None)
+    assert placement.device == CPU and placement.precision in ("fp32", "bf16")
+    assert said in placement.reason and "GTX 1080 (6.1)" in placement.reason
+    (warning,) = caplog.messages
+    assert said in warning and "TORCH_BACKEND" in warning and "CPU" in warning and "\n" not in warning
+    for asked in ("cuda", "cuda:0"):
+        with pytest.raises(UnavailableError, match="TORCH_BACKEND"):
+            choose_placement(asked, "auto", None)
+
+
+def test_the_app_starts_on_the_cpu_beside_a_card_without_kernels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    WithoutKernels(monkeypatch, "CUDA error: no kernel image is available for execution on the device")
+    torch.manual_seed(0)
+    save_generator(Generator(width=4, blocks=1).eval(), tmp_path / "tiny.safetensors")
+    inpainter = Inpainter.load(tmp_path / "tiny.safetensors")
+    assert inpainter.device == "cpu" and "no kernels" in inpainter.profile_reason
+
+
+def test_a_card_that_is_full_is_not_one_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    WithoutKernels(monkeypatch, "CUDA error: out of memory")
+    assert choose_device("auto").type == "cuda"
