@@ -24,6 +24,7 @@ APP1, APP2, APP13, COMMENT = 0xE1, 0xE2, 0xED, 0xFE
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in scans, FF is followed by 00 or by a restart, D0-D7
 DEFAULT_QUALITY = 92
+COARSE_COLOURS_UP_TO = 95
 MAX_SEGMENTS = 20_000
 MAX_METADATA_SEGMENTS = 2000  # 128 MB of profile in full segments
 MAX_METADATA_BYTES = 16 << 20
@@ -145,11 +146,22 @@ def iptc_of(picture: JpegImagePlugin.JpegImageFile) -> bytes | None:
     return b"".join(part.removeprefix(IPTC_KEY) for part in parts if part.startswith(IPTC_KEY)) or None
 
 
-def encode(picture: Image.Image, settings: JpegSettings | None, dpi: tuple[float, float] | None) -> bytes:
-    """Encode an L, RGB or CMYK picture with these settings, or at a high quality with 4:2:0; no metadata but DPI."""
+def encode(
+    picture: Image.Image,
+    settings: JpegSettings | None,
+    dpi: tuple[float, float] | None,
+    *,
+    quality: int | None = None,
+) -> bytes:
+    """Encode an L, RGB or CMYK picture with these settings, or at a quality with 4:2:0; no metadata but DPI.
+
+    The colours of a quality above 95 are as fine as the brightness (4:4:4).
+    """
     options: dict[str, object] = {"dpi": dpi} if dpi else {}
     if settings is None or not settings.tables:
-        options |= {"quality": DEFAULT_QUALITY, "subsampling": 2 if picture.mode == "RGB" else -1}
+        quality = DEFAULT_QUALITY if quality is None else quality
+        subsampling = 0 if quality > COARSE_COLOURS_UP_TO else 2
+        options |= {"quality": quality, "subsampling": subsampling if picture.mode == "RGB" else -1}
     else:
         tables = settings.tables if picture.mode != "L" else settings.tables[:1]
         options["qtables"] = [list(table) for table in tables]

@@ -30,12 +30,15 @@ AVIF_SPEED = 8
 PREVIEW_QUALITY = 85
 
 
-def encode_photo(photo: Photo, image: np.ndarray | None = None, *, format: str | None = None) -> Encoded:
+def encode_photo(
+    photo: Photo, image: np.ndarray | None = None, *, format: str | None = None, quality: int | None = None
+) -> Encoded:
     """Encode a photo with changed pixels into a file.
 
     image: (H, W, 3) of the photo's own shape and dtype, not modified; None for the photo's own pixels.
     format: "png", "jpeg", "webp", "tiff", "bmp" or "avif" in any case; None or "original" for the photo's own. A GIF
     becomes PNG; a HEIC, which is only read, becomes JPEG (PNG if it has transparency).
+    quality: 1 to 100, of a JPEG or a lossy WebP; None for the photo's own in its own format, else a high one.
     Raises ImagingError `bad_options` for another format or one that cannot hold this size, ValueError for a wrong
     array.
     """
@@ -44,7 +47,7 @@ def encode_photo(photo: Photo, image: np.ndarray | None = None, *, format: str |
         raise ValueError(f"image is {image.dtype} {image.shape}, the photo {photo.image.dtype} {photo.image.shape}")
     name, notes = _format_to_write(photo, format)
     try:
-        data, lossy = _WRITERS[name](photo, image)
+        data, lossy = _WRITERS[name](photo, image) if quality is None else _at_quality(name, photo, image, quality)
     except (OSError, ValueError) as error:
         height, width = image.shape[:2]
         message = f"An image of {width} x {height} pixels cannot be saved as {name}; PNG can hold it."
@@ -141,7 +144,14 @@ def _write_png(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
     return png.with_chunks(png.encode(_as_stored(photo, image)), chunks), False
 
 
-def _write_jpeg(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
+def _at_quality(name: str, photo: Photo, image: np.ndarray, quality: int) -> tuple[bytes, bool]:
+    if name not in _QUALITY_WRITERS or not 1 <= quality <= 100:
+        kinds = " or ".join(_QUALITY_WRITERS)
+        raise ImagingError("bad_options", f"Only {kinds} has a quality, from 1 to 100.", format=name.lower())
+    return _QUALITY_WRITERS[name](photo, image, quality)
+
+
+def _write_jpeg(photo: Photo, image: np.ndarray, quality: int | None = None) -> tuple[bytes, bool]:
     source = photo.source
     own = photo.format == "JPEG"
     if own and source.stored == "cmyk":
@@ -149,7 +159,7 @@ def _write_jpeg(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
     else:
         pixels, icc = _on_white(_eight_bit(photo, _as_stored(photo, image))), _colour_profile(photo)
         picture = _picture(pixels)
-    data = jpeg.encode(picture, source.jpeg if own else None, source.dpi)
+    data = jpeg.encode(picture, source.jpeg if own and quality is None else None, source.dpi, quality=quality)
     comments = source.jpeg.comments if source.jpeg else ()
     return jpeg.with_metadata(
         data, exif=source.exif, xmp=source.xmp, icc=icc, iptc=source.iptc, comments=comments
@@ -164,7 +174,7 @@ def _on_white(pixels: np.ndarray) -> np.ndarray:
     return ((pixels[..., :-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def _write_webp(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
+def _write_webp(photo: Photo, image: np.ndarray, quality: int | None = None) -> tuple[bytes, bool]:
     source = photo.source
     pixels = np.dstack([image, photo.alpha]) if photo.alpha is not None else image
     picture = _picture(_eight_bit(photo, pixels))
@@ -173,12 +183,13 @@ def _write_webp(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
         "exif": b"Exif\0\0" + source.exif if source.exif else b"",
         "xmp": source.xmp or b"",
     }
-    if photo.format == "WEBP" and not source.lossy:
+    if photo.format == "WEBP" and not source.lossy and quality is None:
         file = BytesIO()
         picture.save(file, "WEBP", lossless=True, exact=True, quality=60, **metadata_options)
         return file.getvalue(), False
     options = {"alpha_quality": 100, **metadata_options}
-    return _at_fitting_quality(photo, picture, "WEBP", WEBP_QUALITIES, options), True
+    qualities = WEBP_QUALITIES if quality is None else (quality,)
+    return _at_fitting_quality(photo, picture, "WEBP", qualities, options), True
 
 
 def _at_fitting_quality(
@@ -248,6 +259,10 @@ _WRITERS: dict[str, Callable[[Photo, np.ndarray], tuple[bytes, bool]]] = {
     "TIFF": _write_tiff,
     "BMP": _write_bmp,
     "AVIF": _write_avif,
+}
+_QUALITY_WRITERS: dict[str, Callable[[Photo, np.ndarray, int], tuple[bytes, bool]]] = {
+    "JPEG": _write_jpeg,
+    "WEBP": _write_webp,
 }
 
 

@@ -34,12 +34,15 @@ class Encodings:
         self._most_bytes = int(keep_mib * MIB / KEPT_SHARE)
         self._making = KeyedLocks()
 
-    def whole(self, image: ImageRecord, *, format: str | None = None, keep: bool = True) -> Encoded:
+    def whole(
+        self, image: ImageRecord, *, format: str | None = None, quality: int | None = None, keep: bool = True
+    ) -> Encoded:
         """Return an image's whole file.
 
         Args:
             image: an original or an edit. An original in its own format comes as it was uploaded, byte for byte.
             format: "png", "jpeg" or "webp"; None = the original's own.
+            quality: 1 to 100, with "jpeg" or "webp"; None = a high one, or the photo's own.
             keep: whether the file is kept for the next who asks.
 
         Returns:
@@ -48,16 +51,16 @@ class Encodings:
         Raises:
             JobError: `unknown_image`, `bad_options` when the format cannot hold the image, `busy`.
         """
-        if image.parent_id is None and format is None:
+        if image.parent_id is None and format is None and quality is None:
             row = FORMATS[image.format]
             return Encoded(self._images.read(image), row.media_type, row.extension, image.notes)
 
         def make() -> Encoded:
             pixels, photo = self._images.pixels(image), self._images.original(image)
             with imaging_as_job_error(), self._images.memory.reserve(step_bytes(image)):
-                return encode_photo(photo, pixels, format=format.upper() if format else None)
+                return encode_photo(photo, pixels, format=format.upper() if format else None, quality=quality)
 
-        kind = format or "own"
+        kind = (format or "own") + (f"-{quality}" if quality is not None else "")
         return self._kept(image, kind, make) if keep else self._find(image, kind) or make()
 
     def preview(self, image: ImageRecord, *, max_px: int | None, format: str) -> bytes:

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Coroutine
 from pathlib import PurePath
 from typing import Any
-from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
@@ -22,11 +21,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import Match
 
 from config import Settings
-from imaging.formats import FORMATS, PREVIEW_FORMATS
+from imaging.formats import FORMATS
 from jobs.errors import JobError
 from jobs.queue import JobQueue
 from jobs.store import note_as_dict
+from web.archive import add_archive_route
 from web.detect import add_detect_route
+from web.image_files import attachment, check_format, download_name, encode_whole
 from web.one_shot import notes_header, repair_for_client
 from web.uploads import decode_mask, file_part, read_form, read_json
 
@@ -51,7 +52,6 @@ SWITCH_WAIT_S = 10.0  # most models are loaded by then; who waits longer asks ag
 WAITERS = 128
 UPLOADS_AT_ONCE = 4  # files are whole in memory only while they are checked
 LARGEST_PREVIEW_PX = 20_000
-ENCODINGS = ("original", *(name.lower() for name in PREVIEW_FORMATS))
 NEVER_CHANGES = {"Cache-Control": "private, max-age=31536000, immutable"}
 EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
 
@@ -115,21 +115,20 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
         )  # fmt: skip
 
     @router.get("/api/v1/images/{image_id}")
-    def get_image(image_id: str, format: str | None = None, max_px: int | None = None) -> Response:
-        if format is not None and format not in ENCODINGS:
-            raise JobError("bad_request", f"format must be one of {', '.join(ENCODINGS)}, not {format[:20]!r}.")
+    def get_image(
+        image_id: str, format: str | None = None, max_px: int | None = None, quality: int | None = None
+    ) -> Response:
         image = queue.image(image_id)
-        other = None if format in (None, "original") else format
         if max_px is not None:
+            check_format(format)
             if not 1 <= max_px <= LARGEST_PREVIEW_PX:
                 raise JobError("bad_request", f"max_px must be from 1 to {LARGEST_PREVIEW_PX}.")
-            kind = other or "jpeg"
+            kind = "jpeg" if format in (None, "original") else format
             data = queue.encodings.preview(image, max_px=max_px, format=kind)
             return Response(data, media_type=FORMATS[kind.upper()].media_type, headers=NEVER_CHANGES)
-        encoded = queue.encodings.whole(image, format=other)
-        suffix = "_repaired" if image.parent_id else ""
-        name = f"{PurePath(image.name).stem}{suffix}{encoded.extension}"
-        return Response(encoded.data, media_type=encoded.media_type, headers={**NEVER_CHANGES, **_attachment(name)})
+        encoded = encode_whole(queue, image, format=format, quality=quality)
+        headers = NEVER_CHANGES | attachment(download_name(image, encoded))
+        return Response(encoded.data, media_type=encoded.media_type, headers=headers)
 
     @router.get("/api/v1/images/{image_id}/info")
     def get_image_info(image_id: str) -> dict[str, Any]:
@@ -180,9 +179,10 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
             request, queue, image=data, mask=mask[0], options=options, filename=filename, waiters=waiters
         )
         name = f"{PurePath(filename).stem or 'photo'}_repaired{encoded.extension}"
-        return Response(encoded.data, media_type=encoded.media_type, headers=_attachment(name) | notes_header(encoded))
+        return Response(encoded.data, media_type=encoded.media_type, headers=attachment(name) | notes_header(encoded))
 
     add_detect_route(router, queue, max_file_mib=max_mib)
+    add_archive_route(router, queue)
 
     @router.get("/api/v1/models")
     def get_models() -> JSONResponse:
@@ -228,9 +228,3 @@ def _parse_options_field(text: object) -> object:
         return json.loads(text) if isinstance(text, str) else text
     except (ValueError, RecursionError) as error:
         raise JobError("bad_options", f"options must be JSON: {str(error)[:200]}.") from error
-
-
-def _attachment(name: str) -> dict[str, str]:
-    """Return the header that names a download, for old clients in ASCII and for the others in full (RFC 6266)."""
-    ascii_name = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in name)
-    return {"Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name, safe='')}"}
