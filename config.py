@@ -9,6 +9,7 @@ import argparse
 import difflib
 import logging
 import os
+import reprlib
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,6 +28,10 @@ PLAIN_ENVIRONMENT = {
     "HOST": "host", "PORT": "port", "QUEUE": "queue", "REDIS_URL": "redis_url", "DEVICES": "devices",
 }  # fmt: skip
 FILE_OR_NAME = "file or name"
+LARGEST_FILE_BYTES = 64 << 10  # the parser needs 3 s for as many brackets
+# A name with a letter or digit in each of its parts, or IPv6 in brackets; with or without a port.
+HOST_NAME = r"([\w-]+(\.[\w-]+)*\.?|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?"
+ORIGIN = r"(\*|[a-z][a-z0-9+.-]*://[^\s,/]+/?)"
 
 log = logging.getLogger("fftlama")
 
@@ -44,11 +49,15 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
-    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 lets other machines in")
+    host: str = Field(
+        default="127.0.0.1",
+        pattern=r"^[\w.:%-]+$",
+        description="address to listen on; 0.0.0.0 lets other machines in",
+    )
     port: int = Field(default=7860, ge=1, le=65535, description="port to listen on")
     allowed_hosts: str = Field(
         default="",
-        pattern=r"^[\w.:\[\]-]*(\s*,\s*[\w.:\[\]-]+)*$",
+        pattern=rf"^({HOST_NAME}(\s*,\s*{HOST_NAME})*)?$",
         description="names the server is called by behind a proxy, separated by commas",
     )
     root_path: str = Field(
@@ -124,6 +133,7 @@ class Settings(BaseSettings):
     )
     allowed_origins: str = Field(
         default="",
+        pattern=rf"^({ORIGIN}(\s*,\s*{ORIGIN})*)?$",
         description="other sites whose pages may call the REST routes from a browser, separated by commas; * = all",
     )
     client_waiting_jobs: int = Field(
@@ -167,17 +177,32 @@ class _Source(PydanticBaseSettingsSource):
         self._folder = folder
         for name, value in values.items():
             if name not in Settings.model_fields:
-                raise SettingsError(f"{place} has an unknown setting {name!r}; {nearest(str(name))}")
-            # YAML's true, lists and tables would pass for numbers or text once they are converted.
-            if value is None or isinstance(value, bool | list | dict):
+                raise SettingsError(f"{place} has an unknown setting {short(name)}; {nearest(str(name)[:80])}")
+            # YAML's true, lists and tables would pass for numbers or text once they are converted. Line breaks and
+            # control characters are in no address, name or path that somebody means; Rust and C read them otherwise.
+            if value is None or isinstance(value, bool | list | dict | set) or not str(value).strip().isprintable():
                 raise self.refusal(name)
 
     def refusal(self, name: str) -> SettingsError:
         """Return the error for the value that this place gives for a setting."""
         field = Settings.model_fields[name]
         return SettingsError(
-            f"{self.place}: {name}: {self.values[name]!r} is not allowed; allowed: {allowed_values(field)}"
+            f"{self.place}: {name}: {short(self.values[name])} is not allowed; allowed: {allowed_values(field)}"
         )
+
+    def _path(self, name: str, text: str) -> Path:
+        """Return a path, absolute; SettingsError where it begins with the home of nobody."""
+        home = text.partition("/")[0]
+        if home.startswith("~"):
+            try:
+                is_there = Path(home).expanduser().is_dir()
+            except RuntimeError:  # there is no such person
+                is_there = False
+            if not is_there:
+                raise SettingsError(
+                    f"{self.place}: {name}: {short(text)} begins with a home folder that does not exist"
+                )
+        return self._folder / Path(text).expanduser()
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Return a setting's value from this place, None where it has none; part of pydantic-settings' interface."""
@@ -187,9 +212,11 @@ class _Source(PydanticBaseSettingsSource):
         if field.annotation == Path | None and not text:
             return None, field_name, False
         if field.annotation in (Path, Path | None):
-            return self._folder / Path(text).expanduser(), field_name, False
+            if not text:
+                raise self.refusal(field_name)
+            return self._path(field_name, text), field_name, False
         if FILE_OR_NAME in field.metadata and text:
-            file = self._folder / Path(text).expanduser()
+            file = self._path(field_name, text)
             return (str(file) if file.is_file() else text), field_name, False
         return text, field_name, False
 
@@ -240,10 +267,24 @@ def load_settings(
     )
     try:
         # Typed as if it were a field; its own docstring calls it the sources to build from.
-        return Settings(_build_sources=(sources, {}))  # type: ignore[call-arg]
+        settings = Settings(_build_sources=(sources, {}))  # type: ignore[call-arg]
     except ValidationError as problem:
         name = str(problem.errors()[0]["loc"][0])
         raise next(source for source in sources if name in source.values).refusal(name) from None
+    _refuse_folders_in_data(settings)
+    return settings
+
+
+def _refuse_folders_in_data(settings: Settings) -> None:
+    """Raise SettingsError where people's own files and the program's, which clean-up removes, would be in one folder."""
+    data = os.path.realpath(settings.data_dir)
+    for name in ("outputs_dir", "input_path"):
+        folder = getattr(settings, name)
+        if folder and os.path.commonpath([data, os.path.realpath(folder)]) == data:
+            raise SettingsError(
+                f"{name}: {short(str(folder))} lies in data_dir ({short(str(settings.data_dir))}), where photos are"
+                " removed after keep_days; choose a folder outside of it"
+            )
 
 
 def _plain_environment(environ: Mapping[str, str], *, decided: Iterable[str]) -> dict[str, str]:
@@ -277,12 +318,29 @@ def _can_listen(host: str) -> bool:
 
 def _read_file(file: Path) -> Mapping[Any, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise SettingsError(f"{file} cannot be read: {problem}") from problem
+        with file.open(encoding="utf-8") as stream:
+            text = stream.read(LARGEST_FILE_BYTES + 1)
+        if len(text) > LARGEST_FILE_BYTES:
+            raise SettingsError(f"{file} is larger than 64 KiB, which no file of settings is")
+        content = yaml.safe_load(text) or {}
+    except RecursionError:
+        raise SettingsError(f"{file} cannot be read: it nests too deeply") from None
+    # ValueError: text that is no UTF-8, a day 99, a number of thousands of digits.
+    except (OSError, ValueError, yaml.YAMLError) as problem:
+        if isinstance(problem, SettingsError):
+            raise
+        raise SettingsError(f"{file} cannot be read: {' '.join(str(problem).split())}") from problem
     if not isinstance(content, dict):
         raise SettingsError(f"{file} must hold lines of the form `name: value`, not a {type(content).__name__}")
     return content
+
+
+def short(value: object) -> str:
+    """Return a value as Python writes it, cut to what fits a sentence."""
+    # Not repr(): of nested YAML aliases, of which a kilobyte can stand for terabytes.
+    writer = reprlib.Repr()
+    writer.maxstring = writer.maxother = 120
+    return writer.repr(value)
 
 
 def nearest(name: str) -> str:

@@ -91,6 +91,74 @@ def test_broken_file_is_refused_with_its_name(tmp_path: Path, content: str) -> N
         load_settings(environ={}, file=file)
 
 
+LAUGHS = 'a: &a ["lol"]\n' + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(20)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('host: "a\\nb"', ("host", "not allowed")),
+        ("host: ''", ("host", "not allowed")),
+        ("host: a b", ("host", "not allowed")),
+        ("host: !!set {a}", ("host", "not allowed")),
+        ("allowed_hosts: .", ("allowed_hosts", "'.'")),
+        ("allowed_hosts: photos.example.org, .org", ("allowed_hosts", ".org")),
+        ('allowed_hosts: "*"', ("allowed_hosts", "'*'")),
+        ("allowed_origins: example.org", ("allowed_origins", "'example.org'")),
+        ("outputs_dir: data/results\ndata_dir: data", ("outputs_dir", "lies in data_dir")),
+        ("outputs_dir: data\ndata_dir: data", ("outputs_dir", "lies in data_dir")),
+        ("outputs_dir: other/results\ndata_dir: data", ("outputs_dir", "lies in data_dir")),
+        ("input_path: data/images\ndata_dir: data", ("input_path", "lies in data_dir")),
+        ("data_dir: ~no-such-person/data", ("data_dir", "home folder that does not exist")),
+        ("data_dir: ~/data", ("data_dir", "home folder that does not exist")),
+        ("auth_file: ~no-such-person/x", ("auth_file", "home folder that does not exist")),
+        ("weights: ~no-such-person/x.pt", ("weights", "home folder that does not exist")),
+        ('data_dir: "a\\0b"', ("data_dir", "not allowed")),
+        ("data_dir: ''", ("data_dir", "not allowed")),
+        ("port: " + "9" * 5000, ("cannot be read",)),
+        ("host: 2001-99-99", ("cannot be read",)),
+        ("host: " + "[" * 20_000, ("cannot be read", "nests too deeply")),
+        ("host: a # " + "x" * 70_000, ("larger than 64 KiB",)),
+        (LAUGHS + "port: *u", ("unknown setting 'a'",)),
+        (LAUGHS.replace("a: &a", "port: &a"), ("port", "not allowed")),
+    ],
+)
+def test_what_yaml_allows_and_nobody_means_is_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "absent"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "other").symlink_to("data")
+    file = tmp_path / "fftlama.yaml"
+    file.write_text(content)
+    with pytest.raises(SettingsError) as refusal:
+        load_settings(environ={}, file=file)
+    told = str(refusal.value)
+    assert all(word in told for word in words)
+    assert "\n" not in told and len(told) < 1000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "host: 0.0.0.0",
+        'host: "::1"',
+        "host: fe80::1%eth0",
+        "host: photos.example.org",
+        "allowed_hosts: photos.example.org, [::1]:8080, 10.0.0.7:80, my_host",
+        "allowed_origins: https://a.example, http://b.example:8080/, chrome-extension://abcdef",
+        'allowed_origins: "*"',
+        "outputs_dir: data-results\ndata_dir: data",
+    ],
+)
+def test_what_somebody_means_is_taken(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "fftlama.yaml"
+    file.write_text(content)
+    load_settings(environ={}, file=file)
+
+
 def test_missing_file_that_was_asked_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         load_settings(environ={}, file=tmp_path / "absent.yaml")
