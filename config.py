@@ -276,7 +276,7 @@ def load_settings(
 
 
 def _refuse_folders_in_data(settings: Settings) -> None:
-    """Raise SettingsError where people's own files and the program's, which clean-up removes, would be in one folder."""
+    """Raise SettingsError where people's files would lie among the program's own, which clean-up removes."""
     data = os.path.realpath(settings.data_dir)
     for name in ("outputs_dir", "input_path"):
         folder = getattr(settings, name)
