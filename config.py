@@ -74,7 +74,7 @@ class Settings(BaseSettings):
         default="auto", description="number format of the network; auto = the profile's"
     )
     weights: Annotated[str, FILE_OR_NAME] = Field(
-        default="", description="weights file or name; empty = big-lama if it is there, else embedded"
+        default="", description="weights file or name; empty = big-lama or lama-fourier if it is there, else embedded"
     )
     weights_dir: Path = Field(default=Path("weights"), description="folder of the weights to choose from")
     mirrors: str = Field(default="", description="addresses to fetch weights from before the published ones")

@@ -135,6 +135,13 @@ def make_parser() -> argparse.ArgumentParser:
     listing.set_defaults(run=run_weights_list_command)
     get = actions.add_parser("get", help="fetch published weights; goes on where an earlier download stopped")
     get.add_argument("name", metavar="NAME", help="a name of `fftlama weights list`")
+    get.add_argument(
+        "--from",
+        dest="file",
+        type=Path,
+        metavar="FILE",
+        help="take them from a file on this machine instead: the weights, or a zip archive that holds them",
+    )
     add_arguments(get, ("mirrors", "weights_dir"))
     get.set_defaults(run=run_weights_get_command)
 
@@ -271,7 +278,7 @@ def run_weights_get_command(chosen: argparse.Namespace) -> int:
     """Fetch weights."""
     from cli.weights import run_weights_get
 
-    return run_weights_get(_settings(chosen, ("mirrors", "weights_dir")), chosen.name)
+    return run_weights_get(_settings(chosen, ("mirrors", "weights_dir")), chosen.name, chosen.file)
 
 
 def run_user_command(chosen: argparse.Namespace) -> int:

@@ -1,12 +1,14 @@
-"""`fftlama weights`: what weights there are, and fetching published ones."""
+"""`fftlama weights`: what weights there are, and fetching published ones or taking them from a file."""
 
 import sys
+from pathlib import Path
 
 from tqdm import tqdm
 
 from cli.errors import EXIT_USAGE, CommandError
 from config import Settings
 from lama.catalogue import CATALOGUE, EMBEDDED_NAME, DownloadError, embedded_path, fetch, list_weights
+from lama.given_file import take_file
 
 PLAIN_STEP = 0.1  # where nobody watches a line for every tenth is enough
 
@@ -21,7 +23,7 @@ def run_weights_list(settings: Settings) -> int:
         The exit code, 0.
     """
     abouts = {EMBEDDED_NAME: "embedded; trained for this project"}
-    abouts |= {name: entry.about for name, entry in CATALOGUE.items()}
+    abouts |= {name: f"{entry.about} ({entry.licence}; trained on {entry.photos})" for name, entry in CATALOGUE.items()}
     for known in list_weights(settings.weights_dir):
         missing = "missing" if known.name == EMBEDDED_NAME else f"not here: fftlama weights get {known.name}"
         where = str(known.path or embedded_path()) if known.installed else missing
@@ -30,18 +32,19 @@ def run_weights_list(settings: Settings) -> int:
     return 0
 
 
-def run_weights_get(settings: Settings, name: str) -> int:
-    """Fetch weights and print where they are; progress goes to stderr.
+def run_weights_get(settings: Settings, name: str, file: Path | None = None) -> int:
+    """Fetch weights, or take them from a file, and print where they are; progress goes to stderr.
 
     Args:
         settings: `mirrors` and `weights_dir` are read.
         name: One of the catalogue.
+        file: The weights or an archive that holds them, on this machine; None fetches them.
 
     Returns:
         The exit code, 0.
 
     Raises:
-        CommandError: There are no such weights, or no mirror delivers them.
+        CommandError: There are no such weights, no mirror delivers them, or the file does not hold them.
     """
     if name == EMBEDDED_NAME:
         raise CommandError(f"{EMBEDDED_NAME} comes with the program; there is nothing to fetch", EXIT_USAGE)
@@ -50,7 +53,10 @@ def run_weights_get(settings: Settings, name: str) -> int:
         raise CommandError(f"there are no weights called {name!r} to fetch; there are: {names}", EXIT_USAGE)
     try:
         with _Progress() as progress:
-            path = fetch(name, folder=settings.weights_dir, mirrors=settings.mirrors, on_progress=progress.show)
+            if file is None:
+                path = fetch(name, folder=settings.weights_dir, mirrors=settings.mirrors, on_progress=progress.show)
+            else:
+                path = take_file(name, file, folder=settings.weights_dir, on_progress=progress.show)
     except DownloadError as error:
         raise CommandError(str(error)) from error
     print(path)
@@ -71,7 +77,7 @@ class _Progress:
         self._bar.close()
 
     def show(self, done_bytes: int, all_bytes: int, host: str) -> None:
-        """Show how far a download is."""
+        """Show how much has come from a host or a file."""
         if not self._bar.disable:
             self._bar.total = all_bytes
             self._bar.set_description(host, refresh=False)

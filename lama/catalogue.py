@@ -30,7 +30,18 @@ class DownloadError(RuntimeError):
 
 @dataclass(frozen=True)
 class Weights:
-    """A published weight file: its checksum, its size, and where it is to be had, in the order to try."""
+    """A published weight file.
+
+    Attributes:
+        name: what people call it.
+        filename: what it is called in the folder of the weights.
+        sha256: of the file, in hexadecimal.
+        size_bytes: of the file.
+        sources: where it is to be had, in the order to try.
+        about: its size as a network, in a few words.
+        licence: of the network, as its authors publish it.
+        photos: the data set it was trained on, whose terms are not those of the network.
+    """
 
     name: str
     filename: str
@@ -38,10 +49,14 @@ class Weights:
     size_bytes: int
     sources: tuple[str, ...]
     about: str
+    licence: str = ""
+    photos: str = ""
 
 
-# The TorchScript export that IOPaint and most others use. The sha256 and size are those that independent projects pin
-# for the first source, whose md5 IOPaint pins as e3aa4aaa15225a33ec84f9f4bc47e500.
+# big-lama: the TorchScript export that IOPaint and most others use. The sha256 and size are those that independent
+# projects pin for the first source, whose md5 IOPaint pins as e3aa4aaa15225a33ec84f9f4bc47e500. lama-fourier: the
+# training checkpoint lama-places/lama-fourier/models/best.ckpt of the authors' LaMa_models.zip; its sha256 and size are
+# those that an independent project gives for the archive and for the first source alike.
 CATALOGUE: Mapping[str, Weights] = {
     "big-lama": Weights(
         name="big-lama",
@@ -53,8 +68,23 @@ CATALOGUE: Mapping[str, Weights] = {
             "https://huggingface.co/fashn-ai/LaMa/resolve/main/big-lama.pt",
             "https://hf-mirror.com/fashn-ai/LaMa/resolve/main/big-lama.pt",
         ),
-        about="the published LaMa, width 64, 18 blocks, 51.0 M parameters (Apache-2.0)",
-    )
+        about="the published LaMa, width 64, 18 blocks, 51.0 M parameters",
+        licence="Apache-2.0",
+        photos="Places",
+    ),
+    "lama-fourier": Weights(
+        name="lama-fourier",
+        filename="lama-fourier.ckpt",
+        sha256="b2456284b604786a88a38549432ddf2e73a5911f9868ea692b5122e89a5f1f54",
+        size_bytes=313_967_681,
+        sources=(
+            "https://huggingface.co/camenduru/big-lama/resolve/main/lama-places/lama-fourier/models/best.ckpt",
+            "https://hf-mirror.com/camenduru/big-lama/resolve/main/lama-places/lama-fourier/models/best.ckpt",
+        ),
+        about="the published smaller LaMa, width 64, 9 blocks, 27.0 M parameters; faster than big-lama",
+        licence="Apache-2.0",
+        photos="Places",
+    ),
 }
 
 
@@ -100,7 +130,7 @@ def embedded_path() -> Path:
 
 def installed_path(name: str, folder: Path = WEIGHTS_FOLDER) -> Path | None:
     """Return where the weights `name` lie if they are there, else None. Raises DownloadError for an unknown name."""
-    path = embedded_path() if name == EMBEDDED_NAME else folder / _weights(name).filename
+    path = embedded_path() if name == EMBEDDED_NAME else folder / published(name).filename
     return path if path.is_file() else None
 
 
@@ -140,19 +170,17 @@ def fetch(
     Raises DownloadError when no mirror delivers, the disk is too small, or another download of the file is running.
     An interrupted call leaves the part it has, and the next goes on from there.
     """
-    weights = _weights(weights) if isinstance(weights, str) else weights
+    weights = published(weights) if isinstance(weights, str) else weights
     target = folder / weights.filename
-    if target.exists():
-        if target.is_file() and sha256_of(target) == weights.sha256:
-            return target
-        raise DownloadError(f"{target} is there, but is not the published {weights.name}; move it away and try again")
+    if is_there(weights, folder):
+        return target
     part = target.with_name(f"{target.name}.part")
     report = on_progress or (lambda done, total, host: None)
     patience = patience or Patience()
     reasons: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _only_one(part):
+        with only_one(part):
             for url in [*_mirror_urls(mirrors, weights.filename), *weights.sources]:
                 try:
                     _fetch_from(url, weights, part, report, patience)
@@ -173,10 +201,21 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _weights(name: str) -> Weights:
+def published(name: str) -> Weights:
+    """Return an entry of the catalogue. Raises DownloadError for an unknown name."""
     if name not in CATALOGUE:
         raise DownloadError(f"there are no weights called {name!r} to fetch; there are: {', '.join(CATALOGUE)}")
     return CATALOGUE[name]
+
+
+def is_there(weights: Weights, folder: Path) -> bool:
+    """Tell whether the checked file is in the folder. Raises DownloadError where another file has its name."""
+    target = folder / weights.filename
+    if not target.exists():
+        return False
+    if target.is_file() and sha256_of(target) == weights.sha256:
+        return True
+    raise DownloadError(f"{target} is there, but is not the published {weights.name}; move it away and try again")
 
 
 def _mirror_urls(mirrors: str | Sequence[str], filename: str) -> list[str]:
@@ -190,7 +229,7 @@ def _mirror_urls(mirrors: str | Sequence[str], filename: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _only_one(part: Path) -> Iterator[None]:
+def only_one(part: Path) -> Iterator[None]:
     """Hold the right to write `part`; it ends with the process, however that ends."""
     try:
         import fcntl
@@ -213,7 +252,7 @@ def _fetch_from(url: str, weights: Weights, part: Path, report: Progress, patien
     idle_tries = 0
     while True:
         before = size_of(part)
-        _check_disk(part, weights.size_bytes - before)
+        check_disk(part, weights.size_bytes - before)
         problem = ""
         try:
             transfer(url, part, weights.size_bytes, report, patience)
@@ -240,7 +279,8 @@ def _fetch_from(url: str, weights: Weights, part: Path, report: Progress, patien
         time.sleep(patience.pause_s * 2**idle_tries)
 
 
-def _check_disk(part: Path, missing_bytes: int) -> None:
+def check_disk(part: Path, missing_bytes: int) -> None:
+    """Raise DownloadError where the disk has no room for what `part` lacks."""
     needed_bytes = max(missing_bytes, 0) + SPARE_BYTES
     free_bytes = shutil.disk_usage(part.parent).free
     if free_bytes < needed_bytes:
@@ -256,5 +296,5 @@ def _advice(weights: Weights, target: Path) -> str:
     used = f"The proxy {host_of(proxy)} was used" if proxy else "Behind a proxy, set HTTPS_PROXY=http://host:port"
     return (
         f"{used}. FFTLAMA_MIRRORS may name a mirror to try first. By hand: fetch {weights.sources[0]} on any machine "
-        f"and save it as {target}"
+        f"and run `fftlama weights get {weights.name} --from FILE` here, or save it as {target}"
     )

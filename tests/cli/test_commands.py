@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from cli import main as cli
 from lama import catalogue as downloads
 from lama.transfer import Progress
+from tests.support.misbehaving_mirror import CONTENT, SHA256
 from tests.support.terminal import on_terminal
 
 ROOT = Path(cli.__file__).parents[1]
@@ -82,7 +85,9 @@ def test_weights_list_says_what_is_here_and_what_is_not(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("lama-compact") and lines[1].strip() == "missing"
     assert lines[2].startswith("big-lama") and "196 MiB" in lines[2] and "weights get big-lama" in lines[3]
-    assert lines[4].startswith("mine") and "2.0 MiB" in lines[4] and lines[5].strip() == str(tmp_path / "mine.ckpt")
+    assert "Apache-2.0; trained on Places" in lines[2]
+    assert lines[4].startswith("lama-fourier") and "299 MiB" in lines[4] and "weights get lama-fourier" in lines[5]
+    assert lines[6].startswith("mine") and "2.0 MiB" in lines[6] and lines[7].strip() == str(tmp_path / "mine.ckpt")
 
 
 def test_weights_get_draws_a_bar_on_a_terminal(tmp_path: Path) -> None:
@@ -128,6 +133,76 @@ def test_weights_get_fails_in_one_sentence(name: str, code: int, monkeypatch: py
     assert cli.main(["weights", "get", name]) == code
     error = capsys.readouterr().err
     assert error.startswith("fftlama: ") and error.count("\n") == 1
+
+
+@pytest.fixture
+def small_big_lama(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """The catalogue's big-lama, with some bytes in the place of its 206 MB."""
+    entry = replace(downloads.CATALOGUE["big-lama"], sha256=SHA256, size_bytes=len(CONTENT))
+    monkeypatch.setattr(downloads, "CATALOGUE", {"big-lama": entry})
+    return CONTENT
+
+
+def test_weights_come_from_a_file_or_an_archive_that_holds_them(
+    small_big_lama: bytes, tmp_path: Path, capsys: Any
+) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "network.bin").write_bytes(small_big_lama)
+    with zipfile.ZipFile(given / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("models/other.ckpt", small_big_lama[::-1])
+        archive.writestr("models/best.ckpt", small_big_lama)
+    for file in ("network.bin", "all.zip"):
+        folder = tmp_path / file
+        get = ("weights", "get", "big-lama", "--from", str(given / file), "--weights-dir", str(folder))
+        assert cli.main(get) == 0
+        assert capsys.readouterr().out == f"{folder / 'big-lama.pt'}\n"
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"big-lama.pt": small_big_lama}
+        assert cli.main(get) == 0, "it is there already"
+        capsys.readouterr()
+    assert (given / "network.bin").read_bytes() == small_big_lama
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (CONTENT[:-1] + b"x", "its sha256 differs"),
+        (CONTENT[:-1], "neither is nor holds the published big-lama"),
+        (b"", "neither is nor holds"),
+        (None, "does not exist"),
+    ],
+)
+def test_other_file_is_not_taken_for_the_published_weights(
+    small_big_lama: bytes, tmp_path: Path, capsys: Any, content: bytes | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / "file").write_bytes(content)
+    folder = tmp_path / "weights"
+    get = ("weights", "get", "big-lama", "--from", str(tmp_path / "file"), "--weights-dir", str(folder))
+    assert cli.main(get) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fftlama: ") and words in error
+    assert not folder.exists() or not list(folder.iterdir())
+
+
+def test_damaged_archive_and_a_name_that_is_taken_are_sentences(
+    small_big_lama: bytes, tmp_path: Path, capsys: Any
+) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("best.ckpt", small_big_lama)
+    data = bytearray((tmp_path / "all.zip").read_bytes())
+    data[1000] ^= 255
+    (tmp_path / "all.zip").write_bytes(data)
+    folder = tmp_path / "weights"
+    get = ("weights", "get", "big-lama", "--weights-dir", str(folder), "--from")
+    assert cli.main([*get, str(tmp_path / "all.zip")]) == 1
+    assert "is a damaged archive" in capsys.readouterr().err and not list(folder.iterdir())
+    (folder / "big-lama.pt").write_bytes(b"my own")
+    (tmp_path / "file").write_bytes(small_big_lama)
+    assert cli.main([*get, str(tmp_path / "file")]) == 1
+    assert "move it away" in capsys.readouterr().err and (folder / "big-lama.pt").read_bytes() == b"my own"
+    assert cli.main([*get, str(tmp_path)]) == 1
+    assert "fftlama: " in capsys.readouterr().err
 
 
 def test_profile_names_card_profile_and_reason(capsys: Any) -> None:

@@ -226,7 +226,9 @@ def test_no_network_is_said_plainly(tmp_path: Path, mirror: Mirror) -> None:
 def test_catalogue_is_pinned() -> None:
     for name, entry in CATALOGUE.items():
         assert entry.name == name and len(entry.sha256) == 64 and int(entry.sha256, 16)
-        assert all(source.startswith("https://") and source.endswith(entry.filename) for source in entry.sources)
+        assert entry.licence and entry.photos
+        for source in entry.sources:
+            assert source.startswith("https://") and source.endswith(Path(entry.filename).suffix)
 
 
 def test_choice_of_weights(tmp_path: Path) -> None:
@@ -251,7 +253,7 @@ def test_every_file_people_put_there_can_be_chosen_by_name(tmp_path: Path) -> No
     outside.parent.mkdir()
     outside.write_bytes(b"1")
     known = {choice.name: choice for choice in list_weights(tmp_path, given=outside)}
-    assert list(known) == ["lama-compact", "big-lama", "mine", "mine.safetensors", "old"]
+    assert list(known) == ["lama-compact", "big-lama", "lama-fourier", "mine", "mine.safetensors", "old"]
     assert known["mine"].path == tmp_path / "mine.ckpt" and known["big-lama"].size_bytes == 5
     assert find_weights("mine.safetensors", tmp_path) == tmp_path / "mine.safetensors"
     assert known["lama-compact"].path is None
