@@ -377,6 +377,9 @@ def load_inpainter(settings: EngineSettings, *, on_placement: Callable[[Placemen
         settings: where the weights are, and how they run.
         on_placement: called once the device and the profile are known, before anything is loaded onto the device.
 
+    Returns:
+        the inpainter, warmed up if the settings say so.
+
     Raises:
         UnavailableError, RepairError, CheckpointError, DownloadError: as `Inpainter.load`.
     """

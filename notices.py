@@ -12,6 +12,7 @@ class Note(str):
     params: dict[str, Any]
 
     def __new__(cls, sentence: str, /, *, code: str, **params: Any) -> Note:
+        """Make a note. It must be `__new__`, because a str is complete before `__init__` runs."""
         note = super().__new__(cls, sentence)
         note.code = code
         note.params = params

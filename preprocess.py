@@ -99,6 +99,9 @@ def upload(
         pinned: the way to the device.
         transparent: (H, W) bool, pixels that the network sees as missing besides the hole; not modified.
         levels: the values that the network sees as 0 and 1, the first smaller; None = 0 and the largest of the type.
+
+    Returns:
+        the crop with its tensors, some of which may still be under way to the device.
     """
     layers = layers_on_device(crop.hole, pinned)
     if transparent is not None and not transparent[slices_of(crop.box)].any():

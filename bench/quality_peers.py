@@ -155,7 +155,7 @@ class RepairFill:
 
     Args:
         inpainter: the engine, loaded once and shared by several of these.
-        options: keywords of `repair`: dilate_px, feather_px, quality.
+        **options: keywords of `repair`: dilate_px, feather_px, quality.
     """
 
     def __init__(self, inpainter: "Inpainter", **options: Any) -> None:

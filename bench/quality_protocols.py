@@ -104,6 +104,9 @@ def make_cases(photo: Path, protocol: str, kinds: Sequence[str], masks: Path | N
         protocol: one of PROTOCOLS.
         kinds: kinds of hole, from `kinds_of(protocol)`.
         masks: folder with one folder of masks per kind, `<kind>/<photo's stem>.png`; not used by overlay.
+
+    Yields:
+        one case per kind, in the order of `kinds`.
     """
     clean = read_rgb(photo)
     if protocol == "network":

@@ -83,6 +83,9 @@ def markdown(
         ours: methods that are compared with every other method.
         protocol: its name, for the title; "network" also gets the bars, for the bare prediction too.
         environment: from `read_environment`.
+
+    Returns:
+        a title, one table per measure, the comparisons, and the environment.
     """
     methods = unique_methods(records)
     counts = {kind: len({r.photo for r in records if r.kind == kind}) for kind in kinds}

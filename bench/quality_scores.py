@@ -135,6 +135,9 @@ def score(
         processes: that work at once, a photo and kind each.
         seconds: after which several processes are stopped and what is scored by then is returned; photos are taken
             in mixed order, so that it is a fair part of them.
+
+    Returns:
+        one record per method, photo and kind.
     """
     if processes <= 1:
         fills = load_fills() if load_fills else {}

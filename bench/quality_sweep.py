@@ -65,7 +65,9 @@ class Variant:
     Attributes:
         label: how the tables call it.
         rules: constants of the crop plan.
-        dilate_px: see `Inpainter.repair`; so are feather_px and quality.
+        dilate_px: as `Inpainter.repair` takes it.
+        feather_px: as `Inpainter.repair` takes it.
+        quality: as `Inpainter.repair` takes it.
         input_px: side of the largest bucket; None is the profile's.
         rim: what takes the place of `correct_seam`: "" for itself, "off", or MODULE:FUNCTION.
         broad: whether large holes take a broad look.
@@ -103,6 +105,9 @@ def read_variants(sweep: str, values: str, *, dilate_px: int | None, rules: Crop
         values: as the module's docstring says.
         dilate_px: dilation of a feather sweep; sweeps on the photo protocol have none, a dilate sweep sets it.
         rules: the constants everything else keeps.
+
+    Returns:
+        one variant per value, in the given order.
     """
     variants = []
     for value in (values or DEFAULT_VALUES[sweep]).split(","):

@@ -189,7 +189,9 @@ def _time_form(form: str, generator: Generator, x: Tensor, reference: Tensor) ->
 
 
 def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """Build ours fp16, ours one stream, ours unfused entry, ours no Hopper, ours local after, ours local beside, ours
+    """Build the forward of one form.
+
+    Forms: ours fp16, ours one stream, ours unfused entry, ours no Hopper, ours local after, ours local beside, ours
     cross after, ours cross beside, ours fp16 torch, eager, trace, compile.
     """
     if form.startswith("ours"):

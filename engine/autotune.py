@@ -85,6 +85,9 @@ def autotune_card(
         folder: where `hardware_profiles.local.yaml` is written (default: the checkout). Other rows in it are kept.
         kernels: as `ModelRunner` takes it.
 
+    Returns:
+        the profile, the reason for it, and every row that was timed.
+
     Raises:
         RepairError: nothing ran, or nothing right.
         OSError: the file can't be written.

@@ -36,11 +36,14 @@ SMALLEST_SHARE = 1e-3  # of a blurred pixel that is hole
 
 
 def plan_context(crop: Crop, image_size: tuple[int, int]) -> Crop | None:
-    """Return the crop of the context pass for a crop of a large hole; None where the hole is not large.
+    """Plan the context pass of a crop.
 
     Args:
         crop: from the plan.
         image_size: (height, width).
+
+    Returns:
+        the crop of the context pass, or None where the hole is not large.
     """
     if max(crop.model_size) <= NO_CONTEXT_PASS_PX or not isinstance(crop.hole, DilatedMask):
         return None

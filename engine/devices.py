@@ -64,6 +64,9 @@ def choose_placement(device: str, precision: str, profile: Profile | str | None)
         precision: "auto" (the profile's, or what the CPU is fast at), "fp16", "bf16" or "fp32".
         profile: a profile, the name of one, or None for the card's own.
 
+    Returns:
+        the device, the precision as a dtype's name, the profile, and why it was chosen.
+
     Raises:
         UnavailableError: this machine does not have the requested device, precision or profile.
     """
@@ -77,9 +80,14 @@ def choose_placement(device: str, precision: str, profile: Profile | str | None)
 
 
 def choose_device(device: str) -> torch.device:
-    """Return the device for "auto", "cpu", "mps", "cuda" or "cuda:N"; "auto" never takes MPS, which is untested.
+    """Choose the device to run on.
 
-    "auto" takes the CPU where PyTorch can't compute on the card.
+    Args:
+        device: "auto", "cpu", "mps", "cuda" or "cuda:N". "auto" takes the first card, or the CPU where there is none or
+            PyTorch can't compute on it. It never takes MPS, which is untested.
+
+    Returns:
+        the device, with its index if it is a card.
 
     Raises:
         UnavailableError: the name is unknown, this machine does not have the device, or PyTorch can't compute on it.
@@ -149,7 +157,14 @@ def describe_card(device: torch.device) -> Card:
 
 
 def pick_profile(card: Card, profile: Profile | str | None) -> tuple[Profile, str]:
-    """Return the profile to run with, and the reason.
+    """Pick the profile to run with.
+
+    Args:
+        card: what the profiles are matched on.
+        profile: a profile, the name of one, or None for the card's own.
+
+    Returns:
+        the profile, and the reason as a sentence.
 
     Raises:
         UnavailableError: no profile has that name, or a profiles file holds something impossible.
@@ -167,7 +182,15 @@ def pick_profile(card: Card, profile: Profile | str | None) -> tuple[Profile, st
 
 
 def choose_precision(precision: str, profile: Profile, device: torch.device) -> str:
-    """Return "fp16", "bf16" or "fp32"; "auto" takes the profile's, or what a CPU multiplies natively.
+    """Choose the precision of the network.
+
+    Args:
+        precision: "fp16", "bf16", "fp32", or "auto": the profile's on a card, on a CPU what it multiplies natively.
+        profile: in use on the device.
+        device: that the network runs on.
+
+    Returns:
+        "fp16", "bf16" or "fp32".
 
     Raises:
         UnavailableError: the name is unknown, or the device can't compute in this precision.

@@ -34,12 +34,15 @@ MOST_OFF_SHARE = 0.998  # of the pixels that lie nearer than MOST_OFF
 def shown_levels(
     image: NDArray, mask: NDArray[np.bool_], transparent: NDArray[np.bool_] | None = None
 ) -> tuple[int, int] | None:
-    """Return the values that the network shall see as 0 and 1, or None for all that the type has.
+    """Find the values that the network shall see as 0 and 1.
 
     Args:
         image: (H, W, 3) uint8 or uint16; not modified.
         mask: (H, W) bool, True = hole, which does not count; not modified.
         transparent: (H, W) bool, pixels that do not count either; not modified.
+
+    Returns:
+        (lowest, highest), or None for the whole range of the type.
     """
     if image.dtype != np.uint16:
         return None

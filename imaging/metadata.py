@@ -40,7 +40,7 @@ def orientation_of(exif: bytes | None) -> int:
 
 
 def bare_exif(exif: bytes | None) -> bytes | None:
-    """Return the TIFF block of an EXIF payload, without the `Exif\\0\\0` that some containers put before it."""
+    r"""Return the TIFF block of an EXIF payload, without the `Exif\0\0` that some containers put before it."""
     if exif is None:
         return None
     block = exif.removeprefix(b"Exif\0\0")

@@ -41,6 +41,7 @@ class FourierUnit(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Transform, convolve the spectrum and transform back: (B, C, H, W) -> (B, C_out, H, W)."""
         height, width = x.shape[-2:]
         # The transform has no half precision worth having: powers of two only, and the constant term overflows.
         spectrum = torch.fft.rfft2(at_least_float32(x), norm="ortho")
@@ -71,6 +72,7 @@ class SpectralTransform(nn.Module):
         self.conv2 = nn.Conv2d(inner_channels, out_channels, kernel_size=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map the global part to the global part: (B, C_in, H, W) -> (B, C_out, H, W)."""
         x = self.conv1(x)
         return self.conv2(x + self.fu(x))
 
@@ -112,6 +114,7 @@ class FFC(nn.Module):
         self.convg2g = SpectralTransform(in_global, self.out_global) if both_global else nn.Identity()
 
     def forward(self, pair: Pair) -> Pair:
+        """Run the paths that exist; a part of the result without channels is None."""
         x_local, x_global = pair
         y_local = self.convl2l(x_local)
         y_global = self.convl2g(x_local) if self.out_global else None
@@ -152,6 +155,7 @@ class FFCBatchNormReLU(nn.Module):
         self.act_g = nn.ReLU(inplace=True) if self.ffc.out_global else nn.Identity()
 
     def forward(self, x: Tensor | Pair) -> Pair:
+        """Take a pair, or a tensor as the local part alone, through the FFC, batch-norm and activation."""
         y_local, y_global = self.ffc(x if isinstance(x, tuple) else (x, None))
         y_local = self.act_l(self.bn_l(y_local))
         return y_local, None if y_global is None else self.act_g(self.bn_g(y_global))
@@ -177,6 +181,7 @@ class FFCResidualBlock(nn.Module):
         )
 
     def forward(self, pair: Pair) -> Pair:
+        """Add what both layers make of the pair to the pair; the shapes stay."""
         x_local, x_global = pair
         y_local, y_global = self.conv2(self.conv1(pair))
         return x_local + y_local, x_global + y_global
@@ -186,6 +191,7 @@ class JoinParts(nn.Module):
     """Local and global channels side by side again: (B, C_local + C_global, H, W), local first."""
 
     def forward(self, pair: Pair) -> Tensor:
+        """Concatenate the two parts along the channels."""
         return torch.cat(cast(tuple[Tensor, Tensor], pair), dim=1)
 
 

@@ -83,12 +83,14 @@ class Unknown:
     state: Any
     items: dict[Any, Any]
 
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> "Unknown":  # the interpreter may skip __init__
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> "Unknown":
+        """Make one without state: the pickle interpreter may skip `__init__`."""
         unknown = super().__new__(cls)
         unknown.state, unknown.items = None, {}
         return unknown
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> "Unknown":
+        """Stand for what calling the named object would have made."""
         return Unknown()
 
     def __setstate__(self, state: Any) -> None:
@@ -98,9 +100,11 @@ class Unknown:
         self.items[key] = value
 
     def append(self, value: Any) -> None:
+        """Keep one value, as the interpreter does with the items of a list."""
         self.items[len(self.items)] = value
 
     def extend(self, values: Any) -> None:
+        """Keep several values."""
         for value in values:
             self.append(value)
 
@@ -119,6 +123,18 @@ class TensorUnpickler(pickle._Unpickler):
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        """Find what stands for a name in the file; import nothing.
+
+        Args:
+            module: that the file names.
+            name: within the module.
+
+        Returns:
+            what builds a tensor record or a container, a storage's dtype, or `Unknown`.
+
+        Raises:
+            CheckpointError: the name can only serve to run something when the file is opened.
+        """
         if module.split(".")[0] in ATTACK_MODULES or (
             module in ("builtins", "__builtin__") and name in ATTACK_BUILTINS
         ):

@@ -151,6 +151,7 @@ def _chunks(response: http.client.HTTPResponse | HTTPError, patience: Patience) 
 
 
 def host_of(url: str) -> str:
+    """Return the host's name, for messages; the whole address where it has none."""
     try:
         return urlsplit(url).hostname or url
     except ValueError:
@@ -176,4 +177,5 @@ def _explain(error: Exception, patience: Patience) -> str:
 
 
 def size_of(path: Path) -> int:
+    """Return the file's size in bytes; 0 where there is no file."""
     return path.stat().st_size if path.exists() else 0

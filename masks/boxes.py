@@ -13,10 +13,13 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def find_bounds(mask: NDArray[np.bool_]) -> Box | None:
-    """Return the smallest box that holds every hole pixel, or None when there is none.
+    """Find the smallest box that holds every hole pixel.
 
     Args:
         mask: (H, W) bool, True = hole; not modified.
+
+    Returns:
+        the box, or None when the mask is empty.
     """
     # Each pixel is read once, which for 12 megapixels in no cache takes a millisecond: down to the first hole row, up
     # to the last, columns between them only. More threads gain nothing in the cache and lose half as much beside it.

@@ -64,6 +64,9 @@ def group_holes(boxes: NDArray[np.int64], chosen: NDArray[np.bool_]) -> HoleGrou
     Args:
         boxes: (N, 4) int, of all holes; not modified.
         chosen: (N,) bool.
+
+    Returns:
+        the groups; holes that are not chosen are in none.
     """
     seen = boxes[chosen]
     cell_px = int(np.clip(np.median((seen[:, 2:] - seen[:, :2]).max(axis=1)) // 2, *CELL_PX))

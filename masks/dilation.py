@@ -193,7 +193,7 @@ def dilate_mask(
     feather_px: int | None = None,
     rules: CropRules | None = None,
 ) -> DilatedMask | None:
-    """Dilate every hole by a Euclidean disc and lay its feather; None when the mask is empty.
+    """Dilate every hole by a Euclidean disc and lay its feather.
 
     Args:
         mask: (H, W) bool, True = hole; not modified.
@@ -201,6 +201,9 @@ def dilate_mask(
         dilate_px: the disc's radius for all holes; None gives each hole its own, in proportion to its thickness.
         feather_px: see `feather_alpha`; None takes the rules'.
         rules: constants of the default dilation and feather.
+
+    Returns:
+        the dilated mask, or None when the mask is empty.
     """
     rules = rules or CropRules()
     bounds = bounds or find_bounds(mask)

@@ -105,6 +105,9 @@ def dilate_in_photo(
         feather_px: see `feather_alpha`.
         rules: constants; `shadow_px` is the most that a hole is drawn out by.
         transparent: (H, W) bool, pixels whose colours nobody sees: no shadow is looked for in them; not modified.
+
+    Returns:
+        the dilated mask, or None when the mask is empty.
     """
     rules = rules or CropRules()
     dilated = dilate_mask(mask, bounds=bounds, dilate_px=dilate_px, feather_px=feather_px, rules=rules)
@@ -171,6 +174,9 @@ def cast_rays(
         label: the group.
         own_px: by how much its holes grow.
         avoided: (H, W) bool, the mask and whatever else no ray may meet; not modified. None = the mask.
+
+    Returns:
+        the rays, by direction.
     """
     left, top, right, bottom = groups.box(label)
     height, width = mask.shape

@@ -17,12 +17,15 @@ KEYS_A = -0.5
 
 
 def rows_needed(rows: range, *, target: int, source: int) -> range:
-    """Return the source rows that `rows` of the resized image are made from, whichever weights are used.
+    """Find the source rows that some rows of the resized image are made from, whichever weights are used.
 
     Args:
         rows: of the resized image.
         target: its height.
         source: the source's height.
+
+    Returns:
+        the rows, within the source.
     """
     scale = source / target
     reach = 2 * max(scale, 1.0)
@@ -58,8 +61,7 @@ def cubic_weights(rows: range, needed: range, *, target: int, source: int, devic
 
 
 def covers(rows: range, needed: range, *, target: int, source: int, device: torch.device) -> Tensor:
-    """Return (rows, needed) float32: 1 where a row of the resized image and a source row overlap, as adaptive pooling
-    has it."""
+    """Return (rows, needed) float32: 1 where a resized row and a source row overlap, by adaptive pooling's rule."""
     index = torch.arange(rows.start, rows.stop, device=device)[:, None]
     row = torch.arange(needed.start, needed.stop, device=device)
     return ((row >= index * source // target) & (row < -(-(index + 1) * source // target))).float()

@@ -67,13 +67,16 @@ def _match(prediction: Tensor, model_input: Tensor) -> Tensor:
 
 
 def smooth_seam(fill: Tensor, model_input: Tensor) -> Tensor:
-    """Return the fill with the missing pixels that touch a known one moved onto a thin plate through their neighbours.
+    """Move the missing pixels that touch a known one onto a thin plate through their neighbours.
 
     One Jacobi step of the biharmonic equation, with the photo outside the hole and the fill inside it.
 
     Args:
         fill: (B, 3, H, W) float32 in [0, 1]; not modified.
         model_input: as in `correct_seam`.
+
+    Returns:
+        (B, 3, H, W) float32, the smoothed fill.
     """
     rgb, missing = model_input[:, :3], model_input[:, 3:]
     outermost = F.max_pool2d(1 - missing, 3, stride=1, padding=1) * missing

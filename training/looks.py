@@ -17,8 +17,14 @@ GRID_PX = 8  # the coarsest stride that the network and the features' early stag
 class Looks:
     """The choice for one stage; all tensors keep their places, so that a captured step can be replayed.
 
-    Attributes:
-        times: (n,) float32, how often each of the chosen photos counts; their mean over the batch is 1.
+    `times` is (n,) float32: how often each of the chosen photos counts; their mean over the batch is 1.
+
+    Args:
+        batch: photos in a step.
+        side_px: side of a crop.
+        share: of the batch, from its start, whose photos always count.
+        every: of the rest, one in so many counts, for all of them.
+        device: where the tensors lie.
     """
 
     def __init__(self, batch: int, side_px: int, *, share: float, every: int, device: torch.device) -> None:

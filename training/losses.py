@@ -78,8 +78,10 @@ def nearness(mask: torch.Tensor) -> torch.Tensor:
 def coarse_colour(
     composite: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, near: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean absolute error, and the mean log of the squared error, of colours averaged over 17 px, in the
-    deep part of each hole: scalars. It holds the colour there and leaves the texture alone.
+    """Return the error of colours averaged over 17 px in the deep part of each hole, absolute and as a logarithm.
+
+    Both are scalars: the mean absolute error, and the mean log of the squared error. They hold the colour there and
+    leave the texture alone.
     """
     difference = F.avg_pool2d(composite - image, COARSE_PX, COARSE_STRIDE_PX, COARSE_PX // 2, count_include_pad=False)
     deep = F.avg_pool2d(mask * (1 - near), COARSE_STRIDE_PX, ceil_mode=True)
@@ -124,8 +126,9 @@ def depth(mask: torch.Tensor) -> torch.Tensor:
 def dissimilarity(
     composite: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, near: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return 1 - structural similarity (Wang et al. 2004, equation 13, 7x7 windows, channels apart) over each photo's
-    hole, pixels counted by `near` (`nearness`) where it is given: (B,).
+    """Return 1 - structural similarity over each photo's hole: (B,).
+
+    Wang et al. 2004, equation 13, with 7x7 windows and channels apart. `near` (`nearness`) is each pixel's weight.
     """
     counted = mask if near is None else mask * near
     x, y = composite.contiguous(), image.contiguous()
@@ -192,8 +195,9 @@ class SqueezeFeatures(torch.nn.Module):
 def perceptual(
     features: SqueezeFeatures, composite: torch.Tensor, image: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """Return the squared distance of unit-length feature vectors over each photo's hole, summed over layers: (B,)
-    (after arXiv:1801.03924).
+    """Return the squared distance of unit-length feature vectors over each photo's hole, summed over layers: (B,).
+
+    After arXiv:1801.03924.
     """
     return perceptual_and_style(features, composite, image, mask, with_style=False)[0]
 

@@ -35,8 +35,9 @@ NEW_BLOCK_SCALE = 0.1  # of a new block's last batch-norms: at 0 its ReLU would 
 
 @dataclass(frozen=True)
 class Weight:
-    """One trained tensor: its logical shape, its fan-in, the published keys it is made of and how they are put
-    together.
+    """One trained tensor.
+
+    It has a logical shape, a fan-in, and the published keys that it is put together from.
     """
 
     name: str
@@ -177,8 +178,9 @@ Moments = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class TrainingForward:
-    """Runs the generator on given weights in training mode; `moments` collects each batch-norm's statistics in the
-    layout's order.
+    """Runs the generator on given weights in training mode.
+
+    `moments` collects each batch-norm's statistics in the layout's order.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -248,8 +250,9 @@ class TrainingForward:
 def published(
     layout: Layout, weights: Weights, means: dict[str, torch.Tensor], variances: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Return the weights under the published checkpoint's names, float32 on the CPU, ready for
-    `Generator.load_state_dict(strict)`.
+    """Return the weights under the published checkpoint's names.
+
+    They are float32 on the CPU, ready for `Generator.load_state_dict(strict)`.
     """
     state: dict[str, torch.Tensor] = {}
     for weight in layout.weights:
@@ -269,8 +272,9 @@ def published(
 
 
 def collect(layout: Layout, state: dict[str, torch.Tensor]) -> Weights:
-    """Return the trained tensors out of a published state; the inverse of `published` but for the running
-    statistics.
+    """Return the trained tensors out of a published state.
+
+    The inverse of `published`, except for the running statistics.
     """
     weights: Weights = {w.name: w.join([state[key].float() for key in w.keys]) for w in layout.weights}
     for name, channels, prefix, order in layout.norms:

@@ -1,9 +1,8 @@
-"""Flat parameter buffers and their optimiser: Muon for the matrices, Adam for the rest, everything replayable in a
-CUDA graph.
+"""Flat parameter buffers and their optimiser: Muon for the matrices, Adam for the rest.
 
-Masters are float32; convolutions see a bfloat16 copy, refreshed once a step. Gradients are gathered into one flat
-vector, so that
-clipping, the exchange between two cards, Adam and the running average are a handful of operators instead of hundreds.
+A step can be replayed in a CUDA graph. Masters are float32; convolutions see a bfloat16 copy, refreshed once a step.
+Gradients are gathered into one flat vector, so that clipping, the exchange between two cards, Adam and the running
+average are a handful of operators instead of hundreds.
 
 Muon (K. Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) replaces a matrix's momentum by its nearest
 orthogonal matrix,
@@ -109,8 +108,9 @@ def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class MuonAdam:
-    """Steps a `FlatParameters`; learning rates are device scalars, so that a captured step can be replayed with new
-    ones.
+    """Steps a `FlatParameters`.
+
+    Learning rates are device scalars, so that a captured step can be replayed with new ones.
     """
 
     def __init__(

@@ -147,8 +147,9 @@ class PhotoStore:
         return self._uniform(count).view(-1, 1, 1, 1) < share
 
     def holes(self, count: int, side_px: int) -> torch.Tensor:
-        """Cut (count, 1, side_px, side_px) float32 masks, 1 = hole; each has a hole and leaves at least half of the
-        window known.
+        """Cut (count, 1, side_px, side_px) float32 masks, 1 = hole.
+
+        Each has a hole and leaves at least half of the window known.
         """
         tries = 4 * count
         pick = torch.randint(len(self.bank), (tries,), device=self.device, generator=self.random)

@@ -1,13 +1,12 @@
-"""Trains the compact generator for a given time: `python -m training.train --photos DIR --features FILE --state DIR
---seconds 600`.
+"""Trains the compact generator for a given time.
+
+    python -m training.train --photos DIR --features FILE --state DIR --seconds 600
 
 A step is captured once per stage as CUDA graphs (generator; critic; critic with its gradient penalty) and replayed;
-batches are cut on the
-device by a few plain launches between replays. Several cards (`torchrun --nproc-per-node 2 -m -- training.train …`)
-exchange one flat gradient a
-step. The schedule runs on the clock: `--budget` is the whole training in seconds, `--seconds` this stretch, so that
-a training cut into
-stretches follows one curve. State is saved every `--save-every` seconds and at the end.
+batches are cut on the device by a few plain launches between replays. Several cards
+(`torchrun --nproc-per-node 2 -m -- training.train …`) exchange one flat gradient a step. The schedule runs on
+the clock: `--budget` is the whole training in seconds, `--seconds` this stretch, so that a training cut into stretches
+follows one curve. State is saved every `--save-every` seconds and at the end.
 
 Stages go from small crops to large ones, with a critic where a stage asks for one. Losses: `training.losses`.
 """
@@ -39,8 +38,9 @@ STEP_SEEDS = 10**5  # from a stretch's seeds to those of one that begins a step 
 
 
 def learning_rate(recipe: Recipe, progress: float, since_start: int) -> float:
-    """Return the rate at `progress` in [0, 1]: a short warm-up in steps of this stretch, flat, then falling linearly
-    to a hundredth.
+    """Return the learning rate at `progress` in [0, 1].
+
+    A short warm-up, counted in steps of this stretch, then flat, then falling linearly to a hundredth.
     """
     fall = (1 - progress) / (1 - recipe.decay_from) if progress > recipe.decay_from else 1.0
     return recipe.rate * min(1.0, (since_start + 1) / recipe.warmup_steps) * max(0.01, min(1.0, fall))

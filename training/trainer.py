@@ -206,10 +206,16 @@ class Trainer:
             self.run_critic_step = self._captured(lambda: self.critic.step(self.critic_gradient, CLIP))
 
     def _captured(self, function: Callable[[], None]) -> Callable[[], None]:
-        """Capture a function that works on this trainer's tensors; on a CPU return it as it is.
+        """Capture a function that works on this trainer's tensors.
+
+        Args:
+            function: runs one part of a step.
+
+        Returns:
+            what replays it; on a CPU the function itself.
 
         Raises:
-            RuntimeError: If it puts one of the trainer's tensors elsewhere instead of writing into it.
+            RuntimeError: it puts one of the trainer's tensors elsewhere instead of writing into it.
         """
         kept = [t.clone() for t in self._touched()]
         before = self._places()
@@ -317,8 +323,9 @@ class Trainer:
         self.composite.copy_(prediction * self.mask + self.image * (1 - self.mask))
 
     def _adversarial_slope(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the critic's two terms, (n,), and their gradient by the pixels, (n, 3, H, W), for the n photos with
-        the deepest holes.
+        """Return the critic's two terms, (n,), and their gradient by the pixels, (n, 3, H, W).
+
+        Only the n photos with the deepest holes are taken.
         """
         image, mask = self.image[: self.judged], self.mask[: self.judged]
         pixels = pixels[: self.judged].requires_grad_()
@@ -430,8 +437,9 @@ class Trainer:
 
     @torch.no_grad()
     def averaged_state(self, batches: int = 48) -> dict[str, torch.Tensor]:
-        """Return the averaged generator under published names, its batch-norm statistics estimated anew over
-        `batches` batches.
+        """Return the averaged generator under published names.
+
+        Its batch-norm statistics are estimated anew over `batches` batches.
         """
         weights = self.generator.parameters.averaged()
         low = {k: v.to(self.generator.parameters.low.dtype) if v.dim() > 1 else v for k, v in weights.items()}

@@ -59,7 +59,10 @@ class Accounts:
         self._nobodys_hash = self._hasher.hash(secrets.token_urlsafe())
 
     def all(self) -> dict[str, Account]:
-        """Return every account by name.
+        """Read the accounts' file.
+
+        Returns:
+            every account by its name.
 
         Raises:
             AccountError: the file is there and can't be read.
@@ -99,6 +102,10 @@ class Accounts:
     def set_password(self, name: str, password: str) -> None:
         """Add an account, or change its password.
 
+        Args:
+            name: of the account.
+            password: in the clear; only its salted hash is kept.
+
         Raises:
             AccountError: the name or the password is not allowed.
         """
@@ -110,7 +117,13 @@ class Accounts:
         self._write(Account(name, self._hasher.hash(password), known.key_hashes if known else {}))
 
     def add_key(self, name: str) -> str:
-        """Make a new API key for an account and return it; it is not kept and can't be shown again.
+        """Make a new API key for an account.
+
+        Args:
+            name: of the account.
+
+        Returns:
+            the key. Only its hash is kept, so it can't be shown again.
 
         Raises:
             AccountError: there is no such account.
@@ -125,6 +138,9 @@ class Accounts:
 
     def remove(self, name: str) -> None:
         """Remove an account with its keys and sessions.
+
+        Args:
+            name: of the account.
 
         Raises:
             AccountError: there is no such account.

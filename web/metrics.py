@@ -77,10 +77,13 @@ class Metrics:
         }
 
     def render(self, status: Mapping[str, Any]) -> bytes:
-        """Return the page for Prometheus.
+        """Write the page for Prometheus.
 
         Args:
             status: from `JobQueue.status`.
+
+        Returns:
+            the page in Prometheus' text format.
         """
         for kind, count in status["waiting"].items():
             self._queue_length.labels(kind).set(count)

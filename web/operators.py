@@ -81,11 +81,14 @@ def _free_bytes(settings: Settings) -> int | None:
 
 
 def status_page(told: Mapping[str, Any], language: str) -> str:
-    """Return the page of /status, which loads itself anew every few seconds.
+    """Write the page of /status, which loads itself anew every few seconds.
 
     Args:
         told: what /status answers programs with.
         language: one of `LANGUAGES`.
+
+    Returns:
+        the page as HTML.
     """
     words = load_strings()[language]
     free = told["free_disk_bytes"]

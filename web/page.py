@@ -33,10 +33,13 @@ class FileRepairer(Protocol):
 
 
 def page_setup(settings: Any) -> dict[str, Any]:
-    """Return what the scripts need to know: every word, the language, and limits.
+    """Collect what the scripts need to know.
 
     Args:
         settings: `max_file_mib` and `language` are read.
+
+    Returns:
+        every word of the page in both languages, the language, and the limits; it can be written as JSON.
     """
     return {
         "strings": load_strings(),
@@ -117,11 +120,14 @@ class UploadedFile(gr.File, metaclass=WithoutStub):
 
 
 def create_page(queue: FileRepairer, files: PageFiles) -> gr.Blocks:
-    """Return the page, not launched: mount it with `gr.mount_gradio_app(app, page, path="/")`.
+    """Build the page.
 
     Args:
         queue: carries out `/repair`; everything else goes through `/api/v1` of the app the page is mounted in.
         files: the scripts, which the same app serves (`serve_page_files`).
+
+    Returns:
+        the page, not launched: mount it with `gr.mount_gradio_app(app, page, path="/")`.
     """
     with gr.Blocks(title="fftlama", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         MaskCanvas(files)

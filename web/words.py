@@ -19,11 +19,14 @@ def load_strings() -> dict[str, dict[str, str]]:
 
 
 def choose_language(setting: str, accepted: str) -> str:
-    """Return the language of a page that the server writes: the setting's, or for "auto" the browser's.
+    """Choose the language of a page that the server writes.
 
     Args:
-        setting: the setting `language`.
+        setting: the setting `language`; "auto" leaves it to the browser.
         accepted: the browser's header Accept-Language.
+
+    Returns:
+        one of `LANGUAGES`.
     """
     if setting != "auto":
         return setting

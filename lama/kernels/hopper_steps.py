@@ -46,6 +46,7 @@ COALESCED = gl.constexpr(gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0]))
 
 @gluon.jit
 def place_of(tile, height, width, ALL_OUTPUTS: gl.constexpr):
+    """Return a tile's place: image of the batch, first row, first column, first output channel."""
     # Tiles of the same pixels run next to each other, so that the second finds them in the L2 cache.
     output_tiles: gl.constexpr = ALL_OUTPUTS // OUTPUTS
     pixel_tile = tile // output_tiles

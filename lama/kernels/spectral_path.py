@@ -1,5 +1,7 @@
-"""The 1x1 convolutions of the spectral path: the one into it, with the row transform, the one on the spectrum, and the
-one out of it, with the inverse row transform.
+"""The three 1x1 convolutions of the spectral path.
+
+The first is fused with the row transform, the second works on the spectrum, the third is fused with the inverse row
+transform.
 
 Layouts as in `fourier`.
 """

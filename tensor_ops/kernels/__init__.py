@@ -20,7 +20,13 @@ KERNEL_CAPABILITY = (8, 0)  # what Triton is kept working on
 
 @functools.cache
 def crop_kernels(device: torch.device) -> ModuleType | None:
-    """Return `tensor_ops.kernels.crop` if its kernels run on the device, else None.
+    """Import `tensor_ops.kernels.crop` if its kernels run on a device.
+
+    Args:
+        device: where they would run.
+
+    Returns:
+        the module, or None where Triton is missing or can't compile for the device.
 
     Raises:
         ImportError: the module is missing or broken, although Triton is installed.
@@ -34,7 +40,13 @@ def crop_kernels(device: torch.device) -> ModuleType | None:
 
 @functools.cache
 def seam_kernels(device: torch.device) -> ModuleType | None:
-    """Return `tensor_ops.kernels.seam` if its kernels run on the device, else None.
+    """Import `tensor_ops.kernels.seam` if its kernels run on a device.
+
+    Args:
+        device: where they would run.
+
+    Returns:
+        the module, or None where Triton is missing or can't compile for the device.
 
     Raises:
         ImportError: the module is missing or broken, although Triton is installed.

@@ -136,7 +136,7 @@ def mask_and_dilate(
 def lay_over(
     prediction: Tensor, pixels: Tensor, alpha: Tensor, *, corner: tuple[int, int], size: tuple[int, int]
 ) -> Tensor:
-    """Return the patch of a crop: (height, width, 3) uint8 of `size` from `corner`, (top, left), on.
+    """Compose the patch of a crop.
 
     Args:
         prediction: (3, crop height, crop width) float32 in [0, 1], contiguous; not modified.
@@ -144,6 +144,9 @@ def lay_over(
         alpha: (crop height, crop width) float32, contiguous; not modified. Where it is 0 the pixels are kept.
         corner: the patch's place in the crop.
         size: the patch's (height, width).
+
+    Returns:
+        (height, width, 3) uint8, the patch.
     """
     height, width = alpha.shape
     patch = torch.empty((*size, 3), dtype=torch.uint8, device=pixels.device)

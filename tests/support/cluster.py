@@ -50,7 +50,7 @@ class Cluster:
         folder: where everything lies.
         workers: how many workers to start.
         has_proxy: whether the workers reach Redis through a `CuttableProxy`, here `proxy`.
-        settings: of the web process.
+        **settings: of the web process.
     """
 
     def __init__(self, folder: Path, *, workers: int = 2, has_proxy: bool = False, **settings: Any) -> None:

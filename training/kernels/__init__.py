@@ -1,3 +1,4 @@
-"""Triton kernels of the training step, each beside the plain PyTorch expression that defines it and stands in where
-Triton can't run.
+"""Triton kernels of the training step.
+
+Each stands beside the plain PyTorch expression that defines it and replaces it where Triton can't run.
 """

@@ -108,8 +108,9 @@ def feature_distance_plain(got: torch.Tensor, want: torch.Tensor) -> torch.Tenso
 
 
 def feature_distance(got: torch.Tensor, want: torch.Tensor) -> torch.Tensor:
-    """Return the squared distance of unit-length feature vectors: (B, C, H, W), (B, C, H, W) -> (B, 1, H, W)
-    float32; no gradient to `want`.
+    """Return the squared distance of unit-length feature vectors.
+
+    (B, C, H, W), (B, C, H, W) -> (B, 1, H, W) float32; no gradient flows to `want`.
     """
     if runs_on(got):
         return _FeatureDistance.apply(got, want)

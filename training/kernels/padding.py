@@ -1,5 +1,6 @@
-"""Reflection padding that also puts its inputs side by side, so that no concatenation is written, and that reads and
-writes maps in depth form.
+"""Reflection padding of several maps at once, also in depth form.
+
+It puts its inputs side by side, so that no concatenation is written.
 
 A map in depth form (space to depth) is (B, 4 C, H / 2, W / 2), channels in the order (row parity, column parity, C): in
 memory the four pixels of a square lie next to each other. Convolutions with few channels run several times faster so.
@@ -176,8 +177,10 @@ def _pixels_of(x: torch.Tensor, in_depth: bool) -> tuple[int, int]:
 def reflect_pad(
     pad: int | tuple[int, int], *parts: torch.Tensor, from_depth: bool = False, to_depth: bool = False
 ) -> torch.Tensor:
-    """Put (B, C_i, H, W) parts side by side and mirror `pad` pixels around each edge, or (above and left, below and
-    right): (B, sum C_i, H + pads, W + pads) channels-last.
+    """Put parts side by side and mirror pixels around each edge.
+
+    (B, C_i, H, W) parts become (B, sum C_i, H + pads, W + pads), channels-last. `pad` is for every edge, or (above and
+    left, below and right).
 
     `from_depth` and `to_depth` say that the parts are, and the result shall be, in depth form.
     """
