@@ -1,5 +1,6 @@
 """What operators look at: /ready, /status and /metrics, with and without login, in both languages."""
 
+import html
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ from tests.support.redis_server import FakeWorker, RedisServer
 from tests.support.serving import RunningServer, ask_repair, follow, upload, wait_until
 from web.accounts import Accounts
 from web.operators import status_page
-from web.words import LANGUAGES
+from web.words import LANGUAGES, load_strings
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTO = (DATA / "flower.png").read_bytes()
@@ -81,9 +82,10 @@ def test_people_get_a_page_in_their_language(client: httpx.Client, accepted: str
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_page_escapes_what_workers_call_themselves(language: str) -> None:
+def test_page_says_every_word_it_has_and_escapes_what_workers_call_themselves(language: str) -> None:
+    ended = {"done": 0, "failed": 0, "cancelled": 0}
     told = {
-        "version": "1", "uptime_s": 1.0, "waiting": {"interactive": 0, "batch": 0}, "running": 0, "ended": {"done": 0},
+        "version": "1", "uptime_s": 1.0, "waiting": {"interactive": 0, "batch": 0}, "running": 0, "ended": ended,
         "free_disk_bytes": None, "waiting_for": ["storage", "redis", "workers"],
         "workers": [
             {"name": "<script>", "device": "{title}", "weights": None, "memory_mib": None, "state": state}
@@ -92,6 +94,9 @@ def test_page_escapes_what_workers_call_themselves(language: str) -> None:
     }  # fmt: skip
     page = status_page(told, language)
     assert "<script" not in page and "&lt;script&gt;" in page and "{title}" in page and ">None<" not in page
+    words = {key: text for key, text in load_strings()[language].items() if key.startswith("server.")}
+    unsaid = {key for key, text in words.items() if html.escape(text) not in page}
+    assert unsaid == {"server.ready"}  # said when nothing is waited for
 
 
 def test_only_operators_see_status_and_metrics(start_server: Callable[..., RunningServer], tmp_path: Path) -> None:

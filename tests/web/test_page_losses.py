@@ -193,13 +193,15 @@ def test_cancel_before_the_answer_to_the_post_leaves_nothing_running(
 
 
 def test_strokes_painted_during_a_repair_are_for_the_next_round(person: Person) -> None:
-    person.slow_down(60)
     person.open(photo_file())
     person.paint((0.3, 0.3), (0.4, 0.3))
+    held = Held(person, "**/api/v1/repairs")
     person.press("repair")
     for y in (0.5, 0.6, 0.7):
         person.paint((0.3, y), (0.4, y))
     assert len(person.strokes) == 3
+    held.wait()
+    held.let_go()
     person.page.locator(DONE).wait_for()
     assert len(person.strokes) == 3 and person.shown_patches == 1
     person.key("Control+z")
@@ -211,11 +213,13 @@ def test_strokes_painted_during_a_repair_are_for_the_next_round(person: Person) 
 
 
 def test_instant_mode_works_off_what_was_painted_meanwhile(person: Person) -> None:
-    person.slow_down(60)
     person.open(photo_file())
     person.page.locator('[data-part="instant"]').check()
+    held = Held(person, "**/api/v1/repairs")
     for y in (0.2, 0.4, 0.6, 0.8):
         person.paint((0.3, y), (0.4, y))
+    held.wait()
+    held.let_go()
     person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 2")
     person.page.locator(DONE).wait_for()
     sent = [json.loads(body)["strokes"] for body in person.posts("/api/v1/repairs")]
