@@ -119,6 +119,8 @@ class AttemptRunner:
         worker_id: the name this worker claims attempts with.
         busy_with: the attempt that runs now, for the heartbeat.
         done: how many attempts ended here.
+        show: makes this worker known in Redis; called before an attempt is claimed. Whoever looks after the attempt
+            takes a worker that is not known there for dead, which it would seem after Redis lost its data.
     """
 
     engine: RepairingEngine
@@ -126,6 +128,7 @@ class AttemptRunner:
     worker_id: str
     busy_with: str = ""
     done: int = 0
+    show: Callable[[], None] = lambda: None
 
     def register(self, app: Celery) -> None:
         """Make the task known to `app`."""
@@ -141,6 +144,7 @@ class AttemptRunner:
         if blob is None:
             log.info("attempt %s: nobody waits for it", attempt_id[:6])
             return
+        self.show()
         if not self.client.set(keys.claim, self.worker_id, nx=True, ex=VISIBILITY_TIMEOUT_S):
             log.info("attempt %s: another worker has it", attempt_id[:6])
             return

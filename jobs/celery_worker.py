@@ -66,9 +66,7 @@ class Heartbeat(threading.Thread):
             redis.RedisError: Redis is away.
         """
         runner = self._runner
-        facts = {**self._about, "name": runner.worker_id, "busy_with": runner.busy_with, "done": runner.done}
-        facts["memory_mib"] = runner.engine.describe().get("memory_mib")
-        self._client.set(WORKER_PREFIX + runner.worker_id, json.dumps(facts), ex=WORKER_TTL_S)
+        self.show()
         asked = required_of_workers(self._client, SERVER_KEY)
         now_s = time.monotonic()
         if asked and asked["fingerprint"] != self._about["fingerprint"] and now_s - self._told_s > TELL_EVERY_S:
@@ -81,6 +79,17 @@ class Heartbeat(threading.Thread):
             self._idle_since_s = now_s
             log.error("repairs wait in Redis and this worker gets none; its connection is renewed")
             self._on_stall()
+
+    def show(self) -> None:
+        """Refresh this worker's key.
+
+        Raises:
+            redis.RedisError: Redis is away.
+        """
+        runner = self._runner
+        facts = {**self._about, "name": runner.worker_id, "busy_with": runner.busy_with, "done": runner.done}
+        facts["memory_mib"] = runner.engine.describe().get("memory_mib")
+        self._client.set(WORKER_PREFIX + runner.worker_id, json.dumps(facts), ex=WORKER_TTL_S)
 
     def stop(self) -> None:
         """Stop beating and take the worker off the list at once."""
@@ -144,6 +153,7 @@ def work(engine: RepairingEngine, *, redis_url: str, about: dict[str, Any], name
         worker.consumer.connection.collect()  # the consumer's loop notices and connects again
 
     heartbeat = Heartbeat(client, runner, about, on_stall=renew)
+    runner.show = heartbeat.show
     heartbeat.beat()
     heartbeat.start()
     log.info("worker %s is ready for repairs from %s", worker_id, redis_url.rpartition("@")[2])

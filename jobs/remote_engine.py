@@ -337,6 +337,8 @@ class RemoteEngine:
         now_s = time.monotonic()
         if claim is not None:
             if not client.exists(WORKER_PREFIX + claim.decode()) and not client.exists(keys.answer):
+                if not client.exists(keys.request):
+                    raise _AttemptLostError("Redis lost its pixels")  # and the worker's key with them, just now
                 raise _WorkerLostError(f"worker {claim.decode()} is gone")
             return now_s
         if may_give_back and not self.fleet.workers:

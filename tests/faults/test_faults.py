@@ -8,6 +8,7 @@ import pytest
 
 from bench.faults import SCENARIOS
 from tests.support.cluster import cluster
+from tests.support.fake_engine import UNTIL_STOPPED
 from tests.support.serving import follow, wait_until
 
 SMALL = argparse.Namespace(kills=6, jobs=12, outage_s=3.0, seed=0)
@@ -45,9 +46,15 @@ def test_repairs_that_find_the_disk_full_end_once() -> None:
 
 def test_a_cancelled_repair_stops_at_its_worker() -> None:
     with cluster(workers=1) as made, made.web.client as client:
-        cancelled = made.submit(feather_px=100)
-        follow(client, cancelled, until="running")
+        cancelled = made.submit(dilate_px=UNTIL_STOPPED)
+
+        def stage() -> object:
+            return client.get(f"/api/v1/jobs/{cancelled}").json()["stage"]
+
+        # Before its worker has begun, it would be dropped without being stopped.
+        assert wait_until(stage, {"predict"}, limit_s=60.0) == "predict"
         assert client.delete(f"/api/v1/jobs/{cancelled}").json()["state"] == "cancelled"
+        # The worker has one thread: it takes the next one when it has left the first.
         assert made.collect("after it", [made.submit()], faults=1, began_s=0.0).is_sound
         assert "stopped, nobody waits for it" in made.workers[0].log
 
@@ -57,10 +64,13 @@ def test_page_is_told_what_repairs_wait_for() -> None:
         made.workers[0].kill()
         made.redis.wipe()
         waiting = made.submit()
-        told = wait_until(lambda: client.get(f"/api/v1/jobs/{waiting}").json()["waiting_for"], {"workers"})
-        assert told == "workers"
+
+        def told() -> object:
+            return client.get(f"/api/v1/jobs/{waiting}").json()["waiting_for"]
+
+        assert wait_until(told, {"workers"}, limit_s=60.0) == "workers"
         made.redis.kill()
-        assert wait_until(lambda: client.get(f"/api/v1/jobs/{waiting}").json()["waiting_for"], {"redis"}) == "redis"
+        assert wait_until(told, {"redis"}, limit_s=60.0) == "redis"
         made.redis.start()
         made.workers[0].start()
         view = follow(client, waiting, limit_s=60.0)

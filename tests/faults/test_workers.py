@@ -4,12 +4,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from jobs.redis_messages import SERVER_KEY
+from jobs.celery_app import AttemptRunner
+from jobs.celery_worker import Heartbeat
+from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, pack
 from tests.support.certificate import make_certificate
 from tests.support.cluster import PHOTO, cluster
+from tests.support.fake_engine import FakeEngine
 from tests.support.redis_server import FakeWorker, RedisServer, wait_for_workers
 from tests.support.serving import (
     ROOT,
@@ -53,6 +58,31 @@ def test_worker_that_was_there_before_a_newer_server_gets_no_repairs(tmp_path: P
         web.kill()
         old.kill()
         redis_.kill()
+
+
+def test_worker_that_redis_forgot_is_known_again_before_it_claims(tmp_path: Path) -> None:
+    """Otherwise the attempt is taken for lost with its worker; a second time, the repair is given up."""
+    redis_ = RedisServer(tmp_path / "redis").start()
+    known: list[bool] = []
+
+    class LookingEngine(FakeEngine):
+        def repair_many(self, requests: Any, *, on_stage: Any = None) -> Any:
+            known.append(bool(redis_.client.exists(f"{WORKER_PREFIX}it")))
+            return super().repair_many(requests, on_stage=on_stage)
+
+    try:
+        runner = AttemptRunner(LookingEngine(), redis_.client, "it")
+        runner.show = Heartbeat(redis_.client, runner, {"fingerprint": "f"}).show
+        runner.show()
+        redis_.wipe()
+        keys = AttemptKeys("attempt")
+        image, mask = np.zeros((9, 9, 3), np.uint8), np.ones((9, 9), bool)
+        header = {"deadline_s": 60, "dilate_px": None, "feather_px": None, "quality": "fast"}
+        redis_.client.set(keys.request, pack(header, [image, mask]))
+        runner.run(keys.attempt_id)
+    finally:
+        redis_.kill()
+    assert known == [True]
 
 
 def test_command_of_another_version_ends_with_status_2_and_a_sentence(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ NO_MEMORY = 1002  # raises MemoryError
 KILL_BATCH = 1003  # raises when it is not alone
 SCALED = 1004  # adds a note
 LITTLE_MEMORY = 1005  # adds the note of a repair that took a way with less memory
+UNTIL_STOPPED = 1006  # predicts until it is cancelled
 WAIT_STEP_S = 0.01
 SWITCH_S = 0.6
 
@@ -78,6 +79,9 @@ class FakeEngine:
             if request.dilate_px == KILL_BATCH and len(requests) > 1:
                 raise RuntimeError("the fake engine was told to fail in company")
         report("predict")
+        while any(request.dilate_px == UNTIL_STOPPED for request in requests):
+            time.sleep(WAIT_STEP_S)
+            report("predict")
         self.running += 1
         time.sleep(max(request.feather_px or 0 for request in requests) * WAIT_STEP_S)
         self.running -= 1
