@@ -295,7 +295,7 @@ def _serve(settings: Settings, listeners: list[socket.socket], say_ready: Callab
     """Serve until told to stop; return the exit code and whether every thread came to rest."""
     import uvicorn
 
-    from web.root_path import RootPath
+    from web.proxy import RootPath
     from web.startup import StartupGate
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -320,7 +320,7 @@ def _serve(settings: Settings, listeners: list[socket.socket], say_ready: Callab
         uvicorn.Config(
             RootPath(gate, settings.root_path), log_config=None,
             access_log=settings.log_level == "debug", server_header=False, lifespan="on",
-            proxy_headers=False,  # web/peer.py reads them
+            proxy_headers=False,  # web/proxy.py reads them
             ws="none", timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=DRAIN_S, backlog=BACKLOG,
         )
     )  # fmt: skip

@@ -18,12 +18,11 @@ from typing import Any
 
 from config import Settings
 from imaging import Encoded
-from jobs.batching import take_batch
 from jobs.clients import current_client
 from jobs.database import FolderLock
 from jobs.encodings import Encodings
 from jobs.errors import JobError
-from jobs.fair_line import FairLine
+from jobs.fair_line import FairLine, take_batch
 from jobs.images import ImageStore
 from jobs.keyed_locks import KeyedLocks
 from jobs.model_switch import ModelSwitch
@@ -32,9 +31,8 @@ from jobs.output_writer import OutputWriter
 from jobs.packed_mask import pack_mask
 from jobs.request_parsing import Options, build_mask, check_request_id, digest_of, mask_bytes, parse_options
 from jobs.retention import Cleaner, remove_history, remove_orphans
-from jobs.status import obstacles, worker_views
 from jobs.store import ImageRecord, JobRecord, JobStore, new_id, notes_from_json
-from jobs.views import ENDED, job_view
+from jobs.views import ENDED, job_view, obstacles, worker_views
 from jobs.worker import DeviceWorker, Engine
 
 MOST_STUCK_WORKERS = 4  # beyond that a hanging device would only collect threads and memory

@@ -219,7 +219,7 @@ class RemoteEngine:
         }  # fmt: skip
 
     def worker_views(self) -> list[dict[str, Any]]:
-        """Return the workers, those refused included; see `jobs.status.worker_views`."""
+        """Return the workers, those refused included; see `jobs.views.worker_views`."""
         told = ("name", "device", "weights", "profile", "memory_mib", "version", "done")
         fleet = self.fleet
         rows = [(worker, "busy" if worker.get("busy_with") else "idle") for worker in fleet.workers]

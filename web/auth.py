@@ -28,7 +28,7 @@ from config import Settings
 from imaging.atomic_write import write_atomically
 from jobs.clients import Client, current_client
 from web.accounts import Accounts
-from web.root_path import path_below_root
+from web.proxy import path_below_root
 from web.words import choose_language, load_strings
 
 COOKIE = "fftlama_session"

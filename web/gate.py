@@ -10,7 +10,7 @@ from web.auth import AuthGate
 from web.client_limits import ClientLimits
 from web.one_shot import NOTES_HEADER
 from web.origin_check import OriginCheck, origins_of
-from web.peer import PeerAddress
+from web.proxy import PeerAddress
 from web.security_headers import SecurityHeaders
 
 

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from web.root_path import path_below_root
+from web.proxy import path_below_root
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 ENTRY = "canvas.js"

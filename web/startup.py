@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from web.root_path import path_below_root
+from web.proxy import path_below_root
 
 RETRY_AFTER = {"Retry-After": "1", "Cache-Control": "no-store"}
 STARTING_PAGE = (

@@ -18,7 +18,7 @@ from tests.support.page_driver import DATA, Person, browser, photo_file
 from tests.support.reverse_proxy import ReverseProxy
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 from web.accounts import Accounts
-from web.root_path import RootPath, path_below_root
+from web.proxy import RootPath, path_below_root
 
 __all__ = ["browser"]  # a fixture
 ROOT_PATH = "/lama"

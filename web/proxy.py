@@ -1,9 +1,26 @@
-"""The sub-path under which a proxy serves the program, whether or not the proxy takes it off before it asks."""
+"""What a proxy in front changes: where a connection comes from, and the sub-path it serves the program under."""
 
 from __future__ import annotations
 
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+LOCAL_PROXIES = ["127.0.0.1", "::1"]  # a proxy on this machine may say whom it speaks for, and by which scheme
+
+
+class PeerAddress:
+    """ASGI middleware: `scope["fftlama.peer"]` is the address of the other end, `scope["client"]` what a proxy says."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = ProxyHeadersMiddleware(app, trusted_hosts=LOCAL_PROXIES)  # type: ignore[arg-type]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Note the peer and pass the request on."""
+        if scope["type"] in ("http", "websocket"):
+            client = scope.get("client")
+            scope["fftlama.peer"] = str(client[0]) if client else ""
+        await self._app(scope, receive, send)  # type: ignore[arg-type]
 
 
 class RootPath:
