@@ -84,6 +84,7 @@ def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "Fast
     from web.iopaint import create_iopaint_routes
     from web.lama_cleaner import create_lama_cleaner_routes
     from web.metrics import Metrics
+    from web.openapi import create_document_routes
     from web.operators import create_operator_routes
     from web.routes import create_routes
 
@@ -103,13 +104,14 @@ def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "Fast
             app.state.idle = queue.close(wait_s=FINISH_S)
 
     version = program_version()
-    # No schema pages: the bodies are read by hand, and FastAPI's pages load their scripts from elsewhere.
+    # Not FastAPI's document, since the bodies are read by hand, nor its pages, which load their scripts from elsewhere.
     app = FastAPI(title="fftlama", version=version, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.queue = queue
     app.state.idle = True
     app.include_router(create_iopaint_routes(queue, settings))  # before those that answer all else under /api/v1
     app.include_router(create_lama_cleaner_routes(queue, settings))
     app.include_router(create_operator_routes(queue, settings, metrics=metrics, version=version))
+    app.include_router(create_document_routes(settings, version=version))
     app.include_router(create_routes(queue, settings))
     protect(app, settings)
     return app

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
@@ -84,9 +85,9 @@ class IopaintRoute(APIRoute):
                 status, text = status_and_text(error)
                 body = error_body(status, text, text)
                 headers = {"Retry-After": "5"} if status == 503 else {}
-            except ValidationError as error:
+            except (ValidationError, RequestValidationError) as error:  # of a body, or of a query
                 status, text = 422, spell_problems(error)
-                body = error_body(status, error.errors(include_url=False, include_context=False), text)
+                body = error_body(status, problems_of(error), text)
             except Exception:
                 log.exception("%s %s failed", request.method, request.url.path)
                 status = 500
@@ -96,8 +97,16 @@ class IopaintRoute(APIRoute):
         return answer
 
 
-def spell_problems(error: ValidationError) -> str:
-    """Return one sentence for all that is wrong with a body."""
+def problems_of(error: ValidationError | RequestValidationError) -> list[dict[str, Any]]:
+    """Return what is wrong with a body or a query, field by field, as pydantic says it."""
+    if isinstance(error, ValidationError):
+        problems = error.errors(include_url=False, include_context=False)
+        return [{key: value for key, value in one.items() if key != "input"} for one in problems]
+    return [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]
+
+
+def spell_problems(error: ValidationError | RequestValidationError) -> str:
+    """Return one sentence for all that is wrong with a body or a query."""
     return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors())
 
 
@@ -132,7 +141,7 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
         headers = {"X-Seed": str(seed_of(asked.sd_seed)), **notes_header(encoded)}
         return Response(encoded.data, media_type=encoded.media_type, headers=headers)
 
-    @router.api_route("/api/v1/inpaint", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE"])
+    @router.api_route("/api/v1/inpaint", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE"], include_in_schema=False)
     def refuse_method() -> None:
         raise JobError("method_not_allowed", "Method Not Allowed")
 

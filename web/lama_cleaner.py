@@ -72,7 +72,7 @@ def create_lama_cleaner_routes(queue: JobQueue, settings: Settings) -> APIRouter
             encoded.data, media_type=encoded.media_type, headers={"X-Seed": str(seed), **notes_header(encoded)}
         )
 
-    @router.api_route("/inpaint", methods=["GET", "HEAD"])
+    @router.api_route("/inpaint", methods=["GET", "HEAD"], include_in_schema=False)
     def tell_alive() -> Response:  # what asks this way wants to know whether the server is there
         return PlainTextResponse("Method Not Allowed", status_code=405, headers={"Allow": "POST"})
 

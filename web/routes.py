@@ -198,7 +198,7 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
         view = await run_in_threadpool(queue.models.view)
         return JSONResponse(view, status_code=200 if done else 202)
 
-    @router.api_route("/api/v1/{rest:path}", methods=EVERY_METHOD)
+    @router.api_route("/api/v1/{rest:path}", methods=EVERY_METHOD, include_in_schema=False)
     def unknown(request: Request) -> Response:
         known = any(route.matches(request.scope)[0] is Match.PARTIAL for route in router.routes)
         if known:

@@ -1,0 +1,265 @@
+"""The OpenAPI document is true: its routes are those there are, and its examples do what it says they do."""
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+from fastapi.routing import APIRoute, iter_route_contexts
+
+import app
+from config import Settings
+from tests.support.fake_engine import FakeEngine
+from tests.support.imaging_files import DATA
+from tests.support.serving import RunningServer, ask_repair, follow, upload
+from web.docs_page import FORM, METHODS, URL_FORM, _resolved, examples_of, form_fields
+from web.openapi import SENTENCES, build_document
+
+DOCUMENT = build_document(Settings(), version="0.0.0")
+OPERATIONS = [
+    (method, path) for path, operations in DOCUMENT["paths"].items() for method in METHODS if method in operations
+]
+PHOTO = (DATA / "pier.jpg").read_bytes()
+REFUSED = ("post", "/api/v1/run_plugin_gen_image")  # the one route that only refuses
+FREE_KEYS = {"timings_ms", "params", "waiting", "notes"}
+
+
+def schema_of(schema: dict[str, Any]) -> jsonschema_rs.Validator:
+    return jsonschema_rs.Draft202012Validator({**schema, "components": DOCUMENT["components"]})
+
+
+def mask_of(width: int, height: int) -> bytes:
+    import cv2
+    import numpy as np
+
+    mask = np.zeros((height, width), np.uint8)
+    mask[10:30, 10:40] = 255
+    return cv2.imencode(".png", mask)[1].tobytes()
+
+
+class Scene:
+    """A server with a photo, a round and a folder, and the documented requests with these in place of the examples'."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self.client = client
+        image = upload(client, PHOTO, "beach.jpg")
+        done = follow(client, ask_repair(client, image["image_id"]), until="saved")
+        self.mask = mask_of(image["width"], image["height"])
+        self._real = {
+            "3Vf0l0cJx8mX2m5sJkq1Zg": image["image_id"],
+            "uGBWnNT5kb0kndjNRTh5UQ": done["job_id"],
+            "dLiepRfFjHpn370xtLdQoA": done["image_id"],
+            "BASE64 of the photo": base64.b64encode(PHOTO).decode(),
+            "BASE64 of the mask": base64.b64encode(self.mask).decode(),
+        }
+
+    def _with_real_ids(self, value: Any) -> Any:
+        text = json.dumps(value)
+        for example, real in self._real.items():
+            text = text.replace(example, real)
+        return json.loads(text)
+
+    def requests_of(self, method: str, path: str) -> Iterator[httpx.Request]:
+        """Give the request once for each example of its body."""
+        operation = DOCUMENT["paths"][path][method]
+        query = {}
+        for parameter in (_resolved(DOCUMENT, one) for one in operation.get("parameters", ())):
+            if parameter["in"] == "path":
+                path = path.replace(f"{{{parameter['name']}}}", self._with_real_ids(parameter["example"]))
+            elif "example" in parameter:
+                query[parameter["name"]] = parameter["example"]
+        bodies = operation.get("requestBody", {}).get("content", {})
+        if not bodies:
+            yield self.client.build_request(method, path, params=query)
+        for media_type, media in bodies.items():
+            for value in examples_of(media) or [{}]:
+                yield self.client.build_request(method, path, **self._body(media_type, media, value))
+
+    def _body(self, media_type: str, media: dict[str, Any], value: Any) -> dict[str, Any]:
+        if media_type == FORM:
+            files: dict[str, Any] = {}
+            for name, text in form_fields(DOCUMENT, media, value):
+                file = {"@mask.png": ("mask.png", self.mask), "@photo.jpg": ("photo.jpg", PHOTO)}.get(text)
+                files[name] = file or (None, text)
+            return {"files": files}
+        if media_type == URL_FORM:
+            return {"data": value}
+        return {"json": self._with_real_ids(value)}
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("openapi")
+    photos = folder / "photos"
+    photos.mkdir()
+    (photos / "beach.jpg").write_bytes(PHOTO)
+    running = RunningServer(folder, settings={"input_path": photos}).start()
+    with running.client as client:
+        yield Scene(client)
+    running.stop()
+
+
+def test_document_and_routes_are_the_same(tmp_path: Path) -> None:
+    """Both ways: every route of ours is in the document, and the document has no other."""
+    settings = Settings(data_dir=str(tmp_path / "data"), outputs_dir=str(tmp_path / "outputs"))
+    made = app.create_api(settings, FakeEngine())
+    contexts = [context for context in iter_route_contexts(made.routes) if isinstance(context.original_route, APIRoute)]
+    served = {(method, context.path) for context in contexts if context.include_in_schema for method in context.methods}
+    heads = {(method, path) for method, path in served if method == "HEAD"}
+    assert {("GET", path) for _, path in heads} <= served
+    assert served - heads == {(method.upper(), path) for method, path in OPERATIONS}
+
+
+def test_document_is_openapi_3_1() -> None:
+    identifiers = [DOCUMENT["paths"][path][method]["operationId"] for method, path in OPERATIONS]
+    assert len(set(identifiers)) == len(identifiers)
+    text = json.dumps(DOCUMENT)
+    for kind, name in re.findall(r'"#/components/(\w+)/(\w+)"', text):
+        assert name in DOCUMENT["components"][kind], name
+    for kind in ("schemas", "parameters", "responses", "headers"):
+        for name in DOCUMENT["components"][kind]:
+            assert f'"#/components/{kind}/{name}"' in text, f"nothing uses {name}"
+    for method, path in OPERATIONS:
+        operation = DOCUMENT["paths"][path][method]
+        named = {one["name"] for one in (_resolved(DOCUMENT, one) for one in operation.get("parameters", ()))}
+        assert set(re.findall(r"\{(\w+)\}", path)) <= named
+        for media in media_of(operation):
+            validator = schema_of(media["schema"])
+            for value in examples_of(media):
+                validator.validate(value) if not has_files(media) else None
+
+
+def media_of(operation: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield from operation.get("requestBody", {}).get("content", {}).values()
+    for response in operation["responses"].values():
+        yield from _resolved(DOCUMENT, response).get("content", {}).values()
+
+
+def has_files(media: dict[str, Any]) -> bool:
+    fields = _resolved(DOCUMENT, media["schema"]).get("properties", {}).values()
+    return any(_resolved(DOCUMENT, field).get("format") == "binary" for field in fields)
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_examples_do_what_they_say(scene: Scene, method: str, path: str) -> None:
+    operation = DOCUMENT["paths"][path][method]
+    expected = next((int(status) for status in operation["responses"] if int(status) < 300), 422)
+    assert expected < 300 or (method, path) == REFUSED
+    if path == "/api/v1/inputimage":
+        expected = 404  # a folder is open, and a photo is not
+    for request in scene.requests_of(method, path):
+        answer = scene.client.send(request)
+        assert answer.status_code == expected, (answer.status_code, answer.text[:300])
+        response = _resolved(DOCUMENT, operation["responses"][str(expected)])
+        kind = answer.headers["content-type"].partition(";")[0]
+        media = response["content"][kind]
+        for name in response.get("headers", {}):
+            assert name in answer.headers or name == "X-Fftlama-Notes", name
+        if kind == "application/json":
+            schema_of(media["schema"]).validate(answer.json())
+            for example in examples_of(media) if expected < 300 else ():
+                assert keys_of(example) == keys_of(answer.json())
+        elif kind == "text/plain" and path != "/metrics":
+            assert answer.text in [media["example"]]
+        elif kind.startswith("image/"):
+            assert len(answer.content) > 100
+
+
+def keys_of(value: Any) -> Any:
+    """Return the keys of all objects in a value; of a list those of its first item."""
+    if isinstance(value, dict):
+        return {key: None if key in FREE_KEYS else keys_of(inner) for key, inner in sorted(value.items())}
+    return keys_of(value[0]) if isinstance(value, list) and value and isinstance(value[0], dict) else None
+
+
+def test_refusals_are_those_of_the_document(scene: Scene) -> None:
+    """The sentences it shows are what the server says, under the status and in the form that it shows them."""
+    client, nowhere = scene.client, "A" * 22
+    data, file = {"image": scene._real["BASE64 of the photo"]}, {"image": ("a.jpg", PHOTO)}
+    small = ("mask.png", mask_of(64, 64))
+    answers = {
+        ("get", "/api/v1/jobs/{job_id}"): client.get(f"/api/v1/jobs/{nowhere}"),
+        ("get", "/api/v1/images/{image_id}"): client.get(f"/api/v1/images/{nowhere}"),
+        ("post", "/api/v1/images"): client.post("/api/v1/images", files={"other": ("a.jpg", PHOTO)}),
+        ("post", "/api/v1/repairs"): client.post("/api/v1/repairs", content=b""),
+        ("post", "/api/v1/models"): client.post("/api/v1/models", json={"name": "nothing"}),
+        ("post", "/api/v1/repair"): client.post("/api/v1/repair", files=file),
+        ("post", "/api/v1/detect"): client.post("/api/v1/detect", json={}, headers={"Origin": "https://a.example"}),
+        ("post", "/api/v1/model"): client.post("/api/v1/model", json={}),
+        ("post", "/api/v1/inpaint"): client.post("/api/v1/inpaint", json={**data, "image": "abc"}),
+        ("post", "/api/v1/save_image"): client.post("/api/v1/save_image", files={"other": ("a.jpg", PHOTO)}),
+        ("post", "/inpaint"): client.post("/inpaint", files={**file, "mask": small}),
+        ("get", "/api/v1/media_file"): client.get("/api/v1/media_file"),
+        ("get", "/api/v1/media_thumbnail_file"): client.get(
+            "/api/v1/media_thumbnail_file?tab=input&filename=a&width=x"
+        ),
+    }
+    is_shown = {}
+    for (method, path), answer in answers.items():
+        response = DOCUMENT["paths"][path][method]["responses"][str(answer.status_code)]
+        media = response["content"][answer.headers["content-type"].partition(";")[0]]
+        said = answer.json() if answer.headers["content-type"] == "application/json" else answer.text
+        schema_of(media["schema"]).validate(said)
+        is_shown[method, path] = sentence_of(said) in map(sentence_of, examples_of(media))
+    # These say more of what is wrong than an example could.
+    assert {one for one, shown in is_shown.items() if not shown} == {
+        ("get", "/api/v1/media_file"), ("get", "/api/v1/media_thumbnail_file")
+    }  # fmt: skip
+
+
+def sentence_of(said: Any) -> str:
+    """Return the sentence of a refusal in any of the forms, whatever its numbers are."""
+    sentence = said if isinstance(said, str) else said.get("message") or said["errors"]
+    return re.sub(r"\d+", "1", sentence)
+
+
+def test_every_sentence_of_a_refusal_is_used() -> None:
+    text = json.dumps(build_document(Settings(auth_file="accounts.json"), version="0"))
+    assert [code for code, sentence in SENTENCES.items() if json.dumps(sentence)[1:-1] not in text] == []
+
+
+class Links(HTMLParser):
+    """Collects the tags and addresses of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("href", "src", "action")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+
+
+def test_page_shows_every_route_and_loads_nothing(scene: Scene) -> None:
+    answer = scene.client.get("/docs")
+    assert answer.status_code == 200 and "default-src 'self'" in answer.headers["content-security-policy"]
+    page = Links()
+    page.feed(answer.text)
+    assert not page.tags & {"script", "link", "img", "iframe", "object"} and "@import" not in answer.text
+    assert "openapi.json" in page.addresses
+    assert all(address.startswith("#") or address == "openapi.json" for address in page.addresses)
+    assert {address[1:] for address in page.addresses if address.startswith("#")} <= set(page.ids)
+    for method, path in OPERATIONS:
+        assert DOCUMENT["paths"][path][method]["operationId"] in page.ids
+        assert path in answer.text
+    assert scene.client.get("/openapi.json").json()["paths"].keys() == DOCUMENT["paths"].keys()
+
+
+def test_document_knows_login_and_sub_path() -> None:
+    made = build_document(Settings(auth_file="accounts.json", root_path="/lama"), version="1.2.3")
+    assert made["servers"] == [{"url": "/lama"}] and made["info"]["version"] == "1.2.3"
+    assert made["security"] == [{"key": []}, {"session": []}]
+    for path, operations in made["paths"].items():
+        for operation in operations.values():
+            is_open = path in ("/health", "/ready")
+            assert ("401" in operation["responses"]) == (not is_open) == (operation.get("security") != [])
+    assert "security" not in DOCUMENT
