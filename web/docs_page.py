@@ -135,7 +135,8 @@ def curl_commands(document: Mapping[str, Any], path: str, method: str, operation
         if parameter["in"] == "path":
             address = address.replace(f"{{{parameter['name']}}}", str(parameter["example"]))
         elif "example" in parameter:
-            query.append(f"{parameter['name']}={parameter['example']}")
+            values = parameter["example"] if isinstance(parameter["example"], list) else [parameter["example"]]
+            query += [f"{parameter['name']}={value}" for value in values]
     url = shlex.quote(ORIGIN + address + ("?" + "&".join(query) if query else ""))
     verb = [] if method == "get" else ["-X", method.upper()]
     bodies = operation.get("requestBody", {}).get("content", {})
