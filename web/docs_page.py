@@ -21,6 +21,9 @@ def docs_page(document: Mapping[str, Any]) -> str:
 
     Args:
         document: an OpenAPI 3.1 document whose references are all to its own components.
+
+    Returns:
+        HTML.
     """
     info = document["info"]
     sections = "".join(_section(document, tag) for tag in document["tags"])

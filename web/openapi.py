@@ -66,11 +66,14 @@ While the server starts, every route answers 503."""
 
 
 def build_document(settings: Settings, *, version: str) -> dict[str, Any]:
-    """Return the document, JSON-serialisable.
+    """Return the document.
 
     Args:
         settings: `root_path` is read, and whether there is a login.
         version: the program's.
+
+    Returns:
+        An OpenAPI 3.1 document, JSON-serialisable.
     """
     document: dict[str, Any] = {
         "openapi": "3.1.0",
