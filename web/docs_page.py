@@ -54,7 +54,7 @@ def _operation(document: Mapping[str, Any], path: str, method: str, operation: M
         rows = [_parameter_row(document, one) for one in parameters]
         parts.append(_table("Parameters", ("name", "type", "what"), rows))
     for media_type, body in operation.get("requestBody", {}).get("content", {}).items():
-        rows = [tuple(row) for row in _fields(document, body["schema"], "", 0)]
+        rows = list(_fields(document, body["schema"], "", 0))
         parts.append(_table(f"Body: <code>{html.escape(media_type)}</code>", ("field", "type", "what"), rows))
     parts += [f"<pre>{html.escape(line)}</pre>" for line in curl_commands(document, path, method, operation)]
     parts.append("<h4>Answers</h4>" + "".join(_answers(document, operation["responses"])))

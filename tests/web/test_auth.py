@@ -47,7 +47,7 @@ def log_in(server: RunningServer, name: str = "ann", password: str = PASSWORD) -
 
 def test_every_route_refuses_a_stranger(closed_server: RunningServer) -> None:
     """Ours by the OpenAPI document, which a stranger does not see either, and Gradio's: page, files and queue."""
-    document = build_document(Settings(auth_file="accounts.json"), version="0.0.0")
+    document = build_document(Settings(auth_file=Path("accounts.json")), version="0.0.0")
     ours = [
         (method.upper(), re.sub(r"\{\w+\}", "x", path))
         for path, operations in document["paths"].items()

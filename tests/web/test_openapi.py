@@ -107,10 +107,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 def test_document_and_routes_are_the_same(tmp_path: Path) -> None:
     """Both ways: every route of ours is in the document, and the document has no other."""
-    settings = Settings(data_dir=str(tmp_path / "data"), outputs_dir=str(tmp_path / "outputs"))
+    settings = Settings(data_dir=tmp_path / "data", outputs_dir=tmp_path / "outputs")
     made = app.create_api(settings, FakeEngine())
     contexts = [context for context in iter_route_contexts(made.routes) if isinstance(context.original_route, APIRoute)]
-    served = {(method, context.path) for context in contexts if context.include_in_schema for method in context.methods}
+    served = {
+        (method, context.path) for context in contexts if context.include_in_schema for method in context.methods or ()
+    }
     heads = {(method, path) for method, path in served if method == "HEAD"}
     assert {("GET", path) for _, path in heads} <= served
     assert served - heads == {(method.upper(), path) for method, path in OPERATIONS}
@@ -220,7 +222,7 @@ def sentence_of(said: Any) -> str:
 
 
 def test_every_sentence_of_a_refusal_is_used() -> None:
-    text = json.dumps(build_document(Settings(auth_file="accounts.json"), version="0"))
+    text = json.dumps(build_document(Settings(auth_file=Path("accounts.json")), version="0"))
     assert [code for code, sentence in SENTENCES.items() if json.dumps(sentence)[1:-1] not in text] == []
 
 
@@ -255,7 +257,7 @@ def test_page_shows_every_route_and_loads_nothing(scene: Scene) -> None:
 
 
 def test_document_knows_login_and_sub_path() -> None:
-    made = build_document(Settings(auth_file="accounts.json", root_path="/lama"), version="1.2.3")
+    made = build_document(Settings(auth_file=Path("accounts.json"), root_path="/lama"), version="1.2.3")
     assert made["servers"] == [{"url": "/lama"}] and made["info"]["version"] == "1.2.3"
     assert made["security"] == [{"key": []}, {"session": []}]
     for path, operations in made["paths"].items():
