@@ -27,12 +27,15 @@ EMBEDDED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "lama-co
 
 STEM = "1.ffc.convl2l.weight"  # (width, 4, 7, 7), after "model."
 BLOCK = re.compile(r"(\d+)\.conv1\.ffc\.convl2l\.weight")
-LONGEST_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+LONGEST_HEADER_BYTES = 8 << 20  # LaMa's is 60 kB, large diffusion models' about 500 kB; the format allows 100 MB
+FORMATS_LIMIT_BYTES = 100_000_000
+MOST_TENSORS = 100_000  # a training checkpoint of the published LaMa has about 3,000
 WIDEST = 512
 DEEPEST = 256
 COUNTER = "num_batches_tracked"  # only training reads it, and converters drop it
 
 EXPECTED = "Expected a LaMa generator: .safetensors, a training checkpoint (.ckpt, .pth) or the TorchScript big-lama.pt"
+TOO_MANY = "which is more than any network's tensors need"
 HOW_TO_GET = "`fftlama weights get big-lama` fetches the published one"
 
 # First match wins: a name that one network has and LaMa has not, and what to call that network.
@@ -131,7 +134,9 @@ def _open(file: Path) -> _Tensors:
     if start.startswith(b"PK"):
         return _from_torch(open_zip(file))
     header_bytes = int.from_bytes(start[:8], "little")
-    if start[8:9] == b"{" and header_bytes <= LONGEST_HEADER_BYTES:
+    if start[8:9] == b"{" and header_bytes <= FORMATS_LIMIT_BYTES:
+        if header_bytes > LONGEST_HEADER_BYTES:
+            raise CheckpointError(f"is a .safetensors file with a header of {header_bytes >> 20} MiB, {TOO_MANY}")
         if size < 8 + header_bytes:
             raise CheckpointError("is a truncated .safetensors file; download or copy it again")
         return _from_safetensors(file)
@@ -177,6 +182,8 @@ def _from_safetensors(file: Path) -> _Tensors:
 
 def _build(tensors: _Tensors) -> Generator:
     """Find the generator among the tensors, check it against the architecture its tensors imply, and load it."""
+    if len(tensors.shapes) > MOST_TENSORS:
+        raise CheckpointError(f"is a {tensors.kind} of {len(tensors.shapes)} tensors, more than any network has")
     prefix = _choose_prefix(tensors)
     shapes = {name.removeprefix(prefix): shape for name, shape in tensors.shapes.items() if name.startswith(prefix)}
     width, blocks = _architecture(shapes)

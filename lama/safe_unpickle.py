@@ -17,6 +17,10 @@ from typing import IO, Any
 import torch
 
 DEEPEST_NESTING = 64
+LONGEST_PICKLE_BYTES = 16 << 20  # a training checkpoint's object description is about 1 MiB
+TOO_LONG = "claims an object description of more than 16 MiB, which no weight file has"
+# Each takes half a microsecond or more here; the published checkpoint, optimiser and all, needs about 100,000.
+MOST_INSTRUCTIONS = 500_000
 
 STORAGE_DTYPES = {
     "FloatStorage": torch.float32,
@@ -111,6 +115,38 @@ class Unknown:
     add = append
 
 
+class _ShortStream:
+    """A stream that a pickle is read from, with an end: a file of the older layout says nowhere how long one is."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._left_bytes = LONGEST_PICKLE_BYTES
+
+    def read(self, size: int) -> bytes:
+        return self._counted(self._stream.read(min(size, self._left_bytes + 1)))
+
+    def readline(self) -> bytes:
+        return self._counted(self._stream.readline(self._left_bytes + 1))
+
+    def _counted(self, data: bytes) -> bytes:
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:
+            raise CheckpointError(TOO_LONG)
+        return data
+
+
+class _CountedInstructions(dict[int, Any]):
+    """What the interpreter does at each instruction, and how many it may still carry out."""
+
+    left = MOST_INSTRUCTIONS
+
+    def __getitem__(self, code: int) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise CheckpointError("describes more objects than any weight file has")
+        return super().__getitem__(code)
+
+
 class TensorUnpickler(pickle._Unpickler):
     """A pickle interpreter that can build tensor records, plain containers and `Unknown` objects only.
 
@@ -119,7 +155,10 @@ class TensorUnpickler(pickle._Unpickler):
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
-        super().__init__(stream, encoding="latin1")  # as PyTorch does: strings written by Python 2 are bytes
+        super().__init__(
+            _ShortStream(stream), encoding="latin1"
+        )  # as PyTorch does: strings written by Python 2 are bytes
+        self.dispatch = _CountedInstructions(pickle._Unpickler.dispatch)  # type: ignore[misc]
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:

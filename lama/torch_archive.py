@@ -17,9 +17,18 @@ from typing import IO
 
 import torch
 
-from lama.safe_unpickle import CheckpointError, Storage, TensorRecord, named_tensors, unpickle
+from lama.safe_unpickle import (
+    LONGEST_PICKLE_BYTES,
+    TOO_LONG,
+    CheckpointError,
+    Storage,
+    TensorRecord,
+    named_tensors,
+    unpickle,
+)
 
-LONGEST_PICKLE_BYTES = 64 * 2**20  # a training checkpoint's object description is about 1 MiB
+LONGEST_DIRECTORY_BYTES = 4 * 2**20  # a training checkpoint's list of records is about 300 kB
+LONGEST_BYTE_ORDER = 16
 # What zipfile raises for damaged archives: its own error, and those of reading names, sizes and records.
 ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -89,6 +98,7 @@ def open_zip(path: Path) -> TorchFile:
     """Read the description of a `torch.save` or `torch.jit.save` archive. Raises CheckpointError."""
     file_size = path.stat().st_size
     try:
+        _refuse_long_directory(path)
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             entries = {entry.filename: entry for entry in archive.infolist()}
             description = next((n for n in entries if n.count("/") == 1 and n.endswith("/data.pkl")), None)
@@ -96,8 +106,11 @@ def open_zip(path: Path) -> TorchFile:
                 raise CheckpointError(_describe_foreign_zip(list(entries)))
             folder = description.removesuffix("data.pkl")
             if entries[description].file_size > LONGEST_PICKLE_BYTES:
-                raise CheckpointError("claims an object description of more than 64 MiB, which no weight file has")
-            if f"{folder}byteorder" in entries and archive.read(f"{folder}byteorder") != b"little":
+                raise CheckpointError(TOO_LONG)
+            order = entries.get(f"{folder}byteorder")
+            if order and order.file_size > LONGEST_BYTE_ORDER:
+                raise CheckpointError(f"names a byte order of {order.file_size} bytes, which no weight file has")
+            if order and archive.read(order) != b"little":
                 raise CheckpointError("was written on a big-endian machine, which is not supported")
             spans = {
                 name.removeprefix(f"{folder}data/"): _entry_span(file, entry, file_size)
@@ -112,6 +125,14 @@ def open_zip(path: Path) -> TorchFile:
     except ZIP_ERRORS as error:
         raise CheckpointError("is a damaged or truncated PyTorch archive; download or copy it again") from error
     return TorchFile(path, "TorchScript archive" if scripted else "PyTorch checkpoint", named_tensors(root), spans)
+
+
+def _refuse_long_directory(path: Path) -> None:
+    """Raise CheckpointError for an archive of more records than a weight file has, before a list of them is made."""
+    with path.open("rb") as file:
+        end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # None where the file is no archive
+    if end and end[zipfile._ECD_SIZE] > LONGEST_DIRECTORY_BYTES:  # type: ignore[attr-defined]
+        raise CheckpointError("lists more records than any weight file has")
 
 
 def _entry_span(file: IO[bytes], entry: zipfile.ZipInfo, file_size: int) -> Span:
