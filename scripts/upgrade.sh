@@ -108,9 +108,10 @@ upgrade_folder() {
 
 # Refuse to work beside another run on the same folder; the pid of one that was killed does not count.
 hold_folder() {
-    local owner
+    local owner WORDS
     owner=$(cat "$RECORD/at-work" 2>/dev/null || true)
-    case $(words_of "${owner:-0}") in
+    read_words_of "${owner:-0}"
+    case $WORDS in
         *apply_optimization.sh*) [ "$owner" = "$$" ] || fail 1 "another apply_optimization.sh (pid $owner) is at work on $FOLDER" ;;
     esac
     printf '%s\n' "$$" >"$RECORD/at-work"

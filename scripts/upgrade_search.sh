@@ -130,18 +130,20 @@ PYTHON
     done < <(candidate_pythons | awk '!seen[$0]++')
 }
 
-# Print the command line of the process $1 with blanks between its words.
-words_of() {
-    { tr '\0' ' ' <"/proc/$1/cmdline"; } 2>/dev/null || true
+# Set WORDS to the command line of the process $1, with a blank after each of its words; empty where it has none.
+read_words_of() {
+    local words=()
+    { mapfile -d '' -t words <"/proc/$1/cmdline"; } 2>/dev/null || true
+    WORDS=${words[*]:+"${words[*]} "}
 }
 
 # Print the pids of the old app: a Python that runs the folder's app.py, by its full path or from the folder.
 old_app_pids() {
-    local process pid words
+    local process pid WORDS
     for process in /proc/[0-9]*; do
         pid=${process#/proc/}
-        words=$(words_of "$pid")
-        case $words in
+        read_words_of "$pid"
+        case $WORDS in
             *python*" $FOLDER/app.py "*) printf '%s\n' "$pid" ;;
             *python*" app.py "* | *python*" ./app.py "*)
                 [ "$(readlink "$process/cwd" 2>/dev/null || true)" != "$FOLDER" ] || printf '%s\n' "$pid"
