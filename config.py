@@ -78,6 +78,10 @@ class Settings(BaseSettings):
     )
     weights_dir: Path = Field(default=Path("weights"), description="folder of the weights to choose from")
     mirrors: str = Field(default="", description="addresses to fetch weights from before the published ones")
+    fetch_weights: Literal["page", "terminal"] = Field(
+        default="page",
+        description="where published weights are fetched: page = the page offers it too; terminal = by command only",
+    )
     profile: str = Field(
         default="auto", description="name of a row of hardware_profiles.yaml; auto = chosen for the card"
     )

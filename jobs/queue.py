@@ -33,6 +33,7 @@ from jobs.request_parsing import Options, build_mask, check_request_id, digest_o
 from jobs.retention import Cleaner, remove_history, remove_orphans
 from jobs.store import ImageRecord, JobRecord, JobStore, new_id, notes_from_json
 from jobs.views import ENDED, job_view, obstacles, worker_views
+from jobs.weights_fetch import WeightsFetch, is_offered
 from jobs.worker import DeviceWorker, Engine
 
 MOST_STUCK_WORKERS = 4  # beyond that a hanging device would only collect threads and memory
@@ -90,6 +91,9 @@ class JobQueue:
             engines, folder=Path(settings.weights_dir), weights=settings.weights, news=self._news,
             timeout_s=self.job_timeout_s,
         )  # fmt: skip
+        self.weights_fetch = WeightsFetch(
+            folder=Path(settings.weights_dir), mirrors=settings.mirrors, is_offered=is_offered(settings)
+        )
 
     def start(self) -> None:
         """Take up what the last run left, and start the workers."""
@@ -132,6 +136,7 @@ class JobQueue:
     def stop_waiting(self) -> None:
         """Wake everybody who waits in `view` or `take`; nothing waits from now on."""
         self._cleaner.stop()
+        self.weights_fetch.close()
         with self._news:
             self._closing = True
             self._news.notify_all()

@@ -253,6 +253,7 @@ def _fetch_from(url: str, weights: Weights, part: Path, report: Progress, patien
     while True:
         before = size_of(part)
         check_disk(part, weights.size_bytes - before)
+        report(before, weights.size_bytes, host_of(url))  # also where who watches may stop it before it connects
         problem = ""
         try:
             transfer(url, part, weights.size_bytes, report, patience)

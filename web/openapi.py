@@ -44,6 +44,7 @@ SENTENCES = {
     "bad_request": "The body is not JSON: Expecting value: line 1 column 1 (char 0)",
     "cross_site": "Requests from pages of other sites are refused.",
     "empty_mask": "No mask was sent (multipart field `mask`; above 127 = what should go).",
+    "fetch_running": "big-lama is being fetched just now.",
     "forbidden": "Only the people of the setting operators may see this.",
     "login_required": "Log in first, or send an API key (Authorization: Bearer KEY).",
     "mask_mismatch": "Image size((1200, 1600)) and mask size((600, 800)) not match.",

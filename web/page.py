@@ -18,6 +18,7 @@ from gradio.exceptions import InvalidPathError
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
 
+from jobs.weights_fetch import is_offered
 from web.page_files import ENTRY, STATIC_FOLDER, PageFiles
 from web.words import LANGUAGES, load_strings
 
@@ -36,7 +37,7 @@ def page_setup(settings: Any) -> dict[str, Any]:
     """Collect what the scripts need to know.
 
     Args:
-        settings: `max_file_mib` and `language` are read.
+        settings: `max_file_mib`, `language`, `fetch_weights` and `queue` are read.
 
     Returns:
         every word of the page in both languages, the language, and the limits; it can be written as JSON.
@@ -46,6 +47,7 @@ def page_setup(settings: Any) -> dict[str, Any]:
         "language": settings.language,
         "max_file_mib": settings.max_file_mib,
         "preview_px": PREVIEW_PX,
+        "weights_offered": is_offered(settings),
     }
 
 

@@ -30,6 +30,7 @@ from web.detect import add_detect_route
 from web.image_files import attachment, check_format, download_name, encode_whole
 from web.one_shot import notes_header, repair_for_client
 from web.uploads import decode_mask, file_part, read_form, read_json
+from web.weights import add_weights_routes
 
 STATUSES = {
     "bad_request": 400, "unknown_image": 404, "unknown_job": 404, "not_found": 404, "method_not_allowed": 405,
@@ -37,7 +38,7 @@ STATUSES = {
     "truncated_image": 422, "no_image": 422, "empty_mask": 422, "mask_size": 422, "bad_mask": 422, "bad_strokes": 422,
     "bad_options": 422, "unknown_model": 404, "model_missing": 404, "model_conflict": 409, "bad_weights": 422,
     "bad_detect": 422, "detector_missing": 503, "queue_full": 429, "client_queue_full": 429, "too_many_requests": 429,
-    "login_required": 401, "forbidden": 403,
+    "login_required": 401, "forbidden": 403, "fetch_running": 409, "fetch_failed": 502,
     "workers_lost": 500, "server_error": 500, "out_of_memory": 503,
     "interrupted": 503, "timed_out": 504, "disk_full": 507, "storage_unavailable": 507, "busy": 503,
     "data_dir_in_use": 503,
@@ -197,6 +198,8 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
         done = await anyio.to_thread.run_sync(lambda: queue.models.choose(name, wait_s=SWITCH_WAIT_S), limiter=waiters)
         view = await run_in_threadpool(queue.models.view)
         return JSONResponse(view, status_code=200 if done else 202)
+
+    add_weights_routes(router, queue.weights_fetch, settings)
 
     @router.api_route("/api/v1/{rest:path}", methods=EVERY_METHOD, include_in_schema=False)
     def unknown(request: Request) -> Response:

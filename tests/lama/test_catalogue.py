@@ -5,7 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from lama import catalogue as downloads
 from lama.catalogue import CATALOGUE, DownloadError, Weights, fetch, find_weights, installed_path, list_weights
 from lama.transfer import Patience
-from tests.support.misbehaving_mirror import CONTENT, SHA256, Mirror
+from tests.support.misbehaving_mirror import CONTENT, SHA256, Mirror, running_mirror
 
 QUICK = Patience(stall_s=0.4, slowest_bytes_s=5000, tries_without_progress=2, least_progress_bytes=1000, pause_s=0.01)
 
@@ -24,12 +23,8 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     for variable in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(variable, raising=False)
         monkeypatch.delenv(variable.upper(), raising=False)
-    server = Mirror()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with running_mirror() as server:
+        yield server
 
 
 def weights(*sources: str) -> Weights:

@@ -1,9 +1,11 @@
 """A real local server that stalls, cuts, lies, redirects and serves the wrong file, for the tests of downloads."""
 
 import hashlib
+import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 CONTENT = b"".join(hashlib.sha256(str(index).encode()).digest() for index in range(10_000))  # 320 kB, no repetition
@@ -18,6 +20,7 @@ class Mirror(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.seen: Counter[str] = Counter()
+        self.released = threading.Event()
         super().__init__(("127.0.0.1", 0), Behaviour)
 
     @property
@@ -26,6 +29,19 @@ class Mirror(ThreadingHTTPServer):
 
     def ranges(self) -> list[str]:
         return [headers.get("Range", "") for _, headers in self.requests]
+
+
+@contextmanager
+def running_mirror() -> Iterator[Mirror]:
+    """Run a mirror in a thread; at the end whoever waits in it goes on."""
+    server = Mirror()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.released.set()
+        server.shutdown()
+        server.server_close()
 
 
 class Behaviour(BaseHTTPRequestHandler):
@@ -68,6 +84,16 @@ class Behaviour(BaseHTTPRequestHandler):
 
     def good(self) -> None:
         self.part()
+
+    def held(self) -> None:
+        """Send the first 100,000 bytes, and the others when `released` is set."""
+        if self.start():
+            self.part()
+            return
+        self.answer(CONTENT[:100_000], length=len(CONTENT), ETag='"one"')
+        self.wfile.flush()
+        self.server.released.wait(30)
+        self.wfile.write(CONTENT[100_000:])
 
     def cuts(self) -> None:
         self.part(upto=self.start() + 100_000)

@@ -166,12 +166,15 @@ export function createApi(onConnection) {
   const cancel = (/** @type {string} */ jobId) => call(`jobs/${jobId}`, { method: "DELETE" }, { tries: 3 });
   const models = () => call("models", {}, { tries: 3 });
   const chooseModel = (/** @type {string} */ name) => post("models", { name });
+  const weights = () => call("weights", {}, { tries: 3 });
+  const fetchWeights = (/** @type {string} */ name) => call(`weights/${name}/fetch`, { method: "POST" }, { tries: 3 });
+  const stopFetch = (/** @type {string} */ name) => call(`weights/${name}/fetch`, { method: "DELETE" }, { tries: 3 });
   const info = (/** @type {string} */ imageId, /** @type {AbortSignal} */ signal) => call(`images/${imageId}/info`, {}, { signal });
   const photoUrl = (/** @type {string} */ imageId, query = "") => `api/v1/images/${imageId}${query}`;
   // Relative, because a proxy may serve this under a path that the server does not know.
   const localUrl = (/** @type {string} */ url) => url.replace(/^.*?(?=api\/v1\/)/, "");
 
-  return { picture, upload, submit, follow, cancel, models, chooseModel, info, photoUrl, localUrl };
+  return { picture, upload, submit, follow, cancel, models, chooseModel, weights, fetchWeights, stopFetch, info, photoUrl, localUrl };
 }
 
 /** @typedef {ReturnType<typeof createApi>} Api */

@@ -19,6 +19,7 @@ import { setup } from "./setup.js";
 import { createStore, FIRST_STATE } from "./store.js";
 import { drawStroke } from "./strokes.js";
 import { createView } from "./view.js";
+import { createWeightsOffer } from "./weights_offer.js";
 
 const MASK_COLOUR = "rgb(255, 64, 72)";
 const LEAST_RADIUS_PX = 1;
@@ -48,6 +49,7 @@ export function startCanvas(element) {
   const progress = createProgress({ root, words, store, pace });
   const panel = createPanel({ root, words, layers, onRound: painting.goToRound });
   const models = createModels({ root, words, api });
+  const offer = createWeightsOffer({ root, words, api, isOffered: setup.weights_offered, onFetched: models.look });
   const photo = createPhoto({ store, api, layers, view, setup, words, cancelRepair: repair.cancel, onSize: setFirstRadius });
   const gestures = createGestures({
     stage: $(".fft-stage"), ring: $(".fft-ring"), view, getHand, isPainting, onStroke: painting.addStroke,
@@ -89,6 +91,7 @@ export function startCanvas(element) {
     panel.show(state);
     progress.show();
     models.show();
+    offer.show();
     view.redraw();
   }
 

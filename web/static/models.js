@@ -82,12 +82,13 @@ export function createModels({ root, words, api }) {
     return { code: answer?.error || "server_error", message: answer?.message, params: answer?.params };
   }
 
+  const look = () => void (document.hidden || wanted || refresh().then(show));
+
   function start() {
-    const look = () => document.hidden || wanted || refresh().then(show);
     select.addEventListener("change", () => void choose(select.value));
     document.addEventListener("visibilitychange", look);
     look();
   }
 
-  return { show, start };
+  return { show, start, look };
 }

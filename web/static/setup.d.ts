@@ -4,4 +4,5 @@ export const setup: {
   language: string;
   max_file_mib: number;
   preview_px: number;
+  weights_offered: boolean;
 };
