@@ -27,6 +27,9 @@ def is_offered(settings: Settings) -> bool:
 
     Args:
         settings: `fetch_weights` and `queue` are read; with Celery the weights are chosen where the workers are.
+
+    Returns:
+        False where only a command may.
     """
     return settings.fetch_weights == "page" and settings.queue == "local"
 

@@ -27,7 +27,7 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
         entry = dataclasses.replace(
             CATALOGUE["big-lama"], sha256=SHA256, size_bytes=len(CONTENT), sources=(f"{server.url}/missing/x.pt",)
         )
-        monkeypatch.setitem(CATALOGUE, "big-lama", entry)  # type: ignore[arg-type]
+        monkeypatch.setitem(CATALOGUE, "big-lama", entry)
         yield server
 
 

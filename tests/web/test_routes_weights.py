@@ -33,11 +33,11 @@ def serve(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     entry = dataclasses.replace(
         CATALOGUE["big-lama"], sha256=SHA256, size_bytes=len(CONTENT), sources=("http://127.0.0.1:1/x.pt",)
     )
-    monkeypatch.setitem(CATALOGUE, "big-lama", entry)  # type: ignore[arg-type]
+    monkeypatch.setitem(CATALOGUE, "big-lama", entry)
     monkeypatch.setenv("no_proxy", "*")
 
     def make(behaviour: str = "good", **settings: Any) -> TestClient:
-        folders = {f"{name}_dir": tmp_path / name for name in ("data", "outputs", "weights")}
+        folders: dict[str, Any] = {f"{name}_dir": tmp_path / name for name in ("data", "outputs", "weights")}
         app = create_api(Settings(mirrors=f"{mirror.url}/{behaviour}", **folders, **settings), FakeEngine())
         return TestClient(app, base_url="http://127.0.0.1:7860")
 

@@ -1,0 +1,102 @@
+"""A server of fftlama, asked for one repair with what GIMP's Python has: the standard library.
+
+Pixels go in as bytes, row by row, and come back as the PNG file that the server answers with. Knows nothing of GIMP.
+"""
+
+import contextlib
+import json
+import struct
+import urllib.error
+import urllib.request
+import uuid
+import zlib
+
+COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # PNG's, by channels: grey, RGB, RGBA
+TIMEOUT_S = 600
+
+
+class ServerError(Exception):
+    """The server refused or can't be reached; the text is a sentence for people."""
+
+
+def encode_png(pixels: bytes, width: int, height: int, *, channels: int, bits: int = 8) -> bytes:
+    """Return a PNG file.
+
+    Args:
+        pixels: height x width x channels values without padding; of 16 bits in this machine's order of bytes.
+        width: In pixels.
+        height: In pixels.
+        channels: 1, 3 or 4.
+        bits: 8 or 16 of each value.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: There are more or fewer pixels than that.
+    """
+    row_bytes = width * channels * bits // 8
+    if len(pixels) != row_bytes * height:
+        raise ValueError(f"{len(pixels)} bytes are not {width} x {height} pixels of {channels} x {bits} bits")
+    if bits == 16 and struct.pack("=H", 1) != struct.pack(">H", 1):
+        swapped = bytearray(pixels)
+        swapped[0::2], swapped[1::2] = pixels[1::2], pixels[0::2]
+        pixels = bytes(swapped)
+    # A zero before each row says that it is not filtered.
+    rows = b"".join(b"\0" + pixels[begin : begin + row_bytes] for begin in range(0, len(pixels), row_bytes))
+    header = struct.pack(">IIBBBBB", width, height, bits, COLOUR_TYPES[channels], 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def repair(address: str, image: bytes, mask: bytes, *, quality: str = "fast", key: str = "") -> bytes:
+    """Have a server repair a photo.
+
+    Args:
+        address: Of the server, http://127.0.0.1:7860.
+        image: A PNG file.
+        mask: A PNG file of its size; above 127 is what goes.
+        quality: "fast" or "high".
+        key: An API key where the server has a login.
+
+    Returns:
+        The repaired PNG file.
+
+    Raises:
+        ServerError: It refused, can't be reached, or is something else.
+    """
+    if not address.startswith(("http://", "https://")):
+        raise ServerError(f"{address!r} is no address of a server; it begins with http:// or https://")
+    boundary = uuid.uuid4().hex
+    options = json.dumps({"quality": quality}).encode()
+    parts = (("image", "image.png", image), ("mask", "mask.png", mask), ("options", None, options))
+    body = b"".join(_part(boundary, *part) for part in parts) + f"--{boundary}--\r\n".encode()
+    headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    request = urllib.request.Request(f"{address.rstrip('/')}/api/v1/repair", body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            data = bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        raise ServerError(f"The server refused ({error.code}): {_sentence(error)}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ServerError(f"No server answers at {address} ({reason}). Start it with ./start_app.sh") from error
+    if not data.startswith(b"\x89PNG"):
+        raise ServerError(f"What answers at {address} is no server of fftlama")
+    return data
+
+
+def _part(boundary: str, name: str, filename: str | None, data: bytes) -> bytes:
+    file = f'; filename="{filename}"' if filename else ""
+    return f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode() + data + b"\r\n"
+
+
+def _sentence(error: urllib.error.HTTPError) -> str:
+    text = error.read(10_000).decode(errors="replace")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        text = json.loads(text)["message"]
+    return text[:500] or error.reason
