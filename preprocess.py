@@ -209,8 +209,8 @@ def _mask_by_kernels(crop: Crop, image: NDArray, pinned: PinnedMemory) -> tuple[
     if kernels is None or dilated is None or image.dtype != np.uint8 or crop.model_size != box_size(crop.box):
         return None
     left, top, right, bottom = crop.box
-    window, reach = dilated.dilation_map_around(crop.box)
-    pixels, dilation_map = pinned.to_device_together([image[top:bottom, left:right], reach])
+    window, on_host = dilated.dilation_map_around(crop.box)
+    pixels, dilation_map = pinned.to_device_together([image[top:bottom, left:right], on_host])
     corner = (window[1] - top, window[0] - left)
     growth = {"values_px": dilated.values_px, "feather_px": dilated.hole.feather_px}
     masked = kernels.mask_and_dilate(pixels, dilation_map, corner, **growth)

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
+from lama import triton_trunk
 from lama.fast_generator import FastGenerator
 from lama.generator import Generator
 from lama.triton_backend import TritonBackend
@@ -19,6 +21,13 @@ MEASURED_TFLOPS = 790  # a large float16 matrix product on an H200
 BIG_LAMA_TFLOP_PER_MPX = 1.755  # big-lama at 1024x1024
 ROUNDS = 30
 LARGEST_FLOAT64_ACTIVATION = 30_000
+ALL_ROWS = 2**40  # more than any map has
+ORDERS = {
+    "local after": {"MANY_ROWS": 0},
+    "local beside": {"MANY_ROWS": ALL_ROWS},
+    "cross after": {"FEW_ROWS": 0},
+    "cross beside": {"FEW_ROWS": ALL_ROWS},
+}
 
 
 @dataclass(frozen=True)
@@ -188,23 +197,34 @@ def _time_form(form: str, generator: Generator, x: Tensor, reference: Tensor) ->
     }
 
 
+def put_on_one_stream(backend: TritonBackend) -> None:
+    """Launch everything on one stream from now on, so that nothing overlaps."""
+    backend.trunk._stream = backend.trunk._cross_stream = None
+
+
+def with_rows(fused: FastGenerator, x: Tensor, rows: dict[str, int]) -> Tensor:
+    """Run the forward with other limits between the orders in which a layer's launches go."""
+    with mock.patch.dict(vars(triton_trunk), rows):
+        return fused(x)
+
+
 def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor], Tensor]:
     """Build the forward of one form.
 
-    Forms: ours fp16, ours one stream, ours unfused entry, ours no Hopper, ours local after, ours local beside, ours
-    cross after, ours cross beside, ours fp16 torch, eager, trace, compile.
+    Forms: ours fp16, ours one stream, ours no Hopper, ours local after, ours local beside, ours cross after, ours cross
+    beside, ours fp16 torch, eager, trace, compile.
     """
     if form.startswith("ours"):
         kernels = "torch" if form.endswith("torch") else "auto"
         fused = FastGenerator(generator, device="cuda", dtype=torch.float16, kernels=kernels)
         if isinstance(fused.backend, TritonBackend):
-            fused.backend.overlap = "one stream" not in form
-            fused.backend.fuse_enter = "unfused" not in form
-            fused.backend.use_hopper = "no Hopper" not in form
-            if "local" in form:
-                fused.backend.local_after_enter = "local after" in form
-            if "cross" in form:
-                fused.backend.cross_beside = "cross beside" in form
+            if "one stream" in form:
+                put_on_one_stream(fused.backend)
+            if "no Hopper" in form:
+                fused.backend.trunk._hopper = None
+            for words, rows in ORDERS.items():
+                if words in form:
+                    return lambda x: with_rows(fused, x, rows)
         elif not form.endswith("torch"):
             raise RuntimeError(fused.describe())
         return fused
@@ -225,7 +245,7 @@ def profile_table(generator: Generator, size: tuple[int, int, int], *, rows: int
     """Where one forward's time goes, kernel by kernel, on one stream so that nothing overlaps."""
     fused = FastGenerator(generator, device="cuda", dtype=torch.float16)
     if isinstance(fused.backend, TritonBackend):
-        fused.backend.overlap = False
+        put_on_one_stream(fused.backend)
     x = random_input(*size)
     graph, _ = captured(fused, x)
     graph.replay()

@@ -12,7 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,9 +22,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import lama.triton_backend
 from bench.speed import environment
-from bench.speed_model import captured, random_generator, random_input, time_device
+from bench.speed_model import ALL_ROWS, captured, random_generator, random_input, time_device
+from lama import triton_trunk
 from lama.checkpoint import load_generator
 from lama.fast_generator import FastGenerator
 from lama.kernels.tiles import TILES, Tile
@@ -110,26 +110,29 @@ class _Timed:
 
 def _changes(form: TritonBackend, kernels: list[str]) -> Iterator[tuple[str, AbstractContextManager[object]]]:
     """Names of what is tried, and the context in which it is."""
-    yield "cross after", mock.patch.object(form, "cross_beside", False)
-    yield "cross beside", mock.patch.object(form, "cross_beside", True)
+    yield "cross after", mock.patch.object(triton_trunk, "FEW_ROWS", 0)
+    yield "cross beside", mock.patch.object(triton_trunk, "FEW_ROWS", ALL_ROWS)
     yield "cross beside, spectral path alone", _left_out(form, CONVOLUTIONS)
     yield "cross beside, trunk's convolutions alone", _left_out(form, SPECTRAL_PATH)
-    yield "ends alone", mock.patch.object(form, "_transform", lambda x: x)
+    yield "ends alone", mock.patch.object(form.trunk, "run", lambda x: x)
     yield "as it is", nullcontext()
     for kernel in kernels:
         for tile in SHAPES[kernel]:
             yield f"{kernel} {tile}", mock.patch.dict(TILES, {kernel: ((0, tile),)})
 
 
-def _left_out(form: TritonBackend, names: tuple[str, ...]) -> AbstractContextManager[object]:
+@contextmanager
+def _left_out(form: TritonBackend, names: tuple[str, ...]) -> Iterator[None]:
     """Leave kernels of the trunk out, with the cross convolution beside; the ends run as ever."""
-    run_layers: Callable[..., None] = form._run_layers_beside
+    run_layers: Callable[..., None] = form.trunk._run_layers_beside
 
     def without(*arguments: Any) -> None:
-        with mock.patch.dict(vars(lama.triton_backend), dict.fromkeys(names, _nothing)):
+        with mock.patch.dict(vars(triton_trunk), dict.fromkeys(names, _nothing)):
             run_layers(*arguments)
 
-    return mock.patch.multiple(form, cross_beside=True, _run_layers_beside=without)
+    beside = mock.patch.object(triton_trunk, "FEW_ROWS", ALL_ROWS)
+    with beside, mock.patch.object(form.trunk, "_run_layers_beside", without):
+        yield
 
 
 def _nothing(*_arguments: object, **_options: object) -> None:

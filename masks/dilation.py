@@ -116,30 +116,29 @@ class DilatedMask:
         """(box height, box width): for a pixel of the mask's hole by how much it grows, plus one, elsewhere 0."""
         most_px = max(part.dilate_px for part in self.parts) + 1
         dtype = np.uint8 if most_px <= np.iinfo(np.uint8).max else np.uint16
-        reach: NDArray[np.unsignedinteger] = np.zeros(box_size(self.box), dtype)
+        dilation_map: NDArray[np.unsignedinteger] = np.zeros(box_size(self.box), dtype)
         for part in self.parts:
-            inner = reach[slices_inside(part.box, self.box)]
+            inner = dilation_map[slices_inside(part.box, self.box)]
             np.maximum(inner, np.multiply(part.pixels, part.dilate_px + 1, dtype=dtype), out=inner)
-        return reach
+        return dilation_map
 
     def layers(self, box: Box) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """`missing` and `alpha` of any part of the image, (box height, box width) each."""
         missing = np.zeros(box_size(box), np.bool_)
         alpha = np.zeros(box_size(box), np.float32)
         for part in self.parts:
-            reach = part.dilate_px
-            dilated = intersect(stretch(part.box, reach), box)
+            dilated = intersect(stretch(part.box, part.dilate_px), box)
             if is_empty(dilated):
                 continue
-            # Hole pixels farther away than their reach change nothing in the box.
-            window = intersect(stretch(dilated, reach), intersect(stretch(part.box, reach), self.box))
+            # Hole pixels farther away than they are dilated by change nothing in the box.
+            window = intersect(stretch(dilated, part.dilate_px), intersect(stretch(part.box, part.dilate_px), self.box))
             hole = paste(part.pixels, part.box, window)
             if not hole.any():
                 continue
             distance = _distance_px(~hole)[slices_inside(dilated, window)]
             inner = slices_inside(dilated, box)
-            missing[inner] |= distance <= reach
-            feather = feather_alpha(distance, dilate_px=reach, feather_px=self.feather_px)
+            missing[inner] |= distance <= part.dilate_px
+            feather = feather_alpha(distance, dilate_px=part.dilate_px, feather_px=self.feather_px)
             np.maximum(alpha[inner], feather, out=alpha[inner])
         return missing, alpha
 

@@ -52,15 +52,15 @@ class DeviceHole:
     def layers(self, box: Box) -> tuple[Tensor, Callable[[], Tensor]]:
         """Return what is missing in a part of the image and a function that makes its alpha.
 
-        The alpha is wanted after the prediction, while which a GPU's host has time to launch it. Bool and float32,
-        (box height, box width) each.
+        Alpha is built lazily: it is needed only after the prediction, so the CPU can queue it while the GPU predicts.
+        Bool and float32, (box height, box width) each.
         """
         shared = intersect(box, self.hole.box)
         if is_empty(shared):
             nothing = torch.zeros(box_size(box), dtype=torch.bool, device=self.pinned.device)
             return nothing, nothing.float
-        window, reach = self.dilation_map_around(shared)
-        dilation_map = self.pinned.to_device(reach)
+        window, on_host = self.dilation_map_around(shared)
+        dilation_map = self.pinned.to_device(on_host)
         inner = slices_inside(shared, window)
         squared = {value: squared_distance(dilation_map == value + 1, value)[inner] for value in self.values_px}
         near = [squares <= value**2 for value, squares in squared.items()]
@@ -98,26 +98,26 @@ def dilate_on_device(hole: DilatedMask | PreparedMask, pinned: PinnedMemory) -> 
     return DeviceHole(hole, values, pinned)
 
 
-def squared_distance(hole: Tensor, dilation_map: int) -> Tensor:
-    """Return the squared distance of every pixel to the nearest hole pixel, exact where it is up to `dilation_map`.
+def squared_distance(hole: Tensor, most_px: int) -> Tensor:
+    """Return the squared distance of every pixel to the nearest hole pixel, exact where it is up to `most_px`.
 
     The square is a sum of squares along the two axes, so that one pass looks along the rows for the nearest hole pixel
     and a second along the columns for the row whose result plus its own distance is smallest.
 
     Args:
         hole: (height, width) bool; not modified.
-        dilation_map: how far is looked along each axis.
+        most_px: how far is looked along each axis.
 
     Returns:
-        (height, width) float32, infinite or too large where no hole pixel is within reach.
+        (height, width) float32, infinite or too large where no hole pixel is that near.
     """
-    offsets = torch.arange(-dilation_map, dilation_map + 1, device=hole.device, dtype=torch.float32)
+    offsets = torch.arange(-most_px, most_px + 1, device=hole.device, dtype=torch.float32)
     penalty = (offsets * offsets)[:, None, None]
     squared = torch.where(hole, 0.0, torch.inf)
     rows = max(1, SUMS_AT_ONCE // (hole.shape[1] * len(penalty)))
-    for axis, border in ((1, (dilation_map, dilation_map)), (0, (0, 0, dilation_map, dilation_map))):
+    for axis, border in ((1, (most_px, most_px)), (0, (0, 0, most_px, most_px))):
         padded = F.pad(squared, border, value=math.inf)
-        windows = padded.unfold(axis, len(penalty), 1).movedim(2, 0)  # (2 dilation_map + 1, height, width), a view
+        windows = padded.unfold(axis, len(penalty), 1).movedim(2, 0)  # (2 most_px + 1, height, width), a view
         strips = [(strip + penalty).amin(dim=0) for strip in windows.split(rows, dim=1)]
         squared = strips[0] if len(strips) == 1 else torch.cat(strips)
     return squared

@@ -99,14 +99,14 @@ def _composite_kernel(
 
 
 def mask_and_dilate(
-    pixels: Tensor, reach: Tensor, corner: tuple[int, int], *, values_px: tuple[int, ...], feather_px: int | None
+    pixels: Tensor, dilation_map: Tensor, corner: tuple[int, int], *, values_px: tuple[int, ...], feather_px: int | None
 ) -> tuple[Tensor, Tensor]:
     """Return a crop's model input and alpha.
 
     Args:
         pixels: (height, width, 3) uint8, contiguous; not modified.
-        reach: (window height, window width) uint8, contiguous: what `DilatedMask.dilation_map` says of a window that
-            holds every hole pixel which the crop's missing pixels may come from; not modified.
+        dilation_map: (window height, window width) uint8, contiguous, not modified: `DilatedMask.dilation_map` in a
+            window that holds every hole pixel which the crop's missing pixels may come from.
         corner: the window's (top, left) in the crop, negative where it begins outside.
         values_px: up to four values by which holes grow, each up to 64.
         feather_px: see `feather_alpha`.
@@ -115,7 +115,7 @@ def mask_and_dilate(
         (4, height, width) float32, see `build_input`, and (height, width) float32.
     """
     height, width = pixels.shape[:2]
-    window_height, window_width = reach.shape
+    window_height, window_width = dilation_map.shape
     values = sum(value << (8 * index) for index, value in enumerate(values_px))
     count = len(values_px)
     distance = torch.empty((count, window_height, window_width), dtype=torch.uint8, device=pixels.device)
@@ -125,7 +125,9 @@ def mask_and_dilate(
     feather = -1 if feather_px is None else feather_px
     plane = height * width
     with on_card(pixels.device):
-        _row_distance_kernel[rows](reach, distance, window_height, window_width, values, count, NO_HOLE, BLOCK_PX)
+        _row_distance_kernel[rows](
+            dilation_map, distance, window_height, window_width, values, count, NO_HOLE, BLOCK_PX
+        )
         _input_kernel[(height, -(-width // BLOCK_PX))](
             pixels, distance, model_input, alpha, plane, width, window_height, window_width, *corner, values, count,
             feather, BLOCK_PX,

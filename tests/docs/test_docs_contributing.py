@@ -55,17 +55,18 @@ def test_every_module_of_a_room_is_in_the_tree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "file"),
+    ("task", "file", "there"),
     [
-        ("default.*brush size", "web/static/canvas.js"),
-        ("feather", "masks/dilation.py"),
-        ("how many jobs may wait", "config.py"),
-        ("DFT on a CPU", "lama/torch_backend.py"),
-        ("words? of the page, those of refusals", "web/locales/en.yaml"),
+        ("default.*brush size", "web/static/store.js", r"hand: \{.*radius: \d+"),
+        ("feather", "masks/dilation.py", r"feather_px: int = \d+"),
+        ("how many jobs may wait", "config.py", r"queue_limit: int = Field\(\s*default=\d+"),
+        ("DFT on a CPU", "lama/torch_backend.py", r"= dft_matrices\("),
+        ("words? of the page, those of refusals", "web/locales/en.yaml", r"(?m)^errors\.queue_full: "),
     ],
 )
-def test_a_task_leads_to_its_file(task: str, file: str) -> None:
-    """Whoever knows only the tree finds where to change it."""
+def test_a_task_leads_to_its_file(task: str, file: str, there: str) -> None:
+    """Whoever knows only the tree finds where to change it; once the brush size had moved and the tree had not."""
+    assert re.search(there, (ROOT / file).read_text(encoding="utf-8"))
     folder, name = file.rsplit("/", 1) if "/" in file else ("", file)
     part = TREE.split(f"{folder}/ ", 1)[1] if folder else TREE
     line = next(line for line in part.splitlines() if re.search(rf"\b{re.escape(name)}", line))

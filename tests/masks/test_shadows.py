@@ -12,7 +12,8 @@ from masks.boxes import paste
 from masks.clusters import group_holes
 from masks.crop_plan import plan_crops
 from masks.dilation import CropRules, DilatedMask, dilate_mask
-from masks.shadows import DIRECTIONS, RAY_PX, Rays, cast_rays, dilate_in_photo, find_kernel, off_line
+from masks.rays import DIRECTIONS, RAY_PX, Rays, cast_rays, off_line
+from masks.shadows import dilate_in_photo, find_kernel
 
 SIZE = (220, 480)  # height, width
 NAMES = ["right", "down right", "down", "down left", "left", "up left", "up", "up right"]

@@ -14,7 +14,7 @@ from masks.boxes import Box, slices_inside
 from masks.crop_plan import Crop, plan_crops
 from masks.dilation import PreparedMask
 from preprocess import build_input, composite, pad_to_model, unpad, upload
-from tensor_ops import mask_dilation as device_holes
+from tensor_ops import mask_dilation
 from tensor_ops.mask_dilation import dilate_on_device, squared_distance
 from tensor_ops.pinned_memory import PinnedMemory
 
@@ -126,9 +126,7 @@ def test_device_grows_holes_as_the_host_does(dilate_px: int | None, feather_px: 
 @given(
     st.integers(1, 12), st.integers(1, 12), st.integers(0, 9), st.integers(0, 2**32 - 1), st.sampled_from([40, 1 << 24])
 )
-def test_squared_distance_is_exact_within_reach(
-    height: int, width: int, dilation_map: int, seed: int, at_once: int
-) -> None:
+def test_squared_distance_is_exact_within_reach(height: int, width: int, most_px: int, seed: int, at_once: int) -> None:
     hole = np.random.default_rng(seed).random((height, width)) < 0.1
     ys, xs = np.nonzero(hole)
     yy, xx = np.mgrid[:height, :width]
@@ -136,11 +134,11 @@ def test_squared_distance_is_exact_within_reach(
     squares = np.square(yy[..., None] - ys) + np.square(xx[..., None] - xs)
     exact = np.asarray(np.concatenate([far, squares], axis=-1).min(axis=-1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device_holes, "SUMS_AT_ONCE", at_once)  # in strips of one row, and in one piece
-        squared = squared_distance(torch.from_numpy(hole), dilation_map).numpy()
-    near = exact <= dilation_map**2
+        patch.setattr(mask_dilation, "SUMS_AT_ONCE", at_once)  # in strips of one row, and in one piece
+        squared = squared_distance(torch.from_numpy(hole), most_px).numpy()
+    near = exact <= most_px**2
     np.testing.assert_array_equal(squared[near], exact[near])
-    assert (squared[~near] > dilation_map**2).all()
+    assert (squared[~near] > most_px**2).all()
 
 
 def test_holes_that_grow_by_many_values_or_far_are_left_to_the_host() -> None:

@@ -1,0 +1,298 @@
+"""The residual blocks in Triton kernels: float16, channels-last, three chains of launches side by side.
+
+The trunk lives in two maps (B, H/8, W/8, D + C): the network's D channels and, after them, the C channels in which each
+layer's spectral path keeps its state, so that the last 1x1 of that path is a few more steps of the 3x3 convolution
+whose output it shares. A block goes from the first map to the second and back, adding to what is there. The local
+convolution and the spectral path do not depend on each other and run on two streams: one keeps the matrix units busy
+while the other, a chain of five short launches, waits for memory.
+
+Where maps are too small to fill the card, what counts is the chain from one layer to the next. There the cross
+convolution, which only looks at the local channels, runs on a third stream beside the spectral path, and the path's
+last launch brings both together.
+
+Memory is allocated per call, in the same order every time: under a CUDA graph's capture that happens once.
+"""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lama.dft import dft_matrices
+from lama.fold_batchnorm import FFCLayer
+from lama.kernels.convolution import RowConvolution, SplitScratch, convolve, row_convolution, split_scratch
+from lama.kernels.fourier import (
+    KernelMatrices,
+    add_inverse_rows,
+    invert_columns,
+    kernel_matrices,
+    transform_columns,
+    transform_rows,
+)
+from lama.kernels.hopper_trunk import SidedMap, hopper_trunk
+from lama.kernels.spectral_path import (
+    FUSED_WIDTHS,
+    SpectrumConvolution,
+    convolve_spectrum,
+    enter_rows,
+    leave_rows,
+    spectrum_convolution,
+)
+from lama.kernels.tiles import Tile, tile_for
+
+MANY_ROWS = 128 * 128  # of the trunk's maps: from here on the local convolution waits until the spectral path has begun
+FEW_ROWS = 2 * 64 * 64  # up to here the cross convolution runs beside the spectral path
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One FFC layer's weights; `cross` has the spectral path's last 1x1 as its tail, (C, O) `leave` alone."""
+
+    local: RowConvolution
+    cross: RowConvolution
+    enter: RowConvolution
+    spectrum: SpectrumConvolution
+
+    @property
+    def leave(self) -> Tensor:
+        """The tail's rows of the cross convolution's weight."""
+        return self.cross.weight[-self.cross.tail :]
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What the layers share at one size: tiles, the transform, and memory that every layer uses again."""
+
+    tiles: dict[str, Tile]
+    matrices: KernelMatrices
+    planes: Tensor
+    spectrum: Tensor
+    convolved: Tensor
+    scratch: SplitScratch | None
+    local_after_enter: bool
+    sums: tuple[Tensor, Tensor] | None
+    """Of the cross convolution where it runs beside the spectral path, of one layer and of the next."""
+
+
+class TritonTrunk:
+    """The residual blocks on a device.
+
+    Args:
+        layers: the folded FFC layers, two to a block.
+        device: CUDA, or the CPU in Triton's interpreter.
+
+    Attributes:
+        inner_channels: C, which the maps have besides the network's channels.
+        why_not_hopper: what keeps the Hopper kernels from running, or nothing.
+    """
+
+    inner_channels: int
+    why_not_hopper: str
+
+    def __init__(self, layers: Sequence[FFCLayer], *, device: torch.device) -> None:
+        self._device = device
+        self._layers = [_layer_weights(layer, device) for layer in layers]
+        self.inner_channels = layers[0].enter.bias.numel()
+        self._hopper, self.why_not_hopper = hopper_trunk(layers, device)
+        self._matrices: dict[tuple[int, int], KernelMatrices] = {}
+        # The spectral path is the longer chain: its launches go first where both streams have one ready.
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
+        self._cross_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def matrices(self, height: int, width: int) -> KernelMatrices:
+        """The transform for (height, width) features, built once."""
+        if (height, width) not in self._matrices:
+            self._matrices[height, width] = kernel_matrices(dft_matrices(height, width), self._device)
+        return self._matrices[height, width]
+
+    def run(self, x: Tensor) -> Tensor:
+        """Run the residual blocks; the result is `x`, written in place.
+
+        Args:
+            x: (B, H/8, W/8, D + C) float16, of which the first D channels are filled.
+
+        Returns:
+            `x`.
+        """
+        shared = self._share(x)
+        y = torch.empty_like(x)
+        if shared.sums is not None:
+            self._run_layers_beside(x, y, shared, shared.sums)
+            return x
+        there, back = self._sided(x, y)
+        for index in range(0, len(self._layers), 2):
+            self._run_layer(index, x, y, shared, sided=there, add=False)
+            self._run_layer(index + 1, y, x, shared, sided=back, add=True)
+        return x
+
+    def _sided(self, x: Tensor, y: Tensor) -> tuple[tuple[SidedMap, SidedMap] | None, tuple[SidedMap, SidedMap] | None]:
+        """Return the maps as the Hopper kernels take them, from `x` to `y` and back, or None where those do not run."""
+        if self._hopper is None or not self._hopper.takes(x):
+            return None, None
+        here, there = self._hopper.sided(x, filled=True), self._hopper.sided(y, filled=False)
+        return (here, there), (there, here)
+
+    def _run_layer(
+        self,
+        index: int,
+        x: Tensor,
+        out: Tensor,
+        shared: _Shared,
+        *,
+        sided: tuple[SidedMap, SidedMap] | None,
+        add: bool,
+    ) -> None:
+        layer, tiles = self._layers[index], shared.tiles
+        main = torch.cuda.current_stream() if self._stream is not None else None
+        if main is not None and self._stream is not None:
+            self._stream.wait_stream(main)
+        with torch.cuda.stream(self._stream) if main is not None else contextlib.nullcontext():
+            self._enter_spectral_path(layer, x, shared)
+            is_awaited = main is not None and shared.local_after_enter
+            entered = torch.cuda.current_stream().record_event() if is_awaited else None
+            self._convolve_spectra(layer, shared)
+            add_inverse_rows(shared.spectrum, shared.matrices, x, tile=tiles["rows"])
+            if self._hopper is not None and sided is not None:
+                self._hopper.convolve_cross(index, *sided, add=add)
+            else:
+                convolve(
+                    x,
+                    layer.cross,
+                    out,
+                    tile=tiles["global"],
+                    tail_channel=x.shape[3] - self.inner_channels,
+                    to_channel=layer.local.outputs,
+                    add_to_out=add,
+                )
+        if main is not None and entered is not None:
+            main.wait_event(entered)
+        if self._hopper is not None and sided is not None:
+            self._hopper.convolve_local(index, *sided, add=add)
+        else:
+            convolve(x, layer.local, out, tile=tiles["local"], add_to_out=add, scratch=shared.scratch)
+        if main is not None and self._stream is not None:
+            main.wait_stream(self._stream)
+
+    def _run_layers_beside(self, x: Tensor, y: Tensor, shared: _Shared, sums: tuple[Tensor, Tensor]) -> None:
+        """Run all layers, each with its cross convolution beside its spectral path, from `x` to `y` and back.
+
+        A layer's cross convolution waits for the local convolution before it, its spectral path for the one before it,
+        its local convolution for both, and the spectral path's last launch for the cross convolution. Sums are kept in
+        turn, as the next layer's are begun before this layer's are read. Not by the Hopper kernels: their few large
+        tiles would hold up the spectral path on some of the multiprocessors, and it waits for the slowest.
+        """
+        path, cross = self._stream, self._cross_stream
+        main = torch.cuda.current_stream() if path is not None else None
+        tiles = shared.tiles
+        _wait(path, main)
+        for index, layer in enumerate(self._layers):
+            source, target = (x, y) if index % 2 == 0 else (y, x)
+            add, before = index % 2 == 1, sums[index % 2]
+            _wait(cross, main)
+            with _on(cross):
+                taps = layer.cross.without_tail()
+                convolve(source, taps, before, tile=tiles["cross_taps"], rectify=False)
+            if index > 0:
+                _wait(main, path)
+            with _on(path):
+                self._enter_spectral_path(layer, source, shared)
+                self._convolve_spectra(layer, shared)
+                _wait(path, cross)
+                leave_rows(
+                    shared.spectrum,
+                    source,
+                    layer.leave,
+                    before,
+                    shared.matrices,
+                    target,
+                    to_channel=layer.local.outputs,
+                    tile=tiles["leave_rows"],
+                    add_to_out=add,
+                )
+            convolve(source, layer.local, target, tile=tiles["local"], add_to_out=add, scratch=shared.scratch)
+        _wait(main, path)
+
+    def _enter_spectral_path(self, layer: _Layer, x: Tensor, shared: _Shared) -> None:
+        """Leave t = ReLU(1x1 of the global channels) in the last C channels of `x`, its row transform in the planes."""
+        tiles, matrices = shared.tiles, shared.matrices
+        from_channel = layer.local.outputs
+        if x.shape[2] in FUSED_WIDTHS:
+            enter_rows(x, layer.enter, matrices, shared.planes, from_channel=from_channel, tile=tiles["enter_rows"])
+        else:
+            to_channel = x.shape[3] - self.inner_channels
+            convolve(x, layer.enter, x, tile=tiles["enter"], from_channel=from_channel, to_channel=to_channel)
+            transform_rows(x, matrices, shared.planes, tile=tiles["rows"])
+
+    def _convolve_spectra(self, layer: _Layer, shared: _Shared) -> None:
+        """Take the planes to what the inverse row transform makes the Fourier unit of t of, in `shared.spectrum`."""
+        tiles, matrices = shared.tiles, shared.matrices
+        transform_columns(shared.planes, matrices, shared.spectrum, tile=tiles["columns"])
+        convolve_spectrum(
+            shared.spectrum, layer.spectrum, matrices.spectrum_gain, shared.convolved, tile=tiles["spectrum"]
+        )
+        # The spectrum has been read: its memory takes the inverse planes.
+        invert_columns(shared.convolved, matrices, shared.spectrum, tile=tiles["columns"])
+
+    def _share(self, x: Tensor) -> _Shared:
+        batch, height, width, _ = x.shape
+        rows, frequencies, inner = batch * height * width, width // 2 + 1, self.inner_channels
+        layer = self._layers[0]
+        tiles = {
+            "local": self._tile("local", rows, columns=layer.local.outputs, depth=layer.local.inputs),
+            "global": self._tile(
+                "global", rows, columns=layer.cross.outputs, depth=math.gcd(layer.cross.inputs, layer.cross.tail)
+            ),
+            "enter": self._tile("enter", rows, columns=inner, depth=layer.enter.inputs),
+            "enter_rows": self._tile(
+                "enter_rows" if width > 64 else "enter_short_rows", rows, columns=inner, depth=layer.enter.inputs
+            ),
+            "cross_taps": self._tile("cross_taps", rows, columns=layer.cross.outputs, depth=layer.cross.inputs),
+            "leave_rows": self._tile("leave_rows", rows, columns=layer.cross.outputs, depth=inner),
+            "rows": self._tile("rows", width, columns=inner),
+            "columns": self._tile("columns", 2 * height),
+            "spectrum": self._tile("spectrum", batch * height * frequencies, columns=2 * inner, depth=inner),
+        }
+        shape = (batch, height, 2, frequencies, inner)
+        sums = None
+        if rows <= FEW_ROWS and width in FUSED_WIDTHS:
+            sums_shape = (batch, height, width, layer.cross.outputs)
+            sums = (self._empty(*sums_shape), self._empty(*sums_shape))
+        return _Shared(
+            tiles=tiles,
+            matrices=self.matrices(height, width),
+            planes=torch.zeros(shape, dtype=torch.float16, device=self._device),
+            spectrum=self._empty(*shape),
+            convolved=self._empty(*shape),
+            scratch=split_scratch(rows, layer.local.outputs, tile=tiles["local"], device=self._device),
+            local_after_enter=rows >= MANY_ROWS,
+            sums=sums,
+        )
+
+    def _tile(self, kernel: str, rows: int, *, columns: int = 0, depth: int = 0) -> Tile:
+        return tile_for(kernel, rows, columns=columns, depth=depth, device=self._device)
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float16, device=self._device)
+
+
+def _layer_weights(layer: FFCLayer, device: torch.device) -> _Layer:
+    return _Layer(
+        local=row_convolution(layer.local, device),
+        cross=row_convolution(layer.cross, device, tail=layer.leave),
+        enter=row_convolution(layer.enter, device),
+        spectrum=spectrum_convolution(layer.spectrum, device),
+    )
+
+
+def _on(stream: torch.cuda.Stream | None) -> contextlib.AbstractContextManager[object]:
+    """Launch on `stream`; None: where launches go anyway."""
+    return torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext()
+
+
+def _wait(stream: torch.cuda.Stream | None, other: torch.cuda.Stream | None) -> None:
+    """Let `stream` wait for what has been launched on `other`; where everything runs on one stream there are none."""
+    if stream is not None and other is not None:
+        stream.wait_stream(other)
