@@ -13,6 +13,7 @@ ENDED = frozenset({"done", "failed", "cancelled"})
 # A version is the row's own, with the place in the queue as its last digits: everybody's place changes with every job
 # that is taken, and that must not cost a write for each of those who wait.
 PLACES = 1 << 14  # more than queue_limit may be
+OBSTACLES = (None, "redis", "workers")  # what may keep every repair from running
 
 
 def job_view(
@@ -39,6 +40,7 @@ def job_view(
     state, error, version = job.state, job.error, job.version * PLACES + min(position, PLACES - 2)
     if state not in ENDED and lost:
         state, error, version = "failed", lost.as_dict(), (job.version + 1) * PLACES - 1
+    version = version * len(OBSTACLES) + OBSTACLES.index(waiting_for)
     return {
         "job_id": job.job_id, "state": state, "position": position, "stage": job.stage,
         "timings_ms": job.timings_ms, "image_id": job.result_id, "patch": patch, "notes": job.notes,

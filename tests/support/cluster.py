@@ -48,20 +48,31 @@ class Cluster:
 
     Args:
         folder: where everything lies.
-        workers: how many workers to start.
+        workers: how many workers there are.
+        has_page: whether the web process has its page.
         has_proxy: whether the workers reach Redis through a `CuttableProxy`, here `proxy`.
         **settings: of the web process.
     """
 
-    def __init__(self, folder: Path, *, workers: int = 2, has_proxy: bool = False, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, *, workers: int = 2, has_page: bool = False, has_proxy: bool = False, **settings: Any
+    ) -> None:
         self.folder = folder
-        self.redis = RedisServer(folder / "redis").start()
+        self.redis = RedisServer(folder / "redis")
         self.proxy = CuttableProxy(self.redis.port) if has_proxy else None
         url = self.proxy.url if self.proxy else self.redis.url
-        self.workers = [FakeWorker(url, folder, number).start() for number in range(workers)]
+        self.workers = [FakeWorker(url, folder, number) for number in range(workers)]
         values = {"redis_url": self.redis.url, "queue_limit": 5000, "job_timeout_s": 120, **settings}
-        self.web = RunningServer(folder / "web", kind="celery", settings=values).start()
-        wait_for_workers(self.redis.client, workers)
+        self.web = RunningServer(folder / "web", kind="celery-page" if has_page else "celery", settings=values)
+        self.image_id = ""
+
+    def start(self) -> None:
+        """Start everything and hand in a photo."""
+        self.redis.start()
+        for worker in self.workers:
+            worker.start()
+        self.web.start()
+        wait_for_workers(self.redis.client, len(self.workers))
         with self.web.client as client:
             self.image_id = upload(client, PHOTO.read_bytes())["image_id"]
 
@@ -129,6 +140,7 @@ def cluster(**settings: Any) -> Iterator[Cluster]:
     with tempfile.TemporaryDirectory() as folder:
         made = Cluster(Path(folder), **settings)
         try:
+            made.start()
             yield made
         finally:
             made.close()

@@ -1,7 +1,9 @@
-"""Run app.py's server with the fake engine: `python tests/support/serve_fake.py page|api|celery --port ...`.
+"""Run app.py's server with the fake engine: `tests/support/serve_fake.py page|api|celery|celery-page --port ...`.
 
-"api" leaves the page out, which saves the import of Gradio: for tests that start servers often. "celery" has no engine
-either: it hands repairs to the workers of `serve_worker.py` through the Redis of the setting `redis_url`.
+"api" leaves the page out, which saves the import of Gradio: for tests that start servers often; with `--devices` it
+has a fake engine for each. "celery" has no engine
+either: it hands repairs to the workers of `serve_worker.py` through the Redis of the setting `redis_url`; "celery-page"
+has the page besides.
 """
 
 import sys
@@ -24,7 +26,11 @@ def remote_engines(settings: Settings) -> list[RemoteEngine]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "api":
-        app.create_app = lambda settings: app.create_api(settings, FakeEngine())  # type: ignore[assignment,misc]
+        app.create_app = lambda settings: app.create_api(  # type: ignore[assignment,misc]
+            settings, [FakeEngine() for _ in settings.devices.split(",")]
+        )
+    elif sys.argv[1] == "celery-page":
+        app.load_engines = remote_engines
     elif sys.argv[1] == "celery":
         app.load_remote_engines = remote_engines
         app.create_app = lambda settings: app.create_api(settings, remote_engines(settings))  # type: ignore

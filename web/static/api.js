@@ -3,7 +3,7 @@
 
 /** @typedef {import("./store.js").Note} Note */
 /** @typedef {{image_id: string, width: number, height: number, format: string, notes?: Note[]}} Uploaded */
-/** @typedef {{state: string, position: number, stage: string | null, version?: number, image_id: string, patch: {box: number[], url: string}, timings_ms: Record<string, number>, notes?: Note[], saved: string | null, error?: any}} JobView */
+/** @typedef {{state: string, position: number, waiting_for?: string | null, stage: string | null, version?: number, image_id: string, patch: {box: number[], url: string}, timings_ms: Record<string, number>, notes?: Note[], saved: string | null, error?: any}} JobView */
 /** @typedef {{signal?: AbortSignal, tries?: number, limit_ms?: number}} Patience */
 
 export class ApiError extends Error {

@@ -78,7 +78,11 @@ export function createRepair({ api, store, layers, whenUploaded, pace, onDone })
   function showStage(/** @type {string} */ request_id, /** @type {JobView} */ view) {
     const job = current(request_id);
     if (!job || FINISHED.has(view.state)) return;
-    if (view.state === "queued") return say(view.position > 0 ? "queued" : "starting", { position: view.position });
+    if (view.state === "queued") {
+      if (job.running_at) store.update({ job: { ...job, running_at: null } }); // given back: what computed it went away
+      if (view.waiting_for) return say(`waits_${view.waiting_for}`);
+      return say(view.position > 0 ? "queued" : "starting", { position: view.position });
+    }
     if (!job.running_at) store.update({ job: { ...job, running_at: Date.now() } });
     say({ refine: "refining", composite: "composing" }[view.stage || ""] || "running");
   }
