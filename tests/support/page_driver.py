@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect, sync_playwright
 
 CHROMIUM_NAMES = (
     "chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
@@ -65,7 +65,10 @@ def photo_file(
 
 
 class Person:
-    """Somebody with the page open, who was never here before; notes every request and script error."""
+    """Somebody with the page open, who was never here before.
+
+    Every request is noted, and so is every script error and every breach of the content policy.
+    """
 
     def __init__(self, context: BrowserContext, url: str) -> None:
         self.context = context
@@ -75,10 +78,15 @@ class Person:
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE_MS)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._note_breach)
         self.page.on("request", lambda r: self.requests.append((r.method, r.url, r.post_data_buffer or b"")))
         self.page.goto(f"{url}/health")
         self.page.evaluate("localStorage.clear()")
         self.visit()
+
+    def _note_breach(self, message: ConsoleMessage) -> None:
+        if "Content Security Policy" in message.text:
+            self.errors.append(message.text)
 
     def visit(self) -> None:
         """Load the page and wait until the canvas runs."""
@@ -174,7 +182,7 @@ class Person:
         return red, green, blue
 
     def close(self) -> None:
-        """Close the page; script errors the person never saw fail the test here."""
+        """Close the page; errors the person never saw fail the test here."""
         self.page.close()
         assert not self.errors, self.errors
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 90.0
+START_S = 180.0  # on a machine that many share
 STOP_S = 15.0
 
 
@@ -33,7 +33,7 @@ def clean_environment() -> dict[str, str]:
 
 @dataclass
 class RunningServer:
-    """One server process with folders of its own; `kind` is "real", "page" (fake engine) or "api" (no page either)."""
+    """One server process with folders of its own; `kind` is one of `serve_fake.py`'s, or "real" for `app.py`."""
 
     folder: Path
     kind: str = "api"
@@ -79,7 +79,11 @@ class RunningServer:
                 cwd=ROOT, env={**clean_environment(), **self.environment}, stdout=log, stderr=log,
             )  # fmt: skip
         if wait:
-            self.wait_until_healthy()
+            try:
+                self.wait_until_healthy()
+            except BaseException:
+                self.kill()  # who asked for it never gets it to end it
+                raise
         return self
 
     def wait_until_healthy(self) -> None:

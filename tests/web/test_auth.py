@@ -3,13 +3,17 @@
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
-from config import Settings
+import app
+from config import Settings, load_settings
+from tests.support.fake_engine import FakeEngine
 from tests.support.page_driver import DATA
 from tests.support.serving import RunningServer, follow, upload
 from web.accounts import AccountError, Accounts
@@ -45,7 +49,7 @@ def log_in(server: RunningServer, name: str = "ann", password: str = PASSWORD) -
         yield client
 
 
-def test_every_route_refuses_a_stranger(closed_server: RunningServer) -> None:
+def test_every_documented_route_refuses_a_stranger(closed_server: RunningServer) -> None:
     """Ours by the OpenAPI document, which a stranger does not see either, and Gradio's: page, files and queue."""
     document = build_document(Settings(auth_file=Path("accounts.json")), version="0.0.0")
     ours = [
@@ -69,6 +73,46 @@ def test_every_route_refuses_a_stranger(closed_server: RunningServer) -> None:
             assert answer.status_code == 401, (method, path, answer.status_code)
             assert answer.json()["error"] == "login_required"
         assert client.get("/health").status_code == 200
+
+
+def addresses(routes: Sequence[Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Method and path of every route, of mounted applications too; a part that may be anything is "x"."""
+    for route in routes:
+        if hasattr(route, "original_router"):  # FastAPI's place for a router that was included
+            yield from addresses(route.original_router.routes, before + route.include_context.prefix)
+            continue
+        path = before + getattr(route, "path", "")
+        inner = getattr(route, "routes", None)
+        if inner is not None:
+            yield from addresses(inner, path.rstrip("/"))
+            yield "GET", f"{path.rstrip('/')}/nothing-of-this-name"
+            continue
+        for method in sorted(getattr(route, "methods", None) or {"GET"}):
+            yield method, re.sub(r"\{[^}]*\}", "x", path)
+
+
+def test_every_route_refuses_a_stranger(accounts: Accounts, tmp_path: Path) -> None:
+    """Ours and Gradio's, as the application itself lists them: what is added later is walked too."""
+    folders = {"data_dir": str(tmp_path / "data"), "outputs_dir": str(tmp_path / "outputs")}
+    settings = load_settings({"auth_file": str(accounts.path), **folders}, environ={})
+    application = app.create_app(settings, FakeEngine())
+    walked = dict.fromkeys(addresses(application.routes))
+    assert {
+        ("GET", "/"), ("GET", "/metrics"), ("GET", "/status"), ("POST", "/api/v1/repairs"),
+        ("DELETE", "/api/v1/jobs/x"), ("POST", "/api/v1/inpaint"), ("GET", "/config"), ("GET", "/gradio_api/file=x"),
+        ("POST", "/gradio_api/queue/join"), ("POST", "/gradio_api/upload"),
+    } <= set(walked), sorted(walked)  # fmt: skip
+    let_in = set()
+    client = TestClient(application, base_url="http://127.0.0.1:7860", follow_redirects=False)
+    for method, path in walked:
+        answer = client.request(method, path)
+        if path in ("/login", "/logout"):  # Gradio has some of its own; the gate's own page answers
+            assert method == "HEAD" or 'name="password"' in answer.text
+        elif answer.status_code != 401:
+            let_in.add(path)
+        elif method != "HEAD":
+            assert answer.json()["error"] == "login_required"
+    assert let_in == {"/health", "/ready"}
 
 
 def test_browser_is_led_to_the_login_page_and_back(closed_server: RunningServer) -> None:

@@ -1,0 +1,82 @@
+"""The page behind a login: strangers get to the login page, and who came in finds everything as without one.
+
+The tests of `test_page_repair.py` that matter most run here a second time, by somebody who is logged in.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, expect
+
+from tests.support.page_driver import PATIENCE_MS, Person, browser, open_browser, photo_file, visit
+from tests.support.serving import RunningServer
+from tests.web.test_page_repair import (
+    person,
+    test_no_request_leaves_the_server,
+    test_paint_and_repair_shows_the_patch_in_place,
+    test_rounds_build_on_each_other_and_can_be_undone_and_compared,
+    test_the_keyboard_alone_paints_and_repairs,
+)
+from web.accounts import Accounts
+
+__all__ = [
+    "browser", "person", "test_no_request_leaves_the_server", "test_paint_and_repair_shows_the_patch_in_place",
+    "test_rounds_build_on_each_other_and_can_be_undone_and_compared", "test_the_keyboard_alone_paints_and_repairs",
+    "visit",
+]  # fmt: skip
+NAME, PASSWORD = "ann", "correct horse"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with page and login."""
+    folder = tmp_path_factory.mktemp("closed")
+    accounts = Accounts(folder / "accounts.json")
+    accounts.set_password(NAME, PASSWORD)
+    running = RunningServer(folder, kind="page", settings={"auth_file": accounts.path}).start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def usual_browser(browser: Browser, server: RunningServer) -> Iterator[BrowserContext]:
+    """The profile of somebody who came in by the login page."""
+    context = open_browser(browser)
+    page = context.new_page()
+    breaches: list[str] = []
+    page.on("console", lambda message: breaches.append(message.text) if "Policy" in message.text else None)
+    page.goto(f"{server.url}/?photo=1")
+    page.fill("[name=name]", NAME)
+    page.fill("[name=password]", "wrong")
+    page.keyboard.press("Enter")
+    expect(page.locator("body")).to_contain_text("Name or password is wrong")
+    page.fill("[name=name]", NAME)
+    page.fill("[name=password]", PASSWORD)
+    page.keyboard.press("Enter")
+    page.locator('[data-part="status"]:not([hidden])').wait_for(timeout=PATIENCE_MS)
+    page.close()
+    assert not breaches, breaches
+    yield context
+    context.close()
+
+
+def test_download_and_reload_are_those_of_the_person(person: Person, browser: Browser) -> None:
+    person.open(photo_file(name="holiday.png"))
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    person.repair()
+    person.page.reload()
+    person.page.locator(".fft-patch").wait_for()
+    with person.page.expect_download() as download:
+        person.page.locator('a[data-part="download"]').click()
+    assert download.value.suggested_filename.startswith("holiday")
+    stranger = open_browser(browser)
+    answer = stranger.request.get(person.url + person.rounds[0]["url"])
+    assert answer.status == 401
+    stranger.close()
+
+
+def test_content_policy_keeps_other_sites_out_and_a_breach_is_noticed(person: Person) -> None:
+    with person.page.expect_console_message(lambda message: "Content Security Policy" in message.text):
+        person.page.evaluate("new Image().src = 'https://example.org/picture.png'")
+    assert len(person.errors) == 1
+    person.errors.clear()
