@@ -1,6 +1,8 @@
 """Eight people at once for half an hour on the included model; then one greedy client beside seven modest ones.
 
-The real program on a CPU, over HTTP, each person an address of their own. A person uploads a photo, paints and repairs
+The real program, over HTTP, each person an address of their own. A CPU is not fast enough for eight people and the
+included model: with `--fake-ms` an engine that sleeps so long stands in for it on each of two devices, so that the rest
+of the program is under the load that it has with two cards. A person uploads a photo, paints and repairs
 it some rounds, looks at each patch, downloads the result, cancels now and then, and takes another photo. Counted: jobs
 that were accepted and never ended (lost), answers of 500 and above, times, and the memory of the server's process.
 What a repair takes beyond its wait in the queue should have p99 <= 3 x p50.
@@ -8,7 +10,7 @@ What a repair takes beyond its wait in the queue should have p99 <= 3 x p50.
 Then seven people repair in a loop with pauses, first alone, then beside one who always has thirty repairs waiting: the
 median time from a click to the result should at most double.
 
-    python -m bench.soak [--minutes 30] [--greedy-minutes 3] [--people 8]
+    python -m bench.soak [--minutes 30] [--greedy-minutes 3] [--people 8] [--devices 0,1] [--fake-ms 300]
 
 Prints Markdown and one JSON line, and keeps both in bench/results/soak.md.
 """
@@ -39,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import httpx
 from PIL import Image, ImageOps
 
+from tests.support.fake_engine import WAIT_STEP_S
 from tests.support.serving import ROOT, RunningServer, follow, upload
 
 RESULTS = Path(__file__).parent / "results"
@@ -70,6 +73,8 @@ class Counts:
 class Person:
     """Somebody with an address of their own; every answer's status is counted."""
 
+    fake_ms = 0  # how long the fake engine takes; 0 with a real one
+
     def __init__(self, server: RunningServer, number: int, counts: Counts, seed: int) -> None:
         self.random = random.Random(seed * 1000 + number)
         self.counts = counts
@@ -94,6 +99,8 @@ class Person:
         points = [[int(x), int(y)], [int(x + self.random.uniform(-60, 60)), int(y + self.random.uniform(-60, 60))]]
         stroke = {"points": points, "radius": self.random.randint(12, 60), "erase": False}
         body = {"image_id": image["image_id"], "request_id": secrets.token_hex(12), "strokes": [stroke]}
+        if self.fake_ms:
+            body["options"] = {"feather_px": round(self.fake_ms / 1e3 / WAIT_STEP_S)}
         answer = self.client.post("/api/v1/repairs", json=body)
         if answer.status_code == 429:
             return None
@@ -317,13 +324,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--greedy-minutes", type=float, default=3.0)
     parser.add_argument("--people", type=int, default=8)
+    parser.add_argument("--devices", default="", help="of the real engine; two with a fake one")
+    parser.add_argument("--fake-ms", type=int, default=0, help="a fake engine that takes so long; default: a real one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "soak.md")
     options = parser.parse_args(argv)
     load_before = os.getloadavg()[0]
     photos = photo_files()
+    Person.fake_ms = options.fake_ms
+    devices = options.devices or ("0,1" if options.fake_ms else "")
+    settings = {"queue_limit": 100, **({"devices": devices} if devices else {})}
     with tempfile.TemporaryDirectory() as folder:
-        server = RunningServer(Path(folder), kind="real", settings={"queue_limit": 100}).start()
+        server = RunningServer(Path(folder), kind="api" if options.fake_ms else "real", settings=settings).start()
         try:
             soaked = soak(server, photos, people=options.people, minutes=options.minutes, seed=options.seed)
             fed = greedy(server, photos[1], modest=7, minutes=options.greedy_minutes, seed=options.seed)
@@ -331,7 +343,7 @@ def main(argv: list[str] | None = None) -> int:
             server.kill()
     environment = {
         "python": platform.python_version(), "cpus": os.cpu_count(), "load_before": round(load_before, 1),
-        "load_after": round(os.getloadavg()[0], 1),
+        "load_after": round(os.getloadavg()[0], 1), "devices": devices, "fake_ms": options.fake_ms,
     }  # fmt: skip
     text = as_text(soaked, fed, environment)
     line = json.dumps({"environment": environment, "soak": soaked, "greedy": fed})
