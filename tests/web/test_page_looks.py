@@ -104,7 +104,7 @@ def check_layout(person: Person) -> None:
     """No control sticks out of the page's width, lies on another, or has text wider than itself."""
     problems = person.page.evaluate(
         """() => {
-          const controls = 'button, a, input:not(.fft-file), .fft-status, .fft-times, .fft-stage';
+          const controls = 'button, a, input:not([type=file]), .fft-status, .fft-times, .fft-stage';
           const shown = [...document.querySelectorAll(controls)]
             .filter((node) => node.closest('.fft') && node.checkVisibility() && !node.closest('dialog'));
           const boxes = shown.map((node) => ({ node, box: node.getBoundingClientRect() }));

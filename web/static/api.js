@@ -23,6 +23,7 @@ const LONGEST_PAUSE_MS = 4000;
 const POLL_S = 10;
 const CALL_LIMIT_MS = 30_000;
 const PICTURE_LIMIT_MS = 300_000;
+const DETECT_LIMIT_MS = 180_000; // text in 100 megapixels, behind other people's
 
 /** @param {number} ms @param {AbortSignal} [signal] ends it early, as coming online does @returns {Promise<void>} */
 function pause(ms, signal) {
@@ -164,6 +165,8 @@ export function createApi(onConnection) {
   }
 
   const cancel = (/** @type {string} */ jobId) => call(`jobs/${jobId}`, { method: "DELETE" }, { tries: 3 });
+  /** @param {object} body @param {AbortSignal} signal @returns {Promise<{mask_png: string, regions: {polygon: number[][], score: number}[]}>} */
+  const detect = (body, signal) => post("detect", body, { signal, limit_ms: DETECT_LIMIT_MS, tries: 3 });
   const models = () => call("models", {}, { tries: 3 });
   const chooseModel = (/** @type {string} */ name) => post("models", { name });
   const weights = () => call("weights", {}, { tries: 3 });
@@ -174,7 +177,7 @@ export function createApi(onConnection) {
   // Relative, because a proxy may serve this under a path that the server does not know.
   const localUrl = (/** @type {string} */ url) => url.replace(/^.*?(?=api\/v1\/)/, "");
 
-  return { picture, upload, submit, follow, cancel, models, chooseModel, weights, fetchWeights, stopFetch, info, photoUrl, localUrl };
+  return { picture, upload, submit, follow, cancel, detect, models, chooseModel, weights, fetchWeights, stopFetch, info, photoUrl, localUrl };
 }
 
 /** @typedef {ReturnType<typeof createApi>} Api */

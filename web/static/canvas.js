@@ -7,6 +7,9 @@ import { createGestures } from "./gestures.js";
 import { createI18n } from "./i18n.js";
 import { createKeyboard, createPen } from "./keyboard.js";
 import { createLayers } from "./layers.js";
+import { createMaskLayer } from "./mask_layer.js";
+import { createMaskMenu } from "./mask_menu.js";
+import { createMaskTools } from "./mask_tools.js";
 import { createModels } from "./models.js";
 import { createPainting } from "./painting.js";
 import { createPace } from "./pace.js";
@@ -14,6 +17,7 @@ import { createPanel } from "./panel.js";
 import { createPhoto } from "./photo.js";
 import { createProgress } from "./progress.js";
 import { createRepair } from "./repair.js";
+import { createSelecting } from "./selecting.js";
 import { createSessionStorage } from "./session_storage.js";
 import { setup } from "./setup.js";
 import { createStore, FIRST_STATE } from "./store.js";
@@ -21,7 +25,9 @@ import { drawStroke } from "./strokes.js";
 import { createView } from "./view.js";
 import { createWeightsOffer } from "./weights_offer.js";
 
-const MASK_COLOUR = "rgb(255, 64, 72)";
+const MASK_RGB = [255, 64, 72];
+const MASK_COLOUR = `rgb(${MASK_RGB})`;
+const NEED_FOCUS = new Set(["help", "choose", "mask-menu", "mask-upload"]);
 const LEAST_RADIUS_PX = 1;
 const FIRST_RADIUS = 0.03; // of the photo's shorter side
 const FIRST_RADIUS_SHOWN_PX = 12; // at least, on the screen: a fingertip is no finer
@@ -44,16 +50,21 @@ export function startCanvas(element) {
   const view = createView({
     stage: $(".fft-stage"), world: $(".fft-world"), overlay: $(".fft-overlay"), draw: drawMask, onChange: (now) => panel.showZoom(now),
   });
-  const repair = createRepair({ api, store, layers, whenUploaded: () => photo.whenUploaded(), pace, onDone: repairInstantly });
+  const whenUploaded = () => photo.whenUploaded();
+  const maskLayer = createMaskLayer({ view, overlay: $(".fft-overlay"), colour: MASK_RGB });
+  const repair = createRepair({ api, store, layers, whenUploaded, pace, onDone: repairInstantly });
   const painting = createPainting({ store, view, startRepair });
   const progress = createProgress({ root, words, store, pace });
+  const selecting = createSelecting({ store, api, whenUploaded, replaceStrokes: painting.replace });
+  const maskTools = createMaskTools({ store, replaceStrokes: painting.replace });
+  const maskMenu = createMaskMenu({ root, store, words, tools: maskTools, selecting });
   const panel = createPanel({ root, words, layers, onRound: painting.goToRound });
   const models = createModels({ root, words, api });
   const offer = createWeightsOffer({ root, words, api, isOffered: setup.weights_offered, onFetched: models.look });
   const photo = createPhoto({ store, api, layers, view, setup, words, cancelRepair: repair.cancel, onSize: setFirstRadius });
   const gestures = createGestures({
     stage: $(".fft-stage"), ring: $(".fft-ring"), view, getHand, isPainting, onStroke: painting.addStroke,
-    onOutline: painting.addOutline, onRadius: (factor) => setRadius(getHand().radius * factor), onChange: () => pen.lift(),
+    onOutline: painting.addOutline, onPick: selecting.click, onBox: selecting.selectBox, onRadius: (factor) => setRadius(getHand().radius * factor), onChange: () => pen.lift(),
   });
   const pen = createPen({ view, getHand, isPainting, placeRing: gestures.placeRing, onStroke: painting.addStroke, onChange: view.redraw });
 
@@ -64,7 +75,7 @@ export function startCanvas(element) {
     clear: painting.clear,
     repair: startRepair,
     cancel: repair.cancel,
-    escape: () => gestures.giveUp() || (Boolean(store.get().job) && (repair.cancel(), true)),
+    escape: () => gestures.giveUp() || maskMenu.close() || (Boolean(store.get().job) && (repair.cancel(), true)),
     compare,
     back: photo.back,
     "round-undo": () => painting.goToRound(store.get().round - 1),
@@ -73,6 +84,8 @@ export function startCanvas(element) {
     eraser: () => store.updateHand({ tool: "eraser" }),
     lasso: () => store.updateHand({ tool: "lasso" }),
     rectangle: () => store.updateHand({ tool: "rectangle" }),
+    select: () => store.updateHand({ tool: "select" }),
+    ...maskMenu.actions,
     smaller: () => setRadius(getHand().radius / 1.2),
     larger: () => setRadius(getHand().radius * 1.2),
     zoomIn: () => view.zoomMiddle(1.25),
@@ -90,15 +103,20 @@ export function startCanvas(element) {
     layers.show(state.rounds.slice(0, state.round), state.comparing);
     panel.show(state);
     progress.show();
+    maskMenu.show(state);
+    maskLayer.keepOnly([...state.strokes, ...(state.job?.strokes || []), ...(state.preview ? [state.preview] : [])]);
     models.show();
     offer.show();
     view.redraw();
   }
 
   function drawMask(/** @type {CanvasRenderingContext2D} */ context) {
-    const { comparing, job, strokes } = store.get();
+    const { comparing, job, strokes, preview } = store.get();
     if (comparing) return;
-    for (const stroke of [...(job?.strokes || []), ...strokes]) drawStroke(context, stroke, MASK_COLOUR);
+    for (const stroke of [...(job?.strokes || []), ...(preview ? [preview] : strokes)]) {
+      if ("mask" in stroke) maskLayer.draw(context, stroke);
+      else drawStroke(context, stroke, MASK_COLOUR);
+    }
     gestures.drawLive(context, MASK_COLOUR);
     pen.drawLive(context, MASK_COLOUR);
   }
@@ -151,7 +169,7 @@ export function startCanvas(element) {
       if (act && act !== "compare") actions[act]();
       if (event.target === $(".fft-help")) $(".fft-help").close();
       // A button that keeps the focus would take the space bar, which moves the picture.
-      if (act && event.detail && !["help", "choose"].includes(act)) $(".fft-stage").focus({ preventScroll: true, focusVisible: false });
+      if (act && event.detail && !NEED_FOCUS.has(act)) $(".fft-stage").focus({ preventScroll: true, focusVisible: false });
     });
     $(".fft-size").addEventListener("input", (/** @type {any} */ { target }) => {
       setRadius(LEAST_RADIUS_PX * (mostRadius() / LEAST_RADIUS_PX) ** (target.value / 100));

@@ -3,15 +3,17 @@
 
 import { drawStroke, rectangleCorners, simplifyLine } from "./strokes.js";
 
-/** @param {{stage: HTMLElement, ring: HTMLElement, view: import("./view.js").View, getHand: () => import("./store.js").Hand, isPainting: () => boolean, onStroke: (stroke: any) => void, onOutline: (corners: number[][], erase: boolean) => void, onRadius: (factor: number) => void, onChange: () => void}} parts */
-export function createGestures({ stage, ring, view, getHand, isPainting, onStroke, onOutline, onRadius, onChange }) {
+/** @param {{stage: HTMLElement, ring: HTMLElement, view: import("./view.js").View, getHand: () => import("./store.js").Hand, isPainting: () => boolean, onStroke: (stroke: any) => void, onOutline: (corners: number[][], erase: boolean) => void, onPick: (point: number[], takesAway: boolean) => void, onBox: (box: number[], takesAway: boolean) => void, onRadius: (factor: number) => void, onChange: () => void}} parts */
+export function createGestures({ stage, ring, view, getHand, isPainting, onStroke, onOutline, onPick, onBox, onRadius, onChange }) {
   const pointers = new Map();
   /** @type {any} */
   const live = { stroke: null, corners: null, pinch: null, panning: false, spaceHeld: false, at: null, last: null };
   const LASSO_STEP_PX = 3;
+  const CLICK_PX = 6; // a finger that only taps moves by so much
+  const isOutline = () => ["lasso", "rectangle", "select"].includes(getHand().tool);
 
   function begin(event) {
-    if (event.target.closest("button, label, input, a")) return;
+    if (event.target.closest("button, label, input, a, .fft-mask")) return;
     stage.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, [event.clientX, event.clientY]);
     if (pointers.size === 2) return beginPinch();
@@ -25,7 +27,7 @@ export function createGestures({ stage, ring, view, getHand, isPainting, onStrok
   function beginTool(event) {
     const start = view.toImage(event.clientX, event.clientY);
     const erase = getHand().tool === "eraser" || event.altKey;
-    if (getHand().tool === "lasso" || getHand().tool === "rectangle") live.corners = { points: [start], erase };
+    if (isOutline()) live.corners = { points: [start], erase };
     else live.stroke = { points: event.shiftKey && live.last ? [live.last, start] : [start], radius: getHand().radius, erase };
     view.redraw();
   }
@@ -56,11 +58,12 @@ export function createGestures({ stage, ring, view, getHand, isPainting, onStrok
     const point = inPhoto(view.toImage(event.clientX, event.clientY));
     const { points } = live.corners;
     if (getHand().tool === "rectangle") points[1] = point;
-    else if (Math.hypot(point[0] - points.at(-1)[0], point[1] - points.at(-1)[1]) * view.get().scale > LASSO_STEP_PX) {
-      points.push(point);
-    }
+    else if (getHand().tool === "select") points[1] = points[1] || apart_px(points[0], point) > CLICK_PX ? point : undefined;
+    else if (apart_px(points.at(-1), point) > LASSO_STEP_PX) points.push(point);
     view.redraw();
   }
+
+  const apart_px = (/** @type {number[]} */ [ax, ay], /** @type {number[]} */ [bx, by]) => Math.hypot(ax - bx, ay - by) * view.get().scale;
 
   function inPhoto([x, y]) {
     const { width, height } = view.get();
@@ -74,9 +77,16 @@ export function createGestures({ stage, ring, view, getHand, isPainting, onStrok
     if (pointers.size < 2) live.pinch = null;
     live.stroke = live.corners = null;
     if (event.type === "pointerup" && stroke) ((live.last = stroke.points.at(-1)), onStroke(stroke));
-    if (event.type === "pointerup" && corners) onOutline(outlineCorners(corners.points), corners.erase);
+    if (event.type === "pointerup" && corners) endOutline(corners);
     mark(event);
     view.redraw();
+  }
+
+  function endOutline({ points, erase }) {
+    if (getHand().tool !== "select") return onOutline(outlineCorners(points), erase);
+    const [[ax, ay], [bx, by]] = [inPhoto(points[0]), points[1] || points[0]];
+    if (points[1]) onBox([Math.min(ax, bx), Math.min(ay, by), Math.max(ax, bx), Math.max(ay, by)].map(Math.round), erase);
+    else if (ax === points[0][0] && ay === points[0][1]) onPick(points[0], erase); // beside the photo there is nothing
   }
 
   function outlineCorners(points) {
@@ -159,8 +169,16 @@ export function createGestures({ stage, ring, view, getHand, isPainting, onStrok
     if (live.stroke) drawStroke(context, live.stroke, colour);
     if (!live.corners || live.corners.points.length < 2) return;
     const { points } = live.corners;
+    if (getHand().tool === "select") return points[1] && drawBox(context, points[0], points[1], colour);
     const polygon = getHand().tool === "rectangle" ? rectangleCorners(points[0], points[1]) : points;
     drawStroke(context, { polygon, erase: live.corners.erase }, colour);
+  }
+
+  function drawBox(context, [ax, ay], [bx, by], colour) {
+    context.globalCompositeOperation = "source-over";
+    context.strokeStyle = colour;
+    context.lineWidth = 2 / view.get().scale;
+    context.strokeRect(Math.min(ax, bx), Math.min(ay, by), Math.abs(bx - ax), Math.abs(by - ay));
   }
 
   stage.addEventListener("pointerdown", begin);

@@ -8,6 +8,7 @@ export function createKeyboard({ root, stage, actions, holdSpace, pen }) {
   const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   const KEYS = {
     "[": actions.smaller, "]": actions.larger, b: actions.brush, e: actions.eraser, l: actions.lasso, r: actions.rectangle,
+    s: actions.select, m: actions["mask-menu"], i: actions.invert,
     "+": actions.zoomIn, "=": actions.zoomIn, "-": actions.zoomOut, 0: actions.fit, 1: actions.actualSize, "?": actions.help,
   };
 

@@ -1,5 +1,7 @@
 // Pace: how long repairs took on this server so far, for an estimate of the next; kept from visit to visit.
 
+import { boxOf } from "./strokes.js";
+
 /** @typedef {import("./store.js").Stroke} Stroke */
 
 const KEY = "fftlama.pace";
@@ -17,15 +19,8 @@ function read() {
 // Repairs of about the same size take about the same time: classes are a factor of four of the strokes' box apart.
 /** @param {string} quality @param {Stroke[]} strokes */
 function classOf(quality, strokes) {
-  let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
-  for (const stroke of strokes) {
-    const [points, around] = "polygon" in stroke ? [stroke.polygon, 0] : [stroke.points, stroke.radius];
-    for (const [x, y] of points) {
-      [left, top] = [Math.min(left, x - around), Math.min(top, y - around)];
-      [right, bottom] = [Math.max(right, x + around), Math.max(bottom, y + around)];
-    }
-  }
-  const area_px = Math.max(1, right - left) * Math.max(1, bottom - top);
+  const [left, top, right, bottom] = boxOf(strokes, Infinity, Infinity) || [0, 0, 1, 1];
+  const area_px = (right - left) * (bottom - top);
   return { quality, size: Math.round(Math.log2(area_px) / 2) };
 }
 

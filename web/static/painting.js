@@ -9,9 +9,10 @@ import { finishPolygon, finishStroke } from "./strokes.js";
 
 /** @param {{store: import("./store.js").Store, view: import("./view.js").View, startRepair: () => void}} parts */
 export function createPainting({ store, view, startRepair }) {
-  function set(/** @type {Stroke[]} */ strokes) {
+  /** Take other strokes in place of what is painted, to be undone in one step. @param {Stroke[]} strokes */
+  function set(strokes) {
     const { past, strokes: before, job, status } = store.get();
-    store.update({ past: [...past, before], future: [], strokes, status: job ? status : { key: "ready" } });
+    store.update({ preview: null, past: [...past, before], future: [], strokes, status: job ? status : { key: "ready" } });
   }
 
   // A third of a screen pixel: nobody sees it move.
@@ -56,5 +57,5 @@ export function createPainting({ store, view, startRepair }) {
     store.update({ round: number, strokes, past: earlierVersions(strokes), future: [], status });
   }
 
-  return { addStroke, addOutline, clear, undo, redo, goToRound };
+  return { replace: set, addStroke, addOutline, clear, undo, redo, goToRound };
 }

@@ -133,7 +133,7 @@ export function createPhoto({ store, api, layers, view, setup, words, cancelRepa
     shown = one;
     layers.showPhoto(picture);
     store.update({
-      ...NO_WORK, photo, photo_number: one.number, shown_id: photo.image_id || `local ${one.number}`, comparing: false,
+      ...NO_WORK, photo, photo_number: one.number, shown_id: photo.image_id || `local ${one.number}`, comparing: false, preview: null,
       previous: previous?.work.photo?.name || null,
       status: one.others ? { key: "others_left", params: { name: one.name, others: one.others } } : { key: "ready" },
     });
@@ -165,7 +165,7 @@ export function createPhoto({ store, api, layers, view, setup, words, cancelRepa
     if (left) layers.put(left.pictures);
     shown = left?.one || null;
     const photo = left?.work.photo;
-    store.update({ ...(left?.work || NO_WORK), photo_number: shown?.number || (count += 1), comparing: false });
+    store.update({ ...(left?.work || NO_WORK), photo_number: shown?.number || (count += 1), comparing: false, preview: null });
     view.setSize(photo?.width || 0, photo?.height || 0);
   }
 
@@ -201,13 +201,13 @@ export function createPhoto({ store, api, layers, view, setup, words, cancelRepa
    * @param {import("./session_storage.js").Kept} kept
    */
   async function restore(kept) {
-    const { strokes, rounds, round, job, hand, photo } = kept;
+    const { strokes, rounds, round, job, hand, photo, used = null } = kept;
     if (!photo?.image_id) return;
     const one = take(null, photo.name, 0);
     shown = one;
     const status = round && !strokes.length ? doneStatus(rounds[round - 1]) : { key: "ready" };
     store.update({
-      photo, photo_number: one.number, strokes, rounds, round, job, status, past: earlierVersions(strokes),
+      photo, photo_number: one.number, strokes, rounds, round, job, used, status, past: earlierVersions(strokes),
       hand: { ...store.get().hand, ...hand },
     });
     view.setSize(photo.width, photo.height);

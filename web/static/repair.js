@@ -2,6 +2,7 @@
 // strokes under one request id (so that a retry after a cut is harmless), follows the job, fetches the patch.
 
 import { ApiError } from "./api.js";
+import { maskBody } from "./mask_body.js";
 import { randomId } from "./session_storage.js";
 import { doneStatus, earlierVersions } from "./store.js";
 
@@ -30,14 +31,14 @@ export function createRepair({ api, store, layers, whenUploaded, pace, onDone })
 
   /** Begin a repair of what is painted; further strokes belong to the next round. */
   function begin() {
-    const { strokes, round, hand } = store.get();
+    const { strokes, round, hand, photo } = store.get();
     const began_at = Date.now();
     /** @type {Job} */
     const job = {
       request_id: randomId(), job_id: null, base_round: round, strokes, quality: hand.quality, began_at,
       running_at: null, upload_ms: 0,
     };
-    store.update({ job, strokes: [], past: [], future: [] });
+    store.update({ job, strokes: [], past: [], future: [], preview: null, used: photo && { strokes, width: photo.width, height: photo.height } });
     return run(job.request_id);
   }
 
@@ -62,8 +63,11 @@ export function createRepair({ api, store, layers, whenUploaded, pace, onDone })
   async function submit(/** @type {string} */ request_id) {
     const job = current(request_id);
     if (!job || job.job_id) return job?.job_id || null;
-    if (!currentId()) throw new ApiError(404, { error: "unknown_image" });
-    const body = { image_id: currentId(), request_id, strokes: job.strokes };
+    const { photo } = store.get();
+    const image_id = currentId();
+    if (!image_id || !photo) throw new ApiError(404, { error: "unknown_image" });
+    const body = { image_id, request_id, ...(await maskBody(job.strokes, photo.width, photo.height)) };
+    if (!current(request_id)) return null;
     const began_at = performance.now();
     const job_id = await api.submit(job.quality === "high" ? { ...body, options: { quality: "high" } } : body);
     const still = current(request_id);

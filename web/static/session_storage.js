@@ -1,7 +1,7 @@
 // What a reload must bring back, in localStorage. Each tab has its own place, so that two tabs do not overwrite each
 // other; a new tab takes over the newest place whose tab is closed.
 
-/** @typedef {Pick<import("./store.js").State, "photo" | "strokes" | "rounds" | "round" | "job" | "hand">} Kept */
+/** @typedef {Pick<import("./store.js").State, "photo" | "strokes" | "rounds" | "round" | "job" | "hand" | "used">} Kept */
 /** @typedef {{state: Kept, saved_at: number, closed: boolean}} Place */
 
 export function createSessionStorage() {
@@ -21,12 +21,20 @@ export function createSessionStorage() {
     }
   }
 
-  function write(/** @type {string} */ key, /** @type {Place} */ value) {
+  /** @param {string} key @param {Place} value @returns {boolean} false where storage is full or forbidden */
+  function write(key, value) {
     try {
       localStorage.setItem(key, JSON.stringify(value));
+      return true;
     } catch {
-      // storage full or forbidden: the page works, only a reload starts afresh
+      return false;
     }
+  }
+
+  // Where there is no room for the masks of all rounds, a reload does without those of rounds that were undone.
+  function withoutOldMasks(/** @type {Kept} */ state) {
+    const rounds = state.rounds.map((one) => ({ ...one, strokes: one.strokes.filter((stroke) => !("mask" in stroke)) }));
+    return { ...state, rounds, used: null };
   }
 
   function places() {
@@ -64,10 +72,12 @@ export function createSessionStorage() {
 
   // A photo that is still going up can't be brought back; until it is there, a reload brings the one before.
   function follow(/** @type {import("./store.js").State} */ now, /** @type {import("./store.js").State} */ before) {
-    const { photo, strokes, rounds, round, job, hand } = now;
+    const { photo, strokes, rounds, round, job, hand, used } = now;
     const isSame = photo === before.photo && strokes === before.strokes && rounds === before.rounds && round === before.round && job === before.job && hand === before.hand;
     if (!tab || isSame || (photo ? !photo.image_id : !before.photo)) return;
-    write(tab, { state: { photo, strokes, rounds, round, job, hand }, saved_at: Date.now(), closed: false });
+    const state = { photo, strokes, rounds, round, job, hand, used };
+    const place = { state, saved_at: Date.now(), closed: false };
+    if (!write(tab, place)) write(tab, { ...place, state: withoutOldMasks(state) });
   }
 
   return { open, follow };

@@ -3,7 +3,9 @@
 
 /** @typedef {{points: number[][], radius: number, erase: boolean}} BrushStroke in image pixels, corners at integers */
 /** @typedef {{polygon: number[][], erase: boolean}} PolygonStroke */
-/** @typedef {BrushStroke | PolygonStroke} Stroke */
+/** @typedef {{mask: string, box: number[], erase: boolean}} MaskStroke a region's pixels, as a PNG in base64, and where they lie */
+/** @typedef {BrushStroke | PolygonStroke | MaskStroke} Stroke */
+/** @typedef {{strokes: Stroke[], width: number, height: number}} UsedMask of a photo of this size */
 /** @typedef {{code: string, message?: string, params?: Record<string, any>}} Note */
 /** @typedef {{name: string, width: number, height: number, format: string, image_id: string | null, notes: Note[]}} Photo */
 /** @typedef {{image_id: string, box: number[], url: string, strokes: Stroke[], notes: Note[], times_ms: Record<string, number>, saved: string | null}} Round */
@@ -20,6 +22,8 @@
  * @property {Stroke[]} strokes of the round being painted
  * @property {Stroke[][]} past earlier versions of strokes
  * @property {Stroke[][]} future undone ones
+ * @property {MaskStroke | null} preview shown in place of the strokes while a slider is moved
+ * @property {UsedMask | null} used the mask of the last repair, for the same again
  * @property {Round[]} rounds
  * @property {number} round how many of them are applied
  * @property {Job | null} job
@@ -32,8 +36,8 @@
 
 /** @type {State} */
 export const FIRST_STATE = {
-  photo: null, photo_number: 0, uploaded: null, previous: null, strokes: [], past: [], future: [], rounds: [], round: 0,
-  job: null, hand: { tool: "brush", radius: 20, instant: false, quality: "fast" }, comparing: false, online: true,
+  photo: null, photo_number: 0, uploaded: null, previous: null, strokes: [], past: [], future: [], preview: null,
+  used: null, rounds: [], round: 0, job: null, hand: { tool: "brush", radius: 20, instant: false, quality: "fast" }, comparing: false, online: true,
   shown_id: null, status: { key: "waiting" },
 };
 

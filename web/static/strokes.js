@@ -62,10 +62,31 @@ export function rectangleCorners([ax, ay], [bx, by]) {
 }
 
 /**
+ * Return the box that strokes lie in, whole pixels inside the photo; null when nothing of them does.
+ * @param {Stroke[]} strokes @param {number} width @param {number} height
+ */
+export function boxOf(strokes, width, height) {
+  let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
+  for (const stroke of strokes) {
+    if (stroke.erase) continue;
+    const corners = "mask" in stroke ? [stroke.box.slice(0, 2), stroke.box.slice(2)] : "polygon" in stroke ? stroke.polygon : stroke.points;
+    const around = "radius" in stroke ? stroke.radius : 0;
+    for (const [x, y] of corners) {
+      [left, top] = [Math.min(left, x - around), Math.min(top, y - around)];
+      [right, bottom] = [Math.max(right, x + around), Math.max(bottom, y + around)];
+    }
+  }
+  [left, top] = [Math.max(0, Math.floor(left)), Math.max(0, Math.floor(top))];
+  [right, bottom] = [Math.min(width, Math.ceil(right)), Math.min(height, Math.ceil(bottom))];
+  return right > left && bottom > top ? [left, top, right, bottom] : null;
+}
+
+/**
  * Draw a stroke opaque; the overlay's own opacity makes it see-through, so that crossings are not darker.
- * @param {CanvasRenderingContext2D} context @param {Stroke} stroke @param {string} colour
+ * @param {CanvasRenderingContext2D} context @param {Stroke} stroke a region's is drawn by mask_layer.js @param {string} colour
  */
 export function drawStroke(context, stroke, colour) {
+  if ("mask" in stroke) return;
   context.globalCompositeOperation = stroke.erase ? "destination-out" : "source-over";
   context.strokeStyle = context.fillStyle = colour;
   context.beginPath();

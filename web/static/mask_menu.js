@@ -1,0 +1,88 @@
+// Mask menu: the controls for the mask as a thing of its own, shown over the picture while it is open.
+
+import { MOST_GROWTH_PX } from "./mask_tools.js";
+
+/** @typedef {import("./store.js").State} State */
+
+const SETTLE_MS = 250; // a slider that rests this long is meant
+
+/** @param {{root: HTMLElement, store: import("./store.js").Store, words: import("./i18n.js").Words, tools: ReturnType<typeof import("./mask_tools.js").createMaskTools>, selecting: ReturnType<typeof import("./selecting.js").createSelecting>}} parts */
+export function createMaskMenu({ root, store, words, tools, selecting }) {
+  const part = (/** @type {string} */ name) => /** @type {any} */ (root.querySelector(`[data-part="${name}"]`));
+  const grow = part("grow");
+  const sensitivity = part("sensitivity");
+  const file = part("mask-file");
+  let settling = 0;
+  let isOpen = false;
+
+  const wanted = () => Number(sensitivity.value) / 100;
+
+  function toggle(/** @type {boolean} */ open = !isOpen) {
+    isOpen = open && Boolean(store.get().photo);
+    if (!isOpen) store.update({ preview: null });
+    show(store.get());
+  }
+
+  /** Close it; false when it was closed. */
+  function close() {
+    if (!isOpen) return false;
+    toggle(false);
+    part("mask-button").focus();
+    return true;
+  }
+
+  function show(/** @type {State} */ { photo, strokes, used }) {
+    if (!photo) isOpen = false;
+    part("mask-menu").hidden = !isOpen;
+    part("mask-button").setAttribute("aria-expanded", String(isOpen));
+    for (const node of /** @type {NodeListOf<any>} */ (root.querySelectorAll("[data-needs-mask]"))) node.disabled = !strokes.length;
+    part("mask-again").disabled = !used;
+    part("sensitivity-row").hidden = !selecting.isAdjustable();
+    const key = strokes.length ? "mask.text_inside" : "mask.text";
+    const text = words.say(selecting.isAdjustable() ? "mask.text" : key);
+    if (part("find-text").textContent !== text) part("find-text").textContent = text;
+  }
+
+  function setGrowth(/** @type {number} */ px) {
+    grow.value = px;
+    const text = `${px > 0 ? "+" : px < 0 ? "−" : ""}${Math.abs(px)} px`;
+    part("grow-value").textContent = text;
+    grow.setAttribute("aria-valuetext", text);
+  }
+
+  // Taken on release; then the slider is back in the middle, for more of it.
+  async function takeGrowth() {
+    await tools.grow(Number(grow.value));
+    setGrowth(0);
+  }
+
+  grow.min = -MOST_GROWTH_PX;
+  grow.max = MOST_GROWTH_PX;
+  grow.addEventListener("input", () => {
+    const px = Number(grow.value);
+    setGrowth(px);
+    void tools.previewGrowth(px);
+  });
+  grow.addEventListener("change", () => void takeGrowth());
+  sensitivity.addEventListener("input", () => {
+    clearTimeout(settling);
+    settling = window.setTimeout(() => selecting.withSensitivity(wanted()), SETTLE_MS);
+  });
+  file.addEventListener("change", () => {
+    if (file.files[0]) void tools.upload(file.files[0]);
+    file.value = ""; // so that the same file can be chosen again
+  });
+
+  const actions = {
+    "mask-menu": () => toggle(),
+    "mask-close": close,
+    "find-text": () => void selecting.findText(wanted()),
+    "find-repeats": () => void selecting.findRepeats(wanted()),
+    invert: () => void tools.invert(),
+    "mask-upload": () => file.click(),
+    "mask-download": () => void tools.download(),
+    "mask-again": () => void tools.useAgain(),
+  };
+
+  return { show, close, actions };
+}

@@ -1,0 +1,130 @@
+// Selecting: what the server finds becomes part of the mask: what a click or a box selects, text, and a mark's repeats.
+// Further clicks, and another sensitivity, replace what was found last instead of adding to it.
+
+import { ApiError } from "./api.js";
+import { maskBody } from "./mask_body.js";
+import { fromBase64, inStrips, toStroke, trimmed } from "./regions.js";
+import { boxOf } from "./strokes.js";
+
+/** @typedef {import("./store.js").Stroke} Stroke */
+/** @typedef {{kind: string, base: Stroke[], points: (number | boolean)[][], box: number[] | null, erase: boolean, strokes: Stroke[] | null}} Finding base: the mask under it; strokes: the mask with it */
+
+const BRIGHT = 127;
+
+/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, whenUploaded: () => Promise<void>, replaceStrokes: (strokes: Stroke[]) => void}} parts */
+export function createSelecting({ store, api, whenUploaded, replaceStrokes }) {
+  /** @type {Finding | null} */
+  let last = null;
+  /** @type {Finding | null} */
+  let pending = null;
+  let asking = new AbortController();
+
+  /** The round or photo that is shown. */
+  function currentId() {
+    const { round, rounds, photo } = store.get();
+    return round ? rounds[round - 1].image_id : photo?.image_id;
+  }
+
+  /** @param {Finding} finding @param {object} body */
+  async function find(finding, body) {
+    const { photo_number, round, strokes: before } = store.get();
+    pending = finding;
+    asking.abort();
+    asking = new AbortController();
+    const { signal } = asking;
+    store.update({ status: { key: "looking", tone: "busy" } });
+    try {
+      await whenUploaded();
+      const answer = await api.detect({ image_id: currentId(), kind: finding.kind, ...body }, signal);
+      const region = await readAnswer(answer.mask_png);
+      const now = store.get();
+      if (signal.aborted || now.photo_number !== photo_number || now.round !== round) return;
+      pending = null;
+      if (!region) return store.update({ status: { key: "nothing_found", tone: "warn" } });
+      // What was painted meanwhile stays, under what was found.
+      const base = now.strokes === before ? finding.base : now.strokes;
+      const strokes = [...base, await toStroke(region, finding.erase)];
+      last = { ...finding, base, strokes };
+      replaceStrokes(strokes);
+    } catch (error) {
+      if (signal.aborted) return;
+      pending = null;
+      const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
+      store.update({ status: { error: { code, message, params } } });
+    }
+  }
+
+  /** What was found last, or is being looked for, while it still is the newest part of the mask. @param {string} kind */
+  function goingOn(kind) {
+    const newest = pending || last;
+    return newest?.kind === kind && (newest.strokes || newest.base) === store.get().strokes ? newest : null;
+  }
+
+  /** @param {number[]} point @param {boolean} takesAway */
+  function click(point, takesAway) {
+    const { strokes } = store.get();
+    const rounded = point.map((value) => Math.round(value * 10) / 10);
+    const before = goingOn("click");
+    if (before) {
+      const points = [...before.points, [...rounded, before.erase === takesAway]];
+      return find({ ...before, points }, { points, ...(before.box && { box: before.box }) });
+    }
+    // The first click of a selection finds something; taking it away is what is done with it then.
+    const points = [[...rounded, true]];
+    return find({ kind: "click", base: strokes, points, box: null, erase: takesAway, strokes: null }, { points });
+  }
+
+  /** @param {number[]} box @param {boolean} takesAway */
+  function selectBox(box, takesAway) {
+    return find({ kind: "click", base: store.get().strokes, points: [], box, erase: takesAway, strokes: null }, { box, points: [] });
+  }
+
+  /** Letters, in the whole photo or inside what is painted. @param {number} sensitivity */
+  function findText(sensitivity) {
+    const { strokes, photo } = store.get();
+    if (!photo) return;
+    const before = goingOn("text");
+    const box = before ? before.box : boxOf(strokes, photo.width, photo.height);
+    const fresh = { kind: "text", base: box ? [] : strokes, points: [], box, erase: false, strokes: box ? strokes : null };
+    return find(before || fresh, { sensitivity, ...(box && { box }) });
+  }
+
+  /** What is painted, wherever else it is. @param {number} sensitivity */
+  async function findRepeats(sensitivity) {
+    const { strokes, photo } = store.get();
+    if (!photo) return;
+    const before = goingOn("repeat");
+    const base = before ? before.base : strokes;
+    if (!boxOf(base, photo.width, photo.height)) return store.update({ status: { key: "no_mask", tone: "warn" } });
+    const mark = await maskBody(base, photo.width, photo.height);
+    return find(before || { kind: "repeat", base, points: [], box: null, erase: false, strokes: null }, { ...mark, sensitivity });
+  }
+
+  /** Look once more for what was found last. @param {number} sensitivity */
+  function withSensitivity(sensitivity) {
+    if (goingOn("text")) void findText(sensitivity);
+    else if (goingOn("repeat")) void findRepeats(sensitivity);
+  }
+
+  /** Tell whether a sensitivity would change anything. */
+  const isAdjustable = () => Boolean(goingOn("text") || goingOn("repeat"));
+
+  return { click, selectBox, findText, findRepeats, withSensitivity, isAdjustable };
+}
+
+/** @param {string} png base64 of a grey PNG of the photo's size, bright = found */
+async function readAnswer(png) {
+  const picture = await createImageBitmap(new Blob([fromBase64(png)], { type: "image/png" }));
+  const { width, height } = picture;
+  const data = new Uint8Array(width * height);
+  inStrips(
+    width,
+    height,
+    (context, top, rows) => context.drawImage(picture, 0, top, width, rows, 0, 0, width, rows),
+    (pixels, top) => {
+      for (let i = 0, at = top * width; i < pixels.length; i += 4, at += 1) data[at] = pixels[i] > BRIGHT ? 1 : 0;
+    },
+  );
+  picture.close();
+  return trimmed({ left: 0, top: 0, width, height, data });
+}
