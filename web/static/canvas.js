@@ -75,7 +75,7 @@ export function startCanvas(element) {
     clear: painting.clear,
     repair: startRepair,
     cancel: repair.cancel,
-    escape: () => gestures.giveUp() || maskMenu.close() || (Boolean(store.get().job) && (repair.cancel(), true)),
+    escape: () => gestures.giveUp() || (Boolean(store.get().job) && (repair.cancel(), true)) || maskMenu.escape(),
     compare,
     back: photo.back,
     "round-undo": () => painting.goToRound(store.get().round - 1),

@@ -13,7 +13,7 @@ export function createGestures({ stage, ring, view, getHand, isPainting, onStrok
   const isOutline = () => ["lasso", "rectangle", "select"].includes(getHand().tool);
 
   function begin(event) {
-    if (event.target.closest("button, label, input, a, .fft-mask")) return;
+    if (event.target.closest("button, label, input, a")) return;
     stage.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, [event.clientX, event.clientY]);
     if (pointers.size === 2) return beginPinch();

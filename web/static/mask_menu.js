@@ -1,10 +1,11 @@
-// Mask menu: the controls for the mask as a thing of its own, shown over the picture while it is open.
+// Mask menu: the controls for the mask as a thing of its own, shown in the panel, on a phone over it, while it is open.
 
 import { MOST_GROWTH_PX } from "./mask_tools.js";
 
 /** @typedef {import("./store.js").State} State */
 
 const SETTLE_MS = 250; // a slider that rests this long is meant
+const ROOM = "(min-width: 761px) and (min-height: 700px)"; // for it and everything else in the panel
 
 /** @param {{root: HTMLElement, store: import("./store.js").Store, words: import("./i18n.js").Words, tools: ReturnType<typeof import("./mask_tools.js").createMaskTools>, selecting: ReturnType<typeof import("./selecting.js").createSelecting>}} parts */
 export function createMaskMenu({ root, store, words, tools, selecting }) {
@@ -13,27 +14,30 @@ export function createMaskMenu({ root, store, words, tools, selecting }) {
   const sensitivity = part("sensitivity");
   const file = part("mask-file");
   let settling = 0;
-  let isOpen = false;
+  let isOpen = matchMedia(ROOM).matches;
 
   const wanted = () => Number(sensitivity.value) / 100;
 
   function toggle(/** @type {boolean} */ open = !isOpen) {
-    isOpen = open && Boolean(store.get().photo);
+    isOpen = open;
     if (!isOpen) store.update({ preview: null });
     show(store.get());
   }
 
-  /** Close it; false when it was closed. */
   function close() {
-    if (!isOpen) return false;
     toggle(false);
     part("mask-button").focus();
-    return true;
+  }
+
+  /** Close it where it is in the way or in use; false when there is nothing to close. */
+  function escape() {
+    const isMeant = isOpen && store.get().photo && (!matchMedia(ROOM).matches || part("mask-menu").contains(document.activeElement));
+    if (isMeant) close();
+    return Boolean(isMeant);
   }
 
   function show(/** @type {State} */ { photo, strokes, used }) {
-    if (!photo) isOpen = false;
-    part("mask-menu").hidden = !isOpen;
+    part("mask-menu").hidden = !isOpen || !photo;
     part("mask-button").setAttribute("aria-expanded", String(isOpen));
     for (const node of /** @type {NodeListOf<any>} */ (root.querySelectorAll("[data-needs-mask]"))) node.disabled = !strokes.length;
     part("mask-again").disabled = !used;
@@ -84,5 +88,5 @@ export function createMaskMenu({ root, store, words, tools, selecting }) {
     "mask-again": () => void tools.useAgain(),
   };
 
-  return { show, close, actions };
+  return { show, escape, actions };
 }

@@ -63,7 +63,8 @@ export function createMaskTools({ store, replaceStrokes }) {
     return trimmed({ ...begun.region, data });
   }
 
-  let wanted_px = 0;
+  /** @type {number | null} */
+  let wanted_px = null; // null: nothing is to be shown any more
   let isShowing = false;
 
   /** Show what the mask would be; the newest amount counts. @param {number} by_px */
@@ -72,11 +73,11 @@ export function createMaskTools({ store, replaceStrokes }) {
     if (isShowing) return;
     isShowing = true;
     try {
-      for (let shown_px = NaN; shown_px !== wanted_px; ) {
+      for (let shown_px = NaN; wanted_px !== null && shown_px !== wanted_px; ) {
         shown_px = wanted_px;
         const { strokes } = store.get();
         const region = await grown(shown_px);
-        if (store.get().strokes !== strokes) return;
+        if (store.get().strokes !== strokes || wanted_px === null) return;
         store.update({ preview: toPreview(region || { left: 0, top: 0, width: 1, height: 1, data: new Uint8Array(1) }) });
       }
     } finally {
@@ -86,6 +87,7 @@ export function createMaskTools({ store, replaceStrokes }) {
 
   /** Take the amount. @param {number} by_px */
   async function grow(by_px) {
+    wanted_px = null;
     const { strokes } = store.get();
     const region = by_px ? await grown(by_px) : null;
     const stroke = region && (await toStroke(region));
