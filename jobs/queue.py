@@ -178,7 +178,8 @@ class JobQueue:
 
         Raises:
             JobError: unknown_image, empty_mask, bad_strokes, mask_size, bad_options, queue_full, busy, disk_full,
-                storage_unavailable, and request_conflict when `request_id` came before with another content.
+                storage_unavailable, nothing_to_restore, and request_conflict when `request_id` came before with another
+                content.
         """
         check_request_id(request_id)
         checked = parse_options(options)
@@ -188,6 +189,8 @@ class JobQueue:
             if known := self.store.job_of_request(request_id):
                 return _same_request(known, digest)
             image = self.image(image_id)
+            if checked.restore:
+                return self._restore(image, request_id, digest, strokes, mask_png, checked, save)
             client = current_client.get().key
             self._hold_place(client)
             try:
@@ -201,6 +204,17 @@ class JobQueue:
                 self._waiting.append(job_id, client=client, is_batch=checked.priority == "batch")
                 self._news.notify_all()
             return job_id
+
+    def _restore(
+        self, image: ImageRecord, request_id: str, digest: str, strokes: Any, mask_png: bytes | None, options: Options,
+        save: bool,
+    ) -> str:  # fmt: skip
+        """Bring the original back at once: there is no model in it, so it waits behind nobody's repair."""
+        if image.parent_id is None:
+            raise JobError("nothing_to_restore", "This is the photo as it was: nothing in it was repaired.")
+        job_id = self._insert(image, request_id, digest, strokes, mask_png, options, save)
+        self._workers[0].restore(job_id)
+        return job_id
 
     def _insert(
         self, image: ImageRecord, request_id: str, digest: str, strokes: Any, mask_png: bytes | None, options: Options,

@@ -24,12 +24,16 @@ MASK_FILE_BYTES_PER_PX = 20  # a decoded mask file beside the masks made of it
 
 @dataclass(frozen=True)
 class Options:
-    """How a repair is done; None leaves the choice to the engine. A batch job waits until no interactive one does."""
+    """How a repair is done; None leaves the choice to the engine. A batch job waits until no interactive one does.
+
+    With `restore` nothing is repaired: the original comes back where the mask is.
+    """
 
     dilate_px: int | None = None
     feather_px: int | None = None
     quality: str = "fast"
     priority: str = "interactive"
+    restore: bool = False
 
 
 def parse_options(raw: object) -> Options:
@@ -59,7 +63,10 @@ def parse_options(raw: object) -> Options:
     if priority not in PRIORITIES:
         allowed = " or ".join(PRIORITIES)
         raise JobError("bad_options", f"priority is {str(priority)[:40]!r}; allowed: {allowed}.", {"key": "priority"})
-    return Options(raw.get("dilate_px"), raw.get("feather_px"), quality, priority)
+    restore = raw.get("restore", False)
+    if not isinstance(restore, bool):
+        raise JobError("bad_options", f"restore is {str(restore)[:40]!r}; allowed: true or false.", {"key": "restore"})
+    return Options(raw.get("dilate_px"), raw.get("feather_px"), quality, priority, restore)
 
 
 def check_request_id(request_id: object) -> str:

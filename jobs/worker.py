@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.requests import RepairRequest
 from jobs.errors import EngineUnavailableError, JobError
 from jobs.images import ImageStore
@@ -21,6 +24,7 @@ from jobs.observer import EndedJob, Observer
 from jobs.output_writer import OutputWriter
 from jobs.packed_mask import unpack_mask
 from jobs.request_parsing import Options
+from jobs.restoring import restore_original
 from jobs.store import ImageRecord, JobRecord, note_as_dict
 
 OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "MemoryError", "_ArrayMemoryError"})
@@ -139,7 +143,7 @@ class DeviceWorker(threading.Thread):
                 self._repair([task], alone=True)
 
     def _prepare(self, job_id: str) -> _Task | None:
-        """Start a job and load what it needs; None when it was cancelled, or failed here."""
+        """Start a job and load what it needs; None when it was cancelled, failed here, or needs no device."""
         started_s = time.monotonic()
         try:
             if not self._store.start(job_id):
@@ -148,6 +152,9 @@ class DeviceWorker(threading.Thread):
             parent = self._store.image(job.image_id)
             mask = unpack_mask(self._store.packed_mask(job_id))
             options = Options(**job.request["options"])
+            if options.restore:
+                self._restore(job, parent, mask, started_s)
+                return None
             pixels = self._queue.images.pixels(parent)
             transparent = self._queue.images.transparent(parent)
         except Exception as error:
@@ -157,6 +164,15 @@ class DeviceWorker(threading.Thread):
             pixels, mask, options.dilate_px, options.feather_px, options.quality, options.priority, transparent
         )
         return _Task(job, parent, request, started_s, time.monotonic())
+
+    def restore(self, job_id: str) -> None:
+        """Carry out a queued job of the option `restore`, on the thread that asks."""
+        self._prepare(job_id)
+
+    def _restore(self, job: JobRecord, parent: ImageRecord, mask: NDArray[np.bool_], started_s: float) -> None:
+        request = RepairRequest(self._queue.images.pixels(parent), mask)
+        task = _Task(job, parent, request, started_s, time.monotonic())
+        self._deliver(task, restore_original(self._queue.images, parent, mask))
 
     def _repair(self, tasks: Sequence[_Task], *, alone: bool) -> bool:
         """Repair `tasks` in one call and deliver; False when the call failed and each is to be tried alone."""

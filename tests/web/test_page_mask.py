@@ -272,6 +272,15 @@ def test_the_same_mask_again_on_this_photo_after_a_reload_and_on_the_next(person
     assert (painted(person) == first).all()
     changing(person, lambda: person.key("Control+z"), 0)
     person.open(png(scene().resize((2 * WIDTH, 2 * HEIGHT)), "next.png"))
+    # With nothing painted, the mark is what was repaired on the photo before.
+    with person.page.expect_response("**/api/v1/detect", timeout=PATIENCE_MS) as looked:
+        person.press("find-repeats")
+    asked = json.loads(person.posts("/api/v1/detect")[-1])
+    assert looked.value.status == 200 and asked["mark_image_id"] != asked["image_id"]
+    assert mask_file(asked).shape == first.shape
+    expect(person.page.locator(STATUS)).not_to_contain_text("Looking")
+    while person.strokes:
+        changing(person, lambda: person.key("Control+z"), 0)
     changing(person, lambda: person.press("mask-again"))
     person.repair()
     assert (mask_file(json.loads(person.posts("/api/v1/repairs")[-1])) == np.kron(first, np.ones((2, 2), bool))).all()

@@ -2,10 +2,11 @@
 // one idea and is given what it needs.
 
 import { createApi } from "./api.js";
+import { createDilationLine } from "./dilation_line.js";
 import { createFileInput } from "./file_input.js";
 import { createGestures } from "./gestures.js";
 import { createI18n } from "./i18n.js";
-import { createKeyboard, createPen } from "./keyboard.js";
+import { createKeyboard } from "./keyboard.js";
 import { createLayers } from "./layers.js";
 import { createMaskLayer } from "./mask_layer.js";
 import { createMaskMenu } from "./mask_menu.js";
@@ -14,9 +15,11 @@ import { createModels } from "./models.js";
 import { createPainting } from "./painting.js";
 import { createPace } from "./pace.js";
 import { createPanel } from "./panel.js";
+import { createPen } from "./pen.js";
 import { createPhoto } from "./photo.js";
 import { createProgress } from "./progress.js";
 import { createRepair } from "./repair.js";
+import { createRestoring } from "./restoring.js";
 import { createSelecting } from "./selecting.js";
 import { createSessionStorage } from "./session_storage.js";
 import { setup } from "./setup.js";
@@ -27,6 +30,7 @@ import { createWeightsOffer } from "./weights_offer.js";
 
 const MASK_RGB = [255, 64, 72];
 const MASK_COLOUR = `rgb(${MASK_RGB})`;
+const LINE_PX = 1.5; // of the screen
 const NEED_FOCUS = new Set(["help", "choose", "mask-menu", "mask-upload"]);
 const LEAST_RADIUS_PX = 1;
 const FIRST_RADIUS = 0.03; // of the photo's shorter side
@@ -52,10 +56,13 @@ export function startCanvas(element) {
   });
   const whenUploaded = () => photo.whenUploaded();
   const maskLayer = createMaskLayer({ view, overlay: $(".fft-overlay"), colour: MASK_RGB });
-  const repair = createRepair({ api, store, layers, whenUploaded, pace, onDone: repairInstantly });
+  const repair = createRepair({ api, store, layers, whenUploaded, pace, onDone: () => restoring.next() || repairInstantly() });
+  const restoring = createRestoring({ store, begin: repair.restore });
+  const addStroke = (/** @type {any} */ stroke) => (getHand().tool === "restore" ? restoring.add(stroke) : painting.addStroke(stroke));
   const painting = createPainting({ store, view, startRepair });
   const progress = createProgress({ root, words, store, pace });
   const selecting = createSelecting({ store, api, whenUploaded, replaceStrokes: painting.replace });
+  const dilationLine = createDilationLine({ store, redraw: view.redraw, colour: MASK_COLOUR });
   const maskTools = createMaskTools({ store, replaceStrokes: painting.replace });
   const maskMenu = createMaskMenu({ root, store, words, tools: maskTools, selecting });
   const panel = createPanel({ root, words, layers, onRound: painting.goToRound });
@@ -63,10 +70,13 @@ export function startCanvas(element) {
   const offer = createWeightsOffer({ root, words, api, isOffered: setup.weights_offered, onFetched: models.look });
   const photo = createPhoto({ store, api, layers, view, setup, words, cancelRepair: repair.cancel, onSize: setFirstRadius });
   const gestures = createGestures({
-    stage: $(".fft-stage"), ring: $(".fft-ring"), view, getHand, isPainting, onStroke: painting.addStroke,
+    stage: $(".fft-stage"), ring: $(".fft-ring"), view, getHand, isPainting, onStroke: addStroke,
     onOutline: painting.addOutline, onPick: selecting.click, onBox: selecting.selectBox, onRadius: (factor) => setRadius(getHand().radius * factor), onChange: () => pen.lift(),
   });
-  const pen = createPen({ view, getHand, isPainting, placeRing: gestures.placeRing, onStroke: painting.addStroke, onChange: view.redraw });
+  const pen = createPen({
+    view, getHand, isPainting, placeRing: gestures.placeRing, onStroke: addStroke,
+    onOutline: painting.addOutline, onPick: selecting.click, onChange: view.redraw,
+  });
 
   /** @type {Record<string, any>} */
   const actions = {
@@ -75,7 +85,7 @@ export function startCanvas(element) {
     clear: painting.clear,
     repair: startRepair,
     cancel: repair.cancel,
-    escape: () => gestures.giveUp() || (Boolean(store.get().job) && (repair.cancel(), true)) || maskMenu.escape(),
+    escape: () => gestures.giveUp() || pen.giveUp() || (Boolean(store.get().job) && (repair.cancel(), true)) || maskMenu.escape(),
     compare,
     back: photo.back,
     "round-undo": () => painting.goToRound(store.get().round - 1),
@@ -85,6 +95,7 @@ export function startCanvas(element) {
     lasso: () => store.updateHand({ tool: "lasso" }),
     rectangle: () => store.updateHand({ tool: "rectangle" }),
     select: () => store.updateHand({ tool: "select" }),
+    restore: () => store.updateHand({ tool: "restore" }),
     ...maskMenu.actions,
     smaller: () => setRadius(getHand().radius / 1.2),
     larger: () => setRadius(getHand().radius * 1.2),
@@ -117,8 +128,11 @@ export function startCanvas(element) {
       if ("mask" in stroke) maskLayer.draw(context, stroke);
       else drawStroke(context, stroke, MASK_COLOUR);
     }
-    gestures.drawLive(context, MASK_COLOUR);
-    pen.drawLive(context, MASK_COLOUR);
+    dilationLine.draw(context, LINE_PX / view.get().scale);
+    restoring.draw(context);
+    const colour = getHand().tool === "restore" ? restoring.colour : MASK_COLOUR;
+    gestures.drawLive(context, colour);
+    pen.drawLive(context, colour);
   }
 
   function startRepair() {

@@ -51,7 +51,7 @@ export function squaredDistances(data, width, height, to) {
 }
 
 /** @param {Float64Array} values @param {number} q @param {number} p */
-function crossing(values, q, p) {
+export function crossing(values, q, p) {
   return (values[q] + q * q - values[p] - p * p) / (2 * q - 2 * p);
 }
 

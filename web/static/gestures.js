@@ -9,6 +9,7 @@ export function createGestures({ stage, ring, view, getHand, isPainting, onStrok
   /** @type {any} */
   const live = { stroke: null, corners: null, pinch: null, panning: false, spaceHeld: false, at: null, last: null };
   const LASSO_STEP_PX = 3;
+  const PEN_PX = 9; // where the keyboard is with a tool that has no size
   const CLICK_PX = 6; // a finger that only taps moves by so much
   const isOutline = () => ["lasso", "rectangle", "select"].includes(getHand().tool);
 
@@ -26,7 +27,7 @@ export function createGestures({ stage, ring, view, getHand, isPainting, onStrok
 
   function beginTool(event) {
     const start = view.toImage(event.clientX, event.clientY);
-    const erase = getHand().tool === "eraser" || event.altKey;
+    const erase = getHand().tool === "eraser" || (event.altKey && getHand().tool !== "restore");
     if (isOutline()) live.corners = { points: [start], erase };
     else live.stroke = { points: event.shiftKey && live.last ? [live.last, start] : [start], radius: getHand().radius, erase };
     view.redraw();
@@ -128,10 +129,9 @@ export function createGestures({ stage, ring, view, getHand, isPainting, onStrok
     placeRing(event.clientX - room.left, event.clientY - room.top, event.pointerType !== "touch");
   }
 
-  function placeRing(x, y, wanted) {
-    const brush = getHand().tool === "brush" || getHand().tool === "eraser";
-    const size_px = Math.max(3, 2 * getHand().radius * view.get().scale);
-    const shown = wanted && brush && isPainting() && !live.spaceHeld && !live.panning;
+  function placeRing(x, y, wanted, isPen = false) {
+    const size_px = isOutline() ? PEN_PX : Math.max(3, 2 * getHand().radius * view.get().scale);
+    const shown = wanted && (isPen || !isOutline()) && isPainting() && !live.spaceHeld && !live.panning;
     Object.assign(ring.style, { width: `${size_px}px`, height: `${size_px}px`, transform: `translate(${x - size_px / 2}px, ${y - size_px / 2}px)` });
     ring.classList.toggle("fft-shown", shown && Boolean(view.get().width));
   }

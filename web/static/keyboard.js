@@ -1,14 +1,12 @@
-// Keyboard: shortcuts that work anywhere on the page except while something is being typed, and painting without a
-// pointer: with the stage focused, arrow keys move the brush and D puts it down or lifts it.
-
-import { drawStroke } from "./strokes.js";
+// Keyboard: shortcuts that work anywhere on the page except while something is being typed. Painting without a pointer
+// is pen.js's.
 
 /** @param {{root: HTMLElement, stage: HTMLElement, actions: Record<string, any>, holdSpace: (held: boolean) => void, pen: any}} parts */
 export function createKeyboard({ root, stage, actions, holdSpace, pen }) {
   const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   const KEYS = {
     "[": actions.smaller, "]": actions.larger, b: actions.brush, e: actions.eraser, l: actions.lasso, r: actions.rectangle,
-    s: actions.select, m: actions["mask-menu"], i: actions.invert,
+    s: actions.select, u: actions.restore, m: actions["mask-menu"], i: actions.invert,
     "+": actions.zoomIn, "=": actions.zoomIn, "-": actions.zoomOut, 0: actions.fit, 1: actions.actualSize, "?": actions.help,
   };
 
@@ -51,42 +49,4 @@ export function createKeyboard({ root, stage, actions, holdSpace, pen }) {
   document.addEventListener("keydown", press);
   document.addEventListener("keyup", release);
   addEventListener("blur", () => (holdSpace(false), actions.compare(false)));
-}
-
-// The brush as the keyboard moves it: steps of half its radius (one image pixel with Shift).
-/** @param {{view: import("./view.js").View, getHand: () => import("./store.js").Hand, isPainting: () => boolean, placeRing: any, onStroke: any, onChange: () => void}} parts */
-export function createPen({ view, getHand, isPainting, placeRing, onStroke, onChange }) {
-  /** @type {{at: [number, number] | null, stroke: import("./store.js").BrushStroke | null}} */
-  const pen = { at: null, stroke: null };
-
-  function move([dx, dy], fine) {
-    if (!isPainting()) return;
-    const { width, height } = view.get();
-    const [x, y] = pen.at || [width / 2, height / 2];
-    const step_px = fine ? 1 : Math.max(1, getHand().radius / 2);
-    pen.at = [Math.max(0, Math.min(width, x + dx * step_px)), Math.max(0, Math.min(height, y + dy * step_px))];
-    if (pen.stroke) pen.stroke.points.push(pen.at);
-    show();
-  }
-
-  function toggle() {
-    if (!isPainting()) return;
-    pen.at ||= [view.get().width / 2, view.get().height / 2];
-    if (pen.stroke) lift();
-    else pen.stroke = { points: [pen.at], radius: getHand().radius, erase: getHand().tool === "eraser" };
-    show();
-  }
-
-  function lift() {
-    const stroke = pen.stroke;
-    pen.stroke = null;
-    if (stroke) onStroke(stroke);
-  }
-
-  function show() {
-    if (pen.at) placeRing(...view.toStage(...pen.at), true);
-    onChange();
-  }
-
-  return { move, toggle, lift, drawLive: (context, colour) => pen.stroke && drawStroke(context, pen.stroke, colour) };
 }

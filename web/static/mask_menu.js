@@ -12,6 +12,7 @@ export function createMaskMenu({ root, store, words, tools, selecting }) {
   const part = (/** @type {string} */ name) => /** @type {any} */ (root.querySelector(`[data-part="${name}"]`));
   const grow = part("grow");
   const sensitivity = part("sensitivity");
+  const dilate = part("dilate");
   const file = part("mask-file");
   let settling = 0;
   let isOpen = matchMedia(ROOM).matches;
@@ -36,15 +37,24 @@ export function createMaskMenu({ root, store, words, tools, selecting }) {
     return Boolean(isMeant);
   }
 
-  function show(/** @type {State} */ { photo, strokes, used }) {
+  function show(/** @type {State} */ { photo, strokes, used, hand }) {
     part("mask-menu").hidden = !isOpen || !photo;
     part("mask-button").setAttribute("aria-expanded", String(isOpen));
     for (const node of /** @type {NodeListOf<any>} */ (root.querySelectorAll("[data-needs-mask]"))) node.disabled = !strokes.length;
+    part("find-repeats").disabled = !strokes.length && !used;
     part("mask-again").disabled = !used;
     part("sensitivity-row").hidden = !selecting.isAdjustable();
+    showDilation(hand.dilate_px ?? -1);
     const key = strokes.length ? "mask.text_inside" : "mask.text";
     const text = words.say(selecting.isAdjustable() ? "mask.text" : key);
     if (part("find-text").textContent !== text) part("find-text").textContent = text;
+  }
+
+  function showDilation(/** @type {number} */ px) {
+    dilate.value = px;
+    const text = px < 0 ? words.say("mask.dilate_auto") : `${px} px`;
+    if (part("dilate-value").textContent !== text) part("dilate-value").textContent = text;
+    dilate.setAttribute("aria-valuetext", text);
   }
 
   function setGrowth(/** @type {number} */ px) {
@@ -60,6 +70,7 @@ export function createMaskMenu({ root, store, words, tools, selecting }) {
     setGrowth(0);
   }
 
+  dilate.addEventListener("input", () => store.updateHand({ dilate_px: Number(dilate.value) < 0 ? null : Number(dilate.value) }));
   grow.min = -MOST_GROWTH_PX;
   grow.max = MOST_GROWTH_PX;
   grow.addEventListener("input", () => {

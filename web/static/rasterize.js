@@ -22,7 +22,7 @@ export async function rasterize(strokes, width, height) {
   function draw(/** @type {CanvasRenderingContext2D} */ context, /** @type {number} */ from, /** @type {number} */ rows) {
     strokes.forEach((stroke, i) => {
       const pixels = regions[i];
-      if (pixels) return putRegion(context, pixels, stroke.erase, left, top + from, region.width, rows);
+      if (pixels) return putRegion(context, pixels, stroke.erase, left, top, region.width, rows, from);
       context.setTransform(1, 0, 0, 1, -left, -top - from);
       drawStroke(context, stroke, "#fff");
     });
@@ -35,14 +35,45 @@ export async function rasterize(strokes, width, height) {
   return trimmed(region);
 }
 
-/** @param {CanvasRenderingContext2D} context @param {Region} region @param {boolean} erase @param {number} left of the canvas in the photo @param {number} top @param {number} width @param {number} height */
-function putRegion(context, region, erase, left, top, width, height) {
+/**
+ * Sample strokes on a coarser grid.
+ * @param {Stroke[]} strokes @param {number[]} box in the photo @param {number} scale cells for one pixel, at most 1
+ * @returns {Promise<import("./rings.js").Grid>}
+ */
+export async function sample(strokes, [left, top, right, bottom], scale) {
+  const [width, height] = [Math.max(1, Math.round((right - left) * scale)), Math.max(1, Math.round((bottom - top) * scale))];
+  const data = new Uint8Array(width * height);
+  const regions = await Promise.all(strokes.map((stroke) => ("mask" in stroke ? regionOf(stroke) : null)));
+
+  function draw(/** @type {CanvasRenderingContext2D} */ context, /** @type {number} */ from, /** @type {number} */ rows) {
+    strokes.forEach((stroke, i) => {
+      const pixels = regions[i];
+      if (pixels) return putRegion(context, pixels, stroke.erase, left, top, width, rows, from, scale);
+      context.setTransform(scale, 0, 0, scale, -left * scale, -top * scale - from);
+      drawStroke(context, stroke, "#fff");
+    });
+  }
+
+  inStrips(width, height, draw, (pixels, from) => {
+    for (let i = 0, at = from * width; i < pixels.length; i += 4, at += 1) data[at] = pixels[i + 3] > COVERED ? 1 : 0;
+  });
+  return { left, top, width, height, scale, data };
+}
+
+/**
+ * @param {CanvasRenderingContext2D} context @param {Region} region @param {boolean} erase
+ * @param {number} left of the canvas in the photo @param {number} top @param {number} width @param {number} height
+ * @param {number} from first row of the canvas @param {number} scale cells for one pixel
+ */
+function putRegion(context, region, erase, left, top, width, height, from = 0, scale = 1) {
   const image = context.getImageData(0, 0, width, height);
-  const [y0, y1] = [Math.max(top, region.top), Math.min(top + height, region.top + region.height)];
-  const [x0, x1] = [Math.max(left, region.left), Math.min(left + width, region.left + region.width)];
-  for (let y = y0; y < y1; y += 1) {
-    for (let x = x0; x < x1; x += 1) {
-      if (region.data[(y - region.top) * region.width + x - region.left]) image.data[4 * ((y - top) * width + x - left) + 3] = erase ? 0 : 255;
+  const columns = Int32Array.from({ length: width }, (_, x) => Math.floor((x + 0.5) / scale) + left - region.left);
+  for (let y = 0; y < height; y += 1) {
+    const row = Math.floor((y + from + 0.5) / scale) + top - region.top;
+    if (row < 0 || row >= region.height) continue;
+    for (let x = 0; x < width; x += 1) {
+      const column = columns[x];
+      if (column >= 0 && column < region.width && region.data[row * region.width + column]) image.data[4 * (y * width + x) + 3] = erase ? 0 : 255;
     }
   }
   context.putImageData(image, 0, 0);

@@ -29,17 +29,33 @@ export function createRepair({ api, store, layers, whenUploaded, pace, onDone })
     return round ? rounds[round - 1].image_id : shown?.image_id;
   }
 
+  /** @param {Pick<Job, "strokes" | "restored">} what @returns {Job} */
+  function newJob(what) {
+    const { round, hand } = store.get();
+    return { ...what, request_id: randomId(), job_id: null, base_round: round, quality: hand.quality, dilate_px: hand.dilate_px, began_at: Date.now(), running_at: null, upload_ms: 0 };
+  }
+
   /** Begin a repair of what is painted; further strokes belong to the next round. */
   function begin() {
-    const { strokes, round, hand, photo } = store.get();
-    const began_at = Date.now();
-    /** @type {Job} */
-    const job = {
-      request_id: randomId(), job_id: null, base_round: round, strokes, quality: hand.quality, began_at,
-      running_at: null, upload_ms: 0,
-    };
-    store.update({ job, strokes: [], past: [], future: [], preview: null, used: photo && { strokes, width: photo.width, height: photo.height } });
+    const { strokes, photo } = store.get();
+    const job = newJob({ strokes, restored: null });
+    const used = photo && { strokes, width: photo.width, height: photo.height, image_id: currentId() || null };
+    store.update({ job, strokes: [], past: [], future: [], preview: null, used });
     return run(job.request_id);
+  }
+
+  /** Bring the original back; what is painted stays. @param {import("./store.js").BrushStroke[]} restored */
+  function restore(restored) {
+    const job = newJob({ strokes: [], restored });
+    store.update({ job });
+    return run(job.request_id);
+  }
+
+  /** @param {Job} job */
+  function optionsOf({ quality, dilate_px, restored }) {
+    if (restored) return { options: { restore: true } };
+    const options = { ...(quality === "high" && { quality }), ...(dilate_px !== null && { dilate_px }) };
+    return Object.keys(options).length ? { options } : {};
   }
 
   async function run(/** @type {string} */ request_id) {
@@ -66,10 +82,11 @@ export function createRepair({ api, store, layers, whenUploaded, pace, onDone })
     const { photo } = store.get();
     const image_id = currentId();
     if (!image_id || !photo) throw new ApiError(404, { error: "unknown_image" });
-    const body = { image_id, request_id, ...(await maskBody(job.strokes, photo.width, photo.height)) };
+    const mask = job.restored ? { strokes: job.restored } : await maskBody(job.strokes, photo.width, photo.height);
+    const body = { image_id, request_id, ...mask, ...optionsOf(job) };
     if (!current(request_id)) return null;
     const began_at = performance.now();
-    const job_id = await api.submit(job.quality === "high" ? { ...body, options: { quality: "high" } } : body);
+    const job_id = await api.submit(body);
     const still = current(request_id);
     if (!still) {
       api.cancel(job_id).catch(() => {});
@@ -106,8 +123,8 @@ export function createRepair({ api, store, layers, whenUploaded, pace, onDone })
     const upload = job.upload_ms + performance.now() - began_at;
     const times_ms = { ...view.timings_ms, upload, total: Date.now() - job.began_at };
     /** @type {Round} */
-    const round = { ...patch, strokes: job.strokes, notes: view.notes || [], saved: view.saved || null, times_ms };
-    if (job.running_at) pace.learn(job.quality, job.strokes, Date.now() - job.running_at);
+    const round = { ...patch, strokes: job.strokes, notes: view.notes || [], saved: view.saved || null, times_ms, restored: Boolean(job.restored) };
+    if (job.running_at && !job.restored) pace.learn(job.quality, job.strokes, Date.now() - job.running_at);
     store.update({
       rounds: [...store.get().rounds.slice(0, job.base_round), round], round: job.base_round + 1,
       shown_id: round.image_id, job: null, status: doneStatus(round),
@@ -169,5 +186,5 @@ export function createRepair({ api, store, layers, whenUploaded, pace, onDone })
     if (job) void run(job.request_id);
   }
 
-  return { begin, resume, cancel };
+  return { begin, restore, resume, cancel };
 }

@@ -30,7 +30,8 @@ export function createRoundsList({ list, words, layers, onRound }) {
     const item = document.createElement("li");
     const button = document.createElement("button");
     const caption = document.createElement("span");
-    caption.textContent = number ? words.say("rounds.number", { number }) : words.say("rounds.original");
+    const key = number ? (rounds[number - 1].restored ? "rounds.restored" : "rounds.number") : "rounds.original";
+    caption.textContent = words.say(key, { number });
     button.type = "button";
     button.append(thumbnail(photo, rounds.slice(0, number)), caption);
     button.addEventListener("click", () => onRound(number));

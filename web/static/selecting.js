@@ -89,14 +89,17 @@ export function createSelecting({ store, api, whenUploaded, replaceStrokes }) {
     return find(before || fresh, { sensitivity, ...(box && { box }) });
   }
 
-  /** What is painted, wherever else it is. @param {number} sensitivity */
+  /** What is painted, wherever else it is; where nothing is, what was repaired last, on this photo or the one before. @param {number} sensitivity */
   async function findRepeats(sensitivity) {
-    const { strokes, photo } = store.get();
+    const { strokes, photo, used } = store.get();
     if (!photo) return;
     const before = goingOn("repeat");
     const base = before ? before.base : strokes;
-    if (!boxOf(base, photo.width, photo.height)) return store.update({ status: { key: "no_mask", tone: "warn" } });
-    const mark = await maskBody(base, photo.width, photo.height);
+    const isPainted = boxOf(base, photo.width, photo.height);
+    if (!isPainted && !used?.image_id) return store.update({ status: { key: "no_mask", tone: "warn" } });
+    const mark = isPainted || !used
+      ? await maskBody(base, photo.width, photo.height)
+      : { ...(await maskBody(used.strokes, used.width, used.height)), mark_image_id: used.image_id };
     return find(before || { kind: "repeat", base, points: [], box: null, erase: false, strokes: null }, { ...mark, sensitivity });
   }
 

@@ -5,12 +5,12 @@
 /** @typedef {{polygon: number[][], erase: boolean}} PolygonStroke */
 /** @typedef {{mask: string, box: number[], erase: boolean}} MaskStroke a region's pixels, as a PNG in base64, and where they lie */
 /** @typedef {BrushStroke | PolygonStroke | MaskStroke} Stroke */
-/** @typedef {{strokes: Stroke[], width: number, height: number}} UsedMask of a photo of this size */
+/** @typedef {{strokes: Stroke[], width: number, height: number, image_id: string | null}} UsedMask of a photo of this size; image_id: before the repair */
 /** @typedef {{code: string, message?: string, params?: Record<string, any>}} Note */
 /** @typedef {{name: string, width: number, height: number, format: string, image_id: string | null, notes: Note[]}} Photo */
-/** @typedef {{image_id: string, box: number[], url: string, strokes: Stroke[], notes: Note[], times_ms: Record<string, number>, saved: string | null}} Round */
-/** @typedef {{request_id: string, job_id: string | null, base_round: number, strokes: Stroke[], quality: string, began_at: number, running_at: number | null, upload_ms: number}} Job */
-/** @typedef {{tool: string, radius: number, instant: boolean, quality: string}} Hand */
+/** @typedef {{image_id: string, box: number[], url: string, strokes: Stroke[], notes: Note[], times_ms: Record<string, number>, saved: string | null, restored?: boolean}} Round restored: the original came back in it */
+/** @typedef {{request_id: string, job_id: string | null, base_round: number, strokes: Stroke[], quality: string, dilate_px: number | null, began_at: number, running_at: number | null, upload_ms: number, restored: BrushStroke[] | null}} Job restored: where the original comes back, in place of a repair */
+/** @typedef {{tool: string, radius: number, instant: boolean, quality: string, dilate_px: number | null}} Hand dilate_px: null leaves it to the engine */
 /** @typedef {{key?: string, params?: Record<string, any>, tone?: string, round?: string, error?: Note}} Status */
 
 /**
@@ -37,7 +37,7 @@
 /** @type {State} */
 export const FIRST_STATE = {
   photo: null, photo_number: 0, uploaded: null, previous: null, strokes: [], past: [], future: [], preview: null,
-  used: null, rounds: [], round: 0, job: null, hand: { tool: "brush", radius: 20, instant: false, quality: "fast" }, comparing: false, online: true,
+  used: null, rounds: [], round: 0, job: null, hand: { tool: "brush", radius: 20, instant: false, quality: "fast", dilate_px: null }, comparing: false, online: true,
   shown_id: null, status: { key: "waiting" },
 };
 

@@ -1,0 +1,178 @@
+"""The brush that brings the original back, the line round what the engine dilates, and every tool by keyboard."""
+
+import base64
+import json
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from imaging.strokes import parse_strokes, rasterize
+from masks.dilation import dilate_mask
+from tests.support.page_driver import Person, browser, make_photo, photo_file, usual_browser, visit
+from tests.support.serving import RunningServer
+
+__all__ = ["browser", "usual_browser", "visit"]  # fixtures
+Visit = Callable[..., Person]
+WIDTH, HEIGHT = 640, 480
+STATUS = '[data-part="status"]'
+
+
+@pytest.fixture
+def person(visit: Visit, server: RunningServer) -> Person:
+    somebody = visit(server.url)
+    somebody.open(photo_file(WIDTH, HEIGHT))
+    return somebody
+
+
+def result(person: Person) -> np.ndarray:
+    """What Download gives: (H, W, 3) uint8."""
+    href = person.page.locator('a[data-part="download"]').get_attribute("href")
+    answer = person.page.request.get(f"{person.url}/{href}")
+    return np.asarray(Image.open(BytesIO(answer.body())).convert("RGB"))
+
+
+def drawn(strokes: list[dict[str, Any]]) -> np.ndarray:
+    return rasterize(parse_strokes(strokes), (HEIGHT, WIDTH))
+
+
+def test_the_original_comes_back_under_the_brush_in_any_round(person: Person) -> None:
+    original = make_photo(WIDTH, HEIGHT)
+    person.key("u")
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    expect(person.page.locator(STATUS)).to_contain_text("nothing to bring back")
+    person.key("r")
+    person.paint((0.2, 0.2), (0.6, 0.6))
+    person.repair()
+    person.key("b")
+    person.paint((0.8, 0.8), (0.9, 0.8))
+    person.repair()
+    person.paint((0.1, 0.9), (0.2, 0.9))  # painted and not repaired yet: stays
+    painted, repaired = person.strokes, result(person)
+    person.key("u")
+    person.paint((0.3, 0.3), (0.5, 0.45))
+    person.page.locator(".fft-rounds li:nth-child(4)").wait_for()
+    sent = json.loads(person.posts("/api/v1/repairs")[-1])
+    back = drawn(sent["strokes"])
+    now = result(person)
+    assert sent["options"] == {"restore": True} and back.sum() > 500
+    assert (now[back] == original[back]).all() and (now[~back] == repaired[~back]).all() and (now != repaired).any()
+    assert person.strokes == painted
+    expect(person.page.locator(".fft-rounds li:nth-child(4)")).to_contain_text("Restored")
+    # Strokes drawn during a repair wait for it; an undo takes a restored round back like any other.
+    person.slow_down(80)
+    person.key("Enter")
+    person.page.locator('.fft[data-phase="running"]').wait_for()
+    person.paint((0.85, 0.8))
+    person.page.unroute_all()
+    person.page.locator(".fft-rounds li:nth-child(6)").wait_for()
+    assert [one.get("restored") for one in person.rounds] == [False, False, True, False, True]
+    person.key("Control+z")
+    expect(person.page.locator(".fft-rounds li:nth-child(5) button")).to_have_attribute("aria-current", "true")
+    assert person.strokes == []
+
+
+RED = """() => {
+  const canvas = document.querySelector('.fft-overlay');
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  let red = 0;
+  for (let i = 3; i < data.length; i += 4) red += data[i] > 127;
+  return red;
+}"""
+
+
+FIELD = """async ([bits, width, height, dilate_px]) => {
+  const files = performance.getEntriesByType('resource').map(({ name }) => name);
+  const address = files.find((name) => name.endsWith('/store.js'));
+  const { outsideDilated } = await import(address.replace('store.js', 'rings.js'));
+  const data = Uint8Array.from(atob(bits), (letter) => letter.charCodeAt(0));
+  const grid = { left: 0, top: 0, width, height, scale: 1, data };
+  return [...outsideDilated(grid, dilate_px, Math.min(width, height))].map((px) => px <= 0 ? '1' : '0').join('');
+}"""
+HOLES = [
+    {"points": [[100, 100], [300, 120]], "radius": 30},
+    {"points": [[60, 300], [400, 330]], "radius": 3},
+    {"polygon": [[450, 60], [620, 60], [620, 460], [450, 460]]},
+]
+
+
+def test_what_the_engine_dilates_is_shown_as_a_line_and_can_be_set(person: Person) -> None:
+    """Round several holes of different thickness the line's field is the engine's but for a rim's pixels."""
+    mask = drawn(HOLES)
+    bits = base64.b64encode(mask.astype(np.uint8).tobytes()).decode()
+    for dilate_px in (None, 7):
+        answer = person.page.evaluate(FIELD, [bits, WIDTH, HEIGHT, dilate_px])
+        inside = np.frombuffer(answer.encode(), np.uint8).reshape(HEIGHT, WIDTH) == ord("1")
+        dilated = dilate_mask(mask, dilate_px=dilate_px)
+        assert dilated is not None
+        expected = dilated.layers((0, 0, WIDTH, HEIGHT))[0]
+        assert (inside != expected).sum() < 0.01 * expected.sum()
+    person.paint((0.4, 0.5), (0.6, 0.5))
+    before = person.page.evaluate(RED)
+    person.page.wait_for_function(f"(before) => ({RED})() > before", arg=before)  # the line
+    expect(person.page.locator('[data-part="dilate-value"]')).to_have_text("auto")
+    slider = person.page.locator('[data-part="dilate"]')
+    slider.focus()
+    for _ in range(6):
+        person.key("ArrowRight")
+    expect(person.page.locator('[data-part="dilate-value"]')).to_have_text("5 px")
+    person.repair()
+    assert json.loads(person.posts("/api/v1/repairs")[0])["options"] == {"dilate_px": 5}
+    slider.focus()
+    person.key("Home")
+    expect(person.page.locator('[data-part="dilate-value"]')).to_have_text("auto")
+
+
+def test_every_tool_works_by_keyboard(person: Person) -> None:
+    person.page.locator(".fft-stage").focus()
+
+    def draw(tool: str, *keys: str) -> None:
+        person.key(tool)
+        person.key("d")
+        for key in keys:
+            person.key(key)
+        person.key("d")
+
+    draw("r", *["ArrowRight"] * 3, *["ArrowDown"] * 3)
+    draw("l", *["ArrowUp"] * 3, *["ArrowLeft"] * 3, *["ArrowDown"] * 4)
+    draw("b", "ArrowRight", "ArrowRight")
+    first, second, third = person.strokes
+    (left, top), _, (right, bottom), _ = first["polygon"]
+    assert (left, top) == (WIDTH / 2, HEIGHT / 2) and right > left and bottom > top
+    assert len(second["polygon"]) > 8 and len(third["points"]) >= 2
+    person.key("l")
+    person.key("d")
+    person.key("ArrowUp")
+    person.key("ArrowLeft")
+    person.key("Escape")
+    person.key("ArrowDown")
+    assert len(person.strokes) == 3
+    person.key("s")
+    with person.page.expect_response("**/api/v1/detect"):
+        person.key("d")
+    point = json.loads(person.posts("/api/v1/detect")[0])["points"][0]
+    assert point[2] is True and 0 <= point[0] <= WIDTH and 0 <= point[1] <= HEIGHT
+
+
+def test_a_stroke_is_never_changed_by_later_ones_and_a_phones_first_brush_is_a_finger_wide(
+    visit: Visit, server: RunningServer
+) -> None:
+    phone = visit(
+        server.url, viewport={"width": 390, "height": 844}, device_scale_factor=2, is_mobile=True, has_touch=True
+    )
+    phone.open(photo_file(1600, 1200, name="large.jpg"))
+    world = phone.page.locator(".fft-world").bounding_box()
+    assert world is not None
+    phone.paint((0.1, 0.1), (0.2, 0.3), (0.3, 0.1))
+    first = phone.strokes[0]
+    assert 2 * first["radius"] * world["width"] / 1600 >= 24
+    for i in range(25):
+        phone.paint((0.1, 0.2 + 0.03 * i), (0.3, 0.22 + 0.03 * i), (0.5, 0.2 + 0.03 * i))
+    assert len(phone.strokes) == 26 and phone.strokes[0] == first
+    phone.page.locator('[data-act="repair"]').tap()
+    phone.page.locator(".fft-rounds li:nth-child(2)").wait_for()
+    assert json.loads(phone.posts("/api/v1/repairs")[0])["strokes"][0] == first

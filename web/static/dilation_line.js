@@ -1,0 +1,70 @@
+// Dilation line: a thin line round what the engine will dilate the mask to, computed beside the page when the mask has
+// been left alone for a moment.
+
+import { sample } from "./rasterize.js";
+import { boxOf } from "./strokes.js";
+
+/** @typedef {import("./store.js").Stroke} Stroke */
+
+const REST_MS = 200;
+const MOST_CELLS = 1 << 20;
+const MARGIN_PX = 66; // the most that can be set, and the line
+
+/** @param {{store: import("./store.js").Store, redraw: () => void, colour: string}} parts */
+export function createDilationLine({ store, redraw, colour }) {
+  /** @type {{strokes: Stroke[], dilate_px: number | null, photo_number: number, path: Path2D} | null} */
+  let line = null;
+  /** @type {Worker | null} */
+  let worker = null;
+  let resting = 0;
+
+  async function compute() {
+    const { strokes, photo, photo_number, hand } = store.get();
+    const inner = photo && boxOf(strokes, photo.width, photo.height);
+    if (!inner) return;
+    const box = [Math.max(0, inner[0] - MARGIN_PX), Math.max(0, inner[1] - MARGIN_PX), Math.min(photo.width, inner[2] + MARGIN_PX), Math.min(photo.height, inner[3] + MARGIN_PX)];
+    const scale = Math.min(1, Math.sqrt(MOST_CELLS / ((box[2] - box[0]) * (box[3] - box[1]))));
+    const grid = await sample(strokes, box, scale);
+    if (store.get().strokes !== strokes) return;
+    worker ||= new Worker(new URL("./distance_worker.js", import.meta.url), { type: "module" });
+    worker.onmessage = ({ data }) => {
+      const now = store.get();
+      if (now.strokes !== strokes || now.photo_number !== photo_number || now.hand.dilate_px !== hand.dilate_px) return;
+      line = { strokes, dilate_px: hand.dilate_px, photo_number, path: pathOf(data) };
+      redraw();
+    };
+    worker.postMessage({ grid, dilate_px: hand.dilate_px, shorter_px: Math.min(photo.width, photo.height) });
+  }
+
+  /** Look whether the mask changed. @param {import("./store.js").State} now @param {import("./store.js").State} before */
+  function follow(now, before) {
+    const isSame = now.strokes === before.strokes && now.hand.dilate_px === before.hand.dilate_px && now.photo_number === before.photo_number;
+    if (isSame) return;
+    clearTimeout(resting);
+    resting = window.setTimeout(() => void compute(), REST_MS);
+  }
+
+  // A line round what was there a moment ago is right but for the newest stroke; round nothing it would mislead.
+  /** @param {CanvasRenderingContext2D} context @param {number} width_px in pixels of the photo */
+  function draw(context, width_px) {
+    const { strokes, photo_number, preview } = store.get();
+    if (!line || line.photo_number !== photo_number || !strokes.length || preview) return;
+    context.globalCompositeOperation = "source-over";
+    context.strokeStyle = colour;
+    context.lineWidth = width_px;
+    context.stroke(line.path);
+  }
+
+  store.subscribe(follow);
+  return { draw };
+}
+
+/** @param {Float32Array} segments */
+function pathOf(segments) {
+  const path = new Path2D();
+  for (let i = 0; i < segments.length; i += 4) {
+    path.moveTo(segments[i], segments[i + 1]);
+    path.lineTo(segments[i + 2], segments[i + 3]);
+  }
+  return path;
+}
