@@ -38,7 +38,7 @@ def ended(queue: JobQueue, job_id: str) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_the_original_comes_back_where_marked_and_nowhere_else(queue: JobQueue, dtype: type) -> None:
     random = np.random.default_rng(3)
-    pixels = random.integers(0, np.iinfo(dtype).max, (HEIGHT, WIDTH, 3)).astype(dtype)
+    pixels: np.ndarray = random.integers(0, np.iinfo(dtype).max, (HEIGHT, WIDTH, 3)).astype(dtype)
     photo = queue.add_image(encode_png(pixels, fast=True), "a.png")
     first = ended(queue, queue.submit(photo.image_id, "one", HOLE))
     second = ended(queue, queue.submit(first["image_id"], "two", [{"points": [[60.0, 44.0]], "radius": 3.0}]))

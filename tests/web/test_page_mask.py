@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -23,7 +24,7 @@ STATUS = '[data-part="status"]'
 PATIENCE_MS = 120_000  # the text detector takes a while to load on a busy machine
 
 
-def png(image: Image.Image, name: str = "photo.png") -> dict[str, Any]:
+def png(image: Image.Image, name: str = "photo.png") -> Any:
     data = BytesIO()
     image.save(data, "PNG")
     return {"name": name, "mimeType": "image/png", "buffer": data.getvalue()}
@@ -204,7 +205,7 @@ def test_the_mask_grows_and_shrinks_by_exact_distances_shown_before_and_is_inver
     changing(person, lambda: drag(person, (189, 142), (440, 165), (378, 331), (315, 213), (220, 284)))
     before = painted(person)
     for px in (1, 13, -1, -9):
-        changing(person, lambda px=px: set_growth(person, px, release=True))
+        changing(person, partial(set_growth, person, px, release=True))
         expect(person.page.locator('[data-part="grow-value"]')).to_have_text("0 px")
         assert (painted(person) == grown(before, px)).all(), px
         changing(person, lambda: person.key("Control+z"))
@@ -239,7 +240,7 @@ def layer(mask: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
 def test_a_mask_comes_from_a_file_and_what_is_none_changes_nothing(person: Person) -> None:
     twice = white(RED).resize((2 * WIDTH, 2 * HEIGHT), Image.Resampling.NEAREST)
     for image in (white(RED), layer(RED, (255, 255, 255)), layer(RED, (30, 0, 0)), twice):
-        changing(person, lambda image=image: upload(person, image))
+        changing(person, partial(upload, person, image))
         assert (painted(person) == RED).all()
         changing(person, lambda: person.press("clear"), 0)
     changing(person, lambda: drag(person, (252, 236), (378, 236)))

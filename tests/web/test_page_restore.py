@@ -93,7 +93,7 @@ FIELD = """async ([bits, width, height, dilate_px]) => {
   const grid = { left: 0, top: 0, width, height, scale: 1, data };
   return [...outsideDilated(grid, dilate_px, Math.min(width, height))].map((px) => px <= 0 ? '1' : '0').join('');
 }"""
-HOLES = [
+HOLES: list[dict[str, Any]] = [
     {"points": [[100, 100], [300, 120]], "radius": 30},
     {"points": [[60, 300], [400, 330]], "radius": 3},
     {"polygon": [[450, 60], [620, 60], [620, 460], [450, 460]]},
