@@ -30,7 +30,6 @@ import { createWeightsOffer } from "./weights_offer.js";
 
 const MASK_RGB = [255, 64, 72];
 const MASK_COLOUR = `rgb(${MASK_RGB})`;
-const LINE_PX = 1.5; // of the screen
 const NEED_FOCUS = new Set(["help", "choose", "mask-menu", "mask-upload"]);
 const LEAST_RADIUS_PX = 1;
 const FIRST_RADIUS = 0.03; // of the photo's shorter side
@@ -62,7 +61,7 @@ export function startCanvas(element) {
   const painting = createPainting({ store, view, startRepair });
   const progress = createProgress({ root, words, store, pace });
   const selecting = createSelecting({ store, api, whenUploaded, replaceStrokes: painting.replace });
-  const dilationLine = createDilationLine({ store, redraw: view.redraw, colour: MASK_COLOUR });
+  const dilationLine = createDilationLine({ store, view, canvas: $(".fft-line"), overlay: $(".fft-overlay"), colour: MASK_COLOUR });
   const maskTools = createMaskTools({ store, replaceStrokes: painting.replace });
   const maskMenu = createMaskMenu({ root, store, words, tools: maskTools, selecting });
   const panel = createPanel({ root, words, layers, onRound: painting.goToRound });
@@ -123,12 +122,12 @@ export function startCanvas(element) {
 
   function drawMask(/** @type {CanvasRenderingContext2D} */ context) {
     const { comparing, job, strokes, preview } = store.get();
+    dilationLine.draw();
     if (comparing) return;
     for (const stroke of [...(job?.strokes || []), ...(preview ? [preview] : strokes)]) {
       if ("mask" in stroke) maskLayer.draw(context, stroke);
       else drawStroke(context, stroke, MASK_COLOUR);
     }
-    dilationLine.draw(context, LINE_PX / view.get().scale);
     restoring.draw(context);
     const colour = getHand().tool === "restore" ? restoring.colour : MASK_COLOUR;
     gestures.drawLive(context, colour);

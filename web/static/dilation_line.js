@@ -10,10 +10,15 @@ const REST_MS = 200;
 const MOST_CELLS = 1 << 20;
 const MARGIN_PX = 66; // the most that can be set, and the line
 
-/** @param {{store: import("./store.js").Store, redraw: () => void, colour: string}} parts */
-export function createDilationLine({ store, redraw, colour }) {
-  /** @type {{strokes: Stroke[], dilate_px: number | null, photo_number: number, path: Path2D} | null} */
+const WIDTHS_PX = [3, 1.5]; // of the screen: light below, so that it is seen on a photo of the mask's colour too
+const LIGHT = "#fff";
+
+/** @param {{store: import("./store.js").Store, view: import("./view.js").View, canvas: HTMLCanvasElement, overlay: HTMLCanvasElement, colour: string}} parts canvas: its own, of the overlay's size */
+export function createDilationLine({ store, view, canvas, overlay, colour }) {
+  /** @type {{photo_number: number, path: Path2D} | null} */
   let line = null;
+  /** @type {{key: string, path: Path2D | null}} as it is on the canvas: painting does not draw it again */
+  let drawn = { key: "", path: null };
   /** @type {Worker | null} */
   let worker = null;
   let resting = 0;
@@ -30,8 +35,8 @@ export function createDilationLine({ store, redraw, colour }) {
     worker.onmessage = ({ data }) => {
       const now = store.get();
       if (now.strokes !== strokes || now.photo_number !== photo_number || now.hand.dilate_px !== hand.dilate_px) return;
-      line = { strokes, dilate_px: hand.dilate_px, photo_number, path: pathOf(data) };
-      redraw();
+      line = { photo_number, path: pathOf(data) };
+      view.redraw();
     };
     worker.postMessage({ grid, dilate_px: hand.dilate_px, shorter_px: Math.min(photo.width, photo.height) });
   }
@@ -45,14 +50,24 @@ export function createDilationLine({ store, redraw, colour }) {
   }
 
   // A line round what was there a moment ago is right but for the newest stroke; round nothing it would mislead.
-  /** @param {CanvasRenderingContext2D} context @param {number} width_px in pixels of the photo */
-  function draw(context, width_px) {
-    const { strokes, photo_number, preview } = store.get();
-    if (!line || line.photo_number !== photo_number || !strokes.length || preview) return;
-    context.globalCompositeOperation = "source-over";
-    context.strokeStyle = colour;
-    context.lineWidth = width_px;
-    context.stroke(line.path);
+  function draw() {
+    const { strokes, photo_number, preview, comparing } = store.get();
+    const isThere = line && line.photo_number === photo_number && strokes.length && !preview && !comparing;
+    const path = isThere && line ? line.path : null;
+    const ratio = devicePixelRatio || 1;
+    const { scale, left, top } = view.get();
+    const key = [scale, left, top, overlay.width, overlay.height, ratio].join(" ");
+    if (drawn.path === path && (drawn.key === key || !path)) return;
+    drawn = { key, path };
+    Object.assign(canvas, { width: overlay.width, height: overlay.height }); // which also clears it
+    if (!path) return;
+    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    context.setTransform(scale * ratio, 0, 0, scale * ratio, left * ratio, top * ratio);
+    WIDTHS_PX.forEach((width_px, i) => {
+      context.strokeStyle = i ? colour : LIGHT;
+      context.lineWidth = width_px / scale;
+      context.stroke(path);
+    });
   }
 
   store.subscribe(follow);
