@@ -35,6 +35,12 @@ def test_every_key_that_is_used_exists_and_every_key_is_used() -> None:
     used = set(re.findall(r'data-(?:say|label)="([^"]+)"', (STATIC_FOLDER / "canvas.html").read_text(encoding="utf-8")))
     code = scripts()
     used |= set(re.findall(r'say\("(\w+\.\w+)"', code))
+    # Keys that are chosen between before they are said.
+    groups = {key.split(".")[0] for key in keys}
+    used |= {text for text in re.findall(r'"(\w+\.\w+)"', code) if text.split(".")[0] in groups}
+    # Keys of which a state of the server is the end; those of status and time are listed below one by one.
+    for start in set(re.findall(r"say\(`(\w+[._])\$\{", code)) - {"status.", "time."}:
+        used |= {key for key in keys if key.startswith(start if "." in start else f"status.{start}")}
     statuses = set(re.findall(r'\bkey: "(\w+)"', code)) | set(re.findall(r'\bsay\("(\w+)"', code))
     statuses |= set(re.findall(r'state\.photo \? "(\w+)" : "(\w+)"', code)[0])
     statuses |= {"queued", "running", *re.findall(r'"(\w+)"', re.findall(r"say\(\{ (.*) \}", code)[0])} - {""}
