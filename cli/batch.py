@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from numpy.typing import NDArray
 
 from cli.errors import sentence_of
+from cli.holes import HoleRules, hole_of_found, hole_of_mask
 from cli.plan import BatchError, Task
-from imaging import Encoded, Photo, encode_photo, open_photo, read_mask
+from imaging import Encoded, Photo, encode_photo, open_photo
 from imaging.atomic_write import write_atomically
 from imaging.tiff_pages import count_pages, join_pages, page_of
 from notices import Note
@@ -32,10 +33,23 @@ State = Literal["repaired", "there_already", "without_mask", "failed"]
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest files and pictures that are opened."""
+    """The largest files and pictures that are opened, and how masks are read.
+
+    Attributes:
+        max_bytes: of a file.
+        max_px: of a picture.
+        invert: whether a mask's black is the hole.
+        fit: whether a mask of another size is brought to its photo's.
+    """
 
     max_bytes: int
     max_px: int
+    invert: bool = False
+    fit: bool = False
+
+    def hole_rules(self) -> HoleRules:
+        """Return the rules for masks."""
+        return HoleRules(invert=self.invert, fit=self.fit, max_bytes=self.max_bytes, max_px=self.max_px)
 
 
 @dataclass(frozen=True)
@@ -119,7 +133,7 @@ def settled_before(task: Task, *, overwrite: bool) -> Outcome | None:
         return Outcome(task, "there_already", target)
     if task.doubt:
         return Outcome(task, "failed", error=task.doubt)
-    return Outcome(task, "without_mask") if task.mask is None else None
+    return Outcome(task, "without_mask") if task.mask is None and not task.find else None
 
 
 def _wait_for(started: "Future[Outcome] | Outcome") -> Outcome:
@@ -143,8 +157,8 @@ def _outcome_of(
 def _repair_file(
     task: Task, engine: "Inpainter", options: Mapping[str, Any], limits: Limits, page: Page | None
 ) -> Encoded:
-    assert task.mask is not None, "tasks without a mask are left out before"
-    data, mask_data = _read(task.photo, limits), _read(task.mask, limits)
+    assert task.mask is not None or task.find, "tasks without a mask are left out before"
+    data, mask_data = _read(task.photo, limits), None if task.mask is None else _read(task.mask, limits)
     pages = count_pages(data)
     _check_page(task, page, pages)
     if pages > 1 and task.format in (None, "TIFF"):
@@ -171,14 +185,15 @@ def _check_page(task: Task, page: Page | None, pages: int) -> None:
 
 
 def _repair_page(
-    data: bytes, mask_data: bytes, engine: "Inpainter", options: Mapping[str, Any], limits: Limits, number: int
+    data: bytes, mask_data: bytes | None, engine: "Inpainter", options: Mapping[str, Any], limits: Limits, number: int
 ) -> tuple[Photo, NDArray | None, tuple[Note, ...]]:
     """Return a page as it is, what it becomes (None: nothing changes), and the notes."""
     photo = _open_page(data, number, limits)
-    mask_data = page_of(mask_data, min(number, count_pages(mask_data)))  # one mask for all pages, or each its own
-    mask = read_mask(
-        mask_data, photo.image.shape[:2], max_bytes=limits.max_bytes, max_px=limits.max_px, photo=photo.image
-    )
+    if mask_data is None:
+        mask = hole_of_found("text", photo)
+    else:
+        mask_page = page_of(mask_data, min(number, count_pages(mask_data)))  # one mask for all pages, or each its own
+        mask = hole_of_mask(mask_page, photo, limits.hole_rules())
     result = engine.repair(photo.image, mask, transparent=photo.transparent, **options)
     return photo, result.image if result.patches else None, (*photo.notes, *result.notes)
 
@@ -190,7 +205,7 @@ def _open_page(data: bytes, number: int, limits: Limits) -> Photo:
 
 
 def _repair_pages(
-    data: bytes, mask_data: bytes, engine: "Inpainter", options: Mapping[str, Any], limits: Limits, page: Page
+    data: bytes, mask_data: bytes | None, engine: "Inpainter", options: Mapping[str, Any], limits: Limits, page: Page
 ) -> Encoded:
     """Repair one page or all, and return a TIFF that holds every page."""
     files: list[bytes] = []

@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return start_server(arguments[1:])
         if arguments[:1] == ["bench"] and not {"-h", "--help"} & set(arguments[1:2]):
             return run_bench(arguments[1:])
-        chosen = make_parser().parse_args(arguments)
+        is_finding = any(word == "--find" or word.startswith("--find=") for word in arguments)
+        chosen = make_parser(with_mask=not is_finding).parse_args(arguments)
         return int(chosen.run(chosen))
     except CommandError as error:
         print(f"fftlama: {error}", file=sys.stderr)
@@ -62,8 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of every command; each sets `run` to the function that does it."""
+def make_parser(*, with_mask: bool = True) -> argparse.ArgumentParser:
+    """Return the parser of every command; each sets `run` to the function that does it.
+
+    Args:
+        with_mask: whether `repair` takes a MASK between IN and OUT; not where --find takes its place.
+
+    Returns:
+        The parser.
+    """
     parser = argparse.ArgumentParser(
         prog="fftlama",
         description="Erase things from photos with a LaMa network on your own machine.",
@@ -84,13 +92,15 @@ def make_parser() -> argparse.ArgumentParser:
         "with the new ending added to the name, and a number if another photo has that name.",
     )
     repair.add_argument("photos", type=Path, metavar="IN", help="photo, or folder of photos")
-    repair.add_argument(
-        "masks",
-        type=Path,
-        metavar="MASK",
-        help="mask (white = hole) of the photo's size; for a folder: one mask for all, or a folder with a mask named "
-        "like each photo, or like it with _mask added",
-    )
+    repair.set_defaults(masks=None)
+    if with_mask:  # an optional one between two others would be left out whenever an option follows
+        repair.add_argument(
+            "masks",
+            type=Path,
+            metavar="MASK",
+            help="mask (white = hole) of the photo's size; for a folder: one mask for all, or a folder with a mask "
+            "named like each photo, or like it with _mask or _mask001 added; none with --find",
+        )
     repair.add_argument(
         "out", type=Path, metavar="OUT", help="file or folder to write to; a file's ending is its format"
     )
@@ -99,6 +109,13 @@ def make_parser() -> argparse.ArgumentParser:
         type=_page,
         metavar="N",
         help="of a TIFF of several pages: the page to repair, from 1, or all; the result holds every page",
+    )
+    repair.add_argument("--find", choices=("text",), help="look for text in each photo in the place of a mask")
+    repair.add_argument("--invert", action="store_true", help="a mask's black is the hole, not its white")
+    repair.add_argument(
+        "--fit-masks",
+        action="store_true",
+        help="bring a mask of another size, but the photo's proportions, to the photo's size by nearest pixels",
     )
     again = repair.add_mutually_exclusive_group()
     again.add_argument("--overwrite", action="store_true", help="repair again what is there already")

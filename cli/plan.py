@@ -6,6 +6,7 @@ on nothing but the photos, so that a run which goes on after a stop finds what i
 """
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from imaging.reading import format_of
 PHOTO_ENDINGS = tuple(ending for row in FORMATS.values() for ending in row.extensions)
 WRITTEN_ENDINGS = tuple(row.extension for row in FORMATS.values() if row.written)
 MASK_ENDINGS = ("", "_mask", "-mask", ".mask")
+# As LaMa's own scripts call them: photo_mask001.png; of several with a number none is better than the others.
+NUMBERED_MASK = re.compile(r"_mask\d{1,4}$", re.IGNORECASE)
 LONGEST_NAME_BYTES = 255  # on nearly every file system
 LONGEST_ENDING_BYTES = 16  # of "_123.tiff" and the like
 HEADER_BYTES = 256  # enough to tell a format
@@ -35,6 +38,7 @@ class Task:
         target: where the result goes if its format is the one that the name says.
         format: the format to write, None for the photo's own.
         converted: the result's path without its ending, where the format is another one; None = there is no such case.
+        find: what is looked for in the photo in the place of a mask, or "".
         doubt: why the photo can't be repaired as asked, a sentence, or "".
     """
 
@@ -43,6 +47,7 @@ class Task:
     target: Path
     format: str | None = None
     converted: Path | None = None
+    find: str = ""
     doubt: str = ""
 
     def target_for(self, extension: str) -> Path:
@@ -57,14 +62,15 @@ class Task:
         return next((p for p in (self.target, *map(self.target_for, endings)) if _is_file(p)), None)
 
 
-def plan_tasks(photos: Path, masks: Path, out: Path) -> list[Task]:
+def plan_tasks(photos: Path, masks: Path | None, out: Path, *, find: str = "") -> list[Task]:
     """Decide what to repair with which mask and where to put it.
 
     Args:
         photos: one photo, or a folder of photos with its folders.
         masks: its mask, or one mask for all; or a folder of masks, each named like its photo, or like that and
-            `_mask`, in any picture format.
+            `_mask`, in any picture format. None where `find` says what takes their place.
         out: a file or a folder to write; for a folder of photos a folder.
+        find: what is looked for in each photo.
 
     Returns:
         The tasks, in the order of their names.
@@ -73,11 +79,11 @@ def plan_tasks(photos: Path, masks: Path, out: Path) -> list[Task]:
         BatchError: something is missing, or a result would overwrite a photo or a mask.
     """
     for path, what in ((photos, "photo"), (masks, "mask")):
-        if not path.exists():
+        if path is not None and not path.exists():
             raise BatchError(f"{path}: there is no such {what} or folder")
     if photos.is_dir():
-        return _with_results(_plan_folder(photos, masks, out))
-    if masks.is_dir():
+        return _with_results(_plan_folder(photos, masks, out, find))
+    if masks is not None and masks.is_dir():
         found = _MaskFolder(masks).masks_of(Path(photos.name))
         if len(found) > 1:
             raise BatchError(_doubt_about(found))
@@ -85,29 +91,29 @@ def plan_tasks(photos: Path, masks: Path, out: Path) -> list[Task]:
             raise BatchError(f"{masks} has no mask for {photos.name}: neither of its name nor with _mask added")
         masks = found[0]
     if out.is_dir() or out.suffix == "":
-        return _with_results([Task(photos, masks, out / photos.name)])
+        return _with_results([Task(photos, masks, out / photos.name, find=find)])
     wanted = format_of_name(out)
     if wanted is None or not wanted.written:
         endings = " ".join(ending for row in FORMATS.values() if row.written for ending in row.extensions)
         raise BatchError(f"{out}: {out.suffix} can't be written; use one of {endings}, or give a folder")
-    return _with_results([Task(photos, masks, out, wanted.name)])
+    return _with_results([Task(photos, masks, out, wanted.name, find=find)])
 
 
-def _plan_folder(photos: Path, masks: Path, out: Path) -> list[Task]:
+def _plan_folder(photos: Path, masks: Path | None, out: Path, find: str) -> list[Task]:
     if out.is_file():
         raise BatchError(f"{out} is a file; the results of a folder go into a folder")
-    mask_folder = _MaskFolder(masks) if masks.is_dir() else None
-    shared = masks.is_dir() and masks.resolve() == photos.resolve()
+    mask_folder = _MaskFolder(masks) if masks is not None and masks.is_dir() else None
+    shared = masks is not None and mask_folder is not None and masks.resolve() == photos.resolve()
     tasks = []
-    for relative in _pictures_below(photos, leave_out=[out, *([] if shared else [masks])]):
-        if shared and relative.stem.lower().endswith(MASK_ENDINGS[1:]):
+    for relative in _pictures_below(photos, leave_out=[out, *([] if shared or masks is None else [masks])]):
+        if shared and (relative.stem.lower().endswith(MASK_ENDINGS[1:]) or NUMBERED_MASK.search(relative.stem)):
             continue
-        found = mask_folder.masks_of(relative, itself=not shared) if mask_folder else [masks]
+        found = mask_folder.masks_of(relative, itself=not shared) if mask_folder else [masks] if masks else []
         doubt = _doubt_about(found) if len(found) > 1 else ""
-        tasks.append(Task(photos / relative, found[0] if found else None, out / relative, doubt=doubt))
+        tasks.append(Task(photos / relative, found[0] if found else None, out / relative, find=find, doubt=doubt))
     if not tasks:
         raise BatchError(f"{photos} has no photos in it ({' '.join(PHOTO_ENDINGS)})")
-    if all(task.mask is None for task in tasks):
+    if masks is not None and all(task.mask is None for task in tasks):
         raise BatchError(f"{masks} has no mask for any photo of {photos}: neither of its name nor with _mask added")
     return tasks
 
@@ -119,9 +125,13 @@ class _MaskFolder:
         self._folder = folder
         self._exact: set[Path] = set()
         self._by_name: dict[tuple[Path, str], list[Path]] = {}
+        self._numbered: dict[tuple[Path, str], list[Path]] = {}
         for relative in _pictures_below(folder, leave_out=[]):
             self._exact.add(relative)
             self._by_name.setdefault((relative.parent, relative.stem.lower()), []).append(relative)
+            if number := NUMBERED_MASK.search(relative.stem):
+                stem = relative.stem[: number.start()].lower()
+                self._numbered.setdefault((relative.parent, stem), []).append(relative)
 
     def masks_of(self, photo: Path, *, itself: bool = True) -> list[Path]:
         """Return the masks that fit a photo equally well, given by its path below its folder.
@@ -139,6 +149,9 @@ class _MaskFolder:
                     fitting = same_case
                 if fitting:
                     return [self._folder / relative for relative in fitting]
+        for parent in (photo.parent, Path()):
+            if numbered := self._numbered.get((parent, photo.stem.lower())):
+                return [self._folder / relative for relative in numbered]
         return []
 
 

@@ -53,12 +53,14 @@ def run_repair(settings: Settings, chosen: argparse.Namespace, load: Callable[[S
         CommandError: The files do not fit together.
     """
     try:
-        tasks = plan_tasks(chosen.photos, chosen.masks, chosen.out)
+        tasks = plan_tasks(chosen.photos, chosen.masks, chosen.out, find=chosen.find or "")
     except BatchError as error:
         raise CommandError(str(error), EXIT_USAGE) from error
     overwrite = chosen.overwrite or (
         not chosen.skip_done and len(tasks) == 1 and not chosen.photos.is_dir() and not chosen.out.is_dir()
     )
+    if chosen.find and (chosen.invert or chosen.fit_masks):
+        raise CommandError("--invert and --fit-masks are about masks, and --find takes the place of masks", EXIT_USAGE)
     if chosen.dry_run:
         return _tell_all(_planned(tasks, overwrite=overwrite), len(tasks), report=None)
     if chosen.report is not None:
@@ -67,7 +69,12 @@ def run_repair(settings: Settings, chosen: argparse.Namespace, load: Callable[[S
         tasks,
         lambda: load(settings),
         options={"dilate_px": chosen.dilate_px, "feather_px": chosen.feather_px, "quality": chosen.quality},
-        limits=Limits(settings.max_file_mib * 2**20, settings.max_image_mpx * 1_000_000),
+        limits=Limits(
+            settings.max_file_mib * 2**20,
+            settings.max_image_mpx * 1_000_000,
+            invert=chosen.invert,
+            fit=chosen.fit_masks,
+        ),
         overwrite=overwrite,
         page=chosen.page,
         jobs=chosen.jobs or min(USUAL_JOBS, os.cpu_count() or 1),
@@ -99,7 +106,7 @@ def _planned(tasks: list[Task], *, overwrite: bool) -> Iterator[dict[str, Any]]:
             continue
         # Which ending a converted file gets shows when it is read.
         target = str(task.target) if task.converted is None else f"{task.converted}.*"
-        yield {"photo": str(task.photo), "state": "to_repair", "mask": str(task.mask), "result": target}
+        yield {"photo": str(task.photo), "state": "to_repair", "mask": str(task.mask or task.find), "result": target}
 
 
 def _tell_all(rows: Iterable[dict[str, Any]], count: int, *, report: Path | None) -> int:

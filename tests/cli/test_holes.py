@@ -1,0 +1,128 @@
+"""`fftlama repair`: how a mask is named and read, text that is found in its place, and inputs that are none."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from cli import main as cli
+from tests.cli.test_repair import Engine, green, repair, summary, write_mask
+from tests.support.imaging_files import DATA
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    engine = Engine()
+    monkeypatch.setattr(cli, "load_inpainter", lambda _settings: engine)
+    return engine
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    rows, columns = np.mgrid[:24, :32].astype(np.uint8)
+    path = tmp_path / "photos" / "a.png"
+    Image.fromarray(np.stack([rows * 8, columns * 2, columns * 7], axis=2)).save(path)
+    return path
+
+
+def inverted(path: Path) -> Path:
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    return path
+
+
+def layer(path: Path, size: tuple[int, int] = (24, 32)) -> Path:
+    """A mask that is white paint on nothing."""
+    alpha = np.asarray(Image.open(write_mask(path, size=size)))
+    Image.fromarray(np.dstack([np.full((*size, 3), 255, np.uint8), alpha])).save(path)
+    return path
+
+
+def test_black_is_the_hole_where_asked(engine: Engine, photo: Path, tmp_path: Path) -> None:
+    mask, plain, out = inverted(write_mask(tmp_path / "m.png")), tmp_path / "plain.png", tmp_path / "out.png"
+    assert repair(photo, write_mask(tmp_path / "n.png"), plain) == 0
+    assert repair(photo, mask, out, "--invert") == 0
+    assert green(out) and np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(plain)))
+    assert repair(photo, layer(tmp_path / "layer.png"), tmp_path / "around.png", "--invert") == 0
+    around = np.asarray(Image.open(tmp_path / "around.png"))
+    assert (around[:3] == (0, 255, 0)).all() and not green(tmp_path / "around.png")
+
+
+@pytest.mark.parametrize("make", [write_mask, layer], ids=["opaque", "layer"])
+def test_mask_of_another_size_is_brought_to_the_photos_where_asked(
+    engine: Engine, photo: Path, tmp_path: Path, capsys: Any, make: Any
+) -> None:
+    twice = make(tmp_path / "m.png", size=(48, 64))
+    Image.open(make(tmp_path / "s.png")).resize((64, 48), Image.Resampling.NEAREST).save(twice)
+    assert repair(photo, twice, tmp_path / "out.png") == 1
+    assert "they must be the same size" in capsys.readouterr().err
+    assert repair(photo, twice, tmp_path / "out.png", "--fit-masks") == 0
+    assert repair(photo, make(tmp_path / "s.png"), tmp_path / "same.png") == 0
+    brought, same = (np.asarray(Image.open(tmp_path / name)) for name in ("out.png", "same.png"))
+    assert green(tmp_path / "out.png") and np.array_equal(brought, same)
+    assert repair(photo, make(tmp_path / "w.png", size=(24, 40)), tmp_path / "no.png", "--fit-masks") == 1
+    assert "other proportions" in capsys.readouterr().err and not (tmp_path / "no.png").exists()
+
+
+def test_lamas_own_names_are_masks_and_of_two_none_is_guessed(
+    engine: Engine, photo: Path, tmp_path: Path, capsys: Any
+) -> None:
+    write_mask(photo.with_name("a_mask001.png"))
+    assert repair(photo.parent, photo.parent, tmp_path / "out") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"] and green(tmp_path / "out" / "a.png")
+    write_mask(photo.with_name("a_mask002.png"))
+    capsys.readouterr()
+    assert repair(photo.parent, photo.parent, tmp_path / "two") == 1
+    assert "a_mask001.png and a_mask002.png fit it equally well" in capsys.readouterr().err
+    write_mask(photo.with_name("a_mask.png"))
+    assert repair(photo.parent, photo.parent, tmp_path / "three") == 0, "a name without a number is the nearer one"
+
+
+def test_text_is_found_in_the_place_of_masks(engine: Engine, tmp_path: Path, capsys: Any) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    written = Image.new("RGB", (320, 160), (60, 90, 120))
+    font = ImageFont.load_default(size=40)
+    ImageDraw.Draw(written).text((40, 50), "SAMPLE", fill=(250, 250, 250), font=font)
+    written.save(photos / "written.png")
+    Image.new("RGB", (64, 48), (9, 9, 9)).save(photos / "plain.png")
+    assert repair(photos, "--find", "text", out) == 0
+    assert summary(capsys)["summary"] == "2 repaired"
+    changed = (np.asarray(Image.open(out / "written.png")) == (0, 255, 0)).all(axis=2)
+    letters = (np.asarray(written) > 200).all(axis=2)
+    assert changed[letters].mean() > 0.9 and not changed[:30].any() and not changed[130:].any()
+    assert (out / "plain.png").read_bytes() == (photos / "plain.png").read_bytes()
+    assert repair(photos, out, "--find=text", "--dry-run", "--overwrite") == 0
+    assert '"mask": "text"' in capsys.readouterr().out
+    assert repair(photos, out, "--find", "text", "--invert") == 2
+    assert "takes the place of masks" in capsys.readouterr().err
+
+
+def test_bad_input_is_a_sentence_and_the_rest_goes_on(engine: Engine, photo: Path, tmp_path: Path, capsys: Any) -> None:
+    """A photo in the mask's place, a folder that can't be made, a link to nowhere, links that lead out and round."""
+    masks, out, outside = tmp_path / "masks", tmp_path / "out", tmp_path / "outside"
+    (photo.parent / "sub").mkdir()
+    for name in ("b.png", "sub/c.png"):
+        (photo.parent / name).write_bytes(photo.read_bytes())
+        write_mask(masks / name)
+    Image.open(DATA / "pier.jpg").resize((32, 24)).save(photo)
+    (masks / "a.png").write_bytes(photo.read_bytes())
+    outside.mkdir()
+    (outside / "secret.png").write_bytes(photo.read_bytes())
+    write_mask(masks / "away" / "secret.png")
+    (photo.parent / "away").symlink_to(outside)
+    (photo.parent / "round").symlink_to(photo.parent)
+    (photo.parent / "nowhere.png").symlink_to(tmp_path / "none.png")
+    write_mask(masks / "nowhere.png")
+    out.mkdir()
+    (out / "sub").write_text("a file where a folder is to be made")
+    before = photo.read_bytes()
+    assert repair(photo.parent, masks, out) == 1
+    captured = capsys.readouterr()
+    assert "a.png: The mask cannot be used" in captured.err and "c.png: " in captured.err
+    assert "nowhere.png: " in captured.err and "Traceback" not in captured.err
+    assert "1 repaired, 3 failed" in captured.out and green(out / "b.png")
+    assert (out / "sub").read_text().startswith("a file") and photo.read_bytes() == before
+    assert sorted(path.name for path in out.iterdir()) == ["b.png", "sub"], "nothing is followed out of the folder"
