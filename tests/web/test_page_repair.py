@@ -41,6 +41,26 @@ def test_paint_and_repair_shows_the_patch_in_place(person: Person) -> None:
     assert "Total" in times and "predict" in times
 
 
+def test_an_outputs_folder_that_cannot_be_written_is_said_with_the_round(person: Person, server: RunningServer) -> None:
+    """The page waited for the file's path only, and never showed the note."""
+    person.open(photo_file(640, 480))
+    before = list(server.outputs_dir.glob("*"))
+    moved = server.outputs_dir.with_name("moved") if server.outputs_dir.exists() else None
+    if moved:
+        server.outputs_dir.rename(moved)
+    server.outputs_dir.write_text("a file stands where the folder should be")
+    try:
+        person.paint((0.45, 0.5), (0.55, 0.5))
+        person.repair()
+        expect(person.page.locator('[data-part="notes"]')).to_contain_text("could not be written to the outputs folder")
+        assert person.shown_patches == 1
+    finally:
+        server.outputs_dir.unlink()
+        if moved:
+            moved.rename(server.outputs_dir)
+    assert list(server.outputs_dir.glob("*")) == before
+
+
 def test_a_click_sends_strokes_only_and_at_most_two_kilobytes(person: Person) -> None:
     person.open(photo_file(2000, 1500))
     for row in range(4):

@@ -13,6 +13,11 @@ import { doneStatus, earlierVersions } from "./store.js";
 const FINISHED = new Set(["done", "failed", "cancelled"]);
 const SAVED_WAIT_MS = 20_000;
 
+/** Whether the server has written the round's file, or has said that it can't. */
+function isWritten(/** @type {JobView} */ { saved, notes }) {
+  return Boolean(saved) || (notes || []).some(({ code }) => code === "not_saved");
+}
+
 /** @param {{api: import("./api.js").Api, store: import("./store.js").Store, layers: import("./layers.js").Layers, whenUploaded: () => Promise<void>, pace: import("./pace.js").Pace, onDone: () => void}} parts */
 export function createRepair({ api, store, layers, whenUploaded, pace, onDone }) {
   /** @type {AbortController | null} */
@@ -129,17 +134,18 @@ export function createRepair({ api, store, layers, whenUploaded, pace, onDone })
       rounds: [...store.get().rounds.slice(0, job.base_round), round], round: job.base_round + 1,
       shown_id: round.image_id, job: null, status: doneStatus(round),
     });
-    if (!round.saved && job.job_id) void followSaved(job.job_id, round.image_id);
+    if (!isWritten(view) && job.job_id) void followSaved(job.job_id, round.image_id);
     onDone();
   }
 
-  // The file in outputs/ is written after the patch is out: its path arrives with a later version of the job.
+  // The file in outputs/ is written after the patch is out: its path, or a note that it could not be written, arrives with
+  // a later version of the job.
   async function followSaved(/** @type {string} */ job_id, /** @type {string} */ image_id) {
     const abort = new AbortController();
     const timer = setTimeout(() => abort.abort(), SAVED_WAIT_MS);
     try {
-      const view = await api.follow(job_id, { onView: () => {}, isEnough: ({ saved }) => Boolean(saved), signal: abort.signal });
-      if (view.saved) showSaved(image_id, view);
+      const view = await api.follow(job_id, { onView: () => {}, isEnough: isWritten, signal: abort.signal });
+      if (isWritten(view)) showSaved(image_id, view);
     } catch {
       return; // the picture is there; only its path is not known
     } finally {
