@@ -8,6 +8,7 @@ Exit codes: 0 stopped, 1 could not start, 2 wrong settings, 3 the port is taken.
 """
 
 import argparse
+import asyncio
 import atexit
 import contextlib
 import errno
@@ -61,18 +62,21 @@ def create_app(settings: Settings, engine: "Engine | None" = None) -> "FastAPI":
         with without_stubs():
             import gradio as gr
 
+        from web.gradio_routes import limit_gradio_routes
         from web.page import create_page, page_setup
         from web.page_files import PageFiles, serve_page_files
 
         app = create_api(settings, engine or loading.result())  # type: ignore[union-attr]
     files = PageFiles(page_setup(settings))
     serve_page_files(app, files)
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app, create_page(app.state.queue, files), path="/", server_name=settings.host, server_port=settings.port,
         root_path=settings.root_path or None, run_history=False, footer_links=[],
         max_file_size=f"{settings.max_file_mib}mb", show_error=True,
         enable_monitoring=False, ssr_mode=False, mcp_server=False,
     )  # fmt: skip
+    limit_gradio_routes(app, max_file_mib=settings.max_file_mib)
+    return app
 
 
 def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "FastAPI":
@@ -80,6 +84,7 @@ def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "Fast
     from fastapi import FastAPI
 
     from jobs.queue import JobQueue
+    from jobs.temp_folder import clear_temp_folder
     from web.gate import protect
     from web.iopaint import create_iopaint_routes
     from web.lama_cleaner import create_lama_cleaner_routes
@@ -88,12 +93,13 @@ def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "Fast
     from web.operators import create_operator_routes
     from web.routes import create_routes
 
-    tempfile.gettempdir()  # found by a trial write, and remembered: later the disk may be full
+    tempfile.gettempdir()  # found by a trial write unless `serve` has set it; later the disk may be full
     engines = engine if isinstance(engine, Sequence) else [engine]
     profile = getattr(engines[0], "profile", None)
     # On a CPU a batch is no faster than one after another, and the first in line would wait for the last.
     batch_limit = 1 if engines[0].describe().get("device") == "cpu" else getattr(profile, "max_batch", 1)
     queue = JobQueue(settings, engines, batch_limit=batch_limit, observer=(metrics := Metrics()))
+    clear_temp_folder(settings.data_dir)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -223,7 +229,10 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
         reason = "another program uses it" if number == errno.EADDRINUSE else text
         print(f"fftlama: can't listen on {settings.host} port {settings.port}: {reason}.", file=sys.stderr)
         return EXIT_PORT
+    from jobs.temp_folder import use_temp_folder
     from web.auth import login_warning
+
+    use_temp_folder(settings.data_dir)
 
     if warning := login_warning(settings):
         log.warning("%s", warning)
@@ -297,7 +306,9 @@ def _serve(settings: Settings, listeners: list[socket.socket], say_ready: Callab
     """Serve until told to stop; return the exit code and whether every thread came to rest."""
     import uvicorn
 
+    from web.connections import BoundedProtocol, OnceAMinute, raise_file_limit, say_no_descriptors
     from web.proxy import RootPath
+    from web.security_headers import SecurityHeaders
     from web.startup import StartupGate
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -311,7 +322,15 @@ def _serve(settings: Settings, listeners: list[socket.socket], say_ready: Callab
         log.error("fftlama could not start: %s", error, exc_info=not isinstance(error, EXPLAINED))
         server.should_exit = True
 
+    BoundedProtocol.most_connections = raise_file_limit()
+    for logger in ("uvicorn.error", "fftlama.web"):
+        logging.getLogger(logger).addFilter(OnceAMinute())
+
     class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            asyncio.get_running_loop().set_exception_handler(say_no_descriptors)
+            await super().startup(sockets)
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             if gate.app is not None:
                 gate.app.state.queue.stop_waiting()  # or patient clients would hold the server up
@@ -320,10 +339,12 @@ def _serve(settings: Settings, listeners: list[socket.socket], say_ready: Callab
     gate = StartupGate(lambda: create_app(settings), on_ready=on_ready, on_failure=on_failure)
     server = Server(
         uvicorn.Config(
-            RootPath(gate, settings.root_path), log_config=None,
+            # The answers while it starts, and of RootPath, have the headers too.
+            SecurityHeaders(RootPath(gate, settings.root_path)), log_config=None,
             access_log=settings.log_level == "debug", server_header=False, lifespan="on",
             proxy_headers=False,  # web/proxy.py reads them
-            ws="none", timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=DRAIN_S, backlog=BACKLOG,
+            http=BoundedProtocol, ws="none", timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=DRAIN_S, backlog=BACKLOG,
         )
     )  # fmt: skip
     for name in (signal.SIGTERM, signal.SIGINT):

@@ -27,6 +27,7 @@ CACHE_MIB = 320  # nine 12 MP images; one larger image is kept whatever its size
 CACHE_SHARE = 4  # the cache takes at most one part in so many of the memory there is
 STEPS_AT_ONCE = 2  # whole pictures decoded or encoded side by side: more than cores only delays everybody
 # Peak of one step over a whole picture, per pixel: Pillow's copy, the array, its upright copy, and what is written.
+# Measured: bench/results/step-memory.md.
 STEP_BYTES_PER_PX = 14
 DEEP_STEP_BYTES_PER_PX = 28
 LONGEST_NAME = 120

@@ -1,7 +1,8 @@
 """The memory that decoding, rasterising, composing and encoding share, and whose turn it is.
 
 Each step is bounded alone; a hundred at once are not. So each says how many bytes it needs at most and waits until they
-are free, in the order of asking. The bytes per pixel below are peaks of whole steps, measured on 12 and 50 MP files.
+are free, in the order of asking. The bytes per pixel stand where they are asked for (`images.py`,
+`request_parsing.py`); bench/step_memory.py measures them.
 """
 
 import threading

@@ -30,15 +30,16 @@ def protect(app: FastAPI, settings: Settings) -> None:
         allowed_hosts=settings.allowed_hosts,
         allowed_origins=settings.allowed_origins,
     )
-    if origins := origins_of(settings.allowed_origins):
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=sorted(origins),
-            allow_methods=["*"],
-            allow_headers=["*"],
-            # Without cookies: who is logged in on this site must not act for another one.
-            allow_credentials=False,
-            expose_headers=["X-Seed", "Content-Disposition", "Location", "Retry-After", NOTES_HEADER],
-        )
+    # Also where no other site may call: Gradio, which looks for it, then adds no headers of its own, which let any
+    # origin in with cookies.
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=sorted(origins_of(settings.allowed_origins)),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        # Without cookies: who is logged in on this site must not act for another one.
+        allow_credentials=False,
+        expose_headers=["X-Seed", "Content-Disposition", "Location", "Retry-After", NOTES_HEADER],
+    )
     app.add_middleware(SecurityHeaders)
     app.add_middleware(PeerAddress)

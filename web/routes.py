@@ -29,7 +29,7 @@ from web.archive import add_archive_route
 from web.detect import add_detect_route
 from web.image_files import attachment, check_format, download_name, encode_whole
 from web.one_shot import notes_header, repair_for_client
-from web.uploads import decode_mask, file_part, read_form, read_json
+from web.uploads import decode_mask, file_part, read_form, read_json, repair_json_mib
 from web.weights import add_weights_routes
 
 STATUSES = {
@@ -99,6 +99,7 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
     waiters = anyio.CapacityLimiter(WAITERS)
     uploads = anyio.CapacityLimiter(UPLOADS_AT_ONCE)
     max_mib = settings.max_file_mib
+    json_mib = repair_json_mib(max_file_mib=max_mib, max_image_mpx=settings.max_image_mpx)
 
     @router.post("/api/v1/images", status_code=201)
     async def add_image(request: Request) -> JSONResponse:
@@ -145,7 +146,7 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
 
     @router.post("/api/v1/repairs", status_code=202)
     async def add_repair(request: Request) -> JSONResponse:
-        body = await read_json(request, max_file_mib=max_mib)
+        body = await read_json(request, max_file_mib=json_mib)
         job_id = await run_in_threadpool(_submit, queue, body)
         return JSONResponse(
             {"job_id": job_id}, status_code=202, headers={"Location": f"{settings.root_path}/api/v1/jobs/{job_id}"}
@@ -182,7 +183,7 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
         name = f"{PurePath(filename).stem or 'photo'}_repaired{encoded.extension}"
         return Response(encoded.data, media_type=encoded.media_type, headers=attachment(name) | notes_header(encoded))
 
-    add_detect_route(router, queue, max_file_mib=max_mib)
+    add_detect_route(router, queue, max_file_mib=json_mib)
     add_archive_route(router, queue)
 
     @router.get("/api/v1/models")

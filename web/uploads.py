@@ -8,6 +8,7 @@ early answer.
 import base64
 import binascii
 import json
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,12 +20,18 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from jobs.errors import JobError, storage_as_job_error
+from jobs.temp_folder import ensure_temp_folder
 
 MIB = 1 << 20
 FORM_OVERHEAD_BYTES = 64 << 10  # boundaries, part headers and small fields around the files
 DISCARD_FACTOR = 3
 DISCARD_FOR_S = 20.0
 MOST_PARTS = 8
+# Parsing holds the interpreter's lock, so everybody waits for it: 90 MiB of numbers are 15 s and 3 GiB. Text, such as a
+# file in base64, is read in no time; values are what counts. 20,000 points of strokes are 60,000.
+MOST_VALUES = 200_000
+STROKES_MIB = 4
+BASE64_BITS_PER_BIT = 4 / 3
 
 
 @asynccontextmanager
@@ -42,6 +49,7 @@ async def read_form(
     parser = MultiPartParser(request.headers, stream, max_files=MOST_PARTS, max_fields=fields)
     try:
         with storage_as_job_error():
+            ensure_temp_folder()
             form = await parser.parse()
     except MultiPartException as error:
         raise JobError("bad_request", f"The form could not be read: {error.message}") from error
@@ -66,8 +74,14 @@ async def file_part(form: FormData, name: str, *, max_file_mib: int) -> tuple[by
     return await part.read(), part.filename or ""
 
 
+def repair_json_mib(*, max_file_mib: int, max_image_mpx: int) -> int:
+    """Return how large a JSON body with strokes and a mask file may be: the largest photo's mask, a bit for a pixel."""
+    mask_mib = math.ceil(max_image_mpx * 1e6 / 8 * BASE64_BITS_PER_BIT / MIB)
+    return min(max_file_mib, STROKES_MIB + mask_mib)
+
+
 async def read_json(request: Request, *, max_file_mib: int) -> dict[str, Any]:
-    """Return a JSON object body; JobError `bad_request` or `file_too_large`.
+    """Return a JSON object body of `MOST_VALUES` at most; JobError `bad_request` or `file_too_large`.
 
     NaN and Infinity, which Python's and JavaScript's sloppier clients send, are read here and refused as strokes.
     """
@@ -78,12 +92,20 @@ async def read_json(request: Request, *, max_file_mib: int) -> dict[str, Any]:
     except ClientDisconnect as error:
         raise JobError("bad_request", "The request was cut off.") from error
     try:
-        value = await run_in_threadpool(json.loads, bytes(body))
+        value = await run_in_threadpool(_parse, body)
+    except JobError:
+        raise
     except (ValueError, RecursionError) as error:
         raise JobError("bad_request", f"The body is not JSON: {str(error)[:200]}") from error
     if not isinstance(value, dict):
         raise JobError("bad_request", "The body must be a JSON object.")
     return value
+
+
+def _parse(body: bytearray) -> Any:
+    if body.count(b",") + body.count(b":") > 2 * MOST_VALUES:
+        raise JobError("bad_request", f"The body has more than {MOST_VALUES} values.")
+    return json.loads(body)
 
 
 def decode_mask(text: object) -> bytes:

@@ -1,5 +1,6 @@
 """app.py as a process: how it starts, what it says when it can't, how it ends."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -89,6 +90,29 @@ def test_stopping_does_not_wait_for_patient_clients(start_server: Callable[..., 
         assert server.stop() == 0  # which fails after 15 s, while the client would wait for 25
         patient.join(5)
         assert answers == [200], "it is answered, not cut off"
+
+
+def test_a_second_user_of_the_machine_can_start_and_upload(tmp_path: Path) -> None:
+    """Gradio keeps uploads in TMPDIR/gradio, which belongs to whoever came first; here nobody can make it."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "gradio").write_text("a file stands where the folder should be")
+    left = tmp_path / "server" / "data" / "tmp" / "gradio" / "left" / "of-an-earlier-run.png"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x")
+    server = RunningServer(tmp_path / "server", kind="page", environment={"TMPDIR": str(shared)}).start()
+    try:
+        assert not left.exists()
+        with server.client as client:
+            (path,) = client.post("/gradio_api/upload", files={"files": ("a.png", bytes(3 << 20))}).json()
+            assert Path(path).is_relative_to(server.data_dir / "tmp") and Path(path).is_file()
+            shutil.rmtree(server.data_dir / "tmp")
+            form = {"file": ("a.png", b"x" * (2 << 20))}  # large enough to be spooled
+            assert client.post("/api/v1/images", files=form).status_code == 415
+            assert client.post("/gradio_api/upload", files={"files": ("a.png", b"x")}).status_code == 200
+        assert [entry.name for entry in shared.iterdir()] == ["gradio"]
+    finally:
+        server.kill()
 
 
 def test_the_page_is_served_beside_the_routes(server: RunningServer) -> None:

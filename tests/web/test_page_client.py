@@ -72,6 +72,70 @@ def test_files_of_the_server_cannot_be_named(server: RunningServer, mask: Path) 
     assert "event: complete" not in answer
 
 
+FORM = "multipart/form-data; boundary=x"
+SHUT = (
+    ("GET", "/monitoring"), ("GET", "/monitoring/summary"), ("GET", "/gradio_api/dev/reload"), ("GET", "/logout"),
+    ("GET", "/gradio_api/proxy=http://127.0.0.1/x"), ("POST", "/gradio_api/process_recording"),
+    ("POST", "/gradio_api/vibe-edit"), ("GET", "/gradio_api/vibe-code"), ("POST", "/gradio_api/run/repair"),
+    ("POST", "/gradio_api/call/predict"), ("GET", "/gradio_api/stream/x/y/z/playlist.m3u8"), ("GET", "/nothing"),
+    ("POST", "/gradio_api/stream/x"), ("GET", "/gradio_api/deep_link"), ("GET", "/gradio_api/openapi.json"),
+    ("GET", "/gradio_api/custom_component/x/y/z/w"), ("DELETE", "/"), ("POST", "/config"),
+)  # fmt: skip
+NONSENSE: tuple[tuple[str, str, bytes, str], ...] = (
+    ("POST", "/gradio_api/upload", b"", "text/plain"),
+    ("POST", "/gradio_api/upload", b"--x?", FORM),
+    ("POST", "/gradio_api/upload", b"--x\r\n\r\n\r\n--x--\r\n", FORM + "; charset=undefined"),
+    ("POST", "/gradio_api/upload", b'--x\r\nContent-Disposition: form-data; name="\xff"\r\n\r\n\r\n--x--\r\n', FORM),
+    ("POST", "/gradio_api/upload?upload_id=%00", b"", FORM),
+    ("POST", "/gradio_api/queue/join", b"[" * 100_000, "application/json"),
+    ("POST", "/gradio_api/queue/join", b"\xff", "application/json"),
+    ("POST", "/gradio_api/queue/join", b"{}", "application/json"),
+    ("POST", "/gradio_api/queue/join", b'{"data": [], "fn_index": 99, "session_hash": "x"}', "application/json"),
+    ("POST", "/gradio_api/queue/join", b'{"data": [], "fn_index": "a", "session_hash": []}', "application/json"),
+    ("POST", "/gradio_api/queue/join", b'{"data": [1, 2, 3], "fn_index": -7, "session_hash": "x"}', "application/json"),
+    ("POST", "/gradio_api/call/repair", b'{"data": {"a": 1}}', "application/json"),
+    ("POST", "/gradio_api/call/repair", b"null", "application/json"),
+    ("POST", "/gradio_api/call/v2/repair", b'{"x": 1}', "application/json"),
+    ("POST", "/gradio_api/cancel", b'{"session_hash": 1}', "application/json"),
+    ("POST", "/gradio_api/reset", b'{"event_id": []}', "application/json"),
+    ("GET", "/gradio_api/file=%00", b"", ""),
+    ("GET", "/gradio_api/file=" + "a" * 5000, b"", ""),
+    ("GET", "/gradio_api/file=/etc/passwd", b"", ""),
+    ("GET", "/gradio_api/file=http://[::1", b"", ""),
+    ("GET", "/static/%00", b"", ""), ("GET", "/assets/..%2f..%2fapp.py", b"", ""), ("GET", "/svelte/%00", b"", ""),
+    ("GET", "/pwa_icon/0", b"", ""), ("GET", "/pwa_icon/99999999999", b"", ""), ("GET", "/pwa_icon", b"", ""),
+    ("GET", "/gradio_api/info?serialize=maybe", b"", ""), ("GET", "/gradio_api/call/repair/nobody", b"", ""),
+    ("GET", "/?view=%00&deep_link=../../x", b"", ""), ("GET", "/config?deep_link=%00", b"", ""),
+)  # fmt: skip
+
+
+def test_gradios_other_routes_are_shut_and_nonsense_is_no_fault_of_the_server(server: RunningServer) -> None:
+    """Gradio answered 500 to nonsense, and a foreign origin with access-control-allow-credentials."""
+    tracebacks = server.log.count("Traceback")
+    stranger = {"origin": "https://evil.example"}
+    with server.client as client:
+        answers = [((method, path), client.request(method, path)) for method, path in SHUT]
+        assert {str(asked): answer.status_code for asked, answer in answers if answer.status_code != 404} == {}
+        for method, path, body, kind in NONSENSE:
+            with client.stream(method, path, content=body, headers={"content-type": kind} if kind else {}) as answer:
+                answers.append(((method, path), answer))
+        assert {str(asked): answer.status_code for asked, answer in answers if answer.status_code >= 500} == {}
+        preflight = {**stranger, "access-control-request-method": "POST"}
+        for path in ("/", "/config", "/gradio_api/info", "/gradio_api/file=x", "/theme.css", "/static/x", "/health"):
+            answers.append((("GET", path), client.get(path, headers=stranger)))
+            answers.append((("OPTIONS", path), client.options(path, headers=preflight)))
+        large = client.post("/gradio_api/queue/join", content=bytes(2 << 20))
+        assert large.status_code == 413 and large.json()["error"] == "file_too_large"
+        streamed = client.post("/gradio_api/queue/join", content=iter([b"[" * (1 << 20)] * 3))
+        assert streamed.status_code in (400, 413)
+    for asked, answer in [*answers, (("POST", "large"), large), (("POST", "streamed"), streamed)]:
+        assert "access-control-allow-origin" not in answer.headers, asked
+        assert "access-control-allow-credentials" not in answer.headers, asked
+        assert answer.headers["x-content-type-options"] == "nosniff", asked
+        assert answer.headers["x-frame-options"] == "SAMEORIGIN", asked
+    assert server.log.count("Traceback") == tracebacks, server.log[-3000:]
+
+
 def test_importing_the_page_writes_nothing_beside_it() -> None:
     """Gradio wrote a page.pyi into the checkout for every subclass of a component."""
     importlib.reload(web.page)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.support.fake_engine import SCALED
 from tests.support.serving import RunningServer, ask_repair, follow, upload
+from web.uploads import repair_json_mib
 
 MIB = 1 << 20
 
@@ -183,6 +184,18 @@ def test_bodies_that_are_no_json_object(client: httpx.Client, body: bytes) -> No
 
 def test_a_json_body_has_a_limit_too(client: httpx.Client) -> None:
     assert_refused(client.post("/api/v1/repairs", content=b'{"strokes": "' + bytes(3 * MIB)), 413, "file_too_large")
+
+
+@pytest.mark.parametrize("path", ["/api/v1/repairs", "/api/v1/detect", "/api/v1/inpaint", "/api/v1/adjust_mask"])
+def test_a_json_body_of_very_many_values_is_refused_unparsed(client: httpx.Client, path: str) -> None:
+    """90 MiB of numbers kept everybody waiting for 15 s and took 3 GiB."""
+    answer = client.post(path, content=b'{"strokes": [' + b"0," * 500_000 + b"0]}")
+    assert answer.status_code == 400 and "values" in answer.text
+
+
+def test_a_json_body_has_room_for_the_largest_photos_mask() -> None:
+    assert repair_json_mib(max_file_mib=100, max_image_mpx=100) == 20
+    assert repair_json_mib(max_file_mib=2, max_image_mpx=2) == 2
 
 
 @pytest.mark.parametrize(

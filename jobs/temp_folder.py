@@ -1,0 +1,52 @@
+"""Where what arrives lies until it is checked: below the data folder, not in the machine's own temporary folder.
+
+There a name such as /tmp/gradio belongs to whoever came first, and a second user of the machine could not start. Counts
+for the whole process; the data folder has one process at a time (`database.FolderLock`).
+"""
+
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+NAME = "tmp"
+GRADIO_VARIABLE = "GRADIO_TEMP_DIR"  # read when Gradio's components are made
+
+
+def use_temp_folder(data_dir: Path) -> None:
+    """Have this process and Gradio in it keep temporary files below the data folder, which is made if it is missing.
+
+    Args:
+        data_dir: the data folder, absolute. One that can't be made is said where the queue opens it.
+    """
+    folder = data_dir / NAME
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = str(folder)  # no trial write: later the disk may be full
+    os.environ[GRADIO_VARIABLE] = str(folder / "gradio")
+
+
+def clear_temp_folder(data_dir: Path) -> None:
+    """Remove what an earlier run left; for the process that holds the data folder, before it takes anything.
+
+    Args:
+        data_dir: the data folder.
+    """
+    with suppress(OSError):
+        for entry in (data_dir / NAME).iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+def ensure_temp_folder() -> None:
+    """Make the folder again where somebody emptied the data folder while the program runs.
+
+    Raises:
+        OSError: the data folder is gone or can't be written.
+    """
+    folder = Path(tempfile.gettempdir())
+    if not folder.is_dir():
+        folder.mkdir()  # without parents: a disk that is not mounted now is no reason to fill its mount point
