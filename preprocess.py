@@ -131,6 +131,7 @@ def build_input(source: DeviceCrop) -> Tensor:
     step, device = crop.sample_step, source.pinned.device
     sampled = len(range(bottom - top)[middle_of_every(step)])
     parts = []
+    # In strips of rows, so that memory on the device does not grow with the photo.
     for rows in _strips(range(height), STRIP_PX * height // (sampled * (right - left))):
         needed = rows_needed(rows, target=height, source=sampled)
         strip = source.strip((left, top + needed.start * step, right, min(top + needed.stop * step, bottom)))
@@ -138,10 +139,11 @@ def build_input(source: DeviceCrop) -> Tensor:
         missing = F.adaptive_max_pool2d(masked[3:], (len(needed), width))  # (1, needed, width)
         covered = covers(rows, needed, target=height, source=sampled, device=device)
         missing = torch.matmul(covered, missing).clamp_(max=1)
+        # From here the fourth channel is the weight of a pixel, 1 where it is known: RGB is zero elsewhere.
         masked[3:] = 1 - masked[3:]
         narrow = _resize(masked, (len(needed), width), mode="bilinear")
         averaged = torch.matmul(average_weights(rows, needed, target=height, source=sampled, device=device), narrow)
-        rgb = averaged[:3] / averaged[3:].clamp_min(SMALLEST_WEIGHT)
+        rgb = averaged[:3] / averaged[3:].clamp_min(SMALLEST_WEIGHT)  # (3, rows, width), mean of the known pixels
         parts.append(torch.cat([rgb.clamp_(0, 1) * (1 - missing), missing]))
     return pad_to_model(torch.cat(parts, dim=1), crop.model_size, source.pinned)
 
@@ -168,8 +170,8 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
         source: the crop as uploaded; not modified.
 
     Returns:
-        (patch height, patch width, 3) of the image's dtype: the patch, whole once the pinned is settled. Pixels of
-        alpha 0 are the original's.
+        (patch height, patch width, 3) of the image's dtype: the patch, whole once `PinnedMemory.synchronize` has
+        returned. Pixels of alpha 0 are the original's.
     """
     crop = source.crop
     assert crop.sample_step == 1, "pixels that were left out can't be mixed into"

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-OUTSIDE = {"tests", "bench", "docs", "training", "scripts", "weights"}
+OUTSIDE = {"tests", "bench", "docs", "examples", "training", "scripts", "weights", "node_modules"}
 
 
 def count_lines(root: Path) -> dict[str, Any]:

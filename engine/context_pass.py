@@ -72,14 +72,16 @@ def transfer_low_frequencies(prediction: Tensor, crop: Crop, context: Tensor, co
         may lie a little outside [0, 1]. If one of the two has a value that is not finite, so has the result.
     """
     rows, columns = (_Span.of(crop, context_crop, axis) for axis in (0, 1))
-    fine = prediction[:, rows.fine_slice, columns.fine_slice]
+    fine = prediction[:, rows.fine_slice, columns.fine_slice]  # (3, fine rows, fine columns), the patch
     down, across = rows.to_context(fine.device), columns.to_context(fine.device)
     low = context[:, rows.context_slice, columns.context_slice]
     missing = low[3:]  # (1, height, width), on the context grid, as is what follows
     difference = low[:3] - down @ fine @ across.T
+    # The blur must not mix in what the two predict of known pixels, so these have weight 0, and the sum of weights is
+    # blurred with the rest, to be divided by.
     weighted = torch.cat([difference * missing, missing])
     blurred = _blur(len(rows.context), fine.device) @ weighted @ _blur(len(columns.context), fine.device)
-    slow = blurred[:3] / blurred[3:].clamp_min(SMALLEST_SHARE) * _ramp(missing[0])
+    slow = blurred[:3] / blurred[3:].clamp_min(SMALLEST_SHARE) * _ramp(missing[0])  # (3, context rows, context columns)
     shifted = prediction.clone()
     shifted[:, rows.fine_slice, columns.fine_slice] += rows.to_fine(fine.device) @ slow @ columns.to_fine(fine.device).T
     return shifted

@@ -106,6 +106,7 @@ def fill(
         meanwhile()
     runner.pinned.synchronize()
     for index, total in sums:
+        # Half precision overflows on few photos, and only on the device is it seen: so the check comes after the copy.
         if not np.isfinite(total).all():
             filled[index] = _fill_in_float32(tasks[index], runner, timer)
     return [result for result in filled if result is not None]
@@ -121,6 +122,7 @@ def _run_context_passes(tasks: Sequence[CropTask], runner: ModelRunner, timer: S
         predictions = _try(_predict_contexts, batch, runner.predict, runner.pinned, timer)
         is_on_cpu = predictions is None
         if is_on_cpu:
+            # A context pass is one small forward: on the CPU at once, before the crops themselves lose their graphs.
             logger.warning("out of memory on %s: %s", runner.device, CONTEXT_ON_CPU)
             runner.free_memory()
             predictions = _try(
@@ -157,6 +159,7 @@ def _fill_batch(tasks: list[CropTask], runner: ModelRunner, timer: StageTimer) -
     if done is not None:
         return done
     runner.free_memory()
+    # A batch needs more than one task does, so the graphs alone may have been too much for the batch only.
     if len(tasks) > 1:
         logger.warning("out of memory with %d boxes at once, going on one by one", len(tasks))
         return [_fill_batch([task], runner, timer)[0] for task in tasks]
@@ -227,6 +230,7 @@ def _try(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        # Not tried again in here: the error's traceback holds the frames, and these the tensors, until it is left.
         return None
 
 

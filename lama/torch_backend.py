@@ -79,6 +79,7 @@ class TorchBackend(nn.Module):
         """The transform for (height, width) features, built once."""
         if (height, width) not in self._transforms:
             matrices = dft_matrices(height, width)
+            # The spectrum lies here as (part, frequency): then each part is one matrix for the 1x1 convolution.
             by_part = matrices.column.view(height, 2, -1).transpose(0, 1).reshape(2 * height, -1)
             from_part = matrices.column_inverse.view(-1, height, 2).transpose(1, 2).reshape(-1, 2 * height)
             self._transforms[height, width] = _Transform(
@@ -167,7 +168,7 @@ class _FoldedFFC(nn.Module):
         """Write the layer's result, or with `add` its sum with what is there, to `out`, border included."""
         y_local = self.local(x, relu=True)
         s = self.spectral_path(x, transform)  # (B, H, W, C)
-        leave = torch.matmul(s, self.leave_weight).permute(0, 3, 1, 2)
+        leave = torch.matmul(s, self.leave_weight).permute(0, 3, 1, 2)  # (B, G, H, W)
         y_global = self.cross(x[:, : self.local_channels], relu=True, addend=leave)
         inside = _inside(out, BORDER_PX)
         for target, y in (
@@ -187,8 +188,8 @@ class _FoldedFFC(nn.Module):
         y = torch.matmul(transform.row, t[:, BORDER_PX:-BORDER_PX])  # (B, H, 2K, C)
         z = torch.matmul(transform.column, y.view(batch, 2 * height, frequencies * channels))  # (B, 2H, K C)
         z = self._convolve_spectrum(z.view(batch, 2, height * frequencies, channels), transform.spectrum_gain)
-        y = torch.matmul(transform.column_inverse, z.view(batch, 2 * height, frequencies * channels))
-        fourier = torch.matmul(transform.row_inverse, y.view(batch, height, 2 * frequencies, channels))
+        y = torch.matmul(transform.column_inverse, z.view(batch, 2 * height, frequencies * channels))  # (B, 2H, K C)
+        fourier = torch.matmul(transform.row_inverse, y.view(batch, height, 2 * frequencies, channels))  # (B, H, W, C)
         return fourier.add_(t[:, BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX])
 
     def _convolve_spectrum(self, z: Tensor, gain: float) -> Tensor:

@@ -122,6 +122,7 @@ class TritonTrunk:
         if shared.sums is not None:
             self._run_layers_beside(x, y, shared, shared.sums)
             return x
+        # A block is two layers: the first writes `y`, the second adds to `x`, which is the block's shortcut.
         there, back = self._sided(x, y)
         for index in range(0, len(self._layers), 2):
             self._run_layer(index, x, y, shared, sided=there, add=False)
@@ -148,7 +149,7 @@ class TritonTrunk:
         layer, tiles = self._layers[index], shared.tiles
         main = torch.cuda.current_stream() if self._stream is not None else None
         if main is not None and self._stream is not None:
-            self._stream.wait_stream(main)
+            self._stream.wait_stream(main)  # until the layer before has written what this one reads
         with torch.cuda.stream(self._stream) if main is not None else contextlib.nullcontext():
             self._enter_spectral_path(layer, x, shared)
             is_awaited = main is not None and shared.local_after_enter

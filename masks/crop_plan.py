@@ -142,7 +142,7 @@ class _Fitter:
         # Less context is better than less resolution, as long as some is left.
         fits = longer + 2 * rules.min_margin_px <= largest
         margin = np.where(fits, np.minimum(margin, (largest - longer) // 2), margin).astype(np.int64)
-        # And so is a little less context than half as much work again, or a second look (`broad.py`) on top of it.
+        # A little less context is also better than the next bucket, or than a context pass (`engine/context_pass.py`).
         buckets = np.array(self.buckets_px, np.int64)
         scant = longer + 2 * np.ceil(margin * rules.scant_ratio).astype(np.int64)
         room = buckets[np.minimum(np.searchsorted(buckets, scant), len(buckets) - 1)] - longer
@@ -158,6 +158,7 @@ class _Fitter:
         longer = np.maximum(height, width)
         scale = np.minimum(1.0, largest / longer)
         if self.fixed_buckets:
+            # A captured graph runs its whole bucket, however little of it the box needs.
             buckets = np.array(self.buckets_px, np.int64)
             side = buckets[np.minimum(np.searchsorted(buckets, longer), len(buckets) - 1)]
             return side * side + self.rules.forward_px, scale
@@ -175,6 +176,7 @@ class _Fitter:
             wanted = (side, side)
             bucket = min(side, largest)
         else:
+            # Without graphs nothing is gained by more context than is needed.
             wanted = (_round_up(needed_h, TIGHT_STEP_PX), _round_up(needed_w, TIGHT_STEP_PX))
             bucket = largest
         box = _place(context, wanted, self.image_size)
@@ -201,12 +203,15 @@ def _merge(spans: NDArray[np.int64], fitter: _Fitter) -> NDArray[np.int64]:
         spans = _gather(spans, fitter.rules.cell_px)
     spans = spans.copy()
     cost, scale = fitter.cost_px(spans)
+    # (N, N) model pixels saved by running two spans as one: inf where their holes touch, which must be one, and -inf
+    # where they may not be.
     gain = np.full((len(spans), len(spans)), -np.inf)
     alive = np.ones(len(spans), np.bool_)
 
     def update(index: int) -> None:
         union_cost, union_scale = fitter.cost_px(_unite(spans, spans[index]))
         saved = (cost + cost[index] - union_cost).astype(np.float64)
+        # Two small crops are sharper than one that has to be scaled down.
         saved[union_scale < np.minimum(scale, scale[index])] = -np.inf
         saved[_touches(spans, spans[index])] = np.inf
         saved[~alive] = -np.inf
@@ -219,6 +224,7 @@ def _merge(spans: NDArray[np.int64], fitter: _Fitter) -> NDArray[np.int64]:
         kept, gone = (int(index) for index in np.unravel_index(int(gain.argmax()), gain.shape))
         if gain[kept, gone] < 0:
             break
+        # The union of two may touch a third, which then belongs to it; so its cost is known only now.
         union, members = _closure(spans, alive, _unite(spans[kept], spans[gone]))
         union_cost, union_scale = fitter.cost_px(union)
         is_worse = union_cost > cost[members].sum() or union_scale < scale[members].min()
@@ -260,6 +266,7 @@ def _split_thin(span: NDArray[np.int64], dilated: DilatedMask, fitter: _Fitter) 
     missing = paste(dilated.missing, dilated.box, hole_box)
     if largest_inside_px(missing) > fitter.rules.thin_px:
         return span[None]
+    # Five eighths of the bucket leave room for the margin on both sides.
     cell_px = min(fitter.rules.thin_cell_px, largest * 5 // 8)
     pieces = []
     for top in range(0, missing.shape[0], cell_px):
@@ -276,6 +283,7 @@ def _gather(spans: NDArray[np.int64], cell_px: int) -> NDArray[np.int64]:
     small = (spans[:, 2] - spans[:, 0] <= cell_px) & (spans[:, 3] - spans[:, 1] <= cell_px)
     cells = (spans[small, :2] + spans[small, 2:4]) // (2 * cell_px)
     _, group = np.unique(cells, axis=0, return_inverse=True)
+    # Sorted by cell, so that each cell is one run, and split where the next run starts.
     order = np.argsort(group.reshape(-1), kind="stable")
     starts = np.flatnonzero(np.diff(group.reshape(-1)[order], prepend=-1))
     gathered = [_bounds(cell)[None] for cell in np.split(spans[small][order], starts[1:]) if len(cell)]

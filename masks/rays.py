@@ -87,14 +87,15 @@ def cast_rays(
         if x0 >= x1 or y0 >= y1:
             starts.append(np.zeros((0, length), np.int64))
             continue
+        # The rim on this side: hole pixels whose neighbour in the direction is none.
         beside = mask[y0 + dy : y1 + dy : every, x0 + dx : x1 + dx]
         at = np.flatnonzero(mask[y0:y1:every, x0:x1] > beside)
         y, x = at // (x1 - x0) * every + y0, at % (x1 - x0) + x0
         rim = (y * width + x)[groups.at(x, y) == label]
-        rim = _thin_out(rim, 4 * MOST_RAYS)
+        rim = _thin_out(rim, 4 * MOST_RAYS)  # more than are wanted, as some will meet another hole
         along = rim[:, None] + np.arange(1, length + 1) * (dy * width + dx)
         starts.append(_thin_out(along[~holes[along].any(axis=1)], MOST_RAYS))
-    at = np.concatenate(starts)[:, own_px:]
+    at = np.concatenate(starts)[:, own_px:]  # (N, RAY_PX) flat indices, beyond what dilation adds anyway
     seen = image[at // width, at % width]  # (N, RAY_PX, 3)
     grey = seen.astype(np.float32) @ np.array([0.25, 0.5, 0.25], np.float32)
     direction = np.repeat(np.arange(len(DIRECTIONS)), [len(rays) for rays in starts])

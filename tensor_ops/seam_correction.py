@@ -1,12 +1,12 @@
-"""The fill at the rim: what the prediction gets wrong just outside the hole, taken back inside it, and no edge between.
+"""Seam correction: measure the error on the known ring, spread it smoothly into the hole, subtract it.
 
 The network also predicts the known pixels it was given. Where its prediction of the ring around the hole differs from
-the photo, it is as far off just inside: the difference is carried into the hole by a membrane (a pyramid that averages
-the ring down and fills back up, after Gortler et al., "The Lumigraph", 1996, section 3.4) and subtracted there, so that
-the fill meets the photo without a step. Then the outermost missing pixels take one step towards a thin plate through
-what lies around them, known pixels on one side and filled ones on the other: no linear estimate from 7x7 pixels that
-was fitted to photos is better. Works on the model's input and output, (B, C, H, W) float32 on the device. Knows no
-photos, crops or masks of the photo's size.
+the photo, it is off by as much just inside. A pyramid averages the differences on the ring down and fills them back up
+(after Gortler et al., "The Lumigraph", 1996, section 3.4), and they are subtracted, so that the fill meets the photo
+without a step. Then the outermost missing pixels move onto a thin plate through their neighbours, known pixels on one
+side and filled ones on the other, so that no edge is left: no linear estimate from 7x7 pixels that was fitted to photos
+is better. Works on the model's input and output, (B, C, H, W) float32 on the device. Knows no photos, crops or masks of
+the photo's size.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def correct_seam(prediction: Tensor, model_input: Tensor) -> Tensor:
 def _match(prediction: Tensor, model_input: Tensor) -> Tensor:
     rgb, missing = model_input[:, :3], model_input[:, 3:]
     ring = F.max_pool2d(missing, 3, stride=1, padding=1) - missing  # (B, 1, H, W): known pixels that touch the hole
-    difference = spread(torch.cat([(rgb - prediction) * ring, ring], dim=1))
+    difference = spread(torch.cat([(rgb - prediction) * ring, ring], dim=1))  # (B, 3, H, W), smooth
     return torch.addcmul(prediction, difference, missing).clamp_(0, 1)
 
 
@@ -79,7 +79,8 @@ def smooth_seam(fill: Tensor, model_input: Tensor) -> Tensor:
         (B, 3, H, W) float32, the smoothed fill.
     """
     rgb, missing = model_input[:, :3], model_input[:, 3:]
-    outermost = F.max_pool2d(1 - missing, 3, stride=1, padding=1) * missing
+    outermost = F.max_pool2d(1 - missing, 3, stride=1, padding=1) * missing  # (B, 1, H, W): missing, touch a known one
+    # Replicated, because beyond the crop's edge there is no photo here, and zeros would be an edge to smooth.
     mixed = F.pad(torch.addcmul(rgb, fill, missing), (PLATE_REACH_PX,) * 4, mode="replicate")
     from_plate = F.conv2d(mixed, _plate(fill.device), groups=3)
     return torch.addcmul(fill, from_plate, outermost, value=-1).clamp_(0, 1)
@@ -107,9 +108,10 @@ def spread(weighted: Tensor) -> Tensor:
         # A ring is a line, of which each level has half as much: it keeps its weight on the way down.
         weighted = weighted * weighted[:, -1:].reciprocal().clamp_(max=2)
     levels.append(weighted)
-    total = weighted.sum(dim=(2, 3), keepdim=True)
+    total = weighted.sum(dim=(2, 3), keepdim=True)  # (B, C + 1, 1, 1)
     values = total[:, :-1] / (total[:, -1:] + SMALLEST_WEIGHT)  # (B, C, 1, 1)
     for level in reversed(levels):
+        # Where a level knows little, what the coarser one says counts for the rest.
         below = F.interpolate(values, size=level.shape[2:], mode="bilinear", align_corners=False)
         values = level[:, :-1] + torch.addcmul(below, below, level[:, -1:], value=-1)
     return values
