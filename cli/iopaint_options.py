@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli.errors import EXIT_USAGE, CommandError
+from cli.errors import EXIT_USAGE, CommandError, printable
 from config import Settings
 
 LAMA = "lama"  # what IOPaint calls the network; here whichever is loaded
@@ -41,7 +41,7 @@ CACHED_NETWORKS = {
 
 def warn(sentence: str) -> None:
     """Say something on stderr that does not stop the command."""
-    print(f"fftlama: {sentence}", file=sys.stderr)
+    print(f"fftlama: {printable(sentence)}", file=sys.stderr)
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cli.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, CommandError
+from cli.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, CommandError, printable
 from cli.loading import load_inpainter
 from config import CHECKOUT, Settings, SettingsError, add_arguments, load_settings
 from engine.profiles import LOCAL_PROFILES_FILE, ProfileError
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = make_parser(with_mask=not is_finding).parse_args(arguments)
         return int(chosen.run(chosen))
     except CommandError as error:
-        print(f"fftlama: {error}", file=sys.stderr)
+        print(f"fftlama: {printable(str(error))}", file=sys.stderr)
         return error.code
     except (SettingsError, ProfileError) as error:
         print(f"fftlama: {error}", file=sys.stderr)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from cli.batch import Limits, Outcome, run_tasks, settled_before
-from cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError
+from cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError, printable
 from cli.plan import BatchError, Task, plan_tasks
 from config import Settings
 from imaging.atomic_write import write_atomically
@@ -124,7 +124,7 @@ def _tell_all(rows: Iterable[dict[str, Any]], count: int, *, report: Path | None
             if not for_people:
                 print(json.dumps(row), flush=True)
             elif row["state"] == "to_repair":
-                tqdm.write(_printable(f"{row['photo']} with {row['mask']} -> {row['result']}"))
+                tqdm.write(printable(f"{row['photo']} with {row['mask']} -> {row['result']}"))
     finally:
         seconds = time.monotonic() - began_s
         words = ", ".join(f"{counts[state]} {word}" for state, word in WORDS.items() if counts[state])
@@ -149,14 +149,7 @@ def _say(row: dict[str, Any], said: set[str]) -> None:
         if note["code"] in FORMAT_NOTES:
             said.add(note["text"])
     for sentence in sentences:
-        tqdm.write(_printable(f"{name}: {sentence}"), file=sys.stderr)
-
-
-def _printable(text: str) -> str:
-    """Return text on one line, without what a terminal would obey."""
-    shown = "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    encoding = sys.stderr.encoding or "utf-8"
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
+        tqdm.write(printable(f"{name}: {sentence}"), file=sys.stderr)
 
 
 def _check_report(report: Path, tasks: list[Task]) -> None:

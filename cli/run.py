@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError, sentence_of
+from cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError, printable, sentence_of
 from cli.iopaint_options import EXIT_AS_IOPAINT, choose_engine, make_parser, parse, warn
 from cli.loading import load_inpainter
 from config import Settings, load_settings
@@ -178,7 +178,7 @@ def _repair_all(
     # None: a bar on a terminal, nothing where nobody looks.
     for photo, mask, target in tqdm(rows, unit="photo", disable=None):
         if mask is None or engine is None:
-            tqdm.write(f"{photo.name}: there is no mask for it; it is skipped", file=sys.stderr)
+            tqdm.write(printable(f"{photo.name}: there is no mask for it; it is skipped"), file=sys.stderr)
             skipped += 1
             continue
         try:
@@ -188,7 +188,7 @@ def _repair_all(
             done += 1
         # ValueError is every room's own refusal; the last three are a full disk, memory, and CUDA's errors.
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            tqdm.write(f"{photo.name}: {sentence_of(error)}", file=sys.stderr)
+            tqdm.write(printable(f"{photo.name}: {sentence_of(error)}"), file=sys.stderr)
             failed += 1
     counts = ((done, "repaired"), (skipped, "without a mask"), (failed, "failed"))
     words = ", ".join(f"{count} {what}" for count, what in counts if count)

@@ -168,6 +168,22 @@ def test_one_bad_photo_does_not_stop_the_others(engine: Engine, photos: Path, tm
     assert "b.JPG: " in told.err and "bb.png: CUDA error: unlucky\n" in told.err and "2 failed" in told.out
 
 
+def test_names_that_move_the_cursor_or_are_no_text_stop_nothing(
+    engine: Engine, photos: Path, tmp_path: Path, capsys: Any
+) -> None:
+    (photos / "broken\x1b[31m\n.png").write_bytes(b"no picture")
+    os.link(photos / "a.png", os.fsencode(photos) + b"/\xff\xfe.png")
+    (photos / "away.png").symlink_to(tmp_path / "none.png")
+    masks = tmp_path / "masks"
+    for name in ("a.png", "broken\x1b[31m\n.png"):
+        mask_file(masks / name)
+    os.link(masks / "a.png", os.fsencode(masks) + b"/\xff\xfe.png")
+    assert run(photos, masks, tmp_path / "out") == 1
+    told = capsys.readouterr()
+    assert "\x1b" not in told.err and "2 repaired" in told.out and "1 failed" in told.out
+    assert set(os.listdir(os.fsencode(tmp_path / "out"))) == {b"a.png", b"\xff\xfe.png"}  # noqa: PTH208
+
+
 def test_an_empty_folder_ends_as_iopaint_does(engine: Engine, photos: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty", mask_file(tmp_path / "m.png"), tmp_path / "out") == 255
