@@ -4,9 +4,11 @@ A client that closes its connection has no use for the answer: its job leaves th
 dropped. Works on whole bodies only: whoever reads the body reads it to its end first.
 """
 
+from __future__ import annotations
+
 import json
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
@@ -47,7 +49,7 @@ async def repair_for_client(
     Raises:
         JobError: what `JobQueue.repair_file` raises; `interrupted` when the client left.
     """
-    job = _Job(queue)
+    job = CancellableJob(queue)
 
     def work() -> Encoded:
         return queue.repair_file(image, mask, options, filename, on_job=job.begin)
@@ -78,16 +80,24 @@ def notes_header(encoded: Encoded) -> dict[str, str]:
     return {NOTES_HEADER: notes} if encoded.notes and len(notes) <= LONGEST_HEADER else {}
 
 
-class _Job:
+class JobCanceller(Protocol):
+    """What cancels jobs: the job queue."""
+
+    def cancel(self, job_id: str) -> Any:
+        """Cancel a job."""
+
+
+class CancellableJob:
     """A job that may be cancelled before it has an id."""
 
-    def __init__(self, queue: JobQueue) -> None:
+    def __init__(self, queue: JobCanceller) -> None:
         self._queue = queue
         self._lock = threading.Lock()
         self._job_id: str | None = None
         self._left = False
 
     def begin(self, job_id: str) -> None:
+        """Take the job's id; it is cancelled now if that was asked for before."""
         with self._lock:
             self._job_id = job_id
             left = self._left
@@ -95,6 +105,7 @@ class _Job:
             self._queue.cancel(job_id)
 
     def cancel(self) -> None:
+        """Cancel the job, or have it cancelled as soon as it has an id."""
         with self._lock:
             self._left = True
             job_id = self._job_id

@@ -9,6 +9,7 @@ modules that each own one idea; `js_on_load` imports the first of them and does 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
 
 from jobs.weights_fetch import is_offered
+from web.gradio_calls import cancel_when_left, watched_call
+from web.one_shot import CancellableJob
 from web.page_files import ENTRY, STATIC_FOLDER, PageFiles
 from web.words import LANGUAGES, load_strings
 
@@ -29,8 +32,13 @@ PREVIEW_PX = 2048
 class FileRepairer(Protocol):
     """What the page needs of the job queue."""
 
-    def repair_file(self, image: bytes, mask: bytes, options: dict[str, Any], filename: str) -> Any:
-        """Return an encoded photo with `.data`, `.extension`."""
+    def repair_file(
+        self, image: bytes, mask: bytes, options: dict[str, Any], filename: str, *, on_job: Callable[[str], None]
+    ) -> Any:
+        """Return an encoded photo with `.data`, `.extension`; `on_job` is told the job's id."""
+
+    def cancel(self, job_id: str) -> Any:
+        """Cancel a job."""
 
 
 def page_setup(settings: Any) -> dict[str, Any]:
@@ -133,11 +141,11 @@ def create_page(queue: FileRepairer, files: PageFiles) -> gr.Blocks:
     """
     with gr.Blocks(title="fftlama", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         MaskCanvas(files)
-        _add_repair_endpoint(queue)
+        _add_repair_endpoint(page, queue)
     return page
 
 
-def _add_repair_endpoint(queue: FileRepairer) -> None:
+def _add_repair_endpoint(page: gr.Blocks, queue: FileRepairer) -> None:
     """Add `/repair` to the Blocks under construction; its components are never shown.
 
     gr.File hands files through as they are, where gr.Image would re-encode them.
@@ -148,13 +156,17 @@ def _add_repair_endpoint(queue: FileRepairer) -> None:
     repaired = gr.File(label="repaired", visible=False)
     trigger = gr.Button(visible=False)
 
-    def repair(image_path: str | None, mask_path: str | None, options: dict[str, Any] | None = None) -> str:
+    def repair(
+        image_path: str | None, mask_path: str | None, options: dict[str, Any] | None = None,
+        request: gr.Request | None = None,
+    ) -> str:  # fmt: skip
         """Remove from a photo what a mask covers.
 
         Args:
             image_path: the photo, any format the page takes.
             mask_path: a picture of the same size; brighter than 127 is the hole.
             options: dilate_px, feather_px, quality ("fast" or "high"), as in POST /api/v1/repair.
+            request: given by Gradio, not by the caller.
 
         Returns:
             Path of the repaired photo in its own format.
@@ -162,10 +174,11 @@ def _add_repair_endpoint(queue: FileRepairer) -> None:
         if not image_path or not mask_path:
             raise gr.Error("Both an image file and a mask file are needed.", print_exception=False)
         name = Path(image_path).name
+        files = Path(image_path).read_bytes(), Path(mask_path).read_bytes()
+        job = CancellableJob(queue)
         try:
-            encoded = queue.repair_file(
-                Path(image_path).read_bytes(), Path(mask_path).read_bytes(), options or {}, name
-            )
+            with cancel_when_left(watched_call(page, request), job.cancel):
+                encoded = queue.repair_file(*files, options or {}, name, on_job=job.begin)
         except (ValueError, RuntimeError) as error:
             raise gr.Error(str(error), print_exception=False) from error
         for note in encoded.notes:

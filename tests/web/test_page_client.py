@@ -13,7 +13,7 @@ from PIL import Image
 
 import web.page
 from tests.support.page_driver import DATA
-from tests.support.serving import RunningServer
+from tests.support.serving import RunningServer, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,27 @@ def test_files_of_the_server_cannot_be_named(server: RunningServer, mask: Path) 
         answer = http.get(f"/gradio_api/call/repair/{call['event_id']}").text
     assert "event: error" in answer
     assert "event: complete" not in answer
+
+
+def test_a_cancelled_call_cancels_its_job(client: Client, server: RunningServer, mask: Path) -> None:
+    """Nine of twelve cancelled calls were computed to their end."""
+
+    def ended() -> dict[str, int]:
+        with server.client as http:
+            counts: dict[str, int] = http.get("/status").json()["ended"]
+            return counts
+
+    before = ended()
+    running = client.submit(handle_file(DATA / "pier.jpg"), handle_file(mask), {"feather_px": 400}, api_name="/repair")
+    wait_until(lambda: _running(server), {1}, limit_s=60)
+    running.cancel()
+    wait_until(lambda: ended()["cancelled"] - before["cancelled"], {1}, limit_s=60)
+    assert ended()["cancelled"] == before["cancelled"] + 1 and ended()["done"] == before["done"]
+
+
+def _running(server: RunningServer) -> int:
+    with server.client as http:
+        return int(http.get("/status").json()["running"])
 
 
 FORM = "multipart/form-data; boundary=x"
