@@ -28,7 +28,7 @@ CACHE_SHARE = 4  # the cache takes at most one part in so many of the memory the
 STEPS_AT_ONCE = 2  # whole pictures decoded or encoded side by side: more than cores only delays everybody
 # Peak of one step over a whole picture, per pixel: Pillow's copy, the array, its upright copy, and what is written.
 # Measured: bench/results/step-memory.md.
-STEP_BYTES_PER_PX = 14
+STEP_BYTES_PER_PX = 22  # WebP's; JPEG takes 10
 DEEP_STEP_BYTES_PER_PX = 28
 LONGEST_NAME = 120
 
