@@ -49,7 +49,7 @@ def _operation(document: Mapping[str, Any], path: str, method: str, operation: M
     parts = []
     if "description" in operation:
         parts.append(f"<p>{_text(operation['description'])}</p>")
-    parameters = [_resolved(document, one) for one in operation.get("parameters", ())]
+    parameters = [resolved(document, one) for one in operation.get("parameters", ())]
     if parameters:
         rows = [_parameter_row(document, one) for one in parameters]
         parts.append(_table("Parameters", ("name", "type", "what"), rows))
@@ -73,9 +73,9 @@ def _fields(
     document: Mapping[str, Any], schema: Mapping[str, Any], prefix: str, depth: int
 ) -> Iterator[tuple[str, str, str]]:
     """Give name, type and description of each property of an object, those of objects in it included."""
-    schema = _resolved(document, schema)
+    schema = resolved(document, schema)
     for name, value in schema.get("properties", {}).items():
-        inner = _resolved(document, value)
+        inner = resolved(document, value)
         needed = "Needed. " if name in schema.get("required", ()) else ""
         yield (
             prefix + name,
@@ -91,8 +91,7 @@ def _fields(
 def type_of(document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """Return what a value may be, in a few words."""
     if "$ref" in schema:
-        resolved = _resolved(document, schema)
-        return type_of(document, resolved)
+        return type_of(document, resolved(document, schema))
     if "enum" in schema:
         return " | ".join(json.dumps(value) for value in schema["enum"])
     if "const" in schema:
@@ -112,7 +111,7 @@ def type_of(document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
 
 def _answers(document: Mapping[str, Any], responses: Mapping[str, Any]) -> Iterator[str]:
     for status, response in responses.items():
-        response = _resolved(document, response)
+        response = resolved(document, response)
         kinds = ", ".join(f"<code>{html.escape(kind)}</code>" for kind in response.get("content", {}))
         yield f"<p><b>{status}</b> {_text(response['description'])} {kinds}</p>"
         for media in response.get("content", {}).values():
@@ -134,7 +133,7 @@ def examples_of(media: Mapping[str, Any]) -> list[Any]:
 def curl_commands(document: Mapping[str, Any], path: str, method: str, operation: Mapping[str, Any]) -> list[str]:
     """Return the request as curl sends it, once for each example of its body."""
     address, query = path, []
-    for parameter in (_resolved(document, one) for one in operation.get("parameters", ())):
+    for parameter in (resolved(document, one) for one in operation.get("parameters", ())):
         if parameter["in"] == "path":
             address = address.replace(f"{{{parameter['name']}}}", str(parameter["example"]))
         elif "example" in parameter:
@@ -162,15 +161,16 @@ def form_fields(
     document: Mapping[str, Any], media: Mapping[str, Any], value: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
     """Give the fields of a form that has an example: files by the name of one, the others as the example has them."""
-    schema = _resolved(document, media["schema"])
+    schema = resolved(document, media["schema"])
     for name, field in schema["properties"].items():
-        if _resolved(document, field).get("format") == "binary":
+        if resolved(document, field).get("format") == "binary":
             yield name, "@mask.png" if name == "mask" else "@photo.jpg"
         elif name in value:
             yield name, value[name]
 
 
-def _resolved(document: Mapping[str, Any], item: Mapping[str, Any]) -> Mapping[str, Any]:
+def resolved(document: Mapping[str, Any], item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a reference of the document names, or the item itself where it is none."""
     while "$ref" in item:
         _, kind, name = item["$ref"].rsplit("/", 2)
         item = document["components"][kind][name]

@@ -23,7 +23,7 @@ from web.iopaint_files import Gallery
 from web.iopaint_plugins import PLUGINS, Plugins
 from web.one_shot import notes_header
 from web.routes import WAITERS
-from web.uploads import file_part, read_form
+from web.uploads import file_part, read_fields, read_form
 
 DEFAULT_SEED = 42
 
@@ -82,7 +82,7 @@ def create_lama_cleaner_routes(queue: JobQueue, settings: Settings) -> APIRouter
 
     @router.post("/model")
     async def choose_model(request: Request) -> Response:
-        name = str((await request.form(max_files=0, max_fields=4)).get("name", ""))
+        name = (await read_fields(request)).get("name", "")
         if name == models.current:
             return PlainTextResponse("Same model")
         await anyio.to_thread.run_sync(models.choose, name, limiter=waiters)

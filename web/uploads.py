@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import parse_qsl
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
@@ -64,6 +65,23 @@ async def read_form(
         await form.close()
 
 
+async def read_fields(request: Request) -> dict[str, str]:
+    """Return the texts of a form without files, in either of the two ways that browsers send one.
+
+    Raises:
+        JobError: `bad_request`, `file_too_large` or `disk_full`.
+    """
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        async with read_form(request, max_file_mib=1) as form:
+            return {name: value for name, value in form.items() if isinstance(value, str)}
+    body = await _whole(request, FORM_OVERHEAD_BYTES, max_file_mib=1)
+    try:
+        pairs = parse_qsl(body.decode("utf-8", "replace"), max_num_fields=MOST_PARTS)
+    except ValueError as error:
+        raise JobError("bad_request", f"The form has more than {MOST_PARTS} fields.") from error
+    return dict(pairs)
+
+
 async def file_part(form: FormData, name: str, *, max_file_mib: int) -> tuple[bytes, str] | None:
     """Return the bytes and file name of a form's file; None when it has none of that name."""
     part = form.get(name)
@@ -85,12 +103,7 @@ async def read_json(request: Request, *, max_file_mib: int) -> dict[str, Any]:
 
     NaN and Infinity, which Python's and JavaScript's sloppier clients send, are read here and refused as strokes.
     """
-    body = bytearray()
-    try:
-        async for chunk in _limited(request, max_file_mib * MIB, max_file_mib):
-            body += chunk
-    except ClientDisconnect as error:
-        raise JobError("bad_request", "The request was cut off.") from error
+    body = await _whole(request, max_file_mib * MIB, max_file_mib)
     try:
         value = await run_in_threadpool(_parse, body)
     except JobError:
@@ -121,6 +134,16 @@ def decode_mask(text: object) -> bytes:
 def too_large(max_file_mib: int) -> JobError:
     """Return the error for a file above the limit."""
     return JobError("file_too_large", f"The file is larger than {max_file_mib} MiB.", {"max_mib": max_file_mib})
+
+
+async def _whole(request: Request, limit_bytes: int, max_file_mib: int) -> bytes:
+    body = bytearray()
+    try:
+        async for chunk in _limited(request, limit_bytes, max_file_mib):
+            body += chunk
+    except ClientDisconnect as error:
+        raise JobError("bad_request", "The request was cut off.") from error
+    return bytes(body)
 
 
 async def _limited(request: Request, limit_bytes: int, max_file_mib: int) -> AsyncGenerator[bytes, None]:

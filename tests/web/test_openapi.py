@@ -1,6 +1,5 @@
 """The OpenAPI document is true: its routes are those there are, and its examples do what it says they do."""
 
-import base64
 import json
 import re
 from collections.abc import Iterator
@@ -8,89 +7,28 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import httpx
 import jsonschema_rs
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
 
 import app
 from config import Settings
+from tests.support.documented_requests import PHOTO, Scene, mask_of
 from tests.support.fake_engine import FakeEngine
-from tests.support.imaging_files import DATA
-from tests.support.serving import RunningServer, ask_repair, follow, upload
-from web.docs_page import FORM, METHODS, URL_FORM, _resolved, examples_of, form_fields
+from tests.support.serving import RunningServer
+from web.docs_page import METHODS, examples_of, resolved
 from web.openapi import SENTENCES, build_document
 
 DOCUMENT = build_document(Settings(), version="0.0.0")
 OPERATIONS = [
     (method, path) for path, operations in DOCUMENT["paths"].items() for method in METHODS if method in operations
 ]
-PHOTO = (DATA / "pier.jpg").read_bytes()
 REFUSED = ("post", "/api/v1/run_plugin_gen_image")  # the one route that only refuses
 FREE_KEYS = {"timings_ms", "params", "waiting", "notes", "download"}
 
 
 def schema_of(schema: dict[str, Any]) -> jsonschema_rs.Validator:
     return jsonschema_rs.Draft202012Validator({**schema, "components": DOCUMENT["components"]})
-
-
-def mask_of(width: int, height: int) -> bytes:
-    import cv2
-    import numpy as np
-
-    mask = np.zeros((height, width), np.uint8)
-    mask[10:30, 10:40] = 255
-    return cv2.imencode(".png", mask)[1].tobytes()
-
-
-class Scene:
-    """A server with a photo, a round and a folder, and the documented requests with these in place of the examples'."""
-
-    def __init__(self, client: httpx.Client) -> None:
-        self.client = client
-        image = upload(client, PHOTO, "beach.jpg")
-        done = follow(client, ask_repair(client, image["image_id"]), until="saved")
-        self.mask = mask_of(image["width"], image["height"])
-        self._real = {
-            "3Vf0l0cJx8mX2m5sJkq1Zg": image["image_id"],
-            "uGBWnNT5kb0kndjNRTh5UQ": done["job_id"],
-            "dLiepRfFjHpn370xtLdQoA": done["image_id"],
-            "BASE64 of the photo": base64.b64encode(PHOTO).decode(),
-            "BASE64 of the mask": base64.b64encode(self.mask).decode(),
-        }
-
-    def _with_real_ids(self, value: Any) -> Any:
-        text = json.dumps(value)
-        for example, real in self._real.items():
-            text = text.replace(example, real)
-        return json.loads(text)
-
-    def requests_of(self, method: str, path: str) -> Iterator[httpx.Request]:
-        """Give the request once for each example of its body."""
-        operation = DOCUMENT["paths"][path][method]
-        query = {}
-        for parameter in (_resolved(DOCUMENT, one) for one in operation.get("parameters", ())):
-            if parameter["in"] == "path":
-                path = path.replace(f"{{{parameter['name']}}}", self._with_real_ids(parameter["example"]))
-            elif "example" in parameter:
-                query[parameter["name"]] = self._with_real_ids(parameter["example"])
-        bodies = operation.get("requestBody", {}).get("content", {})
-        if not bodies:
-            yield self.client.build_request(method, path, params=query)
-        for media_type, media in bodies.items():
-            for value in examples_of(media) or [{}]:
-                yield self.client.build_request(method, path, **self._body(media_type, media, value))
-
-    def _body(self, media_type: str, media: dict[str, Any], value: Any) -> dict[str, Any]:
-        if media_type == FORM:
-            files: dict[str, Any] = {}
-            for name, text in form_fields(DOCUMENT, media, value):
-                file = {"@mask.png": ("mask.png", self.mask), "@photo.jpg": ("photo.jpg", PHOTO)}.get(text)
-                files[name] = file or (None, text)
-            return {"files": files}
-        if media_type == URL_FORM:
-            return {"data": value}
-        return {"json": self._with_real_ids(value)}
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +42,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     (folder / "weights" / "big-lama.pt").write_bytes(b"own")
     running = RunningServer(folder, settings={"input_path": photos, "weights_dir": folder / "weights"}).start()
     with running.client as client:
-        yield Scene(client)
+        yield Scene(client, DOCUMENT)
     running.stop()
 
 
@@ -132,7 +70,7 @@ def test_document_is_openapi_3_1() -> None:
             assert f'"#/components/{kind}/{name}"' in text, f"nothing uses {name}"
     for method, path in OPERATIONS:
         operation = DOCUMENT["paths"][path][method]
-        named = {one["name"] for one in (_resolved(DOCUMENT, one) for one in operation.get("parameters", ()))}
+        named = {one["name"] for one in (resolved(DOCUMENT, one) for one in operation.get("parameters", ()))}
         assert set(re.findall(r"\{(\w+)\}", path)) <= named
         for media in media_of(operation):
             validator = schema_of(media["schema"])
@@ -143,12 +81,12 @@ def test_document_is_openapi_3_1() -> None:
 def media_of(operation: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from operation.get("requestBody", {}).get("content", {}).values()
     for response in operation["responses"].values():
-        yield from _resolved(DOCUMENT, response).get("content", {}).values()
+        yield from resolved(DOCUMENT, response).get("content", {}).values()
 
 
 def has_files(media: dict[str, Any]) -> bool:
-    fields = _resolved(DOCUMENT, media["schema"]).get("properties", {}).values()
-    return any(_resolved(DOCUMENT, field).get("format") == "binary" for field in fields)
+    fields = resolved(DOCUMENT, media["schema"]).get("properties", {}).values()
+    return any(resolved(DOCUMENT, field).get("format") == "binary" for field in fields)
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
@@ -161,7 +99,7 @@ def test_examples_do_what_they_say(scene: Scene, method: str, path: str) -> None
     for request in scene.requests_of(method, path):
         answer = scene.client.send(request)
         assert answer.status_code == expected, (answer.status_code, answer.text[:300])
-        response = _resolved(DOCUMENT, operation["responses"][str(expected)])
+        response = resolved(DOCUMENT, operation["responses"][str(expected)])
         kind = answer.headers["content-type"].partition(";")[0]
         media = response["content"][kind]
         for name in response.get("headers", {}):
@@ -186,7 +124,7 @@ def keys_of(value: Any) -> Any:
 def test_refusals_are_those_of_the_document(scene: Scene) -> None:
     """The sentences it shows are what the server says, under the status and in the form that it shows them."""
     client, nowhere = scene.client, "A" * 22
-    data, file = {"image": scene._real["BASE64 of the photo"]}, {"image": ("a.jpg", PHOTO)}
+    data, file = {"image": scene.real["BASE64 of the photo"]}, {"image": ("a.jpg", PHOTO)}
     small = ("mask.png", mask_of(64, 64))
     answers = {
         ("get", "/api/v1/jobs/{job_id}"): client.get(f"/api/v1/jobs/{nowhere}"),

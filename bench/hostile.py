@@ -1,0 +1,412 @@
+"""Twelve thousand damaged files and ten thousand hostile requests for a real server process.
+
+The files are damaged by `hostile_files.py` and go in one after another: as a photo, and many of them also as mask, as a
+one-shot that is repaired and written back, and to IOPaint's routes. Half of the requests are made by schemathesis from
+the OpenAPI document, valid and invalid ones, and each answer is held against the document; the others are damaged by
+`hostile_requests.py`. The engine is the fake one: only what surrounds it is meant here.
+
+Counted: answers of 500, requests without an answer (hangs and cut connections), requests that cost more than two
+seconds of CPU though their picture has few pixels, answers that the document does not know, tracebacks in the log; and
+memory and descriptors of the process, after a warm-up and at the end. Prints a Markdown table and one JSON line, and
+keeps both. `--minutes` ends early, on a machine that has little time; what was sent is counted all the same.
+
+    python -m bench.hostile [--files 12000] [--requests 10000] [--only files|requests] [--seed 0] [--minutes M]
+
+Results: bench/results/hostile-files.md, bench/results/hostile-requests.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import http.client
+import io
+import json
+import os
+import platform
+import random
+import socket
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import httpx
+from PIL import Image
+
+from bench.hostile_files import mutated_files, originals
+from bench.hostile_requests import damaged_requests
+from config import Settings
+from tests.support.documented_requests import Scene, mask_of
+from tests.support.serving import RunningServer
+from web.docs_page import METHODS
+from web.openapi import build_document
+
+RESULTS = Path(__file__).parent / "results"
+ANSWER_S = 60.0  # no answer after that is a hang
+CPU_BAR_S = 2.0
+MEMORY_BAR_MIB = 64.0
+LONGEST_HEAD_BYTES = 60_000
+DESCRIPTOR_BAR = 10
+WARM_UP = 500  # files or requests, before memory is looked at first
+TOLD_BUSY = {503, 504, 507}  # refusals that say when to come again
+SETTINGS = {
+    "client_requests_per_minute": 0, "client_mib_per_minute": 0, "client_waiting_jobs": 0, "work_memory_mib": 512,
+    "max_image_mpx": 20,
+}  # fmt: skip
+
+
+@dataclass
+class Row:
+    """What came of one kind of file or request."""
+
+    sent: int = 0
+    statuses: Counter[int] = field(default_factory=Counter)
+    errors_500: int = 0
+    unanswered: int = 0
+    over_cpu: int = 0
+    most_cpu_s: float = 0.0
+    undocumented: int = 0
+
+
+@dataclass
+class Watch:
+    """A server's process while it is attacked: what each request costs, and what was found."""
+
+    server: RunningServer
+    rows: dict[str, Row] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    start: dict[str, float] = field(default_factory=dict)
+    end: dict[str, float] = field(default_factory=dict)
+    tracebacks: int = 0  # in the log
+    until_s: float = float("inf")  # by time.monotonic()
+
+    @property
+    def pid(self) -> int:
+        assert self.server.process is not None
+        return self.server.process.pid
+
+    def cpu_s(self) -> float:
+        """Return the CPU time of the process and of its ended children, in seconds."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+    def holds(self) -> dict[str, float]:
+        """Return resident memory in MiB and the number of open descriptors."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
+        memory_mib = pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+        return {"memory_mib": round(memory_mib, 1), "descriptors": len(list(Path(f"/proc/{self.pid}/fd").iterdir()))}
+
+    def judge(
+        self, kind: str, name: str, send: Callable[[], tuple[int | None, str]], *, may_be_cut: bool = False
+    ) -> None:
+        """Send one and count what comes of it.
+
+        Args:
+            kind: its row.
+            name: what a fault is called.
+            send: returns the status (None = no answer) and what the document has against the answer.
+            may_be_cut: whether no answer is right, because the request never ended.
+        """
+        row = self.rows.setdefault(kind, Row())
+        before_s = self.cpu_s()
+        status, objection = send()
+        cpu_s = self.cpu_s() - before_s
+        row.sent += 1
+        row.most_cpu_s = max(row.most_cpu_s, cpu_s)
+        if status is None:
+            row.unanswered += not may_be_cut
+            self._note(not may_be_cut, kind, name, "no answer")
+        else:
+            row.statuses[status] += 1
+            is_error = status >= 500 and status not in TOLD_BUSY
+            row.errors_500 += is_error
+            self._note(is_error, kind, name, str(status))
+        row.over_cpu += cpu_s > CPU_BAR_S
+        self._note(cpu_s > CPU_BAR_S, kind, name, f"{cpu_s:.1f} s of CPU")
+        row.undocumented += bool(objection)
+        self._note(bool(objection), kind, name, objection)
+
+    def _note(self, is_fault: bool, kind: str, name: str, what: str) -> None:
+        if is_fault:
+            self.faults.append(f"{kind}: {name}: {what}"[:600])
+            print(self.faults[-1], file=sys.stderr, flush=True)
+
+    def is_sound(self) -> bool:
+        """Whether every bar is met."""
+        bad = any(
+            row.errors_500 or row.unanswered or row.over_cpu or row.undocumented for row in self.rows.values()
+        )  # fmt: skip
+        grown_mib = self.end["memory_mib"] - self.start["memory_mib"]
+        grown = grown_mib > MEMORY_BAR_MIB or self.end["descriptors"] - self.start["descriptors"] > DESCRIPTOR_BAR
+        return not (bad or grown or self.tracebacks)
+
+
+def send_files(watch: Watch, client: httpx.Client, *, count: int, seed: int) -> None:
+    """Send damaged files by every way in."""
+    mask = mask_of(48, 36)
+    for number, (name, data) in enumerate(mutated_files(count, seed)):
+        if time.monotonic() > watch.until_s:
+            return
+        way = list(WAYS)[number % len(WAYS)] if name != "HEIC" else "photo"
+        label = f"seed {seed}, file {number}, as {way}"
+        watch.judge(name, label, lambda way=way, data=data: (_status(WAYS[way], client, data, mask), ""))  # type: ignore[misc]
+        if number == min(WARM_UP, count // 2):
+            watch.start = watch.holds()
+
+
+def _status(way: Callable[..., httpx.Response], client: httpx.Client, data: bytes, mask: bytes) -> int | None:
+    try:
+        return way(client, data, mask).status_code
+    except httpx.TransportError:
+        return None
+
+
+def _as_photo(client: httpx.Client, data: bytes, mask: bytes) -> httpx.Response:
+    answer = client.post("/api/v1/images", files={"file": ("a", data)})
+    if answer.status_code == 201 and len(data) % 2:
+        return client.get(f"/api/v1/images/{answer.json()['image_id']}?max_px=32&format=png")
+    return answer
+
+
+WAYS: dict[str, Callable[[httpx.Client, bytes, bytes], httpx.Response]] = {
+    "photo": _as_photo,
+    "one-shot": lambda client, data, mask: client.post("/api/v1/repair", files={"image": data, "mask": mask}),
+    "photo again": _as_photo,
+    "mask": lambda client, data, mask: client.post(
+        "/api/v1/repair", files={"image": originals_png(), "mask": data}
+    ),
+    "IOPaint's photo": lambda client, data, mask: client.post(
+        "/api/v1/inpaint",
+        json={"image": base64.b64encode(data).decode(), "mask": base64.b64encode(mask).decode()},
+    ),
+    "IOPaint's mask": lambda client, data, mask: client.post(
+        "/api/v1/adjust_mask", json={"mask": base64.b64encode(data).decode(), "operate": "expand"}
+    ),
+    "generation info": lambda client, data, mask: client.post("/api/v1/gen-info", files={"file": ("a.png", data)}),
+}  # fmt: skip
+
+
+def originals_png() -> bytes:
+    """Return a sound photo of the masks' size."""
+    file = io.BytesIO()
+    Image.new("RGB", (48, 36), (90, 120, 150)).save(file, "PNG")
+    return file.getvalue()
+
+
+def send_damaged(watch: Watch, scene: Scene, *, count: int, seed: int) -> None:
+    """Send requests of `hostile_requests.py`, each on a connection of its own."""
+    operations = [
+        (method, path) for path, methods in scene.document["paths"].items() for method in METHODS if method in methods
+    ]
+    sound = [request for one in operations for request in scene.requests_of(*one)]
+    for number, request in enumerate(damaged_requests(sound, count, seed)):
+        if time.monotonic() > watch.until_s:
+            return
+        label = f"seed {seed}, request {number}: {request.method[:20]} {request.target[:80]}"
+        data = request.as_bytes()
+        # A length that is larger than the body makes the server wait for the rest; closing ends that.
+        watch.judge(
+            request.kind,
+            label,
+            lambda data=data: (ask(watch.server.port, data), ""),
+            may_be_cut=waits(data),  # type: ignore[misc]
+        )
+        if not watch.start and number >= min(WARM_UP, count // 2):
+            watch.start = watch.holds()
+
+
+def waits(data: bytes) -> bool:
+    """Tell whether a server may wait for more after this, or can't tell what it is answering."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    lengths = [line[15:].strip() for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    if len(head) > LONGEST_HEAD_BYTES:
+        return True  # refused and hung up on while it is still being sent, so that the answer may not arrive
+    short = any(length.isdigit() and int(length) > len(body) for length in lengths)
+    return short or b"transfer-encoding:" in head.lower() or b"upgrade:" in head.lower() or head.startswith(b"CONNECT")
+
+
+def ask(port: int, data: bytes) -> int | None:
+    """Send bytes and return the status of the answer; None when there is none. Leave where more is waited for."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_S) as connection:
+            connection.sendall(data)
+            if waits(data):
+                connection.shutdown(socket.SHUT_WR)
+            answer = http.client.HTTPResponse(connection, method=data.partition(b" ")[0].decode("latin-1"))
+            answer.begin()
+            answer.read()
+            return answer.status
+    except (OSError, http.client.HTTPException):
+        return None
+
+
+def send_generated(watch: Watch, scene: Scene, *, count: int, seed: int) -> None:
+    """Send what schemathesis makes of the document, half of it valid, and hold each answer against the document."""
+    import requests
+    import schemathesis
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as hypothesis_seed
+    from schemathesis import GenerationMode
+    from schemathesis.checks import load_all_checks, not_a_server_error
+    from schemathesis.specs.openapi.checks import (
+        content_type_conformance,
+        response_headers_conformance,
+        response_schema_conformance,
+        status_code_conformance,
+    )
+
+    load_all_checks()
+    checks = [
+        not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
+        response_schema_conformance,
+    ]  # fmt: skip
+    schema = schemathesis.openapi.from_dict(scene.document)
+    operations = [result.ok() for result in schema.get_all_operations()]
+    each = max(1, count // (2 * len(operations)))
+    session = requests.Session()
+    session.trust_env = False
+    for operation in operations:
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+
+            @hypothesis_seed(seed)
+            @settings(
+                max_examples=each, database=None, deadline=None, phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck), derandomize=False,
+            )  # fmt: skip
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def send_one(case: Any) -> None:
+                if time.monotonic() > watch.until_s:
+                    return
+                kind = f"schemathesis, {case.meta.generation.mode.value}"
+                watch.judge(kind, f"seed {seed}, {case.operation.label}: {_told(case)}", lambda: _call(case))
+
+            def _call(case: Any) -> tuple[int | None, str]:
+                try:
+                    answer = case.call(base_url=watch.server.url, session=session, timeout=ANSWER_S)
+                except (requests.exceptions.RequestException, ValueError):
+                    return None, ""
+                try:
+                    case.validate_response(answer, checks=checks)
+                except (schemathesis.errors.SchemathesisError, AssertionError, BaseExceptionGroup) as error:
+                    return answer.status_code, f"{answer.status_code} {str(error)[:400]} {answer.text[:150]}"
+                return answer.status_code, ""
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    send_one()
+                except Exception as error:  # it can't make such a request (no parameter to break)
+                    print(
+                        f"{operation.label}, {mode.value}: {type(error).__name__} {str(error)[:100]}", file=sys.stderr
+                    )
+
+
+def _told(case: Any) -> str:
+    return f"{case.path_parameters} {case.query} {str(case.body)[:200]}"
+
+
+@contextmanager
+def attacked(kind: str) -> Iterator[tuple[Watch, Scene]]:
+    """A server with a photo, a round and a folder, which is watched.
+
+    Args:
+        kind: of `RunningServer`.
+    """
+    document = build_document(Settings(), version="0")
+    photo = originals()["JPEG"][0]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "photos").mkdir()
+        (folder / "photos" / "beach.jpg").write_bytes(photo)
+        server = RunningServer(folder, kind=kind, settings={**SETTINGS, "input_path": folder / "photos"}).start()
+        try:
+            with httpx.Client(base_url=server.url, timeout=ANSWER_S, trust_env=False) as client:
+                yield Watch(server), Scene(client, document, photo)
+        finally:
+            server.kill()
+
+
+def attack(*, files: int, requests: int, seed: int, kind: str, minutes: float = 1e9) -> Watch:
+    """Send so many of each to one server and return what was found; its log's tracebacks are among the faults."""
+    with attacked(kind) as (watch, scene):
+        watch.until_s = time.monotonic() + 60 * minutes
+        if files:
+            send_files(watch, scene.client, count=files, seed=seed)
+        if requests:
+            half_s = 30 * minutes
+            watch.until_s -= half_s
+            send_damaged(watch, scene, count=requests - requests // 2, seed=seed)
+            watch.until_s += half_s
+            send_generated(watch, scene, count=requests // 2, seed=seed)
+        assert scene.client.get("/health").status_code == 200
+        watch.end = watch.holds()
+        watch.tracebacks = watch.server.log.count("Traceback")
+        if watch.tracebacks:
+            watch.faults.append("log: " + watch.server.log[watch.server.log.index("Traceback") :][:3000])
+    return watch
+
+
+def table(watch: Watch) -> str:
+    """Return what was found as Markdown."""
+    lines = [
+        "| kind | sent | 2xx | 4xx | 503, 504, 507 | 500 | no answer | over 2 s CPU | most CPU s | not as documented |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for kind, row in watch.rows.items():
+        counts = [sum(n for status, n in row.statuses.items() if status // 100 == part) for part in (2, 4)]
+        busy = sum(n for status, n in row.statuses.items() if status in TOLD_BUSY)
+        lines.append(
+            f"| {kind} | {row.sent} | {counts[0]} | {counts[1]} | {busy} | {row.errors_500} | {row.unanswered} "
+            f"| {row.over_cpu} | {row.most_cpu_s:.2f} | {row.undocumented} |"
+        )
+    start, end = watch.start, watch.end
+    lines += [
+        "",
+        f"{sum(row.sent for row in watch.rows.values())} sent. Memory {start['memory_mib']:.0f} MiB after the first "
+        f"{WARM_UP}, {end['memory_mib']:.0f} MiB at the end; descriptors {start['descriptors']:.0f} and "
+        f"{end['descriptors']:.0f}. Tracebacks in the log: {watch.tracebacks}.",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Attack and print; the exit code is 1 when a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=int, default=12_000)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--only", choices=("files", "requests"), default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(argv)
+    random.seed(options.seed)
+    sound = True
+    for part in (options.only,) if options.only else ("files", "requests"):
+        began_s = time.monotonic()
+        counts = {"files": 0, "requests": 0, part: getattr(options, part)}
+        watch = attack(**counts, seed=options.seed, kind="page", minutes=options.minutes)
+        environment = {
+            "python": platform.python_version(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1),
+            "seconds": round(time.monotonic() - began_s), "seed": options.seed,
+        }  # fmt: skip
+        text = table(watch)
+        line = json.dumps({"environment": environment, "faults": watch.faults[:50]})
+        print(text, *watch.faults[:20], line, sep="\n")
+        title = f"# Hostile {part} (bench/hostile.py)"
+        name = options.out / f"hostile-{part}.md"
+        name.write_text(f"{title}\n\n{text}\n\n```\n{line}\n```\n", encoding="utf-8")
+        sound &= watch.is_sound()
+    return 0 if sound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
