@@ -5,13 +5,16 @@ under a name that anybody reads. Part files are hidden and end in `.part`. Knows
 """
 
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 PART_SUFFIX = ".part"
+PART_NAME = re.compile(r"\.[0-9a-f]{16}\.part")
 MAX_NAMES_PER_SECOND = 10_000
 
 
@@ -54,7 +57,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         part.write_bytes(data)
 
 
-def write_new_output(folder: Path, data: bytes, *, extension: str, now: datetime | None = None) -> Path:
+def write_new_output(
+    folder: Path,
+    data: bytes,
+    *,
+    extension: str,
+    now: datetime | None = None,
+    on_name: Callable[[str], None] | None = None,
+) -> Path:
     """Write `data` as `outputs_YYYYMMDDHHMMSS[_n]<extension>`, never over another file.
 
     Args:
@@ -62,6 +72,7 @@ def write_new_output(folder: Path, data: bytes, *, extension: str, now: datetime
         data: the file's bytes.
         extension: the name's ending, with its dot.
         now: the time that the name tells; None = now.
+        on_name: called with each name before it is tried, the last of them is the file's.
 
     Returns:
         The new file's path.
@@ -77,6 +88,10 @@ def write_new_output(folder: Path, data: bytes, *, extension: str, now: datetime
         _sync(part)
         for number in range(1, MAX_NAMES_PER_SECOND):
             path = folder / f"{stem}{'' if number == 1 else f'_{number}'}{extension}"
+            if path.exists():
+                continue
+            if on_name:
+                on_name(path.name)
             try:
                 _claim(part, path)
             except FileExistsError:
@@ -86,6 +101,20 @@ def write_new_output(folder: Path, data: bytes, *, extension: str, now: datetime
         raise FileExistsError(f"{folder}: no free name left beginning with {stem}")
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path, *, age_s: float) -> None:
+    """Remove the part files that a killed process left in a folder.
+
+    Args:
+        folder: where to look; it may be missing.
+        age_s: part files changed within so many seconds stay, because another process may be writing them.
+    """
+    before_s = time.time() - age_s
+    with suppress(OSError):  # a folder that is not there, or not ours, has nothing to remove
+        for path in folder.iterdir():
+            if PART_NAME.fullmatch(path.name) and path.stat().st_mtime <= before_s:
+                path.unlink(missing_ok=True)
 
 
 def _claim(part: Path, path: Path) -> None:

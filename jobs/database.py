@@ -30,6 +30,10 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS owners (root_id TEXT PRIMARY KEY, owner TEXT NOT NULL)",
     """CREATE TRIGGER IF NOT EXISTS owner_of_a_removed_history AFTER DELETE ON images WHEN old.image_id = old.root_id
     BEGIN DELETE FROM owners WHERE root_id = old.root_id; END""",
+    # Originals that live as long as one request: what is left of them after a stop is nobody's.
+    "CREATE TABLE IF NOT EXISTS one_shots (root_id TEXT PRIMARY KEY)",
+    """CREATE TRIGGER IF NOT EXISTS one_shot_that_is_removed AFTER DELETE ON images WHEN old.image_id = old.root_id
+    BEGIN DELETE FROM one_shots WHERE root_id = old.root_id; END""",
     """CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT NOT NULL UNIQUE, request_id TEXT NOT NULL UNIQUE,
     digest TEXT NOT NULL, image_id TEXT NOT NULL, root_id TEXT NOT NULL, request TEXT NOT NULL, state TEXT NOT NULL,
@@ -40,6 +44,10 @@ SCHEMA = (
     "CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state)",
     # A mask is a row and no file: it comes and goes with its job in one transaction, whatever is killed when.
     "CREATE TABLE IF NOT EXISTS masks (job_id TEXT PRIMARY KEY, packed BLOB NOT NULL)",
+    # The name that a result is being written under, so that a stop between the file and the job's row leaves no second.
+    "CREATE TABLE IF NOT EXISTS planned_outputs (job_id TEXT PRIMARY KEY, name TEXT NOT NULL)",
+    """CREATE TRIGGER IF NOT EXISTS planned_output_of_a_removed_job AFTER DELETE ON jobs
+    BEGIN DELETE FROM planned_outputs WHERE job_id = old.job_id; END""",
     """CREATE TABLE IF NOT EXISTS encodings (
     image_id TEXT NOT NULL, kind TEXT NOT NULL, media_type TEXT NOT NULL, extension TEXT NOT NULL, notes TEXT NOT NULL,
     size_bytes INTEGER NOT NULL, made_s REAL NOT NULL, PRIMARY KEY (image_id, kind))""",

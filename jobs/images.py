@@ -68,12 +68,13 @@ class ImageStore:
         self._cache_lock = threading.Lock()
         self.memory = MemoryBudget(int(memory_mib * MIB) - self._cache_bytes, at_once=STEPS_AT_ONCE)
 
-    def add(self, data: bytes, filename: str) -> ImageRecord:
+    def add(self, data: bytes, filename: str, *, is_one_shot: bool = False) -> ImageRecord:
         """Check, decode and keep an uploaded file.
 
         Args:
             data: the file's bytes.
             filename: what the client calls it; used for the names of downloads only.
+            is_one_shot: whether it is of no use once its request is over.
 
         Returns:
             The new original's row.
@@ -91,7 +92,7 @@ class ImageStore:
         try:
             with storage_as_job_error():
                 write_atomically(path, data)
-            self.store.insert_image(record, size_bytes=len(data))
+            self.store.insert_image(record, size_bytes=len(data), is_one_shot=is_one_shot)
         except JobError:
             _remove(path)
             raise

@@ -56,7 +56,10 @@ class OutputWriter:
         try:
             job = store.job(job_id)
             encoded = self._encodings.whole(store.image(job.result_id or ""), keep=False)
-            path = write_new_output(self._outputs_dir, encoded.data, extension=encoded.extension)
+            path = self._written_before(job_id, encoded.data) or write_new_output(
+                self._outputs_dir, encoded.data, extension=encoded.extension,
+                on_name=lambda name: store.plan_output(job_id, name),
+            )  # fmt: skip
         except JobError as error:
             self._give_up(job_id, f"The result was not written to the outputs folder: {error.message}")
             return
@@ -66,6 +69,16 @@ class OutputWriter:
             self._give_up(job_id, "The result is here, but the disk is too full to write it to the outputs folder.")
             return
         store.set_saved(job_id, f"{self._outputs_dir.name}/{path.name}", notes=encoded.notes)
+
+    def _written_before(self, job_id: str, data: bytes) -> Path | None:
+        """Return the file that the last run wrote and could not record any more, None where there is none."""
+        name = self._images.store.planned_output(job_id)
+        path = self._outputs_dir / name if name else None
+        try:
+            # Somebody else's file may have taken the name before ours came.
+            return path if path is not None and path.read_bytes() == data else None
+        except OSError:
+            return None
 
     def _give_up(self, job_id: str, sentence: str) -> None:
         try:

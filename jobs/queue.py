@@ -85,7 +85,8 @@ class JobQueue:
         self._stuck: list[DeviceWorker] = []
         self._lost: dict[str, JobError] = {}
         self._cleaner = Cleaner(
-            self.images, keep_days=settings.keep_days, keep_mib=settings.keep_mib, also=self._store_lost
+            self.images, keep_days=settings.keep_days, keep_mib=settings.keep_mib,
+            outputs_dir=Path(settings.outputs_dir), also=self._store_lost,
         )  # fmt: skip
         self.models = ModelSwitch(
             engines, folder=Path(settings.weights_dir), weights=settings.weights, news=self._news,
@@ -97,6 +98,8 @@ class JobQueue:
 
     def start(self) -> None:
         """Take up what the last run left, and start the workers."""
+        for root_id in self.store.give_up_one_shots():
+            remove_history(self.images, root_id)
         waiting, unsaved = self.store.recover()
         # Nobody uploads yet, so every file without a row is left from a stop.
         remove_orphans(self.store, time.time(), age_s=0.0)
@@ -281,7 +284,7 @@ class JobQueue:
         be cancelled; JobError `interrupted` then.
         """
         parse_options(options)
-        record = self.add_image(image, filename)
+        record = self.images.add(image, filename, is_one_shot=True)
         try:
             mask_file = mask if isinstance(mask, bytes) else mask(record)
             job_id = self.submit(record.image_id, secrets.token_urlsafe(), [], mask_file, options, save=False)

@@ -1,7 +1,8 @@
 """Clean-up of the data folder: by age, by total size, and files that no row knows.
 
 Histories go as a whole (an edit without its original is worthless), least recently used first, and never one that a
-waiting or running job or an unfinished save needs. The outputs folder belongs to the people and is never touched.
+waiting or running job or an unfinished save needs. The outputs folder belongs to the people; nothing is taken from it
+but the part files that a killed process left.
 """
 
 import logging
@@ -10,12 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from imaging.atomic_write import remove_parts
 from jobs.images import ImageStore
 from jobs.store import LIVE, JobStore
 
 DAY_S = 86_400.0
 MIB = 1 << 20
 ORPHAN_AGE_S = 3600.0  # an upload's file is there a moment before its row
+PART_AGE_S = 60.0  # another program may have the same outputs folder and be writing there
 CLEAN_EVERY_S = 600.0
 
 log = logging.getLogger("fftlama.jobs")
@@ -24,19 +27,23 @@ log = logging.getLogger("fftlama.jobs")
 class Cleaner(threading.Thread):
     """Cleans up every ten minutes, in a thread of its own: devices that are never idle would put it off for ever."""
 
-    def __init__(self, images: ImageStore, *, keep_days: float, keep_mib: float, also: Callable[[], None]) -> None:
+    def __init__(
+        self, images: ImageStore, *, keep_days: float, keep_mib: float, outputs_dir: Path, also: Callable[[], None]
+    ) -> None:
         """Make the thread.
 
         Args:
             images: what is cleaned.
             keep_days: histories unused for longer go.
             keep_mib: above this size of all histories the oldest go, MiB.
+            outputs_dir: where results are written to.
             also: called at every round of the thread, some seconds apart.
         """
         super().__init__(name="cleaner", daemon=True)
         self._images = images
         self._keep_days = keep_days
         self._keep_mib = keep_mib
+        self._outputs_dir = outputs_dir
         self._also = also
         self._stopping = threading.Event()
 
@@ -48,6 +55,7 @@ class Cleaner(threading.Thread):
             if not cleaned_s or time.monotonic() - cleaned_s >= CLEAN_EVERY_S:
                 cleaned_s = time.monotonic()
                 self._try(lambda: clean_up(self._images, keep_days=self._keep_days, keep_mib=self._keep_mib))
+                self._try(lambda: remove_parts(self._outputs_dir, age_s=PART_AGE_S))
             self._stopping.wait(min(CLEAN_EVERY_S, 5.0))
 
     def stop(self) -> None:
@@ -125,8 +133,12 @@ def remove_orphans(store: JobStore, now_s: float, *, age_s: float) -> None:
     for path in store.images_dir.iterdir():
         if _age_s(path, now_s) < age_s:
             continue
-        image_id = path.name.split(".")[0]
-        if not database.execute("SELECT 1 FROM images WHERE image_id = ?", (image_id,)).fetchone():
+        image_id, _, ending = path.name.partition(".")
+        if ending.endswith(".kept"):
+            query, values = "encodings WHERE image_id = ? AND kind = ?", (image_id, ending.removesuffix(".kept"))
+        else:
+            query, values = "images WHERE image_id = ?", (image_id,)
+        if not database.execute(f"SELECT 1 FROM {query}", values).fetchone():
             path.unlink(missing_ok=True)
 
 

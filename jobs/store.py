@@ -115,13 +115,31 @@ class JobStore:
 
     # Images
 
-    def insert_image(self, image: ImageRecord, *, size_bytes: int) -> None:
-        """Add an image whose files are already written."""
+    def insert_image(self, image: ImageRecord, *, size_bytes: int, is_one_shot: bool = False) -> None:
+        """Add an image whose files are already written.
+
+        Args:
+            image: its row.
+            size_bytes: of its files.
+            is_one_shot: whether it is of no use once its request is over.
+        """
         owner = current_client.get().owner
         with self.transaction() as database:
             _insert_image(database, image, size_bytes)
             if owner is not None and image.parent_id is None:
                 database.execute("INSERT INTO owners (root_id, owner) VALUES (?, ?)", (image.root_id, owner))
+            if is_one_shot:
+                database.execute("INSERT INTO one_shots (root_id) VALUES (?)", (image.root_id,))
+
+    def give_up_one_shots(self) -> list[str]:
+        """Cancel the jobs of one-shots whose request ended with the last run; return the ids of their originals."""
+        with self.transaction() as database:
+            rows = database.execute("SELECT root_id FROM one_shots").fetchall()
+            database.execute(
+                "UPDATE jobs SET state = 'cancelled', stage = NULL, version = version + 1"
+                " WHERE state IN ('queued', 'running') AND root_id IN (SELECT root_id FROM one_shots)"
+            )
+        return [row["root_id"] for row in rows]
 
     def image(self, image_id: str) -> ImageRecord:
         """Return an image's row; JobError `unknown_image` when there is none."""
@@ -251,9 +269,20 @@ class JobStore:
         """Give a running job back to the queue as if it had not been started."""
         return self._update("state = 'queued', stage = NULL, attempt = attempt - 1", (), job_id, "running")
 
+    def plan_output(self, job_id: str, name: str) -> None:
+        """Record the name that a done job's file is about to get."""
+        with self.transaction() as database:
+            database.execute("INSERT OR REPLACE INTO planned_outputs (job_id, name) VALUES (?, ?)", (job_id, name))
+
+    def planned_output(self, job_id: str) -> str | None:
+        """Return the name that was last planned for a job's file and not yet recorded as saved."""
+        row = self.connection().execute("SELECT name FROM planned_outputs WHERE job_id = ?", (job_id,)).fetchone()
+        return None if row is None else str(row["name"])
+
     def set_saved(self, job_id: str, saved: str | None, *, notes: Sequence[Note]) -> None:
         """Record where a done job's file was written (None: it could not be), with notes to add."""
         with self.transaction() as database:
+            database.execute("DELETE FROM planned_outputs WHERE job_id = ?", (job_id,))
             row = database.execute("SELECT notes FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
             if row is not None:
                 known = json.loads(row["notes"])
