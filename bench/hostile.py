@@ -34,6 +34,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ RESULTS = Path(__file__).parent / "results"
 ANSWER_S = 60.0  # no answer after that is a hang
 CPU_BAR_S = 2.0
 MEMORY_BAR_MIB = 64.0
-LONGEST_HEAD_BYTES = 60_000
+LARGEST_UNREAD_BYTES = 60_000
+CLOSED = 0
 DESCRIPTOR_BAR = 10
 WARM_UP = 500  # files or requests, before memory is looked at first
 TOLD_BUSY = {503, 504, 507}  # refusals that say when to come again
@@ -113,8 +115,9 @@ class Watch:
         Args:
             kind: its row.
             name: what a fault is called.
-            send: returns the status (None = no answer) and what the document has against the answer.
-            may_be_cut: whether no answer is right, because the request never ended.
+            send: returns the status (None = no answer in time, `CLOSED` = closed without one) and what the document
+                has against the answer.
+            may_be_cut: whether closing without an answer is right, because the request never ended.
         """
         row = self.rows.setdefault(kind, Row())
         before_s = self.cpu_s()
@@ -122,9 +125,10 @@ class Watch:
         cpu_s = self.cpu_s() - before_s
         row.sent += 1
         row.most_cpu_s = max(row.most_cpu_s, cpu_s)
-        if status is None:
-            row.unanswered += not may_be_cut
-            self._note(not may_be_cut, kind, name, "no answer")
+        if status in (None, CLOSED):
+            is_lost = status is None or not may_be_cut
+            row.unanswered += is_lost
+            self._note(is_lost, kind, name, "no answer in time" if status is None else "closed without an answer")
         else:
             row.statuses[status] += 1
             is_error = status >= 500 and status not in TOLD_BUSY
@@ -158,16 +162,20 @@ def send_files(watch: Watch, client: httpx.Client, *, count: int, seed: int) -> 
             return
         way = list(WAYS)[number % len(WAYS)] if name != "HEIC" else "photo"
         label = f"seed {seed}, file {number}, as {way}"
-        watch.judge(name, label, lambda way=way, data=data: (_status(WAYS[way], client, data, mask), ""))  # type: ignore[misc]
+        watch.judge(name, label, partial(_send_file, WAYS[way], client, data, mask))
         if number == min(WARM_UP, count // 2):
             watch.start = watch.holds()
 
 
-def _status(way: Callable[..., httpx.Response], client: httpx.Client, data: bytes, mask: bytes) -> int | None:
+def _send_file(
+    way: Callable[..., httpx.Response], client: httpx.Client, data: bytes, mask: bytes
+) -> tuple[int | None, str]:
     try:
-        return way(client, data, mask).status_code
+        return way(client, data, mask).status_code, ""
+    except httpx.TimeoutException:
+        return None, ""
     except httpx.TransportError:
-        return None
+        return CLOSED, ""
 
 
 def _as_photo(client: httpx.Client, data: bytes, mask: bytes) -> httpx.Response:
@@ -214,12 +222,7 @@ def send_damaged(watch: Watch, scene: Scene, *, count: int, seed: int) -> None:
         label = f"seed {seed}, request {number}: {request.method[:20]} {request.target[:80]}"
         data = request.as_bytes()
         # A length that is larger than the body makes the server wait for the rest; closing ends that.
-        watch.judge(
-            request.kind,
-            label,
-            lambda data=data: (ask(watch.server.port, data), ""),
-            may_be_cut=waits(data),  # type: ignore[misc]
-        )
+        watch.judge(request.kind, label, partial(ask, watch.server.port, data), may_be_cut=waits(data))
         if not watch.start and number >= min(WARM_UP, count // 2):
             watch.start = watch.holds()
 
@@ -228,14 +231,14 @@ def waits(data: bytes) -> bool:
     """Tell whether a server may wait for more after this, or can't tell what it is answering."""
     head, _, body = data.partition(b"\r\n\r\n")
     lengths = [line[15:].strip() for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    if len(head) > LONGEST_HEAD_BYTES:
-        return True  # refused and hung up on while it is still being sent, so that the answer may not arrive
+    if len(data) > LARGEST_UNREAD_BYTES:
+        return True  # answered and hung up on while it is still being sent, so that the answer may be lost
     short = any(length.isdigit() and int(length) > len(body) for length in lengths)
     return short or b"transfer-encoding:" in head.lower() or b"upgrade:" in head.lower() or head.startswith(b"CONNECT")
 
 
-def ask(port: int, data: bytes) -> int | None:
-    """Send bytes and return the status of the answer; None when there is none. Leave where more is waited for."""
+def ask(port: int, data: bytes) -> tuple[int | None, str]:
+    """Send bytes and return the status of the answer, None or `CLOSED`. Leave where more is waited for."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_S) as connection:
             connection.sendall(data)
@@ -244,9 +247,11 @@ def ask(port: int, data: bytes) -> int | None:
             answer = http.client.HTTPResponse(connection, method=data.partition(b" ")[0].decode("latin-1"))
             answer.begin()
             answer.read()
-            return answer.status
+            return answer.status, ""
+    except TimeoutError:
+        return None, ""
     except (OSError, http.client.HTTPException):
-        return None
+        return CLOSED, ""
 
 
 def send_generated(watch: Watch, scene: Scene, *, count: int, seed: int) -> None:
@@ -270,7 +275,7 @@ def send_generated(watch: Watch, scene: Scene, *, count: int, seed: int) -> None
         response_schema_conformance,
     ]  # fmt: skip
     schema = schemathesis.openapi.from_dict(scene.document)
-    operations = [result.ok() for result in schema.get_all_operations()]
+    operations = [result.ok() for result in schema.get_all_operations()]  # type: ignore[union-attr]
     each = max(1, count // (2 * len(operations)))
     session = requests.Session()
     session.trust_env = False
@@ -292,8 +297,12 @@ def send_generated(watch: Watch, scene: Scene, *, count: int, seed: int) -> None
             def _call(case: Any) -> tuple[int | None, str]:
                 try:
                     answer = case.call(base_url=watch.server.url, session=session, timeout=ANSWER_S)
-                except (requests.exceptions.RequestException, ValueError):
+                except requests.exceptions.Timeout:
                     return None, ""
+                except requests.exceptions.RequestException:
+                    return CLOSED, ""
+                except ValueError:  # requests itself refuses to send it
+                    return 400, ""
                 try:
                     case.validate_response(answer, checks=checks)
                 except (schemathesis.errors.SchemathesisError, AssertionError, BaseExceptionGroup) as error:

@@ -1,10 +1,10 @@
 """Kill a loaded server with -9 at random moments, start it again, and look at what was lost or left behind.
 
-A real server process with the fake engine (what is meant is the queue, the store and the files around it). Clients
+A real server process with the fake engine: what is meant is the queue, the store and the files around it. Clients
 upload, ask for repairs, cancel some, download, and send one-shots all the while; whoever gets no answer asks again
-under the same request id. Every accepted job must end exactly once and stay as it ended, every result must be served and
-be written to the outputs once, and after the next clean-up no file may lie in the data folder without its row, no row be
-without its file, and no part file be left.
+under the same request id. Every accepted job must end exactly once and stay as it ended; every result must be served
+and be written to the outputs once. After the next clean-up no file may lie in the data folder without its row, no row
+be without its file, and no part file be left.
 
     python -m bench.kills [--kills 100] [--people 4] [--seed 0]
 

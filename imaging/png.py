@@ -206,6 +206,22 @@ def xmp_of(png: PngFile) -> bytes | None:
     return None
 
 
+def text_of(png: PngFile, keyword: bytes) -> str:
+    """Return the first text that a PNG has under a keyword, unpacked up to a limit; "" for none or a damaged one."""
+    for kind, payload in png.chunks:
+        name, _, rest = payload.partition(b"\0")
+        if name != keyword:
+            continue
+        if kind == b"tEXt":
+            return rest.decode("latin-1")
+        if kind == b"zTXt":
+            return (_unpack(rest[1:]) or b"").decode("latin-1")
+        if kind == b"iTXt" and len(rest) > 2:
+            text = rest[2:].split(b"\0", 2)[-1]
+            return ((_unpack(text) or b"") if rest[0] else text).decode("utf-8", "replace")
+    return ""
+
+
 def _unpack(packed: bytes) -> bytes | None:
     stream = zlib.decompressobj()
     try:

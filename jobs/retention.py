@@ -135,9 +135,9 @@ def remove_orphans(store: JobStore, now_s: float, *, age_s: float) -> None:
             continue
         image_id, _, ending = path.name.partition(".")
         if ending.endswith(".kept"):
-            query, values = "encodings WHERE image_id = ? AND kind = ?", (image_id, ending.removesuffix(".kept"))
+            query, values = "encodings WHERE image_id = ? AND kind = ?", [image_id, ending.removesuffix(".kept")]
         else:
-            query, values = "images WHERE image_id = ?", (image_id,)
+            query, values = "images WHERE image_id = ?", [image_id]
         if not database.execute(f"SELECT 1 FROM {query}", values).fetchone():
             path.unlink(missing_ok=True)
 

@@ -45,7 +45,7 @@ from web.iopaint_schema import (
     server_config,
 )
 from web.one_shot import notes_header, repair_for_client
-from web.routes import STATUSES, WAITERS
+from web.routes import STATUSES, WAITERS, AsciiJson
 from web.uploads import MIB, file_part, read_form, read_json
 
 STATUS_HERE = {**STATUSES, "mask_mismatch": 400, "bad_base64": 422, "no_plugin": 422, "no_file": 422, "queue_full": 503}
@@ -92,7 +92,7 @@ class IopaintRoute(APIRoute):
                 log.exception("%s %s failed", request.method, request.url.path)
                 status = 500
                 body = error_body(status, "", "Something failed inside the server; its log says why.")
-            return JSONResponse(body, status_code=status, headers=headers)
+            return AsciiJson(body, status_code=status, headers=headers)
 
         return answer
 

@@ -5,14 +5,15 @@ bare name; what would lead out of its folder, by dots or by a link, is not there
 """
 
 import io
+import logging
 import re
 from pathlib import Path, PurePath
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from config import Settings
-from imaging import encode_preview, open_photo
+from imaging import encode_preview, open_photo, png
 from imaging.reading import format_of
 from jobs.errors import JobError, storage_as_job_error
 from jobs.images import clean_name, imaging_as_job_error
@@ -22,6 +23,8 @@ THUMBNAIL_PX = 256
 LARGEST_THUMBNAIL_PX = 4096
 MOST_NAMES = 10_000
 MIB = 1 << 20
+
+log = logging.getLogger("fftlama.web")
 
 
 class Gallery:
@@ -48,8 +51,10 @@ class Gallery:
                 with Image.open(path) as picture:
                     width, height = picture.size
                 times = path.stat()
-            except (OSError, UnidentifiedImageError, ValueError):
-                continue  # being written, or no picture
+            except Exception:
+                # Being written, or damaged, which makes Pillow raise nearly everything: the others are listed.
+                log.debug("%s cannot be read", path.name, exc_info=True)
+                continue
             rows.append(
                 {
                     "name": path.name, "height": height, "width": width, "ctime": times.st_ctime,
@@ -120,11 +125,11 @@ class Gallery:
 
 def generation_info(data: bytes) -> dict[str, str]:
     """Return prompt and negative prompt of a PNG's `parameters` text, as diffusion programs write it; "" for none."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            text = str(picture.info.get("parameters", ""))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise JobError("not_an_image", "What was sent is no image.") from error
+    kind = format_of(data)
+    if kind is None:
+        raise JobError("not_an_image", "What was sent is no image.")
+    with imaging_as_job_error():
+        text = png.text_of(png.parse(data), b"parameters") if kind == "PNG" else ""
     prompt, _, rest = text.partition("Negative prompt:")
     negative = re.split(r"\n?Steps: \d", rest)[0]
     return {"prompt": re.split(r"\n?Steps: \d", prompt)[0].strip(), "negative_prompt": negative.strip()}

@@ -3,7 +3,6 @@
 Every field is optional, unknown ones are passed over. Repairs run as in `web/iopaint.py`.
 """
 
-import json
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -23,7 +22,7 @@ from web.iopaint_files import Gallery
 from web.iopaint_plugins import PLUGINS, Plugins
 from web.one_shot import notes_header
 from web.routes import WAITERS
-from web.uploads import file_part, read_fields, read_form
+from web.uploads import file_part, parse_json, read_fields, read_form
 
 DEFAULT_SEED = 42
 
@@ -43,7 +42,7 @@ class PlainTextRoute(APIRoute):
             except JobError as error:
                 status, text = status_and_text(error)
                 headers = {"Retry-After": "5"} if status == 503 else None
-                return PlainTextResponse(text, status_code=status, headers=headers)
+                return PlainTextResponse(text.encode("utf-8", "replace"), status_code=status, headers=headers)
             except Exception:
                 log.exception("%s %s failed", request.method, request.url.path)
                 return PlainTextResponse("Something failed inside the server; its log says why.", status_code=500)
@@ -138,6 +137,6 @@ def parse_clicks(text: object) -> list[list[float]]:
     if not text:
         return []
     try:
-        return [[float(number) for number in click] for click in json.loads(str(text))]
-    except (ValueError, TypeError) as error:
+        return [[float(number) for number in click] for click in parse_json(str(text))]
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise JobError("bad_detect", "clicks must be JSON: [[x, y, 1 or 0], ...].") from error

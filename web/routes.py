@@ -29,7 +29,7 @@ from web.archive import add_archive_route
 from web.detect import add_detect_route
 from web.image_files import attachment, check_format, download_name, encode_whole
 from web.one_shot import notes_header, repair_for_client
-from web.uploads import decode_mask, file_part, read_form, read_json, repair_json_mib
+from web.uploads import decode_mask, file_part, parse_json, read_form, read_json, repair_json_mib
 from web.weights import add_weights_routes
 
 STATUSES = {
@@ -59,10 +59,18 @@ EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
 log = logging.getLogger("fftlama.web")
 
 
+class AsciiJson(JSONResponse):
+    """JSON in ASCII: a refusal may repeat what a client sent, and not every text can be written as UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return json.dumps(content, separators=(",", ":")).encode("ascii")
+
+
 def error_response(error: JobError) -> JSONResponse:
     """Return an error in the form and with the status that clients know."""
     status = STATUSES.get(error.code, 500)
-    return JSONResponse(error.as_dict(), status_code=status, headers=EXTRA_HEADERS.get(error.code))
+    return AsciiJson(error.as_dict(), status_code=status, headers=EXTRA_HEADERS.get(error.code))
 
 
 class ApiRoute(APIRoute):
@@ -229,6 +237,6 @@ def _parse_options_field(text: object) -> object:
     if text is None or text == "":
         return None
     try:
-        return json.loads(text) if isinstance(text, str) else text
+        return parse_json(text) if isinstance(text, str) else text
     except (ValueError, RecursionError) as error:
         raise JobError("bad_options", f"options must be JSON: {str(error)[:200]}.") from error

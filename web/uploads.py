@@ -9,6 +9,7 @@ import base64
 import binascii
 import json
 import math
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,6 +34,7 @@ MOST_PARTS = 8
 MOST_VALUES = 200_000
 STROKES_MIB = 4
 BASE64_BITS_PER_BIT = 4 / 3
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @asynccontextmanager
@@ -118,7 +120,27 @@ async def read_json(request: Request, *, max_file_mib: int) -> dict[str, Any]:
 def _parse(body: bytearray) -> Any:
     if body.count(b",") + body.count(b":") > 2 * MOST_VALUES:
         raise JobError("bad_request", f"The body has more than {MOST_VALUES} values.")
-    return json.loads(body)
+    return parse_json(body)
+
+
+def parse_json(data: bytes | bytearray | str) -> Any:
+    """Return what JSON says.
+
+    Args:
+        data: from a client.
+
+    Returns:
+        A value whose texts can all be written as UTF-8.
+
+    Raises:
+        ValueError: It is not JSON, or a text in it has half a surrogate pair, which no file and no answer can hold.
+        RecursionError: It nests too deep.
+    """
+    text = data if isinstance(data, str) else data.decode(json.detect_encoding(data))
+    value = json.loads(text.removeprefix("\ufeff"))
+    if HALF_PAIR.search(text):  # most of these are whole pairs, as many clients write what is not ASCII
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def decode_mask(text: object) -> bytes:
@@ -136,14 +158,14 @@ def too_large(max_file_mib: int) -> JobError:
     return JobError("file_too_large", f"The file is larger than {max_file_mib} MiB.", {"max_mib": max_file_mib})
 
 
-async def _whole(request: Request, limit_bytes: int, max_file_mib: int) -> bytes:
+async def _whole(request: Request, limit_bytes: int, max_file_mib: int) -> bytearray:
     body = bytearray()
     try:
         async for chunk in _limited(request, limit_bytes, max_file_mib):
             body += chunk
     except ClientDisconnect as error:
         raise JobError("bad_request", "The request was cut off.") from error
-    return bytes(body)
+    return body
 
 
 async def _limited(request: Request, limit_bytes: int, max_file_mib: int) -> AsyncGenerator[bytes, None]:
