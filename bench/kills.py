@@ -37,6 +37,7 @@ import httpx
 from bench.hostile_files import originals
 from jobs.retention import PART_AGE_S
 from tests.support.documented_requests import mask_of
+from tests.support.forked_server import ForkedServer
 from tests.support.serving import RunningServer, follow
 
 RESULTS = Path(__file__).parent / "results"
@@ -152,7 +153,7 @@ def kill_often(folder: Path, *, kills: int, people: int, seed: int) -> Outcome:
         seed: of the moments and of what the clients do.
     """
     chance, outcome = random.Random(seed), Outcome(kills=kills)
-    server = RunningServer(folder, settings=SETTINGS).start()
+    server = ForkedServer(folder, settings=SETTINGS).start()
     try:
         clients = People(server, count=people, seed=seed)
         for _ in range(kills):

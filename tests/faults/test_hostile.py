@@ -1,4 +1,4 @@
-"""Damaged files, hostile requests and kills in small numbers: what `bench/hostile.py` and `bench/kills.py` do at length."""
+"""Damaged files, hostile requests and kills in small numbers: `bench/hostile.py` and `bench/kills.py` for seconds."""
 
 import base64
 from pathlib import Path
