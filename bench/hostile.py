@@ -329,6 +329,9 @@ def attacked(kind: str) -> Iterator[tuple[Watch, Scene]]:
 
     Args:
         kind: of `RunningServer`.
+
+    Yields:
+        The watch on it, and the documented requests for it.
     """
     document = build_document(Settings(), version="0")
     photo = originals()["JPEG"][0]

@@ -178,6 +178,9 @@ def mutated_files(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
     Args:
         count: how many.
         seed: the same seed gives the same files.
+
+    Yields:
+        Format and bytes of one file after another.
     """
     sound = originals()
     usual = [name for name in sound if name != "HEIC"]

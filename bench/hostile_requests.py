@@ -216,6 +216,9 @@ def damaged_requests(sound: list[httpx.Request], count: int, seed: int) -> Itera
         sound: requests that are answered well.
         count: how many.
         seed: the same seed damages in the same way.
+
+    Yields:
+        One request after another.
     """
     with_json = [one for one in sound if one.headers.get("content-type", "") == "application/json"]
     for number in range(count):

@@ -151,6 +151,9 @@ def kill_often(folder: Path, *, kills: int, people: int, seed: int) -> Outcome:
         kills: how many.
         people: clients at once.
         seed: of the moments and of what the clients do.
+
+    Returns:
+        What was lost or left behind.
     """
     chance, outcome = random.Random(seed), Outcome(kills=kills)
     server = ForkedServer(folder, settings=SETTINGS).start()

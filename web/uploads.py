@@ -70,6 +70,12 @@ async def read_form(
 async def read_fields(request: Request) -> dict[str, str]:
     """Return the texts of a form without files, in either of the two ways that browsers send one.
 
+    Args:
+        request: its body has not been read.
+
+    Returns:
+        Texts by the names of their fields.
+
     Raises:
         JobError: `bad_request`, `file_too_large` or `disk_full`.
     """
