@@ -24,16 +24,18 @@ __all__ = [
     "test_rounds_build_on_each_other_and_can_be_undone_and_compared", "test_the_keyboard_alone_paints_and_repairs",
     "visit",
 ]  # fmt: skip
-NAME, PASSWORD = "ann", "correct horse"
+NAME, OTHER, PASSWORD = "ann", "bob", "correct horse"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server with page and login."""
+    """A server with page and login; ann may see how it is."""
     folder = tmp_path_factory.mktemp("closed")
     accounts = Accounts(folder / "accounts.json")
-    accounts.set_password(NAME, PASSWORD)
-    running = RunningServer(folder, kind="page", settings={"auth_file": accounts.path}).start()
+    for name in (NAME, OTHER):
+        accounts.set_password(name, PASSWORD)
+    settings = {"auth_file": accounts.path, "operators": NAME}
+    running = RunningServer(folder, kind="page", settings=settings).start()
     yield running
     running.stop()
 
@@ -73,6 +75,24 @@ def test_download_and_reload_are_those_of_the_person(person: Person, browser: Br
     answer = stranger.request.get(person.url + person.rounds[0]["url"])
     assert answer.status == 401
     stranger.close()
+
+
+def test_status_of_the_server_is_shown_to_operators_alone(person: Person, browser: Browser) -> None:
+    person.press("help")
+    shown = person.page.locator('[data-part="server"]')
+    expect(shown).to_contain_text("Repairs run.")
+    expect(shown.locator("dd").last).to_have_text("1 idle")
+    context = open_browser(browser, locale="zh-CN")
+    context.request.post(f"{person.url}/login", form={"name": OTHER, "password": PASSWORD})
+    page = context.new_page()
+    page.goto(person.url)
+    page.locator('[data-part="status"]:not([hidden])').wait_for()
+    with page.expect_response("**/status") as told:
+        page.locator('[data-act="help"]').click()
+    assert told.value.status == 403
+    expect(page.locator(".fft-help")).to_contain_text("快捷键")
+    expect(page.locator('[data-part="server"]')).to_be_hidden()
+    context.close()
 
 
 def test_content_policy_keeps_other_sites_out_and_a_breach_is_noticed(person: Person) -> None:

@@ -21,6 +21,7 @@ import { createProgress } from "./progress.js";
 import { createRepair } from "./repair.js";
 import { createRestoring } from "./restoring.js";
 import { createSelecting } from "./selecting.js";
+import { createServerStatus } from "./server_status.js";
 import { createSessionStorage } from "./session_storage.js";
 import { setup } from "./setup.js";
 import { createStore, FIRST_STATE } from "./store.js";
@@ -67,6 +68,7 @@ export function startCanvas(element) {
   const panel = createPanel({ root, words, layers, onRound: painting.goToRound });
   const models = createModels({ root, words, api });
   const offer = createWeightsOffer({ root, words, api, isOffered: setup.weights_offered, onFetched: models.look });
+  const serverStatus = createServerStatus({ dialog: $(".fft-help"), words });
   const photo = createPhoto({ store, api, layers, view, setup, words, cancelRepair: repair.cancel, onSize: setFirstRadius });
   const gestures = createGestures({
     stage: $(".fft-stage"), ring: $(".fft-ring"), view, getHand, isPainting, onStroke: addStroke,
@@ -103,7 +105,7 @@ export function startCanvas(element) {
     fit: () => store.get().photo && view.fit(),
     actualSize: () => view.zoomMiddle(1 / view.get().scale / devicePixelRatio),
     choose: () => $(".fft-file").click(),
-    help: () => $(".fft-help").showModal(),
+    help: serverStatus.open,
     "help-close": () => $(".fft-help").close(),
     language: () => (words.toggle(), words.apply(root), show()),
   };
