@@ -53,7 +53,9 @@ def test_words_reach_the_scripts_as_json() -> None:
 
 def test_every_import_names_a_script_that_is_there() -> None:
     files = PageFiles({}).files
-    imported = {name for data in files.values() for name in re.findall(r'from "\./([\w.]+)"', data.decode())}
+    # A worker is named by its address, and imports like any other.
+    naming = re.compile(r'(?:from |new URL\()"\./([\w.]+)"')
+    imported = {name for data in files.values() for name in naming.findall(data.decode())}
     assert imported == set(files) - {"canvas.js"}
 
 
