@@ -76,6 +76,11 @@ class Settings(BaseSettings):
     weights: Annotated[str, FILE_OR_NAME] = Field(
         default="", description="weights file or name; empty = big-lama or lama-fourier if it is there, else embedded"
     )
+    large_holes: Literal["crisp", "accurate"] = Field(
+        default="crisp",
+        description="what fills large holes with the embedded weights: crisp = a second network, sharper; "
+        "accurate = the one that fills all others, softer and nearer in colour",
+    )
     weights_dir: Path = Field(default=Path("weights"), description="folder of the weights to choose from")
     mirrors: str = Field(default="", description="addresses to fetch weights from before the published ones")
     fetch_weights: Literal["page", "terminal"] = Field(

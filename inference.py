@@ -27,9 +27,10 @@ from engine.repair_steps import fill_plans, make_result, plan_repair
 from engine.requests import RepairError, RepairRequest, RepairResult, UnavailableError, check_request
 from engine.stage_timer import OnStage, StageTimer
 from lama.catalogue import find_weights
-from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator
+from lama.checkpoint import EMBEDDED_WEIGHTS, CheckpointError, load_generator
 from lama.devices import on_card
 from lama.generator import Generator
+from lama.weight_difference import CRISP_WEIGHTS, apply_difference
 from masks.boxes import Box, has_hole_beyond, sample_bounds
 from masks.crop_plan import Crop
 from masks.dilation import CropRules
@@ -46,6 +47,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+LARGE_HOLES = ("crisp", "accurate")
 # Sides of the dummy photos that a GPU repairs before the first request.
 LARGE_PHOTO_PX = 2048  # from this many pixels squared on, bounds are sampled
 VAST_PHOTO_PX = 4096  # its hole is scaled, so memory for the largest holes is reserved
@@ -55,12 +57,15 @@ STEADY_STATE_REPAIRS = 10  # without them the first repair took 5.1 ms instead o
 class Inpainter:
     """A LaMa model on one device that repairs photos; safe to call from several threads, which take turns."""
 
-    def __init__(self, runner: ModelRunner, *, weights_name: str, profile_reason: str) -> None:
+    def __init__(
+        self, runner: ModelRunner, *, weights_name: str, profile_reason: str, large_holes: str = "crisp"
+    ) -> None:
         self._runner = runner
         self._lock = threading.Lock()
         self._samples_bounds = runner.device.type == "cuda"  # a CPU that computes has no time to read meanwhile
         self.weights_name = weights_name
         self.profile_reason = profile_reason
+        self._large_holes = large_holes
         self.crop_rules = CropRules()
 
     @classmethod
@@ -70,6 +75,7 @@ class Inpainter:
         device: str = "auto",
         precision: str = "auto",
         profile: Profile | str | None = None,
+        large_holes: str = "crisp",
     ) -> Inpainter:
         """Load weights, choose how to run them, and warm up. Changes nothing for the rest of the process.
 
@@ -79,6 +85,9 @@ class Inpainter:
             device: "auto", "cpu", "mps" (untested), "cuda" or "cuda:N".
             precision: "auto" (the profile's, or what the CPU is fast at), "fp16", "bf16" or "fp32".
             profile: a profile, the name of one, or None for the card's own.
+            large_holes: "crisp": beside the embedded weights a second network is loaded, which fills deep holes
+                (`engine.hole_depth`) with texture and edges; "accurate": one network fills all. Other weights always
+                fill all.
 
         Returns:
             The inpainter, ready; its first repair takes as long as the next.
@@ -95,8 +104,10 @@ class Inpainter:
             logger.info("loading onto %s; kernels are compiled at the first start, for about a minute", chosen.device)
         try:
             with few_threads():
+                generator = load_generator(path)
                 runner = ModelRunner(
-                    load_generator(path),
+                    generator,
+                    crisp=_load_crisp(path, generator, large_holes),
                     device=chosen.device,
                     precision=chosen.precision,
                     profile=chosen.profile,
@@ -108,10 +119,12 @@ class Inpainter:
             if device != "auto":
                 raise RepairError(f"{where} has no room for the weights: {error}") from error
             logger.warning("%s has no room for the weights, so the CPU computes, which is slower: %s", where, error)
-            inpainter = cls.load(weights, device="cpu", precision="fp32" if precision == "fp32" else "auto")
+            on_cpu = "fp32" if precision == "fp32" else "auto"
+            inpainter = cls.load(weights, device="cpu", precision=on_cpu, large_holes=large_holes)
             inpainter.profile_reason = f"{where} has no room for the weights. {inpainter.profile_reason}"
             return inpainter
-        inpainter = cls(runner, weights_name=_weights_name(path), profile_reason=chosen.reason)
+        names = {"weights_name": _weights_name(path), "profile_reason": chosen.reason}
+        inpainter = cls(runner, **names, large_holes=large_holes)
         started_s = time.perf_counter()
         with few_threads() if chosen.device.type == "cuda" else contextlib.nullcontext():
             inpainter._warm_up()
@@ -165,10 +178,11 @@ class Inpainter:
         path = _weights_path(weights)
         with few_threads():
             generator = load_generator(path)
+            crisp = _load_crisp(path, generator, self._large_holes)
         with self._device_turn(), few_threads() if self._runner.device.type == "cuda" else contextlib.nullcontext():
             before = self._runner
             before.release()
-            failure = self._take_over(generator)
+            failure = self._take_over(generator, crisp)
             if not failure:
                 self.weights_name = _weights_name(path)
                 return
@@ -178,11 +192,13 @@ class Inpainter:
                 logger.error("%s can't be put back onto %s: %s", self.weights_name, self.device, error)
         raise RepairError(f"{_weights_name(path)} can't be put onto {self.device}: {failure}")
 
-    def _take_over(self, generator: Generator) -> str:
-        """Run `generator` from now on and return "", or why that fails; then nothing of it is left on the device."""
+    def _take_over(self, generator: Generator, crisp: Generator | None) -> str:
+        """Run other networks from now on and return "", or why that fails; then nothing of them is on the device."""
         before = self._runner
         try:
-            runner = ModelRunner(generator, device=before.device, precision=before.precision, profile=before.profile)
+            runner = ModelRunner(
+                generator, crisp=crisp, device=before.device, precision=before.precision, profile=before.profile
+            )
             runner.warm_up()
         except Exception as error:  # whatever it was, the model before has to come back
             failure = str(error) or type(error).__name__
@@ -338,6 +354,23 @@ def _weights_name(path: Path | None) -> str:
     return (path or EMBEDDED_WEIGHTS).stem
 
 
+def _load_crisp(path: Path | None, generator: Generator, large_holes: str) -> Generator | None:
+    """Return the network that fills deep holes beside the embedded one; None beside others and where it is not wanted.
+
+    A checkout without its file repairs as it did before there was one, and says so in the log.
+    """
+    if large_holes not in LARGE_HOLES:
+        raise RepairError(f"large_holes must be one of {', '.join(LARGE_HOLES)}, got {large_holes!r}")
+    is_embedded = path is None or path.resolve() == EMBEDDED_WEIGHTS.resolve()
+    if large_holes != "crisp" or not is_embedded:
+        return None
+    try:
+        return apply_difference(generator, CRISP_WEIGHTS)
+    except CheckpointError as error:
+        logger.warning("large holes are filled by %s, softly: %s", _weights_name(path), error)
+        return None
+
+
 def autotune_profile(inpainter: Inpainter, *, folder: Path | None = None) -> AutotunedProfile:
     """Time this card's settings and write the best as its local profile, which is used from the next start on.
 
@@ -387,4 +420,7 @@ def load_inpainter(settings: EngineSettings, *, on_placement: Callable[[Placemen
     profile = None if settings.profile == "auto" else settings.profile
     if on_placement is not None:
         on_placement(choose_placement(settings.device, settings.precision, profile))
-    return Inpainter.load(weights, device=settings.device, precision=settings.precision, profile=profile)
+    # Settings of another program that knows no such key get what is the default here.
+    large_holes = getattr(settings, "large_holes", LARGE_HOLES[0])
+    how = {"device": settings.device, "precision": settings.precision, "large_holes": large_holes}
+    return Inpainter.load(weights, profile=profile, **how)

@@ -49,6 +49,7 @@ class CropTask:
         transparent: (H, W) bool, pixels whose colours nobody sees: the network sees them as missing; not modified.
         levels: the image's values that the network sees as 0 and 1; None = 0 and the largest of its type.
         is_context_on_cpu: whether the context pass ran on the CPU because the GPU had no memory.
+        is_deep: whether the crisp network fills it, where there is one; its context is the accurate one's in any case.
     """
 
     image: NDArray
@@ -58,6 +59,7 @@ class CropTask:
     transparent: NDArray[np.bool_] | None = None
     levels: tuple[int, int] | None = None
     is_context_on_cpu: bool = False
+    is_deep: bool = False
 
 
 @dataclass
@@ -76,9 +78,10 @@ def fill(
 ) -> list[Filled]:
     """Predict every task's crop and composite it into the task's pixels.
 
-    Tasks of one model size run as one batch, at most `runner.batch_size` of them. A prediction with NaN or infinity,
-    the crop's or its context's, is made again in float32. When memory does not suffice, the graphs are freed, then
-    smaller buckets are tried, then the CPU (for a context pass at once); the patch's notes say what happened.
+    Tasks of one model size and network run as one batch, at most `runner.batch_size` of them. A prediction with NaN or
+    infinity, the crop's or its context's, is made again in float32. When memory does not suffice, the graphs are
+    freed, then smaller buckets are tried, then the CPU (for a context pass at once); the patch's notes say what
+    happened.
 
     Args:
         tasks: what to fill.
@@ -96,9 +99,9 @@ def fill(
     filled: list[Filled | None] = [None] * len(tasks)
     sums: list[tuple[int, NDArray[np.float32]]] = []
     for indices in _batches(tasks, runner):
-        for index, (result, total) in zip(
-            indices, _fill_batch([tasks[index] for index in indices], runner, timer), strict=True
-        ):
+        batch = [tasks[index] for index in indices]
+        one_network = runner.for_hole(is_deep=batch[0].is_deep)
+        for index, (result, total) in zip(indices, _fill_batch(batch, one_network, timer), strict=True):
             filled[index] = result
             sums.append((index, total))
     timer.enter("composite")
@@ -137,15 +140,15 @@ def _run_context_passes(tasks: Sequence[CropTask], runner: ModelRunner, timer: S
 def _context_task(task: CropTask) -> CropTask:
     """Return the task of a task's context pass."""
     assert task.context_crop is not None, "a task without a context pass has none"
-    return replace(task, crop=task.context_crop, context_crop=None, context=None)
+    return replace(task, crop=task.context_crop, context_crop=None, context=None, is_deep=False)
 
 
 def _batches(tasks: Sequence[CropTask], runner: ModelRunner) -> Iterator[list[int]]:
-    """Yield indices of tasks of one model size, in batches of the sizes that have a graph."""
-    by_size: dict[tuple[int, int], list[int]] = {}
+    """Yield indices of tasks of one model size and one network, in batches of the sizes that have a graph."""
+    alike: dict[tuple[tuple[int, int], bool], list[int]] = {}
     for index, task in enumerate(tasks):
-        by_size.setdefault(task.crop.model_size, []).append(index)
-    for size, indices in by_size.items():
+        alike.setdefault((task.crop.model_size, task.is_deep), []).append(index)
+    for (size, _), indices in alike.items():
         start = 0
         while start < len(indices):
             batch = runner.batch_size(size, len(indices) - start)
@@ -199,9 +202,10 @@ def _fill_in_float32(task: CropTask, runner: ModelRunner, timer: StageTimer) -> 
         )
         is_finite = predicted is not None and bool(torch.isfinite(predicted[0]).all())
         task = replace(task, context=predicted[0] if predicted and is_finite else None)
-    done = _try(_fill_once, [task], runner.predict_float32, runner.pinned, timer)
+    one_network = runner.for_hole(is_deep=task.is_deep)
+    done = _try(_fill_once, [task], one_network.predict_float32, runner.pinned, timer)
     if done is None:
-        done = _fill_on_cpu(task, runner, timer)
+        done = _fill_on_cpu(task, one_network, timer)
     runner.pinned.synchronize()
     done[0][0].notes.append(FP32_RETRY)
     return done[0][0]

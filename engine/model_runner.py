@@ -1,8 +1,9 @@
 """One generator on one device, and every way to get a prediction from it.
 
 Owns the model in inference form with its captured graphs, the float32 model for predictions that were not finite, and
-the one on the CPU for when the GPU's memory does not suffice; the last two are built when first needed. A prediction is
-the network and the seam correction. Crops are prepared on `pinned.device`: the GPU with CUDA, else the CPU. Knows no
+the one on the CPU for when the GPU's memory does not suffice; the last two are built when first needed. The crisp
+network of deep holes, where there is one, is a runner of its own with graphs of its own. A prediction is the network
+and the seam correction. Crops are prepared on `pinned.device`: the GPU with CUDA, else the CPU. Knows no
 photos; the caller holds the one lock on the GPU.
 """
 
@@ -39,10 +40,18 @@ class ModelRunner:
         precision: "fp16", "bf16" or "fp32".
         profile: graph mode, buckets and batch.
         kernels: "auto", or "torch" where the Triton kernels are known to fail.
+        crisp: the network of deep holes, as `generator`; None = `generator` fills them too.
     """
 
     def __init__(
-        self, generator: Generator, *, device: torch.device, precision: str, profile: Profile, kernels: str = "auto"
+        self,
+        generator: Generator,
+        *,
+        device: torch.device,
+        precision: str,
+        profile: Profile,
+        kernels: str = "auto",
+        crisp: Generator | None = None,
     ) -> None:
         self.generator = generator
         self.kernels = kernels
@@ -55,7 +64,22 @@ class ModelRunner:
         self._graphed: GraphedModel | None = None
         self._float32: FastGenerator | None = None
         self._on_cpu: FastGenerator | None = None
+        self._other: ModelRunner | None = None  # the one that shares the device's memory
+        self._crisp: ModelRunner | None = None
         self.restore()
+        if crisp is not None:
+            self._crisp = ModelRunner(crisp, device=device, precision=precision, profile=profile, kernels=kernels)
+            self._crisp.pinned = self.pinned  # so that one wait is for both
+            self._other, self._crisp._other = self._crisp, self
+
+    @property
+    def has_crisp(self) -> bool:
+        """Whether deep holes have a network of their own."""
+        return self._crisp is not None
+
+    def for_hole(self, *, is_deep: bool) -> ModelRunner:
+        """Return the runner of the network that fills a hole: the crisp one for a deep hole, where there is one."""
+        return self._crisp if is_deep and self._crisp is not None else self
 
     def restore(self) -> None:
         """Put the weights onto the device."""
@@ -68,7 +92,9 @@ class ModelRunner:
 
     def release(self) -> None:
         """Take everything off the device, weights included, until `restore` or the next prediction."""
-        self.free_memory()
+        if self._crisp is not None:
+            self._crisp.release()
+        self._free_own_memory()
         self._on_cpu = None
         self._fast = self._graphed = None
         if self.device.type == "cuda":
@@ -129,8 +155,13 @@ class ModelRunner:
             self.kernels = "torch"
             self.restore()
             self.warm_up()
+        elif self._crisp is not None:
+            self._crisp.kernels = self.kernels
+            self._crisp.warm_up()
 
     def _run_all(self) -> None:
+        if self._graphed is None:
+            self.restore()
         assert self._graphed is not None
         if self._graphed.mode == "off":
             side = self.profile.buckets_px[0] if self.device.type == "cuda" else SMALL_PX
@@ -140,17 +171,23 @@ class ModelRunner:
             self._graphed.capture((1, side, side))
 
     def free_memory(self) -> None:
-        """Give back everything on the device but the weights."""
+        """Give back everything on the device but the weights, of the other network too."""
+        self._free_own_memory()
+        if self._other is not None:
+            self._other._free_own_memory()
+
+    def _free_own_memory(self) -> None:
         self._float32 = None
         if self._graphed is not None:
             self._graphed.free()
 
     def take_dropped(self) -> str:
         """Say once why graphs were given up, or return an empty string."""
-        if self._graphed is None:
-            return ""
-        reason, self._graphed.dropped = self._graphed.dropped, ""
-        return reason
+        reason = ""
+        if self._graphed is not None:
+            reason, self._graphed.dropped = self._graphed.dropped, ""
+        others = self._crisp.take_dropped() if self._crisp is not None else ""
+        return reason or others
 
     def describe(self) -> dict[str, object]:
         """Return what runs: kernels, graph mode, and the captured (batch, height, width); no kernels once released.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.context_pass import plan_context
 from engine.executor import CropTask, Filled, fill
+from engine.hole_depth import is_deep_hole
 from engine.model_runner import ModelRunner
 from engine.requests import RepairRequest, RepairResult
 from engine.stage_timer import StageTimer
@@ -70,7 +71,8 @@ def fill_plans(
     for request, crops in zip(requests, plans, strict=True):
         levels = shown_levels(request.image, request.mask, request.transparent) if crops else None
         for crop in crops:
-            task = CropTask(request.image, crop, transparent=request.transparent, levels=levels)
+            is_deep = runner.has_crisp and is_deep_hole(crop)
+            task = CropTask(request.image, crop, transparent=request.transparent, levels=levels, is_deep=is_deep)
             context_crop = plan_context(crop, (request.mask.shape[0], request.mask.shape[1]))
             if request.quality == "high" and crop.is_scaled:
                 refined.append((len(tasks), task))

@@ -48,7 +48,7 @@ def refine(task: CropTask, coarse: NDArray, runner: ModelRunner, timer: StageTim
     canvas = original.copy()
     _inside(canvas, task.crop)[...] = coarse
     hidden = None if task.transparent is None else task.transparent[top:bottom, left:right]
-    tiled = CropTask(canvas, task.crop, transparent=hidden, levels=task.levels)
+    tiled = CropTask(canvas, task.crop, transparent=hidden, levels=task.levels, is_deep=task.is_deep)
     notes = []
     for tile in plan_tiles(task.crop.missing, runner.profile.buckets_px):
         timer.enter("refine")
