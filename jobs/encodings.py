@@ -56,8 +56,9 @@ class Encodings:
             return Encoded(self._images.read(image), row.media_type, row.extension, image.notes)
 
         def make() -> Encoded:
-            pixels, photo = self._images.pixels(image), self._images.original(image)
+            # The arrays are taken inside the turn, so that nobody waits with them in their hands.
             with imaging_as_job_error(), self._images.memory.reserve(step_bytes(image)):
+                pixels, photo = self._images.pixels(image), self._images.original(image)
                 return encode_photo(photo, pixels, format=format.upper() if format else None, quality=quality)
 
         kind = (format or "own") + (f"-{quality}" if quality is not None else "")
@@ -79,8 +80,8 @@ class Encodings:
         """
 
         def make() -> Encoded:
-            pixels, photo = self._images.pixels(image), self._images.original(image)
             with imaging_as_job_error(), self._images.memory.reserve(step_bytes(image)):
+                pixels, photo = self._images.pixels(image), self._images.original(image)
                 data = encode_preview(pixels, max_px=max_px, format=format, alpha=photo.alpha, white=photo.white)
             row = FORMATS[format.upper()]
             return Encoded(data, row.media_type, row.extension)

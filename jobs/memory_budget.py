@@ -35,10 +35,14 @@ class MemoryBudget:
         self._running = 0
         self._line: deque[object] = deque()
         self._news = threading.Condition()
+        self._mine = threading.local()  # whether this thread holds a turn
 
     @contextmanager
     def reserve(self, size_bytes: int, *, wait_s: float | None = None) -> Iterator[None]:
-        """Hold bytes while the block runs. Not to be nested: two that each wait for more would wait for ever.
+        """Hold bytes while the block runs.
+
+        A block inside another of the same thread takes its bytes from that one's, which has to ask for both: two that
+        each hold a part and wait for more would wait for ever.
 
         Args:
             size_bytes: the most that the block takes. More than there is in all is had by whoever is alone.
@@ -50,10 +54,15 @@ class MemoryBudget:
         Raises:
             JobError: `busy` when the turn did not come in time.
         """
+        if getattr(self._mine, "is_held", False):
+            yield
+            return
         self._take(size_bytes, self._longest_wait_s if wait_s is None else wait_s)
+        self._mine.is_held = True
         try:
             yield
         finally:
+            self._mine.is_held = False
             with self._news:
                 self._taken_bytes -= size_bytes
                 self._running -= 1

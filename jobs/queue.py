@@ -23,7 +23,7 @@ from jobs.database import FolderLock
 from jobs.encodings import Encodings
 from jobs.errors import JobError
 from jobs.fair_line import FairLine, take_batch
-from jobs.images import ImageStore
+from jobs.images import ImageStore, step_bytes
 from jobs.keyed_locks import KeyedLocks
 from jobs.model_switch import ModelSwitch
 from jobs.observer import EndedJob, NoObserver, Observer
@@ -223,9 +223,13 @@ class JobQueue:
         self, image: ImageRecord, request_id: str, digest: str, strokes: Any, mask_png: bytes | None, options: Options,
         save: bool,
     ) -> str:  # fmt: skip
-        pixels = None if mask_png is None else self.images.pixels(image)
-        with self.images.memory.reserve(mask_bytes(image, has_file=mask_png is not None)):
+        has_file = mask_png is not None
+        # The photo is taken inside the turn: forty who wait with a photo of 300 MB each in their hands are 12 GB.
+        need_bytes = mask_bytes(image, has_file=has_file) + (step_bytes(image) if has_file else 0)
+        with self.images.memory.reserve(need_bytes):
+            pixels = self.images.pixels(image) if has_file else None
             packed = pack_mask(build_mask(strokes, mask_png, image=image, pixels=pixels))
+            del pixels
         job_id = new_id()
         request = {"options": asdict(options), "save": save, "client": current_client.get().key}
         self.store.insert_job(

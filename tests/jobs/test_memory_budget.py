@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from config import Settings
 from imaging import encode_png
 from jobs import encodings
 from jobs.errors import JobError
-from jobs.images import STEPS_AT_ONCE
+from jobs.images import STEPS_AT_ONCE, ImageStore
 from jobs.memory_budget import MIB, MemoryBudget
 from jobs.queue import JobQueue
 from tests.support.fake_engine import FakeEngine
@@ -62,9 +62,29 @@ def test_turns_come_in_order_and_never_exceed_the_limit() -> None:
     assert peak_bytes <= 100 and budget._taken_bytes == 0
 
 
+@contextmanager
+def held_by_another(budget: MemoryBudget, size_bytes: int) -> Iterator[None]:
+    """Have another thread hold bytes while the block runs."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with budget.reserve(size_bytes):
+            begun.set()
+            ended.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert begun.wait(60)
+    try:
+        yield
+    finally:
+        ended.set()
+        holder.join()
+
+
 def test_what_needs_more_than_there_is_runs_alone() -> None:
     budget = MemoryBudget(100, at_once=10, longest_wait_s=0.05)
-    with budget.reserve(500):
+    with held_by_another(budget, 500):
         with pytest.raises(JobError) as refused, budget.reserve(1):
             pass
         assert refused.value.code == "busy"
@@ -77,7 +97,7 @@ def test_masks_and_uploads_wait_for_their_turn_and_say_so(queue: JobQueue) -> No
     queue.images.memory._longest_wait_s = 0.05
     with ExitStack() as held:
         for _ in range(STEPS_AT_ONCE):
-            held.enter_context(queue.images.memory.reserve(MIB))
+            held.enter_context(held_by_another(queue.images.memory, MIB))
         for refused in (
             lambda: queue.submit(image_id, "mask", [], MASK),
             lambda: queue.submit(image_id, "strokes", DOT),
@@ -123,3 +143,42 @@ def test_kept_files_stay_within_their_share(queue: JobQueue) -> None:
         queue.encodings.preview(image, max_px=side, format="png")
     kept = [path.stat().st_size for path in queue.store.images_dir.glob("*.kept")]
     assert 5 < len(kept) < 40 and sum(kept) <= 100_000
+
+
+def test_a_turn_inside_a_turn_takes_from_it() -> None:
+    budget = MemoryBudget(100, at_once=1, longest_wait_s=0.0)
+    with budget.reserve(80):
+        with budget.reserve(50):
+            pass
+        other: list[str] = []
+
+        def ask() -> None:
+            try:
+                with budget.reserve(30):
+                    other.append("had")
+            except JobError as error:
+                other.append(error.code)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        asking.join()
+        assert other == ["busy"], "the inner block gave back what the outer one holds"
+    with budget.reserve(100):
+        pass
+
+
+def test_nobody_waits_for_a_turn_with_a_photo_in_their_hands(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty one-shots of 100 million pixels took 7.8 GiB: each had decoded its photo and waited for its mask's turn."""
+    held: list[bool] = []
+    pixels = ImageStore.pixels
+
+    def noted(self: ImageStore, image: Any) -> Any:
+        held.append(
+            getattr(self.memory._mine, "is_held", False) or threading.current_thread().name.startswith("device")
+        )
+        return pixels(self, image)
+
+    monkeypatch.setattr(ImageStore, "pixels", noted)
+    queue.start()
+    queue.repair_file(PHOTO, MASK)
+    assert len(held) >= 3 and all(held), held
