@@ -10,7 +10,7 @@ seconds of CPU though their picture has few pixels, answers that the document do
 memory and descriptors of the process, after a warm-up and at the end. Prints a Markdown table and one JSON line, and
 keeps both. `--minutes` ends early, on a machine that has little time; what was sent is counted all the same.
 
-    python -m bench.hostile [--files 12000] [--requests 10000] [--only files|requests] [--seed 0] [--minutes M]
+    python -m bench.hostile [--files 12000] [--requests 10000] [--only files|requests] [--seed 0] [--minutes M] [--servers 1]
 
 Results: bench/results/hostile-files.md, bench/results/hostile-requests.md.
 """
@@ -32,6 +32,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -77,6 +78,12 @@ class Row:
     over_cpu: int = 0
     most_cpu_s: float = 0.0
     undocumented: int = 0
+
+    def add(self, other: Row) -> None:
+        """Count what another row counted too."""
+        for name in ("sent", "statuses", "errors_500", "unanswered", "over_cpu", "undocumented"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.most_cpu_s = max(self.most_cpu_s, other.most_cpu_s)
 
 
 @dataclass
@@ -367,6 +374,25 @@ def attack(*, files: int, requests: int, seed: int, kind: str, minutes: float = 
     return watch
 
 
+def attack_files_at_once(*, files: int, seed: int, servers: int, minutes: float) -> Watch:
+    """Send files to several servers at once, each with seeds of its own, and return what was found at all of them."""
+    with ThreadPoolExecutor(servers) as pool:
+        parts = [
+            pool.submit(attack, files=files // servers, requests=0, seed=seed + n, kind="page", minutes=minutes)
+            for n in range(servers)
+        ]
+        watches = [part.result() for part in parts]
+    whole = max(watches, key=lambda watch: watch.end["memory_mib"] - watch.start["memory_mib"])  # its memory is told
+    for watch in watches:
+        if watch is whole:
+            continue
+        for kind, row in watch.rows.items():
+            whole.rows.setdefault(kind, Row()).add(row)
+        whole.faults += watch.faults
+        whole.tracebacks += watch.tracebacks
+    return whole
+
+
 def table(watch: Watch) -> str:
     """Return what was found as Markdown."""
     lines = [
@@ -398,6 +424,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=("files", "requests"), default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--servers", type=int, default=1, help="for the files, at once")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(argv)
     random.seed(options.seed)
@@ -405,7 +432,12 @@ def main(argv: list[str] | None = None) -> int:
     for part in (options.only,) if options.only else ("files", "requests"):
         began_s = time.monotonic()
         counts = {"files": 0, "requests": 0, part: getattr(options, part)}
-        watch = attack(**counts, seed=options.seed, kind="page", minutes=options.minutes)
+        if part == "files" and options.servers > 1:
+            watch = attack_files_at_once(
+                files=options.files, seed=options.seed, servers=options.servers, minutes=options.minutes
+            )
+        else:
+            watch = attack(**counts, seed=options.seed, kind="page", minutes=options.minutes)
         environment = {
             "python": platform.python_version(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1),
             "seconds": round(time.monotonic() - began_s), "seed": options.seed,
