@@ -10,7 +10,8 @@ seconds of CPU though their picture has few pixels, answers that the document do
 memory and descriptors of the process, after a warm-up and at the end. Prints a Markdown table and one JSON line, and
 keeps both. `--minutes` ends early, on a machine that has little time; what was sent is counted all the same.
 
-    python -m bench.hostile [--files 12000] [--requests 10000] [--only files|requests] [--seed 0] [--minutes M] [--servers 1]
+    python -m bench.hostile [--only files|requests] [--files 12000] [--requests 10000] [--seed 0] [--minutes M]
+        [--servers 1]
 
 Results: bench/results/hostile-files.md, bench/results/hostile-requests.md.
 """
@@ -288,6 +289,8 @@ def send_generated(watch: Watch, scene: Scene, *, count: int, seed: int) -> None
     session.trust_env = False
     for operation in operations:
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+            if time.monotonic() > watch.until_s:
+                return
 
             @hypothesis_seed(seed)
             @settings(
