@@ -22,7 +22,8 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 from jobs.weights_fetch import is_offered
 from web.gradio_calls import cancel_when_left, watched_call
 from web.one_shot import CancellableJob
-from web.page_files import ENTRY, STATIC_FOLDER, PageFiles
+from web.page_files import ENTRY, STATIC_FOLDER, STYLE, PageFiles
+from web.samples import describe_samples
 from web.words import LANGUAGES, load_strings
 
 PREVIEW_PX = 2048
@@ -56,6 +57,7 @@ def page_setup(settings: Any) -> dict[str, Any]:
         "max_file_mib": settings.max_file_mib,
         "preview_px": PREVIEW_PX,
         "weights_offered": is_offered(settings),
+        "samples": describe_samples(),
     }
 
 
@@ -94,13 +96,12 @@ class MaskCanvas(gr.HTML, metaclass=WithoutStub):
         Args:
             files: the scripts that run it.
         """
-        style = (STATIC_FOLDER / "canvas.css").read_text(encoding="utf-8")
         # All at once; by their imports alone the browser would find them in three rounds.
         preloads = "".join(f'<link rel="modulepreload" href="{files.address(name)}">' for name in files.files)
         super().__init__(
             html_template=(STATIC_FOLDER / "canvas.html").read_text(encoding="utf-8"),
             # Not css_template: that one is nested under an id, where @keyframes and rules for the page have no place.
-            head=f"<style>{style}</style>{preloads}",
+            head=f'<link rel="stylesheet" href="{files.address(STYLE)}">{preloads}',
             js_on_load=start_script(files),
             apply_default_css=False,
             elem_id="fftlama",

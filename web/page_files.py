@@ -1,4 +1,4 @@
-"""The page's scripts as files of their own, under an address that names their content, and compressed.
+"""The page's scripts, style and samples as files of their own, under an address of their content, and compressed.
 
 A browser keeps such a file for good: what changes has another address. The address is relative to the page's, so that
 a path put before it by a proxy is kept. Gradio's own answers to the page and its configuration go out compressed too.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,16 +22,18 @@ from web.proxy import path_below_root
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 ENTRY = "canvas.js"
+STYLE = "canvas.css"
+MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".jpg": "image/jpeg", ".webp": "image/webp"}
 MADE = "setup.js"  # a module without a file: what the scripts need to know from here
 FOREVER = "public, max-age=31536000, immutable"
 LEAST_COMPRESSED_BYTES = 1000
 
 
 class PageFiles:
-    """The scripts in memory, as they are and compressed; read once, when the page is made."""
+    """Scripts, style and samples in memory, text compressed too; read once, when the page is made."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
-        """Read `static/*.js`.
+        """Read `static/*.js`, the style and the samples.
 
         Args:
             setup: JSON-serialisable; the scripts see it as the export `setup` of `setup.js`.
@@ -39,27 +41,31 @@ class PageFiles:
         files = {path.name: path.read_bytes() for path in sorted(STATIC_FOLDER.glob("*.js"))}
         files[MADE] = f"export const setup = {json.dumps(setup, ensure_ascii=False)};\n".encode()
         self.files = files
-        self._compressed = {name: gzip.compress(data, 9, mtime=0) for name, data in files.items()}
+        style = {STYLE: (STATIC_FOLDER / STYLE).read_bytes()}
+        samples = [path for path in sorted(STATIC_FOLDER.glob("samples/*")) if path.suffix in MEDIA_TYPES]
+        pictures = {f"samples/{path.name}": path.read_bytes() for path in samples}
+        self._all = files | style | pictures
+        self._compressed = {name: gzip.compress(data, 9, mtime=0) for name, data in (files | style).items()}
         digest = hashlib.sha256()
-        for name, data in files.items():
+        for name, data in self._all.items():
             digest.update(f"{name}\0{len(data)}\0".encode() + data)
         self.digest = digest.hexdigest()[:16]
 
     def address(self, name: str) -> str:
-        """Return where a script is, relative to the page."""
+        """Return where a file is, relative to the page."""
         return f"page/{self.digest}/{name}"
 
     def answer(self, request: Request) -> Response:
-        """Return the script that a request asks for, 404 for one of another version or of no version."""
+        """Return the file that a request asks for, 404 for one of another version or of no version."""
         name = request.path_params["name"]
-        if request.path_params["digest"] != self.digest or name not in self.files:
+        if request.path_params["digest"] != self.digest or name not in self._all:
             return Response("No such file; reload the page.", 404, {"Cache-Control": "no-store"}, "text/plain")
         headers = {"Cache-Control": FOREVER, "Vary": "Accept-Encoding"}
-        data = self.files[name]
-        if "gzip" in request.headers.get("accept-encoding", ""):
+        data = self._all[name]
+        if name in self._compressed and "gzip" in request.headers.get("accept-encoding", ""):
             headers["Content-Encoding"] = "gzip"
             data = self._compressed[name]
-        return Response(data, 200, headers, "text/javascript")
+        return Response(data, 200, headers, MEDIA_TYPES[PurePath(name).suffix])
 
 
 class CompressedPage:
@@ -84,7 +90,7 @@ def serve_page_files(app: FastAPI, files: PageFiles) -> None:
         files: what the page on this application was made with.
     """
 
-    @app.get("/page/{digest}/{name}", include_in_schema=False)
+    @app.get("/page/{digest}/{name:path}", include_in_schema=False)
     def get_page_file(request: Request) -> Response:
         return files.answer(request)
 

@@ -146,6 +146,7 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
         return {
             "image_id": image.image_id, "parent_id": image.parent_id, "width": image.width, "height": image.height,
             "format": image.format, "name": image.name, "created": round(image.created_s, 3),
+            "notes": [note_as_dict(note) for note in image.notes],
         }  # fmt: skip
 
     @router.get("/api/v1/images/{image_id}/patch")

@@ -11,6 +11,7 @@ from imaging.strokes import parse_strokes, rasterize
 from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
 from tests.support.serving import RunningServer
 from web.page_files import STATIC_FOLDER
+from web.samples import SAMPLES
 from web.words import LANGUAGES, load_strings
 
 __all__ = ["browser", "usual_browser", "visit"]  # fixtures
@@ -47,6 +48,8 @@ def test_every_key_that_is_used_exists_and_every_key_is_used() -> None:
     used |= {f"status.{name}" for name in statuses}
     used |= {f"time.{name}" for name in re.findall(r'"(\w+)"', code.split("const TIMES = ")[1].split("]")[0])}
     used |= {f"errors.{code}" for code in re.findall(r'(?:refuse\(|code = |error: )"(\w+)"', code)}
+    used |= {f"strip.{stage}" for stage in re.findall(r'"(\w+)"', code.split("{stage: ")[1].split(",")[0])}
+    used |= {f"samples.{sample['key']}" for sample in SAMPLES}
     used |= {"errors.photo_gone", "errors.server_error", "app.incomplete"}
     login = (STATIC_FOLDER.parent / "auth.py").read_text(encoding="utf-8")
     used |= set(re.findall(r'"(login\.\w+)"', login))

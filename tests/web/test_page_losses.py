@@ -272,13 +272,12 @@ def test_one_can_go_back_to_the_photo_that_another_replaced(person: Person) -> N
     person.open(photo_file(320, 200, seed=5, name="other.png"))
     expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 200")
     assert person.shown_patches == 0
-    back = person.page.locator('[data-part="back"]')
-    expect(back).to_have_text("Back to photo.png")
-    back.click()
+    first, other = (person.page.get_by_role("button", name=name) for name in ("photo.png", "other.png"))
+    first.click()
+    expect(first).to_have_attribute("aria-current", "true")
     assert person.shown_patches == 2 and person.strokes == painted
-    expect(back).to_have_text("Back to other.png")
     person.repair()
-    back.click()
+    other.click()
     expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 200")
     person.paint((0.4, 0.4), (0.5, 0.4))
     person.repair()
@@ -294,7 +293,8 @@ def test_a_photo_replaced_before_it_was_up_can_be_gone_back_to(person: Person) -
     choose(person, photo_file(320, 200, name="other.png"))
     expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 200")
     held.let_go()
-    person.page.locator('[data-part="back"]').click()
+    person.page.get_by_role("button", name="photo.png").click()
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("640 × 480")
     person.repair()
     assert person.shown_patches == 1
 
@@ -328,7 +328,7 @@ def test_an_upload_that_fails_for_long_keeps_the_photo_and_repair_tries_again(pe
     assert person.shown_patches == 1
 
 
-def test_of_several_files_one_is_opened_and_the_others_are_said(person: Person) -> None:
+def test_of_several_dropped_files_the_first_is_shown_and_all_are_opened(person: Person) -> None:
     script = """(files) => {
       const data = new DataTransfer();
       for (const [name, bytes] of files) data.items.add(new File([new Uint8Array(bytes)], name, { type: 'image/png' }));
@@ -337,7 +337,9 @@ def test_of_several_files_one_is_opened_and_the_others_are_said(person: Person) 
     }"""
     names = ["a.png", "b.png", "c.png"]
     person.page.evaluate(script, [[name, list(photo_file(90, 60)["buffer"])] for name in names])
-    expect(person.page.locator(STATUS)).to_contain_text("a.png is open. The other files (2) are left out")
+    expect(person.page.locator(STATUS)).to_contain_text("3 photos are open")
+    expect(person.page.locator('[data-part="photo-name"]')).to_have_text("a.png")
+    expect(person.page.locator('[data-part="strip-list"] img[src]')).to_have_count(3)
 
 
 def test_after_a_reload_every_pixel_of_a_large_photo_comes_back(person: Person) -> None:

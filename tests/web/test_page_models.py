@@ -100,6 +100,7 @@ def test_quality_goes_with_the_repair_and_shows_its_stage_and_time(
     expect(person.page.locator('[data-part="status"][data-tone="good"]')).to_be_visible()
     sent = json.loads(person.posts("/api/v1/repairs")[0])
     assert sent.get("options") == ({"quality": "high"} if quality == "high" else None)
-    assert ("refine" in person.page.locator(".fft-times").inner_text()) == (quality == "high")
+    person.press("timings")
+    assert ("refining" in person.page.locator(".fft-times").inner_text()) == (quality == "high")
     person.visit()
     expect(person.page.locator(f'input[value="{quality}"]')).to_be_checked()

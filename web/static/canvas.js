@@ -2,12 +2,16 @@
 // one idea and is given what it needs.
 
 import { createApi } from "./api.js";
+import { createBatch } from "./batch.js";
 import { createDilationLine } from "./dilation_line.js";
 import { createFileInput } from "./file_input.js";
 import { createGestures } from "./gestures.js";
 import { createI18n } from "./i18n.js";
 import { createKeyboard } from "./keyboard.js";
 import { createLayers } from "./layers.js";
+import { createLeaving } from "./leaving.js";
+import { createLoading } from "./loading.js";
+import { createManyPanel } from "./many_panel.js";
 import { createMaskLayer } from "./mask_layer.js";
 import { createMaskMenu } from "./mask_menu.js";
 import { createMaskTools } from "./mask_tools.js";
@@ -21,17 +25,23 @@ import { createProgress } from "./progress.js";
 import { createRepair } from "./repair.js";
 import { createRestoring } from "./restoring.js";
 import { createSelecting } from "./selecting.js";
+import { createSamples } from "./samples.js";
+import { createSaving } from "./saving.js";
 import { createServerStatus } from "./server_status.js";
 import { createSessionStorage } from "./session_storage.js";
 import { setup } from "./setup.js";
+import { createShelf, workOf } from "./shelf.js";
+import { createSplit } from "./split.js";
 import { createStore, FIRST_STATE } from "./store.js";
+import { createStrip } from "./strip.js";
 import { drawStroke } from "./strokes.js";
+import { createTheme } from "./theme.js";
 import { createView } from "./view.js";
 import { createWeightsOffer } from "./weights_offer.js";
 
 const MASK_RGB = [255, 64, 72];
 const MASK_COLOUR = `rgb(${MASK_RGB})`;
-const NEED_FOCUS = new Set(["help", "choose", "mask-menu", "mask-upload"]);
+const NEED_FOCUS = new Set(["help", "choose", "mask-menu", "mask-upload", "split", "save-menu", "copy", "timings"]);
 const LEAST_RADIUS_PX = 1;
 const FIRST_RADIUS = 0.03; // of the photo's shorter side
 const FIRST_RADIUS_SHOWN_PX = 12; // at least, on the screen: a fingertip is no finer
@@ -50,9 +60,9 @@ export function startCanvas(element) {
   const layers = createLayers({ world: $(".fft-world"), api });
   const pace = createPace();
   const getHand = () => store.get().hand;
-  const isPainting = () => Boolean(store.get().photo) && !store.get().comparing;
+  const isPainting = () => Boolean(store.get().photo) && !store.get().comparing && store.get().split === null;
   const view = createView({
-    stage: $(".fft-stage"), world: $(".fft-world"), overlay: $(".fft-overlay"), draw: drawMask, onChange: (now) => panel.showZoom(now),
+    stage: $(".fft-stage"), world: $(".fft-world"), overlay: $(".fft-overlay"), draw: drawMask, onChange: (now) => (panel.showZoom(now), split.place()),
   });
   const whenUploaded = () => photo.whenUploaded();
   const maskLayer = createMaskLayer({ view, overlay: $(".fft-overlay"), colour: MASK_RGB });
@@ -65,11 +75,22 @@ export function startCanvas(element) {
   const dilationLine = createDilationLine({ store, view, canvas: $(".fft-line"), overlay: $(".fft-overlay"), colour: MASK_COLOUR });
   const maskTools = createMaskTools({ store, replaceStrokes: painting.replace });
   const maskMenu = createMaskMenu({ root, store, words, tools: maskTools, selecting });
-  const panel = createPanel({ root, words, layers, onRound: painting.goToRound });
+  const panel = createPanel({ root, words, layers, onRound: painting.goToRound, onBranch: painting.goToBranch });
+  const split = createSplit({ root, store, view, words });
+  const saving = createSaving({ root, store, words, api });
+  const theme = createTheme();
+  const samples = createSamples({
+    list: $('[data-part="samples"]'), samples: setup.samples, words, onFile: (file) => photo.open([file]), onFailure: () => photo.refuse("upload_failed"),
+  });
   const models = createModels({ root, words, api });
   const offer = createWeightsOffer({ root, words, api, isOffered: setup.weights_offered, onFetched: models.look });
   const serverStatus = createServerStatus({ dialog: $(".fft-help"), words });
-  const photo = createPhoto({ store, api, layers, view, setup, words, cancelRepair: repair.cancel, onSize: setFirstRadius });
+  const shelf = createShelf({ store, layers });
+  const loading = createLoading({ store, api, layers, view, setup });
+  const photo = createPhoto({ store, api, layers, view, shelf, loading, setup, words, cancelRepair: repair.cancel, onSize: setFirstRadius });
+  const batch = createBatch({ store, api, layers, shelf, whenUploaded: photo.whenUploaded });
+  const strip = createStrip({ root, store, words, api, onPhoto: photo.goTo, onRemove: removePhoto });
+  const many = createManyPanel({ root, words, store });
   const gestures = createGestures({
     stage: $(".fft-stage"), ring: $(".fft-ring"), view, getHand, isPainting, onStroke: addStroke,
     onOutline: painting.addOutline, onPick: selecting.click, onBox: selecting.selectBox, onRadius: (factor) => setRadius(getHand().radius * factor), onChange: () => pen.lift(),
@@ -86,17 +107,25 @@ export function startCanvas(element) {
     clear: painting.clear,
     repair: startRepair,
     cancel: repair.cancel,
-    escape: () => gestures.giveUp() || pen.giveUp() || (Boolean(store.get().job) && (repair.cancel(), true)) || maskMenu.escape(),
+    escape: () => gestures.giveUp() || pen.giveUp() || split.close() || (Boolean(store.get().job) && (repair.cancel(), true)) || maskMenu.escape(),
     compare,
-    back: photo.back,
+    "photo-remove": () => removePhoto(store.get().photo_number),
+    "batch-mask": () => batch.start("mask"),
+    "batch-text": () => batch.start("text"),
+    "batch-cancel": batch.cancel,
     "round-undo": () => painting.goToRound(store.get().round - 1),
     "round-redo": () => painting.goToRound(store.get().round + 1),
-    brush: () => store.updateHand({ tool: "brush" }),
-    eraser: () => store.updateHand({ tool: "eraser" }),
-    lasso: () => store.updateHand({ tool: "lasso" }),
-    rectangle: () => store.updateHand({ tool: "rectangle" }),
-    select: () => store.updateHand({ tool: "select" }),
-    restore: () => store.updateHand({ tool: "restore" }),
+    "round-remove": removeRound,
+    split: split.toggle,
+    "save-menu": saving.toggle,
+    copy: saving.copy,
+    timings: () => store.updateHand({ timings: !getHand().timings }),
+    brush: () => take("brush"),
+    eraser: () => take("eraser"),
+    lasso: () => take("lasso"),
+    rectangle: () => take("rectangle"),
+    select: () => take("select"),
+    restore: () => take("restore"),
     ...maskMenu.actions,
     smaller: () => setRadius(getHand().radius / 1.2),
     larger: () => setRadius(getHand().radius * 1.2),
@@ -106,14 +135,20 @@ export function startCanvas(element) {
     actualSize: () => view.zoomMiddle(1 / view.get().scale / devicePixelRatio),
     choose: () => $(".fft-file").click(),
     help: serverStatus.open,
+    theme: theme.toggle,
+    "choose-folder": () => $(".fft-folder").click(),
     "help-close": () => $(".fft-help").close(),
-    language: () => (words.toggle(), words.apply(root), show()),
+    language: () => (words.toggle(), words.apply(root), samples.show(), show()),
   };
 
   function show() {
     const state = store.get();
     layers.show(state.rounds.slice(0, state.round), state.comparing);
     panel.show(state);
+    saving.show(state);
+    strip.show(state);
+    many.show(state);
+    split.show();
     progress.show();
     maskMenu.show(state);
     maskLayer.keepOnly([...state.strokes, ...(state.job?.strokes || []), ...(state.preview ? [state.preview] : [])]);
@@ -136,8 +171,29 @@ export function startCanvas(element) {
     pen.drawLive(context, colour);
   }
 
+  // Painting while half of the original is shown would be guessing.
+  function take(/** @type {string} */ tool) {
+    split.close();
+    store.updateHand({ tool });
+  }
+
+  function removeRound() {
+    const { rounds, round } = store.get();
+    const built = rounds.length - round;
+    if (built && !confirm(words.say("rounds.remove_all", { number: round, built }))) return;
+    painting.removeRound();
+  }
+
+  function removePhoto(/** @type {number} */ number) {
+    const work = workOf(store.get(), number);
+    const name = store.get().shelf.find((one) => one.number === number)?.name || "";
+    const isTaken = !work?.round || work.rounds[work.round - 1].downloaded;
+    if (isTaken || confirm(words.say("strip.remove_unsaved", { name }))) photo.remove(number);
+  }
+
   function startRepair() {
     pen.lift();
+    split.close();
     const state = store.get();
     if (state.job) return;
     if (state.photo && state.strokes.length) return void repair.begin();
@@ -182,6 +238,7 @@ export function startCanvas(element) {
       const button = /** @type {HTMLElement} */ (event.target).closest("[data-act]");
       const act = button instanceof HTMLElement ? button.dataset.act : null;
       if (act && act !== "compare") actions[act]();
+      if (/** @type {HTMLElement} */ (event.target).closest(".fft-welcome") && !/** @type {HTMLElement} */ (event.target).closest("button")) actions.choose();
       if (event.target === $(".fft-help")) $(".fft-help").close();
       // A button that keeps the focus would take the space bar, which moves the picture.
       if (act && event.detail && !NEED_FOCUS.has(act)) $(".fft-stage").focus({ preventScroll: true, focusVisible: false });
@@ -193,7 +250,7 @@ export function startCanvas(element) {
     $('[data-part="instant"]').addEventListener("change", (/** @type {any} */ { target }) => store.updateHand({ instant: target.checked }));
     $(".fft-quality").addEventListener("change", (/** @type {any} */ { target }) => store.updateHand({ quality: target.value }));
     listenCompare($('[data-part="compare"]'));
-    createFileInput({ root, onFile: photo.open, onNothing: () => photo.refuse("no_file") });
+    createFileInput({ root, onFiles: photo.open, onNothing: () => photo.refuse("no_file") });
     createKeyboard({ root, stage: $(".fft-stage"), actions, holdSpace: gestures.holdSpace, pen });
   }
 
@@ -209,16 +266,26 @@ export function startCanvas(element) {
   function restore() {
     const kept = session.open();
     store.subscribe(session.follow);
+    store.subscribe(session.followShelf);
     store.subscribe(show);
-    if (!kept?.photo) return;
-    void photo.restore(kept);
-    showSlider();
-    repair.resume();
+    if (kept?.state.photo) {
+      void photo.restore(kept.state, kept.shelf);
+      showSlider();
+      repair.resume();
+    }
+    const asked = new URL(location.href);
+    const image_id = asked.searchParams.get("image");
+    if (!image_id) return;
+    void photo.openUploaded(image_id);
+    asked.searchParams.delete("image"); // a reload brings back what was done with it
+    history.replaceState(null, "", asked);
   }
 
   words.apply(root);
+  samples.show();
   listen();
   restore();
   show();
   models.start();
+  createLeaving({ store });
 }

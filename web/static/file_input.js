@@ -1,31 +1,71 @@
-// File input: the three ways a photo comes onto the page: chosen, dropped anywhere, or pasted.
+// File input: the ways photos come onto the page: chosen, dropped anywhere, or pasted; one, several, or a folder.
 
-/** @param {{root: HTMLElement, onFile: (file: File, others: number) => void, onNothing: () => void}} parts */
-export function createFileInput({ root, onFile, onNothing }) {
-  const input = /** @type {HTMLInputElement} */ (root.querySelector(".fft-file"));
+const PICTURE_NAMES = /\.(jpe?g|jfif|png|webp|tiff?|hei[cf]|avif|bmp|gif)$/i;
+
+/** By name too: browsers give no type for HEIC and some others. @param {File} file */
+const isPicture = (file) => /^image\//.test(file.type) || PICTURE_NAMES.test(file.name);
+
+/** @param {FileSystemDirectoryEntry} folder @returns {Promise<FileSystemEntry[]>} */
+async function entriesOf(folder) {
+  const reader = folder.createReader();
+  /** @type {FileSystemEntry[]} */
+  const all = [];
+  for (;;) {
+    // A browser gives a hundred at a time, and none at the end.
+    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!some.length) return all;
+    all.push(...some);
+  }
+}
+
+/** @param {FileSystemEntry} entry @returns {Promise<File[]>} */
+async function filesOf(entry) {
+  if (entry.isDirectory) {
+    const entries = await entriesOf(/** @type {FileSystemDirectoryEntry} */ (entry));
+    const files = (await Promise.all(entries.map(filesOf))).flat();
+    return files.filter(isPicture);
+  }
+  return [await new Promise((resolve, reject) => /** @type {FileSystemFileEntry} */ (entry).file(resolve, reject))];
+}
+
+/** @param {{root: HTMLElement, onFiles: (files: File[]) => void, onNothing: () => void}} parts */
+export function createFileInput({ root, onFiles, onNothing }) {
+  const inputs = /** @type {NodeListOf<HTMLInputElement>} */ (root.querySelectorAll(".fft-file"));
   let inside = 0; // dragenter and dragleave come in pairs for every element that is crossed
 
-  // By name too: browsers give no type for HEIC and some others.
-  function pick(files) {
+  // Of several, the pictures; a single file is tried whatever it is called.
+  function take(/** @type {Iterable<File> | null | undefined} */ files) {
     const all = [...(files || [])];
-    return all.find((file) => /^image\//.test(file.type)) || all[0];
+    const pictures = all.filter(isPicture);
+    const taken = pictures.length ? pictures : all.slice(0, 1);
+    if (taken.length) onFiles(taken);
+    return taken.length > 0;
   }
 
-  function take(files) {
-    const file = pick(files);
-    if (file) onFile(file, files.length - 1);
+  async function drop(/** @type {DataTransfer | null} */ data) {
+    // To be asked for at once: the browser empties it when this call returns.
+    const entries = [...(data?.items || [])].flatMap((item) => item.webkitGetAsEntry?.() || []);
+    const files = [...(data?.files || [])];
+    const found = entries.some(({ isDirectory }) => isDirectory) ? await Promise.all(entries.map(filesOf)).catch(() => []) : [files];
+    const all = found.flat();
+    if (entries.some(({ isDirectory }) => isDirectory)) all.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+    if (!take(all)) onNothing();
   }
 
-  function highlight(on) {
+  function highlight(/** @type {boolean} */ on) {
     root.classList.toggle("fft-dragging", on);
   }
 
-  const hasFiles = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
+  const hasFiles = (/** @type {DragEvent} */ event) => [...(event.dataTransfer?.types || [])].includes("Files");
 
-  input.addEventListener("change", () => {
-    take(input.files);
-    input.value = ""; // so that the same file can be chosen again
-  });
+  for (const input of inputs) {
+    input.addEventListener("change", () => {
+      const isFolder = input.webkitdirectory;
+      const files = [...(input.files || [])].filter((file) => !isFolder || isPicture(file));
+      if (!take(files) && isFolder) onNothing();
+      input.value = ""; // so that the same file can be chosen again
+    });
+  }
   document.addEventListener("dragenter", (event) => hasFiles(event) && (event.preventDefault(), (inside += 1), highlight(true)));
   document.addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
   document.addEventListener("dragleave", (event) => hasFiles(event) && (inside -= 1) <= 0 && ((inside = 0), highlight(false)));
@@ -33,8 +73,7 @@ export function createFileInput({ root, onFile, onNothing }) {
     event.preventDefault();
     inside = 0;
     highlight(false);
-    if (event.dataTransfer?.files.length) take(event.dataTransfer.files);
-    else onNothing();
+    void drop(event.dataTransfer);
   });
-  document.addEventListener("paste", (event) => take(event.clipboardData?.files));
+  document.addEventListener("paste", (event) => void take(event.clipboardData?.files));
 }

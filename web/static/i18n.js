@@ -38,6 +38,10 @@ export function createI18n(strings, preferred) {
     return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
   }
 
+  function bytes(/** @type {number} */ count) {
+    return count < 1e6 ? `${Math.max(1, Math.round(count / 1e3))} kB` : `${(count / 1e6).toFixed(1)} MB`;
+  }
+
   function apply(/** @type {HTMLElement} */ root) {
     const find = (/** @type {string} */ selector) => /** @type {NodeListOf<HTMLElement>} */ (root.querySelectorAll(selector));
     root.lang = language;
@@ -59,7 +63,7 @@ export function createI18n(strings, preferred) {
     }
   }
 
-  return { say, sayCoded, duration, apply, toggle };
+  return { say, sayCoded, duration, bytes, apply, toggle };
 }
 
 /** @typedef {ReturnType<typeof createI18n>} Words */

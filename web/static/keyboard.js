@@ -7,7 +7,7 @@ export function createKeyboard({ root, stage, actions, holdSpace, pen }) {
   const KEYS = {
     "[": actions.smaller, "]": actions.larger, b: actions.brush, e: actions.eraser, l: actions.lasso, r: actions.rectangle,
     s: actions.select, u: actions.restore, m: actions["mask-menu"], i: actions.invert,
-    "+": actions.zoomIn, "=": actions.zoomIn, "-": actions.zoomOut, 0: actions.fit, 1: actions.actualSize, "?": actions.help,
+    "+": actions.zoomIn, "=": actions.zoomIn, "-": actions.zoomOut, 0: actions.fit, 1: actions.actualSize, v: actions.split, "?": actions.help,
   };
 
   const isTyping = (target) => target.closest?.("textarea, select, [contenteditable=true], input:not([type=range], [type=file], [type=radio], [type=checkbox])");

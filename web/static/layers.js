@@ -48,6 +48,7 @@ export function createLayers({ world, api }) {
     const [left, top, right, bottom] = round.box;
     const image = Object.assign(new Image(), { className: "fft-patch", alt: "", draggable: false });
     Object.assign(image.style, { left: `${left}px`, top: `${top}px`, width: `${right - left}px`, height: `${bottom - top}px` });
+    image.style.setProperty("--left", `${left}px`);
     kept.set(round.image_id, await load(api.localUrl(round.url), signal, image));
   }
 

@@ -169,8 +169,8 @@ export function readMask(picture, width, height) {
   return trimmed({ left: 0, top: 0, width, height, data });
 }
 
-/** @param {import("./store.js").UsedMask} used @param {{width: number, height: number}} photo @returns {Promise<Stroke[]>} */
-async function stretched(used, { width, height }) {
+/** @param {{strokes: Stroke[], width: number, height: number}} used @param {{width: number, height: number}} photo @returns {Promise<Stroke[]>} */
+export async function stretched(used, { width, height }) {
   const region = await rasterize(used.strokes, used.width, used.height);
   if (!region) return [];
   const data = new Uint8Array(width * height);

@@ -2,6 +2,7 @@
 // undo leads through both: strokes first, then the round before, which brings its own strokes back. While a repair
 // runs, what is painted belongs to the next round.
 
+import { onBranch, withoutRound } from "./branches.js";
 import { doneStatus, earlierVersions } from "./store.js";
 import { finishPolygon, finishStroke } from "./strokes.js";
 
@@ -57,5 +58,21 @@ export function createPainting({ store, view, startRepair }) {
     store.update({ round: number, strokes, past: earlierVersions(strokes), future: [], status });
   }
 
-  return { replace: set, addStroke, addOutline, clear, undo, redo, goToRound };
+  /** Go over to another path of rounds. */
+  function goToBranch(/** @type {number} */ index) {
+    const { job, branches } = store.get();
+    if (job || !branches[index]) return;
+    const now = onBranch(store.get(), index);
+    store.update({ ...now, preview: null, strokes: [], past: [], future: [], status: doneStatus(now.rounds[now.round - 1]) });
+  }
+
+  /** Remove the round one is at, and those built on it. */
+  function removeRound() {
+    const { job, round } = store.get();
+    if (job || !round) return;
+    const now = withoutRound(store.get(), round);
+    store.update({ ...now, preview: null, strokes: [], past: [], future: [], status: now.round ? doneStatus(now.rounds[now.round - 1]) : { key: "ready" } });
+  }
+
+  return { replace: set, addStroke, addOutline, clear, undo, redo, goToRound, goToBranch, removeRound };
 }

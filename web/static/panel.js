@@ -9,11 +9,11 @@ import { createRoundsList } from "./rounds_list.js";
 const TIMES = ["total", "upload", "queued", "predict", "refine", "composite"];
 const FILE_NOTES = new Set(["not_exact", "animated_first_frame", "first_page_only", "few_levels", "stretched", "palette_converted", "heic_saved_as"]); // of the file, not the round
 
-/** @param {{root: HTMLElement, words: import("./i18n.js").Words, layers: import("./layers.js").Layers, onRound: (number: number) => void}} parts */
-export function createPanel({ root, words, layers, onRound }) {
+/** @param {{root: HTMLElement, words: import("./i18n.js").Words, layers: import("./layers.js").Layers, onRound: (number: number) => void, onBranch: (index: number) => void}} parts */
+export function createPanel({ root, words, layers, onRound, onBranch }) {
   const part = (/** @type {string} */ name) => /** @type {HTMLElement} */ (root.querySelector(`[data-part="${name}"]`));
   const find = (/** @type {string} */ selector) => /** @type {NodeListOf<any>} */ (root.querySelectorAll(selector));
-  const roundsList = createRoundsList({ list: part("rounds"), words, layers, onRound });
+  const roundsList = createRoundsList({ list: part("rounds"), branchList: part("branches"), words, layers, onRound, onBranch });
 
   function show(/** @type {State} */ state) {
     root.dataset.phase = state.photo ? (state.job ? "running" : "ready") : "empty";
@@ -22,7 +22,7 @@ export function createPanel({ root, words, layers, onRound }) {
     showResult(state);
     showPhoto(state);
     showControls(state);
-    part("rounds-block").hidden = !state.rounds.length;
+    part("rounds-block").hidden = !state.rounds.length && !state.branches.length;
     roundsList.show(state);
   }
 
@@ -39,10 +39,12 @@ export function createPanel({ root, words, layers, onRound }) {
     part("offline").hidden = online;
   }
 
-  function showResult(/** @type {State} */ { rounds, round, photo, job }) {
+  function showResult(/** @type {State} */ { rounds, round, photo, job, hand }) {
     const last = job ? undefined : rounds[round - 1]; // another's times beside a repair that runs would mislead
     const times = last ? TIMES.filter((name) => last.times_ms[name] !== undefined) : [];
-    text("times", times.map((name) => `${words.say(`time.${name}`)} ${words.duration(last?.times_ms[name] || 0)}`).join(" · "));
+    part("timings-button").hidden = !times.length;
+    part("timings-button").setAttribute("aria-expanded", String(hand.timings));
+    text("times", !hand.timings ? "" : times.map((name) => `${words.say(`time.${name}`)} ${words.duration(last?.times_ms[name] || 0)}`).join(" · "));
     const notes = new Map([...(photo?.notes || []), ...(last?.notes || [])].map((note) => [note.code, note]));
     showNotes("notes", [...notes.values()].filter(({ code }) => !FILE_NOTES.has(code)));
     showNotes("photo-notes", [...notes.values()].filter(({ code }) => FILE_NOTES.has(code)));
@@ -55,23 +57,15 @@ export function createPanel({ root, words, layers, onRound }) {
     list.replaceChildren(...sentences.map((textContent) => Object.assign(document.createElement("li"), { textContent })));
   }
 
-  function showPhoto(/** @type {State} */ { photo, round, rounds, previous }) {
+  function showPhoto(/** @type {State} */ { photo }) {
     text("photo-name", photo ? photo.name : "");
     text("photo-size", photo?.width ? `${photo.width} × ${photo.height}${photo.format ? ` · ${photo.format}` : ""}` : "");
-    const back = part("back");
-    back.hidden = !previous;
-    back.textContent = previous ? words.say("photo.back", { name: previous }) : "";
-    const link = /** @type {HTMLAnchorElement} */ (part("download"));
-    const id = round ? rounds[round - 1].image_id : photo?.image_id;
-    if (id) link.href = `api/v1/images/${id}`;
-    else link.removeAttribute("href");
-    link.setAttribute("aria-disabled", String(!id));
   }
 
   function showControls(/** @type {State} */ { hand, job, photo, past, future, strokes, rounds, round, comparing }) {
     const able = {
       undo: past.length || (!job && round), redo: future.length || (!job && round < rounds.length), clear: strokes.length,
-      repair: !job, "round-undo": !job && round, "round-redo": !job && round < rounds.length, compare: round,
+      repair: photo && !job, "round-undo": !job && round, "round-redo": !job && round < rounds.length, compare: round, "round-remove": !job && round,
     };
     for (const [name, usable] of Object.entries(able)) {
       for (const node of find(`[data-act="${name}"]`)) node.disabled = !usable;
@@ -81,6 +75,7 @@ export function createPanel({ root, words, layers, onRound }) {
     part("size-value").textContent = `${Math.round(hand.radius * 2)} px`;
     part("compare").setAttribute("aria-pressed", String(comparing));
     /** @type {HTMLInputElement} */ (part("instant")).checked = hand.instant;
+    part("quality-note").textContent = hand.quality === "high" ? words.say("quality.high_note") : words.say("quality.fast_note");
     for (const node of find(".fft-quality input")) node.checked = node.value === hand.quality;
   }
 

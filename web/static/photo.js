@@ -1,59 +1,76 @@
-// Photo: opening one. The photo in use stays until its successor can be shown: from the file itself where this browser
-// can draw it, else from the server's picture of it. Sizes are of the upright photo.
+// Photo: opening photos, going from one to another. The photo in use stays until its successor can be shown: from the
+// file itself where this browser can draw it, else from the server's picture of it. Sizes are of the upright photo.
 
 import { ApiError } from "./api.js";
-import { doneStatus, earlierVersions } from "./store.js";
+import { isShownStretched } from "./loading.js";
+import { NO_WORK, restoredWork, workOf } from "./shelf.js";
+import { doneStatus } from "./store.js";
 
 /** @typedef {import("./store.js").Photo} Photo */
-/** @typedef {import("./store.js").Round} Round */
-/** @typedef {import("./store.js").State} State */
-/** @typedef {Pick<State, "photo" | "strokes" | "past" | "future" | "rounds" | "round" | "status" | "shown_id">} Work */
-/** @typedef {{number: number, file: File | null, name: string, others: number, uploading: Promise<void> | null, leaving: AbortController}} Opened */
-/** @typedef {{one: Opened, work: Work, pictures: import("./layers.js").Pictures}} Left */
+/** @typedef {{number: number, file: File | null, name: string, isOneOfMany: boolean, uploading: Promise<void> | null, leaving: AbortController}} Opened */
 
-const BROWSER_FORMATS = new Set(["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"]);
-const LARGEST_PREVIEW_PX = 16_384; // longer sides are more than browsers draw
+const UPLOADS_AT_ONCE = 2;
 
-/** @type {Work} */
-const NO_WORK = { photo: null, strokes: [], past: [], future: [], rounds: [], round: 0, status: { key: "waiting" }, shown_id: null };
-
-/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, view: import("./view.js").View, setup: {max_file_mib: number, preview_px: number}, words: import("./i18n.js").Words, cancelRepair: () => void, onSize: (width: number, height: number) => void}} parts */
-export function createPhoto({ store, api, layers, view, setup, words, cancelRepair, onSize }) {
+/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, view: import("./view.js").View, shelf: import("./shelf.js").Shelf, loading: any, setup: {max_file_mib: number}, words: import("./i18n.js").Words, cancelRepair: () => void, onSize: (width: number, height: number) => void}} parts */
+export function createPhoto({ store, api, layers, view, shelf, loading, setup, words, cancelRepair, onSize }) {
   let count = 0;
+  /** @type {Map<number, Opened>} */
+  const opened = new Map();
   /** @type {Opened | null} */
   let newest = null; // chosen last; perhaps not shown yet
   /** @type {Opened | null} */
   let shown = null;
-  /** @type {Left | null} */
-  let previous = null;
 
   /** @param {string} code @param {Record<string, any>} [params] */
   function refuse(code, params = {}) {
     store.update({ status: { error: { code, message: "", params } } });
   }
 
-  /** @param {File | null} file @param {string} name @param {number} others @returns {Opened} */
-  function take(file, name, others) {
-    newest = { number: (count += 1), file, name, others, uploading: null, leaving: new AbortController() };
-    return newest;
+  /** @param {File | null} file @param {string} name @param {boolean} isOneOfMany @returns {Opened} */
+  function take(file, name, isOneOfMany = false) {
+    const one = { number: (count += 1), file, name, isOneOfMany, uploading: null, leaving: new AbortController() };
+    opened.set(one.number, one);
+    return one;
   }
 
-  /** Open a file; `others` more were given with it and are left out. */
-  async function open(/** @type {File} */ file, others = 0) {
-    const name = file.name || words.say("photo.pasted");
-    if (file.size === 0) return refuse("empty_file", { name });
-    if (file.size > setup.max_file_mib * 2 ** 20) return refuse("file_too_large", { name, max_mib: setup.max_file_mib });
-    if (newest !== shown && newest !== previous?.one) newest?.leaving.abort();
-    const one = take(file, name, others);
-    const picture = await layers.decode(file);
-    if (one !== newest) return;
-    if (picture) {
+  /** What is wrong with a file before anything is sent. @param {File} file @param {string} name @returns {import("./store.js").Note | null} */
+  function faultOf(file, name) {
+    if (file.size === 0) return { code: "empty_file", params: { name } };
+    if (file.size > setup.max_file_mib * 2 ** 20) return { code: "file_too_large", params: { name, max_mib: setup.max_file_mib } };
+    return null;
+  }
+
+  /** Open files: one is shown, several come onto the shelf and the first of them is shown. @param {File[]} files */
+  async function open(files) {
+    const isOneOfMany = files.length > 1;
+    const all = files.map((file) => {
+      const name = file.name || words.say("photo.pasted");
+      return { file, name, fault: faultOf(file, name) };
+    });
+    if (!isOneOfMany && all[0].fault) return store.update({ status: { error: all[0].fault } });
+    const taken = all.map(({ file, name, fault }) => {
+      const one = take(file, name, isOneOfMany);
+      shelf.add(one.number, name);
+      shelf.say(one.number, fault ? { stage: "failed", error: fault } : { stage: "waiting" });
+      return fault ? null : one;
+    });
+    const sound = taken.flatMap((one) => one || []);
+    if (!sound.length) return;
+    const first = sound[0];
+    newest = first;
+    const waiting = [...sound];
+    const work = async () => {
+      for (let one = waiting.shift(); one; one = waiting.shift()) if (opened.has(one.number)) await (one.uploading || send(one)).catch(() => {}); // said already
+    };
+    const picture = await layers.decode(/** @type {File} */ (first.file));
+    if (first === newest && picture) {
       const size = { width: picture.naturalWidth, height: picture.naturalHeight };
-      replace(one, { name, ...size, format: "", image_id: null, notes: [] }, picture);
-    } else {
+      replace(first, { name: first.name, ...size, format: "", image_id: null, notes: [] }, picture);
+      if (isOneOfMany) store.update({ status: { key: "many_open", params: { count: sound.length } } });
+    } else if (first === newest) {
       store.update({ status: { key: "uploading", tone: "busy" } });
     }
-    await send(one).catch(() => {}); // said by refuseUpload already
+    await Promise.all(Array.from({ length: UPLOADS_AT_ONCE }, work));
   }
 
   /** Upload; rejects with an ApiError. @param {Opened} one @returns {Promise<void>} */
@@ -65,10 +82,15 @@ export function createPhoto({ store, api, layers, view, setup, words, cancelRepa
 
   async function upload(/** @type {Opened} */ one) {
     if (!one.file) return;
-    const onProgress = (/** @type {number} */ fraction) => one === newest && store.update({ uploaded: Math.min(0.99, fraction) });
+    const onProgress = (/** @type {number} */ fraction) => {
+      const share = Math.min(0.99, fraction);
+      shelf.say(one.number, { stage: "uploading", share });
+      if (one === newest) store.update({ uploaded: share });
+    };
     onProgress(0);
     try {
       await accept(one, await api.upload(one.file, onProgress, one.leaving.signal));
+      shelf.say(one.number, null);
     } catch (error) {
       throw refuseUpload(one, error);
     } finally {
@@ -77,55 +99,48 @@ export function createPhoto({ store, api, layers, view, setup, words, cancelRepa
   }
 
   async function accept(/** @type {Opened} */ one, /** @type {import("./api.js").Uploaded} */ { image_id, width, height, format, notes = [] }) {
+    const before = workOf(store.get(), one.number)?.photo;
     const photo = { name: one.name, image_id, width, height, format, notes };
+    shelf.change(one.number, { photo });
     if (one === shown) {
-      const before = store.get().photo;
-      store.update({ photo });
       const isOtherwise = before?.width !== width || before.height !== height || isShownStretched(photo);
-      if (isOtherwise) await showServersPicture(one);
-    } else if (one === previous?.one) {
-      previous.work = { ...previous.work, photo };
-    } else if (one === newest) {
-      const picture = await layers.load(previewUrl(image_id), one.leaving.signal);
+      if (isOtherwise) await loading.showPhoto(one.number, one.leaving.signal);
+    } else if (one === newest || !shown) {
+      newest = one;
+      const picture = await loading.preview(image_id, one.leaving.signal);
       if (one !== newest) return;
       replace(one, photo, picture);
-      void showWholePicture(one);
+      void loading.showWhole(one.number, one.leaving.signal);
     }
   }
 
-  // What the server refuses makes room for the photo before it; after a cut, the next repair tries again.
+  // What the server refuses makes room for the photo before it; after a cut, the next repair tries again. Of many, the
+  // refused ones stay on the shelf with what is wrong.
   function refuseUpload(/** @type {Opened} */ one, /** @type {unknown} */ error) {
     const known = error instanceof ApiError ? error : new ApiError(0, { error: "upload_failed" });
     const { code, message, params } = known;
     const isRefused = error instanceof ApiError;
     const isSeen = one === newest || one === shown;
-    if (isRefused && one === shown) putBack();
-    if (isRefused && one === previous?.one) forgetPrevious();
-    if (isSeen) store.update({ status: { error: { code, message, params: { name: one.name, ...params } } } });
+    const note = { code, message, params: { name: one.name, ...params } };
+    if (isRefused && one === shown) putBack(one);
+    if (isRefused && one === newest) newest = shown;
+    if (isRefused && !one.isOneOfMany) forget(one.number);
+    else if (opened.has(one.number)) shelf.say(one.number, { stage: "failed", error: note });
+    if (isSeen) store.update({ status: { error: note } });
     return known;
   }
 
-  /** @returns {Work} */
-  function currentWork() {
-    const { photo, strokes, past, future, rounds, round, status, shown_id } = store.get();
-    return { photo, strokes, past, future, rounds, round, status, shown_id };
+  function forget(/** @type {number} */ number) {
+    opened.get(number)?.leaving.abort();
+    opened.delete(number);
+    shelf.remove(number);
   }
 
-  /** Take the shown photo off the stage, to be gone back to where there is something to go back to. */
+  /** Take the shown photo off the stage; its work goes to the shelf. */
   function leave() {
     cancelRepair();
-    const work = currentWork();
-    const pictures = layers.take();
-    previous?.one.leaving.abort();
-    const isWorth = shown && work.photo && (work.photo.image_id || work.strokes.length);
-    if (shown && !isWorth) shown.leaving.abort();
-    previous = shown && isWorth ? { one: shown, work, pictures } : null;
-  }
-
-  function forgetPrevious() {
-    previous?.one.leaving.abort();
-    previous = null;
-    store.update({ previous: null });
+    if (shown) shelf.putAside();
+    shown = null;
   }
 
   function replace(/** @type {Opened} */ one, /** @type {Photo} */ photo, /** @type {HTMLImageElement} */ picture) {
@@ -133,120 +148,131 @@ export function createPhoto({ store, api, layers, view, setup, words, cancelRepa
     shown = one;
     layers.showPhoto(picture);
     store.update({
-      ...NO_WORK, photo, photo_number: one.number, shown_id: photo.image_id || `local ${one.number}`, comparing: false, preview: null,
-      previous: previous?.work.photo?.name || null,
-      status: one.others ? { key: "others_left", params: { name: one.name, others: one.others } } : { key: "ready" },
+      ...NO_WORK, photo, photo_number: one.number, shown_id: photo.image_id || `local ${one.number}`, comparing: false, split: null, preview: null,
+      status: { key: "ready" },
     });
     view.setSize(photo.width, photo.height);
     onSize(photo.width, photo.height);
   }
 
-  // The photo that was refused makes room for the one before it.
-  function putBack() {
+  // The photo that was refused or removed makes room for the one shown before it.
+  function putBack(/** @type {Opened} */ one) {
     cancelRepair();
     layers.take();
-    showLeft(previous);
-    previous = null;
-    store.update({ previous: null });
+    shown = null;
+    store.update({ ...NO_WORK, photo_number: (count += 1), comparing: false, split: null, preview: null });
+    const next = shelf.nearest(one.number);
+    if (next === null) view.setSize(0, 0);
+    else void goTo(next);
   }
 
-  /** Go back to the photo before this one; this one can then be gone back to. */
-  function back() {
-    const target = previous;
-    if (!target) return;
-    previous = null;
+  /** Show another photo of the visit as it was left. */
+  async function goTo(/** @type {number} */ number) {
+    const one = opened.get(number);
+    if (!one || one === shown) return;
+    newest = one;
+    const isHere = shelf.has(number);
+    const before = workOf(store.get(), number);
+    const isLocal = !isHere && one.file && !isShownStretched(before?.photo || null);
+    const picture = isLocal ? await layers.decode(/** @type {File} */ (one.file)) : null;
+    const work = workOf(store.get(), number);
+    if (newest !== one || !work) return;
+    if (!isHere && !picture && !work.photo?.image_id) {
+      const { doing } = store.get();
+      return store.update({ status: doing[number]?.error ? { error: doing[number].error } : { key: "uploading", tone: "busy" } });
+    }
     leave();
-    newest = target.one;
-    showLeft(target);
-    store.update({ uploaded: null, previous: previous ? /** @type {Left} */ (previous).work.photo?.name || null : null });
-  }
-
-  function showLeft(/** @type {Left | null} */ left) {
-    if (left) layers.put(left.pictures);
-    shown = left?.one || null;
-    const photo = left?.work.photo;
-    store.update({ ...(left?.work || NO_WORK), photo_number: shown?.number || (count += 1), comparing: false, preview: null });
-    view.setSize(photo?.width || 0, photo?.height || 0);
-  }
-
-  const previewUrl = (/** @type {string} */ id) => api.photoUrl(id, `?max_px=${setup.preview_px}&format=webp`);
-
-  // Of 16 bits such a photo uses few values: a browser shows it black, the server's picture is stretched, as patches are.
-  const isShownStretched = (/** @type {import("./store.js").Photo} */ photo) => photo.notes?.some(({ code }) => code === "few_levels");
-
-  // The preview first, because it is there soon.
-  async function showServersPicture(/** @type {Opened} */ one) {
-    const photo = store.get().photo;
-    if (!photo?.image_id) return;
-    const preview = await layers.load(previewUrl(photo.image_id), one.leaving.signal);
-    if (one !== shown) return;
-    layers.showPhoto(preview);
+    shown = one;
+    const kept = shelf.takePictures(number);
+    if (kept) layers.put(kept);
+    else if (picture) layers.showPhoto(picture);
+    const size = { width: picture?.naturalWidth || 0, height: picture?.naturalHeight || 0 };
+    const photo = work.photo || { name: one.name, ...size, format: "", image_id: null, notes: [] };
+    const status = work.round && !work.strokes.length ? doneStatus(work.rounds[work.round - 1]) : { key: "ready" };
+    store.update({ ...work, photo, status, photo_number: number, comparing: false, split: null, preview: null, uploaded: null });
     view.setSize(photo.width, photo.height);
-    store.update({ shown_id: photo.image_id });
-    void showWholePicture(one);
+    if (!work.photo) onSize(photo.width, photo.height);
+    if (!kept) await load(one, Boolean(picture));
   }
 
-  // Every pixel, in a format that the browser can draw.
-  async function showWholePicture(/** @type {Opened} */ one) {
-    const photo = store.get().photo;
-    if (one !== shown || !photo?.image_id || Math.max(photo.width, photo.height) <= setup.preview_px) return;
-    const whole = BROWSER_FORMATS.has(photo.format) && !isShownStretched(photo) ? "" : `?max_px=${LARGEST_PREVIEW_PX}&format=jpeg`;
-    const picture = await layers.load(api.photoUrl(photo.image_id, whole), one.leaving.signal).catch(() => null);
-    if (picture && one === shown) layers.showPhoto(picture);
+  /** The pictures of the shown photo; what is gone from the server is said. */
+  async function load(/** @type {Opened} */ one, hasPhoto = false) {
+    const { signal } = one.leaving;
+    try {
+      const { photo } = store.get();
+      if (photo?.image_id) await api.info(photo.image_id, signal);
+      await Promise.all([hasPhoto || loading.showPhoto(one.number, signal), loading.showRounds(one.number, signal)]);
+    } catch (error) {
+      if (one !== shown) return;
+      const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
+      const isGone = code === "unknown_image";
+      if (isGone) remove(one.number);
+      store.update({ status: { error: { code: isGone ? "photo_gone" : code, message, params } } });
+    }
+  }
+
+  /** Remove a photo from the visit; the server keeps its files until they are cleaned up. */
+  function remove(/** @type {number} */ number) {
+    const one = opened.get(number);
+    if (!one) return;
+    if (one === shown) putBack(one);
+    if (newest === one) newest = shown;
+    forget(number);
+  }
+
+  /** Open a photo that the server has, as a program uploaded it. @param {string} image_id */
+  async function openUploaded(image_id) {
+    const one = take(null, "");
+    newest = one;
+    try {
+      const { name, width, height, format, notes = [] } = await api.info(image_id, one.leaving.signal);
+      const picture = await loading.preview(image_id, one.leaving.signal);
+      one.name = name;
+      shelf.add(one.number, name);
+      if (newest !== one) return;
+      replace(one, { name, image_id, width, height, format, notes }, picture);
+      void loading.showWhole(one.number, one.leaving.signal);
+    } catch (error) {
+      const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
+      opened.delete(one.number);
+      store.update({ status: { error: { code, message, params } } });
+    }
   }
 
   /**
    * What a reload brings back. The state is there at once, so that strokes and clicks meanwhile find it; the pictures
    * follow as soon as the network gives them.
-   * @param {import("./session_storage.js").Kept} kept
+   * @param {import("./session_storage.js").Kept} kept @param {import("./session_storage.js").KeptShelf} others
    */
-  async function restore(kept) {
-    const { strokes, rounds, round, job, hand, photo, used = null } = kept;
+  async function restore(kept, others) {
+    const { job, hand, photo, used = null } = kept;
     if (!photo?.image_id) return;
-    const one = take(null, photo.name, 0);
-    shown = one;
-    const status = round && !strokes.length ? doneStatus(rounds[round - 1]) : { key: "ready" };
-    store.update({
-      photo, photo_number: one.number, strokes, rounds, round, job, used, status, past: earlierVersions(strokes),
-      hand: { ...store.get().hand, ...hand },
+    const current = take(null, photo.name);
+    newest = shown = current;
+    const isCurrent = (/** @type {import("./session_storage.js").KeptShelf[0]} */ one) => one === "shown" || one.photo?.image_id === photo.image_id;
+    const first = others.findIndex(isCurrent);
+    others.forEach((one, i) => {
+      if (i === first) shelf.add(current.number, photo.name);
+      else if (one !== "shown" && !isCurrent(one) && one.photo) shelf.add(take(null, one.photo.name).number, one.photo.name, restoredWork(one));
     });
+    if (first < 0) shelf.add(current.number, photo.name);
+    const work = restoredWork(kept);
+    const status = work.round && !work.strokes.length ? doneStatus(work.rounds[work.round - 1]) : work.status;
+    store.update({ ...work, status, job, used, photo_number: current.number, hand: { ...store.get().hand, ...hand } });
     view.setSize(photo.width, photo.height);
-    const { signal } = one.leaving;
-    try {
-      await api.info(photo.image_id, signal);
-      await Promise.all([showServersPicture(one), ...rounds.map((each) => restorePatch(one, each, signal))]);
-    } catch (error) {
-      if (one !== shown) return;
-      const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
-      const isGone = code === "unknown_image";
-      if (isGone) putBack();
-      store.update({ status: { error: { code: isGone ? "photo_gone" : code, message, params } } });
-    }
+    await load(current);
   }
 
-  async function restorePatch(/** @type {Opened} */ one, /** @type {Round} */ each, /** @type {AbortSignal} */ signal) {
-    try {
-      await layers.loadPatch(each, signal);
-      if (one === shown) store.update({ shown_id: each.image_id });
-    } catch (error) {
-      if (one !== shown) return;
-      if (!(error instanceof ApiError) || error.code !== "unknown_image") throw error;
-      // Later rounds build on the one that is gone.
-      const { rounds, round } = store.get();
-      const left = rounds.slice(0, rounds.findIndex(({ image_id }) => image_id === each.image_id));
-      if (left.length < rounds.length) store.update({ rounds: left, round: Math.min(round, left.length) });
-    }
-  }
-
-  /** Resolves when the server has the shown photo; rejects with what it said, or "upload_failed". */
-  async function whenUploaded() {
-    const one = shown;
-    if (!one || store.get().photo?.image_id) return;
-    await one.uploading?.catch((error) => {
+  /** Resolves when the server has a photo; rejects with what it said, or "upload_failed". */
+  async function whenUploaded(number = store.get().photo_number) {
+    const one = opened.get(number);
+    if (!one || workOf(store.get(), number)?.photo?.image_id) return;
+    one.uploading ||= send(one); // its turn has not come yet
+    await one.uploading.catch((error) => {
       if (error.code !== "upload_failed") throw error;
       return send(one); // a click on Repair is the other try
     });
   }
 
-  return { open, back, refuse, restore, whenUploaded };
+  return { open, goTo, remove, refuse, restore, openUploaded, whenUploaded };
 }

@@ -2,6 +2,7 @@
 // strokes under one request id (so that a retry after a cut is harmless), follows the job, fetches the patch.
 
 import { ApiError } from "./api.js";
+import { withRound } from "./branches.js";
 import { maskBody } from "./mask_body.js";
 import { randomId } from "./session_storage.js";
 import { doneStatus, earlierVersions } from "./store.js";
@@ -131,8 +132,7 @@ export function createRepair({ api, store, layers, whenUploaded, pace, onDone })
     const round = { ...patch, strokes: job.strokes, notes: view.notes || [], saved: view.saved || null, times_ms, restored: Boolean(job.restored) };
     if (job.running_at && !job.restored) pace.learn(job.quality, job.strokes, Date.now() - job.running_at);
     store.update({
-      rounds: [...store.get().rounds.slice(0, job.base_round), round], round: job.base_round + 1,
-      shown_id: round.image_id, job: null, status: doneStatus(round),
+      ...withRound(store.get(), job.base_round, round), shown_id: round.image_id, job: null, status: doneStatus(round),
     });
     if (!isWritten(view) && job.job_id) void followSaved(job.job_id, round.image_id);
     onDone();

@@ -4,19 +4,23 @@
 /** @typedef {import("./store.js").Photo} Photo */
 /** @typedef {import("./store.js").Round} Round */
 
+import { commonLength } from "./branches.js";
+
 const DRAW_AFTER_MS = 100;
 
-/** @param {{list: HTMLElement, words: import("./i18n.js").Words, layers: import("./layers.js").Layers, onRound: (number: number) => void}} parts */
-export function createRoundsList({ list, words, layers, onRound }) {
+/** @param {{list: HTMLElement, branchList: HTMLElement, words: import("./i18n.js").Words, layers: import("./layers.js").Layers, onRound: (number: number) => void, onBranch: (index: number) => void}} parts */
+export function createRoundsList({ list, branchList, words, layers, onRound, onBranch }) {
   const drawn = { rounds: "", photo_number: -1, thumbnails: new Map() };
 
-  function show(/** @type {State} */ { photo, photo_number, rounds, round, shown_id }) {
-    const key = JSON.stringify([photo_number, rounds.map(({ image_id }) => image_id), shown_id, words.say("rounds.original")]);
+  function show(/** @type {State} */ { photo, photo_number, rounds, round, branches, shown_id }) {
+    const key = JSON.stringify([photo_number, [rounds, ...branches].map((path) => path.map(({ image_id }) => image_id)), shown_id, words.say("rounds.original")]);
     if (key !== drawn.rounds) {
       if (drawn.photo_number !== photo_number) drawn.thumbnails = new Map();
       Object.assign(drawn, { rounds: key, photo_number });
       const numbers = photo && rounds.length ? [0, ...rounds.map((_, i) => i + 1)] : [];
       list.replaceChildren(...numbers.map((number) => entry(number, /** @type {Photo} */ (photo), rounds)));
+      branchList.replaceChildren(...branches.map((path, i) => branchEntry(path, i, /** @type {Photo} */ (photo), rounds)));
+      branchList.hidden = !branches.length;
       list.scrollTo(list.scrollWidth, list.scrollHeight); // not scrollIntoView: that moves the page under the picture
     }
     [...list.querySelectorAll("button")].forEach((button, i) => {
@@ -27,14 +31,24 @@ export function createRoundsList({ list, words, layers, onRound }) {
 
   /** @param {number} number @param {Photo} photo @param {Round[]} rounds */
   function entry(number, photo, rounds) {
-    const item = document.createElement("li");
-    const button = document.createElement("button");
-    const caption = document.createElement("span");
     const key = number ? (rounds[number - 1].restored ? "rounds.restored" : "rounds.number") : "rounds.original";
-    caption.textContent = words.say(key, { number });
-    button.type = "button";
-    button.append(thumbnail(photo, rounds.slice(0, number)), caption);
-    button.addEventListener("click", () => onRound(number));
+    const text = words.say(key, { number });
+    return pressed(text, thumbnail(photo, rounds.slice(0, number)), () => onRound(number));
+  }
+
+  /** @param {Round[]} path @param {number} index @param {Photo} photo @param {Round[]} rounds */
+  function branchEntry(path, index, photo, rounds) {
+    const from = commonLength(path, rounds);
+    const text = from ? words.say("rounds.branch", { number: from }) : words.say("rounds.branch_original");
+    return pressed(text, thumbnail(photo, path), () => onBranch(index));
+  }
+
+  /** @param {string} text @param {HTMLCanvasElement} picture @param {() => void} onClick */
+  function pressed(text, picture, onClick) {
+    const item = document.createElement("li");
+    const button = Object.assign(document.createElement("button"), { type: "button" });
+    button.append(picture, Object.assign(document.createElement("span"), { textContent: text }));
+    button.addEventListener("click", onClick);
     item.append(button);
     return item;
   }

@@ -1,12 +1,14 @@
 // What a reload must bring back, in localStorage. Each tab has its own place, so that two tabs do not overwrite each
 // other; a new tab takes over the newest place whose tab is closed.
 
-/** @typedef {Pick<import("./store.js").State, "photo" | "strokes" | "rounds" | "round" | "job" | "hand" | "used">} Kept */
+/** @typedef {Pick<import("./store.js").State, "photo" | "strokes" | "rounds" | "round" | "branches" | "job" | "hand" | "used">} Kept */
+/** @typedef {(Pick<import("./store.js").Work, "photo" | "strokes" | "rounds" | "round" | "branches"> | "shown")[]} KeptShelf the photos of the visit */
 /** @typedef {{state: Kept, saved_at: number, closed: boolean}} Place */
 
 export function createSessionStorage() {
   const PREFIX = "fftlama.tab.";
   const TAB_KEY = "fftlama.tab";
+  const SHELF_PREFIX = "fftlama.shelf.";
   const PLACES_KEPT = 8;
   const KEPT_MS = 7 * 24 * 3600 * 1000;
   /** @type {string | null} */
@@ -37,6 +39,14 @@ export function createSessionStorage() {
     return { ...state, rounds, used: null };
   }
 
+  // Beside the place, because it is large and rarely changes.
+  const shelfKey = (/** @type {string} */ key) => SHELF_PREFIX + key.slice(PREFIX.length);
+
+  function drop(/** @type {string} */ key) {
+    localStorage.removeItem(key);
+    localStorage.removeItem(shelfKey(key));
+  }
+
   function places() {
     const keys = Object.keys(localStorage).filter((key) => key.startsWith(PREFIX));
     const all = keys.map((key) => ({ key, closed: false, saved_at: 0, ...read(key) }));
@@ -46,7 +56,7 @@ export function createSessionStorage() {
   function claim() {
     const all = places();
     const free = all.find((place) => place.closed && Date.now() - place.saved_at < KEPT_MS);
-    for (const place of all.slice(PLACES_KEPT)) localStorage.removeItem(place.key);
+    for (const place of all.slice(PLACES_KEPT)) drop(place.key);
     const name = free ? free.key : PREFIX + randomId();
     sessionStorage.setItem(TAB_KEY, name);
     return name;
@@ -62,7 +72,12 @@ export function createSessionStorage() {
     if (found) write(tab, { ...found, closed: false });
     addEventListener("pagehide", () => setClosed(true));
     addEventListener("pageshow", (event) => event.persisted && setClosed(false));
-    return found?.state || null;
+    return found ? { state: found.state, shelf: readShelf(tab) } : null;
+  }
+
+  function readShelf(/** @type {string} */ key) {
+    const found = read(shelfKey(key));
+    return /** @type {KeptShelf} */ (/** @type {unknown} */ (Array.isArray(found) ? found : []));
   }
 
   function setClosed(/** @type {boolean} */ closed) {
@@ -72,15 +87,27 @@ export function createSessionStorage() {
 
   // A photo that is still going up can't be brought back; until it is there, a reload brings the one before.
   function follow(/** @type {import("./store.js").State} */ now, /** @type {import("./store.js").State} */ before) {
-    const { photo, strokes, rounds, round, job, hand, used } = now;
-    const isSame = photo === before.photo && strokes === before.strokes && rounds === before.rounds && round === before.round && job === before.job && hand === before.hand;
+    const { photo, strokes, rounds, round, branches, job, hand, used } = now;
+    const isSame = photo === before.photo && strokes === before.strokes && rounds === before.rounds && round === before.round && branches === before.branches && job === before.job && hand === before.hand;
     if (!tab || isSame || (photo ? !photo.image_id : !before.photo)) return;
-    const state = { photo, strokes, rounds, round, job, hand, used };
+    const state = { photo, strokes, rounds, round, branches, job, hand, used };
     const place = { state, saved_at: Date.now(), closed: false };
     if (!write(tab, place)) write(tab, { ...place, state: withoutOldMasks(state) });
   }
 
-  return { open, follow };
+  /** Keep the other photos of the visit; those that are still going up cannot be brought back. */
+  function followShelf(/** @type {import("./store.js").State} */ now, /** @type {import("./store.js").State} */ before) {
+    if (!tab || (now.shelf === before.shelf && now.photo_number === before.photo_number)) return;
+    /** @type {KeptShelf} */
+    const kept = [];
+    for (const { number, work: { photo, strokes, rounds, round, branches } } of now.shelf) {
+      if (number === now.photo_number) kept.push("shown");
+      else if (photo?.image_id) kept.push({ photo, strokes, rounds, round, branches });
+    }
+    write(shelfKey(tab), /** @type {any} */ (kept));
+  }
+
+  return { open, follow, followShelf };
 }
 
 /** Return 128 random bits; crypto.randomUUID exists only on https and localhost, and this page is also used over a LAN. */

@@ -1,8 +1,10 @@
 // setup.js is made by web/page_files.py from the settings and locales/*.yaml.
+export type Sample = { key: string; file: string; small: string; name: string; author: string; licence: string };
 export const setup: {
   strings: Record<string, Record<string, string>>;
   language: string;
   max_file_mib: number;
   preview_px: number;
   weights_offered: boolean;
+  samples: Sample[];
 };

@@ -8,17 +8,24 @@
 /** @typedef {{strokes: Stroke[], width: number, height: number, image_id: string | null}} UsedMask of a photo of this size; image_id: before the repair */
 /** @typedef {{code: string, message?: string, params?: Record<string, any>}} Note */
 /** @typedef {{name: string, width: number, height: number, format: string, image_id: string | null, notes: Note[]}} Photo */
-/** @typedef {{image_id: string, box: number[], url: string, strokes: Stroke[], notes: Note[], times_ms: Record<string, number>, saved: string | null, restored?: boolean}} Round restored: the original came back in it */
+/** @typedef {{image_id: string, box: number[], url: string, strokes: Stroke[], notes: Note[], times_ms: Record<string, number>, saved: string | null, restored?: boolean, downloaded?: boolean}} Round restored: the original came back in it */
 /** @typedef {{request_id: string, job_id: string | null, base_round: number, strokes: Stroke[], quality: string, dilate_px: number | null, began_at: number, running_at: number | null, upload_ms: number, restored: BrushStroke[] | null}} Job restored: where the original comes back, in place of a repair */
-/** @typedef {{tool: string, radius: number, instant: boolean, quality: string, dilate_px: number | null}} Hand dilate_px: null leaves it to the engine */
+/** @typedef {{tool: string, radius: number, instant: boolean, quality: string, dilate_px: number | null, timings: boolean, file_format: string, file_quality: number}} Hand dilate_px: null leaves it to the engine */
 /** @typedef {{key?: string, params?: Record<string, any>, tone?: string, round?: string, error?: Note}} Status */
+
+/** @typedef {Pick<State, "photo" | "strokes" | "past" | "future" | "rounds" | "round" | "branches" | "status" | "shown_id">} Work */
+/** @typedef {{number: number, name: string, work: Work}} Shelved the work is not the newest while the photo is shown */
+/** @typedef {{stage: "waiting" | "uploading" | "looking" | "queued" | "running" | "done" | "nothing" | "failed", share?: number, error?: Note}} Doing */
+/** @typedef {{numbers: number[], ended: number, running: boolean}} Batch */
 
 /**
  * @typedef {object} State
  * @property {Photo | null} photo
  * @property {number} photo_number another for every photo that is opened, so that late answers find out
  * @property {number | null} uploaded fraction of the file chosen last; null when nothing is going up
- * @property {string | null} previous name of the photo that this one replaced, if one can go back to it
+ * @property {Shelved[]} shelf the photos of this visit, the shown one included
+ * @property {Record<number, Doing>} doing what goes on with them, by their numbers
+ * @property {Batch | null} batch a repair of all of them
  * @property {Stroke[]} strokes of the round being painted
  * @property {Stroke[][]} past earlier versions of strokes
  * @property {Stroke[][]} future undone ones
@@ -26,9 +33,11 @@
  * @property {UsedMask | null} used the mask of the last repair, for the same again
  * @property {Round[]} rounds
  * @property {number} round how many of them are applied
+ * @property {Round[][]} branches other paths of rounds from the photo on
  * @property {Job | null} job
  * @property {Hand} hand
  * @property {boolean} comparing
+ * @property {number | null} split where the original ends and the result begins, as a fraction of the width; null without
  * @property {boolean} online
  * @property {string | null} shown_id changes when the thumbnails must be drawn anew
  * @property {Status} status
@@ -36,8 +45,8 @@
 
 /** @type {State} */
 export const FIRST_STATE = {
-  photo: null, photo_number: 0, uploaded: null, previous: null, strokes: [], past: [], future: [], preview: null,
-  used: null, rounds: [], round: 0, job: null, hand: { tool: "brush", radius: 20, instant: false, quality: "fast", dilate_px: null }, comparing: false, online: true,
+  photo: null, photo_number: 0, uploaded: null, shelf: [], doing: {}, batch: null, strokes: [], past: [], future: [], preview: null,
+  used: null, rounds: [], round: 0, branches: [], job: null, hand: { tool: "brush", radius: 20, instant: false, quality: "fast", dilate_px: null, timings: false, file_format: "original", file_quality: 90 }, comparing: false, split: null, online: true,
   shown_id: null, status: { key: "waiting" },
 };
 
@@ -65,10 +74,13 @@ export function createStore(initial) {
 
 /** @typedef {ReturnType<typeof createStore>} Store */
 
+const ON_THIS_MACHINE = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/;
+
 /** @param {Round} round @returns {Status} */
 export function doneStatus(round) {
   const tone = "good";
-  if (round.saved) return { key: "done_saved", params: { path: round.saved }, tone, round: round.image_id };
+  // A path on another machine is of no use to somebody who looks from a phone.
+  if (round.saved && ON_THIS_MACHINE.test(location.hostname)) return { key: "done_saved", params: { path: round.saved }, tone, round: round.image_id };
   return { key: "done", tone, round: round.image_id };
 }
 

@@ -1,0 +1,115 @@
+"""Many photos on the page: the visit's strip, one repair of all of them, what failed, the zip, and other ways in."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.serving import RunningServer, ask_repair, follow, upload
+
+__all__ = ["browser", "usual_browser", "visit"]  # fixtures
+Visit = Callable[..., Person]
+STRIP = '[data-part="strip-list"] button'
+STATE = '[data-part="many-state"]'
+STATUS = '[data-part="status"]'
+
+
+@pytest.fixture
+def person(visit: Visit, server: RunningServer) -> Iterator[Person]:
+    person = visit(server.url)
+    yield person
+    person.page.unroute_all(behavior="ignoreErrors")
+
+
+def choose(person: Person, *files: Any) -> None:
+    person.page.locator(".fft-file").first.set_input_files(list(files))
+
+
+def wait_for_uploads(person: Person, count: int) -> None:
+    expect(person.page.locator('[data-part="strip-list"] img[src]')).to_have_count(count)
+
+
+def test_one_mask_repairs_all_photos_stretched_to_their_size(person: Person) -> None:
+    damaged = {"name": "damaged.png", "mimeType": "image/png", "buffer": photo_file()["buffer"][:3000]}
+    photos = [photo_file(640, 480, seed=seed, name=f"{seed}.png") for seed in (1, 2)]
+    choose(person, photos[0], damaged, photos[1], photo_file(320, 240, seed=3, name="3.png"))
+    wait_for_uploads(person, 3)
+    expect(person.page.locator(STATUS)).to_contain_text("4 photos are open")
+    expect(person.page.locator('[data-part="many-failed"]')).to_contain_text("damaged.png")
+    person.paint((0.5, 0.5), (0.6, 0.5))
+    person.press("batch-mask")
+    expect(person.page.locator(STATE)).to_have_text("4 of 4 photos went through")
+    expect(person.page.locator('[data-stage="done"]')).to_have_count(3)
+    sent = [json.loads(body) for body in person.posts("/api/v1/repairs")]
+    by_width = sorted(max(x for x, _ in one["strokes"][0]["points"]) for one in sent)
+    assert by_width[0] == pytest.approx(by_width[1] / 2, abs=1) and by_width[1] == by_width[2]
+    assert person.shown_patches == 1 and len(person.rounds) == 1
+    with person.page.expect_download() as download:
+        person.page.locator('[data-part="zip"]').click()
+    with zipfile.ZipFile(io.BytesIO(download.value.path().read_bytes())) as archive:
+        assert sorted(archive.namelist()) == [f"{i}_repaired.png" for i in (1, 2, 3)]
+    # Each is where it was left, after a reload too; one that is removed is gone.
+    person.page.locator(STRIP, has=person.page.locator("img")).last.click()
+    expect(person.page.locator('[data-part="photo-name"]')).to_have_text("3.png")
+    person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 1")
+    person.visit()
+    expect(person.page.locator(STRIP)).to_have_count(3)
+    expect(person.page.locator('[data-part="photo-name"]')).to_have_text("3.png")
+    person.page.get_by_role("button", name="1.png").focus()
+    person.key("Enter")
+    expect(person.page.locator('[data-part="photo-name"]')).to_have_text("1.png")
+    person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 1")
+    person.press("photo-remove")
+    expect(person.page.locator(STRIP)).to_have_count(2)
+    expect(person.page.locator('[data-part="photo-name"]')).not_to_have_text("1.png")
+
+
+def test_a_batch_is_cancelled_and_a_photo_that_fails_says_why(person: Person) -> None:
+    choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
+    wait_for_uploads(person, 3)
+    person.paint((0.5, 0.5), (0.6, 0.5))
+    person.slow_down(600)
+    person.press("batch-mask")
+    expect(person.page.locator('[data-stage="running"]')).to_have_count(1)
+    person.press("batch-cancel")
+    expect(person.page.locator(STATUS)).to_contain_text("What is done stays")
+    expect(person.page.locator("[data-stage]:not([data-stage=''])")).to_have_count(0)
+    person.page.unroute_all()
+    person.slow_down(0, dilate_px=1001)  # the fake engine fails
+    person.paint((0.5, 0.5), (0.6, 0.5))
+    person.press("batch-mask")
+    expect(person.page.locator('[data-part="many-failed"] li')).to_have_count(3)
+    expect(person.page.locator('[data-part="many-failed"]')).to_contain_text("2.png: ⚠️")
+
+
+def test_an_address_opens_an_uploaded_photo_and_a_sample_opens_at_once(visit: Visit, server: RunningServer) -> None:
+    with server.client as client:
+        image_id = upload(client, photo_file(320, 240)["buffer"], "from-elsewhere.png")["image_id"]
+        edit_id = follow(client, ask_repair(client, image_id))["image_id"]
+    person = visit(server.url)
+    for opened in (image_id, edit_id):
+        person.page.goto(f"{server.url}/?image={opened}")
+        expect(person.page.locator('[data-part="photo-name"]')).to_have_text("from-elsewhere.png")
+        assert "image=" not in person.page.url
+        expect(person.page.locator(f'a[data-part="download"][href$="{opened}"]')).to_be_visible()
+    person.paint((0.4, 0.5), (0.6, 0.5))
+    person.repair()
+    person.page.goto(f"{server.url}/?image={'0' * 32}")
+    expect(person.page.locator(STATUS)).to_contain_text("no longer has this photo")
+    expect(person.page.locator(STRIP)).to_have_count(2)
+    fresh = visit(server.url, color_scheme="light")
+    fresh.page.get_by_role("button", name="A bird").click()
+    expect(fresh.page.locator('[data-part="photo-size"]')).to_contain_text("1024 × 683")
+    ground = "getComputedStyle(document.querySelector('.fft')).backgroundColor"
+    light = fresh.page.evaluate(ground)
+    fresh.press("theme")
+    assert fresh.page.evaluate(ground) != light
+    fresh.visit()
+    assert fresh.page.evaluate(ground) != light
+    fresh.press("theme")
+    assert fresh.page.evaluate(ground) == light

@@ -1,0 +1,148 @@
+"""Results on the page: compared by a line, gone back to, branched from, removed, downloaded as one likes, copied."""
+
+from collections.abc import Callable, Iterator
+from io import BytesIO
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Dialog, expect
+
+from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.serving import RunningServer
+
+__all__ = ["browser", "usual_browser", "visit"]  # fixtures
+Visit = Callable[..., Person]
+ROUNDS = '[data-part="rounds"] button'
+BRANCHES = '[data-part="branches"] button'
+
+
+@pytest.fixture
+def person(visit: Visit, server: RunningServer) -> Iterator[Person]:
+    person = visit(server.url)
+    yield person
+    person.page.unroute_all(behavior="ignoreErrors")
+
+
+def repair_at(person: Person, x: float, y: float) -> str:
+    """Repair one stroke and return the new round's id."""
+    person.paint((x, y), (x + 0.1, y))
+    with person.page.expect_response("**/patch"):
+        person.press("repair")
+    person.page.locator('[data-part="status"][data-tone="good"]').wait_for()
+    return str(person.rounds[-1]["image_id"])
+
+
+def test_the_line_shows_the_original_to_its_left_and_moves_by_mouse_and_keys(person: Person) -> None:
+    person.open(photo_file(640, 480))
+    repair_at(person, 0.45, 0.3)
+    person.page.mouse.move(5, 5)
+    fill = person.pixel(0.53, 0.3)
+    person.key("c")
+    person.key("v")
+    handle = person.page.get_by_role("slider", name="Line between original and result")
+    expect(handle).to_be_focused()
+    expect(handle).to_have_attribute("aria-valuenow", "50")
+    assert person.pixel(0.53, 0.3) == fill and person.pixel(0.46, 0.3) != fill
+    for _ in range(3):
+        person.key("Shift+ArrowRight")
+    expect(handle).to_have_attribute("aria-valuetext", "80 % original")
+    original = person.pixel(0.53, 0.3)
+    assert original != fill
+    person.paint((0.9, 0.2), (0.3, 0.2))
+    expect(handle).to_have_attribute("aria-valuenow", "30")
+    assert person.pixel(0.53, 0.3) == fill and person.strokes == [], "nothing is painted while the line is there"
+    person.press("brush")
+    expect(handle).to_be_hidden()
+    person.press("split")
+    person.key("Escape")
+    expect(handle).to_be_hidden()
+    assert person.pixel(0.46, 0.3) == fill
+
+
+def test_rounds_branch_and_can_be_removed_and_a_reload_keeps_all(person: Person) -> None:
+    person.open(photo_file(640, 480))
+    first = repair_at(person, 0.2, 0.2)
+    second = repair_at(person, 0.2, 0.4)
+    person.page.locator(ROUNDS).nth(1).click()
+    person.press("clear")
+    third = repair_at(person, 0.2, 0.6)
+    assert [one["image_id"] for one in person.rounds] == [first, third]
+    branch = person.page.locator(BRANCHES)
+    expect(branch).to_have_text("From round 1")
+    person.visit()
+    expect(branch).to_have_count(1)
+    branch.click()
+    assert [one["image_id"] for one in person.rounds] == [first, second]
+    expect(branch).to_have_count(1)
+    person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 2")
+
+    answers: list[str] = []
+
+    def dismiss(dialog: Dialog) -> None:
+        answers.append(dialog.message)
+        dialog.dismiss()
+
+    person.page.locator(ROUNDS).nth(1).click()
+    person.page.once("dialog", dismiss)
+    person.press("round-remove")
+    assert answers == ["Remove round 1 and those built on it (1)?"] and len(person.rounds) == 2
+    person.press("round-redo")
+    person.press("round-remove")
+    assert [one["image_id"] for one in person.rounds] == [first], "the last round goes without asking"
+    expect(branch).to_have_count(1)
+    person.page.once("dialog", lambda dialog: dialog.accept())
+    person.press("round-remove")
+    assert person.rounds == [] and person.shown_patches == 0
+    expect(branch).to_have_count(0)
+
+
+def test_a_download_has_the_format_quality_and_size_that_are_chosen(person: Person) -> None:
+    person.open(photo_file(640, 480, name="holiday.jpg", quality=95))
+    repair_at(person, 0.4, 0.4)
+    person.press("save-menu")
+    size, form = person.page.locator('[data-part="file-size"]'), person.page.get_by_label("Format", exact=True)
+    expect(form.locator("option").first).to_have_text("As the photo (JPEG)")
+    expect(person.page.get_by_label("Quality", exact=True).locator("visible=true")).to_have_count(1)  # of the repair
+    form.select_option("webp")
+    quality = person.page.locator('[data-part="file-quality"]')
+    with person.page.expect_response(lambda answer: answer.request.method == "HEAD" and "quality=40" in answer.url):
+        quality.fill("40")
+    expect(size).to_contain_text("kB")
+    with person.page.expect_download() as download:
+        person.page.locator('[data-part="download"]').click()
+    assert download.value.suggested_filename == "holiday_repaired.webp"
+    data = download.value.path().read_bytes()
+    assert Image.open(BytesIO(data)).format == "WEBP"
+    assert size.inner_text() == f"{max(1, round(len(data) / 1000))} kB"
+    person.visit()
+    assert "format=webp&quality=40" in (person.page.locator('[data-part="download"]').get_attribute("href") or "")
+
+
+def test_the_picture_is_copied_and_leaving_asks_until_it_was_taken_along(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url, permissions=["clipboard-read", "clipboard-write"])
+    asked: list[str] = []
+
+    def leave(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.accept()
+
+    person.page.on("dialog", leave)
+    person.open(photo_file(320, 240))
+    person.visit()
+    assert asked == []
+    repair_at(person, 0.4, 0.4)
+    person.visit()
+    assert asked == ["beforeunload"]
+    person.press("save-menu")
+    person.press("copy")
+    expect(person.page.locator('[data-part="status"]')).to_have_text("Copied")
+    copied = person.page.evaluate(
+        """async () => {
+          const [item] = await navigator.clipboard.read();
+          const picture = await createImageBitmap(await item.getType('image/png'));
+          return [picture.width, picture.height];
+        }"""
+    )
+    assert copied == [320, 240]
+    person.visit()
+    assert asked == ["beforeunload"]

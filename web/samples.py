@@ -1,0 +1,21 @@
+"""The photos one can try the page on: files in `static/samples/`, with who made them (`static/samples/CREDITS.md`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SAMPLES_FOLDER = Path(__file__).parent / "static" / "samples"
+SAMPLES = (
+    {"key": "street", "author": "18F / GSA", "licence": "CC0 1.0"},
+    {"key": "pump", "author": "18F / GSA", "licence": "CC0 1.0"},
+    {"key": "bird", "author": "FaunaMap contributors", "licence": "CC0 1.0"},
+)
+
+
+def describe_samples() -> list[dict[str, str]]:
+    """Return each sample's key, files (the photo, a small picture of it), name, author and licence."""
+    return [
+        {**sample, "file": f"{key}.jpg", "small": f"{key}-small.webp", "name": f"{key}.jpg"}
+        for sample in SAMPLES
+        if (key := sample["key"])
+    ]

@@ -1,0 +1,69 @@
+// Many panel: what can be done with all photos of the visit at once, how far it is, what failed, and all as a zip.
+
+import { fileQuery } from "./saving.js";
+import { imageOf, workOf } from "./shelf.js";
+
+/** @typedef {import("./store.js").State} State */
+
+/** @param {{root: HTMLElement, words: import("./i18n.js").Words, store: import("./store.js").Store}} parts */
+export function createManyPanel({ root, words, store }) {
+  const part = (/** @type {string} */ name) => /** @type {any} */ (root.querySelector(`[data-part="${name}"]`));
+
+  function show(/** @type {State} */ state) {
+    const { shelf, batch, job } = state;
+    part("many").hidden = shelf.length < 2;
+    if (shelf.length < 2) return;
+    text("many-title", words.say("many.title", { count: shelf.length }));
+    const isRunning = Boolean(batch?.running);
+    for (const act of ["batch-mask", "batch-text"]) {
+      /** @type {HTMLButtonElement} */ (root.querySelector(`[data-act="${act}"]`)).disabled = isRunning || Boolean(job);
+    }
+    showProgress(batch);
+    showFailed(state);
+    const ids = shelf.flatMap(({ number }) => imageOf(workOf(state, number)) || []);
+    const query = fileQuery(state.hand);
+    part("zip").href = `api/v1/archive?${ids.map((id) => `image=${id}`).join("&")}${query && `&${query}`}`;
+    part("zip").setAttribute("aria-disabled", String(!ids.length || isRunning));
+  }
+
+  function text(/** @type {string} */ name, /** @type {string} */ value) {
+    if (part(name).textContent !== value) part(name).textContent = value;
+  }
+
+  function showProgress(/** @type {State["batch"]} */ batch) {
+    part("many-row").hidden = !batch?.running;
+    part("many-state").hidden = !batch;
+    if (!batch) return;
+    const { ended, numbers } = batch;
+    const params = { ended, count: numbers.length };
+    const share = ended / Math.max(1, numbers.length);
+    part("many-progress").style.setProperty("--done", String(share));
+    part("many-progress").setAttribute("aria-valuenow", String(Math.round(share * 100)));
+    text("many-state", batch.running ? words.say("many.running", params) : words.say("many.ended", params));
+  }
+
+  function showFailed(/** @type {State} */ { shelf, doing }) {
+    const sentences = shelf.flatMap(({ number, name }) => {
+      const error = doing[number]?.error;
+      if (!error) return [];
+      const sentence = words.sayCoded("errors", error);
+      return [sentence.includes(name) ? sentence : words.say("many.failed", { name, sentence })];
+    });
+    const list = part("many-failed");
+    list.hidden = !sentences.length;
+    if (list.textContent !== sentences.join("")) list.replaceChildren(...sentences.map((textContent) => Object.assign(document.createElement("li"), { textContent })));
+  }
+
+  // What is in the zip was taken along.
+  part("zip").addEventListener("click", () => {
+    const taken = (/** @type {import("./store.js").Round[]} */ rounds, /** @type {number} */ round) =>
+      rounds.map((one, i) => (i === round - 1 ? { ...one, downloaded: true } : one));
+    const { shelf, rounds, round } = store.get();
+    store.update({
+      shelf: shelf.map((one) => ({ ...one, work: { ...one.work, rounds: taken(one.work.rounds, one.work.round) } })),
+      rounds: taken(rounds, round),
+    });
+  });
+
+  return { show };
+}
