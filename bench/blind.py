@@ -1,13 +1,13 @@
 """Own the eye test: pages of pairs whose sides are shuffled, and what those who judged them preferred.
 
-    .venv/bin/python bench/blind.py make --old FILE --new FILE --pages DIR --key FILE.json
+    .venv/bin/python bench/blind.py make --old accurate --new embedded --pages DIR --key FILE.json
     .venv/bin/python bench/blind.py score --key FILE.json ANSWERS.csv...
 
 `make` fills the same large holes twice and draws pages of rows: the photo with its hole tinted, then the two fills, A
 and B. Which of them is the new one is drawn from a seed and stands in the key alone, so keep that file out of the
-judge's sight. A method is a weights file, or "embedded" for what the program uses by default. In the pages' folder
-lies an empty answer sheet too, `answers.csv`: the judge writes A, B or = behind each number. `score` counts a draw as
-half a vote.
+judge's sight. A method is a weights file, "embedded" for what the program uses by default, or "accurate" for that
+without the crisp network of large holes. In the pages' folder lies an empty answer sheet too, `answers.csv`: the judge
+writes A, B or = behind each number. `score` counts a draw as half a vote.
 
 Fills are what a repair gives (no dilation: these masks are cut from clean photos, nothing of an object sticks out) on
 the network protocol's squares of 512 px.
@@ -176,10 +176,14 @@ def agreement(answers: Sequence[Mapping[int, str]]) -> float:
 
 
 def load_fill(weights: str) -> Fill:
-    """Return whole repairs by a weights file, or by what the program uses by default ("embedded")."""
+    """Return whole repairs by a weights file, by what the program uses ("embedded"), or without a crisp network."""
     from inference import Inpainter
 
-    return RepairFill(Inpainter.load(None if weights == "embedded" else weights, device="auto"), dilate_px=0)
+    if weights in ("embedded", "accurate"):
+        inpainter = Inpainter.load(large_holes="crisp" if weights == "embedded" else "accurate")
+    else:
+        inpainter = Inpainter.load(weights)
+    return RepairFill(inpainter, dilate_px=0)
 
 
 def report(key_file: Path, sheets: Sequence[Path]) -> str:
@@ -215,8 +219,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     make = commands.add_parser("make", help="fill, and draw the pages")
     make.add_argument("--photos", type=Path, default=os.environ.get("EVAL_PHOTOS"), help="folder of clean photos")
     make.add_argument("--masks", type=Path, default=os.environ.get("EVAL_MASKS"), help="folder of <kind>/<photo>.png")
-    make.add_argument("--old", required=True, help="weights file, or 'embedded'")
-    make.add_argument("--new", required=True, help="weights file, or 'embedded'")
+    make.add_argument("--old", required=True, help="weights file, 'embedded' or 'accurate'")
+    make.add_argument("--new", required=True, help="weights file, 'embedded' or 'accurate'")
     make.add_argument("--count", type=int, default=60)
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--pages", type=Path, required=True, help="folder for the pages and the answer sheet")
