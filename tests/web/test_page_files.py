@@ -70,7 +70,7 @@ def test_scripts_are_kept_for_good_and_compressed(http: httpx.Client) -> None:
     assert len(packed) < len(plain.content) / 2
 
 
-@pytest.mark.parametrize("change", [("canvas.js", "app.py"), ("canvas.js", "canvas.css"), ("page/", "page/0")])
+@pytest.mark.parametrize("change", [("canvas.js", "app.py"), ("canvas.js", "canvas.html"), ("page/", "page/0")])
 def test_another_name_or_version_is_404_and_not_kept(http: httpx.Client, change: tuple[str, str]) -> None:
     answer = http.get(script_address(http).replace(*change))
     assert answer.status_code == 404
