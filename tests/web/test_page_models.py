@@ -42,6 +42,7 @@ def test_another_model_is_chosen_with_the_keyboard_and_repairs(visit: Visit, rea
 def test_a_damaged_model_is_refused_in_words_and_the_one_before_stays(visit: Visit, real_server: RunningServer) -> None:
     before = active_model(real_server)
     person = visit(real_server.url, locale="zh-CN")
+    person.open(photo_file(320, 240))  # the choices lie beside an open photo
     person.page.locator(MODEL).select_option("damaged")
     expect(person.page.locator(TOLD)).to_contain_text(f"无法使用，继续使用 {before}")
     expect(person.page.locator(TOLD)).to_contain_text("truncated")
@@ -54,6 +55,7 @@ def test_a_damaged_model_is_refused_in_words_and_the_one_before_stays(visit: Vis
 
 def test_who_looks_again_sees_what_somebody_else_chose(visit: Visit, real_server: RunningServer) -> None:
     person = visit(real_server.url)
+    person.open(photo_file(320, 240))
     expect(person.page.locator(MODEL)).to_be_visible()
     with real_server.client as client:
         other = "small" if active_model(real_server) != "small" else "lama-compact"
@@ -72,6 +74,7 @@ def test_loading_is_shown_and_the_choice_is_absent_without_a_choice(visit: Visit
     person = visit(server.url)
     person.page.route("**/api/v1/models", lambda route: route.fulfill(json=state))
     person.visit()
+    person.open(photo_file(320, 240))
     expect(person.page.locator(MODEL)).to_be_hidden()
     state["models"] = [model("a", active=True), model("b", active=False)]
     state["switching"] = "b"

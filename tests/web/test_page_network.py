@@ -64,7 +64,7 @@ def test_a_reload_restores_photo_strokes_rounds_and_the_running_job(visit: Visit
     person.page.locator(".fft-rounds li:nth-child(2)").wait_for()
     assert person.strokes == painted
     assert person.shown_patches == 1
-    assert person.page.evaluate("document.querySelector('.fft-photo').naturalWidth") == 640
+    person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth === 640")
     person.slow_down(150)
     person.press("repair")
     expect(person.page.locator('[data-part="status"]')).to_have_text("Repairing…")
@@ -99,7 +99,7 @@ def test_three_people_at_once_all_get_theirs_and_see_their_place(visit: Visit, s
               new MutationObserver(() => window.seen.push(status.textContent)).observe(status, { childList: true });
             }"""
         )
-        person.slow_down(100)
+        person.slow_down(300)
         person.open(photo_file(400 + 40 * seed, 300, seed=seed))
         person.paint((0.4, 0.4), (0.5, 0.4))
     for person in people:

@@ -15,7 +15,7 @@ from config import Settings
 from lama.catalogue import CATALOGUE
 from tests.support.fake_engine import FakeEngine
 from tests.support.misbehaving_mirror import CONTENT, SHA256, Mirror, running_mirror
-from tests.support.page_driver import Person, browser, usual_browser, visit
+from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
 from tests.support.serving import RunningServer
 
 __all__ = ["browser", "usual_browser", "visit"]  # fixtures
@@ -89,6 +89,7 @@ def test_page_offers_fetches_and_stops(
     person = visit(start_server("page", **settings).url, locale="en-US")
     offer = person.page.locator('[data-part="weights-offer"]')
     told, button = offer.locator('[role="status"]'), offer.locator("li button").first
+    person.open(photo_file(320, 240))  # the offer lies beside an open photo
     offer.locator("summary").press("Enter")
     expect(offer.locator("li")).to_have_count(2)
     expect(offer.locator("li p").first).to_contain_text("196 MiB from 127.0.0.1")
