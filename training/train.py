@@ -120,6 +120,8 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
         for name, value in continued(trainer.layout, load_file(arguments.start)).items():
             trainer.generator.parameters.current()[name].copy_(value)
         trainer.generator.parameters.average.copy_(trainer.generator.parameters.master)
+    if saved_before is None and arguments.start_critic:
+        trainer.critic.parameters.master.copy_(load_file(arguments.start_critic)["critic"].float())
     log = (arguments.state / "log.jsonl") if rank == 0 else None
     arguments.state.mkdir(parents=True, exist_ok=True)
 
@@ -197,6 +199,9 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True, help="folder to resume from and save to")
     parser.add_argument(
         "--start", type=Path, help="published safetensors to start from when there is no state; with fewer blocks, too"
+    )
+    parser.add_argument(
+        "--start-critic", type=Path, help="critic to start from when there is no state, as training/critic.safetensors"
     )
     parser.add_argument("--seconds", type=float, default=600, help="length of this stretch, loading included")
     parser.add_argument(

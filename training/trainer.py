@@ -91,6 +91,8 @@ class Recipe:
         critic_steps: of the critic for one of the generator, on the same batch seen in other ways.
         penalty_weight: of the critic's squared gradient by a photo, summed over the cells (R1, arXiv:1801.04406).
         balance: how much of the way each step brings the upsampling kernels to where a constant makes no mesh.
+        spike_limit: how many times its photo's mean absolute gradient in the hole a pixel's gradient of the texture
+            terms may be; 0 for no limit. Unit-length features have spikes where they are near zero.
     """
 
     width: int = 32
@@ -115,6 +117,7 @@ class Recipe:
     style_weight: float = 0.05
     mesh_weight: float = 0.1
     balance: float = 0.0
+    spike_limit: float = 0.0
     perceptual_weight: float = 0.1
     perceptual_share: float = 0.34
     perceptual_every: int = 2
@@ -276,11 +279,15 @@ class Trainer:
             + recipe.outside_weight * outside
             + recipe.structure_weight * dissimilar
             + recipe.coarse_weight * (coarse + coarse_log * recipe.log_weight / recipe.hole_weight)
-            + recipe.perceptual_weight * (times * (1 + recipe.depth_gain * looks.pick(depths)) * likeness).mean()
-            + recipe.style_weight * (times * looks.pick(deep) * style).mean()
             + recipe.mesh_weight * mesh.mean()
         )
-        (slope,) = torch.autograd.grad(loss, pixels)
+        texture = (
+            recipe.perceptual_weight * (times * (1 + recipe.depth_gain * looks.pick(depths)) * likeness).mean()
+            + recipe.style_weight * (times * looks.pick(deep) * style).mean()
+        )
+        (slope,) = torch.autograd.grad(loss, pixels, retain_graph=True)
+        (texture_slope,) = torch.autograd.grad(texture, pixels)
+        slope = slope + _limited(texture_slope, self.mask, recipe.spike_limit)
         fooling = matching = hole.new_zeros(1)
         if self.stage.adversarial:
             fooling, matching, push = self._adversarial_slope(pixels.detach())
@@ -479,6 +486,15 @@ def balance(kernels: torch.Tensor, strength: float) -> None:
     for p, total in enumerate(sums):
         taps = phase == p
         kernels.add_(strength * (mean - total) / taps.sum() * taps)
+
+
+def _limited(slope: torch.Tensor, mask: torch.Tensor, times: float) -> torch.Tensor:
+    """Return gradients, (B, 3, H, W), none above `times` its photo's mean absolute one in the hole; 0: as they are."""
+    if not times:
+        return slope
+    size = 3 * mask.sum((1, 2, 3)) + 1.0
+    limit = (times * slope.abs().sum((1, 2, 3)) / size).view(-1, 1, 1, 1)
+    return torch.minimum(torch.maximum(slope, -limit), limit)
 
 
 def _loudness(slope: torch.Tensor) -> torch.Tensor:
