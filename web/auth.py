@@ -143,7 +143,8 @@ class AuthGate:
         """Return the login page's address for a browser that opens a page, else 401."""
         wants_page = "text/html" in connection.headers.get("accept", "")
         if self._accounts and connection.scope.get("method") == "GET" and wants_page and not path.startswith("/api/"):
-            target = quote(path.lstrip("/"), safe="/")
+            query = connection.url.query  # /?image=ID opens a photo
+            target = quote(path.lstrip("/") + (f"?{query}" if query else ""), safe="/")
             return RedirectResponse(f"{'../' * (path.count('/') - 1)}login?next={target}", 303)
         message = "Log in first, or send an API key (Authorization: Bearer KEY)."
         body = {"error": "login_required", "message": message, "params": {}, "detail": message, "errors": message}
@@ -165,31 +166,34 @@ class AuthGate:
             return self._form(request, 413)
         fields = {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
         name, address = fields.get("name", "")[:64], _address(request.scope)
+        target = fields.get("next", "")
         if wait_s := self._lockout.wait_s(name, address):
-            return self._form(request, 429, problem="login.locked", wait_s=wait_s)
+            return self._form(request, 429, problem="login.locked", wait_s=wait_s, target=target)
         if not await run_in_threadpool(self._accounts.has_password, name, fields.get("password", "")):
             self._lockout.count(name, address)
             log.warning("a wrong password was given at login")
-            return self._form(request, 401, problem="login.wrong")
+            return self._form(request, 401, problem="login.wrong", target=target)
         self._lockout.forget(name, address)
-        response = RedirectResponse(_safe_target(fields.get("next", "")), 303)
+        response = RedirectResponse(_safe_target(target), 303)
         session = self._signer.dumps([name, self._accounts.fingerprint(name)])
         response.set_cookie(
             COOKIE, session, max_age=SESSION_S, path=self._cookie_path, httponly=True, samesite="lax", secure=is_https
         )
         return response
 
-    def _form(self, request: Request, status: int, *, problem: str = "", wait_s: float = 0.0) -> Response:
+    def _form(
+        self, request: Request, status: int, *, problem: str = "", wait_s: float = 0.0, target: str | None = None
+    ) -> Response:
         language = choose_language(self._language, request.headers.get("accept-language", ""))
         words = load_strings()[language]
         text = words[problem].replace("{seconds}", str(int(wait_s) + 1)) if problem else ""
         headers = {"Cache-Control": "no-store"}
         if status == 429:
             headers["Retry-After"] = str(int(wait_s) + 1)
-        target = html.escape(request.query_params.get("next", ""), quote=True)
+        target = request.query_params.get("next", "") if target is None else target
         page = LOGIN_PAGE.format(
             language=language, title=words["login.title"], name=words["login.name"], password=words["login.password"],
-            submit=words["login.submit"], problem=html.escape(text), target=target,
+            submit=words["login.submit"], problem=html.escape(text), target=html.escape(target, quote=True),
         )  # fmt: skip
         return HTMLResponse(page, status, headers=headers)
 
@@ -245,14 +249,16 @@ def _address(scope: Scope) -> str:
 
 
 def _safe_target(text: str) -> str:
-    """Return where to go after login: a path of this site, relative to the login page; never another site."""
+    """Return where to go after login: a path and query of this site, relative to the login page; never another site."""
     try:
         place = urlsplit(unquote(text))
     except ValueError:  # such as //[x
         return "./"
     is_own = not (place.scheme or place.netloc) and not place.path.startswith(("/", "\\"))
     is_plain = all(character.isprintable() for character in text)
-    return "./" + quote(place.path, safe="/") if is_own and is_plain else "./"
+    if not (is_own and is_plain):
+        return "./"
+    return "./" + quote(place.path, safe="/") + (f"?{quote(place.query, safe='=&')}" if place.query else "")
 
 
 async def _small_body(request: Request) -> bytes | None:

@@ -81,7 +81,7 @@ def _free_bytes(settings: Settings) -> int | None:
 
 
 def status_page(told: Mapping[str, Any], language: str) -> str:
-    """Write the page of /status, which loads itself anew every few seconds.
+    """Write the page of /status, which brings itself up to date every few seconds.
 
     Args:
         told: what /status answers programs with.
@@ -121,7 +121,7 @@ def _row(*tags_and_cells: Any) -> str:
 
 STATUS_PAGE = """<!doctype html>
 <html lang="{language}"><head><meta charset="utf-8"><title>fftlama: {title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><meta http-equiv="refresh" content="5">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 body {{ margin: 0 auto; max-width: 60rem; padding: 1.5rem; font: 16px/1.5 system-ui, sans-serif; background: #fff;
   color: #18181b }}
@@ -134,8 +134,20 @@ th {{ color: #52525b }}
   .good {{ color: #86efac }} .bad {{ color: #fca5a5 }} }}
 </style></head><body>
 <h1>{title}</h1>
-<p role="status" class="{tone}">{summary}</p>
-<table>{facts}</table>
-<table><thead>{head}</thead><tbody>{workers}</tbody></table>
+<p role="status" data-live><span class="{tone}">{summary}</span></p>
+<table data-live>{facts}</table>
+<table><thead>{head}</thead><tbody data-live>{workers}</tbody></table>
+<script>
+// In place, and only what changed: a page that is loaded anew is read from its beginning by a screen reader.
+setInterval(async () => {{
+  const answer = await fetch(location.href, {{ headers: {{ Accept: "text/html" }} }}).catch(() => null);
+  if (!answer?.ok) return;
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelectorAll("[data-live]");
+  if (!fresh.length) return location.reload(); // the login's end
+  document.querySelectorAll("[data-live]").forEach((node, i) => {{
+    if (node.innerHTML !== fresh[i].innerHTML) node.innerHTML = fresh[i].innerHTML;
+  }});
+}}, 5000);
+</script>
 </body></html>
 """

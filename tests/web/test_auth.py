@@ -1,6 +1,7 @@
 """The login: who comes in, who does not, and that every route is behind the gate."""
 
 import contextlib
+import html
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -123,6 +124,18 @@ def test_browser_is_led_to_the_login_page_and_back(closed_server: RunningServer)
         assert "登录" in page.text and 'name="password"' in page.text
     with log_in(closed_server) as client:
         assert client.get("/", headers={"Accept": "text/html"}).status_code == 200
+
+
+def test_login_leads_to_the_photo_that_was_asked_for_after_a_wrong_password_too(closed_server: RunningServer) -> None:
+    """A wrong password forgot where the person wanted to go, and the address of a photo was never remembered."""
+    with closed_server.client as client:
+        answer = client.get(client.get("/?image=abc&x=1", headers={"Accept": "text/html"}).headers["location"])
+        for password in ("wrong", PASSWORD):
+            target = re.search(r'name="next" value="([^"]*)"', answer.text)
+            assert target
+            fields = {"name": "ann", "password": password, "next": html.unescape(target[1])}
+            answer = client.post("/login", data=fields)
+        assert answer.status_code == 303 and answer.headers["location"] == "./?image=abc&x=1"
 
 
 def test_session_cookie_is_for_this_site_and_no_script(closed_server: RunningServer) -> None:

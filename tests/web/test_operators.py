@@ -9,15 +9,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, expect
 
 from tests.support.fake_engine import LITTLE_MEMORY
-from tests.support.page_driver import DATA
+from tests.support.page_driver import DATA, browser, open_browser
 from tests.support.redis_server import FakeWorker, RedisServer
 from tests.support.serving import RunningServer, ask_repair, follow, upload, wait_until
 from web.accounts import Accounts
 from web.operators import status_page
 from web.words import LANGUAGES, load_strings
 
+__all__ = ["browser"]  # a fixture
 ROOT = Path(__file__).resolve().parents[2]
 PHOTO = (DATA / "flower.png").read_bytes()
 HTML = {"Accept": "text/html"}
@@ -93,10 +95,25 @@ def test_page_says_every_word_it_has_and_escapes_what_workers_call_themselves(la
         ],
     }  # fmt: skip
     page = status_page(told, language)
-    assert "<script" not in page and "&lt;script&gt;" in page and "{title}" in page and ">None<" not in page
+    assert page.count("<script") == 1 and "&lt;script&gt;" in page and "{title}" in page and ">None<" not in page
     words = {key: text for key, text in load_strings()[language].items() if key.startswith("server.")}
     unsaid = {key for key, text in words.items() if html.escape(text) not in page}
     assert unsaid == {"server.ready"}  # said when nothing is waited for
+
+
+def test_the_page_of_status_is_brought_up_to_date_in_place(browser: Browser, api_server: RunningServer) -> None:
+    """It was loaded anew every five seconds, so that a screen reader began at the top again and again."""
+    context = open_browser(browser)
+    page = context.new_page()
+    page.goto(f"{api_server.url}/status")
+    page.evaluate("window.isTheSame = true")
+    done = page.get_by_role("row", name="Done since the start").locator("td")
+    before = int(done.inner_text())
+    with api_server.client as client:
+        follow(client, ask_repair(client, upload(client, PHOTO)["image_id"]))
+    expect(done).to_have_text(str(before + 1))
+    assert page.evaluate("window.isTheSame")
+    context.close()
 
 
 def test_only_operators_see_status_and_metrics(start_server: Callable[..., RunningServer], tmp_path: Path) -> None:

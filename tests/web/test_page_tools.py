@@ -165,3 +165,19 @@ def test_actual_size_is_one_hundred_percent_on_any_screen(visit: Visit, server: 
     expect(somebody.page.locator('[data-part="zoom"]')).to_have_text("100 %")
     box = somebody.page.locator(".fft-world").bounding_box()
     assert box is not None and box["width"] * ratio == pytest.approx(WIDTH)
+
+
+def test_actual_size_has_a_button_and_the_zooms_own_toggles_it(person: Person) -> None:
+    person.open(photo_file(1600, 1200))
+    zoom = person.page.locator('[data-part="zoom"]')
+    fitted = zoom.inner_text()
+    assert fitted != "100 %"
+    person.page.get_by_role("button", name="1:1").click()
+    expect(zoom).to_have_text("100 %")
+    person.page.get_by_role("button", name="100 %: fit to window").click()
+    expect(zoom).to_have_text(fitted)
+    person.page.get_by_role("button", name=f"{fitted}: show at 100 %").click()
+    expect(zoom).to_have_text("100 %")
+    person.press("language")
+    expect(zoom).to_have_attribute("aria-label", "100 %：适应窗口")
+    person.press("language")

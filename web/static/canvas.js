@@ -131,14 +131,15 @@ export function startCanvas(element) {
     larger: () => setRadius(getHand().radius * 1.2),
     zoomIn: () => view.zoomMiddle(1.25),
     zoomOut: () => view.zoomMiddle(0.8),
-    fit: () => store.get().photo && view.fit(),
-    actualSize: () => view.zoomMiddle(1 / view.get().scale / devicePixelRatio),
+    fit,
+    actualSize,
+    "fit-or-actual": () => (view.get().fitted ? actualSize() : fit()),
     choose: () => $(".fft-file").click(),
     help: serverStatus.open,
     theme: theme.toggle,
     "choose-folder": () => $(".fft-folder").click(),
     "help-close": () => $(".fft-help").close(),
-    language: () => (words.toggle(), words.apply(root), samples.show(), show()),
+    language: () => (words.toggle(), words.apply(root), samples.show(), panel.showZoom(view.get()), show()),
   };
 
   function show() {
@@ -226,6 +227,14 @@ export function startCanvas(element) {
 
   function setFirstRadius(/** @type {number} */ width, /** @type {number} */ height) {
     setRadius(Math.max(Math.min(width, height) * FIRST_RADIUS, FIRST_RADIUS_SHOWN_PX / (view.get().scale || 1)));
+  }
+
+  function fit() {
+    if (store.get().photo) view.fit();
+  }
+
+  function actualSize() {
+    view.zoomMiddle(1 / view.get().scale / devicePixelRatio);
   }
 
   function compare(/** @type {boolean} */ on) {

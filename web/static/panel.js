@@ -81,7 +81,12 @@ export function createPanel({ root, words, layers, onRound, onBranch }) {
 
   function showZoom(/** @type {import("./view.js").Placement} */ view) {
     // Of the screen's own pixels, so that 100 % is one of the photo's for one of the screen's.
-    part("zoom").textContent = view.width ? `${Math.round(view.scale * devicePixelRatio * 100)} %` : "–";
+    const zoom = view.width ? `${Math.round(view.scale * devicePixelRatio * 100)} %` : "–";
+    const button = part("zoom");
+    const label = words.say(view.fitted ? "view.actual_now" : "view.fit", { zoom });
+    button.textContent = zoom;
+    button.setAttribute("aria-label", label);
+    button.title = `${label} (${view.fitted ? 1 : 0})`;
   }
 
   return { show, showZoom };

@@ -1,0 +1,155 @@
+"""Accessibility as axe-core sees it, in both languages and both themes: what it calls serious or critical fails.
+
+axe-core comes by `npm ci` (package.json), which `./run_tests.sh` does; nothing of it is served.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.support.page_driver import PATIENCE_MS, Person, browser, open_browser, photo_file, usual_browser, visit
+from tests.support.serving import ROOT, RunningServer
+from web.accounts import Accounts
+
+__all__ = ["browser", "usual_browser", "visit"]  # fixtures
+Visit = Callable[..., Person]
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+GRAVE = ("serious", "critical")
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+LAPTOP = {"viewport": {"width": 1280, "height": 800}}
+LOOKS = [(locale, scheme) for locale in ("en-US", "zh-CN") for scheme in ("light", "dark")]
+NAME, PASSWORD = "ann", "correct horse"
+
+# Rules with the nodes they were broken by; what axe cannot decide ("incomplete") is for people.
+RUN = """async (grave) => {
+  const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+  return violations.filter(({ impact }) => grave.includes(impact))
+    .flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.html.slice(0, 160)} ${node.any[0]?.message || ""}`));
+}"""
+
+
+def findings(page: Page) -> list[str]:
+    """Return what axe-core finds grave on a page as it is now."""
+    assert AXE.is_file(), "axe-core is not here; `npm ci` in the repository's root brings it"
+    if not page.evaluate("Boolean(window.axe)"):
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+    found: list[str] = page.evaluate(RUN, list(GRAVE))
+    return found
+
+
+def choose(person: Person, *files: Any) -> None:
+    person.page.locator(".fft-file").first.set_input_files(list(files))
+    expect(person.page.locator('[data-part="strip-list"] img[src]')).to_have_count(len(files) + 1)
+
+
+def select(person: Person) -> None:
+    person.press("select")
+    person.page.evaluate("document.querySelector('.fft').scrollTop = 0")  # a phone's buttons below were scrolled to
+    with person.page.expect_response("**/api/v1/detect", timeout=60_000):
+        person.paint((0.3, 0.7))
+
+
+def cancel(person: Person) -> None:
+    person.press("cancel")
+    person.page.unroute_all()
+    person.page.locator('[data-act="cancel"]').wait_for(state="hidden")
+
+
+def states(person: Person) -> Iterator[str]:
+    """Bring the page from one state into the next, and name each."""
+    yield "empty"
+    person.open(photo_file(1000, 750))
+    yield "photo open"
+    person.paint((0.4, 0.4), (0.5, 0.5))
+    yield "strokes"
+    person.slow_down(600)
+    person.press("repair")
+    person.page.locator('[data-act="cancel"]').wait_for()
+    yield "running"
+    cancel(person)
+    person.repair()
+    yield "repaired"
+    person.press("timings")
+    person.press("split")
+    yield "line between original and result"
+    person.key("Escape")
+    person.press("save-menu")
+    yield "saving"
+    person.press("save-menu")
+    person.press("mask-menu")
+    yield "mask menu"
+    person.key("Escape")
+    select(person)
+    yield "select"
+    person.press("brush")
+    person.page.evaluate("document.querySelector('.fft').scrollTop = 0")
+    choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in (1, 2)])
+    person.paint((0.4, 0.4), (0.5, 0.5))
+    person.slow_down(0, dilate_px=1001)  # the fake engine fails
+    person.press("batch-mask")
+    person.page.locator('[data-part="many-failed"] li').first.wait_for()
+    yield "many photos, some failed"
+    person.press("help")
+    yield "shortcuts"
+    person.page.unroute_all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("screen", "locale", "scheme"),
+    [*[(LAPTOP, *look) for look in LOOKS], (PHONE, "en-US", "dark"), (PHONE, "zh-CN", "light")],
+    ids=lambda value: value if isinstance(value, str) else ("phone" if value is PHONE else "laptop"),
+)
+def test_no_state_of_the_page_has_a_grave_finding(
+    visit: Visit, server: RunningServer, screen: dict[str, Any], locale: str, scheme: str
+) -> None:
+    person = visit(server.url, locale=locale, color_scheme=scheme, **screen)
+    looked_at = []
+    found = []
+    for state in states(person):
+        looked_at.append(state)
+        found += [f"{state}: {finding}" for finding in findings(person.page)]
+    assert not found, "\n".join(found)
+    assert len(looked_at) == 11
+
+
+@pytest.fixture(scope="module")
+def closed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with a login; ann may see how it is."""
+    folder = tmp_path_factory.mktemp("closed")
+    accounts = Accounts(folder / "accounts.json")
+    accounts.set_password(NAME, PASSWORD)
+    running = RunningServer(folder, settings={"auth_file": accounts.path, "operators": NAME}).start()
+    yield running
+    running.stop()
+
+
+@pytest.mark.parametrize(("locale", "scheme"), LOOKS)
+def test_login_status_and_the_document_of_routes_have_no_grave_finding(
+    browser: Browser, closed_server: RunningServer, locale: str, scheme: str
+) -> None:
+    context = open_browser(browser, locale=locale, color_scheme=scheme)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(f"{closed_server.url}/status")
+    found = [f"login: {finding}" for finding in findings(page)]
+    for password in ("wrong", PASSWORD):
+        page.fill("[name=name]", NAME)
+        page.fill("[name=password]", password)
+        page.keyboard.press("Enter")
+        page.locator("[role=alert]" if password == "wrong" else "[role=status]").wait_for()
+        found += [f"after {password}: {finding}" for finding in findings(page)]
+    page.goto(f"{closed_server.url}/docs")
+    found += [f"routes: {finding}" for finding in findings(page)]
+    context.close()
+    assert not found, "\n".join(found)
+
+
+def test_axe_finds_what_is_wrong(browser: Browser) -> None:
+    context = open_browser(browser)
+    page = context.new_page()
+    page.set_content('<html lang="en"><title>x</title><main><button></button><p style="color: #aaa">pale</p></main>')
+    assert sorted(finding.split(":")[0] for finding in findings(page)) == ["button-name", "color-contrast"]
+    context.close()
