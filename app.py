@@ -24,7 +24,7 @@ import tomllib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from config import CHECKOUT, Settings, SettingsError, add_arguments, load_settings
 
@@ -161,13 +161,34 @@ def freeze_loaded_objects() -> None:
 
 
 def load_engines(settings: Settings) -> "Engine | Sequence[Engine]":
-    """Return what repairs: one engine, one for each card of `devices`, or the workers of `queue=celery`."""
+    """Return what repairs: one engine, the cards of `devices`, or the workers of `queue=celery`."""
     if settings.queue == "celery":
         return load_remote_engines(settings)
     if not settings.devices:
         return load_engine(settings)
-    numbers = dict.fromkeys(int(number) for number in settings.devices.split(","))
+    numbers = list(dict.fromkeys(int(number) for number in settings.devices.split(",")))
+    if len(numbers) > 1 and hasattr(os, "memfd_create"):
+        return load_card_pool(settings, numbers)
     return [load_engine(settings.model_copy(update={"device": f"cuda:{number}"})) for number in numbers]
+
+
+def load_card_pool(settings: Settings, numbers: Sequence[int]) -> "Sequence[Engine]":
+    """Load the model onto several cards, each in a process of its own that sees no other card."""
+    from jobs.card_pool import CardPlan, CardPool, only_card
+
+    arguments = {"settings": settings.model_dump(mode="json")}
+    plans = [CardPlan(f"cuda:{number}", "app:load_engine_of_card", arguments, only_card(number)) for number in numbers]
+    pool = CardPool(plans, deadline_s=settings.job_timeout_s)
+    pool.load()
+    return pool.lanes()
+
+
+def load_engine_of_card(settings: dict[str, Any]) -> "Engine":
+    """Load the model in a card's own process; called there by `jobs.card_process`."""
+    share_cores()
+    chosen = Settings.model_validate({**settings, "device": "cuda:0"})
+    set_up_logging(chosen)
+    return load_engine(chosen)
 
 
 def load_remote_engines(settings: Settings) -> "Sequence[Engine]":

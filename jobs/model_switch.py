@@ -46,14 +46,15 @@ class ModelSwitch:
 
     def __init__(
         self,
-        engines: Sequence[SwitchingEngine],
+        engines: Sequence[Any],
         *,
         folder: Path,
         weights: str,
         news: threading.Condition,
         timeout_s: float = 300.0,
     ) -> None:
-        self._engines = engines
+        # A pool of cards is switched card by card; one that stands for many places in the queue once.
+        self._engines = [part for one in dict.fromkeys(engines) for part in getattr(one, "cards", (one,))]
         self._folder = folder
         self._given = _file_or_none(weights, folder)
         self._news = news

@@ -4,6 +4,8 @@ Order is in rounds by client (`fair_line.py`). A condition wakes those who wait 
 no disk is waited for while it is held. Knows nothing of HTTP.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import secrets
@@ -14,9 +16,8 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from config import Settings
 from imaging import Encoded
 from jobs.clients import current_client
 from jobs.database import FolderLock
@@ -35,6 +36,9 @@ from jobs.store import ImageRecord, JobRecord, JobStore, new_id, notes_from_json
 from jobs.views import ENDED, job_view, obstacles, worker_views
 from jobs.weights_fetch import WeightsFetch, is_offered
 from jobs.worker import DeviceWorker, Engine
+
+if TYPE_CHECKING:
+    from config import Settings
 
 MOST_STUCK_WORKERS = 4  # beyond that a hanging device would only collect threads and memory
 ONE_SHOT_POLL_S = 30.0
@@ -110,7 +114,7 @@ class JobQueue:
             for job in jobs:
                 self._waiting.append(job.job_id, client=_client_of(job), is_batch=job.kind == "batch")
         for engine in dict.fromkeys(worker.engine for worker in self._workers):
-            if hasattr(engine, "start"):  # one that hands repairs to other machines watches them
+            if hasattr(engine, "start"):  # one that hands repairs to other processes watches them
                 engine.start(self.changed)
         self.output_writer.start()
         for job_id in unsaved:
@@ -343,7 +347,9 @@ class JobQueue:
                 if self._closing or threading.current_thread() in self._stuck:
                     return []
                 if not self.models.is_due:
-                    batch = take_batch(self.store, self._waiting, limit=self._batch_limit)
+                    # One device takes no more than its share, or the others would have nothing to do.
+                    share = -(-len(self._waiting) // len(self._workers))
+                    batch = take_batch(self.store, self._waiting, limit=min(self._batch_limit, share))
                     self._news.notify_all()  # everybody moved up
                     if batch:
                         return batch

@@ -16,21 +16,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import kombu.exceptions
-import numpy as np
 import redis
-from numpy.typing import NDArray
 
 from jobs.celery_app import TASK_NAME, connect, create_celery
 from jobs.errors import EngineUnavailableError, JobError
-from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, Box, note_from_json, pack, queue_name, unpack
-from masks.boxes import box_size, expand_box, find_bounds
-from notices import Note
+from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, note_from_json, pack, queue_name, unpack
+from jobs.windows import RemoteResult, options_of, parts_in, window_of
 
 POLL_S = 0.25  # how often an attempt is looked after: a cancelled one stops about so much later
 HEARTBEAT_S = 2.0
@@ -40,21 +36,9 @@ MOST_LOST_WORKERS = 2  # an image that takes two workers down is not given to a 
 ATTEMPTS_PER_WORKER = 2  # one that runs and one that waits in Redis, so that no worker waits for the web process
 MOST_IN_FLIGHT = 64
 BLOB_SPARE_S = 120  # blobs outlive the attempt's deadline by so much
-MARGIN_PX = 832  # context around the hole that travels at least: half the largest bucket of the profiles, and some
-MARGIN_RATIO = 1.75  # or so much of the hole's longer side, which is what the context pass looks at
-WHOLE_SHARE = 0.7  # a crop that is more than this share of the photo is not worth cutting out
 UNAVAILABLE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, kombu.exceptions.OperationalError)
 
 log = logging.getLogger("fftlama.jobs")
-
-
-@dataclass
-class RemoteResult:
-    """What a worker sent back; shaped like `engine.requests.RepairResult`."""
-
-    patches: list[tuple[Box, NDArray[Any]]]
-    timings_ms: dict[str, float]
-    notes: list[Note] = field(default_factory=list)
 
 
 class _AttemptLostError(Exception):
@@ -274,14 +258,8 @@ class RemoteEngine:
         self, keys: AttemptKeys, request: Any, on_stage: Callable[[str], None], *, may_give_back: bool
     ) -> RemoteResult:
         window = window_of(request.mask)
-        left, top, right, bottom = window
-        header = {
-            "deadline_s": self._deadline_s, "dilate_px": request.dilate_px, "feather_px": request.feather_px,
-            "quality": request.quality,
-        }  # fmt: skip
         began_s = time.perf_counter()
-        parts = [request.image, request.mask, *([] if request.transparent is None else [request.transparent])]
-        blob = pack(header, [part[top:bottom, left:right] for part in parts])
+        blob = pack({"deadline_s": self._deadline_s, **options_of(request)}, parts_in(request, window))
         client = self.fleet.client
         client.set(keys.request, blob, ex=int(self._deadline_s) + BLOB_SPARE_S)
         is_batch = getattr(request, "priority", "interactive") == "batch"
@@ -294,9 +272,7 @@ class RemoteEngine:
             with suppress(redis.RedisError):
                 client.set(keys.cancel, 1, ex=int(self._deadline_s) + BLOB_SPARE_S)
             raise
-        result.patches = [
-            ((box[0] + left, box[1] + top, box[2] + left, box[3] + top), patch) for box, patch in result.patches
-        ]
+        result.move_to(window)
         total_ms = (time.perf_counter() - began_s) * 1e3
         result.timings_ms = {**result.timings_ms, "send": sent_ms, "total": total_ms}
         return result
@@ -353,23 +329,3 @@ class RemoteEngine:
         """Free what an attempt left in Redis, except the flag that tells a worker to stop."""
         with suppress(redis.RedisError):
             self.fleet.client.delete(keys.request, keys.claim, keys.answer)
-
-
-def window_of(mask: NDArray[np.bool_]) -> Box:
-    """Return the part of a photo that a worker needs: the hole's bounds with enough context, or all of it.
-
-    Args:
-        mask: (H, W) bool, True = hole, not empty; not modified.
-
-    Returns:
-        A box (left, top, right, bottom) inside the photo.
-    """
-    size = (mask.shape[0], mask.shape[1])
-    whole = (0, 0, size[1], size[0])
-    bounds = find_bounds(mask)
-    if bounds is None:
-        return whole
-    margin_px = max(MARGIN_PX, int(MARGIN_RATIO * max(box_size(bounds))))
-    window = expand_box(bounds, margin_px, size)
-    height, width = box_size(window)
-    return whole if height * width > WHOLE_SHARE * mask.size else window

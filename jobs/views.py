@@ -57,10 +57,11 @@ def worker_views(workers: Sequence[DeviceWorker], stuck: Sequence[DeviceWorker])
 
     Returns:
         `name`, `device`, `weights`, `profile`, `memory_mib` (None where it is not known) and `state` of each: idle,
-        busy, stuck (its repair outlived its time) or refused (another version or other weights).
+        busy, starting (its process ended and is started again), stuck (its repair outlived its time) or refused
+        (another version or other weights).
     """
     engine = workers[0].engine
-    if hasattr(engine, "worker_views"):  # it hands repairs to other machines, which are the workers
+    if hasattr(engine, "worker_views"):  # it hands repairs to other processes, which are the workers
         views: list[dict[str, Any]] = engine.worker_views()
         return views
     rows = [(worker, "busy" if worker.busy_with else "idle") for worker in workers]

@@ -4,17 +4,21 @@ What may be fetched is `lama.catalogue`'s, never an address that a client names.
 it has, and the next goes on from there.
 """
 
+from __future__ import annotations
+
 import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from config import Settings
 from jobs.errors import JobError
 from lama.catalogue import CATALOGUE, DownloadError, fetch
 from lama.transfer import Patience, host_of
+
+if TYPE_CHECKING:
+    from config import Settings
 
 STALL_S = 10.0  # who waits before a page tries the next mirror sooner than who has left a terminal
 State = Literal["running", "stopping", "done", "failed", "cancelled"]

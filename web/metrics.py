@@ -10,7 +10,7 @@ from jobs.observer import EndedJob
 STAGE_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 16)
 MIB = 1 << 20
-WORKER_STATES = ("idle", "busy", "stuck", "refused")
+WORKER_STATES = ("idle", "busy", "starting", "stuck", "refused")
 OBSTACLES = ("storage", "redis", "workers")
 
 

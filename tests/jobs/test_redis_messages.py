@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from jobs.redis_messages import AttemptKeys, note_as_json, note_from_json, pack, queue_name, unpack
-from jobs.remote_engine import MARGIN_PX, window_of
+from jobs.windows import MARGIN_PX, window_of
 from masks.boxes import find_bounds
 from notices import Note
 

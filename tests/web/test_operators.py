@@ -91,7 +91,7 @@ def test_page_says_every_word_it_has_and_escapes_what_workers_call_themselves(la
         "free_disk_bytes": None, "waiting_for": ["storage", "redis", "workers"],
         "workers": [
             {"name": "<script>", "device": "{title}", "weights": None, "memory_mib": None, "state": state}
-            for state in ("idle", "busy", "stuck", "refused")
+            for state in ("idle", "busy", "starting", "stuck", "refused")
         ],
     }  # fmt: skip
     page = status_page(told, language)

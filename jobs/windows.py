@@ -1,0 +1,67 @@
+"""What travels to an engine outside this process: the part of a photo that a repair needs, and what comes back.
+
+Arrays are as in `engine.requests`; boxes (left, top, right, bottom). Knows no way to travel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masks.boxes import Box, box_size, expand_box, find_bounds
+from notices import Note
+
+MARGIN_PX = 832  # context around the hole that travels at least: half the largest bucket of the profiles, and some
+MARGIN_RATIO = 1.75  # or so much of the hole's longer side, which is what the context pass looks at
+WHOLE_SHARE = 0.7  # a crop that is more than this share of the photo is not worth cutting out
+
+
+@dataclass
+class RemoteResult:
+    """What came back; shaped like `engine.requests.RepairResult`."""
+
+    patches: list[tuple[Box, NDArray[Any]]]
+    timings_ms: dict[str, float]
+    notes: list[Note] = field(default_factory=list)
+
+    def move_to(self, window: Box) -> None:
+        """Say where the patches of a window lie in its photo."""
+        left, top = window[:2]
+        self.patches = [
+            ((box[0] + left, box[1] + top, box[2] + left, box[3] + top), patch) for box, patch in self.patches
+        ]
+
+
+def window_of(mask: NDArray[np.bool_]) -> Box:
+    """Return the part of a photo that an engine needs: the hole's bounds with enough context, or all of it.
+
+    Args:
+        mask: (H, W) bool, True = hole, not empty; not modified.
+
+    Returns:
+        A box (left, top, right, bottom) inside the photo.
+    """
+    size = (mask.shape[0], mask.shape[1])
+    whole = (0, 0, size[1], size[0])
+    bounds = find_bounds(mask)
+    if bounds is None:
+        return whole
+    margin_px = max(MARGIN_PX, int(MARGIN_RATIO * max(box_size(bounds))))
+    window = expand_box(bounds, margin_px, size)
+    height, width = box_size(window)
+    return whole if height * width > WHOLE_SHARE * mask.size else window
+
+
+def parts_in(request: Any, window: Box) -> list[NDArray[Any]]:
+    """Return image, mask and, where there is one, the transparent pixels of a request inside a window, as views."""
+    left, top, right, bottom = window
+    parts = [request.image, request.mask, *([] if request.transparent is None else [request.transparent])]
+    return [part[top:bottom, left:right] for part in parts]
+
+
+def options_of(request: Any) -> dict[str, Any]:
+    """Return what a request says besides its arrays, as JSON."""
+    return {"dilate_px": request.dilate_px, "feather_px": request.feather_px, "quality": request.quality}
