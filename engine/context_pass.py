@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from masks.boxes import Box, box_size, expand_box, slices_inside
+from masks.boxes import Box, box_size, expand_box
 from masks.crop_plan import Crop, shrink_crop
-from masks.dilation import DilatedMask, largest_inside_px
+from masks.dilation import DilatedMask
 from tensor_ops.mask_dilation import squared_distance
 from tensor_ops.resampling import triangle_weights
 
@@ -50,8 +50,7 @@ def plan_context(crop: Crop, image_size: tuple[int, int]) -> Crop | None:
     margin_px = math.ceil(MARGIN_PART * max(box_size(crop.patch_box)))
     box = expand_box(crop.patch_box, margin_px, image_size)
     scale = max(box_size(box)) / CONTEXT_PX
-    undilated = crop.hole.dilation_map[slices_inside(crop.patch_box, crop.hole.box)] > 0
-    if scale < LEAST_SCALE or largest_inside_px(undilated) < LEAST_DEPTH_PX * scale:
+    if scale < LEAST_SCALE or crop.hole.depth_px(crop.patch_box) < LEAST_DEPTH_PX * scale:
         return None
     step = max(1, min(int(scale / LEAST_SAMPLES), *box_size(box)))  # of a box a few pixels high one row is left
     return replace(shrink_crop(replace(crop, box=box), CONTEXT_PX), sample_step=step)

@@ -261,7 +261,7 @@ def _split_thin(span: NDArray[np.int64], dilated: DilatedMask, fitter: _Fitter) 
     if max(box_size(as_box(span[4:]))) <= largest:
         return span[None]
     hole_box = as_box(span[:4])
-    if largest_inside_px(paste(dilated.dilation_map > 0, dilated.box, hole_box)) > fitter.rules.thin_px:
+    if dilated.depth_px(hole_box) > fitter.rules.thin_px:
         return span[None]  # thick before it grew
     missing = paste(dilated.missing, dilated.box, hole_box)
     if largest_inside_px(missing) > fitter.rules.thin_px:

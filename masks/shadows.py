@@ -228,7 +228,7 @@ def _dilate_towards(
         hole = paste(mask[top:bottom, left:right], box, wide)
         drawn[slices_inside(wide, outer)] |= cv2.dilate(hole.view(np.uint8), kernel).view(np.bool_)
     left, top, right, bottom = outer
-    return HolePart(outer, drawn & ~mask[top:bottom, left:right], dilate_px)
+    return HolePart(outer, drawn & ~mask[top:bottom, left:right], dilate_px, size, is_drawn_out=True)
 
 
 def _stroke(direction: tuple[int, int], extent_px: int) -> NDArray[np.uint8]:

@@ -1,11 +1,13 @@
 """The dilated hole, its feather and the mask's bounds, against slow definitions written here."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from masks import dilation
 from masks.boxes import find_bounds, has_hole_beyond, paste, sample_bounds
 from masks.dilation import MAX_DILATE_PX, CropRules, default_dilate_px, dilate_mask, feather_alpha
 
@@ -216,3 +218,63 @@ def test_mask_is_not_modified() -> None:
     mask.setflags(write=False)
     dilate_mask(mask)
     assert dilate_mask(np.zeros((4, 4), np.bool_)) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(MASKS, st.sampled_from([1, 2, 4]))
+def test_a_coarser_grid_has_every_hole_pixel_in_its_cell(mask: np.ndarray, step: int) -> None:
+    cells = dilation._coarser(mask, step)
+    padded = np.pad(mask, [(0, -side % step) for side in mask.shape])
+    squares = padded.reshape(cells.shape[0], step, cells.shape[1], step)
+    np.testing.assert_array_equal(cells, squares.any(axis=(1, 3)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 6)), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 15)), max_size=2),
+)
+def test_what_is_taken_for_one_piece_is_one(runs: list[tuple[int, int]], more: list[tuple[int, int]]) -> None:
+    mask = np.zeros((len(runs), 16), np.bool_)
+    for row, (first, length) in enumerate(runs):
+        mask[row, first : first + length] = True
+    for row, column in more:
+        mask[row % len(runs), column] = True
+    count = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)[0] - 1
+    one_run_each = all(len(np.flatnonzero(np.diff(row.astype(int), prepend=0) == 1)) == 1 for row in mask)
+    assert dilation._is_one_piece(mask) == (count == 1 and one_run_each)
+
+
+@settings(max_examples=100, deadline=None)
+@given(MASKS.filter(lambda mask: mask.any() and not mask.all()))
+def test_depth_of_a_hole_is_the_distance_to_the_nearest_known_pixel(mask: np.ndarray) -> None:
+    dilated = dilate_mask(mask)
+    assert dilated is not None
+    whole = (0, 0, mask.shape[1], mask.shape[0])
+    exact = (distance_to_hole(~mask) * mask).max()
+    assert dilated.depth_px(whole) == pytest.approx(exact, rel=0.06)
+    assert dilated.depth_px((0, 0, 0, 0)) == 0
+
+
+def test_depth_of_a_part_of_a_hole_ends_where_the_box_does() -> None:
+    mask = np.zeros((300, 400), np.bool_)
+    mask[100:200, 50:350] = True
+    mask[40:60, 20:40] = True
+    dilated = dilate_mask(mask)
+    assert dilated is not None
+    assert dilated.depth_px((0, 0, 400, 300)) == pytest.approx(50, rel=0.08)
+    assert dilated.depth_px((0, 0, 45, 70)) == pytest.approx(10, rel=0.1)
+    assert dilated.depth_px((100, 0, 140, 300)) == pytest.approx(20, rel=0.1)
+
+
+def test_the_first_look_at_a_large_hole_says_what_a_finer_one_does() -> None:
+    """A disc, and the same with a known cross through its middle, which makes four shallow ones of it."""
+    y, x = np.ogrid[:2000, :2400]
+    disc = (x - 1200) ** 2 + (y - 1000) ** 2 <= 900**2
+    for known_px, depth_px in ((0, 900.0), (40, 900 * (2**0.5 - 1) - 8)):
+        hole = disc.copy()
+        hole[1000 - known_px // 2 : 1000 + known_px // 2] = False
+        hole[:, 1200 - known_px // 2 : 1200 + known_px // 2] = False
+        dilated = dilate_mask(hole)
+        assert dilated is not None
+        assert dilated.depth_px((0, 0, 2400, 2000)) == pytest.approx(depth_px, rel=0.06)
