@@ -18,15 +18,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masks.boxes import Box, box_size, slices_inside, slices_of
+from masks.boxes import Box, box_size, intersect, slices_inside, slices_of
 from masks.crop_plan import Crop, middle_of_every, pad_indices
-from tensor_ops.kernels import crop_kernels
+from tensor_ops.kernels import crop_kernels, scaled_crop_kernels
 from tensor_ops.mask_dilation import Layers, dilate_on_device, layers_on_device
 from tensor_ops.pinned_memory import PinnedMemory
 from tensor_ops.resampling import average_weights, covers, cubic_weights, rows_needed
 
 SMALLEST_WEIGHT = 1e-3  # below it a scaled pixel has no known source to take its colour from
 STRIP_PX = 1 << 20  # of a scaled crop, worked on at once: 12 MiB for RGB in float32
+MOST_WHOLE_PX = 1 << 24  # of a scaled crop that kernels of our own work on as a whole: 128 MiB with its alpha
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,21 @@ class Strip:
 
 
 @dataclass(frozen=True)
+class ScaledCrop:
+    """A scaled crop as a whole on the device, for kernels of our own.
+
+    Attributes:
+        pixels: (rows that are looked at, crop width, 3) uint8.
+        alpha: (rows, columns) float32 of those looked at that the dilated hole may reach.
+        corner: where it begins among those looked at, (row, column).
+    """
+
+    pixels: Tensor
+    alpha: Tensor
+    corner: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class DeviceCrop:
     """A crop's way to the device.
 
@@ -64,7 +80,8 @@ class DeviceCrop:
         levels: the image's values that the network sees as 0 and 1.
         transparent: (H, W) bool, pixels that the network sees as missing besides the hole, or None; not modified.
         whole: the whole crop on the device, or None when it is scaled and comes in strips.
-        masked: pixels, model input and alpha, where kernels of our own made them at once (`crop_kernels.py`).
+        masked: pixels, model input and alpha, where kernels of our own made them at once (`tensor_ops.kernels.crop`).
+        scaled: a scaled crop, where kernels of our own work on it (`tensor_ops.kernels.scaled_crop`).
     """
 
     crop: Crop
@@ -75,6 +92,7 @@ class DeviceCrop:
     transparent: NDArray[np.bool_] | None = None
     whole: Strip | None = None
     masked: tuple[Tensor, Tensor, Tensor] | None = None
+    scaled: ScaledCrop | None = None
 
     def strip(self, box: Box) -> Strip:
         """Return a part of the crop, brought to the device unless it is there."""
@@ -107,9 +125,10 @@ def upload(
     if transparent is not None and not transparent[slices_of(crop.box)].any():
         transparent = None
     source = DeviceCrop(crop, image, layers, pinned, levels or (0, int(np.iinfo(image.dtype).max)), transparent)
+    is_plain = not levels and transparent is None
     if crop.is_scaled:
-        return source
-    masked = None if levels or transparent is not None else _mask_by_kernels(crop, image, pinned)
+        return replace(source, scaled=_scale_by_kernels(crop, image, pinned) if is_plain else None)
+    masked = _mask_by_kernels(crop, image, pinned) if is_plain else None
     if masked is not None:
         return replace(source, masked=masked)
     return replace(source, whole=_bring(crop.box, source))
@@ -124,6 +143,19 @@ def build_input(source: DeviceCrop) -> Tensor:
     crop = source.crop
     if source.masked is not None:
         return source.masked[1]
+    if source.scaled is not None:
+        kernels = scaled_crop_kernels(source.pinned.device)
+        assert kernels is not None  # they made its alpha
+        model_input: Tensor = kernels.scale_down(
+            source.scaled.pixels,
+            source.scaled.alpha,
+            source.scaled.corner,
+            step=crop.sample_step,
+            scaled_size=crop.scaled_size,
+            model_size=crop.model_size,
+            smallest_weight=SMALLEST_WEIGHT,
+        )
+        return model_input
     if not crop.is_scaled:
         return pad_to_model(_masked(source.strip(crop.box), source.levels), crop.model_size, source.pinned)
     left, top, right, bottom = crop.box
@@ -185,6 +217,21 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
         made = kernels.lay_over(prediction, pixels, alpha, corner=corner, size=patch.shape[:2])
         source.pinned.to_host(made, patch)
         return patch
+    if source.scaled is not None:
+        kernels = scaled_crop_kernels(source.pinned.device)
+        assert kernels is not None  # they made its alpha
+        corner = (top - crop.box[1], left - crop.box[0])
+        made = kernels.lay_over(
+            prediction,
+            source.scaled.pixels,
+            source.scaled.alpha,
+            scaled_size=crop.scaled_size,
+            corner=corner,
+            alpha_corner=(corner[0] - source.scaled.corner[0], corner[1] - source.scaled.corner[1]),
+            size=patch.shape[:2],
+        )
+        source.pinned.to_host(made, patch)
+        return patch
     fill = unpad(prediction, crop.scaled_size)
     if not crop.is_scaled:
         rows, columns = slices_inside(crop.patch_box, crop.box)
@@ -211,12 +258,31 @@ def _mask_by_kernels(crop: Crop, image: NDArray, pinned: PinnedMemory) -> tuple[
     if kernels is None or dilated is None or image.dtype != np.uint8 or crop.model_size != box_size(crop.box):
         return None
     left, top, right, bottom = crop.box
-    window, on_host = dilated.dilation_map_around(crop.box)
-    pixels, dilation_map = pinned.to_device_together([image[top:bottom, left:right], on_host])
-    corner = (window[1] - top, window[0] - left)
-    growth = {"values_px": dilated.values_px, "feather_px": dilated.hole.feather_px}
-    masked = kernels.mask_and_dilate(pixels, dilation_map, corner, **growth)
-    return pixels, *masked
+    window, hole_on_host = dilated.array_around(crop.box)
+    pixels, hole = pinned.to_device_together([image[top:bottom, left:right], hole_on_host])
+    seeds = kernels.Seeds(hole, dilated.values_px, dilated.codes, dilated.hole.feather_px)
+    return pixels, *kernels.mask_and_dilate(pixels, seeds, (window[1] - top, window[0] - left))
+
+
+def _scale_by_kernels(crop: Crop, image: NDArray, pinned: PinnedMemory) -> ScaledCrop | None:
+    """A scaled crop as `scaled_crop_kernels` work on it, or None where they can't."""
+    dilated = dilate_on_device(crop.hole, pinned)
+    kernels = scaled_crop_kernels(pinned.device)
+    if kernels is None or dilated is None or image.dtype != np.uint8:
+        return None
+    looked_at = middle_of_every(crop.sample_step)
+    # Whole rows travel: to pick columns out of them takes a host longer than to send them.
+    on_host = image[slices_of(crop.box)][looked_at]
+    rows, columns = range(crop.box[1], crop.box[3])[looked_at], range(crop.box[0], crop.box[2])[looked_at]
+    # Of what is looked at, the part that the dilated hole may reach.
+    x0, y0, x1, y1 = intersect(dilated.hole.box, crop.box)
+    near_rows, near_columns = _between(rows, y0, y1), _between(columns, x0, x1)
+    if not near_rows or not near_columns or on_host.shape[0] * on_host.shape[1] > MOST_WHOLE_PX:
+        return None
+    (left, top, _, _), array = dilated.array
+    seeds = kernels.Seeds(pinned.to_device_once(array), dilated.values_px, dilated.codes, dilated.hole.feather_px)
+    alpha = kernels.dilate(seeds, _shifted(near_rows, -top), _shifted(near_columns, -left))
+    return ScaledCrop(pinned.to_device(on_host), alpha, (rows.index(near_rows[0]), columns.index(near_columns[0])))
 
 
 def _bring(box: Box, source: DeviceCrop) -> Strip:
@@ -260,6 +326,17 @@ def _mixed(fill: Tensor, strip: Strip, levels: tuple[int, int]) -> Tensor:
     mixed = torch.lerp(known, filled, alpha).round_().clamp_(0, most)
     whole = mixed.to(torch.uint8) if strip.pixels.dtype == torch.uint8 else mixed.to(torch.int32).to(torch.int16)
     return torch.where(alpha > 0, whole, strip.pixels)
+
+
+def _between(positions: range, start: int, stop: int) -> range:
+    """Return those of ascending positions that lie from `start` up to, not including, `stop`."""
+    first = max(0, -(-(start - positions.start) // positions.step))
+    end = max(0, -(-(stop - positions.start) // positions.step))
+    return positions[first:end]
+
+
+def _shifted(positions: range, by: int) -> range:
+    return range(positions.start + by, positions.stop + by, positions.step)
 
 
 def _strips(rows: range, at_once: int) -> list[range]:

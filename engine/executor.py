@@ -105,6 +105,7 @@ def fill(
             filled[index] = result
             sums.append((index, total))
     timer.enter("composite")
+    runner.pinned.touch_arriving()
     if meanwhile is not None:
         meanwhile()
     runner.pinned.synchronize()

@@ -19,7 +19,7 @@ from engine.model_runner import ModelRunner
 from engine.requests import RepairRequest, RepairResult
 from engine.stage_timer import StageTimer
 from engine.tiled_refinement import hard_edged, refine
-from engine.tones import on_own_colours, shown_levels
+from engine.tones import ColourLine, find_line, on_own_colours, shown_levels
 from masks.boxes import Box, slices_of
 from masks.crop_plan import Crop, plan_crops
 from masks.dilation import CropRules
@@ -53,6 +53,8 @@ def fill_plans(
 ) -> list[Filled]:
     """Fill the crops of all requests, in order; those of high quality that are scaled are refined in tiles.
 
+    The fill of a grey photo is put onto its own colours, which are looked for while the device works.
+
     Args:
         requests: not modified.
         plans: the crops of each request.
@@ -78,11 +80,22 @@ def fill_plans(
                 refined.append((len(tasks), task))
                 task = replace(task, crop=hard_edged(crop))
             tasks.append(replace(task, context_crop=context_crop))
-    filled = fill(tasks, runner, timer, meanwhile)
+    planned = [(request, crop) for request, crops in zip(requests, plans, strict=True) for crop in crops]
+    lines: list[ColourLine | None] = []
+
+    def while_the_device_works() -> None:
+        lines.extend(find_line(request.image, crop, request.transparent) for request, crop in planned)
+        if meanwhile is not None:
+            meanwhile()
+
+    filled = fill(tasks, runner, timer, while_the_device_works)
     for index, task in refined:
         done = refine(task, filled[index].patch, runner, timer)
         filled[index] = Filled(done.patch, filled[index].notes + done.notes)
-    return filled
+    return [
+        Filled(on_own_colours(done.patch, line, crop), done.notes)
+        for done, line, (_, crop) in zip(filled, lines, planned, strict=True)
+    ]
 
 
 def make_result(
@@ -120,8 +133,7 @@ def make_result(
 
 
 def _finish(patch: NDArray, request: RepairRequest, crop: Crop) -> NDArray:
-    """Return the patch with its fill on the photo's own colours, and transparent pixels as they were."""
-    patch = on_own_colours(patch, request.image, crop, request.transparent)
+    """Return the patch with transparent pixels as they were."""
     inside = slices_of(crop.patch_box)
     if request.transparent is None or not request.transparent[inside].any():
         return patch

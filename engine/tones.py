@@ -61,20 +61,51 @@ def shown_levels(
     return max(0, int(darkest - margin)), min(65535, int(np.ceil(brightest + margin)))
 
 
-def on_own_colours(patch: NDArray, image: NDArray, crop: Crop, transparent: NDArray[np.bool_] | None = None) -> NDArray:
-    """Return a patch whose fill lies on the line of colours of what is known around it, if that has one.
+def find_line(image: NDArray, crop: Crop, transparent: NDArray[np.bool_] | None = None) -> ColourLine | None:
+    """Find the line that the known colours in a crop's box lie on.
 
     Args:
-        patch: (patch height, patch width, 3), the crop's patch; not modified.
-        image: (H, W, 3) of its dtype, what was repaired; not modified.
+        image: (H, W, 3) uint8 or uint16, what is repaired; not modified.
         crop: from the plan.
         transparent: (H, W) bool, pixels that do not count; not modified.
 
     Returns:
-        The patch itself where the known pixels in the crop's box have colours, else a new one. Grey stays exactly grey.
-        What the patch did not change stays as it is.
+        The line; None where the colours lie on none, as most photos' do, or are too few to tell.
     """
-    line = _line_around(image, crop, transparent)
+    inside = slices_of(crop.box)
+    seen = image[inside]
+    # Distances to the hole take a millisecond and more. Most photos have colours, and that is seen without them.
+    every = _every(seen, FIRST_LOOK_PX)
+    is_outside = np.ones(seen.shape[:2], np.bool_)
+    is_outside[slices_inside(crop.patch_box, crop.box)] = False
+    outside = _of_255(seen[every][is_outside[every]])
+    if len(outside) and (ColourLine.through(outside).off(outside) > MOST_OFF).mean() > MOST_COLOURED:
+        return None
+    every = _every(seen, CLOSER_LOOK_PX)
+    known = ~crop.missing[every]
+    if transparent is not None:
+        known &= ~transparent[inside][every]
+    colours = _of_255(seen[every][known])
+    if len(colours) < LEAST_KNOWN:
+        return None
+    line = ColourLine.through(colours)
+    off = line.off(colours)
+    is_on_it = np.sqrt(np.square(off).mean()) <= MOST_OFF_RMS and (off <= MOST_OFF).mean() >= MOST_OFF_SHARE
+    return line if is_on_it else None
+
+
+def on_own_colours(patch: NDArray, line: ColourLine | None, crop: Crop) -> NDArray:
+    """Return a patch whose fill lies on the line of colours of what is known around it, if that has one.
+
+    Args:
+        patch: (patch height, patch width, 3), the crop's patch; not modified.
+        line: from `find_line`, for this crop.
+        crop: from the plan.
+
+    Returns:
+        The patch itself where there is no line, else a new one. Grey stays exactly grey. What the patch did not change
+        stays as it is.
+    """
     if line is None:
         return patch
     changed = crop.alpha > 0
@@ -84,7 +115,7 @@ def on_own_colours(patch: NDArray, image: NDArray, crop: Crop, transparent: NDAr
 
 
 @dataclass(frozen=True)
-class _Line:
+class ColourLine:
     """A line through RGB along which colours get brighter: by how much each tone is off grey.
 
     Attributes:
@@ -96,7 +127,7 @@ class _Line:
     offsets: NDArray[np.float32]
 
     @classmethod
-    def through(cls, colours: NDArray[np.float32]) -> _Line:
+    def through(cls, colours: NDArray[np.float32]) -> ColourLine:
         """Return the line nearest to colours (N, 3) of 255."""
         luma = colours @ LUMA_WEIGHTS
         if not (colours != colours[:, :1]).any():
@@ -122,30 +153,6 @@ class _Line:
 
     def _offsets_at(self, luma: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.stack([np.interp(luma, self.luma, channel) for channel in self.offsets.T], axis=1).astype(np.float32)
-
-
-def _line_around(image: NDArray, crop: Crop, transparent: NDArray[np.bool_] | None) -> _Line | None:
-    """Return the line that the known colours in a crop's box lie on; None where there is none, or too few to tell."""
-    inside = slices_of(crop.box)
-    seen = image[inside]
-    # Distances to the hole take a millisecond and more. Most photos have colours, and that is seen without them.
-    every = _every(seen, FIRST_LOOK_PX)
-    is_outside = np.ones(seen.shape[:2], np.bool_)
-    is_outside[slices_inside(crop.patch_box, crop.box)] = False
-    outside = _of_255(seen[every][is_outside[every]])
-    if len(outside) and (_Line.through(outside).off(outside) > MOST_OFF).mean() > MOST_COLOURED:
-        return None
-    every = _every(seen, CLOSER_LOOK_PX)
-    known = ~crop.missing[every]
-    if transparent is not None:
-        known &= ~transparent[inside][every]
-    colours = _of_255(seen[every][known])
-    if len(colours) < LEAST_KNOWN:
-        return None
-    line = _Line.through(colours)
-    off = line.off(colours)
-    is_on_it = np.sqrt(np.square(off).mean()) <= MOST_OFF_RMS and (off <= MOST_OFF).mean() >= MOST_OFF_SHARE
-    return line if is_on_it else None
 
 
 def _every(pixels: NDArray, most_px: int) -> tuple[slice, slice]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masks.boxes import Box, box_size, expand_box, intersect, is_empty, slices_inside
+from masks.boxes import Box, box_size, intersect, is_empty, slices_inside, stretch
 from masks.dilation import DilatedMask, PreparedMask, feather_alpha
 from tensor_ops.pinned_memory import PinnedMemory
 
@@ -41,13 +41,26 @@ class DeviceHole:
     values_px: tuple[int, ...]
     pinned: PinnedMemory
 
-    def dilation_map_around(self, box: Box) -> tuple[Box, NDArray[np.unsignedinteger]]:
-        """Return the window of the hole's box that may change something in `box`, and its part of `dilation_map`.
+    @property
+    def array(self) -> tuple[Box, NDArray[np.unsignedinteger]]:
+        """Where the hole's pixels are, and the array of them that travels: `codes` tell the values in it apart."""
+        if len(self.hole.parts) == 1:
+            return self.hole.parts[0].box, self.hole.parts[0].pixels.view(np.uint8)
+        return self.hole.box, self.hole.dilation_map
+
+    @property
+    def codes(self) -> tuple[int, ...]:
+        """What `array` holds in the pixels that grow by each of `values_px`: a lone hole's own bools need no map."""
+        return (1,) if len(self.hole.parts) == 1 else tuple(value + 1 for value in self.values_px)
+
+    def array_around(self, box: Box) -> tuple[Box, NDArray[np.unsignedinteger]]:
+        """Return the window of `array` that may change something in `box`.
 
         Pixels farther from the box than the largest value do not.
         """
-        window = intersect(expand_box(box, self.values_px[-1], (self.hole.box[3], self.hole.box[2])), self.hole.box)
-        return window, self.hole.dilation_map[slices_inside(window, self.hole.box)]
+        outer, array = self.array
+        window = intersect(stretch(box, self.values_px[-1]), outer)
+        return window, array[slices_inside(window, outer)]
 
     def layers(self, box: Box) -> tuple[Tensor, Callable[[], Tensor]]:
         """Return what is missing in a part of the image and a function that makes its alpha.
@@ -59,8 +72,8 @@ class DeviceHole:
         if is_empty(shared):
             nothing = torch.zeros(box_size(box), dtype=torch.bool, device=self.pinned.device)
             return nothing, nothing.float
-        window, on_host = self.dilation_map_around(shared)
-        dilation_map = self.pinned.to_device(on_host)
+        window = intersect(stretch(shared, self.values_px[-1]), self.hole.box)
+        dilation_map = self.pinned.to_device(self.hole.dilation_map[slices_inside(window, self.hole.box)])
         inner = slices_inside(shared, window)
         squared = {value: squared_distance(dilation_map == value + 1, value)[inner] for value in self.values_px}
         near = [squares <= value**2 for value, squares in squared.items()]

@@ -39,6 +39,26 @@ def crop_kernels(device: torch.device) -> ModuleType | None:
 
 
 @functools.cache
+def scaled_crop_kernels(device: torch.device) -> ModuleType | None:
+    """Import `tensor_ops.kernels.scaled_crop` if its kernels run on a device.
+
+    Args:
+        device: where they would run.
+
+    Returns:
+        the module, or None where Triton is missing or can't compile for the device.
+
+    Raises:
+        ImportError: the module is missing or broken, although Triton is installed.
+    """
+    if not _can_run_triton(device):
+        return None
+    from tensor_ops.kernels import scaled_crop
+
+    return scaled_crop if _passes_trial("scaled crop", scaled_crop.try_out, device) else None
+
+
+@functools.cache
 def seam_kernels(device: torch.device) -> ModuleType | None:
     """Import `tensor_ops.kernels.seam` if its kernels run on a device.
 

@@ -8,6 +8,8 @@ for another photo. Knows no photos and no network.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -19,35 +21,69 @@ BLOCK_PX = 256
 NO_HOLE = 255  # a distance along a row that means none within reach
 
 
-@triton.jit(do_not_specialize=["height", "width", "values", "count"], do_not_specialize_on_alignment=["reach"])
-def _row_distance_kernel(reach, distance, height, width, values, count, none: tl.constexpr, block: tl.constexpr):
-    """distance[i, y, x] uint8: columns to the nearest pixel of row y that grows by the i-th value."""
+@dataclass(frozen=True)
+class Seeds:
+    """A hole on the device, which grows there.
+
+    Attributes:
+        hole: (height, width) uint8, contiguous.
+        values_px: up to four values by which holes grow, each up to 64.
+        codes: for each of them, what `hole` holds in the pixels that grow by it.
+        feather_px: see `feather_alpha`.
+    """
+
+    hole: Tensor
+    values_px: tuple[int, ...]
+    codes: tuple[int, ...]
+    feather_px: int | None
+
+    @property
+    def feather(self) -> int:
+        """The feather as a number, -1 for all of the ring."""
+        return -1 if self.feather_px is None else self.feather_px
+
+    def packed(self) -> tuple[int, int, int]:
+        """Return values and codes, a byte each, and how many there are."""
+        values, codes = (
+            sum(number << 8 * index for index, number in enumerate(numbers)) for numbers in (self.values_px, self.codes)
+        )
+        return values, codes, len(self.values_px)
+
+
+@triton.jit(
+    do_not_specialize=["height", "width", "out_width", "first", "step", "values", "codes", "count"],
+    do_not_specialize_on_alignment=["hole", "distance"],
+)
+def _row_distance_kernel(
+    hole, distance, height, width, out_width, first, step, values, codes, count, none: tl.constexpr, block: tl.constexpr
+):  # fmt: skip
+    """distance[i, y, k] uint8: columns from column `first + k * step` to row y's nearest pixel of the i-th code."""
     y = tl.program_id(0)
-    x = tl.program_id(1) * block + tl.arange(0, block)
+    k = tl.program_id(1) * block + tl.arange(0, block)
+    x = first + k * step
     for index in range(count):
         value = (values >> (8 * index)) & 255
+        code = (codes >> (8 * index)) & 255
         nearest = tl.full((block,), none, tl.int32)
         for offset in range(-value, value + 1):
             column = x + offset
             inside = (column >= 0) & (column < width)
-            grows_by = tl.load(reach + y * width + column, mask=inside, other=0).to(tl.int32)
-            nearest = tl.minimum(nearest, tl.where(grows_by == value + 1, tl.abs(column - x), none))
-        tl.store(distance + (index * height + y) * width + x, nearest.to(tl.uint8), mask=x < width)
+            found = tl.load(hole + y * width + column, mask=inside, other=0).to(tl.int32)
+            nearest = tl.minimum(nearest, tl.where(found == code, tl.abs(column - x), none))
+        tl.store(distance + (index * height + y) * out_width + k, nearest.to(tl.uint8), mask=k < out_width)
 
 
 @triton.jit(
-    do_not_specialize=["width", "window_height", "window_width", "top", "left", "values", "count", "feather"],
+    do_not_specialize=["width", "hole_height", "top", "values", "count", "feather"],
     do_not_specialize_on_alignment=["pixels", "distance"],
 )
 def _input_kernel(
-    pixels, distance, model_input, alpha, plane, width, window_height, window_width, top, left, values, count, feather,
-    block: tl.constexpr,
+    pixels, distance, model_input, alpha, plane, width, hole_height, top, values, count, feather, block: tl.constexpr
 ):  # fmt: skip
-    """Model input (4, height, width) and alpha of a crop whose window of the hole begins at (top, left)."""
+    """Model input (4, height, width) and alpha of a crop in whose row `top` the rows of the hole begin."""
     y = tl.program_id(0)
     x = tl.program_id(1) * block + tl.arange(0, block)
-    column = x - left
-    in_columns = (column >= 0) & (column < window_width)
+    in_crop = x < width
     missing = tl.zeros((block,), tl.int32)
     weight = tl.zeros((block,), tl.float32)
     for index in range(count):
@@ -55,8 +91,8 @@ def _input_kernel(
         nearest = tl.full((block,), 1 << 20, tl.int32)
         for offset in range(-value, value + 1):
             row = y + offset - top + tl.zeros((block,), tl.int32)
-            inside = in_columns & (row >= 0) & (row < window_height)
-            at = (index * window_height + row) * window_width + column
+            inside = in_crop & (row >= 0) & (row < hole_height)
+            at = (index * hole_height + row) * width + x
             across = tl.load(distance + at, mask=inside, other=255).to(tl.int32)
             nearest = tl.minimum(nearest, across * across + offset * offset)
         dilated = nearest <= value * value
@@ -65,7 +101,6 @@ def _input_kernel(
         ramp = tl.minimum(tl.maximum(ramp, 0.0), 1.0)
         weight = tl.maximum(weight, tl.where(dilated, (3 - 2 * ramp) * ramp * ramp, 0.0))
         missing = tl.where(dilated, 1, missing)
-    in_crop = x < width
     at = y * width + x
     tl.store(alpha + at, weight, mask=in_crop)
     tl.store(model_input + 3 * plane + at, missing.to(tl.float32), mask=in_crop)
@@ -98,39 +133,47 @@ def _composite_kernel(
         tl.store(patch + (y * patch_width + x) * 3 + channel, result.to(tl.uint8), mask=inside)
 
 
-def mask_and_dilate(
-    pixels: Tensor, dilation_map: Tensor, corner: tuple[int, int], *, values_px: tuple[int, ...], feather_px: int | None
-) -> tuple[Tensor, Tensor]:
+def row_distances(seeds: Seeds, columns: range) -> Tensor:
+    """Return how far the nearest hole pixel in the same row is: the first half of the distance to the nearest one.
+
+    Args:
+        seeds: the hole.
+        columns: of the hole's array, also such as lie beside it: those that are looked at.
+
+    Returns:
+        (number of values, hole height, columns) uint8; NO_HOLE where it is farther than the hole grows by.
+    """
+    height, width = seeds.hole.shape
+    distance = torch.empty((len(seeds.values_px), height, len(columns)), dtype=torch.uint8, device=seeds.hole.device)
+    grid = (height, -(-len(columns) // BLOCK_PX))
+    with on_card(seeds.hole.device):
+        _row_distance_kernel[grid](
+            seeds.hole, distance, height, width, len(columns), columns.start, columns.step, *seeds.packed(), NO_HOLE,
+            BLOCK_PX,
+        )  # fmt: skip
+    return distance
+
+
+def mask_and_dilate(pixels: Tensor, seeds: Seeds, corner: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Return a crop's model input and alpha.
 
     Args:
         pixels: (height, width, 3) uint8, contiguous; not modified.
-        dilation_map: (window height, window width) uint8, contiguous, not modified: `DilatedMask.dilation_map` in a
-            window that holds every hole pixel which the crop's missing pixels may come from.
-        corner: the window's (top, left) in the crop, negative where it begins outside.
-        values_px: up to four values by which holes grow, each up to 64.
-        feather_px: see `feather_alpha`.
+        seeds: every hole pixel which the crop's missing pixels may come from.
+        corner: the (top, left) of the hole's array in the crop, negative where it begins outside.
 
     Returns:
         (4, height, width) float32, see `build_input`, and (height, width) float32.
     """
     height, width = pixels.shape[:2]
-    window_height, window_width = dilation_map.shape
-    values = sum(value << (8 * index) for index, value in enumerate(values_px))
-    count = len(values_px)
-    distance = torch.empty((count, window_height, window_width), dtype=torch.uint8, device=pixels.device)
     model_input = torch.empty((4, height, width), dtype=torch.float32, device=pixels.device)
     alpha = torch.empty((height, width), dtype=torch.float32, device=pixels.device)
-    rows = (window_height, -(-window_width // BLOCK_PX))
-    feather = -1 if feather_px is None else feather_px
-    plane = height * width
+    distance = row_distances(seeds, range(-corner[1], width - corner[1]))
+    values, _, count = seeds.packed()
     with on_card(pixels.device):
-        _row_distance_kernel[rows](
-            dilation_map, distance, window_height, window_width, values, count, NO_HOLE, BLOCK_PX
-        )
         _input_kernel[(height, -(-width // BLOCK_PX))](
-            pixels, distance, model_input, alpha, plane, width, window_height, window_width, *corner, values, count,
-            feather, BLOCK_PX,
+            pixels, distance, model_input, alpha, height * width, width, len(seeds.hole), corner[0], values, count,
+            seeds.feather, BLOCK_PX,
         )  # fmt: skip
     return model_input, alpha
 
@@ -161,6 +204,6 @@ def lay_over(
 def try_out(device: torch.device) -> None:
     """Compile the kernels, or raise whatever keeps them from running."""
     pixels = torch.zeros((16, 16, 3), dtype=torch.uint8, device=device)
-    reach = torch.zeros((5, 7), dtype=torch.uint8, device=device)
-    model_input, alpha = mask_and_dilate(pixels, reach, (3, -2), values_px=(2, 5), feather_px=None)
+    seeds = Seeds(torch.zeros((5, 7), dtype=torch.uint8, device=device), (2, 5), (3, 6), None)
+    model_input, alpha = mask_and_dilate(pixels, seeds, (3, -2))
     lay_over(model_input[:3], pixels, alpha, corner=(1, 2), size=(5, 6))

@@ -20,7 +20,7 @@ def test_card_on_which_kernels_fail_is_told_once(
     assert kernels.crop_kernels(torch.device("cpu")) is None
 
 
-@pytest.mark.parametrize("name", ["crop", "seam"])
+@pytest.mark.parametrize("name", ["crop", "scaled_crop", "seam"])
 def test_missing_kernel_module_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """It used to be a warning, so that a renamed module would have left every GPU to plain PyTorch unnoticed."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))

@@ -1,5 +1,6 @@
 """A crop built by kernels is the crop built by plain PyTorch."""
 
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 import preprocess
-from masks.crop_plan import plan_crops
+from masks.crop_plan import plan_crops, shrink_crop
 from tensor_ops.pinned_memory import PinnedMemory
 from tests.support.kernels import DEVICE
 
@@ -47,6 +48,60 @@ def test_crop_by_kernels_is_the_crop_by_pytorch(
         torch.testing.assert_close(plain, fast, atol=1e-6, rtol=0)
         assert np.abs(plain_patch.astype(int) - fast_patch).max() <= 1
         assert (plain_patch != fast_patch).mean() < 0.001
+
+
+@pytest.mark.parametrize(("step", "bucket_px", "dilate_px"), [(1, 48, None), (1, 40, 3), (2, 24, None), (3, 16, 5)])
+def test_scaled_crop_by_kernels_is_the_one_by_pytorch(
+    monkeypatch: pytest.MonkeyPatch, step: int, bucket_px: int, dilate_px: int | None
+) -> None:
+    """Two holes of different thickness in one box, cut by the image's border, a wide photo that is padded."""
+    from tensor_ops.kernels import scaled_crop
+
+    mask = np.zeros((61, 97), np.bool_)
+    mask[31:, 14:74] = True
+    mask[3:5, 60:76] = True
+    mask[12, 0:3] = True
+    image = np.random.default_rng(0).integers(0, 256, (61, 97, 3), dtype=np.uint8)
+    crops = plan_crops(mask, buckets_px=(bucket_px,), fixed_buckets=True, dilate_px=dilate_px, feather_px=2)
+    crop = replace(crops[0], box=(0, 0, 97, 61), sample_step=step)
+    crop = shrink_crop(crop, bucket_px)
+    assert crop.is_scaled and crop.scaled_size != crop.model_size
+    prediction = torch.rand(3, *crop.model_size, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    pinned = PinnedMemory(DEVICE)
+    found = []
+    for chosen in (None, scaled_crop):
+        monkeypatch.setattr(preprocess, "scaled_crop_kernels", lambda device, chosen=chosen: chosen)
+        source = preprocess.upload(crop, image, pinned)
+        assert (source.scaled is None) == (chosen is None)
+        model_input = preprocess.build_input(source).cpu()
+        patch = preprocess.composite(prediction, source) if step == 1 else np.zeros((1, 1, 3), np.uint8)
+        pinned.synchronize()
+        found.append((model_input, patch))
+    (plain, plain_patch), (fast, fast_patch) = found
+    assert torch.equal(plain[3], fast[3]) and 0 < plain[3].mean() < 1
+    torch.testing.assert_close(plain, fast, atol=2e-6, rtol=0)
+    assert np.abs(plain_patch.astype(int) - fast_patch).max() <= 1
+    assert (plain_patch != fast_patch).mean() < 0.001
+    left, top, right, bottom = crop.patch_box
+    if step == 1:
+        np.testing.assert_array_equal(fast_patch[crop.alpha == 0], image[top:bottom, left:right][crop.alpha == 0])
+
+
+def test_scaled_crops_that_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 bit, transparent pixels, a photo of few levels, and a box that is too large to be on the card as a whole."""
+    from tensor_ops.kernels import scaled_crop
+
+    monkeypatch.setattr(preprocess, "scaled_crop_kernels", lambda device: scaled_crop)
+    mask = np.zeros((90, 90), np.bool_)
+    mask[10:80, 10:80] = True
+    (crop,) = plan_crops(mask, buckets_px=(64,), fixed_buckets=True, dilate_px=2)
+    image, pinned = np.zeros((90, 90, 3), np.uint8), PinnedMemory(DEVICE)
+    assert preprocess.upload(crop, image, pinned).scaled is not None
+    assert preprocess.upload(crop, image.astype(np.uint16), pinned).scaled is None
+    assert preprocess.upload(crop, image, pinned, transparent=~mask).scaled is None
+    assert preprocess.upload(crop, image, pinned, levels=(0, 100)).scaled is None
+    monkeypatch.setattr(preprocess, "MOST_WHOLE_PX", 90 * 90 - 1)
+    assert preprocess.upload(crop, image, pinned).scaled is None
 
 
 def test_sixteen_bit_scaled_and_padded_crops_are_left_to_pytorch(
