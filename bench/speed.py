@@ -9,14 +9,17 @@ nan       random inputs at every bucket and wild batch-norm variances: anything 
 accuracy  float16 against float64 on photos, over their holes
 buckets   the forward of the given weights at every bucket
 mask      what it costs to find the hole in a large mask, in the cache and not
+copies    a photo's rows into page-locked memory and out, by one thread and several
 repair    the whole repair by wall clock, its stages and its jitter
 cap       100 large repairs in 6 GiB
 start     process start to ready, kernel cache cold and warm
+steps     where the time of a start goes, step by step
 memory    what 200 repairs of mixed sizes leave allocated and reserved
 switch    other weights without a restart, and back
 batch     repairs handed in together beside one by one
 measure   what `fftlama profile --measure` finds, and how long it takes
-launches  what one repair launches and waits for
+agree     repairs with crops by our kernels beside the same by plain PyTorch
+launches  what repairs of three holes launch and wait for, and the device's time
 
 Sections are independent; one that fails keeps its message, and the exit status is 1. Prints Markdown, then one JSON
 line, and writes the same with the environment to FOLDER/NAME.json and .md (default: bench/results).
@@ -38,7 +41,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 RESULTS = Path(__file__).parent / "results"
 OF_THE_NETWORK = ("model", "profile", "nan", "accuracy", "buckets")
-SECTIONS = (*OF_THE_NETWORK, "mask", "repair", "cap", "start", "memory", "switch", "batch", "measure", "launches")
+OF_THE_REPAIR = (
+    "mask",
+    "copies",
+    "repair",
+    "cap",
+    "start",
+    "steps",
+    "memory",
+    "switch",
+    "batch",
+    "measure",
+    "launches",
+)
+SECTIONS = (*OF_THE_NETWORK, *OF_THE_REPAIR)
 SIZES = "1x512x512,1x768x768,1x1024x1024,1x1536x1536,2x512x512,4x512x512,8x512x512"
 BUCKETS = "256,384,512,640,768,1024,1280,1536"
 
@@ -104,7 +120,7 @@ def save(report: dict[str, Any], path: Path) -> None:
 
 def run_section(section: str, options: argparse.Namespace) -> Any:
     """Run one section and return its figures."""
-    from bench import speed_engine, speed_model, speed_repair
+    from bench import speed_engine, speed_model, speed_repair, speed_start
 
     sides = [int(side) for side in options.sides.split(",")]
     sizes = [tuple(int(n) for n in size.split("x")) for size in options.sizes.split(",")]
@@ -131,18 +147,23 @@ def run_section(section: str, options: argparse.Namespace) -> Any:
         return speed_repair.bucket_rows(options.weights, sides)
     if section == "mask":
         return speed_repair.mask_rows()
+    if section == "copies":
+        return speed_repair.copy_rows_by_threads()
     if section == "repair":
         return speed_repair.repair_rows(options.weights)
     if section == "cap":
         return speed_repair.capped_rows(options.weights)
     if section == "start":
-        return speed_repair.start_row(options.weights)
+        return speed_start.start_row(options.weights)
+    if section == "steps":
+        return speed_start.step_rows(options.weights)
     engine = {
         "memory": lambda: speed_engine.memory_row(options.weights),
         "switch": lambda: speed_engine.switch_row(width=options.width, blocks=options.blocks),
         "batch": lambda: speed_engine.batch_rows(options.weights),
         "measure": lambda: speed_engine.measure_row(options.weights),
-        "launches": lambda: speed_engine.launch_row(options.weights),
+        "agree": lambda: speed_engine.agree_rows(options.weights),
+        "launches": lambda: speed_engine.launch_rows(options.weights),
     }
     if section in engine:
         return engine[section]()

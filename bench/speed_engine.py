@@ -1,19 +1,25 @@
-"""What the engine does around single repairs: steady memory, batches, other weights, measuring the card, launches."""
+"""What the engine does around single repairs: memory, batches, our kernels, other weights, measuring, launches."""
 
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import cv2
 import numpy as np
 import torch
 
+import preprocess
 from bench.speed_model import random_generator
 from bench.speed_repair import disc, photo_and_hole
+from engine.requests import RepairRequest
 from lama.checkpoint import save_generator
+from masks.boxes import slices_of
 
 MIXED = ((700, 900), (1080, 1920), (3000, 4000), (500, 400))
+MOST_KERNELS = 24  # those that are printed
 MIXED_HOLES_PX = (30, 120, 300, 900, 1400, 2600)
 
 
@@ -114,30 +120,73 @@ def measure_row(weights: str | None) -> dict[str, Any]:
     return row
 
 
-def launch_row(weights: str | None) -> dict[str, Any]:
-    """One repair of 4000x3000 with a hole of 300 px: launches, copies, waits, and where the device's time goes."""
+def agree_rows(weights: str | None) -> list[dict[str, Any]]:
+    """Repairs of 4000x3000 with crops by our kernels beside the same by plain PyTorch: difference in grey levels.
+
+    And whether what no hole reaches is the photo's, byte for byte. The grains of `photo_and_hole` are noise, so that a
+    pixel taken from the wrong place shows.
+    """
     from inference import Inpainter
 
     inpainter = Inpainter.load(weights)
-    image, mask = photo_and_hole(3000, 4000, 300)
-    for _ in range(5):
-        inpainter.repair(image, mask)
-    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities) as profile:
-        inpainter.repair(image, mask)
-        torch.cuda.synchronize()
-    host: dict[str, int] = {}
-    device: dict[str, list[float]] = {}
-    for event in profile.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
-            device.setdefault(event.name, []).append(event.self_device_time_total)
-        elif event.name.startswith(("cuda", "cu")):
-            host[event.name] = host.get(event.name, 0) + 1
-    print(host, flush=True)
-    print(f"{sum(map(len, device.values()))} kernels and copies, {sum(map(sum, device.values())):.0f} us", flush=True)
-    for name, times in sorted(device.items(), key=lambda item: -sum(item[1]))[:45]:
-        print(f"{name[:90]:90s} {len(times):4d} {sum(times):8.1f}", flush=True)
-    return {"calls": host, "device": {name[:120]: [len(times), sum(times)] for name, times in device.items()}}
+    height, width = 3000, 4000
+    holes = {f"disc of {side} px": disc(height, width, side) for side in (300, 1200, 2000, 2600)}
+    random = np.random.default_rng(0)
+    blobs = np.zeros((height, width), np.uint8)
+    for _ in range(12):
+        x, y, radius = random.integers([300, 300, 40], [width - 300, height - 300, 420])
+        cv2.circle(blobs, (int(x), int(y)), int(radius), 1, -1)
+    holes |= {"12 blobs": blobs > 0, "the left half": np.arange(width) < width // 2 + np.zeros((height, 1))}
+    image, _ = photo_and_hole(height, width, 1)
+    rows = []
+    for name, mask in holes.items():
+        ours = inpainter.repair(image, mask)
+        plan = inpainter._plan(RepairRequest(image, mask))
+        with mock.patch.multiple(
+            preprocess, crop_kernels=lambda _device: None, scaled_crop_kernels=lambda _device: None
+        ):
+            plain = inpainter.repair(image, mask)
+        off = np.abs(ours.image.astype(np.int16) - plain.image)
+        reached = np.zeros(mask.shape, np.bool_)
+        for crop in plan:
+            reached[slices_of(crop.patch_box)] |= crop.alpha > 0
+        is_exact = bool((ours.image[~reached] == image[~reached]).all())
+        row = {"hole": name, "crops": [crop.scaled_size for crop in plan], "max_grey": int(off.max())}
+        rows.append(row | {"beyond_1": float((off > 1).mean()), "equal": float((off == 0).mean()), "exact": is_exact})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def launch_rows(weights: str | None) -> list[dict[str, Any]]:
+    """One repair of 4000x3000 with each of three holes: launches, copies, waits, and where the device's time goes."""
+    from inference import Inpainter
+
+    inpainter = Inpainter.load(weights)
+    rows = []
+    for hole_px in (300, 1200, 2600):
+        image, mask = photo_and_hole(3000, 4000, hole_px)
+        for _ in range(5):
+            inpainter.repair(image, mask)
+        activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=activities) as profile:
+            inpainter.repair(image, mask)
+            torch.cuda.synchronize()
+        host: dict[str, int] = {}
+        device: dict[str, list[float]] = {}
+        for event in profile.events():
+            if event.device_type == torch.autograd.DeviceType.CUDA:
+                device.setdefault(event.name, []).append(event.self_device_time_total)
+            elif event.name.startswith(("cuda", "cu")):
+                host[event.name] = host.get(event.name, 0) + 1
+        print(f"hole {hole_px} px: {host}", flush=True)
+        print(
+            f"{sum(map(len, device.values()))} kernels and copies, {sum(map(sum, device.values())):.0f} us", flush=True
+        )
+        for name, times in sorted(device.items(), key=lambda item: -sum(item[1]))[:MOST_KERNELS]:
+            print(f"{name[:90]:90s} {len(times):4d} {sum(times):8.1f}", flush=True)
+        each = {name[:120]: [len(times), sum(times)] for name, times in device.items()}
+        rows.append({"hole_px": hole_px, "calls": host, "device": each})
+    return rows
 
 
 def _levels_mib() -> tuple[float, float]:

@@ -5,8 +5,10 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -92,7 +94,7 @@ def repair_rows(weights: str | None, *, rounds: int = 30) -> list[dict[str, Any]
             f"| p95/median {measured.high_ms / measured.median_ms:.2f} | first {first_ms:.1f} ms | {medians} |",
             flush=True,
         )
-    rows += [_bursts(weights, rest_s=rest_s) for rest_s in (0, 0.3)]
+    rows += [_bursts(weights, rest_s=rest_s, bursts=bursts) for rest_s, bursts in ((0, 6), (0.3, 6), (10, 3))]
     return rows
 
 
@@ -116,6 +118,37 @@ def mask_rows(*, rounds: int = 30) -> list[dict[str, Any]]:
                 each.append((time.perf_counter() - started) * 1e3)
         rows.append({"by": by.__name__.strip("_"), **{state: statistics.median(each) for state, each in times.items()}})
         print(rows[-1], flush=True)
+    return rows
+
+
+def copy_rows_by_threads(*, rounds: int = 30) -> list[dict[str, Any]]:
+    """Time copies of 4 and 16 MiB from a photo's rows into page-locked memory, and back into memory just asked for."""
+    from tensor_ops import host_copies
+
+    photo = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), dtype=np.uint8)
+    chosen, rows = host_copies._threads(), []
+    for mib in (4, 16):
+        part = photo[: (mib << 20) // 9000, 500:3500]
+        pinned = torch.empty(part.shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available()).numpy()
+        for threads in (1, 2, 4, 8):
+            pool = ThreadPoolExecutor(max(1, threads - 1))
+            with mock.patch.multiple(host_copies, _threads=lambda n=threads: n, _pool=lambda p=pool: p):
+                times: dict[str, list[float]] = {"in_ms": [], "out_ms": [], "out_touched_ms": []}
+                for _ in range(rounds):
+                    started = time.perf_counter()
+                    host_copies.copy_rows(pinned, part)
+                    times["in_ms"].append((time.perf_counter() - started) * 1e3)
+                    for touched in (False, True):
+                        out = np.empty(part.shape, np.uint8)
+                        if touched:
+                            host_copies.touch_pages(out)
+                        started = time.perf_counter()
+                        host_copies.copy_rows(out, pinned)
+                        key = "out_touched_ms" if touched else "out_ms"
+                        times[key].append((time.perf_counter() - started) * 1e3)
+            row = {"mib": mib, "threads": threads, **{key: statistics.median(each) for key, each in times.items()}}
+            rows.append(row | {"chosen_here": threads == chosen})
+            print(rows[-1], flush=True)
     return rows
 
 
@@ -199,36 +232,6 @@ def capped_rows(weights: str | None, *, repairs: int = 100) -> dict[str, Any]:
         reserved.append(torch.cuda.memory_reserved() / 2**20)
     row = {"delivered": delivered, "of": repairs, "notes": sorted(notes), "reserved_mib": [reserved[9], reserved[-1]]}
     row["highest_reserved_mib"] = max(reserved)
-    print(row, flush=True)
-    return row
-
-
-def start_row(weights: str | None, *, starts: int = 7) -> dict[str, Any]:
-    """Time from process start to ready (weights loaded, graphs captured, warm): the first, then with caches warm.
-
-    How much of it importing PyTorch takes, each process tells too.
-    """
-    code = (
-        "import time; begun = time.time(); import torch; imported = time.time(); from inference import Inpainter\n"
-        f"inpainter = Inpainter.load({weights!r}); ready = time.time()\n"
-        "import json; print(json.dumps([imported - begun, ready, inpainter.describe()]))"
-    )
-    imports, readies, says = [], [], {}
-    for _ in range(starts):
-        started = time.time()
-        child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-        if child.returncode:
-            return {"message": child.stderr[-500:]}
-        import_s, ready, says = json.loads(child.stdout.splitlines()[-1])
-        imports.append(round(import_s, 2))
-        readies.append(round(ready - started, 2))
-    row = {
-        "first_s": readies[0],
-        "warm_s": statistics.median(readies[1:]),
-        "warm_each_s": readies[1:],
-        "of_it_import_torch_s": imports[1:],
-        "says": says,
-    }
     print(row, flush=True)
     return row
 

@@ -1,0 +1,101 @@
+"""How long a process takes until its first repair can begin, and where that time goes."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+# (module, attribute, how the step is named): what a start calls, each timed where it is looked up.
+STEPS = (
+    ("inference", "choose_placement", "device and profile chosen, the card's first use"),
+    ("inference", "load_generator", "weights read"),
+    ("inference", "_load_crisp", "the crisp network's weights made"),
+    ("lama.fast_generator", "fold_generator", "batch-norms folded"),
+    ("lama.fast_generator", "_triton_backend", "weights in the kernels' forms, kernels tried"),
+    ("engine.cuda_graphs", "GraphedModel.capture", "graphs captured"),
+    ("inference", "Inpainter._warm_up", "warm-up, graphs included"),
+    ("inference", "Inpainter._reach_steady_state", "last rehearsals"),
+)
+
+
+def start_row(weights: str | None, *, starts: int = 7) -> dict[str, Any]:
+    """Time from process start to ready (weights loaded, graphs captured, warm): the first, then with caches warm.
+
+    How much of it importing PyTorch takes, each process tells too.
+    """
+    code = (
+        "import time; begun = time.time(); import torch; imported = time.time(); from inference import Inpainter\n"
+        f"inpainter = Inpainter.load({weights!r}); ready = time.time()\n"
+        "import json; print(json.dumps([imported - begun, ready, inpainter.describe()]))"
+    )
+    imports, readies, says = [], [], {}
+    for _ in range(starts):
+        started = time.time()
+        child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        if child.returncode:
+            return {"message": child.stderr[-500:]}
+        import_s, ready, says = json.loads(child.stdout.splitlines()[-1])
+        imports.append(round(import_s, 2))
+        readies.append(round(ready - started, 2))
+    row = {
+        "first_s": readies[0],
+        "warm_s": statistics.median(readies[1:]),
+        "warm_each_s": readies[1:],
+        "of_it_import_torch_s": imports[1:],
+        "says": says,
+    }
+    print(row, flush=True)
+    return row
+
+
+def step_rows(weights: str | None, *, starts: int = 5) -> list[dict[str, Any]]:
+    """Time the steps of a start in processes of their own, caches warm: medians, how often each step runs, the whole.
+
+    Steps that call others include them. "Modules" are those that importing PyTorch, and then ours, takes.
+    """
+    code = f"""
+import json, sys, time
+began = time.perf_counter()
+import torch
+torch_s = time.perf_counter() - began
+began = time.perf_counter()
+import inference
+ours_s = time.perf_counter() - began
+import importlib
+steps = {{"import torch": [1, torch_s], "import our modules": [1, ours_s]}}
+def timed(function, name):
+    def call(*args, **kwargs):
+        began = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            step = steps.setdefault(name, [0, 0.0])
+            step[0] += 1
+            step[1] += time.perf_counter() - began
+    return call
+for module, attribute, name in {STEPS!r}:
+    owner = importlib.import_module(module)
+    *outer, attribute = attribute.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    setattr(owner, attribute, timed(getattr(owner, attribute), name))
+timed(lambda: inference.Inpainter.load({weights!r}), "Inpainter.load, all of it")()
+print(json.dumps(steps))
+"""
+    found: dict[str, list[list[float]]] = {}
+    for _ in range(starts):
+        child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        if child.returncode:
+            return [{"message": child.stderr[-500:]}]
+        for name, step in json.loads(child.stdout.splitlines()[-1]).items():
+            found.setdefault(name, []).append(step)
+    rows: list[dict[str, Any]] = [
+        {"step": name, "times": each[0][0], "s": statistics.median(s for _, s in each)} for name, each in found.items()
+    ]
+    for row in rows:
+        print(row, flush=True)
+    return rows
