@@ -11,6 +11,7 @@ FOLDER/folder-DEVICE.md, and ends with 1 if a photo fails.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -35,7 +36,7 @@ share_cores()  # counts only before PyTorch is imported
 
 import torch  # noqa: E402
 
-from cli.batch import Limits, run_tasks  # noqa: E402
+from cli.batch import MAX_CPU_ENGINES, Limits, run_tasks  # noqa: E402
 from cli.plan import Task, plan_tasks  # noqa: E402
 from imaging import open_photo, read_mask  # noqa: E402
 from inference import Inpainter  # noqa: E402
@@ -103,11 +104,12 @@ def time_engine(engine: Inpainter, tasks: list[Task], timing: Timing) -> None:
     timing.add(len(pairs), time.perf_counter() - wall_s, time.process_time() - processor_s)
 
 
-def time_folder(engine: Inpainter, tasks: list[Task], jobs: int, timing: Timing) -> int:
-    """Repair a part as the command does; return how many photos failed."""
+def time_folder(engines: list[Inpainter], tasks: list[Task], jobs: int, timing: Timing) -> int:
+    """Repair a part as the command does, with engines that were loaded before; return how many photos failed."""
+    loaded = itertools.cycle(engines)
     limits = Limits(1 << 30, 1 << 30)
     wall_s, processor_s = time.perf_counter(), time.process_time()
-    outcomes = list(run_tasks(tasks, lambda: engine, options=OPTIONS, limits=limits, overwrite=True, jobs=jobs))
+    outcomes = list(run_tasks(tasks, lambda: next(loaded), options=OPTIONS, limits=limits, overwrite=True, jobs=jobs))
     timing.add(len(tasks), time.perf_counter() - wall_s, time.process_time() - processor_s)
     return sum(outcome.state != "repaired" for outcome in outcomes)
 
@@ -127,6 +129,9 @@ def main() -> int:
     jobs = [int(number) for number in options.jobs.split(",")]
     load_before = os.getloadavg()[0]
     engine = Inpainter.load(None, device=options.device)
+    engines = [engine]
+    if engine.device == "cpu":
+        engines += [Inpainter.load(None, device="cpu") for _ in range(min(max(jobs), MAX_CPU_ENGINES) - 1)]
     timings = {0: Timing(), **{number: Timing() for number in jobs}}
     failed = 0
     folder = Path(tempfile.mkdtemp())
@@ -137,16 +142,17 @@ def main() -> int:
         part = -(-len(tasks) // PARTS)
         warm = tasks[: min(8, part)]
         time_engine(engine, warm, Timing())
-        time_folder(engine, warm, max(jobs), Timing())
+        time_folder(engines, warm, max(jobs), Timing())
         for begin in range(0, len(tasks), part):
             time_engine(engine, tasks[begin : begin + part], timings[0])
             for number in jobs:
-                failed += time_folder(engine, tasks[begin : begin + part], number, timings[number])
+                failed += time_folder(engines, tasks[begin : begin + part], number, timings[number])
     finally:
         shutil.rmtree(folder)
     text = describe(engine, timings, options, photo_kib, load_before, failed)
     print(text)
     kind = "cpu" if engine.device == "cpu" else torch.cuda.get_device_name().split()[-1].lower()
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{options.name or f'folder-{kind}'}.md").write_text(text, encoding="utf-8")
     return 1 if failed else 0
 

@@ -4,12 +4,15 @@ A result appears complete or not at all, so one that is there is finished and a 
 rest. Knows no command line and prints nothing.
 """
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
@@ -25,6 +28,8 @@ from notices import Note
 if TYPE_CHECKING:
     from inference import Inpainter
 
+MAX_CPU_ENGINES = 4  # each has its own copy of the weights
+PHOTOS_PER_ENGINE = 8  # fewer don't win back the time that another one takes to load
 ALL_PAGES = "all"
 Page = int | str
 """Which page of a document is repaired, counted from 1, or ALL_PAGES."""
@@ -87,26 +92,26 @@ def run_tasks(
 
     Args:
         tasks: what `plan.plan_tasks` returns.
-        load_engine: called once, when the first photo needs it.
+        load_engine: called when the first photo needs it: once, on a CPU as often as photos are repaired at once.
         options: of `Inpainter.repair`.
         limits: the largest files and pictures that are opened.
         overwrite: whether a result that is there is made again.
         page: the page of a TIFF that is repaired; the others are kept. None refuses files of several.
-        jobs: how many photos are read, repaired and written at once. The engine takes one at a time, so that the
-            others are decoded and encoded meanwhile.
+        jobs: how many photos are read, repaired and written at once. A GPU's engine takes one at a time, so that the
+            others are decoded and encoded meanwhile; on a CPU up to `MAX_CPU_ENGINES` repair side by side.
 
     Yields:
         One outcome for each task, in their order.
     """
-    engine: Inpainter | None = None
+    engines: _Engines | None = None
     started: deque[Future[Outcome] | Outcome] = deque()
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="repair")
     try:
         for task in tasks:
             settled = settled_before(task, overwrite=overwrite)
             if settled is None:
-                engine = engine or load_engine()
-                started.append(pool.submit(_outcome_of, task, engine, options, limits, page))
+                engines = engines or _Engines(load_engine, jobs, photos=len(tasks))
+                started.append(pool.submit(_outcome_of, task, engines, options, limits, page))
             else:
                 started.append(settled)
             # No more photos wait, decoded or encoded, than are worked on.
@@ -117,6 +122,33 @@ def run_tasks(
     finally:
         # Those that run end with a whole file; on Ctrl+C no other begins.
         pool.shutdown(cancel_futures=True)
+
+
+class _Engines:
+    """The engines that repair a batch. A photo takes one and puts it back.
+
+    On a CPU a thread that decodes has half of a core that the network's threads wait for, layer by layer: two networks
+    side by side fill each other's gaps, and a folder comes to the rate of the engine alone (bench/folder.py).
+    """
+
+    def __init__(self, load_engine: Callable[[], "Inpainter"], jobs: int, *, photos: int) -> None:
+        self._idle: SimpleQueue[Inpainter] = SimpleQueue()
+        first = load_engine()
+        self._idle.put(first)
+        if first.device == "cpu":
+            jobs = min(jobs, MAX_CPU_ENGINES, os.cpu_count() or 1, 1 + photos // PHOTOS_PER_ENGINE)
+        for _ in range(jobs - 1):
+            # A GPU's engine serves all by turns: it holds the one lock on the card.
+            self._idle.put(load_engine() if first.device == "cpu" else first)
+
+    @contextmanager
+    def one(self) -> Iterator["Inpainter"]:
+        """Give an engine that nobody else on a CPU uses meanwhile."""
+        engine = self._idle.get()
+        try:
+            yield engine
+        finally:
+            self._idle.put(engine)
 
 
 def settled_before(task: Task, *, overwrite: bool) -> Outcome | None:
@@ -141,11 +173,11 @@ def _wait_for(started: "Future[Outcome] | Outcome") -> Outcome:
 
 
 def _outcome_of(
-    task: Task, engine: "Inpainter", options: Mapping[str, Any], limits: Limits, page: Page | None
+    task: Task, engines: _Engines, options: Mapping[str, Any], limits: Limits, page: Page | None
 ) -> Outcome:
     began_s = time.monotonic()
     try:
-        encoded = _repair_file(task, engine, options, limits, page)
+        encoded = _repair_file(task, engines, options, limits, page)
         target = task.target_for(encoded.extension)
         _write(target, encoded.data)
     # ValueError is every room's own refusal; the last three are a full disk, memory, and CUDA's errors.
@@ -155,16 +187,16 @@ def _outcome_of(
 
 
 def _repair_file(
-    task: Task, engine: "Inpainter", options: Mapping[str, Any], limits: Limits, page: Page | None
+    task: Task, engines: _Engines, options: Mapping[str, Any], limits: Limits, page: Page | None
 ) -> Encoded:
     assert task.mask is not None or task.find, "tasks without a mask are left out before"
     data, mask_data = _read(task.photo, limits), None if task.mask is None else _read(task.mask, limits)
     pages = count_pages(data)
     _check_page(task, page, pages)
     if pages > 1 and task.format in (None, "TIFF"):
-        return _repair_pages(data, mask_data, engine, options, limits, ALL_PAGES if page is None else page)
+        return _repair_pages(data, mask_data, engines, options, limits, ALL_PAGES if page is None else page)
     number = page if isinstance(page, int) else 1
-    photo, image, notes = _repair_page(data, mask_data, engine, options, limits, number)
+    photo, image, notes = _repair_page(data, mask_data, engines, options, limits, number)
     own_format = task.format in (None, photo.format)
     if image is None and own_format:
         # Nothing changed, so not a byte should.
@@ -185,7 +217,7 @@ def _check_page(task: Task, page: Page | None, pages: int) -> None:
 
 
 def _repair_page(
-    data: bytes, mask_data: bytes | None, engine: "Inpainter", options: Mapping[str, Any], limits: Limits, number: int
+    data: bytes, mask_data: bytes | None, engines: _Engines, options: Mapping[str, Any], limits: Limits, number: int
 ) -> tuple[Photo, NDArray | None, tuple[Note, ...]]:
     """Return a page as it is, what it becomes (None: nothing changes), and the notes."""
     photo = _open_page(data, number, limits)
@@ -194,7 +226,8 @@ def _repair_page(
     else:
         mask_page = page_of(mask_data, min(number, count_pages(mask_data)))  # one mask for all pages, or each its own
         mask = hole_of_mask(mask_page, photo, limits.hole_rules())
-    result = engine.repair(photo.image, mask, transparent=photo.transparent, **options)
+    with engines.one() as engine:
+        result = engine.repair(photo.image, mask, transparent=photo.transparent, **options)
     return photo, result.image if result.patches else None, (*photo.notes, *result.notes)
 
 
@@ -205,7 +238,7 @@ def _open_page(data: bytes, number: int, limits: Limits) -> Photo:
 
 
 def _repair_pages(
-    data: bytes, mask_data: bytes | None, engine: "Inpainter", options: Mapping[str, Any], limits: Limits, page: Page
+    data: bytes, mask_data: bytes | None, engines: _Engines, options: Mapping[str, Any], limits: Limits, page: Page
 ) -> Encoded:
     """Repair one page or all, and return a TIFF that holds every page."""
     files: list[bytes] = []
@@ -213,7 +246,7 @@ def _repair_pages(
     is_changed = False
     for number in range(1, count_pages(data) + 1):
         if page in (number, ALL_PAGES):
-            photo, image, said = _repair_page(data, mask_data, engine, options, limits, number)
+            photo, image, said = _repair_page(data, mask_data, engines, options, limits, number)
             is_changed |= image is not None
             notes += said
         else:

@@ -34,6 +34,7 @@ from training.state import load_state, save_state, saved_figures
 from training.trainer import Recipe, Stage, Trainer
 
 RANK_SEEDS = 10**12  # from one card's seeds to the next's
+ASK_CLOCK_EVERY = 8  # steps between two looks at the first card's clock
 STEP_SEEDS = 10**5  # from a stretch's seeds to those of one that begins a step later; more than a bank has masks
 
 
@@ -77,6 +78,25 @@ def check_resumable(recipe: Recipe, folder: Path) -> None:
         raise ValueError(f"the state in {folder} is of another network ({', '.join(changed)}): give another --state")
     if changed:
         print(f"going on with another recipe: {', '.join(changed)}", flush=True)
+
+
+class SharedClock:
+    """The first card's times, which every card goes by: all must take the same turn at the same step."""
+
+    def __init__(self, world: int, device: torch.device) -> None:
+        self._world, self._device, self._reads = world, device, 0
+        self._times: tuple[float, ...] = ()
+
+    def read(self, *times_s: float) -> tuple[float, ...]:
+        """Return the times of this card, of several the first one's as of at most `ASK_CLOCK_EVERY` - 1 reads ago."""
+        if self._world == 1:
+            return times_s
+        if self._reads % ASK_CLOCK_EVERY == 0:
+            shared = torch.tensor(times_s, device=self._device, dtype=torch.float64)
+            dist.broadcast(shared, 0)
+            self._times = tuple(shared.tolist())
+        self._reads += 1
+        return self._times
 
 
 def save_all(trainer: Trainer, folder: Path, recipe: Recipe) -> None:
@@ -135,14 +155,10 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
     note({"photos": store.count, "world": world, "device": str(device), "torch": torch.__version__})
     stage: Stage | None = None
     first_step, reported_step = trainer.steps, trainer.steps
+    clock = SharedClock(world, device)
     begun, base, reported, saved = time.monotonic(), trainer.seconds, time.monotonic(), time.monotonic()
     while True:
-        # Every card must take the same turn: the first one's clock decides.
-        clock = torch.tensor([time.monotonic() - started, time.monotonic() - begun], device=device, dtype=torch.float64)
-        if world > 1 and trainer.steps % 8 == 0:
-            dist.broadcast(clock, 0)
-        if world == 1 or trainer.steps % 8 == 0:
-            elapsed, training_s = clock.tolist()
+        elapsed, training_s = clock.read(time.monotonic() - started, time.monotonic() - begun)
         trainer.seconds = base + training_s
         progress = min(1.0, trainer.seconds / arguments.budget)
         if (
@@ -177,7 +193,7 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
         if trainer.steps % 8 == 0 and world == 1 and time.monotonic() - saved > arguments.save_every:
             save_all(trainer, arguments.state, recipe)
             saved = time.monotonic()
-        elif world > 1 and trainer.steps % 8 == 0 and training_s - (saved - begun) > arguments.save_every:
+        elif world > 1 and training_s - (saved - begun) > arguments.save_every:
             if rank == 0:
                 save_all(trainer, arguments.state, recipe)
             saved = begun + training_s

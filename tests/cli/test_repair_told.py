@@ -22,6 +22,8 @@ ROOT = Path(cli.__file__).parents[1]
 class Engine:
     """Paints the hole green; `together` photos have to be in it at once before one comes out."""
 
+    device = "cuda"
+
     def __init__(self, together: int = 1) -> None:
         self.calls = 0
         self._meeting = threading.Barrier(together)

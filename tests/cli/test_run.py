@@ -25,6 +25,8 @@ GREEN = (0, 255, 0)
 class Engine:
     """Paints the hole green; stands in for the model, which has its own tests."""
 
+    device = "cuda"
+
     def __init__(self) -> None:
         self.settings: Settings | None = None
         self.masks: list[np.ndarray] = []

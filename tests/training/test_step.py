@@ -15,7 +15,7 @@ from training.masks import MASK_PX, draw_bank, draw_mask
 from training.network import Layout, TrainingForward, collect, continued, dft_matrices, published
 from training.optimiser import FlatParameters, MuonAdam, orthogonalise
 from training.state import PARTS, load_state, save_state
-from training.train import check_resumable, read_recipe
+from training.train import ASK_CLOCK_EVERY, SharedClock, check_resumable, read_recipe
 from training.trainer import Recipe
 
 
@@ -186,6 +186,15 @@ def test_a_state_goes_on_only_with_a_network_of_its_shape(tmp_path: Path, capsys
     for shares in ('{"thick": "much"}', "3"):
         with pytest.raises(ValueError, match="can't be used"):
             read_recipe(f'{{"kind_shares": {shares}}}')
+
+
+def test_every_card_goes_by_the_first_ones_clock_from_the_first_step_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = iter(float(second) for second in range(100))
+    monkeypatch.setattr("torch.distributed.broadcast", lambda tensor, source: tensor.fill_(next(first)))
+    clock = SharedClock(2, torch.device("cpu"))
+    reads = [clock.read(1000.0 + step) for step in range(2 * ASK_CLOCK_EVERY)]
+    assert reads == [(0.0,)] * ASK_CLOCK_EVERY + [(1.0,)] * ASK_CLOCK_EVERY
+    assert SharedClock(1, torch.device("cpu")).read(7.0, 8.0) == (7.0, 8.0)
 
 
 def test_masks_repeat_by_seed_and_have_holes() -> None:
