@@ -67,6 +67,7 @@ class Counts:
     click_ms: list[float] = field(default_factory=list)
     queued_ms: list[float] = field(default_factory=list)
     worked_ms: list[float] = field(default_factory=list)
+    stages_ms: list[dict[str, float]] = field(default_factory=list)  # of each finished repair, the wait left out
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -117,10 +118,11 @@ class Person:
         with self.counts.lock:
             self.counts.ended[view["state"]] += 1
         if view["state"] == "done":
-            queued_ms = view["timings_ms"]["queued"]
+            stages_ms = dict(view["timings_ms"])
             self.counts.click_ms.append((time.monotonic() - began_s) * 1e3)
-            self.counts.queued_ms.append(queued_ms)
-            self.counts.worked_ms.append(view["timings_ms"]["total"])
+            self.counts.queued_ms.append(stages_ms.pop("queued"))
+            self.counts.worked_ms.append(stages_ms["total"])
+            self.counts.stages_ms.append(stages_ms)
         return view
 
     def repair(self, image: dict[str, Any]) -> dict[str, Any]:
@@ -224,6 +226,20 @@ def together(people: list[Callable[[], None]], counts: Counts) -> None:
         thread.join()
 
 
+def slow_stages(stages_ms: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
+    """Return the mean of each stage over all repairs and over the slowest hundredth, three at least; ms."""
+    by_total = sorted(stages_ms, key=lambda one: one["total"])
+    slowest = by_total[-max(3, len(by_total) // 100) :]
+    names = dict.fromkeys(name for one in by_total for name in one)
+    return {
+        name: (
+            round(statistics.fmean(one.get(name, 0.0) for one in by_total), 1),
+            round(statistics.fmean(one.get(name, 0.0) for one in slowest), 1),
+        )
+        for name in names
+    }
+
+
 def soak(server: RunningServer, photos: list[bytes], *, people: int, minutes: float, seed: int) -> dict[str, Any]:
     """Let people edit photos; return what happened."""
     assert server.process is not None
@@ -238,6 +254,7 @@ def soak(server: RunningServer, photos: list[bytes], *, people: int, minutes: fl
         "answers": sum(counts.statuses.values()), "server_errors": _server_errors(counts),
         "problems": counts.problems, "click_median_ms": statistics.median(counts.click_ms),
         "worked_p50_ms": centiles[49], "worked_p99_ms": centiles[98], "memory_mib": memory.stop(),
+        "stages_ms": slow_stages(counts.stages_ms),
     }  # fmt: skip
 
 
@@ -288,6 +305,13 @@ def as_text(soaked: dict[str, Any], fed: dict[str, Any], environment: dict[str, 
             f"{soaked['worked_p99_ms']:.0f} ms, **{soaked['worked_p99_ms'] / soaked['worked_p50_ms']:.2f}** |",
             f"| memory of the server: second quarter, last quarter, most | {memory['second_quarter']:.0f}, "
             f"{memory['last_quarter']:.0f}, {memory['most']:.0f} MiB |",
+            "",
+            "Where the time goes, mean ms (stages may overlap):",
+            "",
+            f"| | {' | '.join(soaked['stages_ms'])} |",
+            f"|---|{'---|' * len(soaked['stages_ms'])}",
+            f"| all repairs | {' | '.join(f'{mean:.0f}' for mean, _ in soaked['stages_ms'].values())} |",
+            f"| the slowest hundredth | {' | '.join(f'{slow:.0f}' for _, slow in soaked['stages_ms'].values())} |",
             "",
             f"{fed['modest']} modest people, {fed['minutes']:g} minutes alone, as long beside one who always has "
             f"{GREEDY_WAITING} repairs waiting:",

@@ -19,7 +19,7 @@ from engine.model_runner import ModelRunner
 from engine.requests import RepairRequest, RepairResult
 from engine.stage_timer import StageTimer
 from engine.tiled_refinement import hard_edged, refine
-from engine.tones import ColourLine, find_line, on_own_colours, shown_levels
+from engine.tones import ALL_LEVELS, ColourLine, find_line, on_own_colours, shown_levels
 from masks.boxes import Box, slices_of
 from masks.crop_plan import Crop, plan_crops
 from masks.dilation import CropRules
@@ -71,7 +71,7 @@ def fill_plans(
     tasks: list[CropTask] = []
     refined: list[tuple[int, CropTask]] = []
     for request, crops in zip(requests, plans, strict=True):
-        levels = shown_levels(request.image, request.mask, request.transparent) if crops else None
+        levels = _levels_of(request) if crops else None
         for crop in crops:
             is_deep = runner.has_crisp and is_deep_hole(crop)
             task = CropTask(request.image, crop, transparent=request.transparent, levels=levels, is_deep=is_deep)
@@ -96,6 +96,12 @@ def fill_plans(
         Filled(on_own_colours(done.patch, line, crop), done.notes)
         for done, line, (_, crop) in zip(filled, lines, planned, strict=True)
     ]
+
+
+def _levels_of(request: RepairRequest) -> tuple[int, int] | None:
+    """Return the values that the network sees as 0 and 1, None for all that there are."""
+    levels = request.levels or shown_levels(request.image, request.mask, request.transparent)
+    return None if levels == ALL_LEVELS else levels
 
 
 def make_result(

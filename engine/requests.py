@@ -30,7 +30,9 @@ class UnavailableError(RepairError):
 class RepairRequest:
     """One repair to make; see `Inpainter.repair` for the arguments.
 
-    The engine does not look at `priority`, "interactive" or "batch": it is for the queues in front of it.
+    The engine does not look at `priority`, "interactive" or "batch": it is for the queues in front of it. `levels` are
+    the values of a 16-bit photo that the network sees as 0 and 1, for an image that is a part of one; None = they are
+    told from the image.
     """
 
     image: NDArray
@@ -40,6 +42,7 @@ class RepairRequest:
     quality: str = "fast"
     priority: str = "interactive"
     transparent: NDArray[np.bool_] | None = None
+    levels: tuple[int, int] | None = None
 
 
 @dataclass

@@ -17,6 +17,7 @@ from imaging.levels import FEW_LEVELS, OUTLIERS, sample_step
 from masks.boxes import slices_inside, slices_of
 from masks.crop_plan import Crop
 
+ALL_LEVELS = (0, 65535)
 MARGIN = 0.25  # of the span, on both sides, so that a fill may be a little brighter than what is known
 
 LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)

@@ -22,15 +22,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
 from engine.requests import UnavailableError
 from jobs.card_process import receive, send
 from jobs.errors import EngineUnavailableError, JobError
 from jobs.redis_messages import note_from_json
 from jobs.shared_arrays import SharedArrays
 from jobs.windows import RemoteResult, options_of, parts_in, window_of
-from masks.boxes import Box
 
 LANES = 2  # repairs under way on each card: one computes while the other is read, copied or stored
 POLL_S = 0.25  # how often a repair is looked after: a cancelled one is let go about so much later
@@ -92,11 +89,10 @@ class _Lane:
             CardLostError: the process ended.
         """
         began_s = time.perf_counter()
-        # The values of a 16-bit photo are told from all of it.
-        windows = [_whole(one.mask) if one.image.dtype == np.uint16 else window_of(one.mask) for one in requests]
+        windows = [window_of(request.mask) for request in requests]
         parts = [parts_in(request, window) for request, window in zip(requests, windows, strict=True)]
         placed, size = self._memory.write([part for one in parts for part in one])
-        told = [{**options_of(request), "has_transparent": request.transparent is not None} for request in requests]
+        told = [options_of(request) for request in requests]
         self._send({"kind": "repair", "requests": told, "arrays": placed, "size": size})
         sent_ms = (time.perf_counter() - began_s) * 1e3
         try:
@@ -585,7 +581,3 @@ def only_card(number: int) -> dict[str, str]:
     names = None if visible is None else [name.strip() for name in visible.split(",")]
     shown = str(number) if names is None else names[number] if number < len(names) else ""
     return {"CUDA_VISIBLE_DEVICES": shown}
-
-
-def _whole(mask: Any) -> Box:
-    return 0, 0, mask.shape[1], mask.shape[0]

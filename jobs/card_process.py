@@ -19,9 +19,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from engine.requests import RepairRequest
 from jobs.redis_messages import note_as_json
 from jobs.shared_arrays import SharedArrays
+from jobs.windows import request_from
 
 log = logging.getLogger("fftlama.card")
 
@@ -112,12 +112,9 @@ def _answer(engine: Any, pipe: Connection, memory: SharedArrays, asked: dict[str
     try:
         arrays = iter(memory.read(asked["arrays"], asked["size"]))
         requests = [
-            RepairRequest(
-                next(arrays), next(arrays), one["dilate_px"], one["feather_px"], one["quality"],
-                transparent=next(arrays) if one["has_transparent"] else None,
-            )
-            for one in asked["requests"]
-        ]  # fmt: skip
+            request_from([next(arrays) for _ in range(2 + options["has_transparent"])], options)
+            for options in asked["requests"]
+        ]
         results = engine.repair_many(requests, on_stage=on_stage)
         patches = [patch for result in results for _, patch in result.patches]
         placed, size = memory.write(patches, start=asked["size"])

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import redis
 from celery import Celery
 
-from engine.requests import RepairRequest
 from jobs.errors import JobError
 from jobs.redis_messages import PREFIX, AttemptKeys, note_as_json, pack, queue_name, unpack
+from jobs.windows import request_from
 
 TASK_NAME = "fftlama.repair"
 # The same number in all three places (Celery's documentation of the Redis broker): the shortest of them wins. It only
@@ -161,7 +161,7 @@ class AttemptRunner:
         """Repair what a blob holds; return the blob of the result, or of what went wrong."""
         began_s = time.monotonic()
         try:
-            header, (image, mask, *hidden) = unpack(blob)
+            header, parts = unpack(blob)
             until_s = began_s + float(header["deadline_s"])  # a duration: clocks of two machines may differ
 
             def on_stage(stage: str) -> None:
@@ -169,10 +169,7 @@ class AttemptRunner:
                     raise AttemptEndedError
                 self.client.rpush(keys.answer, pack({"kind": "stage", "stage": stage}))
 
-            request = RepairRequest(
-                image, mask, header["dilate_px"], header["feather_px"], header["quality"],
-                transparent=hidden[0] if hidden else None,
-            )  # fmt: skip
+            request = request_from(parts, header)
             (result,) = self.engine.repair_many([request], on_stage=on_stage)
         except AttemptEndedError:
             raise

@@ -5,12 +5,15 @@ Arrays are as in `engine.requests`; boxes (left, top, right, bottom). Knows no w
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.requests import RepairRequest
+from engine.tones import ALL_LEVELS, shown_levels
 from masks.boxes import Box, box_size, expand_box, find_bounds
 from notices import Note
 
@@ -63,5 +66,29 @@ def parts_in(request: Any, window: Box) -> list[NDArray[Any]]:
 
 
 def options_of(request: Any) -> dict[str, Any]:
-    """Return what a request says besides its arrays, as JSON."""
-    return {"dilate_px": request.dilate_px, "feather_px": request.feather_px, "quality": request.quality}
+    """Return what a request says besides its arrays, and what only the whole photo tells, as JSON."""
+    levels = None
+    if request.image.dtype == np.uint16:
+        levels = shown_levels(request.image, request.mask, request.transparent) or ALL_LEVELS
+    return {
+        "dilate_px": request.dilate_px, "feather_px": request.feather_px, "quality": request.quality,
+        "levels": levels, "has_transparent": request.transparent is not None,
+    }  # fmt: skip
+
+
+def request_from(parts: Sequence[NDArray[Any]], options: Mapping[str, Any]) -> RepairRequest:
+    """Return the request that `parts_in` and `options_of` were made of, for its window.
+
+    Args:
+        parts: image, mask and, where the options say so, transparent pixels; not copied.
+        options: from JSON.
+
+    Returns:
+        What an engine repairs.
+    """
+    levels = options["levels"]
+    return RepairRequest(
+        parts[0], parts[1], options["dilate_px"], options["feather_px"], options["quality"],
+        transparent=parts[2] if options["has_transparent"] else None,
+        levels=(int(levels[0]), int(levels[1])) if levels else None,
+    )  # fmt: skip

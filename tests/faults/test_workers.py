@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.requests import RepairRequest
 from jobs.celery_app import AttemptRunner
 from jobs.celery_worker import Heartbeat
 from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, pack
+from jobs.windows import options_of
 from tests.support.certificate import make_certificate
 from tests.support.cluster import PHOTO, cluster
 from tests.support.fake_engine import FakeEngine
@@ -76,9 +78,9 @@ def test_worker_that_redis_forgot_is_known_again_before_it_claims(tmp_path: Path
         runner.show()
         redis_.wipe()
         keys = AttemptKeys("attempt")
-        image, mask = np.zeros((9, 9, 3), np.uint8), np.ones((9, 9), bool)
-        header = {"deadline_s": 60, "dilate_px": None, "feather_px": None, "quality": "fast"}
-        redis_.client.set(keys.request, pack(header, [image, mask]))
+        request = RepairRequest(np.zeros((9, 9, 3), np.uint8), np.ones((9, 9), bool))
+        header = {"deadline_s": 60, **options_of(request)}
+        redis_.client.set(keys.request, pack(header, [request.image, request.mask]))
         runner.run(keys.attempt_id)
     finally:
         redis_.kill()
