@@ -9,7 +9,7 @@ import io
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from imaging.decoding import Turn
 from imaging.png import encode_png
@@ -68,8 +68,9 @@ def encode_selection(mask: np.ndarray) -> bytes:
     return encode_png(pixels, fast=True)
 
 
-def encode_gif(png: bytes) -> bytes:
-    """Return a PNG file as a GIF of 256 colours, for who sent a GIF and reads nothing else back."""
+def encode_gif(png: bytes, *, turn: Turn) -> bytes:
+    """Return a PNG file as a GIF of 256 colours, for who sent a GIF and reads nothing else back; see `open_photo`."""
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).save(buffer, "GIF")
+    with PngImagePlugin.PngImageFile(io.BytesIO(png)) as picture, turn(picture.width * picture.height, False):
+        picture.save(buffer, "GIF")
     return buffer.getvalue()

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from imaging import FORMATS, ImagingError, Photo, decode_png, encode_png, open_photo
 from imaging.atomic_write import write_atomically
+from imaging.decoding import Turn
 from imaging.levels import eight_bits
 from jobs.errors import JobError, storage_as_job_error
 from jobs.memory_budget import MIB, MemoryBudget
@@ -82,25 +83,37 @@ class ImageStore:
         Raises:
             JobError: what is wrong with the file, `busy`, `disk_full` or `storage_unavailable`.
         """
-        photo = self._open(data)
-        image_id = new_id()
-        height, width = photo.image.shape[:2]
-        record = ImageRecord(
-            image_id, image_id, None, width, height, photo.format, clean_name(filename), photo.notes, None, time.time()
-        )
-        path = self.store.original_path(image_id)
+        record = self._describe(data, clean_name(filename))
+        path = self.store.original_path(record.image_id)
         try:
             with storage_as_job_error():
                 write_atomically(path, data)
             self.store.insert_image(record, size_bytes=len(data), is_one_shot=is_one_shot)
         except JobError:
+            self.forget([record.image_id])
             _remove(path)
             raise
-        self._keep(image_id, photo)
         return record
 
+    def _describe(self, data: bytes, name: str) -> ImageRecord:
+        """Return the row of a file; its array lies in the cache alone, so that nobody holds it while a disk is slow."""
+        photo = self._open(data)
+        image_id = new_id()
+        self._keep(image_id, photo)
+        height, width = photo.image.shape[:2]
+        return ImageRecord(
+            image_id, image_id, None, width, height, photo.format, name, photo.notes, None, time.time()
+        )  # fmt: skip
+
     def pixels(self, image: ImageRecord) -> Pixels:
-        """Return an original's or edit's array, shared: not to be written to."""
+        """Return an original's or edit's array, shared: not to be written to. Composing it waits for its turn."""
+        cached = self._cached(image.image_id)
+        if cached is not None:
+            return cached if isinstance(cached, np.ndarray) else cached.image
+        with self.memory.reserve(step_bytes(image)):
+            return self._composed(image)
+
+    def _composed(self, image: ImageRecord) -> Pixels:
         patched: list[ImageRecord] = []
         # Upwards to the nearest array at hand, then down again: a loop, because a history may have thousands of edits.
         while image.parent_id is not None:
@@ -112,7 +125,7 @@ class ImageStore:
         if not patched:
             cached = self._cached(image.image_id) if image.parent_id is not None else None
             return cached if isinstance(cached, np.ndarray) else self.original(image).image
-        with_patches: Pixels = self.pixels(image).copy()
+        with_patches: Pixels = self._composed(image).copy()
         for edit in reversed(patched):
             assert edit.box is not None, "an edit always has a box"
             left, top, right, bottom = edit.box
@@ -147,15 +160,8 @@ class ImageStore:
             JobError: `disk_full` or `storage_unavailable`; nothing is left behind.
         """
         box = union_box([box for box, _ in patches])
-        left, top, right, bottom = box
-        merged = self.pixels(parent)[top:bottom, left:right].copy()
-        for (patch_left, patch_top, patch_right, patch_bottom), array in patches:
-            merged[patch_top - top : patch_bottom - top, patch_left - left : patch_right - left] = array
         image_id = new_id()
-        files = [(self.store.patch_path(image_id), encode_png(merged, fast=True))]
-        shown = self._as_shown(merged, parent, box)
-        if shown is not merged:
-            files.append((self.store.view_path(image_id), encode_png(shown, fast=True)))
+        files = self._encode_edit(image_id, parent, box, patches)
         try:
             with storage_as_job_error():
                 for path, data in files:
@@ -168,6 +174,24 @@ class ImageStore:
             (), box, time.time(),
         )  # fmt: skip
         return record, sum(len(data) for _, data in files)
+
+    def _encode_edit(
+        self, image_id: str, parent: ImageRecord, box: Box, patches: Sequence[tuple[Box, Pixels]]
+    ) -> list[tuple[Path, bytes]]:
+        """Return the paths and contents of a new edit's files."""
+        left, top, right, bottom = box
+        need_bytes = (right - left) * (bottom - top) * bytes_per_px(parent.format)
+        with self.memory.reserve(need_bytes + (step_bytes(parent) if len(patches) > 1 else 0)):
+            merged = patches[0][1]
+            if len(patches) > 1:
+                merged = self.pixels(parent)[top:bottom, left:right].copy()
+                for (patch_left, patch_top, patch_right, patch_bottom), array in patches:
+                    merged[patch_top - top : patch_bottom - top, patch_left - left : patch_right - left] = array
+            files = [(self.store.patch_path(image_id), encode_png(merged, fast=True))]
+            shown = self._as_shown(merged, parent, box)
+            if shown is not merged:
+                files.append((self.store.view_path(image_id), encode_png(shown, fast=True)))
+        return files
 
     def _as_shown(self, patch: Pixels, image: ImageRecord, box: Box) -> NDArray:
         """Return a patch as browsers show it: 8 bits, stretched as the photo is, transparent where nobody sees it."""
@@ -208,6 +232,17 @@ class ImageStore:
             return open_photo(data, max_bytes=self._max_bytes, max_px=self._max_px, turn=self.turn)
 
     @contextmanager
+    def turns_kept(self) -> Iterator[Turn]:
+        """Give what `turn` is, held until the block ends: for what goes on with the pixels after decoding."""
+        with ExitStack() as held:
+
+            def turn(px: int, deep: bool) -> AbstractContextManager[None]:
+                held.enter_context(self.turn(px, deep))
+                return nullcontext()
+
+            yield turn
+
+    @contextmanager
     def turn(self, px: int, deep: bool) -> Iterator[None]:
         """Hold the memory that decoding or encoding so many pixels takes; waits until there is room."""
         with self.memory.reserve(px * (DEEP_STEP_BYTES_PER_PX if deep else STEP_BYTES_PER_PX)):
@@ -237,9 +272,13 @@ class ImageStore:
 
 def step_bytes(image: ImageRecord) -> int:
     """Return the most memory that composing or encoding an image takes."""
+    return image.width * image.height * bytes_per_px(image.format)
+
+
+def bytes_per_px(format: str) -> int:
+    """Return the most memory that one step takes for each pixel."""
     # The depth is not in the row; a format that can hold 16 bits may do so.
-    deep = FORMATS[image.format].deep
-    return image.width * image.height * (DEEP_STEP_BYTES_PER_PX if deep else STEP_BYTES_PER_PX)
+    return DEEP_STEP_BYTES_PER_PX if FORMATS[format].deep else STEP_BYTES_PER_PX
 
 
 def union_box(boxes: Sequence[Box]) -> Box:

@@ -43,6 +43,10 @@ class OutputWriter:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        with self._images.memory.going_on():
+            self._write()
+
+    def _write(self) -> None:
         while (job_id := self._jobs.get()) is not None:
             try:
                 self._save(job_id)

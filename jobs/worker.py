@@ -103,6 +103,10 @@ class DeviceWorker(threading.Thread):
 
     def run(self) -> None:
         """Work until the queue hands out nothing more, or until this thread was replaced."""
+        with self._queue.images.memory.going_on():  # who has waited for a device is not refused for want of memory
+            self._work()
+
+    def _work(self) -> None:
         while not self._given_up:
             with self._admission() as is_admitted:
                 if not is_admitted or not (job_ids := self._take()):

@@ -23,6 +23,7 @@ from detection.found import Detection, DetectionError, DetectorMissingError
 from detection.repeat import find_repeats
 from detection.text import FoundText, find_text
 from jobs.errors import JobError
+from jobs.images import step_bytes
 from jobs.queue import JobQueue
 from jobs.request_parsing import build_mask, mask_bytes
 from jobs.store import ImageRecord
@@ -38,6 +39,7 @@ FIELDS = {
 AT_ONCE = 2  # a click takes a tenth of a second, text some seconds, and repairs want the processor too
 MOST_WAITING = 16
 BYTES_PER_PX = 12  # of the photo: reduced copies, masks, the answer
+ANSWER_BYTES_PER_PX = 4
 BASE_BYTES = {"text": 400 << 20, "click": 32 << 20, "repeat": 200 << 20}
 KEPT_TEXTS = 16
 MOST_REGIONS = 2000
@@ -97,12 +99,14 @@ def _detect(queue: JobQueue, texts: TextCache, body: dict[str, Any]) -> dict[str
     image = queue.image(body["image_id"])
     try:
         if kind == "text":
-            return _answer(_find_text(queue, texts, image, box).select(sensitivity))
+            found = _find_text(queue, texts, image, box)
+            with queue.images.memory.reserve(ANSWER_BYTES_PER_PX * image.width * image.height):
+                return _answer(found.select(sensitivity))
         if kind == "click":
-            pixels = queue.images.pixels(image)
             with queue.images.memory.reserve(_cost_bytes(kind, image)):
+                pixels = queue.images.pixels(image)
                 return _answer(select_object(pixels, points, box=box, sensitivity=sensitivity))
-        return _answer(_find_repeats(queue, image, body, box, sensitivity))
+        return _find_repeats(queue, image, body, box, sensitivity)
     except DetectorMissingError as error:
         raise JobError("detector_missing", str(error)) from error
     except DetectionError as error:
@@ -112,17 +116,16 @@ def _detect(queue: JobQueue, texts: TextCache, body: dict[str, Any]) -> dict[str
 def _find_text(queue: JobQueue, texts: TextCache, image: ImageRecord, box: Box | None) -> FoundText:
     found = texts.get(image.image_id, box)
     if found is None:
-        pixels = queue.images.pixels(image)
         with queue.images.memory.reserve(_cost_bytes("text", image)):
-            found = find_text(pixels, box=box)
+            found = find_text(queue.images.pixels(image), box=box)
         texts.keep(image.image_id, box, found)
     return found
 
 
 def _find_repeats(
     queue: JobQueue, image: ImageRecord, body: dict[str, Any], box: Box | None, sensitivity: float
-) -> Detection:
-    """Look on `image` for what is marked on `mark_image_id`, by default the same photo."""
+) -> dict[str, Any]:
+    """Look on `image` for what is marked on `mark_image_id`, by default the same photo; return the answer."""
     mark_id = body.get("mark_image_id", image.image_id)
     if not isinstance(mark_id, str):
         raise JobError("bad_detect", "mark_image_id must be the id of the photo that the mark is on.")
@@ -130,18 +133,29 @@ def _find_repeats(
     marked = queue.image(mark_id) if other else image
     file = body.get("mask_png")
     data = None if file is None else decode_mask(file)
-    mark_pixels, pixels = queue.images.pixels(marked), queue.images.pixels(image)
-    with queue.images.memory.reserve(mask_bytes(marked, has_file=data is not None)):
+    with queue.images.memory.reserve(_cost_bytes("repeat", image, marked, has_file=data is not None)):
+        mark_pixels, pixels = queue.images.pixels(marked), queue.images.pixels(image)
         mask = build_mask(body.get("strokes"), data, image=marked, pixels=mark_pixels if data is not None else None)
-    if box is not None:
-        left, top, right, bottom = box
-        mask[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = True
-    with queue.images.memory.reserve(_cost_bytes("repeat", image)):
-        return find_repeats(mark_pixels, mask, other=pixels if other else None, sensitivity=sensitivity)
+        if box is not None:
+            left, top, right, bottom = box
+            mask[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = True
+        return _answer(
+            find_repeats(mark_pixels, mask, other=pixels if other else None, sensitivity=sensitivity)
+        )  # fmt: skip
 
 
-def _cost_bytes(kind: str, image: ImageRecord) -> int:
-    return BASE_BYTES[kind] + BYTES_PER_PX * image.width * image.height
+def _cost_bytes(kind: str, image: ImageRecord, marked: ImageRecord | None = None, *, has_file: bool = False) -> int:
+    """Return the most memory that detection takes, the photos' own decoding and what they hold included.
+
+    Args:
+        kind: of `KINDS`.
+        image: where is looked.
+        marked: where the mark is; None = nothing is marked.
+        has_file: whether the mark comes as a file.
+    """
+    photos = {photo.image_id: photo for photo in (image, marked) if photo is not None}.values()
+    masks = mask_bytes(marked, has_file=has_file) if marked is not None else 0
+    return BASE_BYTES[kind] + BYTES_PER_PX * image.width * image.height + sum(map(step_bytes, photos)) + masks
 
 
 def _box(value: object) -> Box | None:

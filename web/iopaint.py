@@ -11,25 +11,27 @@ import binascii
 import logging
 import random
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
+import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 
 from config import Settings
 from imaging import Encoded, encode_photo, encode_png, open_photo
-from imaging.reading import format_of
+from imaging.decoding import Turn
 from imaging.selection import BRIGHT, adjust_selection, encode_gif, encode_selection, read_brightness
 from jobs.errors import JobError
 from jobs.images import imaging_as_job_error
-from jobs.queue import JobQueue
+from jobs.queue import FileOf, JobQueue
 from jobs.store import ImageRecord
 from web.iopaint_files import Gallery, generation_info
 from web.iopaint_plugins import PLUGINS, Plugins, refuse_image
@@ -46,7 +48,7 @@ from web.iopaint_schema import (
 )
 from web.one_shot import notes_header, repair_for_client
 from web.routes import STATUSES, WAITERS, AsciiJson
-from web.uploads import MIB, file_part, read_form, read_json
+from web.uploads import MIB, file_part, read_form, read_json, unread_part
 
 STATUS_HERE = {**STATUSES, "mask_mismatch": 400, "bad_base64": 422, "no_plugin": 422, "no_file": 422, "queue_full": 503}
 BASE64_GROWTH = 1.4  # four characters for three bytes, and line breaks
@@ -116,7 +118,7 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
     waiters = anyio.CapacityLimiter(WAITERS)
     inpainter = FileInpainter(queue, settings, waiters)
     models = NamedModels(queue)
-    gallery = Gallery(settings)
+    gallery = Gallery(settings, queue.images)
     plugins = Plugins(queue, settings)
 
     async def body_of(request: Request, kind: type[Body], *, files: int = 1) -> Body:
@@ -128,16 +130,13 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
     async def inpaint(request: Request) -> Response:
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
             async with read_form(request, max_file_mib=settings.max_file_mib, files=2, fields=FORM_FIELDS) as form:
-                image = await file_part(form, "image", max_file_mib=settings.max_file_mib)
-                mask = await file_part(form, "mask", max_file_mib=settings.max_file_mib)
                 texts = {name: value for name, value in form.items() if not isinstance(value, UploadFile)}
-            asked = InpaintRequest.model_validate(texts)
-            image_data, mask_data = image[0] if image else b"", mask[0] if mask else b""
+                asked = InpaintRequest.model_validate(texts)
+                encoded = await inpainter.inpaint_form(request, form)
         else:
             asked = await body_of(request, InpaintRequest, files=2)
-            image_data = await run_in_threadpool(decode_base64, asked.image, "image")
-            mask_data = await run_in_threadpool(decode_base64, asked.mask, "mask")
-        encoded = await inpainter.inpaint(request, image_data, mask_data)
+            photo, mask = partial(decode_base64, asked.image, "image"), partial(decode_base64, asked.mask, "mask")
+            encoded = await inpainter.inpaint(request, photo, mask)
         headers = {"X-Seed": str(seed_of(asked.sd_seed)), **notes_header(encoded)}
         return Response(encoded.data, media_type=encoded.media_type, headers=headers)
 
@@ -181,12 +180,8 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
     async def adjust_mask(request: Request) -> Response:
         asked = await body_of(request, AdjustMaskRequest)
         data = await run_in_threadpool(decode_base64, asked.mask, "mask")
-
-        def work() -> bytes:
-            mask = inpainter.brightness(data) >= BRIGHT
-            return encode_selection(adjust_selection(mask, asked.operate, asked.kernel_size))
-
-        return Response(await run_in_threadpool(work), media_type="image/png")
+        adjusted = await run_in_threadpool(inpainter.adjust, data, asked.operate, asked.kernel_size)
+        return Response(adjusted, media_type="image/png")
 
     @router.get("/api/v1/inputimage")
     def get_input_image() -> Response:
@@ -259,50 +254,90 @@ class FileInpainter:
 
     def __init__(self, queue: JobQueue, settings: Settings, waiters: anyio.CapacityLimiter) -> None:
         self._queue = queue
+        self._max_file_mib = settings.max_file_mib
         self._max_bytes = settings.max_file_mib * MIB
         self._max_px = settings.max_image_mpx * 1_000_000
         self._waiters = waiters
 
-    def brightness(self, data: bytes) -> Any:
-        """Return a mask file as (H, W) uint8; JobError for what is no picture."""
+    def brightness(self, data: bytes, turn: Turn) -> Any:
+        """Return a mask file as (H, W) uint8, decoded in its turn; JobError for what is no picture."""
         with imaging_as_job_error():
-            return read_brightness(data, max_bytes=self._max_bytes, max_px=self._max_px, turn=self._queue.images.turn)
+            return read_brightness(data, max_bytes=self._max_bytes, max_px=self._max_px, turn=turn)
 
-    async def inpaint(self, request: Request, image: bytes, mask: bytes) -> Encoded:
+    def adjust(self, data: bytes, operate: str, kernel_px: int) -> bytes:
+        """Return a mask file grown, shrunk or inverted, as a selection in IOPaint's yellow."""
+        with self._queue.images.turns_kept() as turn:
+            mask = self.brightness(data, turn) >= BRIGHT
+            return encode_selection(adjust_selection(mask, operate, kernel_px))
+
+    async def inpaint_form(self, request: Request, form: FormData) -> Encoded:
+        """Repair a photo with a mask that lie in an open form as `image` and `mask`; see `inpaint`."""
+        image, mask = (unread_part(form, name, max_file_mib=self._max_file_mib) for name in ("image", "mask"))
+        return await self.inpaint(request, image and image[0], mask and mask[0])
+
+    async def inpaint(self, request: Request, image: FileOf | None, mask: FileOf | None) -> Encoded:
         """Repair a photo for a request whose body was read; the answer has the photo's format and size.
 
-        Raises JobError: `no_image` and `empty_mask` for missing files, `mask_mismatch` for another size.
+        Args:
+            request: whose connection is watched.
+            image: reads the photo's file; None for none.
+            mask: reads the mask's file; None for none.
+
+        Returns:
+            The repaired file.
+
+        Raises:
+            JobError: `no_image` and `empty_mask` for missing files, `mask_mismatch` for another size, and what
+                `repair_for_client` raises.
         """
-        if not image:
-            raise JobError("no_image", "No image was sent (image).")
-        if not mask:
-            raise JobError("empty_mask", "No mask was sent (mask; above 127 = what should go).")
+        no_image = JobError("no_image", "No image was sent (image).")
+        no_mask = JobError("empty_mask", "No mask was sent (mask; above 127 = what should go).")
+        if image is None:
+            raise no_image
+        if mask is None:
+            raise no_mask
+        read_image, read_mask, formats = image, mask, []
+
+        def take() -> bytes:
+            if not (data := read_image()):
+                raise no_image
+            return data
 
         def mask_for(photo: ImageRecord) -> bytes:
-            bright = self.brightness(mask)
-            if bright.shape != (photo.height, photo.width):
-                sizes = f"Image size({(photo.height, photo.width)}) and mask size({bright.shape}) not match."
-                raise JobError("mask_mismatch", sizes)
-            if not (bright > BRIGHT).any():
-                raise _NothingToDoError
-            return encode_png(((bright > BRIGHT) * 255).astype("uint8")[..., None], fast=True)
+            formats.append(photo.format)
+            if not (data := read_mask()):
+                raise no_mask
+            return self._mask_file(data, photo)
 
         try:
             encoded = await repair_for_client(
-                request, self._queue, image=image, mask=mask_for, options=OPTIONS, filename="photo",
+                request, self._queue, image=take, mask=mask_for, options=OPTIONS, filename="photo",
                 waiters=self._waiters,
             )  # fmt: skip
         except _NothingToDoError:
-            encoded = await run_in_threadpool(self._unchanged, image)
-        if format_of(image) == "GIF":
-            data = await run_in_threadpool(encode_gif, encoded.data)
-            return Encoded(data, "image/gif", ".gif", encoded.notes)
-        return encoded
+            encoded = await run_in_threadpool(self._unchanged, read_image)
+        return await run_in_threadpool(self._as_gif, encoded) if formats == ["GIF"] else encoded
 
-    def _unchanged(self, image: bytes) -> Encoded:
-        with imaging_as_job_error():
-            turn = self._queue.images.turn
-            return encode_photo(open_photo(image, max_bytes=self._max_bytes, max_px=self._max_px, turn=turn))
+    def _mask_file(self, data: bytes, photo: ImageRecord) -> bytes:
+        """Return a mask file of black and white for one whose brightness counts; _NothingToDoError for an empty one."""
+        with self._queue.images.turns_kept() as turn:
+            bright = self.brightness(data, turn)
+            if bright.shape != (photo.height, photo.width):
+                sizes = f"Image size({(photo.height, photo.width)}) and mask size({bright.shape}) not match."
+                raise JobError("mask_mismatch", sizes)
+            hole = bright > BRIGHT
+            if not hole.any():
+                raise _NothingToDoError
+            return encode_png((hole.view("uint8") * np.uint8(255))[..., None], fast=True)
+
+    def _unchanged(self, read_image: FileOf) -> Encoded:
+        with imaging_as_job_error(), self._queue.images.turns_kept() as turn:
+            return encode_photo(open_photo(read_image(), max_bytes=self._max_bytes, max_px=self._max_px, turn=turn))
+
+    def _as_gif(self, encoded: Encoded) -> Encoded:
+        with self._queue.images.memory.going_on():
+            data = encode_gif(encoded.data, turn=self._queue.images.turn)
+        return Encoded(data, "image/gif", ".gif", encoded.notes)
 
 
 class _NothingToDoError(Exception):

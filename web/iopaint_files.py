@@ -16,7 +16,7 @@ from config import Settings
 from imaging import encode_preview, open_photo, png
 from imaging.reading import format_of
 from jobs.errors import JobError, storage_as_job_error
-from jobs.images import clean_name, imaging_as_job_error
+from jobs.images import ImageStore, clean_name, imaging_as_job_error
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png"})
 THUMBNAIL_PX = 256
@@ -30,7 +30,14 @@ log = logging.getLogger("fftlama.web")
 class Gallery:
     """Photos by tab ("input", "output") and bare name."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, images: ImageStore) -> None:
+        """Make the gallery.
+
+        Args:
+            settings: the folders and the limits of a file.
+            images: whose turns decoding waits for.
+        """
+        self._images = images
         self.input = Path(settings.input_path) if settings.input_path else None
         self._outputs = Path(settings.outputs_dir)
         self._max_bytes = settings.max_file_mib * MIB
@@ -75,8 +82,8 @@ class Gallery:
     def thumbnail(self, tab: str, name: str, *, width: int, height: int) -> tuple[bytes, tuple[int, int]]:
         """Return a JPEG and its (width, height): as wide as asked, else as high, else of 256 px."""
         path = self.file(tab, name)
-        with imaging_as_job_error():
-            photo = open_photo(path.read_bytes(), max_bytes=self._max_bytes, max_px=self._max_px)
+        with imaging_as_job_error(), self._images.turns_kept() as turn:
+            photo = open_photo(path.read_bytes(), max_bytes=self._max_bytes, max_px=self._max_px, turn=turn)
             full_height, full_width = photo.image.shape[:2]
             if not width and not height:
                 width = THUMBNAIL_PX

@@ -11,12 +11,11 @@ from imaging.selection import encode_selection, widen_selection
 from jobs.errors import JobError
 from jobs.images import imaging_as_job_error
 from jobs.queue import JobQueue
-from web.detect import AT_ONCE, BYTES_PER_PX, MOST_WAITING
+from web.detect import AT_ONCE, MOST_WAITING
 from web.uploads import MIB
 
 INTERACTIVE_SEG = "InteractiveSeg"
 PLUGINS = ({"name": INTERACTIVE_SEG, "support_gen_image": False, "support_gen_mask": True},)
-BASE_BYTES = 32 << 20
 WIDEN_PX = 9  # the side of the square that IOPaint widens a selection with
 
 
@@ -54,11 +53,11 @@ class Plugins:
         return await anyio.to_thread.run_sync(self._select, image, clicks, limiter=self._running)
 
     def _select(self, image: bytes, clicks: list[list[float]]) -> bytes:
-        images = self._queue.images
-        with imaging_as_job_error():
-            pixels = open_photo(image, max_bytes=self._max_bytes, max_px=self._max_px, turn=images.turn).image
         points = [(x, y, bool(keep[0]) if keep else True) for x, y, *keep in clicks]
-        with images.memory.reserve(BASE_BYTES + BYTES_PER_PX * pixels.shape[0] * pixels.shape[1]):
+        # What finding takes is less than decoding took, so the turn goes on.
+        with self._queue.images.turns_kept() as turn:
+            with imaging_as_job_error():
+                pixels = open_photo(image, max_bytes=self._max_bytes, max_px=self._max_px, turn=turn).image
             try:
                 found = select_object(pixels, points)
             except DetectionError as error:

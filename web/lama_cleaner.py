@@ -56,17 +56,15 @@ def create_lama_cleaner_routes(queue: JobQueue, settings: Settings) -> APIRouter
     waiters = anyio.CapacityLimiter(WAITERS)
     inpainter = FileInpainter(queue, settings, waiters)
     models = NamedModels(queue)
-    gallery = Gallery(settings)
+    gallery = Gallery(settings, queue.images)
     plugins = Plugins(queue, settings)
     max_mib = settings.max_file_mib
 
     @router.post("/inpaint")
     async def inpaint(request: Request) -> Response:
         async with read_form(request, max_file_mib=max_mib, files=2, fields=FORM_FIELDS) as form:
-            image = await file_part(form, "image", max_file_mib=max_mib)
-            mask = await file_part(form, "mask", max_file_mib=max_mib)
             seed = parse_seed(form.get("sdSeed"))
-        encoded = await inpainter.inpaint(request, image[0] if image else b"", mask[0] if mask else b"")
+            encoded = await inpainter.inpaint_form(request, form)
         return Response(
             encoded.data, media_type=encoded.media_type, headers={"X-Seed": str(seed), **notes_header(encoded)}
         )

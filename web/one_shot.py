@@ -1,7 +1,8 @@
 """One photo in, one repaired file out, in one request: waits for its turn in the queue, and stops if the client leaves.
 
 A client that closes its connection has no use for the answer: its job leaves the queue, and a running one's result is
-dropped. Works on whole bodies only: whoever reads the body reads it to its end first.
+dropped. Works on whole bodies only: whoever reads the body reads it to its end first, onto the disk, and hands in what
+takes it into memory.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import anyio.to_thread
 from fastapi import Request
 
 from imaging import Encoded
-from jobs.queue import JobQueue, MaskOf
+from jobs.errors import JobError
+from jobs.queue import FileOf, JobQueue, MaskOf
 from jobs.store import note_as_dict
 
 NOTES_HEADER = "X-Fftlama-Notes"
@@ -26,8 +28,8 @@ async def repair_for_client(
     request: Request,
     queue: JobQueue,
     *,
-    image: bytes,
-    mask: bytes | MaskOf,
+    image: FileOf,
+    mask: MaskOf,
     options: Any,
     filename: str,
     waiters: anyio.CapacityLimiter,
@@ -37,8 +39,8 @@ async def repair_for_client(
     Args:
         request: whose connection is watched.
         queue: where the job goes.
-        image: the photo's file.
-        mask: the mask's file, or what makes it once the photo's size is known.
+        image: reads the photo's file; called when it is this one's turn.
+        mask: reads or makes the mask's file, once the photo's row is known.
         options: as `POST /api/v1/repairs` takes them.
         filename: the photo's name.
         waiters: the threads that may wait for jobs.
@@ -51,8 +53,13 @@ async def repair_for_client(
     """
     job = CancellableJob(queue)
 
+    def take() -> bytes:
+        if job.is_left:  # while it waited for its turn
+            raise JobError("interrupted", "The client is gone.")
+        return image()
+
     def work() -> Encoded:
-        return queue.repair_file(image, mask, options, filename, on_job=job.begin)
+        return queue.repair_file(take, mask, options, filename, on_job=job.begin)
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -95,6 +102,12 @@ class CancellableJob:
         self._lock = threading.Lock()
         self._job_id: str | None = None
         self._left = False
+
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody wants it any more."""
+        with self._lock:
+            return self._left
 
     def begin(self, job_id: str) -> None:
         """Take the job's id; it is cancelled now if that was asked for before."""

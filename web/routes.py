@@ -29,7 +29,7 @@ from web.archive import add_archive_route
 from web.detect import add_detect_route
 from web.image_files import attachment, check_format, download_name, encode_whole
 from web.one_shot import notes_header, repair_for_client
-from web.uploads import decode_mask, file_part, parse_json, read_form, read_json, repair_json_mib
+from web.uploads import decode_mask, file_part, parse_json, read_form, read_json, repair_json_mib, unread_part
 from web.weights import add_weights_routes
 
 STATUSES = {
@@ -178,17 +178,17 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
     async def repair_file(request: Request) -> Response:
         async with read_form(request, max_file_mib=max_mib, files=2) as form:
             options = _parse_options_field(form.get("options"))
-            async with uploads:
-                image = await file_part(form, "image", max_file_mib=max_mib)
-                mask = await file_part(form, "mask", max_file_mib=max_mib)
-        if image is None:
-            raise JobError("no_image", "No photo was sent (multipart field `image`).")
-        if mask is None:
-            raise JobError("empty_mask", "No mask was sent (multipart field `mask`; above 127 = what should go).")
-        data, filename = image
-        encoded = await repair_for_client(
-            request, queue, image=data, mask=mask[0], options=options, filename=filename, waiters=waiters
-        )
+            image = unread_part(form, "image", max_file_mib=max_mib)
+            mask = unread_part(form, "mask", max_file_mib=max_mib)
+            if image is None:
+                raise JobError("no_image", "No photo was sent (multipart field `image`).")
+            if mask is None:
+                raise JobError("empty_mask", "No mask was sent (multipart field `mask`; above 127 = what should go).")
+            (read_image, filename), (read_mask, _) = image, mask
+            encoded = await repair_for_client(
+                request, queue, image=read_image, mask=lambda photo: read_mask(), options=options, filename=filename,
+                waiters=waiters,
+            )  # fmt: skip
         name = f"{PurePath(filename).stem or 'photo'}_repaired{encoded.extension}"
         return Response(encoded.data, media_type=encoded.media_type, headers=attachment(name) | notes_header(encoded))
 

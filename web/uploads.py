@@ -11,7 +11,7 @@ import json
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl
@@ -92,12 +92,31 @@ async def read_fields(request: Request) -> dict[str, str]:
 
 async def file_part(form: FormData, name: str, *, max_file_mib: int) -> tuple[bytes, str] | None:
     """Return the bytes and file name of a form's file; None when it has none of that name."""
+    part = _part_of(form, name, max_file_mib)
+    return None if part is None else (await part.read(), part.filename or "")
+
+
+def unread_part(form: FormData, name: str, *, max_file_mib: int) -> tuple[Callable[[], bytes], str] | None:
+    """Return what reads a form's file while the form is open, in a thread, and the file's name; None for no file."""
+    part = _part_of(form, name, max_file_mib)
+    if part is None:
+        return None
+    file = part.file
+
+    def read() -> bytes:
+        file.seek(0)
+        return file.read()
+
+    return read, part.filename or ""
+
+
+def _part_of(form: FormData, name: str, max_file_mib: int) -> UploadFile | None:
     part = form.get(name)
     if not isinstance(part, UploadFile):
         return None
     if (part.size or 0) > max_file_mib * MIB:
         raise too_large(max_file_mib)
-    return await part.read(), part.filename or ""
+    return part
 
 
 def repair_json_mib(*, max_file_mib: int, max_image_mpx: int) -> int:

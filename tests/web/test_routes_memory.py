@@ -1,0 +1,171 @@
+"""Whatever decodes, looks at or encodes a picture for a request does so in a turn of the one memory that all share."""
+
+import base64
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+import web.detect
+import web.iopaint
+import web.iopaint_files
+import web.iopaint_plugins
+from app import create_api
+from config import Settings
+from jobs.memory_budget import MemoryBudget
+from jobs.queue import JobQueue
+from tests.support.fake_engine import FakeEngine
+from tests.support.iopaint_clients import data_url, file_of
+
+PIXELS = np.random.default_rng(0).integers(0, 120, (90, 120, 3), np.uint8)
+PIXELS[30:60, 40:80] = (220, 40, 40)
+PHOTO = file_of(Image.fromarray(PIXELS))
+MASK = file_of(Image.fromarray((np.arange(120) < 20) * np.full((90, 1), 255, np.uint8)))
+BLACK = file_of(Image.new("L", (120, 90)))
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[TestClient]:
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / "a.png").write_bytes(PHOTO)
+    settings = Settings(
+        data_dir=tmp_path / "data", outputs_dir=tmp_path / "outputs", input_path=tmp_path / "input",
+        client_requests_per_minute=0,
+    )  # fmt: skip
+    with TestClient(create_api(settings, FakeEngine()), base_url="http://127.0.0.1") as client:
+        yield client
+
+
+def queue_of(client: TestClient) -> JobQueue:
+    queue: JobQueue = client.app.state.queue  # type: ignore[attr-defined]
+    return queue
+
+
+def detect(client: TestClient, kind: str, **fields: Any) -> httpx.Response:
+    image_id = queue_of(client).add_image(PHOTO, "a.png").image_id
+    queue_of(client).images.forget([image_id])  # it has to be decoded again
+    return client.post("/api/v1/detect", json={"image_id": image_id, "kind": kind, **fields})
+
+
+def inpaint(client: TestClient, mask: bytes, photo: bytes = PHOTO) -> httpx.Response:
+    return client.post("/api/v1/inpaint", json={"image": data_url(photo), "mask": data_url(mask)})
+
+
+Ask = Callable[[TestClient], httpx.Response]
+CLICKS = [[60, 45, 1]]
+ROUTES: dict[str, tuple[Ask, list[tuple[Any, str]]]] = {
+    "click": (
+        lambda client: detect(client, "click", points=[[60, 45, True]]),
+        [(web.detect, "select_object"), (web.detect, "_encode_mask")],
+    ),
+    "text": (lambda client: detect(client, "text"), [(web.detect, "find_text"), (web.detect, "_encode_mask")]),
+    "repeat": (
+        lambda client: detect(client, "repeat", mask_png=base64.b64encode(MASK).decode()),
+        [(web.detect, "build_mask"), (web.detect, "find_repeats"), (web.detect, "_encode_mask")],
+    ),
+    "IOPaint's repair": (
+        lambda client: inpaint(client, MASK), [(web.iopaint, "read_brightness"), (web.iopaint, "encode_png")]
+    ),
+    "IOPaint's repair of nothing": (
+        lambda client: inpaint(client, BLACK), [(web.iopaint, "read_brightness"), (web.iopaint, "encode_photo")]
+    ),
+    "IOPaint's masks": (
+        lambda client: client.post("/api/v1/adjust_mask", json={"mask": data_url(MASK), "operate": "expand"}),
+        [(web.iopaint, "adjust_selection"), (web.iopaint, "encode_selection")],
+    ),
+    "IOPaint's clicks": (
+        lambda client: client.post(
+            "/api/v1/run_plugin_gen_mask",
+            json={"name": "InteractiveSeg", "image": data_url(PHOTO), "clicks": CLICKS},
+        ),
+        [(web.iopaint_plugins, "select_object"), (web.iopaint_plugins, "encode_selection")],
+    ),
+    "IOPaint's thumbnails": (
+        lambda client: client.get("/api/v1/media_thumbnail_file?tab=input&filename=a.png"),
+        [(web.iopaint_files, "encode_preview")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_what_works_on_a_picture_holds_a_turn(
+    client: TestClient, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Masks of IOPaint's clients, previews of its folder and what was found were made beside the budget."""
+    ask, steps = ROUTES[name]
+    memory = queue_of(client).images.memory
+    held: dict[str, bool] = {}
+
+    def noting(step: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any, **options: Any) -> Any:
+            if step == "read_brightness":  # takes its turn itself, and has to keep it
+                result = work(*arguments, **options)
+                held[step] = getattr(memory._mine, "is_held", False)
+                return result
+            held[step] = getattr(memory._mine, "is_held", False)
+            return work(*arguments, **options)
+
+        return noted
+
+    for module, step in steps:
+        monkeypatch.setattr(module, step, noting(step, getattr(module, step)))
+    answer = ask(client)
+    assert answer.status_code == 200 or answer.json()["error"] == "detector_missing", answer.text
+    if answer.status_code == 200:
+        assert held == dict.fromkeys([step for _, step in steps], True)
+    assert not memory._taken_bytes and not memory._running, "a turn was not given back"
+
+
+@contextmanager
+def taken(memory: MemoryBudget) -> Iterator[None]:
+    """Have two other threads hold all turns that there are at a time."""
+    begun, ended = threading.Barrier(3), threading.Event()
+
+    def hold() -> None:
+        with memory.reserve(1):
+            begun.wait(60)
+            ended.wait(60)
+
+    holders = [threading.Thread(target=hold) for _ in range(2)]
+    for holder in holders:
+        holder.start()
+    begun.wait(60)
+    try:
+        yield
+    finally:
+        ended.set()
+        for holder in holders:
+            holder.join()
+
+
+@pytest.mark.parametrize("name", [name for name in ROUTES if "repair" not in name])
+def test_who_gets_no_turn_is_told_when_to_come_again(
+    client: TestClient, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    ask, _ = ROUTES[name]
+    queue = queue_of(client)
+    image = queue.add_image(PHOTO, "a.png")
+    queue.images.forget([image.image_id])
+    monkeypatch.setattr(queue, "add_image", lambda *file: image)
+    queue.images.memory._longest_wait_s = 0.05
+    with taken(queue.images.memory):
+        answer = ask(client)
+    assert (answer.status_code, answer.headers.get("retry-after")) == (503, "5"), answer.text
+    assert "busy" in answer.text
+
+
+def test_a_gif_goes_through_the_same_memory(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    images = queue_of(client).images
+    turn = images.turn
+    monkeypatch.setattr(images, "turn", lambda px, deep: (sizes.append(px), turn(px, deep))[1])
+    answer = inpaint(client, MASK, file_of(Image.fromarray(PIXELS), "GIF"))
+    assert answer.status_code == 200 and answer.content[:4] == b"GIF8", answer.text
+    assert sizes == [90 * 120] * 3, "the photo, its mask, and the result as a GIF"
