@@ -53,13 +53,8 @@ async def repair_for_client(
     """
     job = CancellableJob(queue)
 
-    def take() -> bytes:
-        if job.is_left:  # while it waited for its turn
-            raise JobError("interrupted", "The client is gone.")
-        return image()
-
     def work() -> Encoded:
-        return queue.repair_file(take, mask, options, filename, on_job=job.begin)
+        return queue.repair_file(job.if_wanted(image), mask, options, filename, on_job=job.begin)
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -103,11 +98,16 @@ class CancellableJob:
         self._job_id: str | None = None
         self._left = False
 
-    @property
-    def is_left(self) -> bool:
-        """Whether nobody wants it any more."""
-        with self._lock:
-            return self._left
+    def if_wanted(self, read: FileOf) -> FileOf:
+        """Return what reads a file when it is its turn, or raises `interrupted` where the client left meanwhile."""
+
+        def read_if_wanted() -> bytes:
+            with self._lock:
+                if self._left:
+                    raise JobError("interrupted", "The client is gone.")
+            return read()
+
+        return read_if_wanted
 
     def begin(self, job_id: str) -> None:
         """Take the job's id; it is cancelled now if that was asked for before."""

@@ -34,8 +34,9 @@ class FileRepairer(Protocol):
     """What the page needs of the job queue."""
 
     def repair_file(
-        self, image: bytes, mask: bytes, options: dict[str, Any], filename: str, *, on_job: Callable[[str], None]
-    ) -> Any:
+        self, image: Callable[[], bytes], mask: Callable[[Any], bytes], options: dict[str, Any], filename: str, *,
+        on_job: Callable[[str], None],
+    ) -> Any:  # fmt: skip
         """Return an encoded photo with `.data`, `.extension`; `on_job` is told the job's id."""
 
     def cancel(self, job_id: str) -> Any:
@@ -175,11 +176,13 @@ def _add_repair_endpoint(page: gr.Blocks, queue: FileRepairer) -> None:
         if not image_path or not mask_path:
             raise gr.Error("Both an image file and a mask file are needed.", print_exception=False)
         name = Path(image_path).name
-        files = Path(image_path).read_bytes(), Path(mask_path).read_bytes()
         job = CancellableJob(queue)
         try:
             with cancel_when_left(watched_call(page, request), job.cancel):
-                encoded = queue.repair_file(*files, options or {}, name, on_job=job.begin)
+                encoded = queue.repair_file(
+                    job.if_wanted(Path(image_path).read_bytes), lambda photo: Path(mask_path).read_bytes(),
+                    options or {}, name, on_job=job.begin,
+                )  # fmt: skip
         except (ValueError, RuntimeError) as error:
             raise gr.Error(str(error), print_exception=False) from error
         for note in encoded.notes:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -48,17 +47,17 @@ def queue_of(client: TestClient) -> JobQueue:
     return queue
 
 
-def detect(client: TestClient, kind: str, **fields: Any) -> httpx.Response:
+def detect(client: TestClient, kind: str, **fields: Any) -> Any:
     image_id = queue_of(client).add_image(PHOTO, "a.png").image_id
     queue_of(client).images.forget([image_id])  # it has to be decoded again
     return client.post("/api/v1/detect", json={"image_id": image_id, "kind": kind, **fields})
 
 
-def inpaint(client: TestClient, mask: bytes, photo: bytes = PHOTO) -> httpx.Response:
+def inpaint(client: TestClient, mask: bytes, photo: bytes = PHOTO) -> Any:
     return client.post("/api/v1/inpaint", json={"image": data_url(photo), "mask": data_url(mask)})
 
 
-Ask = Callable[[TestClient], httpx.Response]
+Ask = Callable[[TestClient], Any]
 CLICKS = [[60, 45, 1]]
 ROUTES: dict[str, tuple[Ask, list[tuple[Any, str]]]] = {
     "click": (
@@ -165,7 +164,12 @@ def test_a_gif_goes_through_the_same_memory(client: TestClient, monkeypatch: pyt
     sizes: list[int] = []
     images = queue_of(client).images
     turn = images.turn
-    monkeypatch.setattr(images, "turn", lambda px, deep: (sizes.append(px), turn(px, deep))[1])
+
+    def noted(px: int, deep: bool) -> Any:
+        sizes.append(px)
+        return turn(px, deep)
+
+    monkeypatch.setattr(images, "turn", noted)
     answer = inpaint(client, MASK, file_of(Image.fromarray(PIXELS), "GIF"))
     assert answer.status_code == 200 and answer.content[:4] == b"GIF8", answer.text
     assert sizes == [90 * 120] * 3, "the photo, its mask, and the result as a GIF"
