@@ -152,6 +152,9 @@ def _cost_bytes(kind: str, image: ImageRecord, marked: ImageRecord | None = None
         image: where is looked.
         marked: where the mark is; None = nothing is marked.
         has_file: whether the mark comes as a file.
+
+    Returns:
+        The bytes.
     """
     photos = {photo.image_id: photo for photo in (image, marked) if photo is not None}.values()
     masks = mask_bytes(marked, has_file=has_file) if marked is not None else 0
