@@ -33,6 +33,7 @@ from PIL import Image, ImageOps
 
 from tests.support.redis_server import RedisServer, wait_for_workers
 from tests.support.serving import ROOT, RunningServer, clean_environment, follow, upload
+from tests.support.zygote import Forked
 
 RESULTS = Path(__file__).parent / "results"
 PHOTO = ROOT / "tests" / "data" / "pier.jpg"
@@ -69,7 +70,7 @@ def click(client: httpx.Client, image_id: str, spot: tuple[float, float]) -> tup
     return (time.perf_counter() - began_s) * 1e3, view["timings_ms"]
 
 
-def computed_s(*processes: subprocess.Popen[bytes] | None) -> float:
+def computed_s(*processes: subprocess.Popen[bytes] | Forked | None) -> float:
     """Return the seconds that processes have computed since they began (Linux)."""
     total = 0
     for process in processes:

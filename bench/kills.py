@@ -37,7 +37,6 @@ import httpx
 from bench.hostile_files import originals
 from jobs.retention import PART_AGE_S
 from tests.support.documented_requests import mask_of
-from tests.support.forked_server import ForkedServer
 from tests.support.serving import RunningServer, follow
 
 RESULTS = Path(__file__).parent / "results"
@@ -156,7 +155,7 @@ def kill_often(folder: Path, *, kills: int, people: int, seed: int) -> Outcome:
         What was lost or left behind.
     """
     chance, outcome = random.Random(seed), Outcome(kills=kills)
-    server = ForkedServer(folder, settings=SETTINGS).start()
+    server = RunningServer(folder, settings=SETTINGS).start()
     try:
         clients = People(server, count=people, seed=seed)
         for _ in range(kills):

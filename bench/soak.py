@@ -358,8 +358,9 @@ def main(argv: list[str] | None = None) -> int:
     Person.fake_ms = options.fake_ms
     devices = options.devices or ("0,1" if options.fake_ms else "")
     settings = {"queue_limit": 100, **({"devices": devices} if devices else {})}
+    kind = "api" if options.fake_ms else "real"
     with tempfile.TemporaryDirectory() as folder:
-        server = RunningServer(Path(folder), kind="api" if options.fake_ms else "real", settings=settings).start()
+        server = RunningServer(Path(folder), kind=kind, settings=settings, is_forked=False).start()
         try:
             soaked = soak(server, photos, people=options.people, minutes=options.minutes, seed=options.seed)
             fed = greedy(server, photos[1], modest=7, minutes=options.greedy_minutes, seed=options.seed)

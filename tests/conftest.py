@@ -17,6 +17,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+from tests.support import zygote
 from tests.support.serving import RunningServer
 
 MARKS_BY_FIXTURE = {
@@ -76,6 +77,11 @@ def pytest_runtest_setup() -> None:
     np.random.seed(0)
     if "torch" in sys.modules:  # importing it takes seconds
         sys.modules["torch"].manual_seed(0)
+
+
+def pytest_unconfigure() -> None:
+    """End the process that forks servers."""
+    zygote.close()
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def test_a_model_that_cannot_be_loaded_is_one_clear_sentence(tmp_path: Path) -> 
 
 
 def test_it_answers_starting_until_it_is_ready_and_stops_at_once(tmp_path: Path) -> None:
-    server = RunningServer(tmp_path, kind="page")
+    server = RunningServer(tmp_path, kind="page", is_forked=False)
     server.start(wait=False)
     try:
         with server.client as client:
@@ -100,7 +100,8 @@ def test_a_second_user_of_the_machine_can_start_and_upload(tmp_path: Path) -> No
     left = tmp_path / "server" / "data" / "tmp" / "gradio" / "left" / "of-an-earlier-run.png"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"x")
-    server = RunningServer(tmp_path / "server", kind="page", environment={"TMPDIR": str(shared)}).start()
+    environment = {"TMPDIR": str(shared)}
+    server = RunningServer(tmp_path / "server", kind="page", environment=environment, is_forked=False).start()
     try:
         assert not left.exists()
         with server.client as client:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect, sync_playwright
 
@@ -21,7 +20,7 @@ CHROMIUM_NAMES = (
 )  # fmt: skip
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox", "--headless", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--process-per-site",
 ]  # fmt: skip
 DONE = '[data-part="status"][data-tone="good"]'
 PATIENCE_MS = 20_000
@@ -38,13 +37,6 @@ def launch_chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One Chromium for the tests of a module; every person has a profile of their own in it."""
-    with launch_chromium() as running:
-        yield running
 
 
 def make_photo(width: int, height: int, *, seed: int = 0) -> np.ndarray:
@@ -65,7 +57,7 @@ def photo_file(
 
 
 class Person:
-    """Somebody with the page open, who was never here before.
+    """Somebody with the page open.
 
     Every request is noted, and so is every script error and every breach of the content policy.
     """
@@ -80,8 +72,6 @@ class Person:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._note_breach)
         self.page.on("request", lambda r: self.requests.append((r.method, r.url, r.post_data_buffer or b"")))
-        self.page.goto(f"{url}/health")
-        self.page.evaluate("localStorage.clear()")
         self.visit()
 
     def _note_breach(self, message: ConsoleMessage) -> None:
@@ -192,28 +182,17 @@ def open_browser(browser: Browser, **options: Any) -> BrowserContext:
     return browser.new_context(**{"locale": "en-US", "viewport": {"width": 1200, "height": 800}, **options})
 
 
-@pytest.fixture(scope="module")
-def usual_browser(browser: Browser) -> Iterator[BrowserContext]:
-    """One profile for people without wishes, so that Gradio's files are loaded once."""
-    context = open_browser(browser)
-    yield context
-    context.close()
+def forget_everybody(context: BrowserContext, url: str) -> None:
+    """Have a site know nobody in this profile.
 
-
-@pytest.fixture
-def visit(browser: Browser, usual_browser: BrowserContext) -> Iterator[Any]:
-    """Open the page: `visit(url, **options) -> Person`; with options in a browser profile of its own."""
-    people: list[Person] = []
-
-    def open_page(url: str, **options: Any) -> Person:
-        people.append(Person(open_browser(browser, **options) if options else usual_browser, url))
-        return people[-1]
-
-    yield open_page
-    for person in people:
-        person.close()
-        if person.context is not usual_browser:
-            person.context.close()
+    Done in a page of the site that stays open: with it its process stays, whose start takes a third of a visit.
+    """
+    address = f"{url}/health"
+    open_pages = [page for page in context.pages if page.url == address]
+    page = open_pages[0] if open_pages else context.new_page()
+    if not open_pages:
+        page.goto(address)
+    page.evaluate("localStorage.clear()")
 
 
 DATA = Path(__file__).parents[1] / "data"

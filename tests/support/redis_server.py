@@ -6,16 +6,17 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
 
-from tests.support.serving import ROOT, clean_environment, free_port
+from tests.support import zygote
+from tests.support.serving import clean_environment, free_port, run_support_script
 
 START_S = 20.0
+CLOCK_VARIABLE = "CLOCK_AHEAD_S"  # of serve_worker.py
 
 
 @dataclass
@@ -99,17 +100,15 @@ class FakeWorker:
     number: int = 0
     version: str = "test"
     environment: dict[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | zygote.Forked | None = None
 
     def start(self) -> FakeWorker:
         """Start the process; it is not ready yet when this returns."""
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = {**clean_environment(), "OMP_NUM_THREADS": "1", **self.environment}
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "tests/support/serve_worker.py", self.redis_url, self.version],
-                cwd=ROOT, env=environment, stdout=log, stderr=log,
-            )  # fmt: skip
+        is_forked = CLOCK_VARIABLE not in environment  # which counts before the imports
+        words = [self.redis_url, self.version]
+        self.process = run_support_script("serve_worker", words, environment, log=self.log_path, is_forked=is_forked)
         return self
 
     @property

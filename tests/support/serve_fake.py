@@ -7,6 +7,7 @@ has the page besides.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -24,16 +25,22 @@ def remote_engines(settings: Settings) -> list[RemoteEngine]:
     return RemoteEngine.lanes(fleet, deadline_s=settings.job_timeout_s)
 
 
-if __name__ == "__main__":
-    if sys.argv[1] == "api":
+def main(arguments: Sequence[str]) -> int:
+    """Serve one of the kinds, which is the first argument, until told to stop."""
+    kind = arguments[0]
+    if kind == "api":
         app.create_app = lambda settings: app.create_api(  # type: ignore[assignment,misc]
             settings, [FakeEngine() for _ in settings.devices.split(",")]
         )
-    elif sys.argv[1] == "celery-page":
+    elif kind == "celery-page":
         app.load_engines = remote_engines
-    elif sys.argv[1] == "celery":
+    elif kind == "celery":
         app.load_remote_engines = remote_engines
         app.create_app = lambda settings: app.create_api(settings, remote_engines(settings))  # type: ignore
     else:
         app.load_engine = lambda settings: FakeEngine()
-    sys.exit(app.main(sys.argv[2:]))
+    return app.main(arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,16 @@ class WorkerFakeEngine(FakeEngine):
         return super().repair_many(requests, on_stage=on_stage)
 
 
-def main() -> int:
-    """Work until told to stop."""
+def main(arguments: Sequence[str]) -> int:
+    """Work until told to stop; the arguments are those of the command line."""
     logging.basicConfig(level="INFO", stream=sys.stdout)
-    version = sys.argv[2] if len(sys.argv) > 2 else "test"
+    version = arguments[1] if len(arguments) > 1 else "test"
     about = {
         "version": version, "weights": "fake", "fingerprint": fingerprint_of(version, WEIGHTS), "device": "fake",
         "profile": "fake",
     }  # fmt: skip
     try:
-        work(WorkerFakeEngine(), redis_url=sys.argv[1], about=about)
+        work(WorkerFakeEngine(), redis_url=arguments[0], about=about)
     except WorkerRefusedError as error:
         print(f"fftlama: {error}")
         return 2
@@ -53,4 +54,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -6,12 +6,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.support import zygote
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 180.0  # on a machine that many share
@@ -31,16 +33,37 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in kept.items() if name not in ("HOST", "PORT", "QUEUE")}
 
 
+def run_script(command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
+    """Start a script of this checkout with Python; its output goes to the end of the log."""
+    with log.open("ab") as stream:
+        return subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=environment, stdout=stream, stderr=stream
+        )  # fmt: skip
+
+
+def run_support_script(
+    name: str, arguments: Sequence[str], environment: Mapping[str, str], *, log: Path, is_forked: bool
+) -> "subprocess.Popen[bytes] | zygote.Forked":
+    """Start one of the scripts that `zygote` knows, by it or anew."""
+    if is_forked and zygote.CAN_FORK:
+        return zygote.fork(name, arguments, environment=environment, log=log)
+    return run_script([f"tests/support/{name}.py", *arguments], environment=environment, log=log)
+
+
 @dataclass
 class RunningServer:
-    """One server process with folders of its own; `kind` is one of `serve_fake.py`'s, or "real" for `app.py`."""
+    """One server process with folders of its own; `kind` is one of `serve_fake.py`'s, or "real" for `app.py`.
+
+    The fake ones are forked by `zygote`, unless `is_forked` is False: for who looks at the start itself, or at memory.
+    """
 
     folder: Path
     kind: str = "api"
     settings: dict[str, Any] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     environment: dict[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
+    is_forked: bool = True
+    process: subprocess.Popen[bytes] | zygote.Forked | None = None
 
     @property
     def url(self) -> str:
@@ -69,15 +92,15 @@ class RunningServer:
 
     def start(self, *, wait: bool = True) -> "RunningServer":
         """Start the process, on the same port and folders as before, and wait until /health answers 200."""
-        script = ["app.py"] if self.kind == "real" else ["tests/support/serve_fake.py", self.kind]
         settings = {"data_dir": self.data_dir, "outputs_dir": self.outputs_dir, "port": self.port, **self.settings}
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *script, *arguments],
-                cwd=ROOT, env={**clean_environment(), **self.environment}, stdout=log, stderr=log,
-            )  # fmt: skip
+        environment, log = {**clean_environment(), **self.environment}, self.folder / "server.log"
+        if self.kind == "real":
+            self.process = run_script(["app.py", *arguments], environment=environment, log=log)
+        else:
+            words = [self.kind, *arguments]
+            self.process = run_support_script("serve_fake", words, environment, log=log, is_forked=self.is_forked)
         if wait:
             try:
                 self.wait_until_healthy()
@@ -118,7 +141,17 @@ class RunningServer:
 
 
 def follow(client: httpx.Client, job_id: str, *, until: str = "ended", limit_s: float = 20.0) -> dict[str, Any]:
-    """Long-poll a job until it is in a state, "ended", or "saved"; return its last view."""
+    """Long-poll a job until it is in a state, "ended", "saved", or "written" (saved, or said why not).
+
+    Args:
+        client: of the server.
+        job_id: which job.
+        until: what is waited for.
+        limit_s: how long.
+
+    Returns:
+        Its last view.
+    """
     until_s = time.monotonic() + limit_s
     parameters: dict[str, Any] = {}
     while time.monotonic() < until_s:
@@ -126,7 +159,9 @@ def follow(client: httpx.Client, job_id: str, *, until: str = "ended", limit_s: 
         assert answer.status_code == 200, answer.text
         view: dict[str, Any] = answer.json()
         ended = until == "ended" and view["state"] in ("done", "failed", "cancelled")
-        if ended or view["state"] == until or (until == "saved" and view["saved"]):
+        if ended or view["state"] == until or (until in ("saved", "written") and view["saved"]):
+            return view
+        if until == "written" and any(note["code"] == "not_saved" for note in view["notes"]):
             return view
         parameters = {"wait_s": 2, "seen": view["version"]}
     raise AssertionError(f"not {until} after {limit_s} s: {view}")

@@ -12,14 +12,13 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.support.fake_engine import LITTLE_MEMORY
-from tests.support.page_driver import DATA, browser, open_browser
+from tests.support.page_driver import DATA, open_browser
 from tests.support.redis_server import FakeWorker, RedisServer
 from tests.support.serving import RunningServer, ask_repair, follow, upload, wait_until
 from web.accounts import Accounts
 from web.operators import status_page
 from web.words import LANGUAGES, load_strings
 
-__all__ = ["browser"]  # a fixture
 ROOT = Path(__file__).resolve().parents[2]
 PHOTO = (DATA / "flower.png").read_bytes()
 HTML = {"Accept": "text/html"}

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.page_driver import PATIENCE_MS, Person, browser, open_browser, photo_file, usual_browser, visit
+from tests.support.page_driver import PATIENCE_MS, Person, open_browser, photo_file
 from tests.support.serving import ROOT, RunningServer
 from web.accounts import Accounts
 
-__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 Visit = Callable[..., Person]
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 GRAVE = ("serious", "critical")

@@ -11,13 +11,12 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.page_driver import Person, photo_file
 from tests.support.serving import RunningServer
 from web import page_files
 from web.page_files import MADE, STATIC_FOLDER, PageFiles
 from web.words import load_strings
 
-__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 Visit = Callable[..., Person]
 
 

@@ -10,10 +10,9 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from imaging import encode_png
-from tests.support.page_driver import DONE, Person, browser, photo_file, usual_browser, visit
+from tests.support.page_driver import DONE, Person, photo_file
 from tests.support.serving import RunningServer
 
-__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 Visit = Callable[..., Person]
 STATUS = '[data-part="status"]'
 
@@ -132,6 +131,7 @@ def test_a_round_that_is_gone_takes_only_those_built_on_it(person: Person) -> No
     painted = person.strokes
     person.visit()
     person.page.wait_for_function("document.querySelectorAll('.fft-rounds li').length === 2")
+    person.page.locator(".fft-patch").wait_for()  # the list is there before the pictures
     assert person.shown_patches == 1 and person.strokes == painted
 
 

@@ -14,10 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
-from tests.support.page_driver import Person, browser, usual_browser, visit
+from tests.support.page_driver import Person
 from tests.support.serving import RunningServer
 
-__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 Visit = Callable[..., Person]
 WIDTH, HEIGHT = 631, 473  # odd, so that no row of bits ends with its byte
 STATUS = '[data-part="status"]'

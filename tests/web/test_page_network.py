@@ -7,10 +7,9 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.page_driver import DONE, Person, browser, photo_file, usual_browser, visit
+from tests.support.page_driver import DONE, Person, photo_file
 from tests.support.serving import RunningServer
 
-__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 Visit = Callable[..., Person]
 
 

@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
-from tests.support.page_driver import DATA, DONE, Person, browser, make_photo, photo_file, usual_browser, visit
+from tests.support.page_driver import DATA, DONE, Person, make_photo, photo_file
 from tests.support.serving import RunningServer
 
-__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 BODY_LIMIT_BYTES = 2000
 Visit = Callable[..., Person]
 

@@ -13,10 +13,9 @@ from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
 from masks.dilation import dilate_mask
-from tests.support.page_driver import Person, browser, make_photo, photo_file, usual_browser, visit
+from tests.support.page_driver import Person, make_photo, photo_file
 from tests.support.serving import RunningServer
 
-__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 Visit = Callable[..., Person]
 WIDTH, HEIGHT = 640, 480
 STATUS = '[data-part="status"]'

@@ -7,10 +7,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Dialog, expect
 
-from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.page_driver import Person, photo_file
 from tests.support.serving import RunningServer
 
-__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 Visit = Callable[..., Person]
 ROUNDS = '[data-part="rounds"] button'
 BRANCHES = '[data-part="branches"] button'

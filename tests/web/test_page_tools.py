@@ -8,10 +8,9 @@ import pytest
 from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
-from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.page_driver import Person, photo_file
 from tests.support.serving import RunningServer
 
-__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 Visit = Callable[..., Person]
 Points = list[tuple[float, float]]
 WIDTH, HEIGHT = 640, 480

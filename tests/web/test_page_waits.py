@@ -5,10 +5,9 @@ from collections.abc import Callable
 from playwright.sync_api import expect
 
 from tests.support.cluster import cluster
-from tests.support.page_driver import DONE, Person, browser, photo_file, usual_browser, visit
+from tests.support.page_driver import DONE, Person, photo_file
 from tests.support.redis_server import FakeWorker
 
-__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 PATIENCE_MS = 60_000.0  # processes start and are missed meanwhile
 WORDS = {
     "en-US": ("Waiting: no worker is there", "Waiting: Redis is not reachable"),

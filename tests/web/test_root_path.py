@@ -14,13 +14,12 @@ from playwright.sync_api import Browser
 
 from config import SettingsError, load_settings
 from tests.support.certificate import make_certificate
-from tests.support.page_driver import DATA, Person, browser, photo_file
+from tests.support.page_driver import DATA, Person, photo_file
 from tests.support.reverse_proxy import ReverseProxy
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 from web.accounts import Accounts
 from web.proxy import RootPath, path_below_root
 
-__all__ = ["browser"]  # a fixture
 ROOT_PATH = "/lama"
 
 
@@ -143,7 +142,8 @@ def test_the_server_also_answers_without_its_sub_path(start_server: Callable[...
 
 
 def test_while_it_starts_the_sub_path_says_so(tmp_path: Path) -> None:
-    running = RunningServer(tmp_path, kind="page", settings={"root_path": ROOT_PATH}).start(wait=False)
+    settings = {"root_path": ROOT_PATH}
+    running = RunningServer(tmp_path, kind="page", settings=settings, is_forked=False).start(wait=False)
     try:
         with running.client as client:
             seen: list[tuple[int, str]] = []

@@ -15,10 +15,8 @@ from config import Settings
 from lama.catalogue import CATALOGUE
 from tests.support.fake_engine import FakeEngine
 from tests.support.misbehaving_mirror import CONTENT, SHA256, Mirror, running_mirror
-from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.page_driver import Person, photo_file
 from tests.support.serving import RunningServer
-
-__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 
 
 @pytest.fixture

@@ -1,0 +1,188 @@
+"""Where the time of the tests goes: seconds and processor time of each room, file and fixture.
+
+    python bench/time_of_tests.py [ROOM ...] [--before FILE] [--name NAME] [--out FOLDER]
+
+Every room (a folder of tests/, its kernels apart) runs in one process on one thread, one test after the other. Counted
+are the seconds that pass, which other programs on the machine lengthen, and the processor time of that process and
+all that its tests start, which they lengthen by little. What pytest takes to begin is in neither. On two cores the
+whole takes about half of the larger sum. Rooms that are not named keep the figures that NAME.md has already.
+
+Prints a Markdown table of the rooms, those of FILE (an earlier result) beside them, then the slowest files and
+fixtures, then one JSON line; writes it to FOLDER/NAME.md. Exit status 1 when a test failed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "results"
+KERNELS = ("lama/kernels", "tensor_ops/kernels", "training/kernels")
+MOST_ROWS = 25
+
+Figures = dict[str, float]
+
+
+class Stopwatch:
+    """A plugin of pytest that adds up where time goes, and writes it to a file at the end."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.tests = 0
+        self.files: dict[str, float] = defaultdict(float)
+        self.fixtures: dict[str, float] = defaultdict(float)
+        self.slowest: dict[str, float] = defaultdict(float)
+        self.began_s = self.began_cpu_s = 0.0
+
+    def pytest_collection_finish(self) -> None:
+        self.began_s, self.began_cpu_s = time.monotonic(), cpu_s()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
+        began_s = time.monotonic()
+        try:
+            return (yield)
+        finally:
+            self.fixtures[fixturedef.argname] += time.monotonic() - began_s
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.tests += report.when == "call"
+        self.files[report.nodeid.split("::")[0]] += report.duration
+        self.slowest[report.nodeid] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        self.seconds = time.monotonic() - self.began_s
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        """Write the figures, when all that tests started has ended and been waited for."""
+        figures = {
+            "tests": self.tests, "s": self.seconds, "cpu_s": cpu_s() - self.began_cpu_s, "files": self.files,
+            "fixtures": self.fixtures, "slowest": self.slowest,
+        }  # fmt: skip
+        self.file.write_text(json.dumps(figures), encoding="utf-8")
+
+
+def cpu_s() -> float:
+    """Return the processor time of this process and of its descendants that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Be a plugin of pytest's (`-p bench.time_of_tests`), told by TIME_OF_TESTS where to write."""
+    config.pluginmanager.register(Stopwatch(Path(os.environ["TIME_OF_TESTS"])))
+
+
+def all_rooms() -> list[str]:
+    """Return the folders of tests/ that have tests, the kernels' each for itself."""
+    folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
+    return sorted(folders - {"."})
+
+
+def measure(room: str) -> tuple[dict[str, Any], bool]:
+    """Run the tests of a room and return its figures and whether all passed."""
+    file = Path(os.environ.get("TMPDIR", "/tmp")) / f"time-of-tests-{os.getpid()}.json"
+    is_interpreted = room in KERNELS
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TIME_OF_TESTS": str(file)}
+    if is_interpreted:
+        environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    others = [f"--ignore=tests/{kernels}" for kernels in KERNELS if not is_interpreted]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "bench.time_of_tests", *others, f"tests/{room}"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    file.unlink()
+    return figures, ended.returncode == 0
+
+
+def read_rooms(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the figures of the rooms in an earlier result, none if there is no such file."""
+    if not file.is_file():
+        return {}
+    line = next(line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith('{"'))
+    rooms: dict[str, dict[str, Any]] = json.loads(line)["rooms"]
+    return rooms
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table with its first column to the left."""
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(str(value) for value in row) + " |" for row in rows])
+
+
+def rooms_table(rooms: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]]) -> str:
+    """Return one row a room and their sum, with the earlier figures if there are some."""
+    keys = ("tests", "s", "cpu_s")
+    heads = ["room", *(f"{key} {when}".rstrip() for when in (("before", "now") if before else ("",)) for key in keys)]
+    rows: list[list[object]] = []
+    sums = [0.0] * (len(heads) - 1)
+    for room in sorted(rooms | before):
+        values = [found.get(room, {}).get(key, 0) for found in ([before, rooms] if before else [rooms]) for key in keys]
+        sums = [total + value for total, value in zip(sums, values, strict=True)]
+        rows.append([room, *(round(value) for value in values)])
+    return table(heads, [*rows, ["**all**", *(round(value) for value in sums)]])
+
+
+def slowest_table(rooms: dict[str, dict[str, Any]], kind: str, head: str) -> str:
+    """Return what took most of one kind ("files", "fixtures" or "slowest")."""
+    sums: dict[str, float] = defaultdict(float)
+    for figures in rooms.values():
+        for name, spent_s in figures[kind].items():
+            sums[name] += spent_s
+    most = sorted(sums.items(), key=lambda pair: -pair[1])[:MOST_ROWS]
+    return table([head, "s"], [[f"`{name}`", round(spent_s, 1)] for name, spent_s in most])
+
+
+def kept(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return a room's figures with the names that took a second or more."""
+    short = {
+        kind: {name: round(spent_s, 1) for name, spent_s in figures[kind].items() if spent_s >= 1}
+        for kind in ("files", "fixtures", "slowest")
+    }
+    return {"tests": figures["tests"], "s": round(figures["s"], 1), "cpu_s": round(figures["cpu_s"], 1), **short}
+
+
+def main() -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rooms", nargs="*", metavar="ROOM")
+    parser.add_argument("--before", type=Path, metavar="FILE")
+    parser.add_argument("--name", default="test-time")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
+    chosen = parser.parse_args()
+    file = chosen.out / f"{chosen.name}.md"
+    rooms = read_rooms(file)
+    failed = []
+    for room in chosen.rooms or all_rooms():
+        figures, passed = measure(room)
+        rooms[room] = kept(figures)
+        failed += [] if passed else [room]
+        environment = {"python": platform.python_version(), "cpus": os.cpu_count(), "system": platform.platform()}
+        parts = [
+            "# Where the time of the tests goes (bench/time_of_tests.py)",
+            rooms_table(rooms, read_rooms(chosen.before) if chosen.before else {}),
+            slowest_table(rooms, "files", "file"), slowest_table(rooms, "slowest", "test"),
+            slowest_table(rooms, "fixtures", "fixture"), str(environment),
+            "```\n" + json.dumps({"environment": environment, "rooms": rooms}) + "\n```",
+        ]  # fmt: skip
+        chosen.out.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print(file.read_text(encoding="utf-8"))
+    if failed:
+        print(f"tests failed in: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
