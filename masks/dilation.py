@@ -38,7 +38,7 @@ FIRST_LOOK_PX = (
     16  # step of the grid on which it is seen of a large hole that it is so deep that a finer grid says the same
 )
 DEEP_CELLS = 20  # so many cells: off by one of them is off by 5 %
-FEW_CELLS = 1 << 14  # of a grid: up to here connected components take less time than looking for runs
+FEW_CELLS = 1 << 10  # of a grid: up to here connected components take less time than looking for runs
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
 NOTHING_BEYOND: Padding = ((0, 0), (0, 0))
@@ -269,7 +269,7 @@ def largest_inside_px(hole: NDArray[np.bool_], *, known_beyond: Padding = NOTHIN
     """
     step = _grid_step(hole.size)
     for cell_px in (FIRST_LOOK_PX, step) if min(hole.shape) >= 2 * DEEP_CELLS * FIRST_LOOK_PX else (step,):
-        grid = np.pad(hole[::cell_px, ::cell_px], known_beyond)
+        grid = _padded(hole[::cell_px, ::cell_px], known_beyond)
         if grid.all():
             continue
         cells = float(cv2.distanceTransform(grid.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3).max())
@@ -338,12 +338,22 @@ def _is_one_piece(grid: NDArray[np.bool_]) -> bool:
 
     It is seen in a fifth of the time that connected components take.
     """
-    first = grid.argmax(axis=1)
-    last = grid.shape[1] - 1 - grid[:, ::-1].argmax(axis=1)
     count = cv2.reduce(grid.view(np.uint8), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
-    return bool(
-        (count == last - first + 1).all() and (first[1:] <= last[:-1] + 1).all() and (last[1:] >= first[:-1] - 1).all()
-    )
+    runs = np.count_nonzero(grid[:, 0]) + np.count_nonzero(grid[:, 1:] > grid[:, :-1])
+    if runs != len(grid) or not count.all():
+        return False
+    first = grid.argmax(axis=1)
+    end = first + count
+    return bool((first[1:] <= end[:-1]).all() and (end[1:] >= first[:-1]).all())
+
+
+def _padded(hole: NDArray[np.bool_], padding: Padding) -> NDArray[np.bool_]:
+    """What `np.pad` gives, which takes ten times as long for a small array."""
+    (above, below), (before, after) = padding
+    height, width = hole.shape
+    grid: NDArray[np.bool_] = np.zeros((above + height + below, before + width + after), np.bool_)
+    grid[above : above + height, before : before + width] = hole
+    return grid
 
 
 def _part(
