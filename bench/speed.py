@@ -10,6 +10,7 @@ accuracy  float16 against float64 on photos, over their holes
 buckets   the forward of the given weights at every bucket
 mask      what it costs to find the hole in a large mask, in the cache and not
 copies    a photo's rows into page-locked memory and out, by one thread and several
+host      the host's steps of a repair, one by one
 repair    the whole repair by wall clock, its stages and its jitter
 cap       100 large repairs in 6 GiB
 start     process start to ready, kernel cache cold and warm
@@ -41,20 +42,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 RESULTS = Path(__file__).parent / "results"
 OF_THE_NETWORK = ("model", "profile", "nan", "accuracy", "buckets")
-OF_THE_REPAIR = (
-    "mask",
-    "copies",
-    "repair",
-    "cap",
-    "start",
-    "steps",
-    "memory",
-    "switch",
-    "batch",
-    "measure",
-    "launches",
-)
-SECTIONS = (*OF_THE_NETWORK, *OF_THE_REPAIR)
+OF_A_REPAIR = ("mask", "copies", "host", "repair", "cap", "start", "steps")
+SECTIONS = (*OF_THE_NETWORK, *OF_A_REPAIR, "memory", "switch", "batch", "measure", "agree", "launches")
 SIZES = "1x512x512,1x768x768,1x1024x1024,1x1536x1536,2x512x512,4x512x512,8x512x512"
 BUCKETS = "256,384,512,640,768,1024,1280,1536"
 
@@ -120,7 +109,7 @@ def save(report: dict[str, Any], path: Path) -> None:
 
 def run_section(section: str, options: argparse.Namespace) -> Any:
     """Run one section and return its figures."""
-    from bench import speed_engine, speed_model, speed_repair, speed_start
+    from bench import speed_engine, speed_host, speed_model, speed_repair, speed_start
 
     sides = [int(side) for side in options.sides.split(",")]
     sizes = [tuple(int(n) for n in size.split("x")) for size in options.sizes.split(",")]
@@ -148,7 +137,9 @@ def run_section(section: str, options: argparse.Namespace) -> Any:
     if section == "mask":
         return speed_repair.mask_rows()
     if section == "copies":
-        return speed_repair.copy_rows_by_threads()
+        return speed_host.copy_rows()
+    if section == "host":
+        return speed_host.host_rows(options.weights)
     if section == "repair":
         return speed_repair.repair_rows(options.weights)
     if section == "cap":

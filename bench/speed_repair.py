@@ -5,10 +5,8 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import cv2
 import numpy as np
@@ -118,37 +116,6 @@ def mask_rows(*, rounds: int = 30) -> list[dict[str, Any]]:
                 each.append((time.perf_counter() - started) * 1e3)
         rows.append({"by": by.__name__.strip("_"), **{state: statistics.median(each) for state, each in times.items()}})
         print(rows[-1], flush=True)
-    return rows
-
-
-def copy_rows_by_threads(*, rounds: int = 30) -> list[dict[str, Any]]:
-    """Time copies of 4 and 16 MiB from a photo's rows into page-locked memory, and back into memory just asked for."""
-    from tensor_ops import host_copies
-
-    photo = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), dtype=np.uint8)
-    chosen, rows = host_copies._threads(), []
-    for mib in (4, 16):
-        part = photo[: (mib << 20) // 9000, 500:3500]
-        pinned = torch.empty(part.shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available()).numpy()
-        for threads in (1, 2, 4, 8):
-            pool = ThreadPoolExecutor(max(1, threads - 1))
-            with mock.patch.multiple(host_copies, _threads=lambda n=threads: n, _pool=lambda p=pool: p):
-                times: dict[str, list[float]] = {"in_ms": [], "out_ms": [], "out_touched_ms": []}
-                for _ in range(rounds):
-                    started = time.perf_counter()
-                    host_copies.copy_rows(pinned, part)
-                    times["in_ms"].append((time.perf_counter() - started) * 1e3)
-                    for touched in (False, True):
-                        out = np.empty(part.shape, np.uint8)
-                        if touched:
-                            host_copies.touch_pages(out)
-                        started = time.perf_counter()
-                        host_copies.copy_rows(out, pinned)
-                        key = "out_touched_ms" if touched else "out_ms"
-                        times[key].append((time.perf_counter() - started) * 1e3)
-            row = {"mib": mib, "threads": threads, **{key: statistics.median(each) for key, each in times.items()}}
-            rows.append(row | {"chosen_here": threads == chosen})
-            print(rows[-1], flush=True)
     return rows
 
 

@@ -1,0 +1,147 @@
+"""What of a repair is the host's: its steps one by one, and how fast it copies."""
+
+import contextlib
+import ctypes
+import importlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.speed_repair import photo_and_hole
+from tensor_ops import host_copies
+
+# (module, attribute) of what a repair's host calls; each is timed where it is looked up. Some call others.
+STEPS = (
+    ("inference", "sample_bounds"),
+    ("inference", "plan_repair"),
+    ("masks.dilation", "_connected_components"),
+    ("masks.dilation", "_depth_px"),
+    ("engine.repair_steps", "plan_context"),
+    ("engine.repair_steps", "is_deep_hole"),
+    ("engine.executor", "upload"),
+    ("engine.executor", "build_input"),
+    ("engine.executor", "transfer_low_frequencies"),
+    ("engine.executor", "composite"),
+    ("engine.model_runner", "ModelRunner.predict"),
+    ("tensor_ops.pinned_memory", "copy_rows"),
+    ("tensor_ops.pinned_memory", "touch_pages"),
+    ("tensor_ops.pinned_memory", "PinnedMemory._take"),
+    ("tensor_ops.pinned_memory", "PinnedMemory.synchronize"),
+    ("engine.repair_steps", "find_line"),
+    ("inference", "has_hole_beyond"),
+    ("inference", "fill_plans"),
+    ("inference", "make_result"),
+)
+
+
+def host_rows(weights: str | None, *, rounds: int = 15) -> list[dict[str, Any]]:
+    """Time the host's steps in repairs of 4000x3000 with each of three holes: median milliseconds of a repair."""
+    from inference import Inpainter
+
+    inpainter = Inpainter.load(weights)
+    rows = []
+    for hole_px in (300, 1200, 2600):
+        image, mask = photo_and_hole(3000, 4000, hole_px)
+        for _ in range(3):
+            inpainter.repair(image, mask)
+        walls: list[float] = []
+        spent: dict[str, list[tuple[int, float]]] = {}
+        for _ in range(rounds):
+            with _timed_steps() as steps:
+                began = time.perf_counter()
+                inpainter.repair(image, mask)
+                walls.append((time.perf_counter() - began) * 1e3)
+            for name, each in steps.items():
+                spent.setdefault(name, []).append((len(each), sum(each)))
+        row: dict[str, Any] = {"hole_px": hole_px, "wall_ms": statistics.median(walls)}
+        for name, found in spent.items():
+            row[name] = f"{statistics.median(ms for _, ms in found):.2f} in {found[0][0]}"
+        rows.append(row)
+        print("host", row, flush=True)
+    return rows
+
+
+@contextlib.contextmanager
+def _timed_steps() -> Iterator[dict[str, list[float]]]:
+    spent: dict[str, list[float]] = {}
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent.setdefault(name, []).append((time.perf_counter() - began) * 1e3)
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for module, attribute in STEPS:
+            owner: Any = importlib.import_module(module)
+            *outer, last = attribute.split(".")
+            for part in outer:
+                owner = getattr(owner, part)
+            if hasattr(owner, last):  # an earlier commit has not all of them
+                stack.enter_context(mock.patch.object(owner, last, timed(attribute, getattr(owner, last))))
+        yield spent
+
+
+def copy_rows(*, rounds: int = 20) -> list[dict[str, Any]]:
+    """Time copies of 4 and 24 MiB of a photo's rows into page-locked memory, and back into memory just asked for."""
+    photo = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), dtype=np.uint8)
+    rows = []
+    for mib in (4, 24):
+        part = photo[: (mib << 20) // 9000, 500:3500]
+        pinned = torch.empty(part.shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        for name, copy in _ways_to_copy():
+            times: dict[str, list[float]] = {"in_ms": [], "out_ms": [], "touch_ms": [], "out_touched_ms": []}
+            for _ in range(rounds):
+                times["in_ms"].append(_spent_ms(copy, pinned.numpy(), part))
+                out = np.empty(part.shape, np.uint8)
+                times["out_ms"].append(_spent_ms(copy, out, pinned.numpy()))
+                out = np.empty(part.shape, np.uint8)
+                times["touch_ms"].append(_spent_ms(host_copies.touch_pages, out))
+                times["out_touched_ms"].append(_spent_ms(copy, out, pinned.numpy()))
+            medians = {key: round(statistics.median(each), 2) for key, each in times.items()}
+            rows.append({"mib": mib, "by": name, **medians})
+            print("copy", rows[-1], flush=True)
+    return rows
+
+
+def _ways_to_copy() -> Iterator[tuple[str, Callable[[NDArray, NDArray], None]]]:
+    for threads in (1, 2, 4, 8):
+        pool = ThreadPoolExecutor(max(1, threads - 1))
+
+        def copy(target: NDArray, source: NDArray, n: int = threads, p: ThreadPoolExecutor = pool) -> None:
+            with mock.patch.multiple(host_copies, _threads=lambda: n, _pool=lambda: p):
+                host_copies.copy_rows(target, source)
+
+        yield f"{threads} threads", copy
+    yield "PyTorch", _by_pytorch
+    yield "memmove, row by row", _by_memmove
+
+
+def _by_pytorch(target: NDArray, source: NDArray) -> None:
+    torch.from_numpy(target).copy_(torch.from_numpy(source))
+
+
+def _by_memmove(target: NDArray, source: NDArray) -> None:
+    if target.flags.c_contiguous and source.flags.c_contiguous:
+        ctypes.memmove(target.ctypes.data, source.ctypes.data, source.nbytes)
+        return
+    size, start, to = source[0].nbytes, source.ctypes.data, target.ctypes.data
+    for row in range(len(source)):
+        ctypes.memmove(to + row * target.strides[0], start + row * source.strides[0], size)
+
+
+def _spent_ms(function: Callable[..., None], *arguments: NDArray) -> float:
+    began = time.perf_counter()
+    function(*arguments)
+    return (time.perf_counter() - began) * 1e3
