@@ -15,6 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from bench.speed_repair import photo_and_hole
+from engine.profiles import Card, choose_profile
+from engine.tones import find_line, on_own_colours
+from masks.boxes import slices_of
+from masks.crop_plan import plan_crops
 from tensor_ops import host_copies
 
 # (module, attribute) of what a repair's host calls; each is timed where it is looked up. Some call others.
@@ -91,6 +95,31 @@ def _timed_steps() -> Iterator[dict[str, list[float]]]:
             if hasattr(owner, last):  # an earlier commit has not all of them
                 stack.enter_context(mock.patch.object(owner, last, timed(attribute, getattr(owner, last))))
         yield spent
+
+
+def grey_rows(*, rounds: int = 7) -> list[dict[str, Any]]:
+    """Time what a black and white photo of 4000x3000 costs the host: its line of colours, the patch put onto it."""
+    rows = []
+    for hole_px in (300, 1200, 2600):
+        image, mask = photo_and_hole(3000, 4000, hole_px)
+        image = np.repeat(image[:, :, :1], 3, axis=2)
+        buckets_px = choose_profile(Card("H200"), name="h200")[0].buckets_px
+        (crop,) = plan_crops(mask, image=image, buckets_px=buckets_px, fixed_buckets=True)
+        original = image[slices_of(crop.patch_box)]
+        patch = np.random.default_rng(0).integers(0, 256, original.shape, dtype=np.uint8)
+        times: dict[str, list[float]] = {"line_ms": [], "put_ms": [], "processor_ms": []}
+        for _ in range(rounds):
+            began_s, worked_s = time.perf_counter(), time.process_time()
+            line = find_line(image, crop)
+            found_s = time.perf_counter()
+            on_own_colours(patch, original, line)
+            times["line_ms"].append((found_s - began_s) * 1e3)
+            times["put_ms"].append((time.perf_counter() - found_s) * 1e3)
+            times["processor_ms"].append((time.process_time() - worked_s) * 1e3)
+        medians = {key: round(statistics.median(each), 1) for key, each in times.items()}
+        rows.append({"hole_px": hole_px, **medians})
+        print("grey", rows[-1], flush=True)
+    return rows
 
 
 def copy_rows(*, rounds: int = 20) -> list[dict[str, Any]]:

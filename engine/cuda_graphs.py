@@ -37,23 +37,6 @@ class _Captured:
     static_output: Tensor
 
 
-class GraphPool:
-    """The memory that captured graphs work in: one and the same for all, as no two of them ever run at once."""
-
-    def __init__(self) -> None:
-        self._handle: Any = None  # opaque
-
-    def handle(self) -> Any:
-        """Return what a capture is given; PyTorch keeps the memory as long as a graph captured with it lives."""
-        if self._handle is None:
-            self._handle = torch.cuda.graph_pool_handle()
-        return self._handle
-
-    def forget(self) -> None:
-        """Begin anew with the next capture."""
-        self._handle = None
-
-
 class GraphedModel:
     """A model whose calls are replays of captured graphs where that is possible.
 
@@ -62,16 +45,15 @@ class GraphedModel:
         device: where it runs.
         mode: "on", "off", or "verify": replay is compared with eager after each capture; the first difference turns
             graphs off for good, which `dropped` then tells.
-        pool: shared with another model, whose outputs are used before this one's next call too; None = its own.
     """
 
-    def __init__(self, model: Model, *, device: torch.device, mode: str, pool: GraphPool | None = None) -> None:
+    def __init__(self, model: Model, *, device: torch.device, mode: str) -> None:
         self.model = model
         self.device = device
         self.mode = mode if device.type == "cuda" else "off"
         self.dropped = ""
         self._captured: dict[Shape, _Captured] = {}
-        self._pool = pool or GraphPool()
+        self._pool: Any = None  # an opaque handle
         self._stream = torch.cuda.Stream(device) if self.mode != "off" else None
 
     @property
@@ -127,13 +109,15 @@ class GraphedModel:
     def free(self) -> None:
         """Drop every graph and its static tensors, then hand the memory back; later calls capture again."""
         self._captured.clear()
-        self._pool.forget()
+        self._pool = None
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             torch.cuda.empty_cache()
 
     def _record(self, shape: Shape) -> _Captured:
         batch, height, width = shape
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         static_input = torch.zeros((batch, 4, height, width), dtype=torch.float32, device=self.device)
         stream = self._stream
         assert stream is not None
@@ -146,7 +130,7 @@ class GraphedModel:
             torch.cuda.empty_cache()
             graph = torch.cuda.CUDAGraph()
             # thread_local: other threads may allocate or copy meanwhile without breaking the capture.
-            graph.capture_begin(pool=self._pool.handle(), capture_error_mode="thread_local")
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 static_output = self.model(static_input)
             except BaseException:  # of any kind: a stream that is left capturing breaks whatever runs next

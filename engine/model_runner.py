@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from engine.cuda_graphs import GraphedModel, GraphPool
+from engine.cuda_graphs import GraphedModel
 from engine.devices import DTYPES
 from engine.profiles import Profile
 from lama.devices import on_card
@@ -41,7 +41,6 @@ class ModelRunner:
         profile: graph mode, buckets and batch.
         kernels: "auto", or "torch" where the Triton kernels are known to fail.
         crisp: the network of deep holes, as `generator`; None = `generator` fills them too.
-        pool: of another runner's graphs, to be shared.
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class ModelRunner:
         profile: Profile,
         kernels: str = "auto",
         crisp: Generator | None = None,
-        pool: GraphPool | None = None,
     ) -> None:
         self.generator = generator
         self.kernels = kernels
@@ -62,7 +60,6 @@ class ModelRunner:
         self.profile = profile
         # With MPS only the network runs on the GPU: float64 and some of the resizing that crops need are missing there.
         self.pinned = PinnedMemory(device if device.type == "cuda" else torch.device("cpu"))
-        self._pool = pool or GraphPool()
         self._fast: FastGenerator | None = None
         self._graphed: GraphedModel | None = None
         self._float32: FastGenerator | None = None
@@ -71,9 +68,7 @@ class ModelRunner:
         self._crisp: ModelRunner | None = None
         self.restore()
         if crisp is not None:
-            self._crisp = ModelRunner(
-                crisp, device=device, precision=precision, profile=profile, kernels=kernels, pool=self._pool
-            )
+            self._crisp = ModelRunner(crisp, device=device, precision=precision, profile=profile, kernels=kernels)
             self._crisp.pinned = self.pinned  # so that one wait is for both
             self._other, self._crisp._other = self._crisp, self
 
@@ -93,7 +88,7 @@ class ModelRunner:
             self._fast = FastGenerator(self.generator, device=self.device, dtype=dtype, kernels=self.kernels)
             # A graph replays the seam correction too, whose hundred small launches take as long as the network.
             model = partial(_predict, self._fast)
-            self._graphed = GraphedModel(model, device=self.device, mode=self.profile.cuda_graph, pool=self._pool)
+            self._graphed = GraphedModel(model, device=self.device, mode=self.profile.cuda_graph)
 
     def release(self) -> None:
         """Take everything off the device, weights included, until `restore` or the next prediction."""
@@ -112,8 +107,7 @@ class ModelRunner:
             inputs: (4, H, W) each, of one size, on `pinned.device`; not modified.
 
         Returns:
-            (B, 3, H, W) float32 in [0, 1], valid until the next call, of the other network too. One with NaN somewhere
-            keeps it.
+            (B, 3, H, W) float32 in [0, 1], valid until the next call. One with NaN somewhere keeps it.
         """
         if self._graphed is None:
             self.restore()

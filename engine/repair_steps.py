@@ -93,8 +93,8 @@ def fill_plans(
         done = refine(task, filled[index].patch, runner, timer)
         filled[index] = Filled(done.patch, filled[index].notes + done.notes)
     return [
-        Filled(on_own_colours(done.patch, line, crop), done.notes)
-        for done, line, (_, crop) in zip(filled, lines, planned, strict=True)
+        Filled(on_own_colours(done.patch, request.image[slices_of(crop.patch_box)], line), done.notes)
+        for done, line, (request, crop) in zip(filled, lines, planned, strict=True)
     ]
 
 

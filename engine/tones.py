@@ -8,14 +8,17 @@ put onto that line. Works on NumPy arrays, (H, W, 3) uint8 or uint16. Knows no m
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from imaging.levels import FEW_LEVELS, OUTLIERS, sample_step
-from masks.boxes import slices_inside, slices_of
+from masks.boxes import Box, as_box, box_size, intersect, slices_of
 from masks.crop_plan import Crop
+from masks.dilation import DilatedMask
 
 ALL_LEVELS = (0, 65535)
 MARGIN = 0.25  # of the span, on both sides, so that a fill may be a little brighter than what is known
@@ -75,18 +78,16 @@ def find_line(image: NDArray, crop: Crop, transparent: NDArray[np.bool_] | None 
     """
     inside = slices_of(crop.box)
     seen = image[inside]
-    # Distances to the hole take a millisecond and more. Most photos have colours, and that is seen without them.
+    # Most photos have colours, and that is seen at a few pixels around the patch.
     every = _every(seen, FIRST_LOOK_PX)
-    is_outside = np.ones(seen.shape[:2], np.bool_)
-    is_outside[slices_inside(crop.patch_box, crop.box)] = False
-    outside = _of_255(seen[every][is_outside[every]])
+    outside = _of_255(seen[every][_apart_from([crop.patch_box], crop.box, every)])
     if len(outside) and (ColourLine.through(outside).off(outside) > MOST_OFF).mean() > MOST_COLOURED:
         return None
     every = _every(seen, CLOSER_LOOK_PX)
-    known = ~crop.missing[every]
-    if transparent is not None:
-        known &= ~transparent[inside][every]
-    colours = _of_255(seen[every][known])
+    shown = None if transparent is None else ~transparent[inside][every]
+    colours = _known_colours(seen[every], _apart_from(_hole_boxes(crop), crop.box, every), shown)
+    if len(colours) < LEAST_KNOWN:  # what lies between holes: distances to them take a tenth of a second in a large box
+        colours = _known_colours(seen[every], ~crop.missing[every], shown)
     if len(colours) < LEAST_KNOWN:
         return None
     line = ColourLine.through(colours)
@@ -95,13 +96,13 @@ def find_line(image: NDArray, crop: Crop, transparent: NDArray[np.bool_] | None 
     return line if is_on_it else None
 
 
-def on_own_colours(patch: NDArray, line: ColourLine | None, crop: Crop) -> NDArray:
+def on_own_colours(patch: NDArray, original: NDArray, line: ColourLine | None) -> NDArray:
     """Return a patch whose fill lies on the line of colours of what is known around it, if that has one.
 
     Args:
-        patch: (patch height, patch width, 3), the crop's patch; not modified.
-        line: from `find_line`, for this crop.
-        crop: from the plan.
+        patch: (height, width, 3), what goes back into the photo; not modified.
+        original: what is there in the photo, of the same shape and type; not modified.
+        line: from `find_line`.
 
     Returns:
         The patch itself where there is no line, else a new one. Grey stays exactly grey. What the patch did not change
@@ -109,9 +110,9 @@ def on_own_colours(patch: NDArray, line: ColourLine | None, crop: Crop) -> NDArr
     """
     if line is None:
         return patch
-    changed = crop.alpha > 0
-    own = patch.copy()
-    own[changed] = line.put(patch[changed])
+    own = line.put(patch)
+    is_unchanged = cv2.inRange(cv2.absdiff(patch, original), (0, 0, 0), (0, 0, 0))  # 255 where it is
+    cv2.copyTo(patch, is_unchanged, own)
     return own
 
 
@@ -146,14 +147,45 @@ class ColourLine:
         return np.asarray(np.abs(colours - luma[:, None] - self._offsets_at(luma)).max(axis=1))
 
     def put(self, pixels: NDArray) -> NDArray:
-        """Return pixels (N, 3) of their own type moved onto the line with their luma kept."""
+        """Return pixels (height, width, 3) of their own type moved onto the line with their luma kept."""
         most = int(np.iinfo(pixels.dtype).max)
-        luma = pixels.astype(np.float32) @ LUMA_WEIGHTS
-        moved = luma[:, None] + self._offsets_at(luma * (255 / most)) * (most / 255)
-        return np.rint(moved).clip(0, most).astype(pixels.dtype)
+        luma = np.arange(most + 1, dtype=np.float32)
+        on_line = luma[:, None] + self._offsets_at(luma * (255 / most)) * (most / 255)  # (luma, 3)
+        table = np.rint(on_line).clip(0, most).astype(pixels.dtype)
+        grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        if pixels.dtype == np.uint8:
+            return np.asarray(cv2.LUT(cv2.merge([grey, grey, grey]), table[None]))
+        return np.asarray(table[grey])
 
     def _offsets_at(self, luma: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.stack([np.interp(luma, self.luma, channel) for channel in self.offsets.T], axis=1).astype(np.float32)
+
+
+def _hole_boxes(crop: Crop) -> list[Box]:
+    """Return boxes that hold everything which is missing in a crop."""
+    if not isinstance(crop.hole, DilatedMask):
+        return [crop.hole.box]
+    boxes = crop.hole.hole_boxes
+    left, top, right, bottom = crop.box
+    there = (boxes[:, 0] < right) & (boxes[:, 2] > left) & (boxes[:, 1] < bottom) & (boxes[:, 3] > top)
+    return [as_box(box) for box in boxes[there]]
+
+
+def _apart_from(boxes: Iterable[Box], outer: Box, every: tuple[slice, slice]) -> NDArray[np.bool_]:
+    """Which of every so many pixels of `outer` lie in none of these boxes, (rows, columns) bool."""
+    step = every[0].step
+    height, width = box_size(outer)
+    is_apart = np.ones((-(-height // step), -(-width // step)), np.bool_)
+    for left, top, right, bottom in (intersect(box, outer) for box in boxes):
+        rows = slice(-(-(top - outer[1]) // step), -(-(bottom - outer[1]) // step))
+        is_apart[rows, -(-(left - outer[0]) // step) : -(-(right - outer[0]) // step)] = False
+    return is_apart
+
+
+def _known_colours(
+    pixels: NDArray, is_known: NDArray[np.bool_], is_shown: NDArray[np.bool_] | None
+) -> NDArray[np.float32]:
+    return _of_255(pixels[is_known if is_shown is None else is_known & is_shown])
 
 
 def _every(pixels: NDArray, most_px: int) -> tuple[slice, slice]:

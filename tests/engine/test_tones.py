@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from engine.profiles import Card, choose_profile
+from engine.tones import ColourLine, find_line, on_own_colours
 from inference import Inpainter, RepairError, RepairRequest
 from lama.checkpoint import save_generator
 from lama.generator import Generator
 from masks.boxes import paste
+from masks.crop_plan import plan_crops
 from masks.dilation import dilate_mask
 
 
@@ -97,6 +99,37 @@ def test_sepia_stays_on_its_own_line_of_colours(inpainter: Inpainter, dtype: Any
     expected = np.stack([np.interp(luma, line @ [0.299, 0.587, 0.114], channel) for channel in line.T], axis=1)
     assert np.quantile(np.abs(filled - expected), 0.99) < 3
     assert np.ptp(filled, axis=1).max() > 10, "sepia became grey"
+
+
+def test_between_holes_whose_boxes_leave_nothing_the_known_pixels_still_tell_the_line() -> None:
+    """A frame: its box is all of the crop, so that what is known lies inside it."""
+    image, mask = grey_image((90, 90)), block((90, 90), 0, 0, 90) & ~block((90, 90), 12, 12, 66)
+    (crop,) = plan_crops(mask, buckets_px=(128,), fixed_buckets=False, dilate_px=2)
+    line = find_line(image, crop)
+    assert line is not None and len(line.luma) == 1
+    image[40:60, 40:60] = (200, 20, 20)
+    assert find_line(image, crop) is None
+    hidden = block((90, 90), 38, 38, 24)
+    assert find_line(image, crop, hidden) is not None
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colours_are_put_onto_the_line_and_what_did_not_change_is_not(dtype: Any) -> None:
+    most = np.iinfo(dtype).max
+    rng = np.random.default_rng(0)
+    original: np.ndarray = rng.integers(0, most, (40, 50, 3), dtype=dtype, endpoint=True)
+    patch = original.copy()
+    patch[10:30, 5:45] = rng.integers(0, most, (20, 40, 3), dtype=dtype, endpoint=True)
+    lumas = np.array([0, 80, 255], np.float32)
+    line = ColourLine(lumas, np.array([[0, 0, 0], [20, 4, -30], [0, 0, 0]], np.float32))
+    own = on_own_colours(patch, original, line)
+    changed = (patch != original).any(axis=2)
+    np.testing.assert_array_equal(own[~changed], original[~changed])
+    luma = patch[changed] @ np.array([0.299, 0.587, 0.114]) * (255 / most)
+    offsets = np.stack([np.interp(luma, lumas, channel) for channel in line.offsets.T], axis=1)
+    expected = np.clip((luma[:, None] + offsets) * (most / 255), 0, most)
+    assert np.abs(own[changed] - expected).max() <= (1.5 if dtype is np.uint8 else 2.5)
+    assert on_own_colours(patch, original, None) is patch
 
 
 def test_a_photo_with_colours_is_filled_as_before(inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
