@@ -1,0 +1,109 @@
+"""The page on screens from a phone's to 4K: what is painted lies under the pointer, and fingers find everything."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.serving import RunningServer
+from tests.web.test_page_looks import check_layout
+
+__all__ = ["browser", "usual_browser", "visit"]  # fixtures
+Visit = Callable[..., Person]
+TOUCH = {"is_mobile": True, "has_touch": True}
+SCREENS: dict[str, dict[str, Any]] = {
+    "4K": {"viewport": {"width": 3840, "height": 2160}},
+    "WQHD": {"viewport": {"width": 2560, "height": 1440}},
+    "tablet": {"viewport": {"width": 820, "height": 1180}, **TOUCH},
+    "small phone": {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2, **TOUCH},
+    "phone on its side": {"viewport": {"width": 844, "height": 390}, "device_scale_factor": 2, **TOUCH},
+    "small phone on its side": {"viewport": {"width": 740, "height": 360}, "device_scale_factor": 2, **TOUCH},
+}
+LEAST_TARGET_PX = 44
+
+SMALL_TARGETS = """(least) => [...document.querySelectorAll('.fft :is(button, a, select, summary, input, label)')]
+  .filter((node) => node.checkVisibility() && !node.matches('[type=file]') && !node.closest('dialog'))
+  // A checkbox and a choice are worked by the label round them; a label round a slider is no target of its own.
+  .filter((node) => !(node.matches('[type=checkbox], [type=radio]') && node.closest('label')))
+  .filter((node) => !(node.matches('label') && node.querySelector('[type=range], select')))
+  .map((node) => [node.dataset.act || node.dataset.part || node.className, node.getBoundingClientRect()])
+  .filter(([, { width, height }]) => width < least - 0.5 || height < least - 0.5)
+  .map(([name, { width, height }]) => `${name}: ${width.toFixed(0)} x ${height.toFixed(0)}`)"""
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_what_is_painted_lies_under_the_pointer_and_nothing_is_cut_off(
+    visit: Visit, server: RunningServer, screen: str
+) -> None:
+    """At 4K the stage was enlarged with the page, so that the photo and the mask lay somewhere else and were cut off."""
+    person = visit(server.url, **SCREENS[screen])
+    check_layout(person)
+    person.open(photo_file(1600, 1200))
+    stage, world = (person.page.locator(part).bounding_box() for part in (".fft-stage", ".fft-world"))
+    assert stage is not None and world is not None
+    assert world["x"] + world["width"] / 2 == pytest.approx(stage["x"] + stage["width"] / 2, abs=2)
+    assert world["y"] + world["height"] / 2 == pytest.approx(stage["y"] + stage["height"] / 2, abs=2)
+    window = person.page.viewport_size
+    assert window is not None
+    assert stage["width"] * stage["height"] > 0.45 * window["width"] * window["height"]
+    person.paint((0.3, 0.4), (0.6, 0.7))
+    points = person.strokes[0]["points"]
+    assert points[0] == pytest.approx([480, 480], abs=3) and points[-1] == pytest.approx([960, 840], abs=3)
+    assert is_red_drawn(person, 0.45, 0.55) and not is_red_drawn(person, 0.7, 0.4)
+    person.repair()
+    check_layout(person)
+
+
+def is_red_drawn(person: Person, x: float, y: float) -> bool:
+    """Tell whether the overlay has the mask's colour at this fraction of the photo."""
+    left, top = person.stage_point(x, y)
+    return bool(
+        person.page.evaluate(
+            """([x, y]) => {
+              const canvas = document.querySelector('.fft-overlay'), box = canvas.getBoundingClientRect();
+              const at = [(x - box.left) * canvas.width / box.width, (y - box.top) * canvas.height / box.height];
+              return canvas.getContext('2d').getImageData(...at.map(Math.floor), 1, 1).data[3] > 127;
+            }""",
+            [left, top],
+        )
+    )
+
+
+@pytest.mark.parametrize("screen", [name for name, options in SCREENS.items() if options.get("has_touch")])
+def test_every_target_is_as_large_as_a_fingertip(visit: Visit, server: RunningServer, screen: str) -> None:
+    person = visit(server.url, **SCREENS[screen])
+    small = [f"empty, {target}" for target in targets(person)]
+    person.open(photo_file(1600, 1200))
+    person.paint((0.3, 0.4), (0.6, 0.7))
+    small += [f"painted, {target}" for target in targets(person)]
+    person.repair()
+    person.press("save-menu")
+    small += [f"repaired, {target}" for target in targets(person)]
+    if not person.page.locator('[data-part="mask-menu"]').is_visible():
+        person.press("mask-menu")
+    small += [f"mask menu, {target}" for target in targets(person)]
+    assert small == []
+
+
+def targets(person: Person) -> list[str]:
+    """Return the targets that are too small for a finger."""
+    found: list[str] = person.page.evaluate(SMALL_TARGETS, LEAST_TARGET_PX)
+    return found
+
+
+@pytest.mark.parametrize(("screen", "rows"), [("small phone", 2), ("phone on its side", 8)])
+def test_all_tools_are_there_without_scrolling(visit: Visit, server: RunningServer, screen: str, rows: int) -> None:
+    person = visit(server.url, **SCREENS[screen])
+    person.open(photo_file(1600, 1200))
+    bar = person.page.locator(".fft-bar")
+    assert bar.evaluate("(bar) => bar.scrollHeight - bar.clientHeight") <= 1
+    tops = bar.evaluate(
+        "(bar) => [...bar.querySelectorAll('button, input')].filter((node) => node.checkVisibility())"
+        ".map((node) => Math.round(node.getBoundingClientRect().top / 10))"
+    )
+    assert len(set(tops)) == rows
+    window = person.page.viewport_size
+    repair = person.page.locator(".fft-repair").bounding_box()
+    assert window is not None and repair is not None
+    assert repair["y"] + repair["height"] <= window["height"]
