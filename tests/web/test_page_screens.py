@@ -36,7 +36,7 @@ SMALL_TARGETS = """(least) => [...document.querySelectorAll('.fft :is(button, a,
 def test_what_is_painted_lies_under_the_pointer_and_nothing_is_cut_off(
     visit: Visit, server: RunningServer, screen: str
 ) -> None:
-    """At 4K the stage was enlarged with the page, so that the photo and the mask lay somewhere else and were cut off."""
+    """At 4K the stage was enlarged with the page, so that photo and mask lay somewhere else and were cut off."""
     person = visit(server.url, **SCREENS[screen])
     check_layout(person)
     person.open(photo_file(1600, 1200))

@@ -1,16 +1,18 @@
 // Batch: one repair of all photos of the visit: the mask that is painted, stretched to each photo's size, or the text that
 // is found on each. A few at a time, so that one is sent while another is repaired. Each result is a round of its photo.
+// A reload goes on with it: asked for again under the same request ids, the server answers with the same jobs.
 
 import { ApiError } from "./api.js";
 import { withRound } from "./branches.js";
 import { maskBody } from "./mask_body.js";
 import { stretchStrokes } from "./stretch.js";
 import { randomId } from "./session_storage.js";
-import { imageOf, workOf } from "./shelf.js";
+import { allWork, imageOf, workOf } from "./shelf.js";
 
 /** @typedef {import("./store.js").Stroke} Stroke */
 /** @typedef {import("./store.js").Round} Round */
-/** @typedef {{strokes: Stroke[], width: number, height: number}} Mask */
+/** @typedef {import("./store.js").Batch} Batch */
+/** @typedef {import("./store.js").BatchMask} Mask */
 
 const AT_ONCE = 3; // browsers open six connections to one server, and the page needs some itself
 const FINISHED = new Set(["done", "failed", "cancelled"]);
@@ -29,21 +31,44 @@ export function createBatch({ store, api, layers, shelf, whenUploaded }) {
 
   /** @param {"mask" | "text"} kind */
   async function start(kind) {
-    const { batch, shelf: all, photo_number, job, strokes } = store.get();
-    if (batch?.running || job) return;
+    const { batch, shelf: all, photo_number, strokes, hand: { quality, dilate_px } } = store.get();
+    if (batch?.running || allWork(store.get()).some(({ work }) => work.job)) return;
     const mask = kind === "mask" ? maskInUse() : null;
     if (kind === "mask" && !mask) return store.update({ status: { key: "no_mask", tone: "warn" } });
     // A photo that has this mask's round already is left out.
     const isDone = (/** @type {number} */ number) => kind === "mask" && number === photo_number && !strokes.length;
     const numbers = all.map(({ number }) => number).filter((number) => !isDone(number));
+    const options = { ...(quality === "high" && { quality }), ...(dilate_px !== null && { dilate_px }) };
+    const items = Object.fromEntries(numbers.map((number) => [number, { request_id: randomId(), image_id: null }]));
+    store.update({ status: { key: "ready" }, ...(kind === "mask" && strokes.length && { strokes: [], past: [], future: [] }) });
+    await run({ numbers, ended: 0, running: true, mask, options, items });
+  }
+
+  /** Go on with what a reload broke off: photos that have not changed since. @param {Batch | null | undefined} kept */
+  async function resume(kept) {
+    if (!kept?.running) return;
+    const works = allWork(store.get());
+    /** @type {Batch["items"]} */
+    const items = {};
+    for (const item of Object.values(kept.items)) {
+      const found = item.image_id && works.find(({ work }) => imageOf(work) === item.image_id);
+      if (found) items[found.number] = item;
+    }
+    const numbers = works.map(({ number }) => number).filter((number) => items[number]);
+    if (numbers.length) await run({ ...kept, numbers, ended: 0, items });
+  }
+
+  /** @param {Batch} batch */
+  async function run(batch) {
     stopping = new AbortController();
     const { signal } = stopping;
-    for (const number of numbers) if (store.get().doing[number]?.stage !== "uploading") shelf.say(number, { stage: "waiting" });
-    store.update({ batch: { numbers, ended: 0, running: true }, status: { key: "ready" } });
-    if (kind === "mask" && strokes.length) store.update({ strokes: [], past: [], future: [] });
-    const waiting = [...numbers];
+    for (const number of batch.numbers) if (store.get().doing[number]?.stage !== "uploading") shelf.say(number, { stage: "waiting" });
+    store.update({ batch });
+    const known = batch.numbers.flatMap((number) => ({ number, image_id: imageOf(workOf(store.get(), number)) }));
+    for (const { number, image_id } of known) if (image_id) setItem(number, { ...batch.items[number], image_id });
+    const waiting = [...batch.numbers];
     const work = async () => {
-      for (let number = waiting.shift(); number !== undefined && !signal.aborted; number = waiting.shift()) await runOne(number, mask, signal);
+      for (let number = waiting.shift(); number !== undefined && !signal.aborted; number = waiting.shift()) await runOne(number, batch, signal);
     };
     await Promise.all(Array.from({ length: AT_ONCE }, work));
     if (stopping.signal === signal) end();
@@ -54,38 +79,45 @@ export function createBatch({ store, api, layers, shelf, whenUploaded }) {
     if (batch) store.update({ batch: { ...batch, running: false } });
   }
 
-  /** @param {number} number @param {Mask | null} mask null for the text that is found @param {AbortSignal} signal */
-  async function runOne(number, mask, signal) {
+  /** What is kept of a photo until it has ended. @param {number} number @param {import("./store.js").BatchItem | null} item */
+  function setItem(number, item) {
+    const { batch } = store.get();
+    if (!batch) return;
+    const others = Object.entries(batch.items).filter(([key]) => Number(key) !== number);
+    store.update({ batch: { ...batch, ended: batch.ended + (item ? 0 : 1), items: Object.fromEntries(item ? [...others, [number, item]] : others) } });
+  }
+
+  /** @param {number} number @param {Batch} batch as it began @param {AbortSignal} signal */
+  async function runOne(number, batch, signal) {
     try {
       await whenUploaded(number);
-      if (!signal.aborted && workOf(store.get(), number)?.photo) shelf.say(number, await repairOne(number, mask, signal));
+      if (!signal.aborted && workOf(store.get(), number)?.photo) shelf.say(number, await repairOne(number, batch, signal));
     } catch (error) {
       if (signal.aborted) return;
       const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
       shelf.say(number, { stage: "failed", error: { code, message, params } });
     } finally {
-      const { batch } = store.get();
-      if (batch && !signal.aborted) store.update({ batch: { ...batch, ended: batch.ended + 1 } });
+      if (!signal.aborted) setItem(number, null);
     }
   }
 
-  /** @param {number} number @param {Mask | null} mask @param {AbortSignal} signal @returns {Promise<import("./store.js").Doing | null>} how it ended */
-  async function repairOne(number, mask, signal) {
+  /** @param {number} number @param {Batch} batch @param {AbortSignal} signal @returns {Promise<import("./store.js").Doing | null>} how it ended */
+  async function repairOne(number, { mask, options, items }, signal) {
     const work = workOf(store.get(), number);
     const image_id = imageOf(work);
     if (!work?.photo || !image_id) return null;
+    const { request_id } = items[number];
+    setItem(number, { request_id, image_id });
     const { width, height } = work.photo;
     const strokes = mask ? await stretchStrokes(mask, width, height) : [];
     /** @type {Record<string, any>} */
-    const body = { image_id, request_id: randomId(), ...(await maskBody(strokes, width, height)) };
+    const body = { image_id, request_id, ...(await maskBody(strokes, width, height)) };
     if (!mask) {
       shelf.say(number, { stage: "looking" });
       const found = await api.detect({ image_id, kind: "text" }, signal);
       if (!found.regions.length) return { stage: "nothing" };
       body.mask_png = found.mask_png;
     }
-    const { quality, dilate_px } = store.get().hand;
-    const options = { ...(quality === "high" && { quality }), ...(dilate_px !== null && { dilate_px }) };
     if (Object.keys(options).length) body.options = options;
     shelf.say(number, { stage: "queued" });
     const began_at = Date.now();
@@ -140,5 +172,5 @@ export function createBatch({ store, api, layers, shelf, whenUploaded }) {
     store.update({ batch: { ...batch, running: false }, status: { key: "cancelled_many" } });
   }
 
-  return { start, cancel };
+  return { start, resume, cancel };
 }

@@ -3,6 +3,7 @@
 
 import { createApi } from "./api.js";
 import { createBatch } from "./batch.js";
+import { createBrushSize } from "./brush_size.js";
 import { createDilationLine } from "./dilation_line.js";
 import { createFileInput } from "./file_input.js";
 import { createGestures } from "./gestures.js";
@@ -42,9 +43,6 @@ import { createWeightsOffer } from "./weights_offer.js";
 const MASK_RGB = [255, 64, 72];
 const MASK_COLOUR = `rgb(${MASK_RGB})`;
 const NEED_FOCUS = new Set(["help", "choose", "mask-menu", "mask-upload", "split", "save-menu", "copy", "timings"]);
-const LEAST_RADIUS_PX = 1;
-const FIRST_RADIUS = 0.03; // of the photo's shorter side
-const FIRST_RADIUS_SHOWN_PX = 12; // at least, on the screen: a fingertip is no finer
 
 /**
  * Run the page inside `element`.
@@ -64,9 +62,10 @@ export function startCanvas(element) {
   const view = createView({
     stage: $(".fft-stage"), world: $(".fft-world"), overlay: $(".fft-overlay"), draw: drawMask, onChange: (now) => (panel.showZoom(now), split.place()),
   });
-  const whenUploaded = () => photo.whenUploaded();
+  const whenUploaded = (/** @type {number} */ number) => photo.whenUploaded(number);
   const maskLayer = createMaskLayer({ view, overlay: $(".fft-overlay"), colour: MASK_RGB });
-  const repair = createRepair({ api, store, layers, whenUploaded, pace, onDone: () => restoring.next() || repairInstantly() });
+  const shelf = createShelf({ store, layers });
+  const repair = createRepair({ api, store, shelf, layers, whenUploaded, pace, onDone: () => restoring.next() || repairInstantly() });
   const restoring = createRestoring({ store, begin: repair.restore });
   const addStroke = (/** @type {any} */ stroke) => (getHand().tool === "restore" ? restoring.add(stroke) : painting.addStroke(stroke));
   const painting = createPainting({ store, view, startRepair });
@@ -85,20 +84,21 @@ export function startCanvas(element) {
   const models = createModels({ root, words, api });
   const offer = createWeightsOffer({ root, words, api, isOffered: setup.weights_offered, onFetched: models.look });
   const serverStatus = createServerStatus({ dialog: $(".fft-help"), words });
-  const shelf = createShelf({ store, layers });
   const loading = createLoading({ store, api, layers, view, setup });
-  const photo = createPhoto({ store, api, layers, view, shelf, loading, setup, words, cancelRepair: repair.cancel, onSize: setFirstRadius });
-  const batch = createBatch({ store, api, layers, shelf, whenUploaded: photo.whenUploaded });
+  const photo = createPhoto({ store, api, layers, view, shelf, loading, setup, words, cancelRepair: repair.cancel, onSize: (width, height) => brushSize.setFirst(width, height) });
+  const batch = createBatch({ store, api, layers, shelf, whenUploaded });
   const strip = createStrip({ root, store, words, api, onPhoto: photo.goTo, onRemove: removePhoto });
   const many = createManyPanel({ root, words, store });
   const gestures = createGestures({
     stage: $(".fft-stage"), ring: $(".fft-ring"), view, getHand, isPainting, onStroke: addStroke,
-    onOutline: painting.addOutline, onPick: selecting.click, onBox: selecting.selectBox, onRadius: (factor) => setRadius(getHand().radius * factor), onChange: () => pen.lift(),
+    onOutline: painting.addOutline, onPick: selecting.click, onBox: selecting.selectBox, onRadius: (factor) => brushSize.scale(factor), onChange: () => pen.lift(),
   });
   const pen = createPen({
     view, getHand, isPainting, placeRing: gestures.placeRing, onStroke: addStroke,
     onOutline: painting.addOutline, onPick: selecting.click, onChange: view.redraw,
   });
+
+  const brushSize = createBrushSize({ slider: $(".fft-size"), store, view, showRing: gestures.showRadius });
 
   /** @type {Record<string, any>} */
   const actions = {
@@ -106,7 +106,7 @@ export function startCanvas(element) {
     redo: painting.redo,
     clear: painting.clear,
     repair: startRepair,
-    cancel: repair.cancel,
+    cancel: () => repair.cancel(),
     escape: () => gestures.giveUp() || pen.giveUp() || split.close() || (Boolean(store.get().job) && (repair.cancel(), true)) || maskMenu.escape(),
     compare,
     "photo-remove": () => removePhoto(store.get().photo_number),
@@ -126,9 +126,10 @@ export function startCanvas(element) {
     rectangle: () => take("rectangle"),
     select: () => take("select"),
     restore: () => take("restore"),
+    "take-away": () => store.updateHand({ takes_away: !getHand().takes_away }),
     ...maskMenu.actions,
-    smaller: () => setRadius(getHand().radius / 1.2),
-    larger: () => setRadius(getHand().radius * 1.2),
+    smaller: () => brushSize.scale(1 / 1.2),
+    larger: () => brushSize.scale(1.2),
     zoomIn: () => view.zoomMiddle(1.25),
     zoomOut: () => view.zoomMiddle(0.8),
     fit,
@@ -175,7 +176,7 @@ export function startCanvas(element) {
   // Painting while half of the original is shown would be guessing.
   function take(/** @type {string} */ tool) {
     split.close();
-    store.updateHand({ tool });
+    store.updateHand({ tool, takes_away: false });
   }
 
   function removeRound() {
@@ -207,28 +208,6 @@ export function startCanvas(element) {
     if (hand.instant && strokes.some(({ erase }) => !erase)) startRepair();
   }
 
-  function mostRadius() {
-    const { width, height } = view.get();
-    return Math.max(400, Math.min(width, height) / 4);
-  }
-
-  function setRadius(/** @type {number} */ radius) {
-    store.updateHand({ radius: Math.max(LEAST_RADIUS_PX, Math.min(mostRadius(), radius)) });
-    showSlider();
-    gestures.showRadius();
-  }
-
-  function showSlider() {
-    const { radius } = getHand();
-    const slider = $(".fft-size");
-    slider.value = (100 * Math.log(radius / LEAST_RADIUS_PX)) / Math.log(mostRadius() / LEAST_RADIUS_PX);
-    slider.setAttribute("aria-valuetext", `${Math.round(2 * radius)} px`);
-  }
-
-  function setFirstRadius(/** @type {number} */ width, /** @type {number} */ height) {
-    setRadius(Math.max(Math.min(width, height) * FIRST_RADIUS, FIRST_RADIUS_SHOWN_PX / (view.get().scale || 1)));
-  }
-
   function fit() {
     if (store.get().photo) view.fit();
   }
@@ -251,10 +230,6 @@ export function startCanvas(element) {
       if (event.target === $(".fft-help")) $(".fft-help").close();
       // A button that keeps the focus would take the space bar, which moves the picture.
       if (act && event.detail && !NEED_FOCUS.has(act)) $(".fft-stage").focus({ preventScroll: true, focusVisible: false });
-    });
-    $(".fft-size").addEventListener("input", (/** @type {any} */ { target }) => {
-      setRadius(LEAST_RADIUS_PX * (mostRadius() / LEAST_RADIUS_PX) ** (target.value / 100));
-      gestures.showRadius(true);
     });
     $('[data-part="instant"]').addEventListener("change", (/** @type {any} */ { target }) => store.updateHand({ instant: target.checked }));
     $(".fft-quality").addEventListener("change", (/** @type {any} */ { target }) => store.updateHand({ quality: target.value }));
@@ -279,8 +254,9 @@ export function startCanvas(element) {
     store.subscribe(show);
     if (kept?.state.photo) {
       void photo.restore(kept.state, kept.shelf);
-      showSlider();
+      brushSize.show();
       repair.resume();
+      batch.resume(kept.state.batch);
     }
     const asked = new URL(location.href);
     const image_id = asked.searchParams.get("image");

@@ -27,7 +27,8 @@ export function createGestures({ stage, ring, view, getHand, isPainting, onStrok
 
   function beginTool(event) {
     const start = view.toImage(event.clientX, event.clientY);
-    const erase = getHand().tool === "eraser" || (event.altKey && getHand().tool !== "restore");
+    const { tool, takes_away } = getHand();
+    const erase = isOutline() ? event.altKey !== Boolean(takes_away) : tool === "eraser" || (event.altKey && tool !== "restore");
     if (isOutline()) live.corners = { points: [start], erase };
     else live.stroke = { points: event.shiftKey && live.last ? [live.last, start] : [start], radius: getHand().radius, erase };
     view.redraw();

@@ -1,7 +1,7 @@
 // Many panel: what can be done with all photos of the visit at once, how far it is, what failed, and all as a zip.
 
 import { fileQuery } from "./saving.js";
-import { imageOf, workOf } from "./shelf.js";
+import { allWork, imageOf } from "./shelf.js";
 
 /** @typedef {import("./store.js").State} State */
 
@@ -10,17 +10,18 @@ export function createManyPanel({ root, words, store }) {
   const part = (/** @type {string} */ name) => /** @type {any} */ (root.querySelector(`[data-part="${name}"]`));
 
   function show(/** @type {State} */ state) {
-    const { shelf, batch, job } = state;
+    const { shelf, batch } = state;
     part("many").hidden = shelf.length < 2;
     if (shelf.length < 2) return;
     text("many-title", words.say("many.title", { count: shelf.length }));
     const isRunning = Boolean(batch?.running);
+    const works = allWork(state).map(({ work }) => work);
     for (const act of ["batch-mask", "batch-text"]) {
-      /** @type {HTMLButtonElement} */ (root.querySelector(`[data-act="${act}"]`)).disabled = isRunning || Boolean(job);
+      /** @type {HTMLButtonElement} */ (root.querySelector(`[data-act="${act}"]`)).disabled = isRunning || works.some(({ job }) => job);
     }
     showProgress(batch);
     showFailed(state);
-    const ids = shelf.flatMap(({ number }) => imageOf(workOf(state, number)) || []);
+    const ids = works.flatMap((work) => imageOf(work) || []);
     const query = fileQuery(state.hand);
     part("zip").href = `api/v1/archive?${ids.map((id) => `image=${id}`).join("&")}${query && `&${query}`}`;
     part("zip").setAttribute("aria-disabled", String(!ids.length || isRunning));

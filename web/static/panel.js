@@ -70,6 +70,7 @@ export function createPanel({ root, words, layers, onRound, onBranch }) {
     for (const [name, usable] of Object.entries(able)) {
       for (const node of find(`[data-act="${name}"]`)) node.disabled = !usable;
     }
+    part("take-away").setAttribute("aria-pressed", String(Boolean(hand.takes_away)));
     for (const node of find("[data-tool-button]")) node.setAttribute("aria-pressed", String(node.dataset.toolButton === hand.tool));
     for (const node of find("[data-needs-photo]")) node.disabled = !photo;
     part("size-value").textContent = `${Math.round(hand.radius * 2)} px`;

@@ -27,10 +27,10 @@ export function createPen({ view, getHand, isPainting, placeRing, onStroke, onOu
 
   function toggle() {
     if (!isPainting()) return;
-    const { tool, radius } = getHand();
+    const { tool, radius, takes_away } = getHand();
     pen.at ||= [view.get().width / 2, view.get().height / 2];
     if (pen.stroke || pen.corners) lift();
-    else if (tool === "select") onPick(pen.at, false);
+    else if (tool === "select") onPick(pen.at, takes_away);
     else if (tool === "lasso" || tool === "rectangle") pen.corners = [pen.at];
     else pen.stroke = { points: [pen.at], radius, erase: tool === "eraser" };
     show();
@@ -40,7 +40,7 @@ export function createPen({ view, getHand, isPainting, placeRing, onStroke, onOu
     const { stroke, corners } = pen;
     pen.stroke = pen.corners = null;
     if (stroke) onStroke(stroke);
-    if (corners && corners.length > 1) onOutline(outline(corners), false);
+    if (corners && corners.length > 1) onOutline(outline(corners), getHand().takes_away);
   }
 
   /** Give up what is being drawn; false when nothing is. */
@@ -62,7 +62,7 @@ export function createPen({ view, getHand, isPainting, placeRing, onStroke, onOu
   /** @param {CanvasRenderingContext2D} context @param {string} colour */
   function drawLive(context, colour) {
     if (pen.stroke) drawStroke(context, pen.stroke, colour);
-    else if (pen.corners && pen.corners.length > 1) drawStroke(context, { polygon: outline(pen.corners), erase: false }, colour);
+    else if (pen.corners && pen.corners.length > 1) drawStroke(context, { polygon: outline(pen.corners), erase: getHand().takes_away }, colour);
   }
 
   return { move, toggle, lift, giveUp, drawLive };

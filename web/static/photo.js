@@ -11,7 +11,7 @@ import { doneStatus } from "./store.js";
 
 const UPLOADS_AT_ONCE = 2;
 
-/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, view: import("./view.js").View, shelf: import("./shelf.js").Shelf, loading: any, setup: {max_file_mib: number}, words: import("./i18n.js").Words, cancelRepair: () => void, onSize: (width: number, height: number) => void}} parts */
+/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, view: import("./view.js").View, shelf: import("./shelf.js").Shelf, loading: any, setup: {max_file_mib: number}, words: import("./i18n.js").Words, cancelRepair: (number: number) => void, onSize: (width: number, height: number) => void}} parts cancelRepair: of a photo that goes */
 export function createPhoto({ store, api, layers, view, shelf, loading, setup, words, cancelRepair, onSize }) {
   let count = 0;
   /** @type {Map<number, Opened>} */
@@ -136,10 +136,11 @@ export function createPhoto({ store, api, layers, view, shelf, loading, setup, w
     shelf.remove(number);
   }
 
-  /** Take the shown photo off the stage; its work goes to the shelf. */
+  /** Take the shown photo off the stage; its work goes to the shelf, and a repair of it goes on there. */
   function leave() {
-    cancelRepair();
     if (shown) shelf.putAside();
+    const { job, photo_number } = store.get();
+    if (shown && job) shelf.say(photo_number, { stage: job.running_at ? "running" : "queued" });
     shown = null;
   }
 
@@ -157,7 +158,7 @@ export function createPhoto({ store, api, layers, view, shelf, loading, setup, w
 
   // The photo that was refused or removed makes room for the one shown before it.
   function putBack(/** @type {Opened} */ one) {
-    cancelRepair();
+    cancelRepair(one.number);
     layers.take();
     shown = null;
     store.update({ ...NO_WORK, photo_number: (count += 1), comparing: false, split: null, preview: null });
@@ -188,11 +189,14 @@ export function createPhoto({ store, api, layers, view, shelf, loading, setup, w
     else if (picture) layers.showPhoto(picture);
     const size = { width: picture?.naturalWidth || 0, height: picture?.naturalHeight || 0 };
     const photo = work.photo || { name: one.name, ...size, format: "", image_id: null, notes: [] };
-    const status = work.round && !work.strokes.length ? doneStatus(work.rounds[work.round - 1]) : { key: "ready" };
+    const isDone = work.round && !work.strokes.length;
+    const status = work.job || work.status.error ? work.status : isDone ? doneStatus(work.rounds[work.round - 1]) : { key: "ready" };
+    if (work.photo?.image_id && !store.get().batch?.running) shelf.say(number, null); // it is seen now
     store.update({ ...work, photo, status, photo_number: number, comparing: false, split: null, preview: null, uploaded: null });
     view.setSize(photo.width, photo.height);
     if (!work.photo) onSize(photo.width, photo.height);
-    if (!kept) await load(one, Boolean(picture));
+    // What was repaired while another was shown has no picture yet.
+    if (!kept || !layers.has(work.rounds)) await load(one, Boolean(picture || kept));
   }
 
   /** The pictures of the shown photo; what is gone from the server is said. */
@@ -216,6 +220,7 @@ export function createPhoto({ store, api, layers, view, shelf, loading, setup, w
     const one = opened.get(number);
     if (!one) return;
     if (one === shown) putBack(one);
+    else cancelRepair(number);
     if (newest === one) newest = shown;
     forget(number);
   }
@@ -245,7 +250,7 @@ export function createPhoto({ store, api, layers, view, shelf, loading, setup, w
    * @param {import("./session_storage.js").Kept} kept @param {import("./session_storage.js").KeptShelf} others
    */
   async function restore(kept, others) {
-    const { job, hand, photo, used = null } = kept;
+    const { hand, photo, used = null } = kept;
     if (!photo?.image_id) return;
     const current = take(null, photo.name);
     newest = shown = current;
@@ -258,13 +263,13 @@ export function createPhoto({ store, api, layers, view, shelf, loading, setup, w
     if (first < 0) shelf.add(current.number, photo.name);
     const work = restoredWork(kept);
     const status = work.round && !work.strokes.length ? doneStatus(work.rounds[work.round - 1]) : work.status;
-    store.update({ ...work, status, job, used, photo_number: current.number, hand: { ...store.get().hand, ...hand } });
+    store.update({ ...work, status, used, photo_number: current.number, hand: { ...store.get().hand, ...hand } });
     view.setSize(photo.width, photo.height);
     await load(current);
   }
 
   /** Resolves when the server has a photo; rejects with what it said, or "upload_failed". */
-  async function whenUploaded(number = store.get().photo_number) {
+  async function whenUploaded(/** @type {number} */ number) {
     const one = opened.get(number);
     if (!one || workOf(store.get(), number)?.photo?.image_id) return;
     one.uploading ||= send(one); // its turn has not come yet

@@ -1,10 +1,12 @@
 // Repair: one round from click to patch. Waits for the photo's upload if that is still under way, submits the
-// strokes under one request id (so that a retry after a cut is harmless), follows the job, fetches the patch.
+// strokes under one request id (so that a retry after a cut is harmless), follows the job, fetches the patch. The job
+// belongs to its photo: when another is shown it goes on, and its round lands where it was begun.
 
 import { ApiError } from "./api.js";
 import { withRound } from "./branches.js";
 import { maskBody } from "./mask_body.js";
 import { randomId } from "./session_storage.js";
+import { allWork, imageOf, workOf } from "./shelf.js";
 import { doneStatus, earlierVersions } from "./store.js";
 
 /** @typedef {import("./store.js").Job} Job */
@@ -19,21 +21,20 @@ function isWritten(/** @type {JobView} */ { saved, notes }) {
   return Boolean(saved) || (notes || []).some(({ code }) => code === "not_saved");
 }
 
-/** @param {{api: import("./api.js").Api, store: import("./store.js").Store, layers: import("./layers.js").Layers, whenUploaded: () => Promise<void>, pace: import("./pace.js").Pace, onDone: () => void}} parts */
-export function createRepair({ api, store, layers, whenUploaded, pace, onDone }) {
-  /** @type {AbortController | null} */
-  let following = null;
+/** @param {{api: import("./api.js").Api, store: import("./store.js").Store, shelf: import("./shelf.js").Shelf, layers: import("./layers.js").Layers, whenUploaded: (number: number) => Promise<void>, pace: import("./pace.js").Pace, onDone: () => void}} parts onDone: of the shown photo */
+export function createRepair({ api, store, shelf, layers, whenUploaded, pace, onDone }) {
+  /** @type {Map<string, AbortController>} */
+  const following = new Map();
 
-  /** The job under this id, null once it was cancelled or ended. */
-  function current(/** @type {string} */ request_id) {
-    const { job } = store.get();
-    return job?.request_id === request_id ? job : null;
+  /** The job under this id and the photo it belongs to, shown or not; null once it was cancelled or ended. */
+  function find(/** @type {string} */ request_id) {
+    for (const { number, work } of allWork(store.get())) {
+      if (work.job?.request_id === request_id) return { number, work, job: work.job };
+    }
+    return null;
   }
 
-  function currentId() {
-    const { round, rounds, photo: shown } = store.get();
-    return round ? rounds[round - 1].image_id : shown?.image_id;
-  }
+  const isShown = (/** @type {number} */ number) => store.get().photo_number === number;
 
   /** @param {Pick<Job, "strokes" | "restored">} what @returns {Job} */
   function newJob(what) {
@@ -45,7 +46,7 @@ export function createRepair({ api, store, layers, whenUploaded, pace, onDone })
   function begin() {
     const { strokes, photo } = store.get();
     const job = newJob({ strokes, restored: null });
-    const used = photo && { strokes, width: photo.width, height: photo.height, image_id: currentId() || null };
+    const used = photo && { strokes, width: photo.width, height: photo.height, image_id: imageOf(store.get()) };
     store.update({ job, strokes: [], past: [], future: [], preview: null, used });
     return run(job.request_id);
   }
@@ -65,77 +66,86 @@ export function createRepair({ api, store, layers, whenUploaded, pace, onDone })
   }
 
   async function run(/** @type {string} */ request_id) {
-    following = new AbortController();
-    const { signal } = following;
-    say("starting");
+    const stopping = new AbortController();
+    const { signal } = stopping;
+    const begun = find(request_id);
+    if (!begun) return;
+    following.set(request_id, stopping);
+    say(begun.number, "starting");
     try {
-      await whenUploaded();
+      await whenUploaded(begun.number);
       const job_id = await submit(request_id);
       if (!job_id) return;
       const onView = (/** @type {JobView} */ view) => showStage(request_id, view);
       const view = await api.follow(job_id, { onView, isEnough: ({ state }) => FINISHED.has(state), signal });
-      if (current(request_id)) await finish(request_id, view, signal);
+      if (find(request_id)) await finish(request_id, view, signal);
     } catch (error) {
-      if (current(request_id)) fail(error);
+      fail(request_id, error);
+    } finally {
+      following.delete(request_id);
     }
   }
 
   // Null when it was cancelled meanwhile. The request is never given up half way: the server may have taken it, and
   // only its answer names the job that has to be cancelled.
   async function submit(/** @type {string} */ request_id) {
-    const job = current(request_id);
-    if (!job || job.job_id) return job?.job_id || null;
-    const { photo } = store.get();
-    const image_id = currentId();
+    const found = find(request_id);
+    if (!found || found.job.job_id) return found?.job.job_id || null;
+    const { job, work: { photo, rounds } } = found;
+    const image_id = job.base_round ? rounds[job.base_round - 1]?.image_id : photo?.image_id;
     if (!image_id || !photo) throw new ApiError(404, { error: "unknown_image" });
     const mask = job.restored ? { strokes: job.restored } : await maskBody(job.strokes, photo.width, photo.height);
     const body = { image_id, request_id, ...mask, ...optionsOf(job) };
-    if (!current(request_id)) return null;
+    if (!find(request_id)) return null;
     const began_at = performance.now();
     const job_id = await api.submit(body);
-    const still = current(request_id);
+    const still = find(request_id);
     if (!still) {
       api.cancel(job_id).catch(() => {});
       return null;
     }
-    store.update({ job: { ...still, job_id, upload_ms: performance.now() - began_at } });
+    shelf.change(still.number, { job: { ...still.job, job_id, upload_ms: performance.now() - began_at } });
     return job_id;
   }
 
   function showStage(/** @type {string} */ request_id, /** @type {JobView} */ view) {
-    const job = current(request_id);
-    if (!job || FINISHED.has(view.state)) return;
+    const found = find(request_id);
+    if (!found || FINISHED.has(view.state)) return;
+    const { number, job } = found;
     if (view.state === "queued") {
-      if (job.running_at) store.update({ job: { ...job, running_at: null } }); // given back: what computed it went away
-      if (view.waiting_for) return say(`waits_${view.waiting_for}`);
-      return say(view.position > 0 ? "queued" : "starting", { position: view.position });
+      if (job.running_at) shelf.change(number, { job: { ...job, running_at: null } }); // given back: what computed it went away
+      if (view.waiting_for) return say(number, `waits_${view.waiting_for}`);
+      return say(number, view.position > 0 ? "queued" : "starting", { position: view.position });
     }
-    if (!job.running_at) store.update({ job: { ...job, running_at: Date.now() } });
-    say({ refine: "refining", composite: "composing" }[view.stage || ""] || "running");
+    if (!job.running_at) shelf.change(number, { job: { ...job, running_at: Date.now() } });
+    say(number, { refine: "refining", composite: "composing" }[view.stage || ""] || "running");
   }
 
-  function say(/** @type {string} */ key, /** @type {any} */ params = undefined) {
-    store.update({ status: { key, params, tone: "busy" } });
+  /** @param {number} number of the photo @param {string} key @param {any} [params] */
+  function say(number, key, params = undefined) {
+    shelf.change(number, { status: { key, params, tone: "busy" } });
+    if (!isShown(number)) shelf.say(number, { stage: ["running", "refining", "composing"].includes(key) ? "running" : "queued" });
   }
 
   async function finish(/** @type {string} */ request_id, /** @type {JobView} */ view, /** @type {AbortSignal} */ signal) {
     const began_at = performance.now();
     if (view.state === "failed") throw new ApiError(500, view.error || {});
-    if (view.state === "cancelled") return giveBack({ key: "cancelled" });
+    if (view.state === "cancelled") return giveBack(request_id, { key: "cancelled" });
     const patch = { image_id: view.image_id, box: view.patch.box, url: view.patch.url };
-    await layers.loadPatch(patch, signal);
-    const job = current(request_id);
-    if (!job) return;
+    const begun = find(request_id);
+    if (begun && isShown(begun.number)) await layers.loadPatch(patch, signal); // else when it is shown again
+    const found = find(request_id);
+    if (!found) return;
+    const { number, work, job } = found;
     const upload = job.upload_ms + performance.now() - began_at;
     const times_ms = { ...view.timings_ms, upload, total: Date.now() - job.began_at };
     /** @type {Round} */
     const round = { ...patch, strokes: job.strokes, notes: view.notes || [], saved: view.saved || null, times_ms, restored: Boolean(job.restored) };
     if (job.running_at && !job.restored) pace.learn(job.quality, job.strokes, Date.now() - job.running_at);
-    store.update({
-      ...withRound(store.get(), job.base_round, round), shown_id: round.image_id, job: null, status: doneStatus(round),
-    });
+    shelf.change(number, { ...withRound(work, job.base_round, round), shown_id: round.image_id, job: null, status: doneStatus(round) });
     if (!isWritten(view) && job.job_id) void followSaved(job.job_id, round.image_id);
-    onDone();
+    if (isShown(number)) onDone();
+    else shelf.say(number, { stage: "done" });
   }
 
   // The file in outputs/ is written after the patch is out: its path, or a note that it could not be written, arrives with
@@ -154,42 +164,46 @@ export function createRepair({ api, store, layers, whenUploaded, pace, onDone })
   }
 
   function showSaved(/** @type {string} */ image_id, /** @type {JobView} */ view) {
-    const { rounds, round, status, job } = store.get();
+    const owner = allWork(store.get()).find(({ work }) => work.rounds.some((one) => one.image_id === image_id));
+    if (!owner) return;
+    const { rounds, round, status, job } = owner.work;
     const updated = rounds.map((one) => one.image_id !== image_id ? one : {
       ...one, saved: view.saved, times_ms: { ...view.timings_ms, ...one.times_ms }, notes: view.notes || one.notes,
     });
-    const isShown = !job && status.round === image_id && updated[round - 1]?.image_id === image_id;
-    store.update({ rounds: updated, status: isShown ? doneStatus(updated[round - 1]) : status });
+    const isLast = !job && status.round === image_id && updated[round - 1]?.image_id === image_id;
+    shelf.change(owner.number, { rounds: updated, status: isLast ? doneStatus(updated[round - 1]) : status });
   }
 
   // The job's strokes are painted again, under those that were added while it ran.
-  function giveBack(/** @type {import("./store.js").Status} */ status) {
-    const { job, strokes, past } = store.get();
-    following?.abort();
-    if (!job) return;
-    store.update({
+  function giveBack(/** @type {string} */ request_id, /** @type {import("./store.js").Status} */ status) {
+    const found = find(request_id);
+    following.get(request_id)?.abort();
+    if (!found) return;
+    const { number, job, work: { strokes, past } } = found;
+    shelf.change(number, {
       job: null, status, future: [], strokes: [...job.strokes, ...strokes],
       past: [...earlierVersions(job.strokes), ...past.map((version) => [...job.strokes, ...version])],
     });
+    if (!isShown(number)) shelf.say(number, status.error ? { stage: "failed", error: status.error } : null);
   }
 
-  function fail(/** @type {unknown} */ error) {
+  function fail(/** @type {string} */ request_id, /** @type {unknown} */ error) {
+    if (!find(request_id)) return;
     if (!(error instanceof ApiError)) console.error(error);
     const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
-    giveBack({ error: { code, message, params } });
+    giveBack(request_id, { error: { code, message, params } });
   }
 
-  function cancel() {
-    const { job } = store.get();
+  function cancel(number = store.get().photo_number) {
+    const job = workOf(store.get(), number)?.job;
     if (!job) return;
-    giveBack({ key: "cancelled" });
+    giveBack(job.request_id, { key: "cancelled" });
     if (job.job_id) api.cancel(job.job_id).catch(() => {}); // already finished, or gone: nothing left to stop
   }
 
   /** The way on after a reload: a job without an id is submitted again under its request id. */
   function resume() {
-    const { job } = store.get();
-    if (job) void run(job.request_id);
+    for (const { work } of allWork(store.get())) if (work.job) void run(work.job.request_id);
   }
 
   return { begin, restore, resume, cancel };

@@ -11,7 +11,7 @@ import { boxOf } from "./strokes.js";
 
 const BRIGHT = 127;
 
-/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, whenUploaded: () => Promise<void>, replaceStrokes: (strokes: Stroke[]) => void}} parts */
+/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, whenUploaded: (number: number) => Promise<void>, replaceStrokes: (strokes: Stroke[]) => void}} parts */
 export function createSelecting({ store, api, whenUploaded, replaceStrokes }) {
   /** @type {Finding | null} */
   let last = null;
@@ -34,7 +34,7 @@ export function createSelecting({ store, api, whenUploaded, replaceStrokes }) {
     const { signal } = asking;
     store.update({ status: { key: "looking", tone: "busy" } });
     try {
-      await whenUploaded();
+      await whenUploaded(photo_number);
       const answer = await api.detect({ image_id: currentId(), kind: finding.kind, ...body }, signal);
       const region = await readAnswer(answer.mask_png);
       const now = store.get();

@@ -1,8 +1,8 @@
 // What a reload must bring back, in localStorage. Each tab has its own place, so that two tabs do not overwrite each
 // other; a new tab takes over the newest place whose tab is closed.
 
-/** @typedef {Pick<import("./store.js").State, "photo" | "strokes" | "rounds" | "round" | "branches" | "job" | "hand" | "used">} Kept */
-/** @typedef {(Pick<import("./store.js").Work, "photo" | "strokes" | "rounds" | "round" | "branches"> | "shown")[]} KeptShelf the photos of the visit */
+/** @typedef {Pick<import("./store.js").State, "photo" | "strokes" | "rounds" | "round" | "branches" | "job" | "hand" | "used" | "batch">} Kept */
+/** @typedef {(Pick<import("./store.js").Work, "photo" | "strokes" | "rounds" | "round" | "branches" | "job"> | "shown")[]} KeptShelf the photos of the visit */
 /** @typedef {{state: Kept, saved_at: number, closed: boolean}} Place */
 
 export function createSessionStorage() {
@@ -36,7 +36,7 @@ export function createSessionStorage() {
   // Where there is no room for the masks of all rounds, a reload does without those of rounds that were undone.
   function withoutOldMasks(/** @type {Kept} */ state) {
     const rounds = state.rounds.map((one) => ({ ...one, strokes: one.strokes.filter((stroke) => !("mask" in stroke)) }));
-    return { ...state, rounds, used: null };
+    return { ...state, rounds, used: null, batch: null };
   }
 
   // Beside the place, because it is large and rarely changes.
@@ -87,10 +87,10 @@ export function createSessionStorage() {
 
   // A photo that is still going up can't be brought back; until it is there, a reload brings the one before.
   function follow(/** @type {import("./store.js").State} */ now, /** @type {import("./store.js").State} */ before) {
-    const { photo, strokes, rounds, round, branches, job, hand, used } = now;
-    const isSame = photo === before.photo && strokes === before.strokes && rounds === before.rounds && round === before.round && branches === before.branches && job === before.job && hand === before.hand;
+    const { photo, strokes, rounds, round, branches, job, hand, used, batch } = now;
+    const isSame = photo === before.photo && strokes === before.strokes && rounds === before.rounds && round === before.round && branches === before.branches && job === before.job && hand === before.hand && batch === before.batch;
     if (!tab || isSame || (photo ? !photo.image_id : !before.photo)) return;
-    const state = { photo, strokes, rounds, round, branches, job, hand, used };
+    const state = { photo, strokes, rounds, round, branches, job, hand, used, batch: batch?.running ? batch : null };
     const place = { state, saved_at: Date.now(), closed: false };
     if (!write(tab, place)) write(tab, { ...place, state: withoutOldMasks(state) });
   }
@@ -100,9 +100,9 @@ export function createSessionStorage() {
     if (!tab || (now.shelf === before.shelf && now.photo_number === before.photo_number)) return;
     /** @type {KeptShelf} */
     const kept = [];
-    for (const { number, work: { photo, strokes, rounds, round, branches } } of now.shelf) {
+    for (const { number, work: { photo, strokes, rounds, round, branches, job } } of now.shelf) {
       if (number === now.photo_number) kept.push("shown");
-      else if (photo?.image_id) kept.push({ photo, strokes, rounds, round, branches });
+      else if (photo?.image_id) kept.push({ photo, strokes, rounds, round, branches, job });
     }
     write(shelfKey(tab), /** @type {any} */ (kept));
   }

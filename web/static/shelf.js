@@ -12,18 +12,23 @@ const PICTURES_KEPT = 2; // of photos shown before; others are fetched again, so
 
 /** @type {Work} */
 export const NO_WORK = {
-  photo: null, strokes: [], past: [], future: [], rounds: [], round: 0, branches: [], status: { key: "waiting" }, shown_id: null,
+  photo: null, strokes: [], past: [], future: [], rounds: [], round: 0, branches: [], job: null, status: { key: "waiting" }, shown_id: null,
 };
 
 /** @param {State} state @returns {Work} */
-export function currentWork({ photo, strokes, past, future, rounds, round, branches, status, shown_id }) {
-  return { photo, strokes, past, future, rounds, round, branches, status, shown_id };
+export function currentWork({ photo, strokes, past, future, rounds, round, branches, job, status, shown_id }) {
+  return { photo, strokes, past, future, rounds, round, branches, job, status, shown_id };
 }
 
 /** What a photo of the visit has come to, shown or not. @param {State} state @param {number} number @returns {Work | null} */
 export function workOf(state, number) {
   if (state.photo_number === number) return currentWork(state);
   return state.shelf.find((one) => one.number === number)?.work || null;
+}
+
+/** The photos of the visit with what they have come to. @param {State} state @returns {{number: number, work: Work}[]} */
+export function allWork(state) {
+  return state.shelf.map(({ number, work }) => ({ number, work: number === state.photo_number ? currentWork(state) : work }));
 }
 
 /** Id of a photo as it stands, null before its upload's end. @param {Work | null} work @returns {string | null} */
@@ -33,8 +38,8 @@ export function imageOf(work) {
 }
 
 /** Work as a reload brings it back. @param {Partial<Work> & Pick<Work, "photo">} kept @returns {Work} */
-export function restoredWork({ photo, strokes = [], rounds = [], round = 0, branches = [] }) {
-  return { ...NO_WORK, photo, strokes, rounds, round, branches, past: earlierVersions(strokes), status: { key: "ready" } };
+export function restoredWork({ photo, strokes = [], rounds = [], round = 0, branches = [], job = null }) {
+  return { ...NO_WORK, photo, strokes, rounds, round, branches, job, past: earlierVersions(strokes), status: { key: "ready" } };
 }
 
 /** @param {{store: import("./store.js").Store, layers: import("./layers.js").Layers}} parts */

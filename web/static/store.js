@@ -10,13 +10,15 @@
 /** @typedef {{name: string, width: number, height: number, format: string, image_id: string | null, notes: Note[]}} Photo */
 /** @typedef {{image_id: string, box: number[], url: string, strokes: Stroke[], notes: Note[], times_ms: Record<string, number>, saved: string | null, restored?: boolean, downloaded?: boolean}} Round restored: the original came back in it */
 /** @typedef {{request_id: string, job_id: string | null, base_round: number, strokes: Stroke[], quality: string, dilate_px: number | null, began_at: number, running_at: number | null, upload_ms: number, restored: BrushStroke[] | null}} Job restored: where the original comes back, in place of a repair */
-/** @typedef {{tool: string, radius: number, instant: boolean, quality: string, dilate_px: number | null, timings: boolean, file_format: string, file_quality: number}} Hand dilate_px: null leaves it to the engine */
+/** @typedef {{tool: string, takes_away: boolean, radius: number, instant: boolean, quality: string, dilate_px: number | null, timings: boolean, file_format: string, file_quality: number}} Hand takes_away: what the outline in hand marks is taken out of the mask; dilate_px: null leaves it to the engine */
 /** @typedef {{key?: string, params?: Record<string, any>, tone?: string, round?: string, error?: Note}} Status */
 
-/** @typedef {Pick<State, "photo" | "strokes" | "past" | "future" | "rounds" | "round" | "branches" | "status" | "shown_id">} Work */
+/** @typedef {Pick<State, "photo" | "strokes" | "past" | "future" | "rounds" | "round" | "branches" | "job" | "status" | "shown_id">} Work */
 /** @typedef {{number: number, name: string, work: Work}} Shelved the work is not the newest while the photo is shown */
 /** @typedef {{stage: "waiting" | "uploading" | "looking" | "queued" | "running" | "done" | "nothing" | "failed", share?: number, error?: Note}} Doing */
-/** @typedef {{numbers: number[], ended: number, running: boolean}} Batch */
+/** @typedef {{strokes: Stroke[], width: number, height: number}} BatchMask */
+/** @typedef {{request_id: string, image_id: string | null}} BatchItem image_id: what is repaired, once the server has it */
+/** @typedef {{numbers: number[], ended: number, running: boolean, mask: BatchMask | null, options: object, items: Record<number, BatchItem>}} Batch mask: null for the text that is found; items: those that have not ended, by number */
 
 /**
  * @typedef {object} State
@@ -34,7 +36,7 @@
  * @property {Round[]} rounds
  * @property {number} round how many of them are applied
  * @property {Round[][]} branches other paths of rounds from the photo on
- * @property {Job | null} job
+ * @property {Job | null} job of the shown photo; others' are on the shelf
  * @property {Hand} hand
  * @property {boolean} comparing
  * @property {number | null} split where the original ends and the result begins, as a fraction of the width; null without
@@ -46,7 +48,7 @@
 /** @type {State} */
 export const FIRST_STATE = {
   photo: null, photo_number: 0, uploaded: null, shelf: [], doing: {}, batch: null, strokes: [], past: [], future: [], preview: null,
-  used: null, rounds: [], round: 0, branches: [], job: null, hand: { tool: "brush", radius: 20, instant: false, quality: "fast", dilate_px: null, timings: false, file_format: "original", file_quality: 90 }, comparing: false, split: null, online: true,
+  used: null, rounds: [], round: 0, branches: [], job: null, hand: { tool: "brush", takes_away: false, radius: 20, instant: false, quality: "fast", dilate_px: null, timings: false, file_format: "original", file_quality: 90 }, comparing: false, split: null, online: true,
   shown_id: null, status: { key: "waiting" },
 };
 

@@ -1,0 +1,235 @@
+"""What goes on with photos that are not shown: repairs and batches go on, land where they were begun, and survive."""
+
+import json
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+from playwright.sync_api import expect
+
+from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.serving import RunningServer, ask_repair, upload
+
+__all__ = ["browser", "usual_browser", "visit"]  # fixtures
+Visit = Callable[..., Person]
+STRIP = '[data-part="strip-list"] button'
+STATE = '[data-part="many-state"]'
+NAME = '[data-part="photo-name"]'
+PATCHES = "document.querySelectorAll('.fft-patch').length === {count}"
+
+
+@pytest.fixture
+def person(visit: Visit, server: RunningServer) -> Iterator[Person]:
+    person = visit(server.url)
+    yield person
+    person.page.unroute_all(behavior="ignoreErrors")
+
+
+def choose(person: Person, *files: Any) -> None:
+    """Open files and wait until the server has all of them."""
+    person.page.locator(".fft-file").first.set_input_files(list(files))
+    wait_for_uploads(person, len(files))
+
+
+def wait_for_uploads(person: Person, count: int) -> None:
+    expect(person.page.locator('[data-part="strip-list"] img[src]')).to_have_count(count)
+
+
+def show(person: Person, name: str) -> None:
+    person.page.locator(f'{STRIP}[title="{name}"]').click()
+    expect(person.page.locator(NAME)).to_have_text(name)
+
+
+def stage(person: Person, name: str) -> Any:
+    return person.page.locator("[data-part='strip-list'] li", has=person.page.locator(f'[title="{name}"]'))
+
+
+def three_photos() -> list[dict[str, Any]]:
+    return [photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)]
+
+
+def until_shown(person: Person, count: int) -> None:
+    person.page.wait_for_function(PATCHES.format(count=count))
+
+
+def test_a_repair_goes_on_while_another_photo_is_shown_and_lands_on_its_own(person: Person) -> None:
+    """Going to another photo cancelled the repair."""
+    choose(person, *three_photos()[:2])
+    show(person, "0.png")
+    person.slow_down(250)
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    person.press("repair")
+    person.page.locator('[data-act="cancel"]').wait_for()
+    show(person, "1.png")
+    expect(stage(person, "0.png")).to_have_attribute("data-stage", "running")
+    assert person.page.locator('[data-act="cancel"]').is_hidden()
+    # The other one can be repaired meanwhile; each round is its own photo's.
+    person.paint((0.6, 0.6), (0.7, 0.6))
+    person.repair()
+    assert len(person.rounds) == 1 and person.shown_patches == 1
+    expect(stage(person, "0.png")).to_have_attribute("data-stage", "done")
+    assert len(person.rounds) == 1 and person.shown_patches == 1
+    own = person.rounds[0]["image_id"]
+    show(person, "0.png")
+    until_shown(person, 1)
+    assert len(person.rounds) == 1 and person.rounds[0]["image_id"] != own and person.strokes == []
+    expect(stage(person, "0.png")).to_have_attribute("data-stage", "")
+    left, _, right, _ = person.rounds[0]["box"]
+    assert right < 160 and left > 50, "the stroke was painted in the left half"
+
+
+def test_one_comes_back_to_a_repair_that_still_runs_and_can_cancel_it(person: Person) -> None:
+    choose(person, *three_photos()[:2])
+    show(person, "0.png")
+    person.slow_down(600)
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    painted = person.strokes
+    person.press("repair")
+    person.page.locator('[data-act="cancel"]').wait_for()
+    show(person, "1.png")
+    assert person.strokes == []
+    show(person, "0.png")
+    person.press("cancel")
+    person.page.locator('[data-act="cancel"]').wait_for(state="hidden")
+    assert person.strokes == painted and person.rounds == []
+
+
+def test_a_reload_brings_home_a_repair_of_a_photo_that_is_not_shown(person: Person) -> None:
+    choose(person, *three_photos()[:2])
+    show(person, "0.png")
+    person.slow_down(250)
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    person.press("repair")
+    person.page.locator('[data-act="cancel"]').wait_for()
+    show(person, "1.png")
+    person.visit()
+    expect(stage(person, "0.png")).to_have_attribute("data-stage", "done")
+    assert person.rounds == []
+    show(person, "0.png")
+    until_shown(person, 1)
+    assert len(person.rounds) == 1
+
+
+def test_a_failed_repair_of_a_photo_that_is_not_shown_says_why_there(person: Person, server: RunningServer) -> None:
+    with server.client as client:  # somebody whom it waits for
+        ask_repair(client, upload(client, photo_file()["buffer"])["image_id"], feather_px=300)
+    choose(person, *three_photos()[:2])
+    show(person, "0.png")
+    person.slow_down(0, dilate_px=1001)  # the fake engine fails
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    painted = person.strokes
+    person.press("repair")
+    person.page.locator('[data-act="cancel"]').wait_for()
+    show(person, "1.png")
+    expect(stage(person, "0.png")).to_have_attribute("data-stage", "failed")
+    show(person, "0.png")
+    expect(person.page.locator('[data-part="status"]')).to_have_attribute("data-tone", "warn")
+    assert person.strokes == painted
+
+
+def test_a_reload_in_mid_batch_goes_on_with_it_and_repairs_nothing_twice(person: Person) -> None:
+    choose(person, *three_photos())
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    person.slow_down(120)
+    person.press("batch-mask")
+    expect(person.page.locator('[data-stage="done"]')).to_have_count(1)
+    person.visit()
+    expect(person.page.locator(STATE)).to_contain_text("photos went through")
+    sent = {json.loads(body)["request_id"] for body in person.posts("/api/v1/repairs")}
+    assert len(sent) == 3
+    for name in ("0.png", "1.png", "2.png"):
+        show(person, name)
+        until_shown(person, 1)
+        assert len(person.rounds) == 1
+
+
+def test_a_photo_shown_before_a_batch_has_its_round_when_it_is_shown_again(person: Person) -> None:
+    """Its pictures were kept, so that the patch of a round that came meanwhile was never fetched."""
+    choose(person, *three_photos())
+    show(person, "0.png")
+    show(person, "1.png")
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    person.press("batch-mask")
+    expect(person.page.locator('[data-stage="done"]')).to_have_count(3)
+    show(person, "0.png")
+    until_shown(person, 1)
+
+
+def test_the_strip_survives_a_restart_of_the_server(visit: Visit, start_server: Callable[..., RunningServer]) -> None:
+    running = start_server(kind="page")
+    person = visit(running.url)
+    choose(person, *three_photos())
+    show(person, "1.png")
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    person.repair()
+    show(person, "2.png")
+    person.paint((0.2, 0.2), (0.3, 0.3))
+    painted = person.strokes
+    running.stop()
+    running.start()
+    person.visit()
+    expect(person.page.locator(STRIP)).to_have_count(3)
+    assert person.strokes == painted
+    show(person, "1.png")
+    until_shown(person, 1)
+    person.paint((0.6, 0.6), (0.7, 0.6))
+    person.repair()
+    assert len(person.rounds) == 2
+    show(person, "0.png")
+    person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth === 320")
+
+
+def captioned(name: str, text: str) -> dict[str, Any]:
+    """Return a photo of a smooth sky with a caption, or without."""
+    rows, columns = np.mgrid[0:360, 0:480]
+    sky = np.stack([150 + rows // 8, 180 + columns // 20, 205 + rows // 16], axis=2).astype(np.uint8)
+    image = Image.fromarray(sky)
+    ImageDraw.Draw(image).text((90, 280), text, fill=(20, 20, 20), font=ImageFont.load_default(36))
+    data = BytesIO()
+    image.save(data, "PNG")
+    return {"name": name, "mimeType": "image/png", "buffer": data.getvalue()}
+
+
+def test_text_is_removed_from_all_and_a_photo_without_any_says_so(person: Person) -> None:
+    choose(person, captioned("one.png", "Harbour 2026"), captioned("none.png", ""), captioned("two.png", "12:45 NOON"))
+    person.press("batch-text")
+    expect(person.page.locator(STATE)).to_have_text("3 of 3 photos went through", timeout=120_000)
+    for name, how in (("one.png", "done"), ("two.png", "done"), ("none.png", "nothing")):
+        expect(stage(person, name)).to_have_attribute("data-stage", how)
+    show(person, "two.png")
+    until_shown(person, 1)
+    left, top, right, bottom = person.rounds[0]["box"]
+    assert 60 < left < 120 and 260 < top < bottom < 345 and right < 420, "what was repaired is the caption"
+    show(person, "none.png")
+    assert person.rounds == []
+
+
+def make_folder(folder: Path) -> Path:
+    """A folder with two photos, one of them in a folder of its own, and what is none."""
+    (folder / "trip" / "inner").mkdir(parents=True)
+    (folder / "trip" / "b2.png").write_bytes(photo_file(320, 240, seed=1)["buffer"])
+    (folder / "trip" / "inner" / "b10.png").write_bytes(photo_file(320, 240, seed=2)["buffer"])
+    (folder / "trip" / "notes.txt").write_text("no photo", encoding="utf-8")
+    return folder / "trip"
+
+
+def test_a_folder_is_dropped_with_the_photos_of_its_folders(person: Person, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    session = person.context.new_cdp_session(person.page)
+    data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 400, "y": 300, "data": data})
+    wait_for_uploads(person, 2)
+    names = person.page.locator(STRIP).evaluate_all("(all) => all.map((one) => one.title)")
+    assert names == ["b2.png", "b10.png"]
+
+
+def test_a_folder_is_chosen(person: Person, tmp_path: Path) -> None:
+    person.page.locator(".fft-folder").set_input_files(make_folder(tmp_path))
+    wait_for_uploads(person, 2)
+    names = person.page.locator(STRIP).evaluate_all("(all) => all.map((one) => one.title)")
+    assert sorted(names) == ["b10.png", "b2.png"]

@@ -1,0 +1,108 @@
+"""By touch alone: comparing by holding and by the line, and taking away from what was selected."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.serving import RunningServer
+from tests.web.test_page_mask import BLUE, HEIGHT, RED, WIDTH, changing, overlap, painted, png, scene
+
+__all__ = ["browser", "usual_browser", "visit"]  # fixtures
+Visit = Callable[..., Person]
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+
+
+@pytest.fixture
+def person(visit: Visit, server: RunningServer) -> Iterator[Person]:
+    yield visit(server.url, **PHONE)
+
+
+class Finger:
+    """One finger on the screen."""
+
+    def __init__(self, person: Person) -> None:
+        self._session = person.context.new_cdp_session(person.page)
+
+    def _send(self, kind: str, *points: tuple[float, float]) -> None:
+        spots: list[dict[str, Any]] = [{"x": x, "y": y, "id": 0} for x, y in points]
+        self._session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": spots})
+
+    def down(self, x: float, y: float) -> None:
+        self._send("touchStart", (x, y))
+
+    def move(self, x: float, y: float) -> None:
+        self._send("touchMove", (x, y))
+
+    def up(self) -> None:
+        self._send("touchEnd")
+
+    def tap(self, x: float, y: float) -> None:
+        self.down(x, y)
+        self.up()
+
+
+def middle(locator: Locator) -> tuple[float, float]:
+    box = locator.bounding_box()
+    assert box is not None
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_holding_the_button_shows_the_original_and_the_line_is_dragged(person: Person) -> None:
+    person.open(photo_file(640, 480))
+    finger = Finger(person)
+    finger.down(*person.stage_point(0.4, 0.4))
+    finger.move(*person.stage_point(0.6, 0.4))
+    finger.up()
+    person.page.locator(".fft-repair").tap()
+    person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 1")
+    person.page.locator('[data-part="status"][data-tone="good"]').wait_for()
+    finger.down(*middle(person.page.locator('[data-part="compare"]')))
+    expect(person.page.locator('[data-part="compare"]')).to_have_attribute("aria-pressed", "true")
+    assert person.shown_patches == 0
+    finger.up()
+    expect(person.page.locator('[data-part="compare"]')).to_have_attribute("aria-pressed", "false")
+    assert person.shown_patches == 1
+    person.page.locator('[data-act="split"]').tap()
+    handle = person.page.locator(".fft-split-handle")
+    expect(handle).to_have_attribute("aria-valuenow", "50")
+    x, y = middle(handle)
+    finger.down(x, y)
+    finger.move(x + 40, y)
+    finger.move(x + 80, y)
+    finger.up()
+    assert int(handle.get_attribute("aria-valuenow") or 0) > 60
+    assert person.strokes == [], "the finger on the line paints nothing"
+
+
+def test_taps_select_and_take_away(person: Person) -> None:
+    """Taking away from a selection needed the key Alt."""
+    person.open(png(scene()))
+    finger = Finger(person)
+    red, blue = person.stage_point(150 / WIDTH, 130 / HEIGHT), person.stage_point(450 / WIDTH, 130 / HEIGHT)
+    take_away = person.page.locator('[data-act="take-away"]')
+    assert take_away.is_hidden(), "the brush has the eraser for that"
+    person.page.locator('[data-act="select"]').tap()
+    changing(person, lambda: finger.tap(*red))
+    changing(person, lambda: finger.tap(*blue))
+    take_away.tap()
+    expect(take_away).to_have_attribute("aria-pressed", "true")
+    changing(person, lambda: finger.tap(*red))
+    person.page.locator('[data-act="mask-menu"]').tap()
+    assert overlap(painted(person), BLUE) > 0.9 > overlap(painted(person), RED | BLUE)
+    person.page.locator('[data-act="mask-close"]').tap()
+    person.page.locator('[data-act="rectangle"]').tap()
+    expect(take_away).to_have_attribute("aria-pressed", "false")
+    take_away.tap()
+
+    def box_round_blue() -> None:
+        finger.down(*person.stage_point(390 / WIDTH, 70 / HEIGHT))
+        finger.move(*person.stage_point(510 / WIDTH, 190 / HEIGHT))
+        finger.up()
+
+    changing(person, box_round_blue, 2)
+    person.page.locator('[data-act="mask-menu"]').tap()
+    person.page.locator('[data-act="mask-download"]').tap()
+    expect(person.page.locator('[data-part="status"]')).to_contain_text("Nothing is painted yet")
