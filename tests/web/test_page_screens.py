@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.page_driver import Person, photo_file
 from tests.support.serving import RunningServer
 from tests.web.test_page_looks import check_layout
 
-__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 Visit = Callable[..., Person]
 TOUCH = {"is_mobile": True, "has_touch": True}
 SCREENS: dict[str, dict[str, Any]] = {

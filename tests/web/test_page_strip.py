@@ -11,10 +11,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import expect
 
-from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.page_driver import Person, photo_file
 from tests.support.serving import RunningServer, ask_repair, upload
 
-__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 Visit = Callable[..., Person]
 STRIP = '[data-part="strip-list"] button'
 STATE = '[data-part="many-state"]'

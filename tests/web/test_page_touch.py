@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, expect
 
-from tests.support.page_driver import Person, browser, photo_file, usual_browser, visit
+from tests.support.page_driver import Person, photo_file
 from tests.support.serving import RunningServer
 from tests.web.test_page_mask import BLUE, HEIGHT, RED, WIDTH, changing, overlap, painted, png, scene
 
-__all__ = ["browser", "usual_browser", "visit"]  # fixtures
 Visit = Callable[..., Person]
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
 
