@@ -25,6 +25,7 @@ from jobs.store import ImageRecord, JobStore, new_id
 from masks.boxes import Box
 
 CACHE_MIB = 320  # nine 12 MP images; one larger image is kept whatever its size
+CACHED_EDITS = 2  # of one history: the latest and what it was made of; an older one is made of patches again
 CACHE_SHARE = 4  # the cache takes at most one part in so many of the memory there is
 STEPS_AT_ONCE = 2  # whole pictures decoded or encoded side by side: more than cores only delays everybody
 # Peak of one step over a whole picture, per pixel: Pillow's copy, the array, its upright copy, and what is written.
@@ -66,6 +67,7 @@ class ImageStore:
         self._max_px = int(max_image_mpx * 1_000_000)
         self._cache_bytes = int(min(CACHE_MIB, memory_mib / CACHE_SHARE) * MIB)
         self._cache: OrderedDict[str, Photo | Pixels] = OrderedDict()
+        self._histories: dict[str, str] = {}  # of the edits in the cache: their originals
         self._cache_lock = threading.Lock()
         self.memory = MemoryBudget(int(memory_mib * MIB) - self._cache_bytes, at_once=STEPS_AT_ONCE)
 
@@ -130,7 +132,7 @@ class ImageStore:
             assert edit.box is not None, "an edit always has a box"
             left, top, right, bottom = edit.box
             with_patches[top:bottom, left:right] = decode_png(self.read(edit))
-        self._keep(patched[0].image_id, with_patches)
+        self._keep(patched[0].image_id, with_patches, of=patched[0].root_id)
         return with_patches
 
     def original(self, image: ImageRecord) -> Photo:
@@ -224,7 +226,7 @@ class ImageStore:
         """Drop images from the cache, because they were removed."""
         with self._cache_lock:
             for image_id in image_ids:
-                self._cache.pop(image_id, None)
+                self._drop(image_id)
 
     def _open(self, data: bytes) -> Photo:
         # The header is read before anything is decoded, so that the turn is asked for with the right number of bytes.
@@ -262,12 +264,23 @@ class ImageStore:
                 self._cache.move_to_end(image_id)
             return found
 
-    def _keep(self, image_id: str, value: Photo | Pixels) -> None:
+    def _keep(self, image_id: str, value: Photo | Pixels, *, of: str = "") -> None:
+        """Put an image into the cache; `of` names an edit's original."""
         with self._cache_lock:
             self._cache[image_id] = value
             self._cache.move_to_end(image_id)
+            if of:
+                # Or the edits that each round leaves behind push out the originals, which take longest to get again.
+                self._histories[image_id] = of
+                edits = [one for one in self._cache if self._histories.get(one) == of]
+                for one in edits[:-CACHED_EDITS]:
+                    self._drop(one)
             while len(self._cache) > 1 and sum(map(_size_bytes, self._cache.values())) > self._cache_bytes:
-                self._cache.popitem(last=False)
+                self._drop(next(iter(self._cache)))
+
+    def _drop(self, image_id: str) -> None:
+        self._cache.pop(image_id, None)
+        self._histories.pop(image_id, None)
 
 
 def step_bytes(image: ImageRecord) -> int:

@@ -348,3 +348,19 @@ def test_decoded_photos_stay_within_their_bytes(make_queue: Callable[..., JobQue
 )
 def test_names_of_clients_are_made_harmless(given: str, kept: str) -> None:
     assert clean_name(given) == kept
+
+
+def test_many_rounds_on_one_photo_leave_the_originals_of_others_at_hand(make_queue: Callable[..., JobQueue]) -> None:
+    """Each round left its whole picture in the cache, until every other photo had to be decoded again."""
+    queue = make_queue()
+    other = queue.add_image(PHOTO, "other.png")
+    image_id = queue.add_image(PHOTO, "a.png").image_id
+    queue.images._cache_bytes = 5 * GRADIENT.nbytes
+    for _ in range(6):
+        image_id = wait_for(queue, submit(queue, image_id), until="saved")["image_id"]
+        queue.images.pixels(queue.image(image_id))
+    assert other.image_id in queue.images._cache
+    last = queue.image(image_id)
+    expected = queue.images.pixels(last).copy()
+    queue.images._cache.clear()
+    np.testing.assert_array_equal(queue.images.pixels(last), expected)
