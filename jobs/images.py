@@ -25,7 +25,6 @@ from jobs.store import ImageRecord, JobStore, new_id
 from masks.boxes import Box
 
 CACHE_MIB = 320  # nine 12 MP images; one larger image is kept whatever its size
-CACHED_EDITS = 2  # of one history: the latest and what it was made of; an older one is made of patches again
 CACHE_SHARE = 4  # the cache takes at most one part in so many of the memory there is
 STEPS_AT_ONCE = 2  # whole pictures decoded or encoded side by side: more than cores only delays everybody
 # Peak of one step over a whole picture, per pixel: Pillow's copy, the array, its upright copy, and what is written.
@@ -270,13 +269,16 @@ class ImageStore:
             self._cache[image_id] = value
             self._cache.move_to_end(image_id)
             if of:
-                # Or the edits that each round leaves behind push out the originals, which take longest to get again.
                 self._histories[image_id] = of
-                edits = [one for one in self._cache if self._histories.get(one) == of]
-                for one in edits[:-CACHED_EDITS]:
-                    self._drop(one)
             while len(self._cache) > 1 and sum(map(_size_bytes, self._cache.values())) > self._cache_bytes:
-                self._drop(next(iter(self._cache)))
+                self._drop(self._least_needed())
+
+    def _least_needed(self) -> str:
+        """Return what leaves the cache first: an edit that another of its photo was used after, else what is oldest."""
+        # Every round leaves a whole picture behind. They would push out the originals, which take longest to get again.
+        latest = {history: one for one in self._cache if (history := self._histories.get(one))}
+        superseded = (one for one in self._cache if latest.get(self._histories.get(one, ""), one) != one)
+        return next(superseded, next(iter(self._cache)))
 
     def _drop(self, image_id: str) -> None:
         self._cache.pop(image_id, None)
