@@ -7,8 +7,9 @@ are the seconds that pass, which other programs on the machine lengthen, and the
 all that its tests start, which they lengthen by little. What pytest takes to begin is in neither. On two cores the
 whole takes about half of the larger sum. Rooms that are not named keep the figures that NAME.md has already.
 
-Prints a Markdown table of the rooms, those of FILE (an earlier result) beside them, then the slowest files and
-fixtures, then one JSON line; writes it to FOLDER/NAME.md. Exit status 1 when a test failed.
+Prints a Markdown table of the rooms, those of FILE (an earlier result) beside them, then the slowest files, tests and
+fixtures, then one JSON line, and writes it all to FOLDER/NAME.md. A test's processor time is without that of servers
+that others share. Exit status 1 when a test failed.
 """
 
 import argparse
@@ -43,10 +44,13 @@ class Stopwatch:
         self.files: dict[str, float] = defaultdict(float)
         self.fixtures: dict[str, float] = defaultdict(float)
         self.slowest: dict[str, float] = defaultdict(float)
+        self.dearest: dict[str, float] = defaultdict(float)
+        self.seen_cpu_s = 0.0
         self.began_s = self.began_cpu_s = 0.0
 
     def pytest_collection_finish(self) -> None:
         self.began_s, self.began_cpu_s = time.monotonic(), cpu_s()
+        self.seen_cpu_s = self.began_cpu_s
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
@@ -60,6 +64,9 @@ class Stopwatch:
         self.tests += report.when == "call"
         self.files[report.nodeid.split("::")[0]] += report.duration
         self.slowest[report.nodeid] += report.duration
+        now_s = cpu_s()
+        self.dearest[report.nodeid] += now_s - self.seen_cpu_s
+        self.seen_cpu_s = now_s
 
     def pytest_sessionfinish(self) -> None:
         self.seconds = time.monotonic() - self.began_s
@@ -69,7 +76,7 @@ class Stopwatch:
         """Write the figures, when all that tests started has ended and been waited for."""
         figures = {
             "tests": self.tests, "s": self.seconds, "cpu_s": cpu_s() - self.began_cpu_s, "files": self.files,
-            "fixtures": self.fixtures, "slowest": self.slowest,
+            "fixtures": self.fixtures, "slowest": self.slowest, "dearest": self.dearest,
         }  # fmt: skip
         self.file.write_text(json.dumps(figures), encoding="utf-8")
 
@@ -134,21 +141,21 @@ def rooms_table(rooms: dict[str, dict[str, Any]], before: dict[str, dict[str, An
     return table(heads, [*rows, ["**all**", *(round(value) for value in sums)]])
 
 
-def slowest_table(rooms: dict[str, dict[str, Any]], kind: str, head: str) -> str:
-    """Return what took most of one kind ("files", "fixtures" or "slowest")."""
+def slowest_table(rooms: dict[str, dict[str, Any]], kind: str, head: str, unit: str = "s") -> str:
+    """Return what took most of one kind ("files", "fixtures", "slowest" or "dearest")."""
     sums: dict[str, float] = defaultdict(float)
     for figures in rooms.values():
-        for name, spent_s in figures[kind].items():
+        for name, spent_s in figures.get(kind, {}).items():
             sums[name] += spent_s
     most = sorted(sums.items(), key=lambda pair: -pair[1])[:MOST_ROWS]
-    return table([head, "s"], [[f"`{name}`", round(spent_s, 1)] for name, spent_s in most])
+    return table([head, unit], [[f"`{name}`", round(spent_s, 1)] for name, spent_s in most])
 
 
 def kept(figures: dict[str, Any]) -> dict[str, Any]:
     """Return a room's figures with the names that took a second or more."""
     short = {
         kind: {name: round(spent_s, 1) for name, spent_s in figures[kind].items() if spent_s >= 1}
-        for kind in ("files", "fixtures", "slowest")
+        for kind in ("files", "fixtures", "slowest", "dearest")
     }
     return {"tests": figures["tests"], "s": round(figures["s"], 1), "cpu_s": round(figures["cpu_s"], 1), **short}
 
@@ -173,6 +180,7 @@ def main() -> int:
             "# Where the time of the tests goes (bench/time_of_tests.py)",
             rooms_table(rooms, read_rooms(chosen.before) if chosen.before else {}),
             slowest_table(rooms, "files", "file"), slowest_table(rooms, "slowest", "test"),
+            slowest_table(rooms, "dearest", "test", "cpu_s"),
             slowest_table(rooms, "fixtures", "fixture"), str(environment),
             "```\n" + json.dumps({"environment": environment, "rooms": rooms}) + "\n```",
         ]  # fmt: skip
