@@ -1,6 +1,7 @@
 """The page in a real Chromium, driven as a person would: open a photo, paint, press Repair, look at the picture."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,10 @@ CHROMIUM_ARGUMENTS = [
     "--no-sandbox", "--headless", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--process-per-site",
 ]  # fmt: skip
+STATUS = '[data-part="status"]'
 DONE = '[data-part="status"][data-tone="good"]'
 PATIENCE_MS = 20_000
+DATA = Path(__file__).parents[1] / "data"
 
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -195,4 +198,61 @@ def forget_everybody(context: BrowserContext, url: str) -> None:
     page.evaluate("localStorage.clear()")
 
 
-DATA = Path(__file__).parents[1] / "data"
+class Held:
+    """Requests to an address, kept waiting until they are let go."""
+
+    def __init__(self, person: Person, address: str | re.Pattern[str]) -> None:
+        self.page = person.page
+        self.address = address
+        self.routes: list[Route] = []
+        self.is_open = False
+        self.page.route(address, self.handle)
+
+    def handle(self, route: Route) -> None:
+        """Keep a request, or pass it on when the gate is open."""
+        if self.is_open:
+            route.continue_()
+        else:
+            self.routes.append(route)
+
+    def wait(self) -> None:
+        """Wait until one of them has been made."""
+        for _ in range(200):
+            if self.routes:
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"no request to {self.address}")
+
+    def let_go(self) -> None:
+        """Let those that wait and all later ones through."""
+        self.is_open = True
+        for route in self.routes:
+            route.continue_()
+
+
+def choose(person: Person, file: Any) -> None:
+    """Choose a file, and wait for nothing."""
+    person.page.set_input_files(".fft-file", file)
+
+
+def cut(person: Person, address: str, times: int) -> list[str]:
+    """Break off the first requests to an address; return a list of those that were."""
+    broken: list[str] = []
+
+    def handle(route: Route) -> None:
+        if len(broken) < times:
+            broken.append(route.request.url)
+            return route.abort("connectionreset")
+        route.continue_()
+
+    person.page.route(address, handle)
+    return broken
+
+
+def with_two_rounds(person: Person) -> None:
+    """Bring a person to two repairs and a stroke painted for the third."""
+    person.open(photo_file())
+    for y in (0.2, 0.4):
+        person.paint((0.3, y), (0.4, y))
+        person.repair()
+    person.paint((0.6, 0.7), (0.7, 0.7))

@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext
 
 from tests.support.page_driver import Person, forget_everybody, launch_chromium, open_browser
+from tests.support.serving import RunningServer
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +47,10 @@ def visit(browser: Browser, usual_browser: BrowserContext) -> Iterator[Any]:
         person.close()
         if person.context is not usual_browser:
             person.context.close()
+
+
+@pytest.fixture
+def person(visit: Any, server: RunningServer) -> Person:
+    """Somebody with the page of the shared server open."""
+    somebody: Person = visit(server.url)
+    return somebody

@@ -11,7 +11,6 @@ from playwright.sync_api import Browser, BrowserContext, expect
 from tests.support.page_driver import PATIENCE_MS, Person, open_browser, photo_file
 from tests.support.serving import RunningServer
 from tests.web.test_page_repair import (
-    person,
     test_no_request_leaves_the_server,
     test_paint_and_repair_shows_the_patch_in_place,
     test_rounds_build_on_each_other_and_can_be_undone_and_compared,
@@ -20,7 +19,7 @@ from tests.web.test_page_repair import (
 from web.accounts import Accounts
 
 __all__ = [
-    "person", "test_no_request_leaves_the_server", "test_paint_and_repair_shows_the_patch_in_place",
+    "test_no_request_leaves_the_server", "test_paint_and_repair_shows_the_patch_in_place",
     "test_rounds_build_on_each_other_and_can_be_undone_and_compared", "test_the_keyboard_alone_paints_and_repairs",
 ]  # fmt: skip
 NAME, OTHER, PASSWORD = "ann", "bob", "correct horse"

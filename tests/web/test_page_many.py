@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.page_driver import Person, photo_file
+from tests.support.page_driver import STATUS, Person, photo_file
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 
 Visit = Callable[..., Person]
 STRIP = '[data-part="strip-list"] button'
 STATE = '[data-part="many-state"]'
-STATUS = '[data-part="status"]'
 
 
 @pytest.fixture

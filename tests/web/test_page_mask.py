@@ -14,12 +14,11 @@ from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
-from tests.support.page_driver import Person
+from tests.support.page_driver import STATUS, Person
 from tests.support.serving import RunningServer
 
 Visit = Callable[..., Person]
 WIDTH, HEIGHT = 631, 473  # odd, so that no row of bits ends with its byte
-STATUS = '[data-part="status"]'
 PATIENCE_MS = 120_000  # the text detector takes a while to load on a busy machine
 
 

@@ -18,11 +18,6 @@ BODY_LIMIT_BYTES = 2000
 Visit = Callable[..., Person]
 
 
-@pytest.fixture
-def person(visit: Visit, server: RunningServer) -> Person:
-    return visit(server.url)
-
-
 def test_paint_and_repair_shows_the_patch_in_place(person: Person) -> None:
     person.open(photo_file(640, 480))
     mean = make_photo(640, 480).reshape(-1, 3).mean(axis=0)

@@ -13,12 +13,11 @@ from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
 from masks.dilation import dilate_mask
-from tests.support.page_driver import Person, make_photo, photo_file
+from tests.support.page_driver import STATUS, Person, make_photo, photo_file
 from tests.support.serving import RunningServer
 
 Visit = Callable[..., Person]
 WIDTH, HEIGHT = 640, 480
-STATUS = '[data-part="status"]'
 
 
 @pytest.fixture

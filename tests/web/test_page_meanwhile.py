@@ -1,0 +1,126 @@
+"""What a person does while a repair runs: paints on, cancels, watches how far it is."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Route, expect
+
+from tests.support.page_driver import DONE, STATUS, Held, Person, photo_file
+from tests.support.serving import RunningServer
+
+
+@pytest.mark.parametrize("has_arrived", [False, True], ids=["before it arrives", "after it arrived"])
+def test_cancel_before_the_answer_to_the_post_leaves_nothing_running(
+    person: Person, server: RunningServer, has_arrived: bool
+) -> None:
+    person.open(photo_file(seed=7 + has_arrived))
+    before = set(server.outputs_dir.glob("*"))
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    posts: list[tuple[Route, dict[str, Any]]] = []
+
+    def hold(route: Route) -> None:
+        body = {**json.loads(route.request.post_data or ""), "options": {"feather_px": 150}}
+        answer = route.fetch(post_data=json.dumps(body)) if has_arrived else None
+        posts.append((route, {"response": answer} if answer else {"post_data": json.dumps(body)}))
+
+    person.page.route("**/api/v1/repairs", hold)
+    person.press("repair")
+    while not posts:
+        person.page.wait_for_timeout(20)
+    person.press("cancel")
+    expect(person.page.locator(STATUS)).to_contain_text("Cancelled")
+    route, rest = posts[0]
+    with person.page.expect_response(lambda r: r.request.method == "DELETE" and "/jobs/" in r.url) as deleted:
+        route.fulfill(**rest) if has_arrived else route.continue_(**rest)
+    assert deleted.value.ok
+    job = re.sub(r".*/jobs/", "", deleted.value.url)
+    view = person.page.request.get(f"{server.url}/api/v1/jobs/{job}?wait_s=5").json()
+    assert view["state"] == "cancelled"
+    person.page.wait_for_timeout(2000)  # longer than the repair would take
+    assert set(server.outputs_dir.glob("*")) == before
+    assert len(person.strokes) == 1 and person.shown_patches == 0
+
+
+def test_strokes_painted_during_a_repair_are_for_the_next_round(person: Person) -> None:
+    person.open(photo_file())
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    held = Held(person, "**/api/v1/repairs")
+    person.press("repair")
+    for y in (0.5, 0.6, 0.7):
+        person.paint((0.3, y), (0.4, y))
+    assert len(person.strokes) == 3
+    held.wait()
+    held.let_go()
+    person.page.locator(DONE).wait_for()
+    assert len(person.strokes) == 3 and person.shown_patches == 1
+    person.key("Control+z")
+    assert len(person.strokes) == 2
+    person.repair()
+    first, second = (json.loads(body) for body in person.posts("/api/v1/repairs"))
+    assert (len(first["strokes"]), len(second["strokes"])) == (1, 2)
+    assert second["image_id"] == person.rounds[0]["image_id"]
+
+
+def test_instant_mode_works_off_what_was_painted_meanwhile(person: Person) -> None:
+    person.open(photo_file())
+    person.page.locator('[data-part="instant"]').check()
+    held = Held(person, "**/api/v1/repairs")
+    for y in (0.2, 0.4, 0.6, 0.8):
+        person.paint((0.3, y), (0.4, y))
+    held.wait()
+    held.let_go()
+    person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 2")
+    person.page.locator(DONE).wait_for()
+    sent = [json.loads(body)["strokes"] for body in person.posts("/api/v1/repairs")]
+    assert [len(strokes) for strokes in sent] == [1, 3]
+    assert person.strokes == []
+
+
+def test_cancel_gives_its_strokes_back_under_those_painted_since(person: Person) -> None:
+    person.slow_down(300)
+    person.open(photo_file())
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    person.press("repair")
+    expect(person.page.locator(STATUS)).to_have_text("Repairing…")
+    person.paint((0.3, 0.6), (0.4, 0.6))
+    person.press("cancel")
+    assert [round(stroke["points"][0][1]) for stroke in person.strokes] == [144, 288]
+    person.key("Control+z")
+    person.key("Control+z")
+    assert person.strokes == []
+
+
+def test_strokes_stay_as_they_were_painted(person: Person) -> None:
+    person.open(photo_file(2000, 1500))
+    versions: list[list[dict[str, Any]]] = []
+    for row in range(14):
+        y = 0.06 * (row + 1)
+        person.paint(*[(0.1 + i * 0.05, y + 0.02 * (i % 3)) for i in range(14)])
+        versions.append(person.strokes)
+    for i, version in enumerate(versions):
+        assert version == versions[-1][: i + 1]
+    person.repair()
+    sent = json.loads(person.posts("/api/v1/repairs")[0])
+    assert sent["strokes"] == versions[-1]
+
+
+def test_progress_tells_share_time_left_and_the_tabs_title(person: Person) -> None:
+    person.open(photo_file())
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    known = {f"fast {size}": 20_000 for size in range(14)}
+    person.page.evaluate("known => localStorage.setItem('fftlama.pace', JSON.stringify(known))", known)
+    person.visit()
+    person.slow_down(150)
+    person.press("repair")
+    expect(person.page.locator('[data-part="estimate"]')).to_have_text(re.compile(r"about \d+ s left"))
+    bar = person.page.locator('[data-part="progress"]')
+    expect(bar).to_have_attribute("aria-valuenow", re.compile(r"^[1-9]"))
+    expect(person.page).to_have_title(re.compile(r"^\d+ % fftlama$"))
+    expect(person.page.locator('[data-part="times"]')).to_be_hidden()
+    person.page.locator(DONE).wait_for()
+    expect(person.page).to_have_title("fftlama")
+    expect(person.page.locator('[data-part="estimate"]')).to_be_hidden()
+    learned = json.loads(person.page.evaluate("localStorage.getItem('fftlama.pace')"))
+    assert min(learned.values()) < 20_000

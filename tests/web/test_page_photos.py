@@ -1,0 +1,132 @@
+"""Photos that are opened: wrong ones, several, large and dark ones, and one in the place of another."""
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from imaging import encode_png
+from tests.support.page_driver import STATUS, Held, Person, choose, photo_file, with_two_rounds
+
+WRONG_FILES = [
+    ("notes.png", b"This is a text file.\n" * 50, "notes.png is not a picture"),
+    ("empty.png", b"", "empty.png is empty"),
+    ("cut.png", photo_file(900, 700)["buffer"][:20_000], "cut.png is incomplete or damaged"),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "sentence"), WRONG_FILES, ids=["text", "empty", "cut"])
+def test_a_wrong_file_leaves_photo_strokes_and_rounds(person: Person, name: str, data: bytes, sentence: str) -> None:
+    with_two_rounds(person)
+    before = person.kept
+    choose(person, {"name": name, "mimeType": "image/png", "buffer": data})
+    expect(person.page.locator(STATUS)).to_contain_text(sentence)
+    expect(person.page.locator('[data-part="photo-name"]')).to_have_text("photo.png")
+    assert person.shown_patches == 2
+    for _ in range(2):
+        after = person.kept
+        assert [after[key] for key in ("photo", "strokes", "rounds")] == [
+            before[key] for key in ("photo", "strokes", "rounds")
+        ]
+        person.visit()
+    person.repair()
+    assert len(person.rounds) == 3
+
+
+def test_one_can_go_back_to_the_photo_that_another_replaced(person: Person) -> None:
+    with_two_rounds(person)
+    painted = person.strokes
+    person.open(photo_file(320, 200, seed=5, name="other.png"))
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 200")
+    assert person.shown_patches == 0
+    first, other = (person.page.get_by_role("button", name=name) for name in ("photo.png", "other.png"))
+    first.click()
+    expect(first).to_have_attribute("aria-current", "true")
+    assert person.shown_patches == 2 and person.strokes == painted
+    person.repair()
+    other.click()
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 200")
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    person.repair()
+    assert len(person.rounds) == 1
+
+
+def test_a_photo_replaced_before_it_was_up_can_be_gone_back_to(person: Person) -> None:
+    held = Held(person, "**/api/v1/images")
+    choose(person, photo_file())
+    held.wait()
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("640 × 480")
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    choose(person, photo_file(320, 200, name="other.png"))
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 200")
+    held.let_go()
+    person.page.get_by_role("button", name="photo.png").click()
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("640 × 480")
+    person.repair()
+    assert person.shown_patches == 1
+
+
+def test_a_reload_during_an_upload_brings_the_photo_before(person: Person) -> None:
+    with_two_rounds(person)
+    before = person.kept
+    Held(person, "**/api/v1/images")
+    choose(person, photo_file(320, 200, name="other.png"))
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 200")
+    person.visit()
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("640 × 480")
+    assert person.kept["rounds"] == before["rounds"] and person.strokes == before["strokes"]
+
+
+def test_an_upload_that_fails_for_long_keeps_the_photo_and_repair_tries_again(person: Person) -> None:
+    person.page.clock.install()
+    person.page.route("**/api/v1/images", lambda route: route.abort("connectionreset"))
+    choose(person, photo_file())
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("640 × 480")
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    for _ in range(40):
+        if "upload failed" in person.status:
+            break
+        person.page.clock.fast_forward(4000)
+        person.page.wait_for_timeout(50)
+    expect(person.page.locator(STATUS)).to_contain_text("upload failed")
+    person.page.unroute_all()
+    person.page.clock.resume()
+    person.repair()
+    assert person.shown_patches == 1
+
+
+def test_of_several_dropped_files_the_first_is_shown_and_all_are_opened(person: Person) -> None:
+    script = """(files) => {
+      const data = new DataTransfer();
+      for (const [name, bytes] of files) data.items.add(new File([new Uint8Array(bytes)], name, { type: 'image/png' }));
+      const drop = new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true });
+      document.querySelector('.fft-stage').dispatchEvent(drop);
+    }"""
+    names = ["a.png", "b.png", "c.png"]
+    person.page.evaluate(script, [[name, list(photo_file(90, 60)["buffer"])] for name in names])
+    expect(person.page.locator(STATUS)).to_contain_text("3 photos are open")
+    expect(person.page.locator('[data-part="photo-name"]')).to_have_text("a.png")
+    expect(person.page.locator('[data-part="strip-list"] img[src]')).to_have_count(3)
+
+
+def test_after_a_reload_every_pixel_of_a_large_photo_comes_back(person: Person) -> None:
+    person.open(photo_file(3000, 1200, name="large.jpg"))
+    person.visit()
+    person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth === 3000")
+
+
+def test_a_large_tiff_is_shown_in_full(person: Person) -> None:
+    person.open(photo_file(2600, 700, name="large.tif"))
+    person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth === 2600")
+
+
+def test_a_photo_of_few_levels_is_shown_bright_by_photo_and_patch(person: Person) -> None:
+    """A 10-bit photo in a 16-bit PNG is black in a browser; the server stretches it, and patches alike."""
+    values = np.random.default_rng(0).integers(400, 900, (300, 400, 3), dtype=np.uint16)
+    person.open({"name": "few.png", "mimeType": "image/png", "buffer": encode_png(values, fast=True)})
+    expect(person.page.locator('[data-part="photo-notes"]')).to_contain_text("few of its 16-bit values")
+    person.page.wait_for_function("document.querySelector('.fft-photo').src.startsWith('blob:')")
+    person.page.wait_for_timeout(300)
+    assert min(person.pixel(0.8, 0.8)) > 80
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    person.repair()
+    assert min(person.pixel(0.35, 0.3)) > 80
