@@ -45,16 +45,24 @@ class Limits:
         max_px: of a picture.
         invert: whether a mask's black is the hole.
         fit: whether a mask of another size is brought to its photo's.
+        sensitivity: of what is looked for in a mask's place, from 0 to 1.
     """
 
     max_bytes: int
     max_px: int
     invert: bool = False
     fit: bool = False
+    sensitivity: float = 0.5
 
     def hole_rules(self) -> HoleRules:
         """Return the rules for masks."""
-        return HoleRules(invert=self.invert, fit=self.fit, max_bytes=self.max_bytes, max_px=self.max_px)
+        return HoleRules(
+            invert=self.invert,
+            fit=self.fit,
+            sensitivity=self.sensitivity,
+            max_bytes=self.max_bytes,
+            max_px=self.max_px,
+        )
 
 
 @dataclass(frozen=True)
@@ -222,7 +230,7 @@ def _repair_page(
     """Return a page as it is, what it becomes (None: nothing changes), and the notes."""
     photo = _open_page(data, number, limits)
     if mask_data is None:
-        mask = hole_of_found("text", photo)
+        mask = hole_of_found("text", photo, limits.hole_rules())
     else:
         mask_page = page_of(mask_data, min(number, count_pages(mask_data)))  # one mask for all pages, or each its own
         mask = hole_of_mask(mask_page, photo, limits.hole_rules())

@@ -25,12 +25,14 @@ class HoleRules:
     Attributes:
         invert: a mask's black is the hole.
         fit: a mask of another size is brought to its photo's.
+        sensitivity: of what is looked for, from 0, only what is certain, to 1.
         max_bytes: largest mask file allowed.
         max_px: most pixels of a mask allowed.
     """
 
     invert: bool = False
     fit: bool = False
+    sensitivity: float = 0.5
     max_bytes: int = 1 << 30
     max_px: int = 1 << 30
 
@@ -70,12 +72,13 @@ def hole_of_mask(data: bytes, photo: Photo, rules: HoleRules) -> NDArray[np.bool
     return ~hole if rules.invert and is_layer else hole
 
 
-def hole_of_found(find: Find, photo: Photo) -> NDArray[np.bool_]:
+def hole_of_found(find: Find, photo: Photo, rules: HoleRules) -> NDArray[np.bool_]:
     """Find the hole in the photo itself.
 
     Args:
         find: What to look for.
         photo: (H, W).
+        rules: How.
 
     Returns:
         (H, W), True is the hole; empty where nothing was found.
@@ -86,7 +89,7 @@ def hole_of_found(find: Find, photo: Photo) -> NDArray[np.bool_]:
     assert find == "text", "the only thing that is looked for without being shown"
     from detection.text import find_text  # heavy, and only used where asked for
 
-    return find_text(photo.image).select().mask
+    return find_text(photo.image).select(rules.sensitivity).mask
 
 
 def _eight_bits(values: NDArray) -> NDArray[np.uint8]:

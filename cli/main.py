@@ -111,6 +111,12 @@ def make_parser(*, with_mask: bool = True) -> argparse.ArgumentParser:
         help="of a TIFF of several pages: the page to repair, from 1, or all; the result holds every page",
     )
     repair.add_argument("--find", choices=("text",), help="look for text in each photo in the place of a mask")
+    repair.add_argument(
+        "--sensitivity",
+        type=_sensitivity,
+        metavar="S",
+        help="with --find: 0 takes only what is certainly text, 1 everything that might be; default: 0.5",
+    )
     repair.add_argument("--invert", action="store_true", help="a mask's black is the hole, not its white")
     repair.add_argument(
         "--fit-masks",
@@ -210,6 +216,16 @@ def _page(text: str) -> int | str:
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a page's number from 1 up nor all")
     return int(text)
+
+
+def _sensitivity(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
+    return share
 
 
 def _count(text: str) -> int:

@@ -27,6 +27,7 @@ from imaging.atomic_write import write_atomically
 if TYPE_CHECKING:
     from inference import Inpainter
 
+USUAL_SENSITIVITY = 0.5
 USUAL_JOBS = 4  # more hold more photos in memory, and one model does not take them faster
 FORMAT_NOTES = frozenset(["not_exact", "palette_converted", "heic_saved_as"])  # true of every such file: said once
 WORDS = {
@@ -61,6 +62,8 @@ def run_repair(settings: Settings, chosen: argparse.Namespace, load: Callable[[S
     )
     if chosen.find and (chosen.invert or chosen.fit_masks):
         raise CommandError("--invert and --fit-masks are about masks, and --find takes the place of masks", EXIT_USAGE)
+    if chosen.sensitivity is not None and not chosen.find:
+        raise CommandError("--sensitivity is about what --find looks for, and there is no --find", EXIT_USAGE)
     if chosen.dry_run:
         return _tell_all(_planned(tasks, overwrite=overwrite), len(tasks), report=None)
     if chosen.report is not None:
@@ -74,6 +77,7 @@ def run_repair(settings: Settings, chosen: argparse.Namespace, load: Callable[[S
             settings.max_image_mpx * 1_000_000,
             invert=chosen.invert,
             fit=chosen.fit_masks,
+            sensitivity=USUAL_SENSITIVITY if chosen.sensitivity is None else chosen.sensitivity,
         ),
         overwrite=overwrite,
         page=chosen.page,

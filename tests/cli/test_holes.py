@@ -1,6 +1,7 @@
 """`fftlama repair`: how a mask is named and read, text that is found in its place, and inputs that are none."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,32 @@ def test_text_is_found_in_the_place_of_masks(engine: Engine, tmp_path: Path, cap
     assert '"mask": "text"' in capsys.readouterr().out
     assert repair(photos, out, "--find", "text", "--invert") == 2
     assert "takes the place of masks" in capsys.readouterr().err
+
+
+def test_what_is_found_follows_the_sensitivity(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    asked: list[float] = []
+
+    def select(sensitivity: float) -> SimpleNamespace:
+        asked.append(sensitivity)
+        mask = np.zeros((48, 64), np.bool_)
+        mask[10:20, 10:20] = True
+        return SimpleNamespace(mask=mask)
+
+    monkeypatch.setattr("detection.text.find_text", lambda image: SimpleNamespace(select=select))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (64, 48), (9, 9, 9)).save(photos / "a.png")
+    for number, words in enumerate(((), ("--sensitivity", "0.9"), ("--sensitivity=0",))):
+        assert repair(photos, tmp_path / f"out{number}", "--find", "text", *words) == 0
+    assert asked == [0.5, 0.9, 0.0]
+    assert repair(photos, photos, tmp_path / "out", "--sensitivity", "0.5") == 2
+    assert "there is no --find" in capsys.readouterr().err
+    for wrong in ("1.1", "-0.1", "nan", "much"):
+        with pytest.raises(SystemExit):
+            repair(photos, tmp_path / "out", "--find", "text", f"--sensitivity={wrong}")
+        assert f"{wrong!r} is no number from 0 to 1" in capsys.readouterr().err
 
 
 def test_bad_input_is_a_sentence_and_the_rest_goes_on(engine: Engine, photo: Path, tmp_path: Path, capsys: Any) -> None:
