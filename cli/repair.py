@@ -53,6 +53,10 @@ def run_repair(settings: Settings, chosen: argparse.Namespace, load: Callable[[S
     Raises:
         CommandError: The files do not fit together.
     """
+    if chosen.find and (chosen.invert or chosen.fit_masks):
+        raise CommandError("--invert and --fit-masks are about masks, and --find takes the place of masks", EXIT_USAGE)
+    if chosen.sensitivity is not None and not chosen.find:
+        raise CommandError("--sensitivity is about what --find looks for, and there is no --find", EXIT_USAGE)
     try:
         tasks = plan_tasks(chosen.photos, chosen.masks, chosen.out, find=chosen.find or "")
     except BatchError as error:
@@ -60,10 +64,6 @@ def run_repair(settings: Settings, chosen: argparse.Namespace, load: Callable[[S
     overwrite = chosen.overwrite or (
         not chosen.skip_done and len(tasks) == 1 and not chosen.photos.is_dir() and not chosen.out.is_dir()
     )
-    if chosen.find and (chosen.invert or chosen.fit_masks):
-        raise CommandError("--invert and --fit-masks are about masks, and --find takes the place of masks", EXIT_USAGE)
-    if chosen.sensitivity is not None and not chosen.find:
-        raise CommandError("--sensitivity is about what --find looks for, and there is no --find", EXIT_USAGE)
     if chosen.dry_run:
         return _tell_all(_planned(tasks, overwrite=overwrite), len(tasks), report=None)
     if chosen.report is not None:
