@@ -23,7 +23,7 @@ from masks.crop_plan import Crop, middle_of_every, pad_indices
 from tensor_ops.kernels import crop_kernels, scaled_crop_kernels
 from tensor_ops.mask_dilation import Layers, dilate_on_device, layers_on_device
 from tensor_ops.pinned_memory import PinnedMemory
-from tensor_ops.resampling import average_weights, covers, cubic_weights, rows_needed
+from tensor_ops.resampling import average_weights, covers, cubic_weights, resize_rows, rows_needed
 
 SMALLEST_WEIGHT = 1e-3  # below it a scaled pixel has no known source to take its colour from
 STRIP_PX = 1 << 20  # of a scaled crop, worked on at once: 12 MiB for RGB in float32
@@ -170,11 +170,11 @@ def build_input(source: DeviceCrop) -> Tensor:
         masked = _masked(strip, source.levels)  # (4, needed, sampled width)
         missing = F.adaptive_max_pool2d(masked[3:], (len(needed), width))  # (1, needed, width)
         covered = covers(rows, needed, target=height, source=sampled, device=device)
-        missing = torch.matmul(covered, missing).clamp_(max=1)
+        missing = resize_rows(covered, missing).clamp_(max=1)
         # From here the fourth channel is the weight of a pixel, 1 where it is known: RGB is zero elsewhere.
         masked[3:] = 1 - masked[3:]
         narrow = _resize(masked, (len(needed), width), mode="bilinear")
-        averaged = torch.matmul(average_weights(rows, needed, target=height, source=sampled, device=device), narrow)
+        averaged = resize_rows(average_weights(rows, needed, target=height, source=sampled, device=device), narrow)
         rgb = averaged[:3] / averaged[3:].clamp_min(SMALLEST_WEIGHT)  # (3, rows, width), mean of the known pixels
         parts.append(torch.cat([rgb.clamp_(0, 1) * (1 - missing), missing]))
     return pad_to_model(torch.cat(parts, dim=1), crop.model_size, source.pinned)
@@ -243,7 +243,7 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
         needed = rows_needed(rows_of_box, target=height, source=low_height)
         low = fill[:, needed.start : needed.stop]
         weights = cubic_weights(rows_of_box, needed, target=height, source=low_height, device=device)
-        tall = torch.matmul(weights, low)  # (3, rows of the box, scaled width)
+        tall = resize_rows(weights, low)  # (3, rows of the box, scaled width)
         full = _resize(tall, (len(rows_of_box), width), mode="bicubic").clamp_(0, 1)
         box = (left, crop.box[1] + rows_of_box.start, right, crop.box[1] + rows_of_box.stop)
         part = _mixed(full[:, :, left - crop.box[0] : right - crop.box[0]], source.strip(box), source.levels)

@@ -10,6 +10,7 @@ accuracy  float16 against float64 on photos, over their holes
 buckets   the forward of the given weights at every bucket
 mask      what it costs to find the hole in a large mask, in the cache and not
 copies    a photo's rows into page-locked memory and out, by one thread and several
+processor what surrounds the network where a CPU computes
 grey      what a black and white photo costs the host
 host      the host's steps of a repair, one by one
 repair    the whole repair by wall clock, its stages and its jitter
@@ -43,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 RESULTS = Path(__file__).parent / "results"
 OF_THE_NETWORK = ("model", "profile", "nan", "accuracy", "buckets")
-OF_A_REPAIR = ("mask", "copies", "host", "grey", "repair", "cap", "start", "steps")
+OF_A_REPAIR = ("mask", "copies", "host", "processor", "grey", "repair", "cap", "start", "steps")
 SECTIONS = (*OF_THE_NETWORK, *OF_A_REPAIR, "memory", "switch", "batch", "measure", "agree", "launches")
 SIZES = "1x512x512,1x768x768,1x1024x1024,1x1536x1536,2x512x512,4x512x512,8x512x512"
 BUCKETS = "256,384,512,640,768,1024,1280,1536"
@@ -141,6 +142,8 @@ def run_section(section: str, options: argparse.Namespace) -> Any:
         return speed_host.copy_rows()
     if section == "host":
         return speed_host.host_rows(options.weights)
+    if section == "processor":
+        return speed_host.processor_rows()
     if section == "grey":
         return speed_host.grey_rows()
     if section == "repair":

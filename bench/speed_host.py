@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import importlib
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from bench.speed_repair import photo_and_hole
+from engine.context_pass import plan_context, transfer_low_frequencies
 from engine.profiles import Card, choose_profile
 from engine.tones import find_line, on_own_colours
 from masks.boxes import slices_of
 from masks.crop_plan import plan_crops
+from preprocess import build_input, composite, upload
 from tensor_ops import host_copies
+from tensor_ops.pinned_memory import PinnedMemory
+from tensor_ops.seam_correction import correct_seam
 
 # (module, attribute) of what a repair's host calls; each is timed where it is looked up. Some call others.
 STEPS = (
@@ -95,6 +100,46 @@ def _timed_steps() -> Iterator[dict[str, list[float]]]:
             if hasattr(owner, last):  # an earlier commit has not all of them
                 stack.enter_context(mock.patch.object(owner, last, timed(attribute, getattr(owner, last))))
         yield spent
+
+
+def processor_rows(*, rounds: int = 5) -> list[dict[str, Any]]:
+    """Time what surrounds the network where a CPU computes, in milliseconds of a processor, by one thread: medians."""
+    pinned, buckets_px = PinnedMemory(torch.device("cpu")), choose_profile(Card("H200"), name="h200")[0].buckets_px
+    rows = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for hole_px in (300, 1200, 2600):
+        image, mask = photo_and_hole(3000, 4000, hole_px)
+        spent: dict[str, list[float]] = {}
+        for _ in range(rounds):
+            marks = [("", time.process_time())]
+
+            def mark(step: str, into: list[tuple[str, float]] = marks) -> None:
+                into.append((step, time.process_time()))
+
+            with torch.inference_mode():
+                (crop,) = plan_crops(mask, image=image, buckets_px=buckets_px, fixed_buckets=False)
+                context_crop = plan_context(crop, mask.shape)
+                mark("plan_ms")
+                context = build_input(upload(context_crop, image, pinned)) if context_crop is not None else None
+                mark("context_ms")
+                source = upload(crop, image, pinned)
+                model_input = build_input(source)
+                mark("input_ms")
+                prediction = correct_seam(torch.full((1, 3, *crop.model_size), 0.5), model_input[None])[0]
+                mark("seam_ms")
+                if context_crop is not None and context is not None:
+                    prediction = transfer_low_frequencies(prediction, crop, context, context_crop)
+                mark("transfer_ms")
+                composite(prediction, source)
+                mark("composite_ms")
+            for (_, start_s), (step, end_s) in itertools.pairwise(marks):
+                spent.setdefault(step, []).append((end_s - start_s) * 1e3)
+        medians = {step: round(statistics.median(each)) for step, each in spent.items()}
+        rows.append({"hole_px": hole_px, **medians, "all_ms": sum(medians.values())})
+        print("processor", rows[-1], flush=True)
+    torch.set_num_threads(threads)
+    return rows
 
 
 def grey_rows(*, rounds: int = 7) -> list[dict[str, Any]]:

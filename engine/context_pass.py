@@ -20,7 +20,7 @@ from masks.boxes import Box, box_size, expand_box
 from masks.crop_plan import Crop, shrink_crop
 from masks.dilation import DilatedMask
 from tensor_ops.mask_dilation import squared_distance
-from tensor_ops.resampling import triangle_weights
+from tensor_ops.resampling import resize_rows, triangle_weights
 
 CONTEXT_PX = 512  # side of the context pass's input
 NO_CONTEXT_PASS_PX = 512  # a crop that runs at this or less sees enough by itself
@@ -75,15 +75,23 @@ def transfer_low_frequencies(prediction: Tensor, crop: Crop, context: Tensor, co
     down, across = rows.to_context(fine.device), columns.to_context(fine.device)
     low = context[:, rows.context_slice, columns.context_slice]
     missing = low[3:]  # (1, height, width), on the context grid, as is what follows
-    difference = low[:3] - down @ fine @ across.T
+    difference = low[:3] - _resize(fine, down, across)
     # The blur must not mix in what the two predict of known pixels, so these have weight 0, and the sum of weights is
     # blurred with the rest, to be divided by.
     weighted = torch.cat([difference * missing, missing])
     blurred = _blur(len(rows.context), fine.device) @ weighted @ _blur(len(columns.context), fine.device)
     slow = blurred[:3] / blurred[3:].clamp_min(SMALLEST_SHARE) * _ramp(missing[0])  # (3, context rows, context columns)
     shifted = prediction.clone()
-    shifted[:, rows.fine_slice, columns.fine_slice] += rows.to_fine(fine.device) @ slow @ columns.to_fine(fine.device).T
+    up = rows.to_fine(fine.device), columns.to_fine(fine.device)
+    shifted[:, rows.fine_slice, columns.fine_slice] += _resize(slow, *up)
     return shifted
+
+
+def _resize(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """(C, height, width) resized by the weights of its rows, then of its columns."""
+    if x.is_cuda:
+        return down @ x @ across.T
+    return resize_rows(across, resize_rows(down, x).mT).mT
 
 
 @dataclass(frozen=True)

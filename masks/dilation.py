@@ -9,6 +9,7 @@ once; the growing itself, a distance transform, happens when somebody asks for i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -157,8 +158,13 @@ class DilatedMask:
 
     def layers(self, box: Box) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """`missing` and `alpha` of any part of the image, (box height, box width) each."""
+        missing, make_alpha = self.lazy_layers(box)
+        return missing, make_alpha()
+
+    def lazy_layers(self, box: Box) -> tuple[NDArray[np.bool_], Callable[[], NDArray[np.float32]]]:
+        """`missing` of any part of the image, and what makes its `alpha`, which who masks the input does not need."""
         missing = np.zeros(box_size(box), np.bool_)
-        alpha = np.zeros(box_size(box), np.float32)
+        near: list[tuple[tuple[slice, slice], NDArray[np.float32], int]] = []  # where, distance, by how much it grows
         for part in self.parts:
             dilated = intersect(stretch(part.box, part.dilate_px), box)
             if is_empty(dilated):
@@ -171,9 +177,16 @@ class DilatedMask:
             distance = _distance_px(~hole)[slices_inside(dilated, window)]
             inner = slices_inside(dilated, box)
             missing[inner] |= distance <= part.dilate_px
-            feather = feather_alpha(distance, dilate_px=part.dilate_px, feather_px=self.feather_px)
-            np.maximum(alpha[inner], feather, out=alpha[inner])
-        return missing, alpha
+            near.append((inner, distance, part.dilate_px))
+
+        def make_alpha() -> NDArray[np.float32]:
+            alpha = np.zeros(box_size(box), np.float32)
+            for inner, distance, dilate_px in near:
+                feather = feather_alpha(distance, dilate_px=dilate_px, feather_px=self.feather_px)
+                np.maximum(alpha[inner], feather, out=alpha[inner])
+            return alpha
+
+        return missing, make_alpha
 
     @cached_property
     def _layers(self) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
@@ -191,6 +204,10 @@ class PreparedMask:
     def layers(self, box: Box) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """As `DilatedMask.layers`."""
         return paste(self.missing, self.box, box), paste(self.alpha, self.box, box)
+
+    def lazy_layers(self, box: Box) -> tuple[NDArray[np.bool_], Callable[[], NDArray[np.float32]]]:
+        """As `DilatedMask.lazy_layers`."""
+        return paste(self.missing, self.box, box), lambda: paste(self.alpha, self.box, box)
 
 
 def default_dilate_px(thickness_px: float, *, rules: CropRules) -> int:

@@ -95,8 +95,8 @@ def layers_on_device(hole: DilatedMask | PreparedMask, pinned: PinnedMemory) -> 
         return on_device.layers
 
     def from_host(box: Box) -> tuple[Tensor, Callable[[], Tensor]]:
-        missing, alpha = hole.layers(box)
-        return pinned.to_device(missing), lambda: pinned.to_device(alpha)
+        missing, make_alpha = hole.lazy_layers(box)
+        return pinned.to_device(missing), lambda: pinned.to_device(make_alpha())
 
     return from_host
 

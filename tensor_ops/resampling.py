@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 KEYS_A = -0.5
+ROWS_AT_ONCE = 32  # on a CPU
 
 
 def rows_needed(rows: range, *, target: int, source: int) -> range:
@@ -32,6 +33,28 @@ def rows_needed(rows: range, *, target: int, source: int) -> range:
     first = math.floor((rows.start + 0.5) * scale - reach)
     last = math.ceil((rows.stop - 0.5) * scale + reach)
     return range(max(0, first), min(source, last))
+
+
+def resize_rows(weights: Tensor, x: Tensor) -> Tensor:
+    """Return weights @ x, where a row has weights for few of the source's rows, and its neighbours for much the same.
+
+    A GPU's product of everything is quicker than several launches; a CPU leaves out what is multiplied by 0.
+
+    Args:
+        weights: (rows, source rows), from one of the functions below; not modified.
+        x: (C, source rows, width) of any strides; not modified.
+
+    Returns:
+        (C, rows, width).
+    """
+    if x.is_cuda or len(weights) <= ROWS_AT_ONCE:
+        return torch.matmul(weights, x)
+    parts = []
+    for some in weights.split(ROWS_AT_ONCE):
+        used = some.any(dim=0).nonzero()
+        first, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+        parts.append(torch.matmul(some[:, first:end], x[:, first:end]))
+    return torch.cat(parts, dim=1)
 
 
 def average_weights(rows: range, needed: range, *, target: int, source: int, device: torch.device) -> Tensor:

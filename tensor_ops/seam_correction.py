@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,7 +57,7 @@ def correct_seam(prediction: Tensor, model_input: Tensor) -> Tensor:
     for index in range(len(prediction)):  # each in its own window, so that a batch gives what one by one does
         rows, columns = _window(model_input[index, 3])
         place = (slice(index, index + 1), slice(None), rows, columns)
-        matched[place] = smooth_seam(_match(prediction[place], model_input[place]), model_input[place])
+        matched[place] = _smooth_few(_match(prediction[place], model_input[place]), model_input[place])
     return matched
 
 
@@ -84,6 +86,27 @@ def smooth_seam(fill: Tensor, model_input: Tensor) -> Tensor:
     mixed = F.pad(torch.addcmul(rgb, fill, missing), (PLATE_REACH_PX,) * 4, mode="replicate")
     from_plate = F.conv2d(mixed, _plate(fill.device), groups=3)
     return torch.addcmul(fill, from_plate, outermost, value=-1).clamp_(0, 1)
+
+
+def _smooth_few(fill: Tensor, model_input: Tensor) -> Tensor:
+    """What `smooth_seam` gives of one image on a CPU, where a stencil over all of it takes half the seam's time.
+
+    A GPU would have to wait to be told which pixels touch a known one. The fill is overwritten with the result.
+    """
+    rgb, missing = model_input[0, :3], model_input[0, 3]
+    height, width = missing.shape
+    is_missing = missing.numpy() > 0
+    # For `cv2.erode`, as for a pooling, what lies beyond the edge is nothing.
+    is_deep = cv2.erode(is_missing.view(np.uint8), np.ones((3, 3), np.uint8))
+    y, x = (torch.from_numpy(places) for places in np.nonzero(is_missing & (is_deep == 0)))
+    off = torch.zeros((3, len(y)))
+    for row, weights in enumerate(PLATE, -PLATE_REACH_PX):
+        for column, weight in enumerate(weights, -PLATE_REACH_PX):
+            if weight:
+                near_y, near_x = (y + row).clamp_(0, height - 1), (x + column).clamp_(0, width - 1)
+                off += weight * (rgb[:, near_y, near_x] + fill[0, :, near_y, near_x] * missing[near_y, near_x])
+    fill[0, :, y, x] = (fill[0, :, y, x] - off).clamp_(0, 1)
+    return fill
 
 
 @lru_cache(maxsize=8)

@@ -17,6 +17,7 @@ from preprocess import build_input, composite, pad_to_model, unpad, upload
 from tensor_ops import mask_dilation
 from tensor_ops.mask_dilation import dilate_on_device, squared_distance
 from tensor_ops.pinned_memory import PinnedMemory
+from tensor_ops.resampling import average_weights, covers, cubic_weights, resize_rows
 
 CPU = PinnedMemory(torch.device("cpu"))
 
@@ -186,6 +187,14 @@ def test_strips_give_what_one_piece_does(monkeypatch: pytest.MonkeyPatch, dtype:
     fill = full.clamp(0, 1)[:, upper:lower, left:right].permute(1, 2, 0).numpy() * top
     patch = composite(prediction, source)
     assert np.abs(patch - (original + crop.alpha[..., None] * (fill - original))).max() <= 0.5 + top * 1e-5
+
+
+@given(st.integers(1, 150), st.integers(1, 150), st.sampled_from([average_weights, cubic_weights, covers]))
+def test_rows_resized_in_groups_are_those_of_one_product(target: int, source: int, make_weights: Any) -> None:
+    weights = make_weights(range(target), range(source), target=target, source=source, device=torch.device("cpu"))
+    x = torch.rand(2, source, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(resize_rows(weights, x), weights @ x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(resize_rows(weights, x.mT.contiguous().mT), weights @ x, atol=1e-5, rtol=0)
 
 
 def test_no_more_than_a_strip_of_a_large_crop_is_worked_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

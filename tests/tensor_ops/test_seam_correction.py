@@ -12,7 +12,7 @@ from masks.crop_plan import Crop, plan_crops
 from masks.dilation import PreparedMask
 from preprocess import build_input, composite, upload
 from tensor_ops.pinned_memory import PinnedMemory
-from tensor_ops.seam_correction import correct_seam, smooth_seam, spread
+from tensor_ops.seam_correction import _smooth_few, correct_seam, smooth_seam, spread
 
 CPU = PinnedMemory(torch.device("cpu"))
 
@@ -70,6 +70,17 @@ def test_prediction_that_equals_the_photo_on_the_ring_is_changed_at_the_outermos
     matched = correct_seam(prediction[None], model_input(photo, missing))[0]
     kept = ~outermost_of(missing)
     assert torch.equal(matched[:, kept], prediction[:, kept])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
+def test_smoothing_of_the_outermost_pixels_alone_is_that_of_all(share: float) -> None:
+    """On a CPU the stencil is computed where it counts; the image's border cuts the hole."""
+    random = torch.Generator().manual_seed(3)
+    photo, fill = torch.rand(2, 3, 45, 38, generator=random)
+    missing = torch.rand(45, 38, generator=random) < share
+    missing[10:30, 20:] = share > 0
+    x = model_input(photo, missing)
+    torch.testing.assert_close(_smooth_few(fill[None].clone(), x), smooth_seam(fill[None], x), atol=1e-6, rtol=0)
 
 
 def test_an_edge_between_photo_and_fill_is_smoothed_at_the_outermost_pixels_as_a_thin_plate_would() -> None:
