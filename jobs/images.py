@@ -5,6 +5,7 @@ parent's with one patch laid over; its patch is kept lossless at the original's 
 originals and transparent ones, an 8-bit copy that browsers show. Files for people are made in `encodings.py`.
 """
 
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -26,7 +27,9 @@ from masks.boxes import Box
 
 CACHE_MIB = 320  # nine 12 MP images; one larger image is kept whatever its size
 CACHE_SHARE = 4  # the cache takes at most one part in so many of the memory there is
-STEPS_AT_ONCE = 2  # whole pictures decoded or encoded side by side: more than cores only delays everybody
+# Whole pictures decoded or encoded side by side: more than cores only delays everybody, and with several cards two are
+# too few.
+STEPS_AT_ONCE = max(2, (os.cpu_count() or 2) // 2)
 # Peak of one step over a whole picture, per pixel: Pillow's copy, the array, its upright copy, and what is written.
 # Measured: bench/results/step-memory.md.
 STEP_BYTES_PER_PX = 22  # WebP's; JPEG takes 10
