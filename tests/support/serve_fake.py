@@ -1,7 +1,7 @@
-"""Run app.py's server with the fake engine: `tests/support/serve_fake.py page|api|celery|celery-page --port ...`.
+"""Run app.py's server with the fake engine: `tests/support/serve_fake.py page|api|cards|celery|celery-page --port ...`.
 
 "api" leaves the page out, which saves the import of Gradio: for tests that start servers often; with `--devices` it
-has a fake engine for each. "celery" has no engine
+has a fake engine for each. "cards" is the same with two fake engines in processes of their own. "celery" has no engine
 either: it hands repairs to the workers of `serve_worker.py` through the Redis of the setting `redis_url`; "celery-page"
 has the page besides.
 """
@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import app
 from config import Settings
+from jobs.card_pool import CardPlan, CardPool
 from jobs.remote_engine import Fleet, RemoteEngine
 from tests.support.fake_engine import FakeEngine
 from tests.support.serve_worker import WEIGHTS
@@ -25,6 +26,14 @@ def remote_engines(settings: Settings) -> list[RemoteEngine]:
     return RemoteEngine.lanes(fleet, deadline_s=settings.job_timeout_s)
 
 
+def card_engines(settings: Settings) -> list[CardPool]:
+    """Return two fake engines in processes of their own, as `app.load_card_pool` makes real ones for two cards."""
+    plans = [CardPlan(f"fake:{number}", "tests.support.card_engines:load_fake", {}) for number in range(2)]
+    pool = CardPool(plans, deadline_s=settings.job_timeout_s)
+    pool.load()
+    return pool.lanes()
+
+
 def main(arguments: Sequence[str]) -> int:
     """Serve one of the kinds, which is the first argument, until told to stop."""
     kind = arguments[0]
@@ -32,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
         app.create_app = lambda settings: app.create_api(  # type: ignore[assignment,misc]
             settings, [FakeEngine() for _ in settings.devices.split(",")]
         )
+    elif kind == "cards":
+        app.create_app = lambda settings: app.create_api(settings, card_engines(settings))  # type: ignore
     elif kind == "celery-page":
         app.load_engines = remote_engines
     elif kind == "celery":
