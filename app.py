@@ -167,8 +167,11 @@ def load_engines(settings: Settings) -> "Engine | Sequence[Engine]":
     if not settings.devices:
         return load_engine(settings)
     numbers = list(dict.fromkeys(int(number) for number in settings.devices.split(",")))
-    if len(numbers) > 1 and hasattr(os, "memfd_create"):
-        return load_card_pool(settings, numbers)
+    if len(numbers) > 1:
+        from jobs.shared_arrays import CAN_SHARE
+
+        if CAN_SHARE:
+            return load_card_pool(settings, numbers)
     return [load_engine(settings.model_copy(update={"device": f"cuda:{number}"})) for number in numbers]
 
 
