@@ -280,8 +280,7 @@ def _scale_by_kernels(crop: Crop, image: NDArray, pinned: PinnedMemory) -> Scale
     if not near_rows or not near_columns or on_host.shape[0] * on_host.shape[1] > MOST_WHOLE_PX:
         return None
     (left, top, _, _), array = dilated.array
-    hole = pinned.to_device_once(array).view(torch.uint8)  # of a crop and its broad look
-    seeds = kernels.Seeds(hole, dilated.values_px, dilated.codes, dilated.hole.feather_px)
+    seeds = kernels.Seeds(pinned.to_device_once(array), dilated.values_px, dilated.codes, dilated.hole.feather_px)
     alpha = kernels.dilate(seeds, _shifted(near_rows, -top), _shifted(near_columns, -left))
     return ScaledCrop(pinned.to_device(on_host), alpha, (rows.index(near_rows[0]), columns.index(near_columns[0])))
 

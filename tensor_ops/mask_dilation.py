@@ -42,13 +42,10 @@ class DeviceHole:
     pinned: PinnedMemory
 
     @property
-    def array(self) -> tuple[Box, NDArray]:
-        """Where the hole's pixels are, and the array of them that travels, of one byte a pixel and always the same one.
-
-        `codes` tell the values in it apart.
-        """
+    def array(self) -> tuple[Box, NDArray[np.unsignedinteger]]:
+        """Where the hole's pixels are, and the array of them that travels: `codes` tell the values in it apart."""
         if len(self.hole.parts) == 1:
-            return self.hole.parts[0].box, self.hole.parts[0].pixels
+            return self.hole.parts[0].box, self.hole.parts[0].pixels.view(np.uint8)
         return self.hole.box, self.hole.dilation_map
 
     @property
@@ -56,14 +53,14 @@ class DeviceHole:
         """What `array` holds in the pixels that grow by each of `values_px`: a lone hole's own bools need no map."""
         return (1,) if len(self.hole.parts) == 1 else tuple(value + 1 for value in self.values_px)
 
-    def array_around(self, box: Box) -> tuple[Box, NDArray[np.uint8]]:
+    def array_around(self, box: Box) -> tuple[Box, NDArray[np.unsignedinteger]]:
         """Return the window of `array` that may change something in `box`.
 
         Pixels farther from the box than the largest value do not.
         """
         outer, array = self.array
         window = intersect(stretch(box, self.values_px[-1]), outer)
-        return window, array[slices_inside(window, outer)].view(np.uint8)
+        return window, array[slices_inside(window, outer)]
 
     def layers(self, box: Box) -> tuple[Tensor, Callable[[], Tensor]]:
         """Return what is missing in a part of the image and a function that makes its alpha.
