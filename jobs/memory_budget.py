@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from jobs.errors import JobError
 
@@ -40,28 +40,37 @@ class MemoryBudget:
         self._line: deque[object] = deque()
         self._begun_line: deque[object] = deque()
         self._news = threading.Condition()
-        self._mine = threading.local()  # whether this thread holds a turn, and whether it goes on with what it began
+        self._mine = threading.local()  # whether this thread holds a turn, and how it waits for one
 
     @contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Have what this thread asks for in the block come before all that is new, and wait as long as it takes.
+    def patient(self, wait_s: float, *, goes_on: bool = False) -> Iterator[None]:
+        """Have this thread wait longer in the block.
 
-        What was accepted is not refused half way: its work would be lost, and whoever tries again begins it anew. New
-        work that came in between would only make more of it wait.
+        What was accepted is not refused half way: its work would be lost, and whoever tries again begins it anew. What
+        is new comes after it, because in between it would only make more of it wait.
+
+        Args:
+            wait_s: the longest wait for a turn.
+            goes_on: whether what is asked for goes on with what was begun, and comes before all that is new.
 
         Yields:
             Nothing.
         """
-        before = self._goes_on
-        self._mine.goes_on = True
+        before = self._manner
+        self._mine.manner = (wait_s, goes_on)
         try:
             yield
         finally:
-            self._mine.goes_on = before
+            self._mine.manner = before
+
+    def going_on(self) -> AbstractContextManager[None]:
+        """Have what this thread asks for in the block come before all that is new, and wait as long as it takes."""
+        return self.patient(LONGEST_WAIT_HALFWAY_S, goes_on=True)
 
     @property
-    def _goes_on(self) -> bool:
-        return getattr(self._mine, "goes_on", False)
+    def _manner(self) -> tuple[float, bool]:
+        manner: tuple[float, bool] = getattr(self._mine, "manner", (self._longest_wait_s, False))
+        return manner
 
     @contextmanager
     def reserve(self, size_bytes: int, *, wait_s: float | None = None) -> Iterator[None]:
@@ -72,7 +81,7 @@ class MemoryBudget:
 
         Args:
             size_bytes: the most that the block takes. More than there is in all is had by whoever is alone.
-            wait_s: the longest wait for the turn; None = the budget's own, or that of `going_on`.
+            wait_s: the longest wait for the turn; None = the budget's own, or that of `patient`.
 
         Yields:
             Nothing, when it is this caller's turn.
@@ -83,8 +92,8 @@ class MemoryBudget:
         if getattr(self._mine, "is_held", False):
             yield
             return
-        usual_s = LONGEST_WAIT_HALFWAY_S if self._goes_on else self._longest_wait_s
-        self._take(size_bytes, usual_s if wait_s is None else wait_s)
+        usual_s, goes_on = self._manner
+        self._take(size_bytes, usual_s if wait_s is None else wait_s, self._begun_line if goes_on else self._line)
         self._mine.is_held = True
         try:
             yield
@@ -103,10 +112,9 @@ class MemoryBudget:
             self._is_closed = True
             self._news.notify_all()
 
-    def _take(self, size_bytes: int, wait_s: float) -> None:
+    def _take(self, size_bytes: int, wait_s: float, line: deque[object]) -> None:
         until_s = time.monotonic() + wait_s
         ticket = object()
-        line = self._begun_line if self._goes_on else self._line
         with self._news:
             line.append(ticket)
             try:

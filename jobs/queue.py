@@ -26,7 +26,7 @@ from jobs.errors import JobError
 from jobs.fair_line import FairLine, take_batch
 from jobs.images import ImageStore, step_bytes
 from jobs.keyed_locks import KeyedLocks
-from jobs.memory_budget import MemoryBudget
+from jobs.memory_budget import LONGEST_WAIT_HALFWAY_S, MemoryBudget
 from jobs.model_switch import ModelSwitch
 from jobs.observer import EndedJob, NoObserver, Observer
 from jobs.output_writer import OutputWriter
@@ -334,15 +334,19 @@ class JobQueue:
         self, image: bytes | FileOf, mask: bytes | MaskOf, options: Any, filename: str
     ) -> tuple[ImageRecord, str]:
         """Make a job of a one-shot's files, a few at a time; return the photo's row and the job's id."""
-        with self._one_shots.reserve(0), self.images.memory.going_on():
-            data = image if isinstance(image, bytes) else image()
-            record = self.images.add(data, filename, is_one_shot=True)
-            del data
+        memory = self.images.memory
+        with self._one_shots.reserve(0):
+            # New until it is decoded: what was decoded before goes first, while its photo is still at hand.
+            with memory.patient(LONGEST_WAIT_HALFWAY_S):
+                data = image if isinstance(image, bytes) else image()
+                record = self.images.add(data, filename, is_one_shot=True)
+                del data
             try:
-                mask_file = mask if isinstance(mask, bytes) else mask(record)
-                return record, self.submit(
-                    record.image_id, secrets.token_urlsafe(), [], mask_file, options, save=False
-                )  # fmt: skip
+                with memory.going_on():
+                    mask_file = mask if isinstance(mask, bytes) else mask(record)
+                    return record, self.submit(
+                        record.image_id, secrets.token_urlsafe(), [], mask_file, options, save=False
+                    )  # fmt: skip
             except BaseException:
                 self._remove(record)
                 raise

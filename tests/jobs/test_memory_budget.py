@@ -231,14 +231,14 @@ def test_a_one_shot_that_was_let_in_is_not_refused_for_want_of_memory(queue: Job
 
     def take_turns() -> None:
         while not ended.is_set():
-            with memory.going_on(), memory.reserve(memory.limit_bytes):
+            with memory.patient(60.0), memory.reserve(memory.limit_bytes):
                 time.sleep(0.01)
 
     others = [threading.Thread(target=take_turns) for _ in range(2)]
     for thread in others:
         thread.start()
     try:
-        wait_until(lambda: memory._begun_line)
+        wait_until(lambda: memory._line)
         with pytest.raises(JobError):
             queue.add_image(PHOTO, "new.png")
         assert queue.repair_file(PHOTO, MASK).data
