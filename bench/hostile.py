@@ -67,7 +67,7 @@ def send_files(watch: Watch, client: httpx.Client, *, count: int, seed: int) -> 
     for number, (name, data) in enumerate(mutated_files(count, seed)):
         if time.monotonic() > watch.until_s:
             return
-        way = list(WAYS)[number % len(WAYS)] if name != "HEIC" else "photo"
+        way = list(WAYS)[number % len(WAYS)]
         label = f"seed {seed}, file {number}, as {way}"
         watch.judge(name, label, partial(_send_file, WAYS[way], client, data, mask))
         if number == min(WARM_UP, count // 2):

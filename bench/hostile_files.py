@@ -18,7 +18,6 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
 SIZE = (48, 36)
-HEIC_EVERY = 60
 TELLING = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 Mutation = Callable[[bytes, random.Random], bytes]
 
@@ -173,7 +172,7 @@ MUTATIONS: tuple[Mutation, ...] = (flip_bits, write_number, write_number, cut_of
 
 
 def mutated_files(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Give format and bytes of damaged files: every format in its turn, HEIC less often.
+    """Give format and bytes of damaged files: every format in its turn.
 
     Args:
         count: how many.
@@ -183,11 +182,10 @@ def mutated_files(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
         Format and bytes of one file after another.
     """
     sound = originals()
-    usual = [name for name in sound if name != "HEIC"]
+    names = list(sound)
     for number in range(count):
         chance = random.Random(f"{seed} {number}")
-        # A HEIC file is decoded in a process of its own, which takes as long as a hundred others.
-        name = "HEIC" if number % HEIC_EVERY == HEIC_EVERY - 1 else usual[number % len(usual)]
+        name = names[number % len(names)]
         data = chance.choice(sound[name])
         if name == "PNG" and chance.random() < 0.5:
             yield name, change_behind_checksum(data, chance)

@@ -323,9 +323,10 @@ def _read_avif(data: bytes, admit: Admission) -> Photo:
 
 
 def _read_heic(data: bytes, admit: Admission) -> Photo:
-    parts = heic.decode(data, max_px=admit.max_px)
-    admit(parts.width_px, parts.height_px)
-    if parts.pixels is None:
+    width_px, height_px = heic.stated_size(data)
+    admit(width_px, height_px)
+    parts = heic.decode(data, max_px=width_px * height_px)
+    if parts.pixels is None:  # larger than it states
         raise truncated_image("HEIC")
     # The decoder has turned the picture as the container says; the EXIF orientation beside it is not to be applied.
     source = Source(

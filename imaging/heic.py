@@ -5,6 +5,7 @@ Run as a script, this file is that child: the photo on standard input, what `dec
 """
 
 import json
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import numpy as np
 
 TIME_LIMIT_S = 60
 BLOBS = ("exif", "icc_profile", "xmp")
+ISPE = b"ispe"
+MOST_PICTURES = 10_000  # what is behind so many is not looked at
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,19 @@ class HeicFile:
     metadata: dict[str, bytes]
 
 
+def stated_size(data: bytes) -> tuple[int, int]:
+    """Return the (width, height) that the largest picture in a file states; raises ValueError where none does.
+
+    Each picture's `ispe` says its size, that of the whole and those of its tiles and previews. Nothing is decoded.
+    """
+    sizes: list[tuple[int, int]] = []
+    at = data.find(ISPE)
+    while 0 <= at <= len(data) - 16 and len(sizes) < MOST_PICTURES:
+        sizes.append(struct.unpack_from(">II", data, at + 8))  # behind version and flags
+        at = data.find(ISPE, at + 1)
+    return max(sizes, key=lambda size: size[0] * size[1])
+
+
 def decode(data: bytes, *, max_px: int) -> HeicFile:
     """Decode a HEIC in a child process; raises OSError when the file is damaged or takes longer than a minute."""
     command = [sys.executable, "-I", str(Path(__file__).resolve()), str(max_px)]
@@ -35,14 +51,14 @@ def decode(data: bytes, *, max_px: int) -> HeicFile:
         child = subprocess.run(command, input=data, capture_output=True, timeout=TIME_LIMIT_S, check=True)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         raise OSError("the HEIC decoder gave up") from error
-    described, _, rest = child.stdout.partition(b"\n")
-    header = json.loads(described)
-    metadata, at = {}, 0
+    at = child.stdout.index(b"\n") + 1
+    header = json.loads(child.stdout[:at])
+    metadata = {}
     for name, size in header["blobs"].items():
-        metadata[name] = rest[at : at + size]
+        metadata[name] = child.stdout[at : at + size]
         at += size
     shape = (header["height"], header["width"], header["channels"])
-    pixels = np.frombuffer(rest, np.uint8, offset=at).reshape(shape) if header["channels"] else None
+    pixels = np.frombuffer(child.stdout, np.uint8, offset=at).reshape(shape) if header["channels"] else None
     return HeicFile(pixels, header["width"], header["height"], header["images"], metadata)
 
 
@@ -58,6 +74,8 @@ def _answer(data: bytes, max_px: int) -> bytes:
     if width * height > max_px:
         return json.dumps(header).encode() + b"\n"
     picture = primary.to_pillow()
+    if picture.width * picture.height > max_px:  # it stated less than it holds
+        return json.dumps(header).encode() + b"\n"
     if picture.mode not in ("L", "RGB", "RGBA"):
         picture = picture.convert("RGBA" if "a" in picture.mode.lower() else "RGB")
     header |= {"width": picture.width, "height": picture.height, "channels": len(picture.getbands())}

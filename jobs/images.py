@@ -34,6 +34,7 @@ STEPS_AT_ONCE = max(2, (os.cpu_count() or 2) // 2)
 # Measured: bench/results/step-memory.md.
 STEP_BYTES_PER_PX = 22  # WebP's; JPEG takes 10
 DEEP_STEP_BYTES_PER_PX = 28
+AVIF_STEP_BYTES_PER_PX = 32  # its encoder's
 LONGEST_NAME = 120
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -294,7 +295,9 @@ def step_bytes(image: ImageRecord) -> int:
 
 
 def bytes_per_px(format: str) -> int:
-    """Return the most memory that one step takes for each pixel."""
+    """Return the most memory that one step takes for each pixel of a photo of a format."""
+    if format == "AVIF":
+        return AVIF_STEP_BYTES_PER_PX
     # The depth is not in the row; a format that can hold 16 bits may do so.
     return DEEP_STEP_BYTES_PER_PX if FORMATS[format].deep else STEP_BYTES_PER_PX
 

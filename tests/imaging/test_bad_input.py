@@ -3,16 +3,18 @@
 import io
 import random
 import struct
+import subprocess
 import threading
 import warnings
 import zlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import AvifImagePlugin, Image, ImageFile, WebPImagePlugin
 
 from imaging import ImagingError, encode_photo, open_photo
 
@@ -79,6 +81,41 @@ def test_pixel_limit_holds_for_every_format(name: str) -> None:
     assert open_photo(FILES[name], max_px=height * width).image.shape == photo.image.shape
     error = refusal(FILES[name], max_px=height * width - 1)
     assert error.code == "image_too_large" and {error.params["width"], error.params["height"]} == {width, height}
+
+
+class _NoTurnError(Exception):
+    """Nobody's turn."""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_waits_for_its_turn_before_it_is_decoded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HEIC was decoded, in a process of its own, before it waited: many at once had no bound."""
+    height, width = open_photo(FILES[name]).image.shape[:2]
+    asked: list[int] = []
+
+    def turn(px: int, deep: bool) -> AbstractContextManager[None]:
+        asked.append(px)
+        raise _NoTurnError
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise AssertionError("decoded before its turn")
+
+    monkeypatch.setattr(Image.Image, "load", fail)
+    for kind in (ImageFile.ImageFile, AvifImagePlugin.AvifImageFile, WebPImagePlugin.WebPImageFile):
+        monkeypatch.setattr(kind, "load", fail)
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(_NoTurnError):
+        open_photo(FILES[name], turn=turn)
+    assert asked == [height * width]
+
+
+def test_heic_that_holds_more_than_it_states_is_refused() -> None:
+    data = bytearray(FILES["heic"])
+    at = data.index(b"ispe") + 8
+    data[at : at + 8] = struct.pack(">II", 16, 16)
+    assert refusal(bytes(data)).code == "truncated_image"
+    data[at - 4 : at] = b"...."
+    assert refusal(bytes(data).replace(b"ispe", b"free")).code == "truncated_image"
 
 
 @pytest.mark.parametrize(

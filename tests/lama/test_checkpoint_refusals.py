@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from lama.checkpoint import CheckpointError, load_generator, save_generator
 from lama.generator import Generator
+from tests.support.hostile_weights import ATTACKS, archive_of
 
 
 @pytest.fixture(scope="module")
@@ -196,12 +197,6 @@ def test_compressed_weights_and_bombs_are_refused(tmp_path: Path, weights: dict[
     assert "16 MiB" in refusal(bomb)
 
 
-def archive_of(path: Path, pickled: bytes, storage: bytes = bytes(64)) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickled)
-        archive.writestr("archive/data/0", storage)
-
-
 @pytest.mark.parametrize(
     "pickled",
     [
@@ -220,60 +215,7 @@ def test_damaged_descriptions_cost_no_memory(tmp_path: Path, pickled: bytes) -> 
     assert refusal(file)
 
 
-def named_byte_order(path: Path) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", b"\x80\x02}.")
-        archive.writestr("archive/byteorder", bytes(64 << 20))
-
-
-def header_of_tensors(path: Path) -> None:
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", 95 << 20) + b'{"t0":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}')
-        file.truncate(96 << 20)  # a hole: that it is refused shows that its length was enough
-
-
-def shorter_header_of_tensors(path: Path) -> None:
-    header = (
-        b"{" + b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % n for n in range(110_000)) + b"}"
-    )
-    path.write_bytes(struct.pack("<Q", len(header)) + header)
-
-
-def list_of_records(path: Path) -> None:
-    names = [b"archive/data/%09d" % number for number in range(80_000)]
-    entry = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, len(names[0]), 0, 0, 0, 0, 0, 0)
-    directory = b"".join(entry + name for name in names)
-    path.write_bytes(b"PK\3\4" + directory + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0, 0, len(directory), 4, 0))
-
-
-def instructions(path: Path) -> None:
-    archive_of(path, b"\x80\x02" + b"]0" * (1 << 20) + b"N.")
-
-
-def instructions_in_a_frame(path: Path) -> None:
-    body = b"]0" * (1 << 20) + b"N."
-    archive_of(path, b"\x80\x04\x95" + struct.pack("<Q", len(body)) + body)
-
-
-def long_text_of_the_older_layout(path: Path) -> None:
-    magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({}, 2)
-    with path.open("wb") as file:
-        file.write(magic + b"\x80\x02X" + struct.pack("<I", 2 << 30))
-        file.truncate(3 << 30)  # a hole: no disk is taken
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (named_byte_order, "byte order"),
-        (header_of_tensors, "a header of"),
-        (shorter_header_of_tensors, "110000 tensors"),
-        (list_of_records, "more records than"),
-        (instructions, "more objects than"),
-        (instructions_in_a_frame, "more objects than"),
-        (long_text_of_the_older_layout, "16 MiB"),
-    ],
-)
+@pytest.mark.parametrize(("make", "words"), ATTACKS.values(), ids=list(ATTACKS))
 def test_files_that_claim_much_are_refused_for_little(tmp_path: Path, make: Callable[[Path], None], words: str) -> None:
     """Two of them took 22 and 33 s and 4.8 GiB before the refusal."""
     file = tmp_path / "much.pt"
