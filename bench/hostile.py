@@ -11,9 +11,9 @@ memory and descriptors of the process, after a warm-up and at the end. Prints a 
 keeps both. `--minutes` ends early, on a machine that has little time; what was sent is counted all the same.
 
     python -m bench.hostile [--only files|requests] [--files 12000] [--requests 10000] [--seed 0] [--minutes M]
-        [--servers 1]
+        [--servers 1] [--formats HEIC]
 
-Results: bench/results/hostile-files.md, bench/results/hostile-requests.md.
+Results: bench/results/hostile-files.md, bench/results/hostile-requests.md, and those of some formats alone beside them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -61,10 +61,12 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def send_files(watch: Watch, client: httpx.Client, *, count: int, seed: int) -> None:
-    """Send damaged files by every way in."""
+def send_files(
+    watch: Watch, client: httpx.Client, *, count: int, seed: int, formats: Sequence[str] = ()
+) -> None:  # fmt: skip
+    """Send damaged files of some formats, or of all, by every way in."""
     mask = mask_of(48, 36)
-    for number, (name, data) in enumerate(mutated_files(count, seed)):
+    for number, (name, data) in enumerate(mutated_files(count, seed, formats)):
         if time.monotonic() > watch.until_s:
             return
         way = list(WAYS)[number % len(WAYS)]
@@ -258,12 +260,14 @@ def attacked(kind: str) -> Iterator[tuple[Watch, Scene]]:
             server.kill()
 
 
-def attack(*, files: int, requests: int, seed: int, kind: str, minutes: float = 1e9) -> Watch:
+def attack(
+    *, files: int, requests: int, seed: int, kind: str, minutes: float = 1e9, formats: Sequence[str] = ()
+) -> Watch:  # fmt: skip
     """Send so many of each to one server and return what was found; its log's tracebacks are among the faults."""
     with attacked(kind) as (watch, scene):
         watch.until_s = time.monotonic() + 60 * minutes
         if files:
-            send_files(watch, scene.client, count=files, seed=seed)
+            send_files(watch, scene.client, count=files, seed=seed, formats=formats)
         if requests:
             half_s = 30 * minutes
             watch.until_s -= half_s
@@ -278,13 +282,18 @@ def attack(*, files: int, requests: int, seed: int, kind: str, minutes: float = 
     return watch
 
 
-def attack_files_at_once(*, files: int, seed: int, servers: int, minutes: float) -> Watch:
+def attack_files_at_once(
+    *, files: int, seed: int, servers: int, minutes: float, formats: Sequence[str] = ()
+) -> Watch:  # fmt: skip
     """Send files to several servers at once, each with seeds of its own, and return what was found at all of them."""
     with ThreadPoolExecutor(servers) as pool:
         parts = [
-            pool.submit(attack, files=files // servers, requests=0, seed=seed + n, kind="page", minutes=minutes)
+            pool.submit(
+                attack, files=files // servers, requests=0, seed=seed + n, kind="page", minutes=minutes,
+                formats=formats,
+            )
             for n in range(servers)
-        ]
+        ]  # fmt: skip
         watches = [part.result() for part in parts]
     whole = max(watches, key=lambda watch: watch.end["memory_mib"] - watch.start["memory_mib"])  # its memory is told
     for watch in watches:
@@ -305,6 +314,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=("files", "requests"), default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--formats", nargs="+", default=[], help="of the files; all by default")
     parser.add_argument("--servers", type=int, default=1, help="for the files, at once")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(argv)
@@ -315,10 +325,13 @@ def main(argv: list[str] | None = None) -> int:
         counts = {"files": 0, "requests": 0, part: getattr(options, part)}
         if part == "files" and options.servers > 1:
             watch = attack_files_at_once(
-                files=options.files, seed=options.seed, servers=options.servers, minutes=options.minutes
-            )
+                files=options.files, seed=options.seed, servers=options.servers, minutes=options.minutes,
+                formats=options.formats,
+            )  # fmt: skip
         else:
-            watch = attack(**counts, seed=options.seed, kind="page", minutes=options.minutes)
+            watch = attack(
+                **counts, seed=options.seed, kind="page", minutes=options.minutes, formats=options.formats
+            )  # fmt: skip
         environment = {
             "python": platform.python_version(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1),
             "seconds": round(time.monotonic() - began_s), "seed": options.seed,
@@ -327,7 +340,7 @@ def main(argv: list[str] | None = None) -> int:
         line = json.dumps({"environment": environment, "faults": watch.faults[:50]})
         print(text, *watch.faults[:20], line, sep="\n")
         title = f"# Hostile {part} (bench/hostile.py)"
-        name = options.out / f"hostile-{part}.md"
+        name = options.out / ("-".join(["hostile", part, *map(str.lower, options.formats)]) + ".md")
         name.write_text(f"{title}\n\n{text}\n\n```\n{line}\n```\n", encoding="utf-8")
         sound &= watch.is_sound()
     return 0 if sound else 1

@@ -9,7 +9,7 @@ import io
 import random
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -171,18 +171,19 @@ def change_behind_checksum(data: bytes, chance: random.Random) -> bytes:
 MUTATIONS: tuple[Mutation, ...] = (flip_bits, write_number, write_number, cut_off, cut_out, put_in, swap)
 
 
-def mutated_files(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
+def mutated_files(count: int, seed: int, formats: Sequence[str] = ()) -> Iterator[tuple[str, bytes]]:
     """Give format and bytes of damaged files: every format in its turn.
 
     Args:
         count: how many.
         seed: the same seed gives the same files.
+        formats: only these; empty for all.
 
     Yields:
         Format and bytes of one file after another.
     """
     sound = originals()
-    names = list(sound)
+    names = list(formats or sound)
     for number in range(count):
         chance = random.Random(f"{seed} {number}")
         name = names[number % len(names)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from typing import Any, Protocol
 
 import anyio
@@ -115,7 +116,7 @@ class CancellableJob:
             self._job_id = job_id
             left = self._left
         if left:
-            self._queue.cancel(job_id)
+            self._cancel(job_id)
 
     def cancel(self) -> None:
         """Cancel the job, or have it cancelled as soon as it has an id."""
@@ -123,4 +124,8 @@ class CancellableJob:
             self._left = True
             job_id = self._job_id
         if job_id is not None:
+            self._cancel(job_id)
+
+    def _cancel(self, job_id: str) -> None:
+        with suppress(JobError):  # it has ended and is gone, or the store is and a start gives it up
             self._queue.cancel(job_id)
