@@ -27,7 +27,7 @@ from tests.support.serving import ROOT
 
 RESULTS = Path(__file__).parent / "results"
 CPU_BAR_S, MEMORY_BAR_MIB = 2.0, 200.0
-LIMIT_S = 60.0
+LIMIT_S = 240.0
 CHILD = """
 import json, sys, time
 from pathlib import Path

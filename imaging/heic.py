@@ -74,8 +74,6 @@ def _answer(data: bytes, max_px: int) -> bytes:
     if width * height > max_px:
         return json.dumps(header).encode() + b"\n"
     picture = primary.to_pillow()
-    if picture.width * picture.height > max_px:  # it stated less than it holds
-        return json.dumps(header).encode() + b"\n"
     if picture.mode not in ("L", "RGB", "RGBA"):
         picture = picture.convert("RGBA" if "a" in picture.mode.lower() else "RGB")
     header |= {"width": picture.width, "height": picture.height, "channels": len(picture.getbands())}

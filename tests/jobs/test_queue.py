@@ -364,3 +364,27 @@ def test_many_rounds_on_one_photo_leave_the_originals_of_others_at_hand(make_que
     expected = queue.images.pixels(last).copy()
     queue.images._cache.clear()
     np.testing.assert_array_equal(queue.images.pixels(last), expected)
+
+
+def test_a_result_that_was_written_before_a_kill_is_not_written_again(
+    make_queue: Callable[..., JobQueue], tmp_path: Path
+) -> None:
+    """The file was there and its name not yet recorded: the next start wrote a second one."""
+    queue = make_queue()
+    job_id = submit(queue, queue.add_image(PHOTO, "a.png").image_id)
+    wait_for(queue, job_id, until="saved")
+    outputs = tmp_path / "outputs"
+    (path,) = outputs.iterdir()
+
+    def write_again() -> None:
+        with queue.store.transaction() as database:
+            database.execute("UPDATE jobs SET saved = NULL, save_pending = 1")
+        queue.store.plan_output(job_id, path.name)
+        queue.output_writer.add(job_id)
+        wait_for(queue, job_id, until="saved")
+
+    write_again()
+    assert list(outputs.iterdir()) == [path]
+    path.write_bytes(b"somebody else's, who took the name before ours came")
+    write_again()
+    assert len(list(outputs.iterdir())) == 2 and path.read_bytes().startswith(b"somebody")
