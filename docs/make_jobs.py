@@ -44,8 +44,8 @@ repaired one; opening and downloading are one each in both. *Repair as soon as t
 it a painted repair takes one action more.
 
 IOPaint 1.6 is counted by its own source (`web_app/src/lib/states.ts`), not run: with LaMa a repair begins when a stroke
-is released, painting waits while it runs, the brush begins at 7.8 % of the photo's shorter side, and what is not painted
-by hand needs a plug-in that is not installed by default.
+is released, painting waits while it runs, the brush begins at 7.8 % of the photo's shorter side, and what is not
+painted by hand needs a plug-in that is not installed by default.
 
 | job | here | IOPaint | left of the mark's error |
 |---|---|---|---|"""
@@ -330,7 +330,7 @@ def main() -> int:
 
 def document(rows: list[str], fewer: int) -> str:
     """Return docs/jobs.md."""
-    end = f"Fewer in {fewer} of {len(rows)}, more in none: where one stroke covers the thing, one stroke is what both take."
+    end = f"Fewer in {fewer} of {len(rows)}, more in none. Where one stroke covers the thing, both take one stroke."
     pictures = [f"## {job.name}\n\n![{job.name}, before and after](jobs/{picture_name(job)})" for job in JOBS]
     credit = (
         "Photos: 18F / GSA (public domain, CC0 1.0), FaunaMap contributors (CC0 1.0), Buddies of Budgie contributors "
