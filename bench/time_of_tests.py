@@ -1,6 +1,7 @@
 """Where the time of the tests goes: seconds and processor time of each room, file and fixture.
 
     python bench/time_of_tests.py [ROOM ...] [--before FILE] [--name NAME] [--out FOLDER]
+    python bench/time_of_tests.py --starts
 
 Every room (a folder of tests/, its kernels apart) runs in one process on one thread, one test after the other. Counted
 are the seconds that pass, which other programs on the machine lengthen, and the processor time of that process and
@@ -9,16 +10,21 @@ whole takes about half of the larger sum. Rooms that are not named keep the figu
 
 Prints a Markdown table of the rooms, those of FILE (an earlier result) beside them, then the slowest files, tests and
 fixtures, then one JSON line, and writes it all to FOLDER/NAME.md. A test's processor time is without that of servers
-that others share. Exit status 1 when a test failed.
+that others share. Exit status 1 when a test failed. `--starts` prints instead what a server of the tests costs until it
+answers, forked and as a script of its own in turns, and a visit of the page in a profile where a page of the site stays
+open, as the tests have it, and in one where none does.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -28,9 +34,11 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 RESULTS = Path(__file__).parent / "results"
 KERNELS = ("lama/kernels", "tensor_ops/kernels", "training/kernels")
 MOST_ROWS = 25
+TURNS = 5
 
 Figures = dict[str, float]
 
@@ -135,10 +143,13 @@ def rooms_table(rooms: dict[str, dict[str, Any]], before: dict[str, dict[str, An
     rows: list[list[object]] = []
     sums = [0.0] * (len(heads) - 1)
     for room in sorted(rooms | before):
-        values = [found.get(room, {}).get(key, 0) for found in ([before, rooms] if before else [rooms]) for key in keys]
-        sums = [total + value for total, value in zip(sums, values, strict=True)]
-        rows.append([room, *(round(value) for value in values)])
-    return table(heads, [*rows, ["**all**", *(round(value) for value in sums)]])
+        found = [figures.get(room) for figures in ([before, rooms] if before else [rooms])]
+        values = [figures[key] if figures else None for figures in found for key in keys]
+        rows.append([room, *("" if value is None else round(value) for value in values)])
+        if all(found):
+            sums = [total + (value or 0) for total, value in zip(sums, values, strict=True)]
+    name = "**those measured twice**" if before else "**all**"
+    return table(heads, [*rows, [name, *(round(value) for value in sums)]])
 
 
 def slowest_table(rooms: dict[str, dict[str, Any]], kind: str, head: str, unit: str = "s") -> str:
@@ -160,6 +171,72 @@ def kept(figures: dict[str, Any]) -> dict[str, Any]:
     return {"tests": figures["tests"], "s": round(figures["s"], 1), "cpu_s": round(figures["cpu_s"], 1), **short}
 
 
+def cpu_of_tree(pid: int) -> float:
+    """Return the processor time of a process and of its descendants that there are, and of those waited for."""
+    children: dict[int, list[int]] = defaultdict(list)
+    spent: dict[int, float] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = file.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            children[int(fields[1])].append(int(file.parent.name))
+            spent[int(file.parent.name)] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+    def of(one: int) -> float:
+        return spent.get(one, 0.0) + sum(of(child) for child in children[one])
+
+    return of(pid)
+
+
+Spent = dict[tuple[str, str], list[float]]
+
+
+def measure_servers(spent: Spent) -> None:
+    """Add what servers cost until they answer, forked and as scripts of their own, in turns."""
+    from tests.support.serving import RunningServer
+
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(TURNS + 1):  # the first one lets the zygote import
+            for kind in ("api", "page", "celery"):
+                for is_forked in (True, False):
+                    settings = {"redis_url": "redis://127.0.0.1:9"} if kind == "celery" else {}
+                    place = Path(folder) / f"{kind}-{turn}-{is_forked}"
+                    server = RunningServer(place, kind=kind, settings=settings, is_forked=is_forked).start()
+                    assert server.process is not None
+                    if turn:
+                        which = "forked" if is_forked else "a script of its own"
+                        spent[f"a server ({kind}) until it answers", which].append(cpu_of_tree(server.process.pid))
+                    server.stop()
+
+
+def measure_visits(spent: Spent) -> None:
+    """Add what a visit of the page costs, with a page of the site that stays open and without, in turns."""
+    from tests.support.page_driver import Person, forget_everybody, launch_chromium, open_browser
+    from tests.support.serving import RunningServer
+
+    with tempfile.TemporaryDirectory() as folder, launch_chromium() as browser:
+        server = RunningServer(Path(folder), kind="page").start()
+        kept, other = open_browser(browser), open_browser(browser)
+        for turn in range(TURNS + 2):  # after two, scripts are compiled
+            for context in (kept, other):
+                began_s = cpu_of_tree(os.getpid())
+                if context is kept:
+                    forget_everybody(context, server.url)
+                Person(context, server.url).close()
+                if turn > 1:
+                    which = "a page of the site stays open" if context is kept else "none does"
+                    spent["a visit of the page", which].append(cpu_of_tree(os.getpid()) - began_s)
+        server.stop()
+
+
+def starts_table(spent: Spent) -> str:
+    """Return the medians as Markdown."""
+    rows = [
+        [f"{what}, {how}", f"{statistics.median(values):.2f}", f"{min(values):.2f} to {max(values):.2f}"]
+        for (what, how), values in spent.items()
+    ]
+    return table(["what", "cpu_s", "least to most"], rows)
+
+
 def main() -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,7 +244,14 @@ def main() -> int:
     parser.add_argument("--before", type=Path, metavar="FILE")
     parser.add_argument("--name", default="test-time")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
+    parser.add_argument("--starts", action="store_true", help="servers and visits, not rooms")
     chosen = parser.parse_args()
+    if chosen.starts:
+        spent: Spent = defaultdict(list)
+        measure_servers(spent)
+        measure_visits(spent)
+        print(starts_table(spent))
+        return 0
     file = chosen.out / f"{chosen.name}.md"
     rooms = read_rooms(file)
     failed = []
