@@ -21,6 +21,7 @@ from jobs.celery_app import AttemptRunner
 from jobs.queue import ENDED, JobQueue
 from jobs.redis_messages import AttemptKeys, unpack
 from jobs.remote_engine import RemoteEngine
+from jobs.windows import RemoteResult
 from lama.checkpoint import save_generator
 from lama.generator import Generator
 from tests.support.redis_server import RedisServer
@@ -82,7 +83,7 @@ def by_celery(inpainter: Inpainter, redis: RedisServer, photo: bytes, mask: byte
         worker.join()
         header, patches = unpack(redis.client.lrange(keys.answer, -1, -1)[0])  # type: ignore[arg-type]
         assert header["kind"] == "result", header
-        return SimpleNamespace(patches=list(zip(header["boxes"], patches, strict=True)), timings_ms={})
+        return RemoteResult(list(zip(header["boxes"], patches, strict=True)), {})
 
     engine._wait = follow  # type: ignore[method-assign, assignment]
     result = opened.image.copy()
