@@ -295,7 +295,9 @@ def test_serve_hands_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ctrl_c_in_a_real_process_exits_130(tmp_path: Path) -> None:
     """A download that hangs is stopped the way a person does it."""
     hang = "lama.catalogue.fetch = lambda *a, **o: (print('on', flush=True), time.sleep(30))"
-    code = f"import sys, time, lama.catalogue; from cli import main as cli\n{hang}\n"
+    # Where the tests run in the background of a shell, children begin with SIGINT ignored.
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"import signal, sys, time, lama.catalogue; from cli import main as cli\n{heard}\n{hang}\n"
     process = subprocess.Popen(
         [sys.executable, "-c", f"{code}sys.exit(cli.main(['weights', 'get', 'big-lama']))"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

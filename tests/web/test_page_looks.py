@@ -39,11 +39,16 @@ def test_every_key_that_is_used_exists_and_every_key_is_used() -> None:
     groups = {key.split(".")[0] for key in keys}
     used |= {text for text in re.findall(r'"(\w+\.\w+)"', code) if text.split(".")[0] in groups}
     # Keys of which a state of the server is the end; those of status and time are listed below one by one.
-    for start in set(re.findall(r"say\(`(\w+[._])\$\{", code)) - {"status.", "time."}:
+    for start in set(re.findall(r"say\((?:number, )?`(\w+[._])\$\{", code)) - {"status.", "time."}:
         used |= {key for key in keys if key.startswith(start if "." in start else f"status.{start}")}
-    statuses = set(re.findall(r'\bkey: "(\w+)"', code)) | set(re.findall(r'\bsay\("(\w+)"', code))
+    statuses = set(re.findall(r'\bkey: "(\w+)"', code)) | set(re.findall(r'\bsay\((?:number, )?"(\w+)"', code))
+    statuses |= set(*re.findall(r'position > 0 \? "(\w+)" : "(\w+)"', code))
     statuses |= set(re.findall(r'state\.photo \? "(\w+)" : "(\w+)"', code)[0])
-    statuses |= {"queued", "running", *re.findall(r'"(\w+)"', re.findall(r"say\(\{ (.*) \}", code)[0])} - {""}
+    statuses |= {
+        "queued",
+        "running",
+        *re.findall(r'"(\w+)"', re.findall(r"say\(number, \{ (refine.*) \}", code)[0]),
+    } - {""}
     used |= {f"status.{name}" for name in statuses}
     used |= {f"time.{name}" for name in re.findall(r'"(\w+)"', code.split("const TIMES = ")[1].split("]")[0])}
     used |= {f"errors.{code}" for code in re.findall(r'(?:refuse\(|code = |error: )"(\w+)"', code)}

@@ -182,6 +182,8 @@ export function createGestures({ stage, ring, view, getHand, isPainting, onStrok
     context.strokeRect(Math.min(ax, bx), Math.min(ay, by), Math.abs(bx - ax), Math.abs(by - ay));
   }
 
+  // A stroke that is fast when the finger leaves would be a fling, and Chromium swallows the tap after one.
+  stage.addEventListener("touchmove", (event) => pointers.size && event.preventDefault(), { passive: false });
   stage.addEventListener("pointerdown", begin);
   stage.addEventListener("pointermove", move);
   stage.addEventListener("pointerup", end);
