@@ -165,9 +165,8 @@ class AttemptRunner:
             until_s = began_s + float(header["deadline_s"])  # a duration: clocks of two machines may differ
 
             def on_stage(stage: str) -> None:
-                if self.client.exists(keys.cancel) or time.monotonic() > until_s:
+                if time.monotonic() > until_s or self._is_cancelled(keys, stage):
                     raise AttemptEndedError
-                self.client.rpush(keys.answer, pack({"kind": "stage", "stage": stage}))
 
             request = request_from(parts, header)
             (result,) = self.engine.repair_many([request], on_stage=on_stage)
@@ -186,6 +185,17 @@ class AttemptRunner:
         timings_ms["worker"] = (time.monotonic() - began_s) * 1e3
         header = {"kind": "result", "boxes": boxes, "timings_ms": timings_ms, "notes": notes, "worker": self.worker_id}
         return pack(header, [patch for _, patch in result.patches])
+
+    def _is_cancelled(self, keys: AttemptKeys, stage: str) -> bool:
+        """Tell who waits which stage begins, and return whether nobody does any more; False while Redis is away."""
+        try:
+            if self.client.exists(keys.cancel):
+                return True
+            self.client.rpush(keys.answer, pack({"kind": "stage", "stage": stage}))
+        except redis.RedisError as error:
+            # The repair goes on: whoever watches misses a stage, and the answer is sent when Redis is back.
+            log.info("attempt %s: its stage could not be told: %s", keys.attempt_id[:6], error)
+        return False
 
     def _send(self, keys: AttemptKeys, answer: memoryview) -> None:
         """Append the answer; try again for half a minute when Redis is away, then leave it to a new attempt."""

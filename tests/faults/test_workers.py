@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from engine.requests import RepairRequest
-from jobs.celery_app import AttemptRunner
+from jobs.celery_app import AttemptRunner, connect
 from jobs.celery_worker import Heartbeat
-from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, pack
+from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, pack, unpack
 from jobs.windows import options_of
 from tests.support.certificate import make_certificate
 from tests.support.cluster import PHOTO, cluster
+from tests.support.cuttable_proxy import CuttableProxy
 from tests.support.fake_engine import FakeEngine
 from tests.support.redis_server import FakeWorker, RedisServer, wait_for_workers
 from tests.support.serving import (
@@ -85,6 +86,35 @@ def test_worker_that_redis_forgot_is_known_again_before_it_claims(tmp_path: Path
     finally:
         redis_.kill()
     assert known == [True]
+
+
+def test_a_stage_that_cannot_be_told_does_not_fail_the_repair(tmp_path: Path) -> None:
+    """The network to Redis is away while the engine works; the answer is sent when it is back."""
+    redis_ = RedisServer(tmp_path / "redis").start()
+    network = CuttableProxy(redis_.port)
+
+    class CutOffEngine(FakeEngine):
+        def repair_many(self, requests: Any, *, on_stage: Any = None) -> Any:
+            network.cut()
+            on_stage("predict")
+            network.heal()
+            return super().repair_many(requests, on_stage=on_stage)
+
+    keys = AttemptKeys("attempt")
+    mask = np.zeros((9, 9), bool)
+    mask[3:6, 3:6] = True
+    request = RepairRequest(np.zeros((9, 9, 3), np.uint8), mask)
+    try:
+        header = {"deadline_s": 60, **options_of(request)}
+        redis_.client.set(keys.request, pack(header, [request.image, request.mask]))
+        AttemptRunner(CutOffEngine(), connect(network.url), "it").run(keys.attempt_id)
+        blobs: Any = redis_.client.lrange(keys.answer, 0, -1)
+        told = [unpack(blob)[0] for blob in blobs]
+    finally:
+        network.close()
+        redis_.kill()
+    assert told[-1]["kind"] == "result", told
+    assert "predict" not in [answer.get("stage") for answer in told[:1]], "the first one was lost with the network"
 
 
 def test_command_of_another_version_ends_with_status_2_and_a_sentence(tmp_path: Path) -> None:
