@@ -182,10 +182,7 @@ class Person:
 
 def open_browser(browser: Browser, **options: Any) -> BrowserContext:
     """Return a browser profile: English and as large as a small laptop's unless told otherwise."""
-    context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1200, "height": 800}, **options})
-    # Of the files of a page Chromium tells the first 250, and Gradio alone has nearly as many.
-    context.add_init_script("performance.setResourceTimingBufferSize(2000)")
-    return context
+    return browser.new_context(**{"locale": "en-US", "viewport": {"width": 1200, "height": 800}, **options})
 
 
 def forget_everybody(context: BrowserContext, url: str) -> None:

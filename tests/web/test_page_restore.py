@@ -84,9 +84,8 @@ RED = """() => {
 
 
 FIELD = """async ([bits, width, height, dilate_px]) => {
-  const files = performance.getEntriesByType('resource').map(({ name }) => name);
-  const address = files.find((name) => name.endsWith('/store.js'));
-  const { outsideDilated } = await import(address.replace('store.js', 'rings.js'));
+  const { href } = document.querySelector('link[rel="modulepreload"][href$="/rings.js"]');
+  const { outsideDilated } = await import(href);
   const data = Uint8Array.from(atob(bits), (letter) => letter.charCodeAt(0));
   const grid = { left: 0, top: 0, width, height, scale: 1, data };
   return [...outsideDilated(grid, dilate_px, Math.min(width, height))].map((px) => px <= 0 ? '1' : '0').join('');
