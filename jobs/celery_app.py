@@ -165,7 +165,7 @@ class AttemptRunner:
             until_s = began_s + float(header["deadline_s"])  # a duration: clocks of two machines may differ
 
             def on_stage(stage: str) -> None:
-                if time.monotonic() > until_s or self._is_cancelled(keys, stage):
+                if time.monotonic() > until_s or not self._tell_stage(keys, stage):
                     raise AttemptEndedError
 
             request = request_from(parts, header)
@@ -186,16 +186,16 @@ class AttemptRunner:
         header = {"kind": "result", "boxes": boxes, "timings_ms": timings_ms, "notes": notes, "worker": self.worker_id}
         return pack(header, [patch for _, patch in result.patches])
 
-    def _is_cancelled(self, keys: AttemptKeys, stage: str) -> bool:
-        """Tell who waits which stage begins, and return whether nobody does any more; False while Redis is away."""
+    def _tell_stage(self, keys: AttemptKeys, stage: str) -> bool:
+        """Tell whoever waits which stage begins; return whether anybody still does, True while Redis is away."""
         try:
             if self.client.exists(keys.cancel):
-                return True
+                return False
             self.client.rpush(keys.answer, pack({"kind": "stage", "stage": stage}))
         except redis.RedisError as error:
             # The repair goes on: whoever watches misses a stage, and the answer is sent when Redis is back.
             log.info("attempt %s: its stage could not be told: %s", keys.attempt_id[:6], error)
-        return False
+        return True
 
     def _send(self, keys: AttemptKeys, answer: memoryview) -> None:
         """Append the answer; try again for half a minute when Redis is away, then leave it to a new attempt."""

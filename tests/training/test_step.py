@@ -16,7 +16,7 @@ from training.network import Layout, TrainingForward, collect, continued, dft_ma
 from training.optimiser import FlatParameters, MuonAdam, orthogonalise
 from training.state import PARTS, load_state, save_state
 from training.train import ASK_CLOCK_EVERY, SharedClock, check_resumable, read_recipe
-from training.trainer import Recipe
+from training.trainer import Recipe, _limited
 
 
 def live_generator() -> Generator:
@@ -195,6 +195,19 @@ def test_every_card_goes_by_the_first_ones_clock_from_the_first_step_on(monkeypa
     reads = [clock.read(1000.0 + step) for step in range(2 * ASK_CLOCK_EVERY)]
     assert reads == [(0.0,)] * ASK_CLOCK_EVERY + [(1.0,)] * ASK_CLOCK_EVERY
     assert SharedClock(1, torch.device("cpu")).read(7.0, 8.0) == (7.0, 8.0)
+
+
+def test_spikes_of_a_gradient_are_held_photo_by_photo_and_all_else_stays() -> None:
+    slope = torch.full((2, 3, 8, 8), 0.01)
+    slope[:, :, 0, 0] = -0.01
+    slope[0, 1, 2, 3], slope[0, 2, 4, 5] = 5.0, -7.0
+    mask = torch.ones(2, 1, 8, 8)
+    held = _limited(slope, mask, 4.0)
+    limit = 4 * slope[0].abs().sum() / (3 * 64 + 1)
+    assert torch.allclose(held[0, 1, 2, 3], limit) and torch.allclose(held[0, 2, 4, 5], -limit)
+    usual = slope.abs() < 1
+    assert torch.equal(held[usual], slope[usual])
+    assert torch.equal(_limited(slope, mask, 0.0), slope)
 
 
 def test_masks_repeat_by_seed_and_have_holes() -> None:
