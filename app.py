@@ -177,7 +177,8 @@ def load_engines(settings: Settings) -> "Engine | Sequence[Engine]":
 
 def load_card_pool(settings: Settings, numbers: Sequence[int]) -> "Sequence[Engine]":
     """Load the model onto several cards, each in a process of its own that sees no other card."""
-    from jobs.card_pool import CardPlan, CardPool, only_card
+    from jobs.card_pool import CardPool
+    from jobs.card_run import CardPlan, only_card
 
     arguments = {"settings": settings.model_dump(mode="json")}
     plans = [CardPlan(f"cuda:{number}", "app:load_engine_of_card", arguments, only_card(number)) for number in numbers]

@@ -43,7 +43,8 @@ from numpy.typing import NDArray
 
 from engine.requests import RepairRequest
 from imaging import encode_png
-from jobs.card_pool import CardPlan, CardPool, only_card
+from jobs.card_pool import CardPool
+from jobs.card_run import CardPlan, only_card
 from jobs.queue import JobQueue
 
 RESULTS = Path(__file__).parent / "results"

@@ -2,261 +2,29 @@
 
 Threads of one process would share its interpreter, which lets one of them compute at a time: two cards did 1.4 times as
 much as one. Shaped like `inference.Inpainter`, so the queue in front of it is the same as with a model in this process.
-Pixels travel through shared memory. A process that ends is started again; what it computed is tried once more, alone
-on its card, and given up when that takes the process down as well. Knows no model and no HTTP.
+Pixels travel through shared memory (`card_run.py`). A process that ends is started again; what it computed is tried
+once more, alone on its card, and given up when that takes the process down as well. Knows no model and no HTTP.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from multiprocessing import Pipe
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from engine.requests import UnavailableError
-from jobs.card_process import receive, send
+from jobs.card_run import LANES, POLL_S, CardLostError, CardPlan, CardRun, Lane
 from jobs.errors import EngineUnavailableError, JobError
-from jobs.redis_messages import note_from_json
-from jobs.shared_arrays import SharedArrays
-from jobs.windows import RemoteResult, options_of, parts_in, window_of
+from jobs.windows import RemoteResult
 
-LANES = 2  # repairs under way on each card: one computes while the other is read, copied or stored
-POLL_S = 0.25  # how often a repair is looked after: a cancelled one is let go about so much later
-STOP_S = 10.0  # so long after its time a repair may take to come to its next stage; then its process is ended
 MOST_LOST_PROCESSES = 2
 PAUSES_S = (1.0, 60.0)  # before a process that failed to start is started again: at first, and at most
-OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")
-PROGRAM = "import sys; sys.path[:] = {path!r}; from jobs.card_process import main; main({arguments!r})"
 
 log = logging.getLogger("fftlama.jobs")
-
-
-@dataclass(frozen=True)
-class CardPlan:
-    """What runs in one card's process.
-
-    Attributes:
-        name: as people know the card, "cuda:1".
-        loader: "module:function", which returns the engine there.
-        arguments: of that function, JSON.
-        environment: what its environment has besides this process's.
-    """
-
-    name: str
-    loader: str
-    arguments: Mapping[str, Any]
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-
-class CardLostError(Exception):
-    """The process of a card ended."""
-
-
-class _Lane:
-    """One pipe to a card's process with the memory beside it; one repair at a time."""
-
-    def __init__(self, run: _Run) -> None:
-        self._run = run
-        self._pipe, self.far_pipe = Pipe()
-        self._memory = SharedArrays(os.memfd_create("fftlama-lane"))
-
-    @property
-    def descriptors(self) -> tuple[int, int]:
-        """The open files that the process gets: its end of the pipe, and the memory."""
-        return self.far_pipe.fileno(), self._memory.descriptor
-
-    def repair(self, requests: Sequence[Any], report: Callable[[str], None], until_s: float) -> list[RemoteResult]:
-        """Have the process repair requests.
-
-        Args:
-            requests: shaped like `engine.requests.RepairRequest`; not modified.
-            report: called with each stage, and again every quarter of a second; its exceptions stop the repair.
-            until_s: when the repair's time is over (time.monotonic).
-
-        Returns:
-            One result per request.
-
-        Raises:
-            CardLostError: the process ended.
-        """
-        began_s = time.perf_counter()
-        windows = [window_of(request.mask) for request in requests]
-        parts = [parts_in(request, window) for request, window in zip(requests, windows, strict=True)]
-        placed, size = self._memory.write([part for one in parts for part in one])
-        told = [options_of(request) for request in requests]
-        self._send({"kind": "repair", "requests": told, "arrays": placed, "size": size})
-        sent_ms = (time.perf_counter() - began_s) * 1e3
-        try:
-            answer = self._wait(report, until_s)
-        except CardLostError:
-            raise
-        except BaseException:
-            self._stop(until_s)
-            raise
-        if answer["kind"] == "failed":
-            # As if the engine had raised it here: the queue tells memory from all else by the name.
-            is_memory = any(name in OUT_OF_MEMORY_NAMES for name in answer["types"])
-            raise MemoryError(answer["message"]) if is_memory else RuntimeError(answer["message"])
-        arrays = iter(self._memory.read(answer["arrays"], answer["size"]))
-        results = []
-        for one, window in zip(answer["results"], windows, strict=True):
-            patches = [((box[0], box[1], box[2], box[3]), next(arrays).copy()) for box in one["boxes"]]
-            notes = [note_from_json(note) for note in one["notes"]]
-            result = RemoteResult(patches, {**one["timings_ms"], "send": sent_ms}, notes)
-            result.move_to(window)
-            results.append(result)
-        del arrays
-        self._memory.trim()
-        self._run.described = answer["described"]
-        return results
-
-    def _wait(self, report: Callable[[str], None], until_s: float) -> dict[str, Any]:
-        """Return the answer to a repair, and report its stages until then."""
-        stage = "plan"
-        while True:
-            if self._can_receive(POLL_S):
-                answer = self._receive()
-                if answer["kind"] != "stage":
-                    return answer
-                stage = answer["stage"]
-            report(stage)
-            if time.monotonic() > until_s:
-                raise TimeoutError(f"the repair took too long on {self._run.plan.name}")
-
-    def _stop(self, until_s: float) -> None:
-        """Have the process stop its repair at the next stage; end the process when that does not come."""
-        with suppress(CardLostError):
-            self._send({"kind": "stop"})
-            latest_s = max(until_s, time.monotonic()) + STOP_S
-            while (left_s := latest_s - time.monotonic()) > 0:
-                if self._can_receive(left_s) and self._receive()["kind"] != "stage":
-                    self._memory.trim()
-                    return
-            log.error("a repair hangs on %s; its process is ended", self._run.plan.name)
-            self._run.kill()
-
-    def _send(self, message: dict[str, Any]) -> None:
-        with self._run.or_lost():
-            send(self._pipe, message)
-
-    def _can_receive(self, wait_s: float) -> bool:
-        with self._run.or_lost():
-            return self._pipe.poll(wait_s)
-
-    def _receive(self) -> dict[str, Any]:
-        with self._run.or_lost():
-            return receive(self._pipe)
-
-    def close(self) -> None:
-        """Close the pipe and give the memory back."""
-        self._pipe.close()
-        self._memory.close()
-
-
-class _Run:
-    """One life of a card's process."""
-
-    def __init__(self, plan: CardPlan) -> None:
-        self.plan = plan
-        self.described: dict[str, Any] = {}
-        self.free = [_Lane(self) for _ in range(LANES)]
-        self.is_reserved = self.is_gone = False
-        self._lanes = list(self.free)
-        self._control, far_control = Pipe()
-        self._talking = threading.Lock()
-        descriptors = [far_control.fileno(), *(number for lane in self._lanes for number in lane.descriptors)]
-        program = PROGRAM.format(path=sys.path, arguments=[str(number) for number in descriptors])
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            pass_fds=descriptors,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **plan.environment},
-        )
-        far_control.close()
-        for lane in self._lanes:
-            lane.far_pipe.close()
-
-    @property
-    def pid(self) -> int:
-        """The number of the process."""
-        return self._process.pid
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no repair is under way."""
-        return len(self.free) == len(self._lanes)
-
-    def load(self) -> int:
-        """Wait until the engine is loaded.
-
-        Returns:
-            How many repairs it takes at once.
-
-        Raises:
-            UnavailableError: this machine does not have the device, precision or profile.
-            RuntimeError: it can't be loaded, or the process ended.
-        """
-        name = self.plan.name
-        try:
-            send(self._control, {"loader": self.plan.loader, "arguments": dict(self.plan.arguments)})
-            answer = receive(self._control)
-        except (EOFError, OSError) as error:
-            raise RuntimeError(f"{name}: its process ended before its model was loaded") from error
-        if answer["kind"] == "refused":
-            error_type = UnavailableError if answer["type"] == "UnavailableError" else RuntimeError
-            raise error_type(f"{name}: {answer['message']}")
-        self.described = answer["described"]
-        return int(answer["max_batch"])
-
-    def switch_weights(self, weights: Path | None, wait_s: float) -> None:
-        """Go over to other weights; ValueError when they can't be used or the process ends over it."""
-        name = self.plan.name
-        try:
-            with self._talking:
-                send(self._control, {"kind": "switch", "weights": str(weights) if weights else None})
-                if not self._control.poll(wait_s):
-                    self.kill()
-                answer = receive(self._control)
-        except (EOFError, OSError) as error:
-            raise ValueError(f"The process of {name} ended while it changed the model") from error
-        self.described = answer["described"]
-        if answer["kind"] == "refused":
-            raise ValueError(answer["message"])
-
-    @contextmanager
-    def or_lost(self) -> Iterator[None]:
-        """Raise CardLostError where a pipe to the process is at its end, and use the process no more."""
-        try:
-            yield
-        except (EOFError, OSError) as error:
-            self.is_gone = True
-            self.kill()
-            raise CardLostError from error
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self._process.kill()
-
-    def wait(self) -> int:
-        """Wait for the process's end; return its exit code, negative after a signal."""
-        return self._process.wait()
-
-    def close(self) -> None:
-        """Free what belonged to the process, which is ended where it still lives."""
-        self.kill()
-        self.wait()
-        self._control.close()
-        for lane in self._lanes:
-            lane.close()
 
 
 class Card:
@@ -272,7 +40,7 @@ class Card:
     def __init__(self, plan: CardPlan, number: int, news: threading.Condition, deadline_s: float) -> None:
         self.plan = plan
         self.name = f"device-{number}"
-        self._run: _Run | None = None
+        self._run: CardRun | None = None
         self.failure: Exception | None = None  # why none was, last time
         self.max_batch = 1
         self._news = news
@@ -281,7 +49,7 @@ class Card:
         self._described: dict[str, Any] = {}
 
     @property
-    def run(self) -> _Run | None:
+    def run(self) -> CardRun | None:
         """The process, or None while none is ready."""
         run = self._run
         return None if run is None or run.is_gone else run
@@ -299,7 +67,7 @@ class Card:
         run = self.run
         return "starting" if run is None else "idle" if run.is_idle else "busy"
 
-    def load(self, run: _Run) -> None:
+    def load(self, run: CardRun) -> None:
         """Wait until a new process has its engine with the weights that the card runs, and begin to use it.
 
         Args:
@@ -393,7 +161,7 @@ class CardPool:
             for card in self.cards:
                 self._end_if_idle(card.run)
 
-    def _end_if_idle(self, run: _Run | None) -> None:
+    def _end_if_idle(self, run: CardRun | None) -> None:
         if self._closing and run is not None and run.is_idle:
             run.kill()
 
@@ -418,7 +186,7 @@ class CardPool:
 
     def _live(self, card: Card) -> None:
         """Start a process for a card and stay until its end."""
-        run = _Run(card.plan)
+        run = CardRun(card.plan)
         try:
             card.load(run)
             log.info("%s is ready in process %d", card.plan.name, run.pid)
@@ -487,7 +255,7 @@ class CardPool:
                     raise JobError("workers_lost", sentence, {"count": lost}) from error
 
     @contextmanager
-    def _place(self, report: Callable[[str], None], *, alone: bool) -> Iterator[_Lane]:
+    def _place(self, report: Callable[[str], None], *, alone: bool) -> Iterator[Lane]:
         """Hold a lane of the card with the fewest repairs; with `alone` the whole card, which is waited for."""
         while True:
             with self._news:
@@ -510,7 +278,7 @@ class CardPool:
                 self._end_if_idle(run)
                 self._news.notify_all()
 
-    def _choose(self, *, alone: bool) -> _Run | None:
+    def _choose(self, *, alone: bool) -> CardRun | None:
         """Return a process with room, with `alone` one that takes nothing new from now on, or None after a while."""
         if self._closing:
             raise EngineUnavailableError("The server is stopping, so the repair waits.")
@@ -526,7 +294,7 @@ class CardPool:
         self._news.wait(POLL_S)
         return None
 
-    def _reserve(self, run: _Run, report: Callable[[str], None]) -> bool:
+    def _reserve(self, run: CardRun, report: Callable[[str], None]) -> bool:
         """Wait until a process has no repair under way; False when it ended before that."""
         is_kept = False
         try:
@@ -566,18 +334,3 @@ class CardPool:
             {"name": card.name, **{name: described.get(name) for name in told}, "state": card.state}
             for card, described in rows
         ]
-
-
-def only_card(number: int) -> dict[str, str]:
-    """Return the environment of a process that shall see one CUDA card: the one that has this number here.
-
-    Args:
-        number: as this process counts; one that does not exist leaves the process without cards.
-
-    Returns:
-        `CUDA_VISIBLE_DEVICES`.
-    """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = None if visible is None else [name.strip() for name in visible.split(",")]
-    shown = str(number) if names is None else names[number] if number < len(names) else ""
-    return {"CUDA_VISIBLE_DEVICES": shown}

@@ -1,4 +1,4 @@
-"""The process that one card's engine has for itself: answers `card_pool.py`, which starts it, until that is gone.
+"""The process that one card's engine has for itself: answers `card_run.py`, which starts it, until that is gone.
 
 A pipe for control says what to load, changes the weights and, by its end, ends this process, however the other one
 ended. Each lane is a pipe with memory beside it, and has one repair at a time; messages are JSON. Knows no queue.

@@ -18,8 +18,9 @@ import pytest
 from config import Settings
 from engine.requests import RepairRequest, UnavailableError
 from imaging import encode_png
-from jobs import card_pool
-from jobs.card_pool import CardPlan, CardPool, only_card
+from jobs import card_pool, card_run
+from jobs.card_pool import CardPool
+from jobs.card_run import CardPlan, only_card
 from jobs.errors import EngineUnavailableError, JobError
 from jobs.queue import ENDED, JobQueue
 from tests.support.card_engines import HANG, KILL_PROCESS, load_real
@@ -204,7 +205,7 @@ def test_repairs_together_that_lose_their_process_can_be_tried_alone(pool: CardP
 
 
 def test_repair_that_hangs_has_its_process_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(card_pool, "STOP_S", 0.2)
+    monkeypatch.setattr(card_run, "STOP_S", 0.2)
     pool = make_pool(1, deadline_s=0.5)
     try:
         (before,) = pids(pool)

@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import app
 from config import Settings
-from jobs.card_pool import CardPlan, CardPool
+from jobs.card_pool import CardPool
+from jobs.card_run import CardPlan
 from jobs.remote_engine import Fleet, RemoteEngine
 from tests.support.fake_engine import FakeEngine
 from tests.support.serve_worker import WEIGHTS
