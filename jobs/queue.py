@@ -6,19 +6,16 @@ no disk is waited for while it is held. Knows nothing of HTTP.
 
 from __future__ import annotations
 
-import json
 import logging
-import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imaging import Encoded
 from jobs.clients import current_client
 from jobs.database import FolderLock
 from jobs.encodings import Encodings
@@ -26,14 +23,14 @@ from jobs.errors import JobError
 from jobs.fair_line import FairLine, take_batch
 from jobs.images import ImageStore, step_bytes
 from jobs.keyed_locks import KeyedLocks
-from jobs.memory_budget import LONGEST_WAIT_HALFWAY_S, MemoryBudget
 from jobs.model_switch import ModelSwitch
 from jobs.observer import EndedJob, NoObserver, Observer
+from jobs.one_shots import OneShots
 from jobs.output_writer import OutputWriter
 from jobs.packed_mask import pack_mask
 from jobs.request_parsing import Options, build_mask, check_request_id, digest_of, mask_bytes, parse_options
 from jobs.retention import Cleaner, remove_history, remove_orphans
-from jobs.store import ImageRecord, JobRecord, JobStore, new_id, notes_from_json
+from jobs.store import ImageRecord, JobRecord, JobStore, new_id
 from jobs.views import ENDED, job_view, obstacles, worker_views
 from jobs.weights_fetch import WeightsFetch, is_offered
 from jobs.worker import DeviceWorker, Engine
@@ -42,12 +39,6 @@ if TYPE_CHECKING:
     from config import Settings
 
 MOST_STUCK_WORKERS = 4  # beyond that a hanging device would only collect threads and memory
-ONE_SHOT_POLL_S = 30.0
-ONE_SHOTS_AT_ONCE = 2  # whose files are in memory until their job has its place; the others' lie where they came
-ONE_SHOT_WAIT_S = 120.0  # many clients give up after that or twice that
-
-FileOf = Callable[[], bytes]
-MaskOf = Callable[[ImageRecord], bytes]
 
 log = logging.getLogger("fftlama.jobs")
 
@@ -87,7 +78,7 @@ class JobQueue:
         self._news = threading.Condition()
         self._waiting = FairLine()
         self._submitting = KeyedLocks()
-        self._one_shots = MemoryBudget(0, at_once=ONE_SHOTS_AT_ONCE, longest_wait_s=ONE_SHOT_WAIT_S)  # turns alone
+        self.one_shots = OneShots(self)
         self._coming = 0  # jobs that have a place and no row yet
         self._closing = False
         self._workers = [DeviceWorker(engine, self, name=f"device-{n}") for n, engine in enumerate(engines)]
@@ -149,7 +140,7 @@ class JobQueue:
         """Wake everybody who waits in `view` or `take`; nothing waits from now on."""
         self._cleaner.stop()
         self.weights_fetch.close()
-        self._one_shots.close()
+        self.one_shots.close()
         self.images.memory.close()
         with self._news:
             self._closing = True
@@ -288,72 +279,6 @@ class JobQueue:
         if cancelled:
             self.observer.job_ended(EndedJob("cancelled", job.kind))
         return view
-
-    def repair_file(
-        self, image: bytes | FileOf, mask: bytes | MaskOf, options: Any = None, filename: str = "photo", *,
-        on_job: Callable[[str], None] | None = None,
-    ) -> Encoded:  # fmt: skip
-        """Repair one file and return the whole result; waits its turn and keeps nothing afterwards.
-
-        Args:
-            image: the photo's file, or what reads it when it is this one's turn, so that nobody waits with 100 MiB.
-            mask: the mask's file, or what makes or reads one for the photo's row.
-            options: as JSON gives them.
-            filename: the photo's name.
-            on_job: called with the job's id, by which it can be cancelled.
-
-        Returns:
-            The repaired file.
-
-        Raises:
-            JobError: what is wrong with the files, `busy` when the turn does not come, what the repair failed of,
-                `interrupted` when it was cancelled.
-        """
-        parse_options(options)
-        record, job_id = self._take_in(image, mask, options, filename)
-        try:
-            if on_job:
-                on_job(job_id)
-            view = self.view(job_id)
-            while view["state"] not in ENDED:
-                if self._closing:
-                    raise JobError("interrupted", "The server is stopping; send the photo again.")
-                view = self.view(job_id, wait_s=ONE_SHOT_POLL_S, seen=view["version"])
-            if view["state"] == "failed":
-                raise JobError(view["error"]["error"], view["error"]["message"], view["error"]["params"])
-            if view["state"] == "cancelled":
-                raise JobError("interrupted", "The repair was cancelled.")
-            with self.images.memory.going_on():
-                encoded = self.encodings.whole(self.store.image(view["image_id"]), keep=False)
-            made = notes_from_json(json.dumps(view["notes"]))
-            return replace(encoded, notes=tuple({n.code: n for n in (*record.notes, *made, *encoded.notes)}.values()))
-        finally:
-            self._remove(record)
-
-    def _take_in(
-        self, image: bytes | FileOf, mask: bytes | MaskOf, options: Any, filename: str
-    ) -> tuple[ImageRecord, str]:
-        """Make a job of a one-shot's files, a few at a time; return the photo's row and the job's id."""
-        memory = self.images.memory
-        with self._one_shots.reserve(0):
-            # New until it is decoded: what was decoded before goes first, while its photo is still at hand.
-            with memory.patient(LONGEST_WAIT_HALFWAY_S):
-                data = image if isinstance(image, bytes) else image()
-                record = self.images.add(data, filename, is_one_shot=True)
-                del data
-            try:
-                with memory.going_on():
-                    mask_file = mask if isinstance(mask, bytes) else mask(record)
-                    return record, self.submit(
-                        record.image_id, secrets.token_urlsafe(), [], mask_file, options, save=False
-                    )  # fmt: skip
-            except BaseException:
-                self._remove(record)
-                raise
-
-    def _remove(self, record: ImageRecord) -> None:
-        with suppress(JobError):  # a disk too full to delete rows: clean-up takes them later
-            remove_history(self.images, record.image_id)
 
     def __len__(self) -> int:
         return len(self._waiting)

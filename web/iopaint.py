@@ -31,7 +31,8 @@ from imaging.decoding import Turn
 from imaging.selection import BRIGHT, adjust_selection, encode_gif, encode_selection, read_brightness
 from jobs.errors import JobError
 from jobs.images import imaging_as_job_error
-from jobs.queue import FileOf, JobQueue
+from jobs.one_shots import FileOf
+from jobs.queue import JobQueue
 from jobs.store import ImageRecord
 from web.iopaint_files import Gallery, generation_info
 from web.iopaint_plugins import PLUGINS, Plugins, refuse_image

@@ -18,7 +18,8 @@ from fastapi import Request
 
 from imaging import Encoded
 from jobs.errors import JobError
-from jobs.queue import FileOf, JobQueue, MaskOf
+from jobs.one_shots import FileOf, MaskOf
+from jobs.queue import JobQueue
 from jobs.store import note_as_dict
 
 NOTES_HEADER = "X-Fftlama-Notes"
@@ -50,12 +51,12 @@ async def repair_for_client(
         The repaired file.
 
     Raises:
-        JobError: what `JobQueue.repair_file` raises; `interrupted` when the client left.
+        JobError: what `OneShots.repair` raises; `interrupted` when the client left.
     """
     job = CancellableJob(queue)
 
     def work() -> Encoded:
-        return queue.repair_file(job.if_wanted(image), mask, options, filename, on_job=job.begin)
+        return queue.one_shots.repair(job.if_wanted(image), mask, options, filename, on_job=job.begin)
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -9,9 +9,8 @@ modules that each own one idea; `js_on_load` imports the first of them and does 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gradio as gr
 from gradio.component_meta import ComponentMeta
@@ -19,6 +18,7 @@ from gradio.exceptions import InvalidPathError
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
 
+from jobs.queue import JobQueue
 from jobs.weights_fetch import is_offered
 from web.gradio_calls import cancel_when_left, watched_call
 from web.one_shot import CancellableJob
@@ -28,19 +28,6 @@ from web.words import LANGUAGES, load_strings
 
 PREVIEW_PX = 2048
 """Longer side of the server's picture of a photo, shown after a reload and for formats browsers cannot show."""
-
-
-class FileRepairer(Protocol):
-    """What the page needs of the job queue."""
-
-    def repair_file(
-        self, image: Callable[[], bytes], mask: Callable[[Any], bytes], options: dict[str, Any], filename: str, *,
-        on_job: Callable[[str], None],
-    ) -> Any:  # fmt: skip
-        """Return an encoded photo with `.data`, `.extension`; `on_job` is told the job's id."""
-
-    def cancel(self, job_id: str) -> Any:
-        """Cancel a job."""
 
 
 def page_setup(settings: Any) -> dict[str, Any]:
@@ -131,7 +118,7 @@ class UploadedFile(gr.File, metaclass=WithoutStub):
         return "file"
 
 
-def create_page(queue: FileRepairer, files: PageFiles) -> gr.Blocks:
+def create_page(queue: JobQueue, files: PageFiles) -> gr.Blocks:
     """Build the page.
 
     Args:
@@ -147,7 +134,7 @@ def create_page(queue: FileRepairer, files: PageFiles) -> gr.Blocks:
     return page
 
 
-def _add_repair_endpoint(page: gr.Blocks, queue: FileRepairer) -> None:
+def _add_repair_endpoint(page: gr.Blocks, queue: JobQueue) -> None:
     """Add `/repair` to the Blocks under construction; its components are never shown.
 
     gr.File hands files through as they are, where gr.Image would re-encode them.
@@ -179,7 +166,7 @@ def _add_repair_endpoint(page: gr.Blocks, queue: FileRepairer) -> None:
         job = CancellableJob(queue)
         try:
             with cancel_when_left(watched_call(page, request), job.cancel):
-                encoded = queue.repair_file(
+                encoded = queue.one_shots.repair(
                     job.if_wanted(Path(image_path).read_bytes), lambda photo: Path(mask_path).read_bytes(),
                     options or {}, name, on_job=job.begin,
                 )  # fmt: skip

@@ -19,7 +19,8 @@ from jobs import encodings
 from jobs.errors import JobError
 from jobs.images import STEPS_AT_ONCE, ImageStore
 from jobs.memory_budget import MIB, MemoryBudget
-from jobs.queue import ONE_SHOTS_AT_ONCE, JobQueue
+from jobs.one_shots import AT_ONCE
+from jobs.queue import JobQueue
 from tests.support.fake_engine import FakeEngine
 from tests.support.serving import ROOT
 
@@ -206,20 +207,20 @@ def test_masks_and_uploads_wait_for_their_turn_and_say_so(queue: JobQueue) -> No
 def test_files_of_one_shots_are_read_when_it_is_their_turn(queue: JobQueue) -> None:
     """Forty who wait with the files of 100 MiB in their hands are 8 GiB."""
     read: list[str] = []
-    queue._one_shots._longest_wait_s = 0.05
+    queue.one_shots._turns._longest_wait_s = 0.05
 
     def read_photo() -> bytes:
         read.append("photo")
         return PHOTO
 
     with ExitStack() as held:
-        for _ in range(ONE_SHOTS_AT_ONCE):
-            held.enter_context(held_by_another(queue._one_shots, 0))
+        for _ in range(AT_ONCE):
+            held.enter_context(held_by_another(queue.one_shots._turns, 0))
         with pytest.raises(JobError) as busy:
-            queue.repair_file(read_photo, lambda photo: MASK)
+            queue.one_shots.repair(read_photo, lambda photo: MASK)
         assert busy.value.code == "busy" and not read
     queue.start()
-    assert queue.repair_file(read_photo, lambda photo: MASK).data and read == ["photo"]
+    assert queue.one_shots.repair(read_photo, lambda photo: MASK).data and read == ["photo"]
 
 
 def test_a_one_shot_that_was_let_in_is_not_refused_for_want_of_memory(queue: JobQueue) -> None:
@@ -241,7 +242,7 @@ def test_a_one_shot_that_was_let_in_is_not_refused_for_want_of_memory(queue: Job
         wait_until(lambda: memory._line)
         with pytest.raises(JobError):
             queue.add_image(PHOTO, "new.png")
-        assert queue.repair_file(PHOTO, MASK).data
+        assert queue.one_shots.repair(PHOTO, MASK).data
     finally:
         ended.set()
         for thread in others:
@@ -318,5 +319,5 @@ def test_nobody_waits_for_a_turn_with_a_photo_in_their_hands(queue: JobQueue, mo
 
     monkeypatch.setattr(ImageStore, "pixels", noted)
     queue.start()
-    queue.repair_file(PHOTO, MASK)
+    queue.one_shots.repair(PHOTO, MASK)
     assert len(held) >= 3 and all(held), held

@@ -275,14 +275,14 @@ def test_one_shot_repairs_leave_nothing_behind(make_queue: Callable[..., JobQueu
     queue = make_queue()
     mask = np.zeros((48, 64, 3), np.uint8)
     mask[10:20, 10:20] = 255
-    encoded = queue.repair_file(PHOTO, encode_png(mask, fast=True), {"dilate_px": 0}, "a.png")
+    encoded = queue.one_shots.repair(PHOTO, encode_png(mask, fast=True), {"dilate_px": 0}, "a.png")
     assert (encoded.media_type, encoded.extension) == ("image/png", ".png")
     assert np.array_equal(decode_png(encoded.data)[:10], GRADIENT[:10])
     with pytest.raises(JobError) as refused:
-        queue.repair_file(PHOTO, encode_png(mask * 0, fast=True), None, "a.png")
+        queue.one_shots.repair(PHOTO, encode_png(mask * 0, fast=True), None, "a.png")
     assert refused.value.code == "empty_mask"
     with pytest.raises(JobError) as failed:
-        queue.repair_file(PHOTO, encode_png(mask, fast=True), {"dilate_px": FAIL}, "a.png")
+        queue.one_shots.repair(PHOTO, encode_png(mask, fast=True), {"dilate_px": FAIL}, "a.png")
     assert failed.value.code == "server_error"
     assert not list(queue.store.images_dir.iterdir())
     assert not queue.store.connection().execute("SELECT 1 FROM masks").fetchall()

@@ -114,7 +114,7 @@ def way(request: pytest.FixtureRequest, inpainter: Inpainter, weights: Path, tmp
         return
     queue: JobQueue = request.getfixturevalue("queue")
     if request.param == "one-shot":
-        yield lambda photo, mask: open_photo(queue.repair_file(photo, mask).data).image
+        yield lambda photo, mask: open_photo(queue.one_shots.repair(photo, mask).data).image
     else:
         rounds = 2 if request.param == "second round" else 1
         yield lambda photo, mask: by_job(queue, photo, mask, rounds=rounds)
