@@ -30,8 +30,9 @@ from training.losses import SqueezeFeatures
 from training.masks import KIND_SHARES, draw_bank
 from training.network import continued
 from training.photos import PhotoStore
+from training.recipe import Recipe, Stage
 from training.state import load_state, save_state, saved_figures
-from training.trainer import Recipe, Stage, Trainer
+from training.trainer import Trainer
 
 RANK_SEEDS = 10**12  # from one card's seeds to the next's
 ASK_CLOCK_EVERY = 8  # steps between two looks at the first card's clock

@@ -3,7 +3,7 @@
 A stage's step is a few CUDA graphs (generator; critic; critic with its gradient penalty; the two optimisers), replayed
 on static inputs; the next batch is cut by a few plain launches on a stream beside them. What one graph hands to another
 lies in a tensor that was there before either was captured: a tensor that a graph makes has another place in each graph,
-and a third one that was captured in between would go on reading the last one's (`Trainer._captured` refuses that).
+and a third one that was captured in between would go on reading the last one's (`captured.py` refuses that).
 
 With a critic the generator waits until the critic can judge. Terms that ask for a pixel's own colour then count near
 the hole's rim only (`losses.nearness`).
@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from training.captured import captured
 from training.critic import CriticView, critic, critic_tensors, hole_cells, over_all_holes, over_hole
 from training.looks import Looks
 from training.losses import (
@@ -31,10 +31,10 @@ from training.losses import (
     nearness,
     perceptual_and_style,
 )
-from training.masks import KIND_SHARES
 from training.network import DOWNS, Layout, TrainingForward, published
 from training.optimiser import FlatParameters, MuonAdam
 from training.photos import PhotoStore
+from training.recipe import Recipe, Stage
 
 PENALTY_EVERY = 16
 CLIP = 5.0
@@ -59,75 +59,6 @@ TERMS = (
     "accuracy",
     "penalty",
 )
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the schedule.
-
-    Attributes:
-        until: the share of the budget at which it ends.
-        side_px: side of the crops.
-        batch: images a card and step.
-        adversarial: how loud the critic's gradient is beside the other terms', over the deep holes; 0 for no critic.
-        plain: the share of batches whose photos are hardly changed (`PhotoStore.windows`).
-    """
-
-    until: float
-    side_px: int
-    batch: int
-    adversarial: float
-    plain: float = 0.25
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that shapes the result; kept in `state.json`.
-
-    Attributes that are not rates, weights or shares of a term:
-        critic_accuracy: share of a batch's hole cells that the critic judges rightly before the generator listens.
-        critic_alone_steps: after which the generator listens in any case.
-        critic_ramp_steps: over which it begins to.
-        critic_steps: of the critic for one of the generator, on the same batch seen in other ways.
-        penalty_weight: of the critic's squared gradient by a photo, summed over the cells (R1, arXiv:1801.04406).
-        balance: how much of the way each step brings the upsampling kernels to where a constant makes no mesh.
-        spike_limit: how many times its photo's mean absolute gradient in the hole a pixel's gradient of the texture
-            terms may be; 0 for no limit. Unit-length features have spikes where they are near zero.
-    """
-
-    width: int = 32
-    blocks: int = 9
-    rate: float = 2e-3
-    critic_rate: float = 3e-2
-    critic_base: int = 64
-    critic_accuracy: float = 0.9
-    critic_alone_steps: int = 1500
-    critic_ramp_steps: int = 300
-    critic_steps: int = 2
-    muon: bool = True
-    weight_decay: float = 0.05
-    warmup_steps: int = 200
-    decay_from: float = 0.35
-    hole_weight: float = 2.0
-    log_weight: float = 0.1
-    rim_weight: float = 0.5
-    outside_weight: float = 1.0
-    structure_weight: float = 0.5
-    coarse_weight: float = 2.0
-    style_weight: float = 0.05
-    mesh_weight: float = 0.1
-    balance: float = 0.0
-    spike_limit: float = 0.0
-    perceptual_weight: float = 0.1
-    perceptual_share: float = 0.34
-    perceptual_every: int = 2
-    depth_gain: float = 8.0
-    critic_share: float = 0.6
-    matching_weight: float = 1.0
-    penalty_weight: float = 2e-4
-    average_decay: float = 0.998
-    kind_shares: dict[str, float] = field(default_factory=lambda: dict(KIND_SHARES))
-    stages: tuple[Stage, ...] = (Stage(0.5, 256, 64, 0.0), Stage(1.0, 384, 30, 0.0))
 
 
 class Trainer:
@@ -209,43 +140,7 @@ class Trainer:
             self.run_critic_step = self._captured(lambda: self.critic.step(self.critic_gradient, CLIP))
 
     def _captured(self, function: Callable[[], None]) -> Callable[[], None]:
-        """Capture a function that works on this trainer's tensors.
-
-        Args:
-            function: runs one part of a step.
-
-        Returns:
-            what replays it; on a CPU the function itself.
-
-        Raises:
-            RuntimeError: it puts one of the trainer's tensors elsewhere instead of writing into it.
-        """
-        kept = [t.clone() for t in self._touched()]
-        before = self._places()
-        if self.device.type != "cuda":
-            function()
-            replay = function
-        else:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(3):
-                    function()
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                function()
-            replay = graph.replay
-        moved = [name for name, place in self._places().items() if before.get(name) != place]
-        if moved:
-            raise RuntimeError(f"a captured step has to write into {', '.join(moved)}, not to put another in its place")
-        for tensor, value in zip(self._touched(), kept, strict=True):
-            tensor.copy_(value)
-        return replay
-
-    def _places(self) -> dict[str, int]:
-        """Where each tensor among the attributes lies."""
-        return {name: value.data_ptr() for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return captured(function, self, changed=self._touched(), device=self.device)
 
     def _touched(self) -> list[torch.Tensor]:
         """Tensors that a warm-up run changes and that must come back as they were."""

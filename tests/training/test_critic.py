@@ -19,7 +19,8 @@ from training.losses import PLANES, SqueezeFeatures
 from training.masks import MASK_PX, draw_bank
 from training.network import continued
 from training.photos import PhotoStore
-from training.trainer import PENALTY_EVERY, Recipe, Stage, Trainer
+from training.recipe import Recipe, Stage
+from training.trainer import PENALTY_EVERY, Trainer
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"

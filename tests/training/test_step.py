@@ -14,9 +14,10 @@ from lama.generator import Generator
 from training.masks import MASK_PX, draw_bank, draw_mask
 from training.network import Layout, TrainingForward, collect, continued, dft_matrices, published
 from training.optimiser import FlatParameters, MuonAdam, orthogonalise
+from training.recipe import Recipe
 from training.state import PARTS, load_state, save_state
 from training.train import ASK_CLOCK_EVERY, SharedClock, check_resumable, read_recipe
-from training.trainer import Recipe, _limited
+from training.trainer import _limited
 
 
 def live_generator() -> Generator:
