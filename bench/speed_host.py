@@ -30,8 +30,8 @@ from tensor_ops.seam_correction import correct_seam
 STEPS = (
     ("inference", "sample_bounds"),
     ("inference", "plan_repair"),
-    ("masks.dilation", "_connected_components"),
-    ("masks.dilation", "_depth_px"),
+    ("masks.dilation", "connected_holes"),
+    ("masks.dilation", "depth_of_hole"),
     ("engine.repair_steps", "plan_context"),
     ("engine.repair_steps", "is_deep_hole"),
     ("engine.executor", "upload"),

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masks.boxes import Box, as_box, box_size, find_bounds, paste
-from masks.dilation import CropRules, DilatedMask, PreparedMask, largest_inside_px
+from masks.dilation import CropRules, DilatedMask, PreparedMask
+from masks.holes import largest_inside_px
 from masks.shadows import dilate_in_photo
 
 MODEL_STEP_PX = 8  # the network halves its input three times

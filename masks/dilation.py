@@ -1,10 +1,9 @@
 """The dilated hole and its feather: what the network shall see as missing, and how the composite fades out.
 
 Works on NumPy arrays alone: a mask is (H, W) bool, True = hole; a box is (left, top, right, bottom), half-open, in
-image pixels; alpha is float32 in [0, 1]. Everything happens inside the mask's bounds, so that a small hole in a 12 MP
-photo costs a millisecond; connected components over all of it would cost forty. How far each hole grows is decided at
-once; the growing itself, a distance transform, happens when somebody asks for it, and a GPU does it on its own from
-`dilation_map`. Knows no crops and no tensors.
+image pixels; alpha is float32 in [0, 1]. How far each hole grows is decided at once; the growing itself, a distance
+transform, happens when somebody asks for it, and a GPU does it on its own from `dilation_map`. Knows no crops and no
+tensors.
 """
 
 from __future__ import annotations
@@ -30,19 +29,9 @@ from masks.boxes import (
     slices_of,
     stretch,
 )
+from masks.holes import connected_holes, depth_of_hole
 
 MAX_DILATE_PX = 32
-MOST_APART = 4096  # beyond this many holes all of them are dilated alike, by the thickest one's measure
-FEW_PX = 128 * 128  # a hole's bounds up to this many pixels are looked at pixel by pixel, larger ones on a coarser grid
-COARSEST_PX = 4  # step of the coarsest grid on which holes are told apart and their thickness is measured
-FIRST_LOOK_PX = (
-    16  # step of the grid on which it is seen of a large hole that it is so deep that a finer grid says the same
-)
-DEEP_CELLS = 20  # so many cells: off by one of them is off by 5 %
-FEW_CELLS = 1 << 10  # of a grid: up to here connected components take less time than looking for runs
-
-Padding = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
-NOTHING_BEYOND: Padding = ((0, 0), (0, 0))
 
 
 @dataclass(frozen=True)
@@ -105,7 +94,7 @@ class HolePart:
     @cached_property
     def depth_px(self) -> float:
         """How deep it is, see `depth_px`."""
-        return _depth_px(self.pixels, self.box, self.image_size) if self.measured_px is None else self.measured_px
+        return depth_of_hole(self.pixels, self.box, self.image_size) if self.measured_px is None else self.measured_px
 
 
 @dataclass(frozen=True)
@@ -154,7 +143,7 @@ class DilatedMask:
         for part in there:
             shared = intersect(part.box, box)
             hole[slices_inside(shared, box)] |= part.pixels[slices_inside(shared, part.box)]
-        return _depth_px(hole, box, there[0].image_size)
+        return depth_of_hole(hole, box, there[0].image_size)
 
     def layers(self, box: Box) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """`missing` and `alpha` of any part of the image, (box height, box width) each."""
@@ -259,7 +248,7 @@ def dilate_mask(
     if bounds is None:
         return None
     size = (mask.shape[0], mask.shape[1])
-    boxes, holes = _connected_components(mask[slices_of(bounds)], bounds)
+    boxes, holes = connected_holes(mask[slices_of(bounds)], bounds)
     parts = tuple(_part(pixels, box, size, dilate_px, rules_for(size, rules)) for box, pixels in holes)
     values = [part.dilate_px for part in parts]
     grow = np.array(values if len(parts) == len(boxes) else values * len(boxes))[:, None]
@@ -272,123 +261,13 @@ def dilate_mask(
     )
 
 
-def largest_inside_px(hole: NDArray[np.bool_], *, known_beyond: Padding = NOTHING_BEYOND) -> float:
-    """Return how far the deepest pixel of a hole lies from the nearest known pixel, in pixels.
-
-    Within 5 %, and in large arrays within the step of the grid it is measured on.
-
-    Args:
-        hole: (height, width) bool, True = hole; not modified.
-        known_beyond: ((top, bottom), (left, right)), 1 where the array ends at known pixels, else 0.
-
-    Returns:
-        The distance, at least 1; the longer side where nothing is known.
-    """
-    step = _grid_step(hole.size)
-    for cell_px in (FIRST_LOOK_PX, step) if min(hole.shape) >= 2 * DEEP_CELLS * FIRST_LOOK_PX else (step,):
-        grid = _padded(hole[::cell_px, ::cell_px], known_beyond)
-        if grid.all():
-            continue
-        cells = float(cv2.distanceTransform(grid.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3).max())
-        if cell_px == step or cells >= DEEP_CELLS:
-            return max(1.0, cells * cell_px)
-    return float(max(hole.shape))
-
-
-def _connected_components(
-    hole: NDArray[np.bool_], bounds: Box
-) -> tuple[NDArray[np.int64], list[tuple[Box, NDArray[np.bool_]]]]:
-    """Boxes (N, 4) of the connected holes inside `bounds`, and each with its pixels, or all of them as one.
-
-    In large bounds holes that are a few pixels apart count as connected.
-    """
-    step = _grid_step(hole.size)
-    grid = _coarser(hole, step)
-    if grid.size > FEW_CELLS and _is_one_piece(grid):
-        return np.array([bounds], np.int64), [(bounds, hole)]
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(grid.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
-    if count == 2:
-        return np.array([bounds], np.int64), [(bounds, hole)]
-    cells = stats[1:, :4].astype(np.int64)  # left, top, width, height
-    cells[:, 2:] += cells[:, :2]
-    inside = np.minimum(cells * step, np.array([hole.shape[1], hole.shape[0]] * 2))
-    boxes = inside + np.array([bounds[0], bounds[1]] * 2)
-    if count > MOST_APART or ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum() > 2 * hole.size:
-        return boxes, [(bounds, hole)]  # too many or too entangled to look at one by one
-    parts = []
-    for index, ((x0, y0, x1, y1), (left, top, right, bottom)) in enumerate(
-        zip(cells.tolist(), inside.tolist(), strict=True)
-    ):
-        own = np.asarray(labels[y0:y1, x0:x1] == index + 1)
-        if step > 1:
-            own = own.repeat(step, axis=0).repeat(step, axis=1)[: bottom - top, : right - left]
-            own &= hole[top:bottom, left:right]
-        box = boxes[index].tolist()
-        parts.append(((box[0], box[1], box[2], box[3]), own))
-    return boxes, parts
-
-
-def _grid_step(pixels: int) -> int:
-    """Every how many pixels bounds of this size are looked at: 1, 2 or 4."""
-    step = 1
-    while pixels > FEW_PX * step * step and step < COARSEST_PX:
-        step *= 2
-    return step
-
-
-def _coarser(hole: NDArray[np.bool_], step: int) -> NDArray[np.bool_]:
-    """Every cell of the result says whether there is a hole in a square of `step` (1, 2 or 4) by `step` pixels."""
-    if step == 1:
-        return np.ascontiguousarray(hole)
-    height, width = hole.shape
-    cells: NDArray[np.bool_] = np.zeros((-(-height // step), -(-width // step) * step), np.bool_)
-    cells[:, :width] = hole[::step]
-    for row in range(1, step):
-        below = hole[row::step]
-        cells[: len(below), :width] |= below
-    # A cell's bools as one number.
-    return cells.view(f"u{step}") != 0
-
-
-def _is_one_piece(grid: NDArray[np.bool_]) -> bool:
-    """Tell whether each row has one run of cells that touches the next row's, as of most holes; else nothing is said.
-
-    It is seen in a fifth of the time that connected components take.
-    """
-    count = cv2.reduce(grid.view(np.uint8), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
-    runs = np.count_nonzero(grid[:, 0]) + np.count_nonzero(grid[:, 1:] > grid[:, :-1])
-    if runs != len(grid) or not count.all():
-        return False
-    first = grid.argmax(axis=1)
-    end = first + count
-    return bool((first[1:] <= end[:-1]).all() and (end[1:] >= first[:-1]).all())
-
-
-def _padded(hole: NDArray[np.bool_], padding: Padding) -> NDArray[np.bool_]:
-    """What `np.pad` gives, which takes ten times as long for a small array."""
-    (above, below), (before, after) = padding
-    height, width = hole.shape
-    grid: NDArray[np.bool_] = np.zeros((above + height + below, before + width + after), np.bool_)
-    grid[above : above + height, before : before + width] = hole
-    return grid
-
-
 def _part(
     pixels: NDArray[np.bool_], box: Box, image_size: tuple[int, int], dilate_px: int | None, rules: CropRules
 ) -> HolePart:
     if dilate_px is not None:
         return HolePart(box, pixels, int(dilate_px), image_size)
-    depth_px = _depth_px(pixels, box, image_size)
+    depth_px = depth_of_hole(pixels, box, image_size)
     return HolePart(box, pixels, default_dilate_px(depth_px, rules=rules), image_size, measured_px=depth_px)
-
-
-def _depth_px(hole: NDArray[np.bool_], box: Box, image_size: tuple[int, int]) -> float:
-    """`largest_inside_px` of a hole in a box around which the image is known; beyond its edge nothing is."""
-    height, width = image_size
-    left, top, right, bottom = box
-    return largest_inside_px(
-        hole, known_beyond=((int(top > 0), int(bottom < height)), (int(left > 0), int(right < width)))
-    )
 
 
 def _distance_px(known: NDArray[np.bool_]) -> NDArray[np.float32]:
