@@ -7,7 +7,6 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
@@ -19,7 +18,7 @@ from bench.speed_repair import photo_and_hole
 from engine.context_pass import plan_context, transfer_low_frequencies
 from engine.profiles import Card, choose_profile
 from engine.tones import find_line, on_own_colours
-from masks.boxes import slices_of
+from masks.boxes import sample_bounds, slices_of
 from masks.crop_plan import plan_crops
 from preprocess import build_input, composite, upload
 from tensor_ops import host_copies
@@ -45,6 +44,7 @@ STEPS = (
     ("tensor_ops.pinned_memory", "PinnedMemory.synchronize"),
     ("engine.repair_steps", "find_line"),
     ("inference", "has_hole_beyond"),
+    ("inference", "overlooks_holes"),
     ("inference", "fill_plans"),
     ("inference", "make_result"),
 )
@@ -103,7 +103,10 @@ def _timed_steps() -> Iterator[dict[str, list[float]]]:
 
 
 def processor_rows(*, rounds: int = 5) -> list[dict[str, Any]]:
-    """Time what surrounds the network where a CPU computes, in milliseconds of a processor, by one thread: medians."""
+    """Time what surrounds the network where a CPU computes, in milliseconds of a processor, by one thread: medians.
+
+    "Sampled" is the plan that a GPU's host makes instead.
+    """
     pinned, buckets_px = PinnedMemory(torch.device("cpu")), choose_profile(Card("H200"), name="h200")[0].buckets_px
     rows = []
     threads = torch.get_num_threads()
@@ -118,6 +121,8 @@ def processor_rows(*, rounds: int = 5) -> list[dict[str, Any]]:
                 into.append((step, time.process_time()))
 
             with torch.inference_mode():
+                plan_crops(mask, image=image, bounds=sample_bounds(mask), buckets_px=buckets_px, fixed_buckets=True)
+                mark("sampled_plan_ms")
                 (crop,) = plan_crops(mask, image=image, buckets_px=buckets_px, fixed_buckets=False)
                 context_crop = plan_context(crop, mask.shape)
                 mark("plan_ms")
@@ -135,8 +140,9 @@ def processor_rows(*, rounds: int = 5) -> list[dict[str, Any]]:
                 mark("composite_ms")
             for (_, start_s), (step, end_s) in itertools.pairwise(marks):
                 spent.setdefault(step, []).append((end_s - start_s) * 1e3)
-        medians = {step: round(statistics.median(each)) for step, each in spent.items()}
-        rows.append({"hole_px": hole_px, **medians, "all_ms": sum(medians.values())})
+        medians = {step: round(statistics.median(each), 1) for step, each in spent.items()}
+        all_ms = round(sum(medians.values()) - medians["sampled_plan_ms"])
+        rows.append({"hole_px": hole_px, **medians, "all_ms": all_ms})
         print("processor", rows[-1], flush=True)
     torch.set_num_threads(threads)
     return rows
@@ -168,14 +174,18 @@ def grey_rows(*, rounds: int = 7) -> list[dict[str, Any]]:
 
 
 def copy_rows(*, rounds: int = 20) -> list[dict[str, Any]]:
-    """Time copies of 4 and 24 MiB of a photo's rows into page-locked memory, and back into memory just asked for."""
+    """Time copies of a photo's rows into page-locked memory, and back into memory just asked for.
+
+    In a row, then each after a rest of 3 ms, about as long as a plan takes, when PyTorch's threads may be asleep.
+    """
     photo = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), dtype=np.uint8)
     rows = []
-    for mib in (4, 24):
+    for mib in (4, 8, 24):
         part = photo[: (mib << 20) // 9000, 500:3500]
         pinned = torch.empty(part.shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
         for name, copy in _ways_to_copy():
             times: dict[str, list[float]] = {"in_ms": [], "out_ms": [], "touch_ms": [], "out_touched_ms": []}
+            times["in_rested_ms"] = []
             for _ in range(rounds):
                 times["in_ms"].append(_spent_ms(copy, pinned.numpy(), part))
                 out = np.empty(part.shape, np.uint8)
@@ -183,6 +193,9 @@ def copy_rows(*, rounds: int = 20) -> list[dict[str, Any]]:
                 out = np.empty(part.shape, np.uint8)
                 times["touch_ms"].append(_spent_ms(host_copies.touch_pages, out))
                 times["out_touched_ms"].append(_spent_ms(copy, out, pinned.numpy()))
+            for _ in range(rounds):
+                time.sleep(0.003)
+                times["in_rested_ms"].append(_spent_ms(copy, pinned.numpy(), part))
             medians = {key: round(statistics.median(each), 2) for key, each in times.items()}
             rows.append({"mib": mib, "by": name, **medians})
             print("copy", rows[-1], flush=True)
@@ -190,20 +203,13 @@ def copy_rows(*, rounds: int = 20) -> list[dict[str, Any]]:
 
 
 def _ways_to_copy() -> Iterator[tuple[str, Callable[[NDArray, NDArray], None]]]:
-    for threads in (1, 2, 4, 8):
-        pool = ThreadPoolExecutor(max(1, threads - 1))
-
-        def copy(target: NDArray, source: NDArray, n: int = threads, p: ThreadPoolExecutor = pool) -> None:
-            with mock.patch.multiple(host_copies, _threads=lambda: n, _pool=lambda: p):
-                host_copies.copy_rows(target, source)
-
-        yield f"{threads} threads", copy
-    yield "PyTorch", _by_pytorch
+    yield "NumPy", np.copyto
+    usual = torch.get_num_threads()
+    for threads in sorted({2, 4, 8, 16, usual}):
+        torch.set_num_threads(threads)
+        yield f"{threads} threads" + (" as in a repair" if threads == usual else ""), host_copies.copy_rows
+    torch.set_num_threads(usual)
     yield "memmove, row by row", _by_memmove
-
-
-def _by_pytorch(target: NDArray, source: NDArray) -> None:
-    torch.from_numpy(target).copy_(torch.from_numpy(source))
 
 
 def _by_memmove(target: NDArray, source: NDArray) -> None:

@@ -1,36 +1,30 @@
-"""Copies between arrays of the host, by several threads where one would take longer than the card needs for its part.
+"""Copies between arrays of the host, by PyTorch's threads where one would take longer than the card needs for its part.
 
-One thread copies 10 GB/s, a sixth of what a card's link takes. Knows no device.
+One thread copies 10 GB/s, a sixth of what a card's link takes. PyTorch's are woken together, where those of a pool in
+Python come one by one and wait for the interpreter's lock. How many there are is PyTorch's to know
+(`torch.set_num_threads`, `OMP_NUM_THREADS`): another number for a copy alone would make some of its versions end and
+start threads. Knows no device.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
-import os
-from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-LEAST_BYTES = 2 << 20  # fewer are copied before a second thread has woken up
-MOST_THREADS = 4
-CORES_PER_THREAD = 4  # other threads of the program have work too
+LEAST_BYTES = 1 << 20  # fewer are copied before a second thread has woken up
 PAGE_BYTES = 4096
 
 
 def copy_rows(target: NDArray, source: NDArray) -> None:
-    """Copy an array into another of its shape and type, their rows by several threads where they are large."""
-    threads = _threads()
-    if threads == 1 or source.nbytes < LEAST_BYTES or len(source) < threads:
+    """Copy an array into another of its shape and type, by several threads where they are large."""
+    is_large = source.nbytes >= LEAST_BYTES and torch.get_num_threads() > 1
+    if is_large and _runs_forward(target) and _runs_forward(source):
+        torch.from_numpy(target).copy_(torch.from_numpy(_as_writable(source)))
+    else:
         np.copyto(target, source)
-        return
-    edges = [len(source) * part // threads for part in range(threads + 1)]
-    parts = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
-    others = [_pool().submit(np.copyto, target[part], source[part]) for part in parts[1:]]
-    np.copyto(target[parts[0]], source[parts[0]])
-    for other in others:
-        other.result()
 
 
 def touch_pages(array: NDArray) -> None:
@@ -39,12 +33,14 @@ def touch_pages(array: NDArray) -> None:
         array.reshape(-1).view(np.uint8)[::PAGE_BYTES] = 0
 
 
-@functools.cache
-def _threads() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST_THREADS, cores // CORES_PER_THREAD))
+def _runs_forward(array: NDArray) -> bool:
+    """Tell whether PyTorch can refer to an array: it knows no steps backwards, nor such as end within a number."""
+    return all(step >= 0 and step % array.itemsize == 0 for step in array.strides)
 
 
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_threads() - 1, thread_name_prefix="copy")
+def _as_writable(array: NDArray) -> NDArray:
+    """Return the same memory as an array that PyTorch refers to without a warning; it is only read, and kept alive."""
+    if array.flags.writeable:
+        return array
+    interface = {**array.__array_interface__, "data": (array.__array_interface__["data"][0], False)}
+    return np.asarray(SimpleNamespace(__array_interface__=interface, owner=array))

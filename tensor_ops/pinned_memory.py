@@ -21,7 +21,7 @@ from torch import Tensor
 from tensor_ops.host_copies import copy_rows, touch_pages
 
 BLOCK_BYTES = 32 << 20  # a batch of eight 512x512 crops and its patches, or the largest bucket in 16 bit
-STRIP_BYTES = 4 << 20
+STRIP_BYTES = 8 << 20  # a strip costs the host as much as copying half a megabyte, and the last one is waited for
 ALIGNMENT = 256
 DTYPES = {np.dtype(name): getattr(torch, name) for name in ("bool", "uint8", "int16", "int64", "float32")}
 
@@ -95,7 +95,7 @@ class PinnedMemory:
         piece = self._take((starts[-1],), np.dtype(np.uint8))
         bytes_on_host = piece.memory.numpy()
         for array, start in zip(arrays, starts, strict=False):
-            np.copyto(bytes_on_host[start : start + array.nbytes].reshape(array.shape), array)
+            copy_rows(bytes_on_host[start : start + array.nbytes].reshape(array.shape), array)
         tensor = piece.memory.to(self.device, non_blocking=True)
         self._mark(piece)
         return [

@@ -36,6 +36,17 @@ def test_every_array_comes_back_whole(
     np.testing.assert_array_equal(pass_through(array, device, monkeypatch, block_bytes), array)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_large_part_of_a_photo_comes_back_whole_by_several_threads(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In several strips, the last of which is short."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)  # the tests may run with one
+    photo = np.random.default_rng(0).integers(0, 256, (1500, 5000, 3), dtype=np.uint8)
+    part = photo[100:1400, 200:4900]
+    np.testing.assert_array_equal(pass_through(part, device, monkeypatch, 32 << 20), part)
+
+
 def test_array_that_may_not_be_written_is_copied() -> None:
     array = np.arange(6, dtype=np.uint8)
     array.setflags(write=False)
