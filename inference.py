@@ -32,7 +32,7 @@ from lama.devices import on_card
 from lama.generator import Generator
 from lama.weight_difference import CRISP_WEIGHTS, apply_difference
 from masks.boxes import Box, has_hole_beyond, sample_bounds
-from masks.crop_plan import Crop
+from masks.crop_plan import Crop, overlooks_holes
 from masks.dilation import CropRules
 
 __all__ = [
@@ -247,7 +247,7 @@ class Inpainter:
     def repair_many(self, requests: Sequence[RepairRequest], *, on_stage: OnStage | None = None) -> list[RepairResult]:
         """Repair several images, boxes that share a bucket as one batch; results are those of one by one.
 
-        Batched and single predictions differ by the rounding of the precision, at most 2 of 255 in fp16.
+        Batched and single predictions differ by the rounding of the precision: in fp16 99.9 % by at most 2 of 255.
 
         Args:
             requests: the repairs; their arrays are not modified.
@@ -271,8 +271,9 @@ class Inpainter:
         missed: list[bool] = []
 
         def read_the_rest() -> None:
-            sampled = [(r.mask, bounds) for r, bounds in zip(requests, samples, strict=True) if bounds is not None]
-            missed.extend(has_hole_beyond(mask, bounds) for mask, bounds in sampled)
+            for request, bounds, crops in zip(requests, samples, plans, strict=True):
+                if bounds is not None:
+                    missed.append(has_hole_beyond(request.mask, bounds) or overlooks_holes(crops))
 
         timer.enter("wait")
         with self._device_turn():

@@ -81,7 +81,7 @@ def plan_crops(
     Args:
         mask: (H, W) bool, True = hole; not modified.
         image: (H, W, 3) uint8 or uint16 RGB, not modified; None leaves shadows standing (`shadows.py`).
-        bounds: the hole's box, if known.
+        bounds: see `dilate_mask`.
         buckets_px: square model sides, ascending, multiples of 8.
         fixed_buckets: True runs every box at one of the buckets (captured graphs need that) and fills the bucket
             with more context; False runs little more than what is needed, which is cheaper without graphs.
@@ -103,6 +103,11 @@ def plan_crops(
     fitter = _Fitter(size, buckets_px, fixed_buckets, rules)
     spans = _merge(fitter.with_context(dilated.hole_boxes), fitter)
     return [fitter.crop(piece, dilated) for span in spans for piece in _split_thin(span, dilated, fitter)]
+
+
+def overlooks_holes(crops: list[Crop]) -> bool:
+    """Tell, by reading all of it, whether a plan from sampled bounds takes several holes for one."""
+    return any(isinstance(crop.hole, DilatedMask) and crop.hole.overlooks_holes() for crop in crops[:1])
 
 
 def shrink_crop(crop: Crop, bucket_px: int) -> Crop:

@@ -29,7 +29,7 @@ from masks.boxes import (
     slices_of,
     stretch,
 )
-from masks.holes import connected_holes, depth_of_hole
+from masks.holes import connected_holes, depth_of_hole, seems_one_hole
 
 MAX_DILATE_PX = 32
 
@@ -106,12 +106,19 @@ class DilatedMask:
         parts: what it is made of; where they overlap, the one that reaches farther counts.
         feather_px: see `feather_alpha`.
         hole_boxes: (N, 4) int, the box of every connected hole, dilated.
+        is_sampled: whether it was taken for one hole without all of it being read; see `overlooks_holes`.
     """
 
     box: Box
     parts: tuple[HolePart, ...]
     feather_px: int
     hole_boxes: NDArray[np.int64]
+    is_sampled: bool = False
+
+    def overlooks_holes(self) -> bool:
+        """Tell whether it is several holes that were taken for one; where all was read before, nothing is now."""
+        hole = self.parts[0]
+        return self.is_sampled and len(connected_holes(hole.pixels, hole.box)[0]) > 1
 
     @property
     def missing(self) -> NDArray[np.bool_]:
@@ -235,7 +242,7 @@ def dilate_mask(
 
     Args:
         mask: (H, W) bool, True = hole; not modified.
-        bounds: the hole's box, if known.
+        bounds: the hole's box from `sample_bounds`: then what is in it is sampled too if it is large. None reads all.
         dilate_px: the disc's radius for all holes; None gives each hole its own, in proportion to its thickness.
         feather_px: see `feather_alpha`; None takes the rules'.
         rules: constants of the default dilation and feather.
@@ -244,11 +251,13 @@ def dilate_mask(
         the dilated mask, or None when the mask is empty.
     """
     rules = rules or CropRules()
+    is_sampled = bounds is not None and seems_one_hole(mask[slices_of(bounds)])
     bounds = bounds or find_bounds(mask)
     if bounds is None:
         return None
     size = (mask.shape[0], mask.shape[1])
-    boxes, holes = connected_holes(mask[slices_of(bounds)], bounds)
+    hole = mask[slices_of(bounds)]
+    boxes, holes = (np.array([bounds]), [(bounds, hole)]) if is_sampled else connected_holes(hole, bounds)
     parts = tuple(_part(pixels, box, size, dilate_px, rules_for(size, rules)) for box, pixels in holes)
     values = [part.dilate_px for part in parts]
     grow = np.array(values if len(parts) == len(boxes) else values * len(boxes))[:, None]
@@ -258,6 +267,7 @@ def dilate_mask(
         parts,
         rules.feather_px if feather_px is None else int(feather_px),
         np.clip(hole_boxes, 0, np.array([size[1], size[0]] * 2)),
+        is_sampled,
     )
 
 

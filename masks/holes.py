@@ -19,6 +19,7 @@ COARSEST_PX = 4  # step of the coarsest grid on which holes are told apart and t
 FIRST_LOOK_PX = (
     16  # step of the grid on which it is seen of a large hole that it is so deep that a finer grid says the same
 )
+LEAST_SAMPLED_PX = 512  # sides of a hole from which on reading all of it takes longer than a few launches
 DEEP_CELLS = 20  # so many cells: off by one of them is off by 5 %
 FEW_CELLS = 1 << 10  # of a grid: up to here connected components take less time than looking for runs
 
@@ -57,6 +58,21 @@ def connected_holes(
         box = boxes[index].tolist()
         parts.append(((box[0], box[1], box[2], box[3]), own))
     return boxes, parts
+
+
+def seems_one_hole(hole: NDArray[np.bool_]) -> bool:
+    """Tell whether a large hole is one by every sixteenth pixel of every sixteenth row, but for its outermost ones.
+
+    Args:
+        hole: (height, width) bool, True = hole; not modified. Of a small one all can be read in the same time.
+
+    Returns:
+        Whether to take it for one hole; `connected_holes` tells later whether it is.
+    """
+    if min(hole.shape) < LEAST_SAMPLED_PX:
+        return False
+    between = [slice(FIRST_LOOK_PX // 2, side - FIRST_LOOK_PX // 2, FIRST_LOOK_PX) for side in hole.shape]
+    return _is_one_piece(np.ascontiguousarray(hole[between[0], between[1]]))
 
 
 def largest_inside_px(hole: NDArray[np.bool_], *, known_beyond: Padding = NOTHING_BEYOND) -> float:

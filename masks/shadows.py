@@ -79,7 +79,7 @@ def dilate_in_photo(
     Args:
         mask: (H, W) bool, True = hole; not modified.
         image: (H, W, 3) uint8 or uint16 RGB, not modified; None looks for no shadows.
-        bounds: the hole's box, if known.
+        bounds: see `dilate_mask`.
         dilate_px: see `dilate_mask`.
         feather_px: see `feather_alpha`.
         rules: constants; `shadow_px` is the most that a hole is dilated further by.

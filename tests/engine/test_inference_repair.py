@@ -297,6 +297,26 @@ def test_a_sample_that_holds_gives_what_reading_all_gives(
     assert inpainter.repair(image, np.zeros_like(mask)).notes[0].code == "empty_mask"
 
 
+def test_a_speck_beside_a_large_hole_that_was_sampled_is_a_hole_of_its_own(
+    inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: that the hole is one is sampled, and seen while the GPU works to be wrong."""
+    image, (y, x) = noise((2100, 2000)), np.ogrid[:2100, :2000]
+    mask = (y - 1000) ** 2 + (x - 900) ** 2 <= 260**2
+    monkeypatch.setattr(inpainter, "_samples_bounds", True)
+    fill_all = Mock(wraps=inference.fill_plans)
+    monkeypatch.setattr(inference, "fill_plans", fill_all)
+    inpainter.repair(image, mask)
+    assert fill_all.call_count == 1
+    mask[745:748, 645:648] = True  # in a corner of the bounds, between the rows that are sampled
+    result = inpainter.repair(image, mask)
+    assert fill_all.call_count == 3
+    monkeypatch.setattr(inpainter, "_samples_bounds", False)
+    exact = inpainter.repair(image, mask)
+    assert [box for box, _ in result.patches] == [box for box, _ in exact.patches]
+    np.testing.assert_array_equal(result.image, exact.image)
+
+
 def test_nothing_is_sampled_beside_a_repair_in_high_quality(
     inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,45 @@ def test_bounds_are_sampled_of_a_thick_stroke_and_not_of_a_speck_apart() -> None
         mask[speck, 3] = False
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 700), st.integers(0, 600), st.integers(8, 350)), min_size=1, max_size=3),
+    st.lists(st.tuples(st.integers(0, 699), st.integers(0, 599), st.integers(1, 9)), max_size=3),
+)
+def test_a_sampled_hole_is_what_reading_all_finds_unless_it_overlooks_holes(
+    discs: list[tuple[int, int, int]], specks: list[tuple[int, int, int]]
+) -> None:
+    mask, (y, x) = np.zeros((700, 600), np.bool_), np.ogrid[:700, :600]
+    for row, column, radius in discs:
+        mask |= (y - row) ** 2 + (x - column) ** 2 <= radius**2
+    for row, column, side in specks:
+        mask[row : row + side, column : column + side] = True
+    bounds = find_bounds(mask)
+    exact, sampled = dilate_mask(mask), dilate_mask(mask, bounds=bounds)
+    assert exact is not None and sampled is not None and not exact.overlooks_holes()
+    if sampled.overlooks_holes():
+        assert sampled.is_sampled and len(exact.hole_boxes) > 1
+        return
+    assert sampled.box == exact.box
+    np.testing.assert_array_equal(sampled.hole_boxes, exact.hole_boxes)
+    for part, other in zip(sampled.parts, exact.parts, strict=True):
+        assert (part.box, part.dilate_px) == (other.box, other.dilate_px)
+        np.testing.assert_array_equal(part.pixels, other.pixels)
+
+
+def test_a_large_disc_is_sampled_and_a_speck_beside_it_is_seen_later() -> None:
+    mask, (y, x) = np.zeros((700, 900), np.bool_), np.ogrid[:700, :900]
+    mask |= (y - 350) ** 2 + (x - 400) ** 2 <= 300**2
+    bounds = find_bounds(mask)
+    disc = dilate_mask(mask, bounds=bounds)
+    assert disc is not None and disc.is_sampled and not disc.overlooks_holes()
+    mask[60:63, 110:113] = True
+    with_speck = dilate_mask(mask, bounds=bounds)
+    assert with_speck is not None and with_speck.is_sampled and with_speck.overlooks_holes()
+    small = dilate_mask(mask[:, :600], bounds=(100, 50, 600, 561))
+    assert small is not None and not small.is_sampled
+
+
 @settings(max_examples=80, deadline=None)
 @given(MASKS.filter(lambda mask: mask.any()), st.integers(0, 9), st.none() | st.integers(0, 12))
 def test_grown_hole_and_feather_follow_their_definition(
