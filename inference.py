@@ -31,9 +31,10 @@ from lama.checkpoint import EMBEDDED_WEIGHTS, CheckpointError, load_generator
 from lama.devices import on_card
 from lama.generator import Generator
 from lama.weight_difference import CRISP_WEIGHTS, apply_difference
-from masks.boxes import Box, has_hole_beyond, sample_bounds
+from masks.boxes import Box, rows_beyond, sample_bounds
 from masks.crop_plan import Crop, overlooks_holes
 from masks.dilation import CropRules
+from tensor_ops.host_copies import is_any_set
 
 __all__ = [
     "Inpainter",
@@ -273,7 +274,8 @@ class Inpainter:
         def read_the_rest() -> None:
             for request, bounds, crops in zip(requests, samples, plans, strict=True):
                 if bounds is not None:
-                    missed.append(has_hole_beyond(request.mask, bounds) or overlooks_holes(crops))
+                    is_beyond = any(is_any_set(rows) for rows in rows_beyond(request.mask, bounds))
+                    missed.append(is_beyond or overlooks_holes(crops))
 
         timer.enter("wait")
         with self._device_turn():

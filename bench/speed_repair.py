@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bench.speed_model import captured, differences, float64_form, float64_reference, time_device, timing
 from lama.fast_generator import FastGenerator
 from masks.boxes import find_bounds
+from tensor_ops.host_copies import is_any_set
 
 ROOT = Path(__file__).resolve().parents[1]
 CAP_BYTES = 6 * 2**30
@@ -103,7 +104,7 @@ def mask_rows(*, rounds: int = 30) -> list[dict[str, Any]]:
     strokes = parse_strokes([{"points": [[1900, 1500], [2100, 1500]], "radius": 100}])
     larger_than_caches = np.ones(768 << 20, np.uint8)
     rows: list[dict[str, Any]] = []
-    for by in (find_bounds, _any_by_opencv, _any_by_numpy):
+    for by in (find_bounds, _any_by_pytorch, _any_by_opencv, _any_by_numpy):
         times: dict[str, list[float]] = {"just_painted_ms": [], "in_no_cache_ms": [], "just_read_ms": []}
         for _ in range(rounds):
             larger_than_caches.sum()
@@ -117,6 +118,10 @@ def mask_rows(*, rounds: int = 30) -> list[dict[str, Any]]:
         rows.append({"by": by.__name__.strip("_"), **{state: statistics.median(each) for state, each in times.items()}})
         print(rows[-1], flush=True)
     return rows
+
+
+def _any_by_pytorch(mask: NDArray[np.bool_]) -> bool:
+    return is_any_set(mask.view(np.uint8))
 
 
 def _any_by_opencv(mask: NDArray[np.bool_]) -> bool:

@@ -1,4 +1,4 @@
-"""Copies between arrays of the host, by PyTorch's threads where one would take longer than the card needs for its part.
+"""Large arrays of the host, copied and looked through by PyTorch's threads: by one it takes longer than a card's part.
 
 One thread copies 10 GB/s, a sixth of what a card's link takes. PyTorch's are woken together, where those of a pool in
 Python come one by one and wait for the interpreter's lock. How many there are is PyTorch's to know
@@ -25,6 +25,11 @@ def copy_rows(target: NDArray, source: NDArray) -> None:
         torch.from_numpy(target).copy_(torch.from_numpy(_as_writable(source)))
     else:
         np.copyto(target, source)
+
+
+def is_any_set(pixels: NDArray[np.uint8]) -> bool:
+    """Tell whether an array holds anything but zeros."""
+    return bool(pixels.size) and bool(torch.from_numpy(_as_writable(pixels)).max())
 
 
 def touch_pages(array: NDArray) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from masks.boxes import find_bounds, has_hole_beyond, paste, sample_bounds
+from masks.boxes import Box, find_bounds, paste, rows_beyond, sample_bounds
 from masks.dilation import MAX_DILATE_PX, CropRules, default_dilate_px, dilate_mask, feather_alpha
 
 MASKS = hnp.arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
@@ -54,6 +54,10 @@ def test_bounds_of_a_large_mask(hole: tuple[int, int] | None) -> None:
     mask[999, 5] = True
     rows, columns = sorted((hole[0], 999)), sorted((hole[1], 5))
     assert find_bounds(mask) == (columns[0], rows[0], columns[1] + 1, rows[1] + 1)
+
+
+def has_hole_beyond(mask: np.ndarray, bounds: Box) -> bool:
+    return any(rows.any() for rows in rows_beyond(mask, bounds))
 
 
 @settings(max_examples=300, deadline=None)

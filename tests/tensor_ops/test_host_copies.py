@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tensor_ops import host_copies
-from tensor_ops.host_copies import copy_rows
+from tensor_ops.host_copies import copy_rows, is_any_set
 
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "whole": lambda array: array,
@@ -70,3 +70,16 @@ def test_only_what_is_large_wakes_threads_and_only_where_there_are_several(
         target = np.zeros(size, np.uint8)
         copy_rows(target, np.ones(size, np.uint8))
         assert target.all() and copies.called is by_pytorch
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("writeable", [True, False])
+def test_one_pixel_among_millions_is_seen(writeable: bool, three_threads: None) -> None:
+    pixels = np.zeros((700, 900), np.uint8)
+    for y, x in ((0, 0), (350, 899), (699, 899)):
+        pixels[y, x] = 1
+        seen = pixels.view()
+        seen.flags.writeable = writeable
+        assert is_any_set(seen) and is_any_set(seen[y:]) and not is_any_set(seen[:y])
+        pixels[y, x] = 0
+    assert not is_any_set(pixels)
