@@ -85,6 +85,7 @@ def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "Fast
 
     from jobs.queue import JobQueue
     from jobs.temp_folder import clear_temp_folder
+    from jobs.worker import side_by_side
     from web.gate import protect
     from web.iopaint import create_iopaint_routes
     from web.lama_cleaner import create_lama_cleaner_routes
@@ -96,9 +97,10 @@ def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "Fast
     tempfile.gettempdir()  # found by a trial write unless `serve` has set it; later the disk may be full
     engines = engine if isinstance(engine, Sequence) else [engine]
     profile = getattr(engines[0], "profile", None)
+    engines, storing = side_by_side(engines)
     # On a CPU a batch is no faster than one after another, and the first in line would wait for the last.
     batch_limit = 1 if engines[0].describe().get("device") == "cpu" else getattr(profile, "max_batch", 1)
-    queue = JobQueue(settings, engines, batch_limit=batch_limit, observer=(metrics := Metrics()))
+    queue = JobQueue(settings, engines, batch_limit=batch_limit, storing=storing, observer=(metrics := Metrics()))
     clear_temp_folder(settings.data_dir)
 
     @contextlib.asynccontextmanager

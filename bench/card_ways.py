@@ -21,6 +21,7 @@ from imaging import encode_png
 from jobs.card_pool import CardPool
 from jobs.card_run import CardPlan, only_card
 from jobs.queue import JobQueue
+from jobs.worker import side_by_side
 
 WARM_UP = 3  # repairs of each kind before the first turn
 CLIENTS = 16  # of the queue: enough that repairs always wait
@@ -229,10 +230,11 @@ class Queue:
         one, pool = load_inpainter(devices[0]), load_pool(devices)
         self.described = one.describe()
         limit = 1 if devices[0] == "cpu" else one.profile.max_batch  # as `app.create_api` has it
-        self._queues = {
-            cards: JobQueue(_settings(Path(self._folder.name) / str(cards)), engines, batch_limit=limit)
-            for cards, engines in ((1, [one]), (len(devices), pool.lanes()))
-        }
+        self._queues = {}
+        for cards, given in ((1, [one]), (len(devices), pool.lanes())):
+            engines, storing = side_by_side(given)
+            settings = _settings(Path(self._folder.name) / str(cards))
+            self._queues[cards] = JobQueue(settings, engines, batch_limit=limit, storing=storing)
         photo = encode_png(photo_and_hole(plan, 1)[0], fast=True)
         self._images = {}
         for cards, made in self._queues.items():

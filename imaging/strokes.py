@@ -140,6 +140,27 @@ def rasterize(strokes: Iterable[Stroke | Polygon], size: tuple[int, int]) -> np.
     return mask
 
 
+def count_spans(strokes: Iterable[Stroke | Polygon], height: int) -> int:
+    """Return how many rows of segments `rasterize` paints, which is what it takes memory and time for.
+
+    Args:
+        strokes: what is painted.
+        height: of the mask, pixels.
+
+    Returns:
+        The number.
+    """
+    total = 0
+    for stroke in strokes:
+        points = np.asarray(stroke.points, np.float64)
+        if isinstance(stroke, Polygon):
+            _, count = _edge_rows(points, height)
+        else:
+            _, count = _rows(points, stroke.radius, height)
+        total += int(count.sum())
+    return total
+
+
 def _edge_rows(corners: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the first row of centres that each edge of an outline crosses, and how many, within the image."""
     # Half-open, so that a corner on a row of centres is crossed once: by the one of its edges that goes on downwards.

@@ -25,7 +25,7 @@ class FairLine:
         # back joins at the end of the round.
         self._rounds: tuple[OrderedDict[str, deque[str]], OrderedDict[str, deque[str]]] = (OrderedDict(), OrderedDict())
         self._place: dict[str, tuple[int, str]] = {}
-        self._order: list[str] | None = None
+        self._places: dict[str, int] | None = None
 
     def __len__(self) -> int:
         return len(self._place)
@@ -34,7 +34,7 @@ class FairLine:
         return job_id in self._place
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._in_order())
+        return iter(self.places())
 
     def append(self, job_id: str, *, client: str, is_batch: bool = False) -> None:
         """Put a job at the end of its client's line.
@@ -53,7 +53,9 @@ class FairLine:
 
     def first(self) -> str:
         """Return the job that is next; IndexError when nobody waits."""
-        return self._in_order()[0]
+        for job_id in self.places():
+            return job_id
+        raise IndexError("nobody waits")
 
     def popleft(self) -> str:
         """Take the next job; its client's turn is over. IndexError when nobody waits."""
@@ -71,11 +73,11 @@ class FairLine:
         line.remove(job_id)
         if not line:
             del self._rounds[priority][client]
-        self._order = None
+        self._places = None
 
     def position(self, job_id: str) -> int:
         """Return a job's place, 1 for the next one; 0 when it does not wait."""
-        return self._in_order().index(job_id) + 1 if job_id in self._place else 0
+        return self.places().get(job_id, 0)
 
     def waiting_of(self, client: str) -> int:
         """Return how many jobs of one client wait."""
@@ -88,18 +90,22 @@ class FairLine:
 
     def _add(self, job_id: str, client: str, is_batch: bool) -> deque[str]:
         self._place[job_id] = (int(is_batch), client)
-        self._order = None
+        self._places = None
         return self._rounds[is_batch].setdefault(client, deque())
 
-    def _in_order(self) -> list[str]:
-        """Every job in order; kept until something changes, because everybody who waits asks for a place."""
-        if self._order is None:
-            self._order = []
+    def places(self) -> dict[str, int]:
+        """Return every job's place from 1 on, in order; not to be written to.
+
+        Kept until something changes, because everybody who waits asks for a place.
+        """
+        if self._places is None:
+            order: list[str] = []
             for round_ in self._rounds:
                 lines = [list(line) for line in round_.values()]
                 for turn in range(max(map(len, lines), default=0)):
-                    self._order += [line[turn] for line in lines if turn < len(line)]
-        return self._order
+                    order += [line[turn] for line in lines if turn < len(line)]
+            self._places = {job_id: place for place, job_id in enumerate(order, 1)}
+        return self._places
 
 
 def take_batch(store: JobStore, waiting: FairLine, *, limit: int) -> list[str]:

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePath
 
@@ -151,12 +151,16 @@ class ImageStore:
         """Return which pixels of an original or edit nobody sees, (H, W) bool; None where none is transparent."""
         return self.original(image).transparent if FORMATS[image.format].alpha else None
 
-    def write_edit(self, parent: ImageRecord, patches: Sequence[tuple[Box, Pixels]]) -> tuple[ImageRecord, int]:
+    def write_edit(
+        self, parent: ImageRecord, patches: Sequence[tuple[Box, Pixels]], *,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> tuple[ImageRecord, int]:  # fmt: skip
         """Write the files of a new edit.
 
         Args:
             parent: what was edited.
             patches: (box, array at the original's depth), one or more; they become one patch of their union box.
+            on_turn: called when the memory for encoding them is there.
 
         Returns:
             The edit's row, not yet inserted, and the size of its files in bytes.
@@ -166,7 +170,7 @@ class ImageStore:
         """
         box = union_box([box for box, _ in patches])
         image_id = new_id()
-        files = self._encode_edit(image_id, parent, box, patches)
+        files = self._encode_edit(image_id, parent, box, patches, on_turn)
         try:
             with storage_as_job_error():
                 for path, data in files:
@@ -181,12 +185,14 @@ class ImageStore:
         return record, sum(len(data) for _, data in files)
 
     def _encode_edit(
-        self, image_id: str, parent: ImageRecord, box: Box, patches: Sequence[tuple[Box, Pixels]]
-    ) -> list[tuple[Path, bytes]]:
+        self, image_id: str, parent: ImageRecord, box: Box, patches: Sequence[tuple[Box, Pixels]],
+        on_turn: Callable[[], None],
+    ) -> list[tuple[Path, bytes]]:  # fmt: skip
         """Return the paths and contents of a new edit's files."""
         left, top, right, bottom = box
         need_bytes = (right - left) * (bottom - top) * bytes_per_px(parent.format)
         with self.memory.reserve(need_bytes + (step_bytes(parent) if len(patches) > 1 else 0)):
+            on_turn()
             merged = patches[0][1]
             if len(patches) > 1:
                 merged = self.pixels(parent)[top:bottom, left:right].copy()

@@ -3,7 +3,7 @@
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from imaging.atomic_write import write_new_output
@@ -19,7 +19,7 @@ class OutputWriter:
     """Writes one full file after another, in the photo's own format; a failure is a note on the job, never an error."""
 
     def __init__(
-        self, images: ImageStore, encodings: Encodings, outputs_dir: Path, *, changed: Callable[[], None]
+        self, images: ImageStore, encodings: Encodings, outputs_dir: Path, *, changed: Callable[[Sequence[str]], None]
     ) -> None:
         self._images = images
         self._encodings = encodings
@@ -53,7 +53,7 @@ class OutputWriter:
             except Exception:
                 log.exception("job %s: could not be written to the outputs folder", job_id[:6])
                 self._give_up(job_id, "The result is here, but it could not be written to the outputs folder.")
-            self._changed()
+            self._changed([job_id])
 
     def _save(self, job_id: str) -> None:
         store = self._images.store

@@ -1,7 +1,7 @@
 """The queue inside this process: takes images and repairs, knows everybody's place, hands work to the devices.
 
-Order is in rounds by client (`fair_line.py`). A condition wakes those who wait for a change; nothing is written and
-no disk is waited for while it is held. Knows nothing of HTTP.
+Order is in rounds by client (`fair_line.py`). A condition wakes the workers, an event each who waits for a job
+(`watchers.py`); nothing is written and no disk is waited for while the condition is held. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,10 +29,19 @@ from jobs.observer import EndedJob, NoObserver, Observer
 from jobs.one_shots import OneShots
 from jobs.output_writer import OutputWriter
 from jobs.packed_mask import pack_mask
-from jobs.request_parsing import Options, build_mask, check_request_id, digest_of, mask_bytes, parse_options
+from jobs.request_parsing import (
+    Options,
+    build_mask,
+    check_request_id,
+    digest_of,
+    mask_bytes,
+    parse_options,
+    read_strokes,
+)
 from jobs.retention import Cleaner, remove_history, remove_orphans
 from jobs.store import ImageRecord, JobRecord, JobStore, new_id
 from jobs.views import ENDED, job_view, obstacles, worker_views
+from jobs.watchers import Watchers
 from jobs.weights_fetch import WeightsFetch, is_offered
 from jobs.worker import DeviceWorker, Engine
 
@@ -44,18 +54,19 @@ log = logging.getLogger("fftlama.jobs")
 
 
 class JobQueue:
-    """A bounded queue over a store, with one worker thread per engine (one engine per device)."""
+    """A bounded queue over a store, with a worker thread or more per engine (one engine per device)."""
 
     def __init__(
-        self, settings: Settings, engines: Sequence[Engine], *, batch_limit: int = 8,
+        self, settings: Settings, engines: Sequence[Engine], *, batch_limit: int = 8, storing: int = 0,
         observer: Observer | None = None,
     ) -> None:  # fmt: skip
         """Open the data folder; nothing runs before `start`.
 
         Args:
             settings: folders and limits.
-            engines: what repairs, one per device.
+            engines: what repairs, one per device; one that takes several batches at once as often as it does.
             batch_limit: most jobs that go to an engine together.
+            storing: how many threads more each engine has, so that others load and compute while some store.
             observer: told of every job that ends and of every batch.
 
         Raises:
@@ -67,21 +78,24 @@ class JobQueue:
             self.store, max_file_mib=settings.max_file_mib, max_image_mpx=settings.max_image_mpx,
             memory_mib=settings.work_memory_mib,
         )  # fmt: skip
+        self._watchers = Watchers()
         self.encodings = Encodings(self.images, keep_mib=settings.keep_mib)
         self.output_writer = OutputWriter(
-            self.images, self.encodings, Path(settings.outputs_dir), changed=self.changed
+            self.images, self.encodings, Path(settings.outputs_dir), changed=self._watchers.tell
         )  # fmt: skip
         self.job_timeout_s = float(settings.job_timeout_s)
         self._settings = settings
         self._batch_limit = max(1, batch_limit)
         self.observer = observer or NoObserver()
-        self._news = threading.Condition()
+        self._news = threading.Condition()  # for workers
         self._waiting = FairLine()
+        self._positions: Mapping[str, int] = {}  # in it as of now, for those who only look
         self._submitting = KeyedLocks()
         self.one_shots = OneShots(self)
         self._coming = 0  # jobs that have a place and no row yet
         self._closing = False
-        self._workers = [DeviceWorker(engine, self, name=f"device-{n}") for n, engine in enumerate(engines)]
+        self._places = len(engines)
+        self._workers = self._make_workers(engines, storing)
         self._stuck: list[DeviceWorker] = []
         self._lost: dict[str, JobError] = {}
         self._cleaner = Cleaner(
@@ -96,6 +110,15 @@ class JobQueue:
             folder=Path(settings.weights_dir), mirrors=settings.mirrors, is_offered=is_offered(settings)
         )
 
+    def _make_workers(self, engines: Sequence[Engine], storing: int) -> list[DeviceWorker]:
+        workers: list[DeviceWorker] = []
+        for number, (engine, places) in enumerate(Counter(engines).items()):
+            seats = threading.Semaphore(places)
+            workers += [
+                DeviceWorker(engine, self, name=f"device-{number}", seats=seats) for _ in range(places + storing)
+            ]
+        return workers
+
     def start(self) -> None:
         """Take up what the last run left, and start the workers."""
         for root_id in self.store.give_up_one_shots():
@@ -106,12 +129,13 @@ class JobQueue:
         if waiting or unsaved:
             log.info("taking up %d waiting repairs and %d unsaved results of the last run", len(waiting), len(unsaved))
         jobs = [self.store.job(job_id) for job_id in waiting]
-        with self._news:
+        with self._moving() as line:
             for job in jobs:
-                self._waiting.append(job.job_id, client=_client_of(job), is_batch=job.kind == "batch")
+                if job.job_id not in line:  # else it was handed in before the start
+                    line.append(job.job_id, client=_client_of(job), is_batch=job.kind == "batch")
         for engine in dict.fromkeys(worker.engine for worker in self._workers):
             if hasattr(engine, "start"):  # one that hands repairs to other processes watches them
-                engine.start(self.changed)
+                engine.start(self._watchers.tell_everybody)
         self.output_writer.start()
         for job_id in unsaved:
             self.output_writer.add(job_id)
@@ -145,6 +169,7 @@ class JobQueue:
         with self._news:
             self._closing = True
             self._news.notify_all()
+        self._watchers.tell_everybody()
         for engine in dict.fromkeys(worker.engine for worker in self._workers):
             if hasattr(engine, "close"):
                 engine.close()
@@ -186,7 +211,7 @@ class JobQueue:
                 storage_unavailable, nothing_to_restore, and request_conflict when `request_id` came before with another
                 content.
         """
-        check_request_id(request_id)
+        request_id = _own_request_id(check_request_id(request_id))
         checked = parse_options(options)
         digest = digest_of(image_id, strokes=strokes, mask_png=mask_png, options=checked)
         # A client that retries at once finds the job that its first try is still making.
@@ -204,10 +229,9 @@ class JobQueue:
                 with self._news:
                     self._coming -= 1
                 raise
-            with self._news:
+            with self._moving() as waiting:
                 self._coming -= 1
-                self._waiting.append(job_id, client=client, is_batch=checked.priority == "batch")
-                self._news.notify_all()
+                waiting.append(job_id, client=client, is_batch=checked.priority == "batch")
             return job_id
 
     def _restore(
@@ -225,12 +249,12 @@ class JobQueue:
         self, image: ImageRecord, request_id: str, digest: str, strokes: Any, mask_png: bytes | None, options: Options,
         save: bool,
     ) -> str:  # fmt: skip
-        has_file = mask_png is not None
+        has_file, drawn = mask_png is not None, read_strokes(strokes)
         # The photo is taken inside the turn: forty who wait with a photo of 300 MB each in their hands are 12 GB.
-        need_bytes = mask_bytes(image, has_file=has_file) + (step_bytes(image) if has_file else 0)
+        need_bytes = mask_bytes(image, drawn, has_file=has_file) + (step_bytes(image) if has_file else 0)
         with self.images.memory.reserve(need_bytes):
             pixels = self.images.pixels(image) if has_file else None
-            packed = pack_mask(build_mask(strokes, mask_png, image=image, pixels=pixels))
+            packed = pack_mask(build_mask(drawn, mask_png, image=image, pixels=pixels))
             del pixels
         job_id = new_id()
         request = {"options": asdict(options), "save": save, "client": current_client.get().key}
@@ -257,28 +281,27 @@ class JobQueue:
         Without `seen` a change from now on counts, and a job that ended is returned at once. JobError `unknown_job`.
         """
         until_s = time.monotonic() + wait_s
-        with self._news:
+        with self._watchers.watch(job_id) as news:
             while True:
+                news.clear()
                 view = self._view(self.store.job(job_id))
                 if seen is None:
                     seen = -1 if view["state"] in ENDED else view["version"]
                 remaining_s = until_s - time.monotonic()
                 if view["version"] != seen or remaining_s <= 0 or self._closing:
                     return view
-                self._news.wait(remaining_s)
+                news.wait(remaining_s)
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job: a waiting one leaves its place, a running one's result is dropped; return its view."""
         job = self.store.job(job_id)
         cancelled = self.store.cancel(job_id)  # first: when the disk is full the job keeps its place
-        with self._news:
-            with suppress(KeyError):
-                self._waiting.remove(job_id)
-            self._news.notify_all()
-            view = self._view(self.store.job(job_id))
+        with self._moving() as waiting, suppress(KeyError):
+            waiting.remove(job_id)
+        self.changed([job_id])
         if cancelled:
             self.observer.job_ended(EndedJob("cancelled", job.kind))
-        return view
+        return self._view(self.store.job(job_id))
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -314,9 +337,9 @@ class JobQueue:
                     return []
                 if not self.models.is_due:
                     # One device takes no more than its share, or the others would have nothing to do.
-                    share = -(-len(self._waiting) // len(self._workers))
-                    batch = take_batch(self.store, self._waiting, limit=min(self._batch_limit, share))
-                    self._news.notify_all()  # everybody moved up
+                    share = -(-len(self._waiting) // self._places)
+                    with self._moving() as waiting:
+                        batch = take_batch(self.store, waiting, limit=min(self._batch_limit, share))
                     if batch:
                         return batch
                     continue
@@ -328,15 +351,24 @@ class JobQueue:
     def put_back(self, job_ids: Sequence[str]) -> None:
         """Put running jobs back to the head of the queue, because their engine can't be reached."""
         back = [self.store.job(job_id) for job_id in reversed(job_ids) if self.store.requeue(job_id)]
-        with self._news:
+        with self._moving() as waiting:
             for job in back:
-                self._waiting.put_back(job.job_id, client=_client_of(job), is_batch=job.kind == "batch")
-            self._news.notify_all()
+                waiting.put_back(job.job_id, client=_client_of(job), is_batch=job.kind == "batch")
 
-    def changed(self) -> None:
-        """Wake everybody who waits for a change."""
+    @contextmanager
+    def _moving(self) -> Iterator[FairLine]:
+        """Hold the lock over a change of the line, then wake the workers and those whose place is another."""
         with self._news:
+            before = self._waiting.places()
+            yield self._waiting
+            after = self._positions = self._waiting.places()
             self._news.notify_all()
+        moved = [job_id for job_id, _ in before.items() ^ after.items()]
+        self._watchers.tell(moved)
+
+    def changed(self, job_ids: Sequence[str]) -> None:
+        """Wake those who wait for a change of one of these jobs."""
+        self._watchers.tell(job_ids)
 
     def lost(self, job_id: str, error: JobError) -> None:
         """Remember a failure that the store could not take, so that nobody waits for the job."""
@@ -352,8 +384,9 @@ class JobQueue:
                 log.error("%d repairs hang in the engine; waiting for one of them to return", len(self._stuck))
                 return False
             self._stuck.append(worker)
-            fresh = DeviceWorker(worker.engine, self, name=worker.name)
+            fresh = DeviceWorker(worker.engine, self, name=worker.name, seats=worker.seats)
             self._workers[self._workers.index(worker)] = fresh
+        worker.leave_seat()
         fresh.start()
         return True
 
@@ -374,7 +407,7 @@ class JobQueue:
         return getattr(engine, "waiting_for", None) if state == "queued" else None
 
     def _view(self, job: JobRecord) -> dict[str, Any]:
-        position = self._waiting.position(job.job_id)
+        position = self._positions.get(job.job_id, 0)
         waiting_for = self._waiting_for(job.state)
         return job_view(
             self.store, job, position=position, lost=self._lost.get(job.job_id), waiting_for=waiting_for,
@@ -386,6 +419,12 @@ def _same_request(job: JobRecord, digest: str) -> str:
     if job.digest != digest:
         raise JobError("request_conflict", "This request_id was used for another repair before; use a new one.")
     return job.job_id
+
+
+def _own_request_id(request_id: str) -> str:
+    """Return a request's id among those of whoever asks: two people may each call a request "1"."""
+    owner = current_client.get().owner
+    return request_id if owner is None else f"{owner}\n{request_id}"
 
 
 def _client_of(job: JobRecord) -> str:

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,14 +12,14 @@ from numpy.typing import NDArray
 
 from engine.requests import MAX_ASKED_PX, QUALITIES
 from imaging import read_mask
-from imaging.strokes import parse_strokes, rasterize
+from imaging.strokes import SPANS_AT_ONCE, Polygon, Stroke, count_spans, parse_strokes, rasterize
 from jobs.errors import JobError
 from jobs.images import Pixels, imaging_as_job_error
 from jobs.store import ImageRecord
 
 LONGEST_REQUEST_ID = 200
 PRIORITIES = ("interactive", "batch")
-STROKE_BYTES = 96 << 20  # the rasteriser's rows, half a million at once
+SPAN_BYTES = 200  # of the rasteriser, which has half a million at once
 MASK_FILE_BYTES_PER_PX = 20  # a decoded mask file beside the masks made of it
 
 
@@ -83,13 +84,19 @@ def digest_of(image_id: str, *, strokes: object, mask_png: bytes | None, options
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def read_strokes(strokes: Any) -> list[Stroke | Polygon]:
+    """Return checked strokes from what JSON gives, or None; JobError `bad_strokes` says which is wrong."""
+    with imaging_as_job_error():
+        return parse_strokes(strokes or [])
+
+
 def build_mask(
-    strokes: Any, mask_png: bytes | None, *, image: ImageRecord, pixels: Pixels | None = None
+    strokes: Sequence[Stroke | Polygon], mask_png: bytes | None, *, image: ImageRecord, pixels: Pixels | None = None
 ) -> NDArray[np.bool_]:
     """Return the hole: the mask file with the strokes drawn over it, erasing ones included.
 
     Args:
-        strokes: as JSON gives them, or None.
+        strokes: those of `read_strokes`.
         mask_png: a mask file of the image's size, or None.
         image: what is to be repaired.
         pixels: the image's own, which a mask file may have to be told apart from; needed with `mask_png`.
@@ -102,19 +109,28 @@ def build_mask(
     """
     size = (image.height, image.width)
     with imaging_as_job_error():
-        parsed = parse_strokes(strokes or [])
-        mask: NDArray[np.bool_] = rasterize(parsed, size)
+        mask: NDArray[np.bool_] = rasterize(strokes, size)
         if mask_png is not None:
             from_file = read_mask(mask_png, size, photo=pixels)
-            if any(stroke.erase for stroke in parsed):
+            if any(stroke.erase for stroke in strokes):
                 # What strokes leave untouched is where drawing all of them as paint leaves nothing.
-                everything = [replace(stroke, erase=False) for stroke in parsed]
+                everything = [replace(stroke, erase=False) for stroke in strokes]
                 from_file = from_file & ~rasterize(everything, size)
             mask = mask | from_file
     return mask
 
 
-def mask_bytes(image: ImageRecord, *, has_file: bool) -> int:
-    """Return the most memory that building a mask for an image takes."""
+def mask_bytes(image: ImageRecord, strokes: Sequence[Stroke | Polygon], *, has_file: bool) -> int:
+    """Return the most memory that building a mask for an image takes.
+
+    Args:
+        image: what is to be repaired.
+        strokes: those of `read_strokes`.
+        has_file: whether there is a mask file.
+
+    Returns:
+        The bytes.
+    """
     px = image.width * image.height
-    return STROKE_BYTES + px * (MASK_FILE_BYTES_PER_PX if has_file else 2)
+    spans = min(SPANS_AT_ONCE, count_spans(strokes, image.height))
+    return spans * SPAN_BYTES + px * (MASK_FILE_BYTES_PER_PX if has_file else 2)

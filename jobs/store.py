@@ -222,20 +222,33 @@ class JobStore:
             row["saved"], row["version"], row["created_s"],
         )  # fmt: skip
 
-    def start(self, job_id: str) -> bool:
-        """Move a queued job to running and count the attempt; False when it is not queued any more."""
-        return self._update("state = 'running', stage = 'load', attempt = attempt + 1", (), job_id, "queued")
+    def start(self, job_ids: Sequence[str]) -> list[str]:
+        """Move queued jobs to running and count the attempt; return those that were still queued."""
+        with self.transaction() as database:
+            return [
+                job_id
+                for job_id in job_ids
+                if database.execute(
+                    "UPDATE jobs SET state = 'running', stage = 'load', attempt = attempt + 1, version = version + 1"
+                    " WHERE job_id = ? AND state = 'queued'",
+                    (job_id,),
+                ).rowcount
+            ]
 
     def set_stage(self, job_ids: Sequence[str], stage: str) -> list[str]:
         """Set the stage of those of `job_ids` that still run, and return them."""
-        return [job_id for job_id in job_ids if self._enter_stage(job_id, stage)]
-
-    def _enter_stage(self, job_id: str, stage: str) -> bool:
+        running = f"job_id IN ({', '.join('?' * len(job_ids))}) AND state = 'running'"
+        asked = f"SELECT job_id, stage FROM jobs WHERE {running}"
         # Read first: an engine on another machine is asked again and again, and mostly nothing changed.
-        row = self.connection().execute("SELECT state, stage FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
-        if row is None or row["state"] != "running":
-            return False
-        return row["stage"] == stage or self._update("stage = ?", (stage,), job_id, "running")
+        rows = self.connection().execute(asked, (*job_ids,)).fetchall()
+        if any(row["stage"] != stage for row in rows):
+            with self.transaction() as database:
+                database.execute(
+                    f"UPDATE jobs SET stage = ?, version = version + 1 WHERE {running} AND stage IS NOT ?",
+                    (stage, *job_ids, stage),
+                )
+                rows = database.execute(asked, (*job_ids,)).fetchall()
+        return [row["job_id"] for row in rows]
 
     def finish(
         self, job_id: str, result: ImageRecord, *, size_bytes: int, timings_ms: object, notes: object, save: bool

@@ -64,7 +64,9 @@ def worker_views(workers: Sequence[DeviceWorker], stuck: Sequence[DeviceWorker])
     if hasattr(engine, "worker_views"):  # it hands repairs to other processes, which are the workers
         views: list[dict[str, Any]] = engine.worker_views()
         return views
-    rows = [(worker, "busy" if worker.busy_with else "idle") for worker in workers]
+    busy = {worker.engine for worker in workers if worker.busy_with}
+    of_engines = {worker.engine: worker for worker in reversed(workers)}  # several threads may serve one
+    rows = [(worker, "busy" if engine in busy else "idle") for engine, worker in reversed(of_engines.items())]
     rows += [(worker, "stuck") for worker in stuck if worker.is_alive()]
     return [_row(worker, state) for worker, state in rows]
 

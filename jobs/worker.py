@@ -1,8 +1,12 @@
-"""The thread of one device: takes what waits, has the engine repair it, stores what comes out.
+"""A thread of one device: takes what waits, has the engine repair it, stores what comes out.
 
 Jobs that wait together go to the engine together; when that fails, each is tried alone, so one bad job fails alone. A
 job that outlives its time is failed at once and, because a running engine can't be stopped, its thread is given up and
 another takes over; whatever the old one still returns is dropped.
+
+Several threads may serve one engine: one loads the next jobs while another's are computed, and others store. Each
+takes jobs only when it has a seat at the engine, and leaves it when the memory to store its results is there, so that
+nobody's job is taken long before its turn and results do not pile up.
 """
 
 import logging
@@ -19,7 +23,7 @@ from numpy.typing import NDArray
 
 from engine.requests import RepairRequest
 from jobs.errors import EngineUnavailableError, JobError
-from jobs.images import ImageStore
+from jobs.images import STEPS_AT_ONCE, ImageStore
 from jobs.observer import EndedJob, Observer
 from jobs.output_writer import OutputWriter
 from jobs.packed_mask import unpack_mask
@@ -29,6 +33,8 @@ from jobs.store import ImageRecord, JobRecord, note_as_dict
 
 OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "MemoryError", "_ArrayMemoryError"})
 TAKE_AGAIN_S = 1.0
+BATCHES_AT_ONCE = 2  # of one card: one is computed and one is loaded
+MOST_STORING = 8  # threads
 
 log = logging.getLogger("fftlama.jobs")
 
@@ -62,8 +68,8 @@ class JobSource(Protocol):
     def put_back(self, job_ids: Sequence[str]) -> None:
         """Put running jobs back to the head of the queue, because their engine can't be reached."""
 
-    def changed(self) -> None:
-        """Tell everybody who waits that a job changed."""
+    def changed(self, job_ids: Sequence[str]) -> None:
+        """Tell those who wait for these jobs that they changed."""
 
     def is_lost(self, job_id: str) -> bool:
         """Tell whether `lost` was called for a job."""
@@ -86,17 +92,52 @@ class _Task:
     loaded_s: float
 
 
+class _Seat:
+    """A place at an engine, left once, by whoever comes first: its worker or the timer that gave it up."""
+
+    def __init__(self, admission: AbstractContextManager[bool]) -> None:
+        self._admission = admission
+        self._leaving = threading.Lock()
+        self.is_given = admission.__enter__()  # waits
+
+    def leave(self) -> None:
+        """Give the place to the next."""
+        if self._leaving.acquire(blocking=False):
+            self._admission.__exit__(None, None, None)
+
+
 class _NobodyWaitsError(Exception):
     """Every job of the batch was cancelled or timed out: the engine may stop here."""
 
 
-class DeviceWorker(threading.Thread):
-    """Runs batches from a queue on `engine` until told to stop."""
+def side_by_side(engines: Sequence[Engine]) -> tuple[Sequence[Engine], int]:
+    """Have a card compute one batch while the next is loaded and others are stored.
 
-    def __init__(self, engine: Engine, queue: JobSource, *, name: str) -> None:
+    It computes a small hole in 2.5 ms, and what surrounds that takes several times as long. A CPU that computes has no
+    time for it, and workers on other machines have their own.
+
+    Args:
+        engines: one per device, or one for each batch that may be under way at once.
+
+    Returns:
+        The engines, each as often as it takes batches at once, and how many threads more each has to store results.
+    """
+    if not str(engines[0].describe().get("device")).startswith("cuda"):
+        return engines, 0
+    if len(set(engines)) == len(engines):
+        engines = [engine for engine in engines for _ in range(BATCHES_AT_ONCE)]
+    return engines, min(MOST_STORING, STEPS_AT_ONCE)
+
+
+class DeviceWorker(threading.Thread):
+    """Runs batches from a queue on `engine` until told to stop; `seats` are what all its threads share."""
+
+    def __init__(self, engine: Engine, queue: JobSource, *, name: str, seats: threading.Semaphore) -> None:
         super().__init__(name=name, daemon=True)
         self.engine = engine
+        self.seats = seats
         self.busy_with: tuple[str, ...] = ()
+        self._seat: _Seat | None = None
         self._queue = queue
         self._store = queue.images.store
         self._given_up = False
@@ -108,8 +149,9 @@ class DeviceWorker(threading.Thread):
 
     def _work(self) -> None:
         while not self._given_up:
-            with self._admission() as is_admitted:
-                if not is_admitted or not (job_ids := self._take()):
+            seat = self._seat = _Seat(self._admission())
+            try:
+                if not seat.is_given or not (job_ids := self._take()):
                     return
                 self.busy_with = tuple(job_ids)
                 try:
@@ -119,11 +161,15 @@ class DeviceWorker(threading.Thread):
                     for job_id in job_ids:
                         self._fail(job_id, error)
                 self.busy_with = ()
+            finally:
+                seat.leave()
 
-    def _admission(self) -> AbstractContextManager[bool]:
-        """Wait until the engine has room for one more batch; an engine in this process always has."""
+    @contextmanager
+    def _admission(self) -> Iterator[bool]:
+        """Wait for a seat and, where the engine is elsewhere, until it has room for one more batch."""
         admission = getattr(self.engine, "admission", None)
-        return admission() if admission else nullcontext(True)
+        with self.seats, admission() if admission else nullcontext(True) as is_admitted:
+            yield is_admitted
 
     def _take(self) -> list[str]:
         """Ask for the next jobs until there is an answer: a store that fails to read now may do so in a moment."""
@@ -136,22 +182,18 @@ class DeviceWorker(threading.Thread):
 
     def _run_batch(self, job_ids: Sequence[str]) -> None:
         with self._deadline(job_ids):
-            tasks = [task for job_id in job_ids if (task := self._prepare(job_id))]
-            self._queue.changed()
-            if len(tasks) < 2 or self._repair(tasks, alone=False):
-                remaining = tasks if len(tasks) < 2 else []
-            else:
-                remaining = tasks
-        for task in remaining:
+            began_s = time.monotonic()
+            tasks = [task for job_id in self._store.start(job_ids) if (task := self._prepare(job_id, began_s))]
+            self._queue.changed(job_ids)
+            if len(tasks) > 1 and self._repair(tasks):
+                return
+        for number, task in enumerate(tasks, 1):
             with self._deadline([task.job.job_id]):
-                self._repair([task], alone=True)
+                self._repair([task], is_last=number == len(tasks))
 
-    def _prepare(self, job_id: str) -> _Task | None:
-        """Start a job and load what it needs; None when it was cancelled, failed here, or needs no device."""
-        started_s = time.monotonic()
+    def _prepare(self, job_id: str, started_s: float) -> _Task | None:
+        """Load what a job that was started needs; None when it failed here or needs no device."""
         try:
-            if not self._store.start(job_id):
-                return None
             job = self._store.job(job_id)
             parent = self._store.image(job.image_id)
             mask = unpack_mask(self._store.packed_mask(job_id))
@@ -169,23 +211,39 @@ class DeviceWorker(threading.Thread):
         )
         return _Task(job, parent, request, started_s, time.monotonic())
 
+    def leave_seat(self) -> None:
+        """Give this thread's place at the engine to another, because it hangs there."""
+        if self._seat:
+            self._seat.leave()
+
     def restore(self, job_id: str) -> None:
         """Carry out a queued job of the option `restore`, on the thread that asks."""
-        self._prepare(job_id)
+        try:
+            started = self._store.start([job_id])
+        except Exception as error:
+            self._fail(job_id, error)
+        else:
+            for started_id in started:
+                self._prepare(started_id, time.monotonic())
 
     def _restore(self, job: JobRecord, parent: ImageRecord, mask: NDArray[np.bool_], started_s: float) -> None:
         request = RepairRequest(self._queue.images.pixels(parent), mask)
         task = _Task(job, parent, request, started_s, time.monotonic())
-        self._deliver(task, restore_original(self._queue.images, parent, mask))
+        result = restore_original(self._queue.images, parent, mask)
+        self._deliver(task, result, time.monotonic())
 
-    def _repair(self, tasks: Sequence[_Task], *, alone: bool) -> bool:
-        """Repair `tasks` in one call and deliver; False when the call failed and each is to be tried alone."""
+    def _repair(self, tasks: Sequence[_Task], *, is_last: bool = True) -> bool:
+        """Repair `tasks` in one call and deliver; False when the call failed and each is to be tried alone.
+
+        After the last call of a batch the seat at the engine is free for the next while its results are stored.
+        """
         job_ids = [task.job.job_id for task in tasks]
+        on_turn = self.leave_seat if is_last else lambda: None
 
         def on_stage(name: str) -> None:
             if not self._store.set_stage(job_ids, name):
                 raise _NobodyWaitsError
-            self._queue.changed()
+            self._queue.changed(job_ids)
 
         try:
             on_stage("plan")
@@ -197,32 +255,38 @@ class DeviceWorker(threading.Thread):
             self._queue.put_back(job_ids)
             return True
         except Exception as error:
-            if not alone:
+            if len(tasks) > 1:
                 log.warning("a batch of %d repairs failed (%s); each is tried alone", len(tasks), error)
                 return False
             self._fail(job_ids[0], error)
             return True
+        computed_s = time.monotonic()
+        try:
+            running = self._store.set_stage(job_ids, "store")
+        except Exception as error:
+            for job_id in job_ids:
+                self._fail(job_id, error)
+            return True
         for task, result in zip(tasks, results, strict=True):
+            # A failure that the store could not take is a failure all the same: nobody is shown a result after it.
+            if task.job.job_id not in running or self._queue.is_lost(task.job.job_id):
+                continue
             try:
-                self._deliver(task, result)
+                self._deliver(task, result, computed_s, on_turn)
             except Exception as error:
                 self._fail(task.job.job_id, error)
         return True
 
-    def _deliver(self, task: _Task, result: Any) -> None:
+    def _deliver(self, task: _Task, result: Any, computed_s: float, on_turn: Callable[[], None] = lambda: None) -> None:
         """Store a result's patches as an edit and move the job to done."""
         job_id = task.job.job_id
-        engine_done_s = time.monotonic()
-        # A failure that the store could not take is a failure all the same: nobody is shown a result after it.
-        if self._queue.is_lost(job_id) or not self._store.set_stage([job_id], "store"):
-            return
-        record, size_bytes = self._queue.images.write_edit(task.parent, result.patches)
+        record, size_bytes = self._queue.images.write_edit(task.parent, result.patches, on_turn=on_turn)
         now_s = time.monotonic()
         timings_ms = {
             "queued": max(0.0, (time.time() - task.job.created_s - (now_s - task.started_s)) * 1e3),
             "load": (task.loaded_s - task.started_s) * 1e3,
             **result.timings_ms,
-            "store": (now_s - engine_done_s) * 1e3,
+            "store": (now_s - computed_s) * 1e3,
             "total": (now_s - task.started_s) * 1e3,
         }
         timings_ms = {name: round(float(value), 2) for name, value in timings_ms.items()}
@@ -240,7 +304,7 @@ class DeviceWorker(threading.Thread):
             return
         log.info("job %s: done in %.0f ms (box %s)", job_id[:6], timings_ms["total"], record.box)
         self._queue.observer.job_ended(EndedJob("done", task.job.kind, timings_ms, notes))
-        self._queue.changed()
+        self._queue.changed([job_id])
         if save:
             self._queue.output_writer.add(job_id)
 
@@ -255,7 +319,7 @@ class DeviceWorker(threading.Thread):
         log.error("job %s: %s (%s)", job_id[:6], reason.code, error, exc_info=error if reason is not error else None)
         if self._end(job_id, reason):
             self._queue.observer.job_ended(EndedJob("failed", error=reason.code))
-            self._queue.changed()
+            self._queue.changed([job_id])
 
     def _end(self, job_id: str, reason: JobError) -> bool:
         """Move a job to failed, in the store or, when that can't be written, beside it; False when it had ended."""
@@ -288,5 +352,5 @@ class DeviceWorker(threading.Thread):
             for job_id in failed:
                 log.error("job %s: timed out after %g s", job_id[:6], limit_s)
                 self._queue.observer.job_ended(EndedJob("failed", error=error.code))
-            self._queue.changed()
+            self._queue.changed(failed)
             self._given_up = self._queue.replace(self)

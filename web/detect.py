@@ -25,7 +25,7 @@ from detection.text import FoundText, find_text
 from jobs.errors import JobError
 from jobs.images import step_bytes
 from jobs.queue import JobQueue
-from jobs.request_parsing import build_mask, mask_bytes
+from jobs.request_parsing import build_mask, mask_bytes, read_strokes
 from jobs.store import ImageRecord
 from masks.boxes import Box
 from web.uploads import decode_mask, read_json
@@ -133,9 +133,11 @@ def _find_repeats(
     marked = queue.image(mark_id) if other else image
     file = body.get("mask_png")
     data = None if file is None else decode_mask(file)
-    with queue.images.memory.reserve(_cost_bytes("repeat", image, marked, has_file=data is not None)):
+    strokes = read_strokes(body.get("strokes"))
+    masks_bytes = mask_bytes(marked, strokes, has_file=data is not None)
+    with queue.images.memory.reserve(_cost_bytes("repeat", image, marked) + masks_bytes):
         mark_pixels, pixels = queue.images.pixels(marked), queue.images.pixels(image)
-        mask = build_mask(body.get("strokes"), data, image=marked, pixels=mark_pixels if data is not None else None)
+        mask = build_mask(strokes, data, image=marked, pixels=mark_pixels if data is not None else None)
         if box is not None:
             left, top, right, bottom = box
             mask[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = True
@@ -144,21 +146,19 @@ def _find_repeats(
         )  # fmt: skip
 
 
-def _cost_bytes(kind: str, image: ImageRecord, marked: ImageRecord | None = None, *, has_file: bool = False) -> int:
-    """Return the most memory that detection takes, the photos' own decoding and what they hold included.
+def _cost_bytes(kind: str, image: ImageRecord, marked: ImageRecord | None = None) -> int:
+    """Return the most memory that detection takes, the photos' own decoding and what they hold included, without masks.
 
     Args:
         kind: of `KINDS`.
         image: where is looked.
         marked: where the mark is; None = nothing is marked.
-        has_file: whether the mark comes as a file.
 
     Returns:
         The bytes.
     """
     photos = {photo.image_id: photo for photo in (image, marked) if photo is not None}.values()
-    masks = mask_bytes(marked, has_file=has_file) if marked is not None else 0
-    return BASE_BYTES[kind] + BYTES_PER_PX * image.width * image.height + sum(map(step_bytes, photos)) + masks
+    return BASE_BYTES[kind] + BYTES_PER_PX * image.width * image.height + sum(map(step_bytes, photos))
 
 
 def _box(value: object) -> Box | None:

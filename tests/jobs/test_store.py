@@ -129,7 +129,7 @@ def test_clean_up_never_takes_what_a_live_job_needs(store: JobStore, state: str)
     photo = add_photo(store, age_days=100, size_mib=500)
     job_id = add_job(store, photo)
     if state != "queued":
-        assert store.start(job_id)
+        assert store.start([job_id])
     if state.startswith("done"):
         result = ImageRecord(new_id(), photo, photo, 8, 8, "PNG", "a.png", (), (0, 0, 1, 1), time.time() - 100 * DAY_S)
         write_atomically(store.patch_path(result.image_id), b"pixels")
@@ -179,10 +179,10 @@ def test_a_job_is_run_again_once_after_a_crash(tmp_path: Path) -> None:
     store = JobStore(tmp_path)
     photo = add_photo(store)
     first, second = add_job(store, photo), add_job(store, photo)
-    assert store.start(first)
+    assert store.start([first])
     store = JobStore(tmp_path)
     assert store.recover() == ([first, second], []), "the interrupted one comes first, as it did before"
-    assert store.start(first)
+    assert store.start([first])
     assert JobStore(tmp_path).recover() == ([second], [])
     job = store.job(first)
     assert job.state == "failed" and job.error is not None and job.error["error"] == "interrupted"
@@ -191,7 +191,7 @@ def test_a_job_is_run_again_once_after_a_crash(tmp_path: Path) -> None:
 def test_a_job_given_back_at_shutdown_has_not_used_its_attempt(store: JobStore) -> None:
     job_id = add_job(store, add_photo(store))
     for _ in range(5):
-        assert store.start(job_id) and store.requeue(job_id)
+        assert store.start([job_id]) and store.requeue(job_id)
     assert store.recover() == ([job_id], [])
 
 
@@ -199,7 +199,7 @@ def test_threads_write_side_by_side(store: JobStore) -> None:
     photo = add_photo(store)
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: add_job(store, photo), range(80)))
-        assert all(pool.map(store.start, ids))
+        assert all(pool.map(lambda job_id: store.start([job_id]), ids))
     assert {store.job(job_id).state for job_id in ids} == {"running"}
 
 
@@ -207,7 +207,7 @@ def test_a_result_that_comes_after_the_end_makes_no_edit(store: JobStore) -> Non
     photo = add_photo(store)
     for end in (store.cancel, lambda job_id: store.fail(job_id, JobError("timed_out", "too long"))):
         job_id = add_job(store, photo)
-        assert store.start(job_id) and end(job_id)
+        assert store.start([job_id]) and end(job_id)
         result = ImageRecord(new_id(), photo, photo, 8, 8, "PNG", "a.png", (), (0, 0, 1, 1), time.time())
         assert store.finish(job_id, result, size_bytes=10, timings_ms={}, notes=[], save=True) is False
         assert store.job(job_id).state in ("cancelled", "failed") and store.job(job_id).result_id is None
