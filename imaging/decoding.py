@@ -152,7 +152,7 @@ def _read_jpeg(data: bytes, admit: Admission) -> Photo:
     admit(*picture.size)
     if jpeg.scan_count(data) * picture.width * picture.height > MAX_SCANNED_PX:
         raise ImagingError("image_too_large", "This JPEG has so many scans that it would take too long to decode.")
-    settings, iptc = jpeg.settings_of(picture), jpeg.iptc_of(picture)
+    settings, iptc = jpeg.settings_of(picture, data), jpeg.iptc_of(picture)
     info, mode = picture.info, picture.mode
     if jpeg.claims_too_much(data, picture):
         raise truncated_image("JPEG")

@@ -4,10 +4,14 @@ Pillow's `quality="keep"` refuses a changed picture, so tables and subsampling a
 front of the encoded picture here: Pillow would count it into a buffer that must hold the whole file.
 """
 
+import functools
 import itertools
+import os
 import re
 import struct
+import tempfile
 from io import BytesIO
+from typing import IO
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
@@ -21,7 +25,7 @@ ICC_KEY = b"ICC_PROFILE\0"
 IPTC_KEY = b"Photoshop 3.0\0"
 EXIF_KEY = b"Exif\0\0"
 APP1, APP2, APP13, COMMENT = 0xE1, 0xE2, 0xED, 0xFE
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+START_OF_SCAN, END_OF_IMAGE, HUFFMAN_TABLES = 0xDA, 0xD9, 0xC4
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in scans, FF is followed by 00 or by a restart, D0-D7
 DEFAULT_QUALITY = 92
 COARSE_COLOURS_UP_TO = 95
@@ -34,8 +38,8 @@ MAX_MARKERS = 200_000
 PICTURE_SEGMENT = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcb\xcd-\xcf\xdb\xdd]\x00|\xff\xc4[\x00\x01]")
 
 
-def settings_of(picture: JpegImagePlugin.JpegImageFile) -> JpegSettings:
-    """Read from an opened JPEG how it was encoded."""
+def settings_of(picture: JpegImagePlugin.JpegImageFile, data: bytes) -> JpegSettings:
+    """Read from an opened JPEG, and the file it was opened from, how it was encoded."""
     layers = [(h, v, table) for _, h, v, table in picture.layer]
     tables = [tuple(picture.quantization[table]) for _, _, table in layers if table in picture.quantization]
     chroma_share = min((h * v for h, v, _ in layers), default=1) / max((h * v for h, v, _ in layers), default=1)
@@ -51,7 +55,32 @@ def settings_of(picture: JpegImagePlugin.JpegImageFile) -> JpegSettings:
         tables = tables[:2]
     comments = tuple(data for name, data in picture.applist if name == "COM")
     progressive = bool(picture.info.get("progressive"))
-    return JpegSettings(tuple(tables), subsampling, progressive, keep_rgb, comments)
+    optimized = not _huffman_tables(data) <= _usual_huffman_tables()
+    return JpegSettings(tuple(tables), subsampling, progressive, keep_rgb, comments, optimized)
+
+
+def _huffman_tables(data: bytes) -> set[bytes]:
+    """Return the Huffman tables in front of a JPEG's first scan: kind and number, 16 counts, and the symbols."""
+    tables: set[bytes] = set()
+    at = 2
+    for _ in range(MAX_SEGMENTS):
+        if (segment := _segment(data, at)) is None or segment[0] == START_OF_SCAN:
+            break
+        kind, stop = segment
+        if kind == HUFFMAN_TABLES:
+            payload = data[data.index(HUFFMAN_TABLES, at) + 3 : stop]
+            while len(payload) >= 17:
+                size = 17 + sum(payload[1:17])
+                tables.add(payload[:size])
+                payload = payload[size:]
+        at = stop
+    return tables
+
+
+@functools.cache
+def _usual_huffman_tables() -> frozenset[bytes]:
+    """Return the tables of ITU-T T.81, annex K, which cameras and encoders use unless told otherwise."""
+    return frozenset(_huffman_tables(save(Image.new("RGB", (16, 16)), {"quality": DEFAULT_QUALITY})))
 
 
 def without_excess(data: bytes) -> tuple[bytes, bool]:
@@ -168,17 +197,29 @@ def encode(
         if picture.mode == "RGB":
             options |= {"subsampling": settings.subsampling, "keep_rgb": settings.keep_rgb}
     progressive = settings is not None and settings.progressive
+    if settings is not None and not (settings.optimized or progressive):
+        return save(picture, options)
     try:
-        return _save(picture, options | {"optimize": True, "progressive": progressive})
+        return save(picture, options | {"optimize": True, "progressive": progressive})
     except OSError:
         # Pillow guesses the buffer that these two need; noise at a high quality does not fit. Without them it streams.
-        return _save(picture, options)
+        return save(picture, options)
 
 
-def _save(picture: Image.Image, options: dict[str, object]) -> bytes:
-    file = BytesIO()
-    picture.save(file, "JPEG", **options)
-    return file.getvalue()
+def save(picture: Image.Image, options: dict[str, object]) -> bytes:
+    """Encode a picture with Pillow's options for JPEG, and let other threads run meanwhile."""
+    # Pillow encodes into a file with a descriptor without the interpreter's lock, into any other while it holds it:
+    # 80 ms for 4 megapixels, in which nobody else in the process is served.
+    with _file_in_memory() as file:
+        picture.save(file, "JPEG", **options)
+        file.seek(0)
+        return file.read()
+
+
+def _file_in_memory() -> IO[bytes]:
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("jpeg"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def with_metadata(

@@ -305,9 +305,10 @@ def encode_preview(
         pixels = pixels if row.alpha else _on_white(pixels)
     if name == "PNG":
         return png.encode(pixels, fast=True)
+    if name == "JPEG":
+        return jpeg.save(Image.fromarray(pixels), {"quality": PREVIEW_QUALITY})
     file = BytesIO()
-    options = {"method": 1} if name == "WEBP" else {}
-    Image.fromarray(pixels).save(file, name, quality=PREVIEW_QUALITY, **options)
+    Image.fromarray(pixels).save(file, name, quality=PREVIEW_QUALITY, method=1)
     return file.getvalue()
 
 
