@@ -9,27 +9,34 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from numpy.typing import NDArray
 
 from cli.errors import sentence_of
 from cli.holes import HoleRules, hole_of_found, hole_of_mask
+from cli.photo_processes import PhotoProcesses, ProcessLostError
 from cli.plan import BatchError, Task
 from imaging import Encoded, Photo, encode_photo, open_photo
 from imaging.atomic_write import write_atomically
 from imaging.tiff_pages import count_pages, join_pages, page_of
+from jobs.shared_arrays import CAN_SHARE
 from notices import Note
 
 if TYPE_CHECKING:
+    from engine.requests import RepairResult
     from inference import Inpainter
 
+USUAL_JOBS = 4  # threads; more hold more photos in memory, and one process does not open and write them faster
 MAX_CPU_ENGINES = 4  # each has its own copy of the weights
 PHOTOS_PER_ENGINE = 8  # fewer don't win back the time that another one takes to load
+FEWEST_FOR_PROCESSES = 64  # photos; a process takes half a second of a core to start, a photo of 2 MP 25 ms
+MOST_PROCESSES = 32  # one card is no faster
+STEP_BYTES_PER_PX = 30  # of a photo that is opened, repaired and encoded, at most
 ALL_PAGES = "all"
 Page = int | str
 """Which page of a document is repaired, counted from 1, or ALL_PAGES."""
@@ -66,6 +73,21 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What is done to each photo of a batch.
+
+    Attributes:
+        options: of `Inpainter.repair`.
+        limits: the largest files and pictures that are opened.
+        page: the page of a TIFF that is repaired; the others are kept. None refuses files of several.
+    """
+
+    options: Mapping[str, Any]
+    limits: Limits
+    page: Page | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of one photo.
 
@@ -94,7 +116,7 @@ def run_tasks(
     limits: Limits,
     overwrite: bool,
     page: Page | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
 ) -> Iterator[Outcome]:
     """Repair every task that is not finished yet; what fails does not stop the rest.
 
@@ -105,58 +127,130 @@ def run_tasks(
         limits: the largest files and pictures that are opened.
         overwrite: whether a result that is there is made again.
         page: the page of a TIFF that is repaired; the others are kept. None refuses files of several.
-        jobs: how many photos are read, repaired and written at once. A GPU's engine takes one at a time, so that the
-            others are decoded and encoded meanwhile; on a CPU up to `MAX_CPU_ENGINES` repair side by side.
+        jobs: how many photos are read, repaired and written at once; None = as many as pay, see `Crew`.
 
     Yields:
         One outcome for each task, in their order.
     """
-    engines: _Engines | None = None
+    work = Work(dict(options), limits, page)
+    finds = any(task.find for task in tasks)
+    with ExitStack() as hired:
+        yield from repair_with(
+            tasks,
+            lambda: hired.enter_context(Crew(load_engine, work, jobs=jobs, photos=len(tasks), finds=finds)),
+            overwrite=overwrite,
+        )
+
+
+def repair_with(tasks: list[Task], hire: Callable[[], "Crew"], *, overwrite: bool) -> Iterator[Outcome]:
+    """Have a crew repair every task that is not finished yet.
+
+    Args:
+        tasks: what `plan.plan_tasks` returns.
+        hire: returns the crew; called when the first photo needs it.
+        overwrite: whether a result that is there is made again.
+
+    Yields:
+        One outcome for each task, in their order.
+    """
+    crew: Crew | None = None
     started: deque[Future[Outcome] | Outcome] = deque()
-    pool = ThreadPoolExecutor(jobs, thread_name_prefix="repair")
     try:
         for task in tasks:
             settled = settled_before(task, overwrite=overwrite)
             if settled is None:
-                engines = engines or _Engines(load_engine, jobs, photos=len(tasks))
-                started.append(pool.submit(_outcome_of, task, engines, options, limits, page))
+                crew = crew or hire()
+                started.append(crew.begin(task))
             else:
                 started.append(settled)
             # No more photos wait, decoded or encoded, than are worked on.
-            while len(started) > 2 * jobs:
+            while crew and len(started) > 2 * crew.jobs:
                 yield _wait_for(started.popleft())
         while started:
             yield _wait_for(started.popleft())
     finally:
-        # Those that run end with a whole file; on Ctrl+C no other begins.
-        pool.shutdown(cancel_futures=True)
+        for left in started:  # on Ctrl+C no other begins; those that run end with a whole file
+            if isinstance(left, Future):
+                left.cancel()
 
 
-class _Engines:
-    """The engines that repair a batch. A photo takes one and puts it back.
+class Crew:
+    """Who repairs the photos of a batch: engines, and threads or processes that open and write files beside them.
 
     On a CPU a thread that decodes has half of a core that the network's threads wait for, layer by layer: two networks
-    side by side fill each other's gaps, and a folder comes to the rate of the engine alone (bench/folder.py).
+    side by side fill each other's gaps, and a folder comes to the rate of the engine alone (bench/folder.py). A card's
+    engine serves all by turns, faster than one process can open and write: for more than a few photos there is a
+    process for each core.
+
+    Args:
+        load_engine: called once, on a CPU as often as photos are repaired at once.
+        work: what is done to each photo.
+        jobs: how many photos are worked on at once; None = as many as pay.
+        photos: how many there are.
+        finds: whether holes are looked for, which takes all cores for each photo.
     """
 
-    def __init__(self, load_engine: Callable[[], "Inpainter"], jobs: int, *, photos: int) -> None:
-        self._idle: SimpleQueue[Inpainter] = SimpleQueue()
+    def __init__(
+        self,
+        load_engine: Callable[[], "Inpainter"],
+        work: Work,
+        *,
+        jobs: int | None,
+        photos: int,
+        finds: bool = False,
+    ) -> None:
+        cores = os.cpu_count() or 1
         first = load_engine()
-        self._idle.put(first)
-        if first.device == "cpu":
-            jobs = min(jobs, MAX_CPU_ENGINES, os.cpu_count() or 1, 1 + photos // PHOTOS_PER_ENGINE)
-        for _ in range(jobs - 1):
+        on_cpu = first.device == "cpu"
+        beside = CAN_SHARE and not on_cpu and not finds and jobs != 1 and photos >= FEWEST_FOR_PROCESSES
+        self.jobs = jobs or (_most_processes(cores, work.limits) if beside else min(USUAL_JOBS, cores))
+        self._work = work
+        self._processes = PhotoProcesses(self.jobs, work, first) if beside and self.jobs > 1 else None
+        self._engines: SimpleQueue[Inpainter] = SimpleQueue()
+        self._engines.put(first)
+        more = min(self.jobs, MAX_CPU_ENGINES, cores, 1 + photos // PHOTOS_PER_ENGINE) if on_cpu else self.jobs
+        for _ in range(more - 1):
             # A GPU's engine serves all by turns: it holds the one lock on the card.
-            self._idle.put(load_engine() if first.device == "cpu" else first)
+            self._engines.put(load_engine() if on_cpu else first)
+        self._pool = ThreadPoolExecutor(self.jobs, thread_name_prefix="repair")
 
-    @contextmanager
-    def one(self) -> Iterator["Inpainter"]:
-        """Give an engine that nobody else on a CPU uses meanwhile."""
-        engine = self._idle.get()
+    def begin(self, task: Task) -> Future[Outcome]:
+        """Have a task repaired when it is its turn."""
+        return self._pool.submit(self._repair_beside if self._processes else self._repair_here, task)
+
+    def _repair_here(self, task: Task) -> Outcome:
+        return repair_task(task, self._repair_image, self._work)
+
+    def _repair_image(self, *arrays: Any, **options: Any) -> "RepairResult":
+        """Take an engine that nobody else on a CPU uses meanwhile."""
+        engine = self._engines.get()
         try:
-            yield engine
+            return engine.repair(*arrays, **options)
         finally:
-            self._idle.put(engine)
+            self._engines.put(engine)
+
+    def _repair_beside(self, task: Task) -> Outcome:
+        assert self._processes is not None, "else it is repaired here"
+        began_s = time.monotonic()
+        try:
+            return self._processes.repair(task)
+        except ProcessLostError:
+            sentence = "the process that read or wrote it ended; there may be too little memory for --jobs so many"
+            return Outcome(task, "failed", None, time.monotonic() - began_s, error=sentence)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._pool.shutdown()
+        if self._processes:
+            self._processes.close()
+
+
+def _most_processes(cores: int, limits: Limits) -> int:
+    """Return how many processes there is memory for, should all photos be as large as is allowed."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(cores, MOST_PROCESSES, memory_bytes // (limits.max_px * STEP_BYTES_PER_PX)))
 
 
 def settled_before(task: Task, *, overwrite: bool) -> Outcome | None:
@@ -180,12 +274,20 @@ def _wait_for(started: "Future[Outcome] | Outcome") -> Outcome:
     return started if isinstance(started, Outcome) else started.result()
 
 
-def _outcome_of(
-    task: Task, engines: _Engines, options: Mapping[str, Any], limits: Limits, page: Page | None
-) -> Outcome:
+def repair_task(task: Task, repair: "Callable[..., RepairResult]", work: Work) -> Outcome:
+    """Repair a photo's file and write the result.
+
+    Args:
+        task: the photo, its mask and where its result is to go.
+        repair: `Inpainter.repair`, or what is shaped like it.
+        work: what is done to it.
+
+    Returns:
+        What became of it; what goes wrong with the file is said there.
+    """
     began_s = time.monotonic()
     try:
-        encoded = _repair_file(task, engines, options, limits, page)
+        encoded = _repair_file(task, repair, work)
         target = task.target_for(encoded.extension)
         _write(target, encoded.data)
     # ValueError is every room's own refusal; the last three are a full disk, memory, and CUDA's errors.
@@ -194,17 +296,16 @@ def _outcome_of(
     return Outcome(task, "repaired", target, time.monotonic() - began_s, encoded.notes)
 
 
-def _repair_file(
-    task: Task, engines: _Engines, options: Mapping[str, Any], limits: Limits, page: Page | None
-) -> Encoded:
+def _repair_file(task: Task, repair: "Callable[..., RepairResult]", work: Work) -> Encoded:
     assert task.mask is not None or task.find, "tasks without a mask are left out before"
+    limits, page = work.limits, work.page
     data, mask_data = _read(task.photo, limits), None if task.mask is None else _read(task.mask, limits)
     pages = count_pages(data)
     _check_page(task, page, pages)
     if pages > 1 and task.format in (None, "TIFF"):
-        return _repair_pages(data, mask_data, engines, options, limits, ALL_PAGES if page is None else page)
+        return _repair_pages(data, mask_data, repair, work, ALL_PAGES if page is None else page)
     number = page if isinstance(page, int) else 1
-    photo, image, notes = _repair_page(data, mask_data, engines, options, limits, number)
+    photo, image, notes = _repair_page(data, mask_data, repair, work, number)
     own_format = task.format in (None, photo.format)
     if image is None and own_format:
         # Nothing changed, so not a byte should.
@@ -225,17 +326,17 @@ def _check_page(task: Task, page: Page | None, pages: int) -> None:
 
 
 def _repair_page(
-    data: bytes, mask_data: bytes | None, engines: _Engines, options: Mapping[str, Any], limits: Limits, number: int
+    data: bytes, mask_data: bytes | None, repair: "Callable[..., RepairResult]", work: Work, number: int
 ) -> tuple[Photo, NDArray | None, tuple[Note, ...]]:
     """Return a page as it is, what it becomes (None: nothing changes), and the notes."""
-    photo = _open_page(data, number, limits)
+    rules = work.limits.hole_rules()
+    photo = _open_page(data, number, work.limits)
     if mask_data is None:
-        mask = hole_of_found("text", photo, limits.hole_rules())
+        mask = hole_of_found("text", photo, rules)
     else:
         mask_page = page_of(mask_data, min(number, count_pages(mask_data)))  # one mask for all pages, or each its own
-        mask = hole_of_mask(mask_page, photo, limits.hole_rules())
-    with engines.one() as engine:
-        result = engine.repair(photo.image, mask, transparent=photo.transparent, **options)
+        mask = hole_of_mask(mask_page, photo, rules)
+    result = repair(photo.image, mask, transparent=photo.transparent, **work.options)
     return photo, result.image if result.patches else None, (*photo.notes, *result.notes)
 
 
@@ -246,7 +347,7 @@ def _open_page(data: bytes, number: int, limits: Limits) -> Photo:
 
 
 def _repair_pages(
-    data: bytes, mask_data: bytes | None, engines: _Engines, options: Mapping[str, Any], limits: Limits, page: Page
+    data: bytes, mask_data: bytes | None, repair: "Callable[..., RepairResult]", work: Work, page: Page
 ) -> Encoded:
     """Repair one page or all, and return a TIFF that holds every page."""
     files: list[bytes] = []
@@ -254,11 +355,11 @@ def _repair_pages(
     is_changed = False
     for number in range(1, count_pages(data) + 1):
         if page in (number, ALL_PAGES):
-            photo, image, said = _repair_page(data, mask_data, engines, options, limits, number)
+            photo, image, said = _repair_page(data, mask_data, repair, work, number)
             is_changed |= image is not None
             notes += said
         else:
-            photo, image = _open_page(data, number, limits), None
+            photo, image = _open_page(data, number, work.limits), None
         encoded = encode_photo(photo, image)
         notes += encoded.notes
         files.append(encoded.data)

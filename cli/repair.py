@@ -7,7 +7,6 @@ and no name reaches a terminal with what it would obey.
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from inference import Inpainter
 
 USUAL_SENSITIVITY = 0.5
-USUAL_JOBS = 4  # more hold more photos in memory, and one model does not take them faster
 FORMAT_NOTES = frozenset(["not_exact", "palette_converted", "heic_saved_as"])  # true of every such file: said once
 WORDS = {
     "repaired": "repaired",
@@ -81,7 +79,7 @@ def run_repair(settings: Settings, chosen: argparse.Namespace, load: Callable[[S
         ),
         overwrite=overwrite,
         page=chosen.page,
-        jobs=chosen.jobs or min(USUAL_JOBS, os.cpu_count() or 1),
+        jobs=chosen.jobs,
     )
     return _tell_all(map(_row_of, outcomes), len(tasks), report=chosen.report)
 

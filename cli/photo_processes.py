@@ -1,0 +1,227 @@
+"""Processes that open and write the photos of a folder, beside the one that has the card.
+
+A card repairs 2 megapixels in 2 ms; decoding and encoding them takes a core 25 ms, part of it under the lock that
+each interpreter has one of. So each process repairs a file as `batch.repair_task` does, with an engine that hands image
+and mask to this side through shared memory and gets the patches back. Both sides end with each other, however that is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cli.errors import sentence_of
+from cli.plan import BatchError, Task
+from engine.requests import RepairRequest, RepairResult
+from jobs.shared_arrays import SharedArrays
+from jobs.windows import RemoteResult, options_of, parts_in, request_from, window_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cli.batch import Outcome, Work
+    from inference import Inpainter
+
+PROGRAM = "import sys; sys.path[:] = {path!r}; from cli.photo_processes import main; main({arguments!r})"
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+STOP_S = 10.0
+ENGINE_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)  # a refusal, a full disk, memory, and CUDA's
+
+
+class ProcessLostError(Exception):
+    """The process of a photo ended before it was done."""
+
+
+class PhotoProcesses:
+    """So many processes, each with one photo at a time; they are started when they are first needed.
+
+    Args:
+        count: how many.
+        work: what is done to each photo.
+        engine: what repairs; it is asked by several threads at once.
+    """
+
+    def __init__(self, count: int, work: Work, engine: Inpainter) -> None:
+        self._work, self._engine = work, engine
+        self._idle: SimpleQueue[_Process | None] = SimpleQueue()
+        self._count = count
+        for _ in range(count):
+            self._idle.put(None)
+
+    def repair(self, task: Task) -> Outcome:
+        """Have the next free process repair a task's file.
+
+        Args:
+            task: a photo.
+
+        Returns:
+            What became of it.
+
+        Raises:
+            ProcessLostError: the process ended over it; another takes its place.
+        """
+        process = self._idle.get()
+        try:
+            if process is not None and process.has_ended:  # while it had nothing to do
+                process.end()
+                process = None
+            process = process or _Process(self._work)
+            return process.repair(task, self._engine)
+        except BaseException:
+            if process is not None:
+                process.end()
+            process = None
+            raise
+        finally:
+            self._idle.put(process)
+
+    def close(self) -> None:
+        """End the processes; none has a photo any more."""
+        for _ in range(self._count):
+            process = self._idle.get()
+            if process is not None:
+                process.end()
+
+
+class _Process:
+    """This side of one process."""
+
+    def __init__(self, work: Work) -> None:
+        self._pipe, far_pipe = Pipe()
+        self._memory = SharedArrays(os.memfd_create("fftlama-photo"))
+        descriptors = [far_pipe.fileno(), self._memory.descriptor]
+        program = PROGRAM.format(path=sys.path, arguments=[str(number) for number in descriptors])
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **ONE_THREAD},
+        )
+        far_pipe.close()
+        with _or_lost():
+            self._pipe.send(work)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
+    def repair(self, task: Task, engine: Inpainter) -> Outcome:
+        """Have the task's file repaired; the engine is asked here, on behalf of the process."""
+        with _or_lost():
+            self._pipe.send(task)
+            while True:
+                kind, message = self._pipe.recv()
+                if kind == "outcome":
+                    outcome: Outcome = message
+                    return outcome
+                self._pipe.send(self._answer(engine, **message))
+
+    def _answer(self, engine: Inpainter, placed: Any, size: int, options: dict[str, Any]) -> dict[str, Any]:
+        try:
+            request = request_from(self._memory.read(placed, size), options)
+            result = engine.repair_many([request])[0]
+            patches, written = self._memory.write([patch for _, patch in result.patches], start=size)
+        except ENGINE_ERRORS as error:
+            return {"failed": sentence_of(error)}
+        return {"boxes": [box for box, _ in result.patches], "placed": patches, "size": written, "notes": result.notes}
+
+    def end(self) -> None:
+        """End the process, which does so by itself when its pipe is at its end, and free what belonged to it."""
+        self._pipe.close()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._memory.close()
+
+
+@contextmanager
+def _or_lost() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        raise ProcessLostError from error
+
+
+class FarEngine:
+    """In a photo's process: shaped like `inference.Inpainter`, which is on the other side."""
+
+    device = "the other process's"
+
+    def __init__(self, pipe: Connection, memory: SharedArrays) -> None:
+        self._pipe, self._memory = pipe, memory
+
+    def repair(
+        self,
+        image: NDArray[Any],
+        mask: NDArray[np.bool_],
+        *,
+        transparent: NDArray[np.bool_] | None = None,
+        **options: Any,
+    ) -> RepairResult:
+        """Fill the hole of one image.
+
+        Args:
+            image: as `Inpainter.repair` has it; not modified.
+            mask: likewise.
+            transparent: likewise.
+            **options: the others of `Inpainter.repair`.
+
+        Returns:
+            The result.
+
+        Raises:
+            BatchError: why it could not be repaired.
+        """
+        request = RepairRequest(image, mask, transparent=transparent, **options)
+        window = window_of(mask)
+        placed, size = self._memory.write(parts_in(request, window))
+        self._pipe.send(("repair", {"placed": placed, "size": size, "options": options_of(request)}))
+        answer: Mapping[str, Any] = self._pipe.recv()
+        if "failed" in answer:
+            raise BatchError(answer["failed"])
+        patches = [patch.copy() for patch in self._memory.read(answer["placed"], answer["size"])]
+        self._memory.trim()
+        moved = RemoteResult(list(zip(answer["boxes"], patches, strict=True)), {})
+        moved.move_to(window)
+        return RepairResult(image, moved.patches, notes=list(answer["notes"]))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Repair what the other process sends until it is gone.
+
+    Args:
+        arguments: the numbers of two open files: the pipe, and the shared memory.
+    """
+    import cv2
+
+    from cli.batch import repair_task
+
+    # Ctrl+C is for the process that started this one: it lets what runs come to an end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)  # there is a process for each core
+    pipe, memory = Connection(int(arguments[0])), SharedArrays(int(arguments[1]))
+    repair: Callable[..., RepairResult] = FarEngine(pipe, memory).repair
+    try:
+        work = pipe.recv()
+        while True:
+            pipe.send(("outcome", repair_task(pipe.recv(), repair, work)))
+    except (EOFError, ConnectionError):
+        return
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
