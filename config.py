@@ -26,6 +26,7 @@ SETTINGS_FILE = "fftlama.yaml"
 ENVIRONMENT_PREFIX = "FFTLAMA_"
 PLAIN_ENVIRONMENT = {
     "HOST": "host", "PORT": "port", "QUEUE": "queue", "REDIS_URL": "redis_url", "DEVICES": "devices",
+    "AUTH_FILE": "auth_file",
 }  # fmt: skip
 FILE_OR_NAME = "file or name"
 LARGEST_FILE_BYTES = 64 << 10  # the parser needs 3 s for as many brackets

@@ -132,7 +132,7 @@ def make_parser(*, with_mask: bool = True) -> argparse.ArgumentParser:
         "--jobs",
         type=_count,
         metavar="N",
-        help="photos read and written at once, beside the model; default: the cores, at most 4",
+        help="photos read and written at once, beside the model; default: on a GPU the cores, else at most 4",
     )
     repair.add_argument("--report", type=Path, metavar="FILE", help="write what became of each photo as JSON")
     repair.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
@@ -314,10 +314,18 @@ def run_weights_get_command(chosen: argparse.Namespace) -> int:
     return run_weights_get(_settings(chosen, ("mirrors", "weights_dir")), chosen.name, chosen.file)
 
 
+def _take_plain(chosen: argparse.Namespace, name: str) -> None:
+    """Take a setting from its variable without prefix where the server would, or the two would not meet."""
+    variable = name.upper()
+    if getattr(chosen, name) is None and not os.environ.get(f"FFTLAMA_{variable}"):
+        setattr(chosen, name, os.environ.get(variable) or None)
+
+
 def run_user_command(chosen: argparse.Namespace) -> int:
     """Manage accounts."""
     from cli.user import run_user
 
+    _take_plain(chosen, "auth_file")
     return run_user(_settings(chosen, ("auth_file",)), chosen)
 
 
@@ -325,7 +333,7 @@ def run_worker_command(chosen: argparse.Namespace) -> int:
     """Work for a server until told to stop."""
     from cli.worker import run_worker
 
-    chosen.redis_url = chosen.redis_url or os.environ.get("REDIS_URL")
+    _take_plain(chosen, "redis_url")
     return run_worker(_settings(chosen, (*ENGINE_SETTINGS, "weights_dir", "log_level", "redis_url")), chosen)
 
 

@@ -72,7 +72,8 @@ class Heartbeat(threading.Thread):
         if asked and asked["fingerprint"] != self._about["fingerprint"] and now_s - self._told_s > TELL_EVERY_S:
             self._told_s = now_s
             log.error("%s", refusal(asked, self._about))
-        waiting = self._client.llen(f"fftlama:celery:{queue_name(self._about['fingerprint'])}")
+        queues = [queue_name(self._about["fingerprint"], is_batch=is_batch) for is_batch in (False, True)]
+        waiting = any(self._client.llen(f"fftlama:celery:{queue}") for queue in queues)
         if runner.busy_with or not waiting:
             self._idle_since_s = now_s
         elif now_s - self._idle_since_s > STALLED_S:

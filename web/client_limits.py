@@ -14,13 +14,14 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config import Settings
 from jobs.clients import current_client
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MIB = 1 << 20
+LEFT: Message = {"type": "http.disconnect"}
 
 
 class ClientLimits:
@@ -39,23 +40,63 @@ class ClientLimits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] == "http" and scope["method"] not in SAFE_METHODS:
-            key = current_client.get().key
-            declared = Headers(scope=scope).get("content-length", "")
-            size_mib = math.ceil(int(declared) / MIB) if declared.isdigit() and len(declared) < 16 else 1
-            wait_s = self._wait_s(self._requests, key, 1) or self._wait_s(self._mib, key, max(1, size_mib))
-            if wait_s:
-                message = f"Too much was asked in one minute. Try again in {wait_s} s."
-                body = {"error": "too_many_requests", "message": message, "params": {"wait_s": wait_s}}
-                await JSONResponse(body, 429, headers={"Retry-After": str(wait_s)})(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http" or scope["method"] in SAFE_METHODS:
+            await self._app(scope, receive, send)
+            return
+        key = current_client.get().key
+        declared = Headers(scope=scope).get("content-length", "")
+        is_declared = declared.isdigit() and len(declared) < 16
+        size_mib = math.ceil(int(declared) / MIB) if is_declared else 1
+        wait_s = self._wait_s(self._requests, key, 1) or self._wait_s(self._mib, key, max(1, size_mib))
+        if wait_s:
+            await _refusal(wait_s)(scope, receive, send)
+        elif is_declared or self._mib is None:
+            await self._app(scope, receive, send)
+        else:
+            await self._pass_undeclared(scope, receive, send, key)
+
+    async def _pass_undeclared(self, scope: Scope, receive: Receive, send: Send, key: str) -> None:
+        """Pass a request on whose size nobody has told, and count it while it comes.
+
+        When it is too much, the program behind is told that the client has left, and the client is refused.
+        """
+        counted_mib, received_bytes, wait_s, is_answered = 1, 0, 0, False
+
+        async def counted_receive() -> Message:
+            nonlocal counted_mib, received_bytes, wait_s
+            message = await receive() if not wait_s else LEFT
+            received_bytes += len(message.get("body", b""))
+            while not wait_s and received_bytes > counted_mib * MIB:
+                wait_s = self._wait_s(self._mib, key, 1)
+                counted_mib += 1
+            return LEFT if wait_s else message
+
+        async def watched_send(message: Message) -> None:
+            nonlocal is_answered
+            if wait_s and not is_answered:
+                return  # what the program says to a client that has left
+            is_answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted_receive, watched_send)
+        except Exception:
+            if not wait_s:
+                raise
+        if wait_s and not is_answered:
+            await _refusal(wait_s)(scope, receive, send)
 
     def _wait_s(self, limit: RateLimitItemPerMinute | None, key: str, cost: int) -> int:
         """Count a cost and return 0, or return how many seconds to wait for it."""
         if limit is None or self._limiter.hit(limit, key, cost=min(cost, limit.amount)):
             return 0
         return max(1, math.ceil(self._limiter.get_window_stats(limit, key).reset_time - time.time()))
+
+
+def _refusal(wait_s: int) -> JSONResponse:
+    message = f"Too much was asked in one minute. Try again in {wait_s} s."
+    body = {"error": "too_many_requests", "message": message, "params": {"wait_s": wait_s}}
+    return JSONResponse(body, 429, headers={"Retry-After": str(wait_s)})
 
 
 def _per_minute(amount: int, name: str) -> RateLimitItemPerMinute | None:

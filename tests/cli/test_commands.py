@@ -1,5 +1,6 @@
 """The console script's other commands: help, exit codes, weights, profile, bench, serve."""
 
+import io
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from cli import main as cli
+from config import load_settings
 from lama import catalogue as downloads
 from lama.transfer import Progress
 from tests.support.misbehaving_mirror import CONTENT, SHA256
@@ -21,6 +23,7 @@ from tests.support.terminal import on_terminal
 ROOT = Path(cli.__file__).parents[1]
 WITHOUT_HEAVY = """
 import sys, lama.catalogue; from cli import main as cli
+from config import load_settings
 try:
     code = cli.main(sys.argv[1:])
 except SystemExit as exit:
@@ -307,3 +310,42 @@ def test_ctrl_c_in_a_real_process_exits_130(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=10)
     assert process.returncode == 130 and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("variables", "words", "address"),
+    [
+        ({"REDIS_URL": "redis://a"}, [], "redis://a"),
+        ({"REDIS_URL": "redis://a"}, ["--redis", "redis://c"], "redis://c"),
+        ({"REDIS_URL": "redis://a", "FFTLAMA_REDIS_URL": "redis://b"}, [], "redis://b"),
+        ({"REDIS_URL": ""}, [], "redis://127.0.0.1:6379/0"),
+    ],
+)
+def test_worker_meets_the_server_that_has_the_same_environment(
+    variables: dict[str, str], words: list[str], address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """REDIS_URL came before FFTLAMA_REDIS_URL for a worker and after it for a server."""
+    for name in ("REDIS_URL", "FFTLAMA_REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    met: list[str] = []
+
+    def work(settings: Any, chosen: Any) -> int:
+        met.append(settings.redis_url)
+        return 0
+
+    monkeypatch.setattr("cli.worker.run_worker", work)
+    assert cli.main(["worker", *words]) == 0
+    assert met == [address]
+    if not words:
+        assert load_settings().redis_url == address
+
+
+def test_accounts_are_made_where_the_server_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FFTLAMA_AUTH_FILE", raising=False)
+    monkeypatch.setenv("AUTH_FILE", str(tmp_path / "people.json"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
+    assert cli.main(["user", "add", "ann"]) == 0
+    assert load_settings().auth_file == tmp_path / "people.json"
+    assert "ann" in (tmp_path / "people.json").read_text()

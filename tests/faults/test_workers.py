@@ -11,8 +11,8 @@ import pytest
 
 from engine.requests import RepairRequest
 from jobs.celery_app import AttemptRunner, connect
-from jobs.celery_worker import Heartbeat
-from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, pack, unpack
+from jobs.celery_worker import STALLED_S, Heartbeat
+from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, pack, queue_name, unpack
 from jobs.windows import options_of
 from tests.support.certificate import make_certificate
 from tests.support.cluster import PHOTO, cluster
@@ -86,6 +86,28 @@ def test_worker_that_redis_forgot_is_known_again_before_it_claims(tmp_path: Path
     finally:
         redis_.kill()
     assert known == [True]
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+def test_repairs_that_pass_an_idle_worker_by_renew_its_connection(tmp_path: Path, is_batch: bool) -> None:
+    """Only those of people who wait were looked for: a batch waited for ever on a connection that had died."""
+    redis_ = RedisServer(tmp_path / "redis").start()
+    renewed: list[bool] = []
+    try:
+        runner = AttemptRunner(FakeEngine(), connect(redis_.url), "it")
+        about = {"fingerprint": "f", "version": "v", "weights": "w"}
+        heartbeat = Heartbeat(runner.client, runner, about, lambda: renewed.append(True))
+        heartbeat._idle_since_s -= STALLED_S + 1
+        heartbeat.beat()
+        assert not renewed, "nothing waits"
+        redis_.client.rpush(f"fftlama:celery:{queue_name('f', is_batch=is_batch)}", "message")
+        heartbeat.beat()
+        assert not renewed, "it has not waited for long"
+        heartbeat._idle_since_s -= STALLED_S + 1
+        heartbeat.beat()
+        assert renewed == [True]
+    finally:
+        redis_.kill()
 
 
 def test_a_stage_that_cannot_be_told_does_not_fail_the_repair(tmp_path: Path) -> None:

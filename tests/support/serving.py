@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from config import PLAIN_ENVIRONMENT
 from tests.support import zygote
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +31,7 @@ def free_port() -> int:
 def clean_environment() -> dict[str, str]:
     """Return the environment without settings of the person who runs the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FFTLAMA_")}
-    return {name: value for name, value in kept.items() if name not in ("HOST", "PORT", "QUEUE")}
+    return {name: value for name, value in kept.items() if name not in PLAIN_ENVIRONMENT}
 
 
 def run_script(command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":

@@ -5,6 +5,7 @@ import html
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,18 @@ def test_wrong_guesses_lock_the_name_out(closed_server: RunningServer) -> None:
         pass
 
 
+def test_guesses_that_are_made_at_once_are_counted_too(closed_server: RunningServer) -> None:
+    """They were counted when they had been looked at: as many as fit into a tenth of a second were free."""
+
+    def guess(number: int) -> int:
+        with closed_server.client as client:
+            return client.post("/login", data={"name": "hurried", "password": f"wrong {number}"}).status_code
+
+    with ThreadPoolExecutor(30) as pool:
+        statuses = list(pool.map(guess, range(30)))
+    assert sorted(statuses) == [401] * GUESSES + [429] * (30 - GUESSES)
+
+
 def test_lockout_grows_with_every_guess() -> None:
     lockout = Lockout()
     for _ in range(GUESSES):
@@ -198,6 +211,17 @@ def test_proxy_header_counts_from_a_named_proxy_only(start_server: Callable[...,
     with other.client as client:
         forged = {"X-Forwarded-User": "ann", "X-Forwarded-For": "10.0.0.1"}
         assert client.get("/api/v1/models", headers=forged).status_code == 401
+
+
+def test_people_whose_long_names_differ_at_the_end_are_two(start_server: Callable[..., RunningServer]) -> None:
+    """Names were cut after 64 characters, and two of an organisation with long ones saw each other's photos."""
+    server = start_server(auth_proxy_header="X-Forwarded-User")
+    first, second = ({"X-Forwarded-User": f"{'x' * 64}.{name}@example.org"} for name in ("ann", "bob"))
+    with server.client as client:
+        files = {"file": ("a.png", (DATA / "flower.png").read_bytes())}
+        image_id = client.post("/api/v1/images", files=files, headers=first).json()["image_id"]
+        statuses = [client.get(f"/api/v1/images/{image_id}", headers=who).status_code for who in (first, second)]
+    assert statuses == [200, 404]
 
 
 def test_accounts_file_is_readable_by_its_owner_only(accounts: Accounts) -> None:
@@ -249,6 +273,40 @@ def test_client_that_asks_too_much_waits(start_server: Callable[..., RunningServ
         refused = client.post("/api/v1/repairs", json={})
         assert refused.status_code == 429 and 0 < int(refused.headers["retry-after"]) <= 60
         assert client.get("/api/v1/models").status_code == 200
+
+
+def test_a_body_whose_size_is_not_told_counts_too(start_server: Callable[..., RunningServer]) -> None:
+    """Sent in chunks, a hundred MiB counted as one."""
+    server = start_server(client_mib_per_minute=3)
+
+    def mebibytes(count: int) -> Iterator[bytes]:
+        yield b"--x\r\nContent-Disposition: form-data; name=file; filename=a.png\r\n\r\n"
+        for _ in range(count):
+            yield bytes(1 << 20)
+        yield b"\r\n--x--\r\n"
+
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    with server.client as client:
+        assert client.post("/api/v1/images", content=mebibytes(1), headers=kind).json()["error"] == "not_an_image"
+        refused = client.post("/api/v1/images", content=mebibytes(6), headers=kind)
+        assert refused.status_code == 429 and refused.json()["error"] == "too_many_requests"
+        assert 0 < int(refused.headers["retry-after"]) <= 60
+        assert client.get("/health").status_code == 200
+
+
+def test_two_people_may_call_their_requests_the_same(closed_server: RunningServer) -> None:
+    """The second was told of a conflict with a request that was none of hers."""
+    strokes = [{"points": [[20, 20], [40, 40]], "radius": 5, "erase": False}]
+    jobs = []
+    with log_in(closed_server, "ann") as ann, log_in(closed_server, "bob") as bob:
+        for client in (ann, bob):
+            image_id = upload(client, (DATA / "flower.png").read_bytes())["image_id"]
+            body = {"image_id": image_id, "request_id": "1", "strokes": strokes}
+            answers = [client.post("/api/v1/repairs", json=body) for _ in range(2)]
+            assert [answer.status_code for answer in answers] == [202, 202]
+            jobs += [answer.json()["job_id"] for answer in answers]
+            assert follow(client, jobs[-1])["state"] == "done"
+    assert jobs[0] == jobs[1] and jobs[2] == jobs[3] and jobs[0] != jobs[2]
 
 
 def test_each_person_sees_their_own_photos_and_jobs(closed_server: RunningServer) -> None:
