@@ -3,6 +3,8 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -115,7 +117,39 @@ def test_jpeg_saved_again_is_nearly_the_same_and_no_larger() -> None:
 def test_jpeg_of_noise_with_finest_tables_is_still_written() -> None:
     """Pillow guesses the buffer for optimised files and fails on noise; the plain encoding is the way out."""
     data = saved(Image.fromarray(noise(200, 200, 3)), "JPEG", quality=100, subsampling=0)
-    assert open_photo(encode_photo(open_photo(data)).data).image.shape == (200, 200, 3)
+    photo = open_photo(data)
+    assert photo.source.jpeg is not None
+    for optimized in (False, True):
+        jpeg = replace(photo.source.jpeg, optimized=optimized)
+        again = replace(photo, source=replace(photo.source, jpeg=jpeg))
+        assert open_photo(encode_photo(again).data).image.shape == (200, 200, 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}])
+def test_jpeg_keeps_its_kind_of_huffman_tables(options: dict[str, bool], mode: str) -> None:
+    """Every file was given tables of its own, which takes a second pass: 14 ms instead of 6 for 2 megapixels."""
+    data = saved(Image.fromarray(smooth(90, 120)).convert(mode), "JPEG", quality=80, **options)
+    photo = open_photo(data)
+    assert photo.source.jpeg is not None and photo.source.jpeg.optimized is bool(options)
+    again = open_photo(encode_photo(photo, repaired(photo)).data)
+    assert again.source.jpeg is not None and again.source.jpeg.optimized is bool(options)
+
+
+def test_others_run_while_a_jpeg_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow keeps the interpreter's lock while it encodes into a file that has no descriptor."""
+    with_descriptor: list[bool] = []
+    save = Image.Image.save
+
+    def noted(picture: Image.Image, file: Any, *arguments: Any, **options: Any) -> None:
+        with_descriptor.append(not isinstance(file, io.BytesIO) and file.fileno() >= 0)
+        save(picture, file, *arguments, **options)
+
+    photo = open_photo(saved(Image.fromarray(smooth(40, 40)), "JPEG"))
+    monkeypatch.setattr(Image.Image, "save", noted)
+    encode_photo(photo)
+    encode_preview(photo.image, max_px=20, format="jpeg")
+    assert with_descriptor == [True, True]
 
 
 def test_grey_jpeg_stays_grey() -> None:

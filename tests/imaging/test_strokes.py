@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imaging import ImagingError, Polygon, Stroke, parse_strokes, rasterize
+from imaging.strokes import count_spans
 
 GOOD_STROKE = Stroke(((5.0, 5.0),), 3.0)
 RIM = 1e-9  # centres nearer to the rim than this may fall on either side
@@ -148,6 +149,14 @@ def test_strokes_outside_paint_nothing_and_half_outside_are_clipped() -> None:
     assert rasterize([outside], (10, 10)).sum() <= 100
     half = rasterize([Stroke(((0.0, 5.0),), 3.0)], (10, 10))
     assert half[:, :3].sum() == half.sum() > 0
+
+
+def test_spans_are_counted_before_they_are_painted() -> None:
+    outline = Polygon(((2.0, 2.0), (9.0, 2.0), (9.0, 8.0)))
+    assert count_spans([Stroke(((10.0, 10.0),), 3.0)], 20) == 6
+    assert count_spans([Stroke(((10.0, 10.0), (10.0, 15.0), (12.0, 15.0)), 3.0)], 20) == 11 + 6
+    assert count_spans([Stroke(((10.0, 900.0),), 3.0)], 20) == 0
+    assert count_spans([outline, GOOD_STROKE], 20) == 12 + count_spans([GOOD_STROKE], 20)
 
 
 def test_all_rows_of_a_huge_brush_are_full() -> None:
