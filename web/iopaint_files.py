@@ -1,6 +1,7 @@
 """The folders that IOPaint's clients look through and save to: the setting `input_path`, and `outputs_dir`.
 
-Without a folder in `input_path` nothing is listed: results of other people lie in `outputs_dir`. A file is named by its
+Without a folder in `input_path` nothing is listed, and with a login no results: those of other people lie in
+`outputs_dir`. A file is named by its
 bare name; what would lead out of its folder, by dots or by a link, is not there. Saving never replaces a file.
 """
 
@@ -15,6 +16,7 @@ from PIL import Image
 from config import Settings
 from imaging import encode_preview, open_photo, png
 from imaging.reading import format_of
+from jobs.clients import current_client
 from jobs.errors import JobError, storage_as_job_error
 from jobs.images import ImageStore, clean_name, imaging_as_job_error
 
@@ -118,7 +120,13 @@ class Gallery:
             raise JobError("not_found", "No folder is open here; `fftlama start --input FOLDER` opens one.")
         if tab not in ("input", "output"):
             raise JobError("no_file", f"There is no tab {tab[:40]!r}; there are input and output.")
-        return self.input if tab == "input" else self._outputs
+        if tab == "input":
+            return self.input
+        if current_client.get().owner is not None:  # the files do not tell whose they are
+            raise JobError(
+                "not_found", "With a login nobody looks through the results of others; yours are on the page."
+            )
+        return self._outputs
 
     @staticmethod
     def _inside(path: Path) -> Path | None:

@@ -17,7 +17,7 @@ import app
 from config import Settings, load_settings
 from tests.support.fake_engine import FakeEngine
 from tests.support.page_driver import DATA
-from tests.support.serving import RunningServer, follow, upload
+from tests.support.serving import RunningServer, ask_repair, follow, upload
 from web.accounts import AccountError, Accounts
 from web.auth import GUESSES, Lockout, _safe_target
 from web.openapi import build_document
@@ -324,6 +324,24 @@ def test_each_person_sees_their_own_photos_and_jobs(closed_server: RunningServer
             assert bob.get(f"/api/v1/{path}").status_code == 404, path
         assert bob.delete(f"/api/v1/jobs/{job_id}").status_code == 404
         assert bob.post("/api/v1/repairs", json={**body, "request_id": "bob-1"}).status_code == 404
+
+
+def test_nobody_looks_through_the_results_of_others(
+    start_server: Callable[..., RunningServer], accounts: Accounts, tmp_path: Path
+) -> None:
+    """IOPaint's routes listed the folder of all results, and gave them out, to everybody who could log in."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "shared.png").write_bytes((DATA / "flower.png").read_bytes())
+    server = start_server(auth_file=accounts.path, input_path=tmp_path / "open")
+    with log_in(server, "ann") as ann, log_in(server, "bob") as bob:
+        view = follow(ann, ask_repair(ann, upload(ann, (DATA / "flower.png").read_bytes())["image_id"]), until="saved")
+        name = view["saved"].rpartition("/")[2]
+        assert (server.outputs_dir / name).is_file()
+        for client in (ann, bob):
+            for route in ("medias?tab=output", f"media_file?tab=output&filename={name}"):
+                answer = client.get(f"/api/v1/{route}")
+                assert answer.status_code == 404 and "results of others" in answer.text, route
+            assert [row["name"] for row in client.get("/api/v1/medias?tab=input").json()] == ["shared.png"]
 
 
 def test_one_repair_does_not_wait_behind_thirty_of_somebody_else(closed_server: RunningServer) -> None:
