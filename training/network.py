@@ -24,7 +24,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from training.kernels.normalise import batch_norm_relu
+from training.kernels.normalise import EPSILON, batch_norm_relu
 from training.kernels.padding import reflect_pad, space_form
 
 GLOBAL_SHARE = 0.75
@@ -247,6 +247,16 @@ class TrainingForward:
         return back.view(-1, half)
 
 
+class FrozenForward(TrainingForward):
+    """Runs the generator in evaluation mode, on weights whose batch-norms hold their statistics (`frozen`)."""
+
+    def _norm(self, name: str, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        shape = (1, -1, 1, 1) if x.dim() == 4 else (1, -1)
+        scale, shift = (self.weights[f"{name}.{part}"].to(x.dtype).view(shape) for part in ("scale", "shift"))
+        y = torch.addcmul(shift, x, scale).relu_()
+        return y if residual is None else y + residual
+
+
 def published(
     layout: Layout, weights: Weights, means: dict[str, torch.Tensor], variances: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
@@ -282,6 +292,19 @@ def collect(layout: Layout, state: dict[str, torch.Tensor]) -> Weights:
         weights[f"{name}.scale"] = state[f"{prefix}.weight"].float()[pick]
         weights[f"{name}.shift"] = state[f"{prefix}.bias"].float()[pick]
     weights["head.bias"] = state[f"{layout.head}.bias"].float()
+    return weights
+
+
+def frozen(layout: Layout, state: dict[str, torch.Tensor]) -> Weights:
+    """Return the tensors out of a published state with the running statistics put into each norm's scale and shift."""
+    weights = collect(layout, state)
+    for name, channels, prefix, order in layout.norms:
+        pick = torch.arange(channels) if order is None else order
+        mean, variance = (state[f"{prefix}.running_{part}"].float()[pick] for part in ("mean", "var"))
+        weights[f"{name}.scale"] = weights[f"{name}.scale"] / (variance + EPSILON).sqrt()
+        weights[f"{name}.shift"] = weights[f"{name}.shift"] - mean * weights[f"{name}.scale"]
+    for i, (key, _) in enumerate(layout.up_biases):  # which training mode needs not, since the mean takes it away
+        weights[f"up{i}.shift"] = weights[f"up{i}.shift"] + state[key].float() * weights[f"up{i}.scale"]
     return weights
 
 

@@ -110,6 +110,16 @@ def save_all(trainer: Trainer, folder: Path, recipe: Recipe) -> None:
     partial.replace(folder / "averaged.safetensors")
 
 
+def start_from(trainer: Trainer, generator: Path | None, critic: Path | None) -> None:
+    """Begin with the published weights of a generator, and with a critic as `training/critic.safetensors` keeps one."""
+    if generator:
+        for name, value in continued(trainer.layout, load_file(generator)).items():
+            trainer.generator.parameters.current()[name].copy_(value)
+        trainer.generator.parameters.average.copy_(trainer.generator.parameters.master)
+    if critic:
+        trainer.critic.parameters.master.copy_(load_file(critic)["critic"].float())
+
+
 def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
     """Train for `arguments.seconds`, from the state in `arguments.state` if there is one."""
     started = time.monotonic()
@@ -133,16 +143,13 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
     features = SqueezeFeatures(arguments.features).to(device).to(memory_format=torch.channels_last)
     if device.type == "cuda":
         features = features.bfloat16()
-    trainer = Trainer(recipe, store, features, rank, world)
+    guide = load_file(arguments.guide) if arguments.guide else None
+    trainer = Trainer(recipe, store, features, rank, world, guide)
     if saved_before is not None:
         figures = load_state(arguments.state, trainer.generator, trainer.critic)
         trainer.steps, trainer.images, trainer.seconds = figures["steps"], figures["images"], figures["seconds"]
-    elif arguments.start:
-        for name, value in continued(trainer.layout, load_file(arguments.start)).items():
-            trainer.generator.parameters.current()[name].copy_(value)
-        trainer.generator.parameters.average.copy_(trainer.generator.parameters.master)
-    if saved_before is None and arguments.start_critic:
-        trainer.critic.parameters.master.copy_(load_file(arguments.start_critic)["critic"].float())
+    else:
+        start_from(trainer, arguments.start, arguments.start_critic)
     log = (arguments.state / "log.jsonl") if rank == 0 else None
     arguments.state.mkdir(parents=True, exist_ok=True)
 
@@ -219,6 +226,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--start-critic", type=Path, help="critic to start from when there is no state, as training/critic.safetensors"
+    )
+    parser.add_argument(
+        "--guide", type=Path, help="published safetensors of the same shape that give deep holes their coarse colour"
     )
     parser.add_argument("--seconds", type=float, default=600, help="length of this stretch, loading included")
     parser.add_argument(

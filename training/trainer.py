@@ -31,7 +31,7 @@ from training.losses import (
     nearness,
     perceptual_and_style,
 )
-from training.network import DOWNS, Layout, TrainingForward, published
+from training.network import DOWNS, FrozenForward, Layout, TrainingForward, Weights, frozen, published
 from training.optimiser import FlatParameters, MuonAdam
 from training.photos import PhotoStore
 from training.recipe import Recipe, Stage
@@ -64,7 +64,27 @@ TERMS = (
 class Trainer:
     """One card's part of the training."""
 
-    def __init__(self, recipe: Recipe, store: PhotoStore, features: SqueezeFeatures, rank: int, world: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: PhotoStore,
+        features: SqueezeFeatures,
+        rank: int,
+        world: int,
+        guide: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Build both networks, with fresh weights.
+
+        Args:
+            recipe: what shapes the result.
+            store: where batches come from.
+            features: of the perceptual term.
+            rank: of this card.
+            world: how many cards there are.
+            guide: published weights of the same layout whose fills give the coarse colour of the deepest holes. The
+                photo's own colour there is one of many that could be; theirs is near the mean of them, and the same
+                each time, so that a network can learn it without blur.
+        """
         self.recipe, self.store, self.features, self.rank, self.world = recipe, store, features, rank, world
         self.device = store.device
         self.layout = Layout(recipe.width, recipe.blocks)
@@ -83,6 +103,10 @@ class Trainer:
             average_decay=0.99,
             betas=(0.5, 0.99),
         )
+        self.guide: Weights | None = None
+        if guide is not None:
+            tensors = {name: value.to(self.device) for name, value in frozen(self.layout, guide).items()}
+            self.guide = {name: value.to(dtype) if value.dim() > 1 else value for name, value in tensors.items()}
         self.beside = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.upcoming: tuple[torch.Tensor, torch.Tensor] | None = None
         self.gradient = torch.zeros_like(self.generator.parameters.master)
@@ -115,6 +139,17 @@ class Trainer:
         """Return the prediction, (B, 3, H, W) float32 in [0, 1]."""
         x = torch.cat([image * (1 - mask), mask], 1).to(weights["stem"].dtype)
         return torch.sigmoid(self.forward(x.contiguous(memory_format=torch.channels_last), weights, moments))
+
+    @torch.no_grad()
+    def _coarse_target(self) -> torch.Tensor:
+        """Return the photos, (B, 3, H, W), those with the deepest holes filled by the guide if there is one."""
+        if self.guide is None:
+            return self.image
+        image, mask = self.image[: self.judged], self.mask[: self.judged]
+        x = torch.cat([image * (1 - mask), mask], 1).to(self.guide["stem"].dtype)
+        logits = FrozenForward(self.layout)(x.contiguous(memory_format=torch.channels_last), self.guide, [])
+        filled = torch.sigmoid(logits) * mask + image * (1 - mask)
+        return torch.cat([filled, self.image[self.judged :]])
 
     def prepare(self, stage: Stage) -> None:
         """Allocate the static inputs of a stage and capture its graphs (on a CPU: keep the plain functions)."""
@@ -161,7 +196,7 @@ class Trainer:
         deep = (2 * depths).clamp_max(1.0)
         near = nearness(self.mask) if self.stage.adversarial else torch.ones_like(self.mask)
         hole, log_error, rim, outside = hole_colour(pixels, self.image, self.mask, near)
-        coarse, coarse_log = coarse_colour(composite, self.image, self.mask, near)
+        coarse, coarse_log = coarse_colour(composite, self._coarse_target(), self.mask, near)
         dissimilar = dissimilarity(composite, self.image, self.mask, near).mean()
         looks, times = self.looks, self.looks.times
         seen = [looks.see(part) for part in (composite, self.image, self.mask)]

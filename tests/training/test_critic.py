@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from lama.generator import Generator
 from training.critic import CELL_PX, CriticView, critic, critic_tensors, over_all_holes
 from training.losses import PLANES, SqueezeFeatures
 from training.masks import MASK_PX, draw_bank
-from training.network import continued
+from training.network import collect, continued
 from training.photos import PhotoStore
 from training.recipe import Recipe, Stage
+from training.train import start_from
 from training.trainer import PENALTY_EVERY, Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +119,39 @@ def test_the_generator_waits_until_the_critic_can_judge(tmp_path: Path) -> None:
     assert not torch.equal(trainer.critic.parameters.master, judge)
     trainer.step(1e-3)
     assert not torch.equal(trainer.generator.parameters.master, generator)
+
+
+def test_a_training_starts_from_files(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    recipe = small_recipe()
+    trainer = Trainer(recipe, make_store(tmp_path / "photos", ["skyline.jpg"]), random_features(tmp_path), 0, 1)
+    state = Generator(8, 1).state_dict()
+    save_file(state, tmp_path / "generator.safetensors")
+    judge = torch.rand_like(trainer.critic.parameters.master).half()
+    save_file({"critic": judge}, tmp_path / "critic.safetensors")
+    start_from(trainer, tmp_path / "generator.safetensors", tmp_path / "critic.safetensors")
+    assert torch.equal(trainer.critic.parameters.master, judge.float())
+    for name, value in collect(trainer.layout, state).items():
+        assert torch.equal(trainer.generator.parameters.current()[name], value)
+        assert torch.equal(trainer.generator.parameters.averaged()[name], value)
+
+
+def test_the_guide_fills_the_deepest_holes_of_the_coarse_target(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    recipe = small_recipe(critic_share=0.5)
+    guide = Generator(8, 1)
+    store = make_store(tmp_path / "photos", ["skyline.jpg"])
+    trainer = Trainer(recipe, store, random_features(tmp_path), 0, 1, guide.state_dict())
+    trainer.prepare(recipe.stages[0])
+    trainer.step(1e-3)
+    image, mask = trainer.image, trainer.mask
+    with torch.no_grad():
+        filled = guide.eval()(torch.cat([image * (1 - mask), mask], 1)) * mask + image * (1 - mask)
+    target = trainer._coarse_target()
+    assert trainer.judged == 4
+    assert (target[:4] - filled[:4]).abs().max() < 1e-5
+    assert (filled[:4] - image[:4]).abs().max() > 0.1
+    assert torch.equal(target[4:], image[4:])
 
 
 def test_every_critic_step_applies_its_own_gradient(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from lama.generator import Generator
 from training.masks import MASK_PX, draw_bank, draw_mask
-from training.network import Layout, TrainingForward, collect, continued, dft_matrices, published
+from training.network import FrozenForward, Layout, TrainingForward, collect, continued, dft_matrices, frozen, published
 from training.optimiser import FlatParameters, MuonAdam, orthogonalise
 from training.recipe import Recipe
 from training.state import PARTS, load_state, save_state
@@ -53,6 +53,14 @@ def test_published_weights_give_the_trained_output() -> None:
     generator = Generator(8, 2)
     generator.load_state_dict(published(layout, weights, means, variances))
     assert (generator.eval()(x) - wanted).abs().max() < 5e-6
+
+
+def test_frozen_form_computes_the_published_network() -> None:
+    generator = live_generator()
+    generator(torch.rand(2, 4, 40, 48))  # moves the running statistics away from where they began
+    layout, x = Layout(8, 2), torch.rand(2, 4, 40, 48)
+    got = torch.sigmoid(FrozenForward(layout)(x, frozen(layout, generator.state_dict()), []))
+    assert (got - generator.eval()(x)).abs().max() < 5e-6
 
 
 def test_a_deeper_network_starts_where_the_shallower_one_was() -> None:
