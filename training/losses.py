@@ -30,7 +30,6 @@ PLANES = (
 BLUE_GREEN_RED = (104.0, 117.0, 123.0)
 DEEP_PX, DEEP_STRIDE_PX = 16, 8  # a hole is deep where known pixels are further away than this; looked at in steps
 NEAR_STEP_PX = 4
-COARSE_PX, COARSE_STRIDE_PX = 17, 8
 WINDOW_PX = 7  # of structural similarity; one window is looked at, then the next that shares no pixel with it
 STEADY_MEAN, STEADY_VARIANCE = 0.01**2, 0.03**2
 
@@ -76,15 +75,25 @@ def nearness(mask: torch.Tensor) -> torch.Tensor:
 
 
 def coarse_colour(
-    composite: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, near: torch.Tensor
+    composite: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, near: torch.Tensor, coarse_px: int = 17
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the error of colours averaged over 17 px in the deep part of each hole, absolute and as a logarithm.
+    """Return the error of averaged colours in the deep part of each hole, absolute and as a logarithm.
 
-    Both are scalars: the mean absolute error, and the mean log of the squared error. They hold the colour there and
-    leave the texture alone.
+    They hold the colour there and leave the texture alone.
+
+    Args:
+        composite: fills put into photos.
+        target: the photos, or others with the colours wanted.
+        mask: the holes.
+        near: (B, 1, H, W), 1 where the term is not wanted (`nearness`).
+        coarse_px: odd side of the squares that are averaged; they overlap by half.
+
+    Returns:
+        The mean absolute error, and the mean log of the squared error; scalars.
     """
-    difference = F.avg_pool2d(composite - image, COARSE_PX, COARSE_STRIDE_PX, COARSE_PX // 2, count_include_pad=False)
-    deep = F.avg_pool2d(mask * (1 - near), COARSE_STRIDE_PX, ceil_mode=True)
+    half = coarse_px // 2
+    difference = F.avg_pool2d(composite - target, coarse_px, half, half, count_include_pad=False)
+    deep = F.avg_pool2d(mask * (1 - near), half, ceil_mode=True)
     deep = deep[..., : difference.shape[2], : difference.shape[3]]
     return _over(difference.abs(), deep).mean(), (_over(difference.square(), deep) + 2e-4).log().mean()
 

@@ -36,6 +36,7 @@ class Recipe:
         critic_ramp_steps: over which it begins to.
         critic_steps: of the critic for one of the generator, on the same batch seen in other ways.
         penalty_weight: of the critic's squared gradient by a photo, summed over the cells (R1, arXiv:1801.04406).
+        coarse_px: odd side of the squares whose mean colour the coarse term compares.
         balance: how much of the way each step brings the upsampling kernels to where a constant makes no mesh.
         spike_limit: how many times its photo's mean absolute gradient in the hole a pixel's gradient of the texture
             terms may be; 0 for no limit. Unit-length features have spikes where they are near zero.
@@ -60,6 +61,7 @@ class Recipe:
     outside_weight: float = 1.0
     structure_weight: float = 0.5
     coarse_weight: float = 2.0
+    coarse_px: int = 17
     style_weight: float = 0.05
     mesh_weight: float = 0.1
     balance: float = 0.0

@@ -196,7 +196,7 @@ class Trainer:
         deep = (2 * depths).clamp_max(1.0)
         near = nearness(self.mask) if self.stage.adversarial else torch.ones_like(self.mask)
         hole, log_error, rim, outside = hole_colour(pixels, self.image, self.mask, near)
-        coarse, coarse_log = coarse_colour(composite, self._coarse_target(), self.mask, near)
+        coarse, coarse_log = coarse_colour(composite, self._coarse_target(), self.mask, near, recipe.coarse_px)
         dissimilar = dissimilarity(composite, self.image, self.mask, near).mean()
         looks, times = self.looks, self.looks.times
         seen = [looks.see(part) for part in (composite, self.image, self.mask)]
