@@ -2,28 +2,94 @@
 
 In rounds by client, interactive jobs before batch jobs.
 
-One who hands in thirty repairs gets one turn a round, as does one who hands in a single repair. Within one client the
-order is first come, first served. Not thread-safe: the queue's lock is held around every call.
+One who hands in thirty repairs gets one turn a round, as does one who hands in a single repair. Who comes while a round
+is under way still has a turn in it, before those who have had theirs: who always has repairs waiting does not delay a
+newcomer by one of them more than is under way already. Within one client the order is first come, first served. Not
+thread-safe: the queue's lock is held around every call.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from jobs.errors import JobError
 from jobs.store import JobStore
 
 BATCH_MPX = 48  # images of one batch are in memory together
+NEWCOMERS_A_ROUND = 16  # those beyond them join the next round
+
+
+@dataclass
+class _Client:
+    """One client's jobs of one priority.
+
+    Attributes:
+        round: the round in which its first job has its turn; each of the others follows a round later.
+        jobs: ids in their order.
+        served: when the client had a turn last or came, counted in turns of everybody; below 0 when a turn was undone.
+    """
+
+    round: int
+    jobs: deque[str] = field(default_factory=deque)
+    served: int = 0
+
+
+class _Rounds:
+    """The clients of one priority (start-time fair queueing, Goyal et al. 1996, with every job of weight 1)."""
+
+    def __init__(self) -> None:
+        self.clients: dict[str, _Client] = {}
+        self._round = 0  # of the job that was taken last
+        self._joined = 0  # newcomers of that round
+        self._turns = 0
+
+    def client(self, name: str) -> _Client:
+        """Return a client; one who has nothing waiting joins the round under way, unless it had its turn in it."""
+        client = self.clients.get(name)
+        if client is None or (not client.jobs and client.round < self._round):
+            # Without the limit an endless row of newcomers would make one round last for good.
+            is_late = self._joined >= NEWCOMERS_A_ROUND
+            client = self.clients[name] = _Client(self._round + is_late, served=self._turns)
+            self._joined += 1
+        return client
+
+    def end_turn(self, name: str) -> None:
+        """Count a client's turn, after its first job was taken out."""
+        client = self.clients[name]
+        self._turns += 1
+        if client.round > self._round:
+            self._round, self._joined = client.round, 0
+        client.round, client.served = client.round + 1, self._turns
+        # Who has nothing waiting and no turn in the round under way is as good as a newcomer.
+        for gone in [key for key, kept in self.clients.items() if not kept.jobs and kept.round <= self._round]:
+            del self.clients[gone]
+
+    def put_back(self, job_id: str, name: str) -> None:
+        """Put a job at the head of everything, as if its client had not had that turn."""
+        client = self.clients[name]
+        waiting = [other for other in self.clients.values() if other.jobs]
+        client.round = min([client.round - 1, *(other.round for other in waiting)])
+        client.served = min([0, *(other.served for other in waiting)]) - 1
+        client.jobs.appendleft(job_id)
+
+    def in_order(self) -> list[str]:
+        """Return every job in the order of leaving."""
+        turns = [
+            (client.round + index, client.served, job_id)
+            for client in self.clients.values()
+            for index, job_id in enumerate(client.jobs)
+        ]
+        # Sorting is stable: of two who came after the same turn, the one who came first goes first.
+        return [job_id for _, _, job_id in sorted(turns, key=lambda turn: turn[:2])]
 
 
 class FairLine:
     """Job ids in the order they will be taken."""
 
     def __init__(self) -> None:
-        # Priority 0 is interactive, 1 is batch. A client's deque is removed when it is empty, so a client who comes
-        # back joins at the end of the round.
-        self._rounds: tuple[OrderedDict[str, deque[str]], OrderedDict[str, deque[str]]] = (OrderedDict(), OrderedDict())
+        self._rounds = (_Rounds(), _Rounds())  # priority 0 is interactive, 1 is batch
         self._place: dict[str, tuple[int, str]] = {}
         self._places: dict[str, int] | None = None
 
@@ -44,12 +110,12 @@ class FairLine:
             client: `Client.key`.
             is_batch: whether it waits until no interactive job does.
         """
-        self._add(job_id, client, is_batch).append(job_id)
+        self._add(job_id, client, is_batch).jobs.append(job_id)
 
     def put_back(self, job_id: str, *, client: str, is_batch: bool = False) -> None:
         """Put a job that was taken at the head of everything again."""
-        self._add(job_id, client, is_batch).appendleft(job_id)
-        self._rounds[is_batch].move_to_end(client, last=False)
+        self._add(job_id, client, is_batch)
+        self._rounds[is_batch].put_back(job_id, client)
 
     def first(self) -> str:
         """Return the job that is next; IndexError when nobody waits."""
@@ -62,17 +128,13 @@ class FairLine:
         job_id = self.first()
         priority, client = self._place[job_id]
         self.remove(job_id)
-        if client in self._rounds[priority]:
-            self._rounds[priority].move_to_end(client)
+        self._rounds[priority].end_turn(client)
         return job_id
 
     def remove(self, job_id: str) -> None:
         """Take a job out of the line; KeyError when it is not in it."""
         priority, client = self._place.pop(job_id)
-        line = self._rounds[priority][client]
-        line.remove(job_id)
-        if not line:
-            del self._rounds[priority][client]
+        self._rounds[priority].clients[client].jobs.remove(job_id)
         self._places = None
 
     def position(self, job_id: str) -> int:
@@ -81,17 +143,18 @@ class FairLine:
 
     def waiting_of(self, client: str) -> int:
         """Return how many jobs of one client wait."""
-        return sum(len(round_.get(client, ())) for round_ in self._rounds)
+        owners = [rounds.clients.get(client) for rounds in self._rounds]
+        return sum(len(owner.jobs) for owner in owners if owner)
 
     def waiting_by_kind(self) -> dict[str, int]:
         """Return how many jobs wait, by kind."""
-        counts = [sum(map(len, round_.values())) for round_ in self._rounds]
+        counts = [sum(len(client.jobs) for client in rounds.clients.values()) for rounds in self._rounds]
         return {"interactive": counts[0], "batch": counts[1]}
 
-    def _add(self, job_id: str, client: str, is_batch: bool) -> deque[str]:
+    def _add(self, job_id: str, client: str, is_batch: bool) -> _Client:
         self._place[job_id] = (int(is_batch), client)
         self._places = None
-        return self._rounds[is_batch].setdefault(client, deque())
+        return self._rounds[is_batch].client(client)
 
     def places(self) -> dict[str, int]:
         """Return every job's place from 1 on, in order; not to be written to.
@@ -99,11 +162,7 @@ class FairLine:
         Kept until something changes, because everybody who waits asks for a place.
         """
         if self._places is None:
-            order: list[str] = []
-            for round_ in self._rounds:
-                lines = [list(line) for line in round_.values()]
-                for turn in range(max(map(len, lines), default=0)):
-                    order += [line[turn] for line in lines if turn < len(line)]
+            order = [job_id for rounds in self._rounds for job_id in rounds.in_order()]
             self._places = {job_id: place for place, job_id in enumerate(order, 1)}
         return self._places
 

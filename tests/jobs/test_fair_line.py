@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.fair_line import FairLine
+from jobs.fair_line import NEWCOMERS_A_ROUND, FairLine
 
 
 def test_one_job_does_not_wait_behind_thirty_of_somebody_else() -> None:
@@ -41,6 +41,64 @@ def test_client_whose_turn_is_over_goes_to_the_end_of_the_round() -> None:
     line.append("b0", client="b")
     assert line.popleft() == "a0"
     assert list(line) == ["b0", "a1"]
+
+
+def test_who_comes_in_mid_round_goes_before_those_who_had_their_turn() -> None:
+    """The one with thirty waiting has had a turn in this round: a newcomer's is next, every time."""
+    line = FairLine()
+    for number in range(30):
+        line.append(f"greedy-{number}", client="greedy")
+    for number in range(3):
+        assert line.popleft() == f"greedy-{number}"
+        line.append(f"modest-{number}", client="modest")
+        assert line.position(f"modest-{number}") == 1
+        assert line.popleft() == f"modest-{number}"
+    assert line.first() == "greedy-3"
+
+
+def test_nobody_waits_for_good_behind_ever_new_clients() -> None:
+    line = FairLine()
+    for number in range(2):
+        line.append(f"patient-{number}", client="patient")
+    assert line.popleft() == "patient-0"
+    left: list[str] = []
+    for number in range(200):
+        line.append(f"a{number}", client=f"new-a-{number}")
+        line.append(f"b{number}", client=f"new-b-{number}")
+        left.append(line.popleft())
+    assert left.index("patient-1") <= NEWCOMERS_A_ROUND
+
+
+def test_cancelled_jobs_cost_no_turn() -> None:
+    line = FairLine()
+    for number in range(30):
+        line.append(f"a{number}", client="a")
+    for number in range(29):
+        line.remove(f"a{number}")
+    line.append("b0", client="b")
+    line.append("b1", client="b")
+    assert list(line) == ["a29", "b0", "b1"]
+
+
+def test_of_jobs_put_back_the_last_is_next() -> None:
+    line = FairLine()
+    for client in "abc":
+        line.append(f"{client}0", client=client)
+        line.append(f"{client}1", client=client)
+    taken = [line.popleft() for _ in range(2)]
+    for job_id in reversed(taken):
+        line.put_back(job_id, client=job_id[0])
+    assert list(line) == ["a0", "b0", "c0", "a1", "b1", "c1"]
+
+
+def test_who_left_long_ago_is_forgotten() -> None:
+    line = FairLine()
+    for number in range(50):
+        line.append(str(number), client=f"client-{number}")
+        line.append(f"{number}-again", client="usual")
+        line.popleft()
+        line.popleft()
+    assert len(line._rounds[0].clients) <= 3
 
 
 def test_empty_line_has_no_first() -> None:
