@@ -7,6 +7,7 @@ default. How the model runs on a card is no setting: see `engine/profiles.py`.
 
 import argparse
 import difflib
+import ipaddress
 import logging
 import os
 import reprlib
@@ -17,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from annotated_types import Ge, Le
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -39,6 +40,13 @@ log = logging.getLogger("fftlama")
 
 class SettingsError(ValueError):
     """A setting is unknown or its value is not allowed; the text names the key, the value and what is allowed."""
+
+
+def _check_networks(text: str) -> str:
+    """Return a list of addresses and networks as it is; ValueError where one is none."""
+    for part in text.replace(",", " ").split():
+        ipaddress.ip_network(part, strict=False)
+    return text
 
 
 class Settings(BaseSettings):
@@ -133,7 +141,7 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9-]*$",
         description="header in which a proxy that checked a person names them, X-Forwarded-User for example",
     )
-    auth_proxy_from: str = Field(
+    auth_proxy_from: Annotated[str, AfterValidator(_check_networks)] = Field(
         default="127.0.0.1, ::1",
         description="addresses or networks of the proxies whose auth_proxy_header counts, separated by commas",
     )

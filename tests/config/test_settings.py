@@ -72,6 +72,7 @@ def test_empty_variable_counts_as_unset() -> None:
         ({"device": "gpu"}, {}, ("device", "'gpu'", "cuda:N")),
         ({"precision": "fp8"}, {}, ("'fp8'", "one of auto, fp16, bf16, fp32")),
         ({}, {"QUEUE": "kafka"}, ("queue", "'kafka'", "local")),
+        ({"auth_proxy_from": "::1, nonsense"}, {}, ("auth_proxy_from", "nonsense", "addresses or networks")),
     ],
 )
 def test_refusal_names_place_value_and_what_is_allowed(
