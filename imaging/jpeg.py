@@ -165,8 +165,7 @@ def claims_too_much(data: bytes, picture: JpegImagePlugin.JpegImageFile) -> bool
     """
     shares = [h * v for _, h, v, _ in picture.layer]
     blocks = picture.width * picture.height / 64 * sum(shares) / max(shares, default=1)
-    arithmetic = any(mark in data for mark in (b"\xff\xc9\0", b"\xff\xca\0"))
-    return not arithmetic and 8 * len(data) < blocks
+    return 8 * len(data) < blocks and not any(mark in data for mark in (b"\xff\xc9\0", b"\xff\xca\0"))  # arithmetic
 
 
 def iptc_of(picture: JpegImagePlugin.JpegImageFile) -> bytes | None:

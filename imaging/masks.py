@@ -19,6 +19,9 @@ MOST_MARKED_SHARE = 0.95  # above it there is hardly anything to fill the hole f
 MIDTONES = (32, 223)  # a mask's edges and JPEG noise lie between, but not half of its pixels
 MOST_MIDTONES_SHARE = 0.5
 SAMPLE_STEP = 3  # every third row and column tells whether two pictures are the same
+SPARSE_STEP = 37  # and every so many that they are clearly not, if fewer pixels than the share are
+CLEARLY_OTHER_SHARE = 0.5
+LEAST_SPARSE = 500  # pixels; of fewer nothing is clear
 
 
 def read_mask(
@@ -128,14 +131,25 @@ def _hole_of_dark(image: np.ndarray, shift: int) -> np.ndarray:
 
 def _is_same(image: np.ndarray, photo: np.ndarray, where: np.ndarray | None) -> bool:
     """Tell whether two (H, W, 3) pictures are the same, where `where` is True, but for what saving changes."""
-    step = np.s_[::SAMPLE_STEP, ::SAMPLE_STEP]
+    # Most masks are nothing like the photo, which few pixels tell.
+    if _near_share(image, photo, where, SPARSE_STEP, least=LEAST_SPARSE) < CLEARLY_OTHER_SHARE:
+        return False
+    if where is not None and not where[::SAMPLE_STEP, ::SAMPLE_STEP].any():
+        return False
+    if _near_share(image, photo, where, SAMPLE_STEP, least=1) <= SAME_SHARE:
+        return False
+    # A flat photo, a black frame say, is the same as a mask that marks nothing.
+    sample = photo[::SAMPLE_STEP, ::SAMPLE_STEP] >> 8 * (photo.itemsize - 1)
+    return bool(np.ptp(sample.reshape(-1, 3), axis=0).max() > NEAR_LEVELS)
+
+
+def _near_share(image: np.ndarray, photo: np.ndarray, where: np.ndarray | None, step_px: int, *, least: int) -> float:
+    """Return the share of pixels, where `where` is True, that two (H, W, 3) pictures nearly share; 1 of too few."""
+    step = np.s_[::step_px, ::step_px]
     one, other = (p[step] >> 8 * (p.itemsize - 1) for p in (image, photo))
     near = _in_all_channels(np.abs(one.astype(np.int16) - other) <= NEAR_LEVELS)
     chosen = near if where is None else near[where[step]]
-    if not chosen.size or chosen.mean() <= SAME_SHARE:
-        return False
-    # A flat photo, a black frame say, is the same as a mask that marks nothing.
-    return bool(np.ptp(other.reshape(-1, 3), axis=0).max() > NEAR_LEVELS)
+    return float(chosen.mean()) if chosen.size >= least else 1.0
 
 
 def _in_all_channels(found: np.ndarray) -> np.ndarray:
@@ -146,11 +160,16 @@ def _in_all_channels(found: np.ndarray) -> np.ndarray:
 
 def _midtones_share(image: np.ndarray, shift: int, where: np.ndarray | None) -> float:
     """Return the share of pixels, where `where` is True, whose every channel is neither dark nor bright."""
-    step = np.s_[::SAMPLE_STEP, ::SAMPLE_STEP]
-    levels = image[step] >> shift
-    between = _in_all_channels((levels > MIDTONES[0]) & (levels < MIDTONES[1]))
-    chosen = between if where is None else between[where[step]]
-    return float(chosen.mean()) if chosen.size else 0.0
+    share = 0.0
+    for step_px in (SPARSE_STEP, SAMPLE_STEP):
+        step = np.s_[::step_px, ::step_px]
+        levels = image[step] >> shift
+        between = _in_all_channels((levels > MIDTONES[0]) & (levels < MIDTONES[1]))
+        chosen = between if where is None else between[where[step]]
+        share = float(chosen.mean()) if chosen.size else 0.0
+        if chosen.size > LEAST_SPARSE and share < MOST_MIDTONES_SHARE / 2:
+            break  # clearly few
+    return share
 
 
 def _is_bright(mask: Photo, shift: int) -> np.ndarray:
