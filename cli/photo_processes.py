@@ -8,7 +8,6 @@ and mask to this side through shared memory and gets the patches back. Both side
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -107,6 +106,7 @@ class _Process:
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **ONE_THREAD},
+            process_group=0,  # Ctrl+C is for the process that starts this one: it lets what runs come to an end
         )
         far_pipe.close()
         with _or_lost():
@@ -210,8 +210,6 @@ def main(arguments: Sequence[str]) -> None:
 
     from cli.batch import repair_task
 
-    # Ctrl+C is for the process that started this one: it lets what runs come to an end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)  # there is a process for each core
     pipe, memory = Connection(int(arguments[0])), SharedArrays(int(arguments[1]))
     repair: Callable[..., RepairResult] = FarEngine(pipe, memory).repair
