@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ import numpy as np
 import pytest
 
 from engine.requests import RepairRequest
-from jobs.celery_app import AttemptRunner, connect
+from jobs.celery_app import TASK_NAME, AttemptRunner, connect, create_celery
 from jobs.celery_worker import STALLED_S, Heartbeat
 from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, pack, queue_name, unpack
+from jobs.remote_engine import fingerprint_of
 from jobs.windows import options_of
 from tests.support.certificate import make_certificate
 from tests.support.cluster import PHOTO, cluster
 from tests.support.cuttable_proxy import CuttableProxy
 from tests.support.fake_engine import FakeEngine
 from tests.support.redis_server import FakeWorker, RedisServer, wait_for_workers
+from tests.support.serve_worker import WEIGHTS
 from tests.support.serving import (
     ROOT,
     RunningServer,
@@ -86,6 +89,33 @@ def test_worker_that_redis_forgot_is_known_again_before_it_claims(tmp_path: Path
     finally:
         redis_.kill()
     assert known == [True]
+
+
+def test_worker_takes_people_who_wait_before_a_batch_that_came_first(tmp_path: Path) -> None:
+    redis_ = RedisServer(tmp_path / "redis").start()
+    worker = FakeWorker(redis_.url, tmp_path)
+    fingerprint = fingerprint_of("test", WEIGHTS)
+    sending = create_celery(redis_.url, fingerprint)
+    image, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), bool)
+    mask[8:12, 8:12] = True
+    request = RepairRequest(image, mask, None, 20)  # it takes a fifth of a second
+    names = ["batch-0", "batch-1", "person-0", "person-1"]
+    try:
+        for name in names:
+            blob = pack({"deadline_s": 60, **options_of(request)}, [image, mask])
+            redis_.client.set(AttemptKeys(name).request, bytes(blob))
+            queue = queue_name(fingerprint, is_batch=name.startswith("batch"))
+            sending.send_task(TASK_NAME, [name], task_id=name, queue=queue, retry=False)
+        worker.start()
+        claimed: list[str] = []
+        until_s = time.monotonic() + 60
+        while len(claimed) < len(names) and time.monotonic() < until_s:
+            claimed += [one for one in names if one not in claimed and redis_.client.exists(AttemptKeys(one).claim)]
+            time.sleep(0.01)
+        assert claimed == ["person-0", "person-1", "batch-0", "batch-1"]
+    finally:
+        worker.kill()
+        redis_.kill()
 
 
 @pytest.mark.parametrize("is_batch", [False, True])

@@ -19,7 +19,7 @@ from tests.support.fake_engine import FakeEngine
 from tests.support.page_driver import DATA
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 from web.accounts import AccountError, Accounts
-from web.auth import GUESSES, Lockout, _safe_target
+from web.auth import GUESSES, Lockout, _safe_target, login_warning
 from web.openapi import build_document
 
 PASSWORD = "correct horse"
@@ -222,6 +222,15 @@ def test_people_whose_long_names_differ_at_the_end_are_two(start_server: Callabl
         image_id = client.post("/api/v1/images", files=files, headers=first).json()["image_id"]
         statuses = [client.get(f"/api/v1/images/{image_id}", headers=who).status_code for who in (first, second)]
     assert statuses == [200, 404]
+
+
+def test_a_server_that_others_reach_without_a_login_says_how_to_have_one(
+    start_server: Callable[..., RunningServer], tmp_path: Path
+) -> None:
+    open_to_all = start_server(host="0.0.0.0")
+    assert "Everybody who reaches 0.0.0.0" in open_to_all.log and "fftlama user add NAME" in open_to_all.log
+    for settings in ({}, {"auth_file": tmp_path / "a.json"}, {"auth_proxy_header": "X-Forwarded-User"}):
+        assert login_warning(Settings(host="0.0.0.0" if settings else "127.0.0.1", **settings)) == ""
 
 
 def test_accounts_file_is_readable_by_its_owner_only(accounts: Accounts) -> None:
