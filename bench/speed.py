@@ -16,6 +16,7 @@ host      the host's steps of a repair, one by one
 repair    the whole repair by wall clock, its stages and its jitter
 cap       100 large repairs in 6 GiB
 start     process start to ready, kernel cache cold and warm
+app       `app.py` from its start to ready, with the page
 steps     where the time of a start goes, step by step
 memory    what 200 repairs of mixed sizes leave allocated and reserved
 switch    other weights without a restart, and back
@@ -44,7 +45,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 RESULTS = Path(__file__).parent / "results"
 OF_THE_NETWORK = ("model", "profile", "nan", "accuracy", "buckets")
-OF_A_REPAIR = ("mask", "copies", "host", "processor", "grey", "repair", "cap", "start", "steps")
+OF_A_REPAIR = ("mask", "copies", "host", "processor", "grey", "repair", "cap", "start", "app", "steps")
 SECTIONS = (*OF_THE_NETWORK, *OF_A_REPAIR, "memory", "switch", "batch", "measure", "agree", "launches")
 SIZES = "1x512x512,1x768x768,1x1024x1024,1x1536x1536,2x512x512,4x512x512,8x512x512"
 BUCKETS = "256,384,512,640,768,1024,1280,1536"
@@ -152,6 +153,8 @@ def run_section(section: str, options: argparse.Namespace) -> Any:
         return speed_repair.capped_rows(options.weights)
     if section == "start":
         return speed_start.start_row(options.weights)
+    if section == "app":
+        return speed_start.app_row()
     if section == "steps":
         return speed_start.step_rows(options.weights)
     engine = {

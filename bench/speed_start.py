@@ -1,9 +1,12 @@
 """How long a process takes until its first repair can begin, and where that time goes."""
 
 import json
+import os
+import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -47,6 +50,46 @@ def start_row(weights: str | None, *, starts: int = 7) -> dict[str, Any]:
         "warm_each_s": readies[1:],
         "of_it_import_torch_s": imports[1:],
         "says": says,
+    }
+    print(row, flush=True)
+    return row
+
+
+def app_row(*, starts: int = 7) -> dict[str, Any]:
+    """Time from starting `app.py` to the line that says it is ready, page and engine: wall clock and processor."""
+    walls, processor = [], []
+    for _ in range(starts):
+        with tempfile.TemporaryDirectory() as folder:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            command = [
+                sys.executable,
+                "app.py",
+                f"--port={port}",
+                f"--data-dir={folder}/data",
+                f"--outputs-dir={folder}/out",
+            ]
+            started = time.perf_counter()
+            child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            assert child.stdout is not None
+            said = []
+            for line in child.stdout:
+                said.append(line)
+                if "is ready at" in line:
+                    walls.append(round(time.perf_counter() - started, 2))
+                    times = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+                    processor.append((int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK"))
+                    break
+            child.terminate()
+            child.communicate()
+            if not any("is ready at" in line for line in said):
+                return {"message": "".join(said)[-500:]}
+    row = {
+        "app_first_s": walls[0],
+        "app_s": statistics.median(walls[1:]),
+        "app_each_s": walls[1:],
+        "app_processor_s": statistics.median(processor[1:]),
     }
     print(row, flush=True)
     return row

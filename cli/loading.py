@@ -21,12 +21,13 @@ def load_inpainter(settings: Settings) -> "Inpainter":
     Raises:
         CommandError: It can't be had; the exit code is 2 where this machine lacks what was asked for.
     """
-    from app import load_engine, share_cores
+    from app import collecting_later, load_engine, share_cores
 
     share_cores()
-    from engine.requests import RepairError, UnavailableError
-    from lama.catalogue import DownloadError
-    from lama.checkpoint import CheckpointError
+    with collecting_later():
+        from engine.requests import RepairError, UnavailableError
+        from lama.catalogue import DownloadError
+        from lama.checkpoint import CheckpointError
 
     try:
         return cast("Inpainter", load_engine(settings))

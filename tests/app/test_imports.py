@@ -1,5 +1,6 @@
 """What is done before and while the heavy libraries are imported: it counts for every start and every repair."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app import SPIN_COUNT, share_cores
+from app import SPIN_COUNT, collecting_later, share_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT_STUBS = """
@@ -51,23 +52,40 @@ def test_threads_that_wait_do_not_spin_unless_somebody_said_how(monkeypatch: pyt
     assert 0 < int(os.environ["GOMP_SPINCOUNT"]) <= 10_000
 
 
+def test_garbage_is_looked_for_again_after_what_was_imported_or_could_not_be() -> None:
+    assert gc.isenabled()
+    with pytest.raises(ImportError), collecting_later():
+        with collecting_later():
+            pass
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with collecting_later():
+            pass
+        assert not gc.isenabled(), "whoever has switched it off keeps it so"
+    finally:
+        gc.enable()
+
+
 def test_the_app_says_so_before_torch_is_imported() -> None:
-    """libgomp reads the variable once, when it is loaded."""
+    """libgomp reads the variable once, when it is loaded. And no garbage is looked for meanwhile."""
     code = """
-import os, sys
+import gc, os, sys
 import app
 class Seen(Exception): pass
 def look(settings):
-    raise Seen("torch" in sys.modules, os.environ["GOMP_SPINCOUNT"])
+    raise Seen("torch" in sys.modules, os.environ["GOMP_SPINCOUNT"], gc.isenabled())
 app.load_engine = look
 from config import load_settings
 try:
     app.create_app(load_settings({}))
 except Seen as seen:
-    print(*seen.args)
+    print(*seen.args, gc.isenabled())
 """
     environment = {name: value for name, value in os.environ.items() if "OMP" not in name}
     printed = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     ).stdout
-    assert printed.split() == ["False", SPIN_COUNT]
+    assert printed.split() == ["False", SPIN_COUNT, "False", "True"]
