@@ -5,7 +5,8 @@
 All forms of a network run in turn within every round, so that a busy machine slows them alike; the ratio is that of the
 fastest rounds. Columns: fastest and median wall clock, processor time of all threads, ratio to the trace, difference
 from the float32 published form. Then the whole `repair()` at the same size. Prints Markdown, then one JSON line, and
-writes the same with the environment to FOLDER/cpu.json (default: bench/results).
+writes the same with the environment to FOLDER/cpu.json (default: bench/results). With --operators nothing but where one
+float32 forward of the first network spends its time. `ONEDNN_MAX_CPU_ISA=AVX2` makes a processor one without bfloat16.
 """
 
 import argparse
@@ -44,11 +45,16 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--weights", help="for compact and the repair; default: the embedded ones")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--operators", action="store_true", help="where one float32 forward spends its time")
     options = parser.parse_args()
     if unknown := sorted(set(options.networks.split(",")) - set(NETWORKS)):
         parser.error(f"there is no network {', '.join(unknown)}; there are: {', '.join(NETWORKS)}")
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
+    if options.operators:
+        print(environment(options.threads))
+        print(operators(options.networks.split(",")[0], options.side, weights=options.weights))
+        return
     report: dict[str, Any] = {"environment": environment(options.threads), "forms": [], "repair": []}
     print(report["environment"])
     print("\n| network | form | fastest ms | median ms | processor ms | x trace | max / mean grey levels | within 3 |")
@@ -60,6 +66,24 @@ def main() -> None:
         report["repair"] += measure_repairs(precision, options.side, rounds=options.rounds, weights=options.weights)
     (options.out / "cpu.json").write_text(json.dumps(report))
     print(json.dumps(report))
+
+
+@torch.no_grad()
+def operators(name: str, side: int, *, weights: str | None, rows: int = 20) -> str:
+    """Return a table of the operators and shapes that take most of one float32 forward, in parts of it."""
+    generator = load_generator(weights) if name == "compact" else random_generator()
+    network, x = FastGenerator(generator, device="cpu", dtype=torch.float32), masked_noise(side)
+    network(x)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+        network(x)
+    found = profile.key_averages(group_by_input_shape=True)
+    all_us = sum(each.self_cpu_time_total for each in found)
+    lines = ["| operator | shapes | calls | ms each | part |", "|---|---|---|---|---|"]
+    for each in sorted(found, key=lambda each: -each.self_cpu_time_total)[:rows]:
+        shapes = " ".join("x".join(map(str, shape)) for shape in each.input_shapes if shape)
+        ms, part = each.self_cpu_time_total / each.count / 1e3, each.self_cpu_time_total / all_us
+        lines.append(f"| {each.key} | {shapes} | {each.count} | {ms:.2f} | {part:.3f} |")
+    return "\n".join(lines)
 
 
 @torch.no_grad()
