@@ -5,7 +5,8 @@
 Text and marks are drawn on photos without text of their own (bench/detection_cases.py), so the true mask is known:
 every pixel that the drawing changed by more than three grey levels. Pixel precision, recall and IoU are means over the
 photos, at three sensitivities; "found" is in how many photos at least half of the true pixels are. Clicks are on drawn
-shapes and timed at 12 megapixels. Saves FOLDER/detection-cpu.md and .json (default: $OUT, else bench/results).
+shapes and timed at 12 megapixels. Saves FOLDER/detection-cpu.md and .json (default: $OUT, else bench/results); with
+`--only spots` the rows of spots alone, as detection-spots-cpu.md.
 
 Needs the fonts DejaVu and Noto CJK (Debian: fonts-dejavu, fonts-noto-cjk) for the drawing alone.
 """
@@ -34,10 +35,11 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.detection_cases import Case, all_kinds, logos  # noqa: E402
+from bench.detection_cases import Case, all_kinds, dirt, logos  # noqa: E402
 from bench.speed_report import render  # noqa: E402
 from detection.click import select_object  # noqa: E402
 from detection.repeat import find_repeats  # noqa: E402
+from detection.spots import find_spots  # noqa: E402
 from detection.text import find_text  # noqa: E402
 from detection.text_network import find_weights  # noqa: E402
 
@@ -48,6 +50,7 @@ WITHOUT_TEXT = (
     "kodim07", "00017", "00012", "kodim22", "00052", "00023",
 )  # fmt: skip
 LARGE_PX = (3000, 4000)
+SPOTS = "spots"
 CLICK_BAR_MS = 200
 RUNTIME_CODE = """
 import sys, time, resource, numpy as np
@@ -90,18 +93,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ROOT / "bench" / "results")))
     options = parser.parse_args()
     photos = read_photos(options.photos, options.count)
-    kinds: dict[str, Callable[..., Case]] = dict(all_kinds())
+    kinds: dict[str, Callable[..., Case]] = {} if options.only == SPOTS else dict(all_kinds())
     kinds["logo, the same again"] = lambda photo, rng: logos(photo, rng, opacity=0.9)
     kinds["logo, other sizes and angles"] = lambda photo, rng: logos(photo, rng, opacity=0.9, varied=True)
     kinds["logo, half transparent"] = lambda photo, rng: logos(photo, rng, opacity=0.5)
+    kinds["spots: dust and hairs"] = dirt
     rows = []
     for kind, draw in kinds.items():
         if options.only in kind:
             rows.append(measure(kind, draw, photos, options.overlays))
             print(json.dumps(rows[-1]), flush=True)
     report: dict[str, Any] = {"what is found": rows}
+    if options.only in ("", SPOTS):
+        report["taken for spots where nothing is drawn"] = false_alarms(photos, find_spots)
+        report["time of looking for spots"] = spot_times(photos[0][1])
     if not options.only:
-        report["taken for text where nothing is drawn"] = false_alarms(photos)
+        report["taken for text where nothing is drawn"] = false_alarms(photos, find_text)
         report["a click"] = clicks(photos[0][1])
         report["time"] = times(photos[0][1])
         report["what runs the text network, 960x960, seconds of processor"] = runtimes()
@@ -109,10 +116,11 @@ def main() -> None:
     text = render(report).replace("# Speed", "# Detection", 1)
     print(text)
     print(json.dumps(report))
-    if not options.only:
+    if options.only in ("", SPOTS):
+        name = f"detection-{SPOTS}-cpu" if options.only else "detection-cpu"
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "detection-cpu.md").write_text(text, encoding="utf-8")
-        (options.out / "detection-cpu.json").write_text(json.dumps(report) + "\n", encoding="utf-8")
+        (options.out / f"{name}.md").write_text(text, encoding="utf-8")
+        (options.out / f"{name}.json").write_text(json.dumps(report) + "\n", encoding="utf-8")
 
 
 def read_photos(folder: Path, count: int) -> list[tuple[str, NDArray[np.uint8]]]:
@@ -125,8 +133,8 @@ def read_photos(folder: Path, count: int) -> list[tuple[str, NDArray[np.uint8]]]
 def find(case: Case) -> Callable[[float], NDArray[np.bool_]]:
     """Look once, and return what is found at a sensitivity."""
     if case.template is None:
-        text = find_text(case.image)
-        return lambda sensitivity: text.select(sensitivity).mask
+        found = find_spots(case.image) if case.kind == "dust and hairs" else find_text(case.image)
+        return lambda sensitivity: found.select(sensitivity).mask
     template = case.template
     return lambda sensitivity: find_repeats(case.image, template, sensitivity=sensitivity).mask
 
@@ -178,14 +186,31 @@ def overlay(name: str, case: Case, mask: NDArray[np.bool_], figures: tuple[float
     return np.asarray(cv2.putText(pair, text, (8, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 0), 1), np.uint8)
 
 
-def false_alarms(photos: list[tuple[str, NDArray[np.uint8]]]) -> list[dict[str, Any]]:
-    """Return, for each sensitivity, how many photos have something taken for text, and how much of them."""
-    found = [find_text(photo) for _, photo in photos]
+def false_alarms(
+    photos: list[tuple[str, NDArray[np.uint8]]], look: Callable[[NDArray[np.uint8]], Any]
+) -> list[dict[str, Any]]:
+    """Return, for each sensitivity, in how many photos something is found that is not there, and how much of them."""
+    found = [look(photo) for _, photo in photos]
     rows = []
     for sensitivity in SENSITIVITIES:
         shares = [100 * float(text.select(sensitivity).mask.mean()) for text in found]
         row = {"sensitivity": str(sensitivity), "photos": f"{sum(s > 0 for s in shares)} of {len(shares)}"}
         rows.append(row | {"mean share, %": statistics.fmean(shares), "largest share, %": max(shares)})
+    return rows
+
+
+def spot_times(photo: NDArray[np.uint8]) -> list[dict[str, Any]]:
+    """Return rows of what looking for spots costs by size."""
+    rows = []
+    for size in ((1024, 1024), LARGE_PX):
+        image = np.asarray(cv2.resize(photo, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+        began, used = time.perf_counter(), time.process_time()
+        found = find_spots(image)
+        row: dict[str, Any] = {"photo": f"{size[1]}x{size[0]}", "s": time.perf_counter() - began}
+        row["s of processor"] = time.process_time() - used
+        began = time.perf_counter()
+        found.select(0.6)
+        rows.append(row | {"another sensitivity, s": time.perf_counter() - began})
     return rows
 
 

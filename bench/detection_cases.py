@@ -256,6 +256,30 @@ def sign(photo: NDArray[np.uint8], rng: Random, texts: tuple[str, ...], fonts: l
     return Case("sign in the scene", soft.round().clip(0, 255).astype(np.uint8), letters > 0.05)
 
 
+def dirt(photo: NDArray[np.uint8], rng: Random) -> Case:
+    """What a scan has: 25 specks and three hairs, all light or all dark, of up to 1 % of the shorter side."""
+    height, width = photo.shape[:2]
+    shorter = min(height, width)
+    canvas = np.zeros((height * SUPERSAMPLE, width * SUPERSAMPLE), np.uint8)
+    for _ in range(25):
+        place = rng.uniform(0.03, 0.97, 2) * (width, height) * SUPERSAMPLE
+        radius = rng.uniform(0.0015, 0.005) * shorter * SUPERSAMPLE
+        axes = (max(1, round(radius)), max(1, round(radius * rng.uniform(0.5, 1))))
+        cv2.ellipse(canvas, (round(place[0]), round(place[1])), axes, rng.uniform(0, 180), 0, 360, 255, -1)
+    for _ in range(3):
+        place, angle, line = rng.uniform(0.1, 0.9, 2) * (width, height), rng.uniform(0, np.pi), []
+        for _ in range(12):
+            line.append(place * SUPERSAMPLE)
+            angle += rng.normal(0, 0.12)
+            place = place + np.array([np.cos(angle), np.sin(angle)]) * 0.03 * shorter
+        thick = max(1, round(0.0025 * shorter * SUPERSAMPLE))
+        cv2.polylines(canvas, [np.array(line).round().astype(np.int32)], False, 255, thick)
+    alpha = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA) / np.float32(255)
+    drawn = photo.astype(np.float32)
+    lay(drawn, alpha, 0, 0, (245, 243, 235) if rng.random() < 0.5 else (25, 22, 20), float(rng.uniform(0.75, 0.95)))
+    return _case("dust and hairs", photo, drawn)
+
+
 def all_kinds() -> dict[str, Callable[[NDArray[np.uint8], Random], Case]]:
     """Return how to draw each kind that text is found in."""
     latin, chinese = font_file(LATIN_FONTS), font_file(CHINESE_FONTS)

@@ -1,7 +1,7 @@
-"""POST /api/v1/detect: text, marks and clicked objects of a photo or round as a mask, before anything is repaired.
+"""POST /api/v1/detect: text, spots, marks and clicked objects of a photo or round as a mask; nothing is repaired yet.
 
-Knows the body's form and how much may run at once; what is found is `detection/`'s. What was found as text is kept, so
-that moving the sensitivity only filters.
+Knows the body's form and how much may run at once; what is found is `detection/`'s. What was found as text or as spots
+is kept, so that moving the sensitivity only filters.
 """
 
 import base64
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from detection.click import Point, select_object
 from detection.found import Detection, DetectionError, DetectorMissingError
 from detection.repeat import find_repeats
+from detection.spots import FoundSpots, find_spots
 from detection.text import FoundText, find_text
 from jobs.errors import JobError
 from jobs.images import step_bytes
@@ -30,60 +31,63 @@ from jobs.store import ImageRecord
 from masks.boxes import Box
 from web.uploads import decode_mask, read_json
 
-KINDS = ("text", "click", "repeat")
+KINDS = ("text", "click", "repeat", "spots")
 FIELDS = {
     "text": ("image_id", "kind", "box", "sensitivity"),
     "click": ("image_id", "kind", "box", "points", "sensitivity"),
     "repeat": ("image_id", "kind", "box", "mask_png", "strokes", "mark_image_id", "sensitivity"),
+    "spots": ("image_id", "kind", "box", "sensitivity"),
 }
 AT_ONCE = 2  # a click takes a tenth of a second, text some seconds, and repairs want the processor too
 MOST_WAITING = 16
 BYTES_PER_PX = 12  # of the photo: reduced copies, masks, the answer
 ANSWER_BYTES_PER_PX = 4
-BASE_BYTES = {"text": 400 << 20, "click": 32 << 20, "repeat": 200 << 20}
-KEPT_TEXTS = 16
+BASE_BYTES = {"text": 400 << 20, "click": 32 << 20, "repeat": 200 << 20, "spots": 200 << 20}
+KEPT_SEARCHES = 16
 MOST_REGIONS = 2000
 COMPRESSION = 1  # zlib's: a mask is small at any
 
+Found = FoundText | FoundSpots
 
-class TextCache:
-    """What was found as text in the last photos, so that another sensitivity costs nothing."""
+
+class SearchCache:
+    """What was found as text or spots in the last photos, so that another sensitivity costs nothing."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, Box | None], FoundText] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, Box | None], Found] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, image_id: str, box: Box | None) -> FoundText | None:
+    def get(self, kind: str, image_id: str, box: Box | None) -> Found | None:
         """Return what was found, or None when it was not looked for or is gone."""
         with self._lock:
-            found = self._kept.get((image_id, box))
+            found = self._kept.get((kind, image_id, box))
             if found is not None:
-                self._kept.move_to_end((image_id, box))
+                self._kept.move_to_end((kind, image_id, box))
             return found
 
-    def keep(self, image_id: str, box: Box | None, found: FoundText) -> None:
+    def keep(self, kind: str, image_id: str, box: Box | None, found: Found) -> None:
         """Keep what was found; the oldest goes."""
         with self._lock:
-            self._kept[image_id, box] = found
-            while len(self._kept) > KEPT_TEXTS:
+            self._kept[kind, image_id, box] = found
+            while len(self._kept) > KEPT_SEARCHES:
                 self._kept.popitem(last=False)
 
 
 def add_detect_route(router: APIRouter, queue: JobQueue, *, max_file_mib: int) -> None:
     """Add the route to a router that answers JobError."""
     running = anyio.CapacityLimiter(AT_ONCE)
-    texts = TextCache()
+    searches = SearchCache()
 
     @router.post("/api/v1/detect")
     async def detect(request: Request) -> JSONResponse:
         body = await read_json(request, max_file_mib=max_file_mib)
         if running.statistics().tasks_waiting >= MOST_WAITING:
             raise JobError("busy", "Too many selections are being made at once. Try again soon.")
-        answer = await anyio.to_thread.run_sync(lambda: _detect(queue, texts, body), limiter=running)
+        answer = await anyio.to_thread.run_sync(lambda: _detect(queue, searches, body), limiter=running)
         return JSONResponse(answer)
 
 
-def _detect(queue: JobQueue, texts: TextCache, body: dict[str, Any]) -> dict[str, Any]:
+def _detect(queue: JobQueue, searches: SearchCache, body: dict[str, Any]) -> dict[str, Any]:
     kind = body.get("kind")
     if kind not in KINDS:
         raise JobError(
@@ -98,8 +102,8 @@ def _detect(queue: JobQueue, texts: TextCache, body: dict[str, Any]) -> dict[str
     points = _points(body.get("points"))
     image = queue.image(body["image_id"])
     try:
-        if kind == "text":
-            found = _find_text(queue, texts, image, box)
+        if kind in ("text", "spots"):
+            found = _search(queue, searches, kind, image, box)
             with queue.images.memory.reserve(ANSWER_BYTES_PER_PX * image.width * image.height):
                 return _answer(found.select(sensitivity))
         if kind == "click":
@@ -113,12 +117,13 @@ def _detect(queue: JobQueue, texts: TextCache, body: dict[str, Any]) -> dict[str
         raise JobError("bad_detect", str(error)) from error
 
 
-def _find_text(queue: JobQueue, texts: TextCache, image: ImageRecord, box: Box | None) -> FoundText:
-    found = texts.get(image.image_id, box)
+def _search(queue: JobQueue, searches: SearchCache, kind: str, image: ImageRecord, box: Box | None) -> Found:
+    found = searches.get(kind, image.image_id, box)
     if found is None:
-        with queue.images.memory.reserve(_cost_bytes("text", image)):
-            found = find_text(queue.images.pixels(image), box=box)
-        texts.keep(image.image_id, box, found)
+        with queue.images.memory.reserve(_cost_bytes(kind, image)):
+            pixels = queue.images.pixels(image)
+            found = find_text(pixels, box=box) if kind == "text" else find_spots(pixels, box=box)
+        searches.keep(kind, image.image_id, box, found)
     return found
 
 

@@ -172,6 +172,26 @@ def test_text_is_found_as_a_mask_and_what_the_detector_refuses_is_a_sentence(per
     assert person.strokes == before
 
 
+def test_spots_are_found_as_a_mask_and_text_is_added_to_it(person: Person) -> None:
+    image = scene()
+    draw = ImageDraw.Draw(image)
+    places = [(60, 60), (300, 40), (580, 240), (320, 260)]
+    for x, y in places:
+        draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=(250, 250, 245))
+    person.open(png(image))
+    changing(person, lambda: person.press("find-spots"))
+    found = painted(person)
+    assert all(found[y, x] for x, y in places) and not found[RED].any()
+    assert found[:300].sum() < 60 * len(places)
+    # What was found stays, and is no box to look in.
+    expect(person.page.locator('[data-part="find-text"]')).to_have_text("Find text")
+    changing(person, lambda: person.press("find-text"), 2)
+    asked = json.loads(person.posts("/api/v1/detect")[-1])
+    assert asked["kind"] == "text" and "box" not in asked
+    both = painted(person)
+    assert both[330:375, 180:500].mean() > 0.1 and (both & found).sum() == found.sum()
+
+
 def set_growth(person: Person, px: int, *, release: bool) -> None:
     script = """([node, px, release]) => {
       node.value = px;

@@ -62,6 +62,19 @@ def test_text_is_looked_for_in_a_box(client: httpx.Client, image_id: str) -> Non
     assert mask.shape == (384, 512) and isinstance(regions, list)
 
 
+def test_spots_are_found_and_another_sensitivity_chooses_among_them(client: httpx.Client) -> None:
+    image = np.full((300, 400, 3), 150, np.uint8) + np.random.default_rng(0).integers(0, 4, (300, 400, 1), np.uint8)
+    image[50:53, 60:63] = 20
+    image[200:203, 300:303] = 190
+    other_id = str(upload(client, png(image))["image_id"])
+    few, regions = detect(client, image_id=other_id, kind="spots", sensitivity=0)
+    assert few[50:53, 60:63].all() and few.sum() < 60 and len(regions) >= 1
+    most, _ = detect(client, image_id=other_id, kind="spots", sensitivity=1)
+    assert most[200:203, 300:303].all() and not (few & ~most).any()
+    inside, _ = detect(client, image_id=other_id, kind="spots", box=[250, 150, 400, 300])
+    assert inside[200:203, 300:303].all() and not inside[50:53, 60:63].any()
+
+
 def test_a_mark_is_found_again_on_another_photo(client: httpx.Client, image_id: str) -> None:
     other = np.asarray(Image.open(DATA / "skyline.jpg").convert("RGB")).copy()
     draw_mark(other[50:110, 300:400])
@@ -90,6 +103,8 @@ def test_a_mark_is_found_again_on_another_photo(client: httpx.Client, image_id: 
         ({"kind": "text", "sensitivity": 2}, 422, "bad_detect"),
         ({"kind": "text", "sensitivity": "high"}, 422, "bad_detect"),
         ({"kind": "text", "points": []}, 400, "bad_request"),
+        ({"kind": "spots", "strokes": []}, 400, "bad_request"),
+        ({"kind": "spots", "box": [900, 900, 950, 950]}, 422, "bad_detect"),
         ({"kind": "repeat"}, 422, "bad_detect"),
         ({"kind": "repeat", "mask_png": "!!"}, 400, "bad_request"),
         ({"kind": "repeat", "strokes": 7}, 422, "bad_strokes"),

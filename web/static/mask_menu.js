@@ -45,9 +45,14 @@ export function createMaskMenu({ root, store, words, tools, selecting }) {
     part("mask-again").disabled = !used;
     part("sensitivity-row").hidden = !selecting.isAdjustable();
     showDilation(hand.dilate_px ?? -1);
-    const key = strokes.length ? "mask.text_inside" : "mask.text";
-    const text = words.say(selecting.isAdjustable() ? "mask.text" : key);
-    if (part("find-text").textContent !== text) part("find-text").textContent = text;
+    const isInside = strokes.length && !selecting.isAdjustable();
+    say("find-text", isInside ? "mask.text_inside" : "mask.text");
+    say("find-spots", isInside ? "mask.spots_inside" : "mask.spots");
+  }
+
+  function say(/** @type {string} */ name, /** @type {string} */ key) {
+    const text = words.say(key);
+    if (part(name).textContent !== text) part(name).textContent = text;
   }
 
   function showDilation(/** @type {number} */ px) {
@@ -91,7 +96,8 @@ export function createMaskMenu({ root, store, words, tools, selecting }) {
   const actions = {
     "mask-menu": () => toggle(),
     "mask-close": close,
-    "find-text": () => void selecting.findText(wanted()),
+    "find-text": () => void selecting.search("text", wanted()),
+    "find-spots": () => void selecting.search("spots", wanted()),
     "find-repeats": () => void selecting.findRepeats(wanted()),
     invert: () => void tools.invert(),
     "mask-upload": () => file.click(),

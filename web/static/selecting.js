@@ -1,4 +1,4 @@
-// Selecting: what the server finds becomes part of the mask: what a click or a box selects, text, and a mark's repeats.
+// Selecting: what the server finds becomes part of the mask: what a click or a box selects, text, spots, a mark's repeats.
 // Further clicks, and another sensitivity, replace what was found last instead of adding to it.
 
 import { ApiError } from "./api.js";
@@ -79,13 +79,17 @@ export function createSelecting({ store, api, whenUploaded, replaceStrokes }) {
     return find({ kind: "click", base: store.get().strokes, points: [], box, erase: takesAway, strokes: null }, { box, points: [] });
   }
 
-  /** Letters, in the whole photo or inside what is painted. @param {number} sensitivity */
-  function findText(sensitivity) {
+  /** Letters or spots, in the whole photo or inside what is painted. @param {"text" | "spots"} kind @param {number} sensitivity */
+  function search(kind, sensitivity) {
     const { strokes, photo } = store.get();
     if (!photo) return;
-    const before = goingOn("text");
-    const box = before ? before.box : boxOf(strokes, photo.width, photo.height);
-    const fresh = { kind: "text", base: box ? [] : strokes, points: [], box, erase: false, strokes: box ? strokes : null };
+    const before = goingOn(kind);
+    // What was just found as the other kind is no box to look in, but stays in the mask.
+    const other = before ? null : goingOn(kind === "text" ? "spots" : "text");
+    const found = before || other;
+    const box = found ? found.box : boxOf(strokes, photo.width, photo.height);
+    const isInside = box && !other;
+    const fresh = { kind, base: isInside ? [] : strokes, points: [], box, erase: false, strokes: isInside ? strokes : null };
     return find(before || fresh, { sensitivity, ...(box && { box }) });
   }
 
@@ -105,14 +109,15 @@ export function createSelecting({ store, api, whenUploaded, replaceStrokes }) {
 
   /** Look once more for what was found last. @param {number} sensitivity */
   function withSensitivity(sensitivity) {
-    if (goingOn("text")) void findText(sensitivity);
+    if (goingOn("text")) void search("text", sensitivity);
+    else if (goingOn("spots")) void search("spots", sensitivity);
     else if (goingOn("repeat")) void findRepeats(sensitivity);
   }
 
   /** Tell whether a sensitivity would change anything. */
-  const isAdjustable = () => Boolean(goingOn("text") || goingOn("repeat"));
+  const isAdjustable = () => Boolean(goingOn("text") || goingOn("spots") || goingOn("repeat"));
 
-  return { click, selectBox, findText, findRepeats, withSensitivity, isAdjustable };
+  return { click, selectBox, search, findRepeats, withSensitivity, isAdjustable };
 }
 
 /** @param {string} png base64 of a grey PNG of the photo's size, bright = found */
