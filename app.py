@@ -64,18 +64,20 @@ def create_app(settings: Settings, engine: "Engine | None" = None) -> "FastAPI":
 
         from web.gradio_routes import limit_gradio_routes
         from web.page import create_page, page_setup
+        from web.page_document import write_canvas_into_page
         from web.page_files import PageFiles, serve_page_files
 
         app = create_api(settings, engine or loading.result())  # type: ignore[union-attr]
     files = PageFiles(page_setup(settings))
     serve_page_files(app, files)
     gr.mount_gradio_app(
-        app, create_page(app.state.queue, files), path="/", server_name=settings.host, server_port=settings.port,
+        app, create_page(app.state.queue), path="/", server_name=settings.host, server_port=settings.port,
         root_path=settings.root_path or None, run_history=False, footer_links=[],
         max_file_size=f"{settings.max_file_mib}mb", show_error=True,
         enable_monitoring=False, ssr_mode=False, mcp_server=False,
     )  # fmt: skip
     limit_gradio_routes(app, max_file_mib=settings.max_file_mib)
+    write_canvas_into_page(app, files, language=settings.language)
     return app
 
 

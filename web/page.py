@@ -1,14 +1,13 @@
 """The page: Gradio Blocks holding one canvas of our own, and the endpoint `/repair` for `gradio_client`.
 
-The canvas is a `gr.HTML` whose script talks to `/api/v1` itself; no Gradio event takes part in painting or
-repairing, because Gradio's queue drops a finished result when the connection breaks. The scripts `static/*.js` are ES
-modules that each own one idea; `js_on_load` imports the first of them and does nothing else. The words come from
-`locales/`. Knows nothing of torch, of how a repair is made, or of the routes' insides.
+The canvas lies in a `gr.HTML` and talks to `/api/v1` itself; no Gradio event takes part in painting or repairing,
+because Gradio's queue drops a finished result when the connection breaks. The scripts `static/*.js` are ES modules that
+each own one idea; the document begins the first of them (`page_document.py`). The words come from `locales/`. Knows
+nothing of torch, of how a repair is made, or of the routes' insides.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,14 @@ from jobs.queue import JobQueue
 from jobs.weights_fetch import is_offered
 from web.gradio_calls import cancel_when_left, watched_call
 from web.one_shot import CancellableJob
-from web.page_files import ENTRY, STATIC_FOLDER, STYLE, PageFiles
 from web.samples import describe_samples
-from web.words import LANGUAGES, load_strings
+from web.words import load_strings
 
+# Keeps the focus, an open dialog and what a pointer holds; a browser without it leaves the canvas in front of the page.
+MOVE_IN = """
+const canvas = document.querySelector("body > .fft");
+if (canvas && element.isConnected && element.moveBefore) element.moveBefore(canvas, null);
+"""
 PREVIEW_PX = 2048
 """Longer side of the server's picture of a photo, shown after a reload and for formats browsers cannot show."""
 
@@ -49,21 +52,6 @@ def page_setup(settings: Any) -> dict[str, Any]:
     }
 
 
-def start_script(files: PageFiles) -> str:
-    """Return the body of the function that Gradio runs on the canvas's element."""
-    # Said without the scripts, in whatever language the reader has: no script is there to choose one.
-    sentence = " ".join(load_strings()[language]["app.incomplete"] for language in reversed(LANGUAGES))
-    return (
-        # Not the specifier alone: inside this function it would be relative to Gradio's own script.
-        f"import(new URL({json.dumps(files.address(ENTRY))}, document.baseURI).href)\n"
-        "  .then(({ startCanvas }) => startCanvas(element))\n"
-        "  .catch((error) => {\n"
-        "    console.error(error);\n"
-        f"    element.querySelector('.fft-status').textContent = {json.dumps(sentence, ensure_ascii=False)};\n"
-        "  });"
-    )
-
-
 class WithoutStub(ComponentMeta):
     """Makes subclasses of components without writing a .pyi file beside their source when they are imported.
 
@@ -76,24 +64,14 @@ class WithoutStub(ComponentMeta):
 
 
 class MaskCanvas(gr.HTML, metaclass=WithoutStub):
-    """The canvas: photo, strokes, rounds and status in one element. Has no value and no Gradio events."""
+    """The canvas's place: photo, strokes, rounds and status in one element. Has no value and no Gradio events.
 
-    def __init__(self, files: PageFiles) -> None:
-        """Build the element.
+    The canvas itself is there before (`page_document.py`) and moves in.
+    """
 
-        Args:
-            files: the scripts that run it.
-        """
-        # All at once; by their imports alone the browser would find them in three rounds.
-        preloads = "".join(f'<link rel="modulepreload" href="{files.address(name)}">' for name in files.files)
-        super().__init__(
-            html_template=(STATIC_FOLDER / "canvas.html").read_text(encoding="utf-8"),
-            # Not css_template: that one is nested under an id, where @keyframes and rules for the page have no place.
-            head=f'<link rel="stylesheet" href="{files.address(STYLE)}">{preloads}',
-            js_on_load=start_script(files),
-            apply_default_css=False,
-            elem_id="fftlama",
-        )
+    def __init__(self) -> None:
+        """Build the element."""
+        super().__init__(html_template="<div></div>", js_on_load=MOVE_IN, apply_default_css=False, elem_id="fftlama")
 
     def get_block_name(self) -> str:
         """Return the name of the front-end component this one is drawn with."""
@@ -118,18 +96,17 @@ class UploadedFile(gr.File, metaclass=WithoutStub):
         return "file"
 
 
-def create_page(queue: JobQueue, files: PageFiles) -> gr.Blocks:
+def create_page(queue: JobQueue) -> gr.Blocks:
     """Build the page.
 
     Args:
         queue: carries out `/repair`; everything else goes through `/api/v1` of the app the page is mounted in.
-        files: the scripts, which the same app serves (`serve_page_files`).
 
     Returns:
         the page, not launched: mount it with `gr.mount_gradio_app(app, page, path="/")`.
     """
     with gr.Blocks(title="fftlama", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
-        MaskCanvas(files)
+        MaskCanvas()
         _add_repair_endpoint(page, queue)
     return page
 

@@ -90,8 +90,9 @@ def serve_page_files(app: FastAPI, files: PageFiles) -> None:
         files: what the page on this application was made with.
     """
 
+    # All of it lies in memory: a thread for each of fifty files would only cost.
     @app.get("/page/{digest}/{name:path}", include_in_schema=False)
-    def get_page_file(request: Request) -> Response:
+    async def get_page_file(request: Request) -> Response:
         return files.answer(request)
 
     app.add_middleware(CompressedPage)

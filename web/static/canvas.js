@@ -45,11 +45,10 @@ const MASK_COLOUR = `rgb(${MASK_RGB})`;
 const NEED_FOCUS = new Set(["help", "choose", "mask-menu", "mask-upload", "split", "save-menu", "copy", "timings"]);
 
 /**
- * Run the page inside `element`.
- * @param {HTMLElement} element
+ * Run the page.
+ * @param {HTMLElement} root the canvas, wherever it lies now
  */
-export function startCanvas(element) {
-  const root = /** @type {HTMLElement} */ (element.querySelector(".fft"));
+export function startCanvas(root) {
   const $ = (/** @type {string} */ selector) => /** @type {any} */ (root.querySelector(selector));
   const store = createStore(FIRST_STATE);
   const session = createSessionStorage();
@@ -234,8 +233,16 @@ export function startCanvas(element) {
     $('[data-part="instant"]').addEventListener("change", (/** @type {any} */ { target }) => store.updateHand({ instant: target.checked }));
     $(".fft-quality").addEventListener("change", (/** @type {any} */ { target }) => store.updateHand({ quality: target.value }));
     listenCompare($('[data-part="compare"]'));
-    createFileInput({ root, onFiles: photo.open, onNothing: () => photo.refuse("no_file") });
     createKeyboard({ root, stage: $(".fft-stage"), actions, holdSpace: gestures.holdSpace, pen });
+  }
+
+  // What was done before the scripts had come.
+  function catchUp() {
+    const fileInput = createFileInput({ root, onFiles: photo.open, onNothing: () => photo.refuse("no_file") });
+    const early = window.fftEarly?.();
+    if (!early) return;
+    fileInput.catchUp(early);
+    for (const act of early.acts) if (act !== "compare") actions[act]();
   }
 
   function listenCompare(/** @type {HTMLElement} */ button) {
@@ -271,6 +278,7 @@ export function startCanvas(element) {
   listen();
   restore();
   show();
+  catchUp();
   models.start();
   createLeaving({ store });
 }

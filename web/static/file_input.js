@@ -42,10 +42,14 @@ export function createFileInput({ root, onFiles, onNothing }) {
     return taken.length > 0;
   }
 
-  async function drop(/** @type {DataTransfer | null} */ data) {
+  function drop(/** @type {DataTransfer | null} */ data) {
     // To be asked for at once: the browser empties it when this call returns.
     const entries = [...(data?.items || [])].flatMap((item) => item.webkitGetAsEntry?.() || []);
-    const files = [...(data?.files || [])];
+    return takeDropped(entries, [...(data?.files || [])]);
+  }
+
+  /** @param {FileSystemEntry[]} entries @param {File[]} files the same as files, where they are */
+  async function takeDropped(entries, files) {
     const found = entries.some(({ isDirectory }) => isDirectory) ? await Promise.all(entries.map(filesOf)).catch(() => []) : [files];
     const all = found.flat();
     if (entries.some(({ isDirectory }) => isDirectory)) all.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
@@ -58,14 +62,21 @@ export function createFileInput({ root, onFiles, onNothing }) {
 
   const hasFiles = (/** @type {DragEvent} */ event) => [...(event.dataTransfer?.types || [])].includes("Files");
 
-  for (const input of inputs) {
-    input.addEventListener("change", () => {
-      const isFolder = input.webkitdirectory;
-      const files = [...(input.files || [])].filter((file) => !isFolder || isPicture(file));
-      if (!take(files) && isFolder) onNothing();
-      input.value = ""; // so that the same file can be chosen again
-    });
+  function takeChosen(/** @type {HTMLInputElement} */ input) {
+    const isFolder = input.webkitdirectory;
+    const files = [...(input.files || [])].filter((file) => !isFolder || isPicture(file));
+    if (!take(files) && isFolder) onNothing();
+    input.value = ""; // so that the same file can be chosen again
   }
+
+  /** Take what came before there were scripts. @param {import("./setup.js").Early} early */
+  function catchUp({ drops, pastes }) {
+    for (const input of inputs) if (input.files?.length) takeChosen(input);
+    for (const files of pastes) take(files);
+    for (const { entries, files } of drops) void takeDropped(entries, files);
+  }
+
+  for (const input of inputs) input.addEventListener("change", () => takeChosen(input));
   document.addEventListener("dragenter", (event) => hasFiles(event) && (event.preventDefault(), (inside += 1), highlight(true)));
   document.addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
   document.addEventListener("dragleave", (event) => hasFiles(event) && (inside -= 1) <= 0 && ((inside = 0), highlight(false)));
@@ -76,4 +87,6 @@ export function createFileInput({ root, onFiles, onNothing }) {
     void drop(event.dataTransfer);
   });
   document.addEventListener("paste", (event) => void take(event.clipboardData?.files));
+
+  return { catchUp };
 }

@@ -1,0 +1,134 @@
+"""The page before its scripts have come, and before Gradio's have: it is there, and nothing done on it is lost."""
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.support.page_driver import STATUS, Held, Person, open_browser, photo_file
+from tests.support.serving import RunningServer
+
+Visit = Callable[..., Person]
+HAND_OVER = """([type, data, name]) => {
+  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name, { type: "image/png" }));
+  const how = { bubbles: true, cancelable: true, dataTransfer: transfer, clipboardData: transfer };
+  const event = type === "drop" ? new DragEvent(type, how) : new ClipboardEvent(type, how);
+  document.body.dispatchEvent(event);
+  return event.defaultPrevented;
+}"""
+
+
+@pytest.fixture
+def waiting(visit: Visit, server: RunningServer) -> tuple[Person, Held]:
+    """Somebody whose page is there without its scripts, which are held."""
+    person = visit(server.url, locale="en-US")
+    held = Held(person, "**/page/*/canvas.js")
+    person.page.goto(server.url, wait_until="commit")
+    held.wait()
+    return person, held
+
+
+def hand_over(person: Person, how: str, file: dict[str, Any]) -> bool:
+    return bool(person.page.evaluate(HAND_OVER, [how, base64.b64encode(file["buffer"]).decode(), file["name"]]))
+
+
+@pytest.mark.parametrize(("language", "words"), [("en-US", "Choose a photo"), ("zh-CN", "选择照片")])
+def test_the_page_is_there_in_the_readers_language_without_any_script(
+    browser: Browser, server: RunningServer, language: str, words: str
+) -> None:
+    context = open_browser(browser, locale=language, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(server.url)
+    expect(page.locator('.fft-welcome [data-act="choose"]')).to_have_text(words)
+    box = page.locator(".fft-stage").bounding_box()
+    assert box is not None and box["width"] == 1200 and box["height"] > 500
+    context.close()
+
+
+def test_a_file_chosen_before_the_scripts_have_come_is_opened(waiting: tuple[Person, Held]) -> None:
+    person, held = waiting
+    with person.page.expect_file_chooser() as choosing:
+        person.page.locator('.fft-welcome [data-act="choose"]').click()
+    choosing.value.set_files(photo_file(320, 240))
+    held.let_go()
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 240")
+    person.page.locator('a[data-part="download"][aria-disabled="false"]').wait_for()
+
+
+@pytest.mark.parametrize("how", ["drop", "paste"])
+def test_a_file_dropped_or_pasted_before_the_scripts_have_come_is_opened(
+    waiting: tuple[Person, Held], how: str
+) -> None:
+    person, held = waiting
+    assert hand_over(person, how, photo_file(300, 200)) or how == "paste", "the browser would leave the page"
+    held.let_go()
+    size = person.page.locator('[data-part="photo-size"]')
+    uploaded = person.page.locator('a[data-part="download"][aria-disabled="false"]')
+    expect(size).to_contain_text("300 × 200")
+    uploaded.wait_for()
+    # Once, and what comes later is taken by the page itself.
+    hand_over(person, how, photo_file(200, 300))
+    expect(size).to_contain_text("200 × 300")
+    uploaded.wait_for()
+    assert len(person.posts("/api/v1/images")) == 2
+
+
+def test_a_press_before_the_scripts_have_come_counts(waiting: tuple[Person, Held]) -> None:
+    person, held = waiting
+    person.page.locator('[data-act="help"]').click()
+    person.page.locator('[data-act="theme"]').click()
+    held.let_go()
+    expect(person.page.locator(".fft-help")).to_be_visible()
+    expect(person.page.locator("body")).to_have_class("dark")
+
+
+def test_a_theme_and_a_photo_that_come_back_are_there_at_once(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url, locale="en-US")
+    person.press("theme")
+    person.open(photo_file())
+    held = Held(person, "**/page/*/canvas.js")
+    person.page.goto(server.url, wait_until="commit")
+    held.wait()
+    expect(person.page.locator("body")).to_have_class("dark")
+    expect(person.page.locator(".fft-welcome")).to_be_hidden()
+    held.let_go()
+    person.page.locator('.fft[data-phase="ready"]').wait_for()
+
+
+def test_the_canvas_works_before_gradio_has_begun_and_moves_in_in_mid_stroke(
+    visit: Visit, server: RunningServer
+) -> None:
+    person = visit(server.url, locale="en-US")
+    held = Held(person, "**/assets/index-*.js")
+    person.visit()
+    held.wait()
+    person.open(photo_file())
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    mouse = person.page.mouse
+    mouse.move(*person.stage_point(0.3, 0.6))
+    mouse.down()
+    mouse.move(*person.stage_point(0.5, 0.6), steps=5)
+    assert person.page.locator("body > .fft").count() == 1
+    held.let_go()
+    person.page.locator("#fftlama .fft").wait_for()
+    mouse.move(*person.stage_point(0.7, 0.6), steps=5)
+    mouse.up()
+    _, second = person.strokes
+    assert [round(x) for x, _ in (second["points"][0], second["points"][-1])] == [192, 448]
+    person.repair()
+    assert person.shown_patches == 1
+    expect(person.page.locator(STATUS)).to_be_visible()
+
+
+def test_a_gradio_that_does_not_come_takes_nothing_away(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url, locale="en-US")
+    person.page.route("**/assets/index-*.js", lambda route: route.abort())
+    person.visit()
+    person.open(photo_file())
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    person.repair()
+    assert person.shown_patches == 1

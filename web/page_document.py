@@ -1,0 +1,135 @@
+"""The page's document: Gradio's, with our canvas written into it, so that it is there before any script has run.
+
+Gradio draws a page from its configuration when 300 kB of its scripts have come and run. The canvas does not wait for
+that: its markup, in the reader's language, its style and its scripts stand in the document, and Gradio's own script is
+begun when they run. Then Gradio makes the place for the canvas, and the canvas moves there (`page.MaskCanvas`). Knows
+Gradio 6.31's document; where another has no such script, all of it begins at once.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from web.page_files import ENTRY, STATIC_FOLDER, STYLE, PageFiles
+from web.proxy import path_below_root
+from web.words import LANGUAGES, choose_language, load_strings
+
+GRADIO_SCRIPT = re.compile(r'<script type="module" crossorigin src="([^"]+)"></script>')
+HEAD_END, BODY_END = "</head>", "</body>"
+SAYS = re.compile(r'(data-say="([^"]+)"[^>]*>)(?=</)')
+GRADIO_AFTER_MS = 4000  # at the latest, after the canvas has begun
+
+
+class PageDocument:
+    """ASGI middleware around Gradio's application that writes the canvas into the page's document."""
+
+    def __init__(self, app: ASGIApp, files: PageFiles, *, language: str) -> None:
+        """Prepare what is written.
+
+        Args:
+            app: Gradio's.
+            files: the scripts, which the same app serves.
+            language: the setting.
+        """
+        self._app = app
+        self._language = language
+        # All at once; by their imports alone the browser would find them in three rounds.
+        preloads = "".join(f'<link rel="modulepreload" href="{files.address(name)}">' for name in files.files)
+        self._head = f'<link rel="stylesheet" href="{files.address(STYLE)}">{preloads}'
+        self._entry = files.address(ENTRY)
+        self._canvas = {name: spoken_canvas(words) for name, words in load_strings().items()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on; the answer to that for the page gets the canvas."""
+        if scope["type"] != "http" or scope["method"] != "GET" or path_below_root(scope) != "/":
+            await self._app(scope, receive, send)
+            return
+        language = choose_language(self._language, Headers(scope=scope).get("accept-language", ""))
+        start: Message = {}
+        parts: list[bytes] = []
+
+        async def send_with_canvas(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            parts.append(message.get("body", b""))
+            if message.get("more_body"):
+                return
+            body = b"".join(parts)
+            headers = MutableHeaders(scope=start)
+            if start["status"] == 200 and headers.get("content-type", "").startswith("text/html"):
+                body = self.written(body.decode("utf-8"), language).encode("utf-8")
+                headers["Content-Length"] = str(len(body))
+                headers.add_vary_header("Accept-Language")
+            await send(start)
+            await send({"type": "http.response.body", "body": body})
+
+        await self._app(scope, receive, send_with_canvas)
+
+    def written(self, document: str, language: str) -> str:
+        """Return Gradio's document with the canvas in it and Gradio's own script put off."""
+        found = GRADIO_SCRIPT.search(document)
+        if found:
+            document = document[: found.start()] + document[found.end() :]
+        document = document.replace(HEAD_END, self._head + HEAD_END, 1)
+        before, end, after = document.rpartition(BODY_END)
+        script = start_script(self._entry, found[1] if found else None)
+        return f'{before}{self._canvas[language]}<script type="module">{script}</script>{end}{after}'
+
+
+def spoken_canvas(words: dict[str, str]) -> str:
+    """Return the canvas's markup with its words, and the script that keeps what is done before the others have come."""
+    markup = (STATIC_FOLDER / "canvas.html").read_text(encoding="utf-8")
+    markup = SAYS.sub(lambda found: found[1] + html.escape(words[found[2]], quote=False), markup)
+    early = (STATIC_FOLDER / "early" / "early.js").read_text(encoding="utf-8")
+    return f"{markup}<script>{early}</script>"
+
+
+def start_script(entry: str, gradio: str | None) -> str:
+    """Return the module that runs the canvas and then has Gradio begin.
+
+    Args:
+        entry: address of our first script, relative to the page.
+        gradio: address of Gradio's; None = it has begun already.
+
+    Returns:
+        JavaScript.
+    """
+    # Said without the scripts, in whatever language the reader has: no script is there to choose one.
+    sentence = " ".join(load_strings()[language]["app.incomplete"] for language in reversed(LANGUAGES))
+    lines = [
+        f'import("./{entry}")',
+        '  .then(({ startCanvas }) => startCanvas(document.querySelector(".fft")))',
+        "  .catch((error) => {",
+        "    console.error(error);",
+        f'    document.querySelector(".fft-status").textContent = {json.dumps(sentence, ensure_ascii=False)};',
+        "  })",
+    ]
+    if gradio:
+        begin = f'import("{gradio}").catch(console.error)'
+        lines += [
+            "  .finally(() => (window.requestIdleCallback || setTimeout)(",
+            f"    () => {begin}, {{ timeout: {GRADIO_AFTER_MS} }},",
+            "  ))",
+        ]
+    return "\n".join(lines) + ";"
+
+
+def write_canvas_into_page(app: FastAPI, files: PageFiles, *, language: str) -> None:
+    """Put `PageDocument` around the page that was mounted last.
+
+    Args:
+        app: with the page, not started yet; modified.
+        files: the scripts.
+        language: the setting.
+    """
+    mount = next(route for route in reversed(app.router.routes) if isinstance(route, Mount))
+    mount.app = PageDocument(mount.app, files, language=language)
