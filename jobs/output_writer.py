@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from jobs.encodings import Encodings
 from jobs.errors import JobError, is_disk_full
 from jobs.images import ImageStore
 from notices import Note
+
+PAUSE_S = 0.1  # after a job's end: the patch's way to the screen has the processor first
 
 log = logging.getLogger("fftlama.jobs")
 
@@ -25,7 +28,8 @@ class OutputWriter:
         self._encodings = encodings
         self._outputs_dir = outputs_dir
         self._changed = changed
-        self._jobs: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[str, float] | None] = queue.SimpleQueue()  # and when it is due
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="output-writer", daemon=True)
 
     def start(self) -> None:
@@ -34,10 +38,11 @@ class OutputWriter:
 
     def add(self, job_id: str) -> None:
         """Have a done job's file written soon."""
-        self._jobs.put(job_id)
+        self._jobs.put((job_id, time.monotonic() + PAUSE_S))
 
     def stop(self, *, wait_s: float) -> bool:
         """Let the thread end after what is waiting; False when it needs longer (the rest is written at next start)."""
+        self._stopping.set()
         self._jobs.put(None)
         self._thread.join(wait_s)
         return not self._thread.is_alive()
@@ -47,7 +52,9 @@ class OutputWriter:
             self._write()
 
     def _write(self) -> None:
-        while (job_id := self._jobs.get()) is not None:
+        while (next_one := self._jobs.get()) is not None:
+            job_id, due_s = next_one
+            self._stopping.wait(max(0.0, due_s - time.monotonic()))
             try:
                 self._save(job_id)
             except Exception:

@@ -275,12 +275,27 @@ class JobQueue:
                 raise JobError("client_queue_full", sentence, {"limit": own_limit})
             self._coming += 1
 
-    def view(self, job_id: str, *, wait_s: float = 0.0, seen: int | None = None) -> dict[str, Any]:
-        """Return what clients see of a job; with `wait_s`, when it differs from version `seen`, or after that time.
+    def view(
+        self, job_id: str, *, wait_s: float = 0.0, seen: int | None = None, settle_s: float = 0.0
+    ) -> dict[str, Any]:
+        """Return what clients see of a job.
 
-        Without `seen` a change from now on counts, and a job that ended is returned at once. JobError `unknown_job`.
+        Args:
+            job_id: the job's.
+            wait_s: how long to wait for a change at most.
+            seen: the version that differs from what is waited for; None = a change from now on counts, and a job that
+                ended is returned at once.
+            settle_s: how long a change is held back in case the job ends meanwhile, so that one that takes a moment is
+                told once and not stage by stage.
+
+        Returns:
+            The object that `GET /api/v1/jobs/{id}` answers with.
+
+        Raises:
+            JobError: `unknown_job`.
         """
         until_s = time.monotonic() + wait_s
+        settling = False
         with self._watchers.watch(job_id) as news:
             while True:
                 news.clear()
@@ -288,8 +303,13 @@ class JobQueue:
                 if seen is None:
                     seen = -1 if view["state"] in ENDED else view["version"]
                 remaining_s = until_s - time.monotonic()
-                if view["version"] != seen or remaining_s <= 0 or self._closing:
+                if (view["state"] in ENDED and view["version"] != seen) or remaining_s <= 0 or self._closing:
                     return view
+                if view["version"] != seen and not settling:
+                    if settle_s <= 0:
+                        return view
+                    settling, remaining_s = True, min(remaining_s, settle_s)
+                    until_s = time.monotonic() + remaining_s
                 news.wait(remaining_s)
 
     def cancel(self, job_id: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Reading bodies is asynchronous; everything that decodes, encodes or touches SQLi
 job have threads of their own, so that many patient clients leave room for the others.
 """
 
+import base64
 import json
 import logging
 from collections.abc import Callable, Coroutine
@@ -25,6 +26,7 @@ from imaging.formats import FORMATS
 from jobs.errors import JobError
 from jobs.queue import JobQueue
 from jobs.store import note_as_dict
+from jobs.views import ENDED
 from web.archive import add_archive_route
 from web.detect import add_detect_route
 from web.image_files import attachment, check_format, download_name, encode_whole
@@ -49,6 +51,8 @@ EXTRA_HEADERS = {
     "file_too_large": {"Connection": "close"},  # whoever still sends after that is cut off
 }  # fmt: skip
 LONGEST_WAIT_S = 60.0
+LONGEST_SETTLING_S = 1.0
+LARGEST_PATCH_AT_ONCE = 1 << 20  # bytes that an answer in JSON may hold
 SWITCH_WAIT_S = 10.0  # most models are loaded by then; who waits longer asks again
 WAITERS = 128
 UPLOADS_AT_ONCE = 4  # files are whole in memory only while they are checked
@@ -156,18 +160,24 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
     @router.post("/api/v1/repairs", status_code=202)
     async def add_repair(request: Request) -> JSONResponse:
         body = await read_json(request, max_file_mib=json_mib)
+        settle_s = _settling(body.pop("settle_s", None))
         job_id = await run_in_threadpool(_submit, queue, body)
-        return JSONResponse(
-            {"job_id": job_id}, status_code=202, headers={"Location": f"{settings.root_path}/api/v1/jobs/{job_id}"}
-        )
+        answer: dict[str, Any] = {"job_id": job_id}
+        if settle_s > 0 and waiters.available_tokens > 0:
+            answer |= await anyio.to_thread.run_sync(lambda: _ended_at_once(queue, job_id, settle_s), limiter=waiters)
+        headers = {"Location": f"{settings.root_path}/api/v1/jobs/{job_id}"}
+        return JSONResponse(answer, status_code=202, headers=headers)
 
     @router.get("/api/v1/jobs/{job_id}")
-    async def get_job(job_id: str, wait_s: float = 0.0, seen: int | None = None) -> JSONResponse:
+    async def get_job(job_id: str, wait_s: float = 0.0, seen: int | None = None, settle_s: float = 0.0) -> JSONResponse:
         # More patient clients than threads: the others poll at once instead of standing in line for a thread.
         # Not a number (no limit would ever hold) is no time at all, as less than nothing is.
         wait_s = min(wait_s, LONGEST_WAIT_S) if wait_s > 0 and waiters.available_tokens > 0 else 0.0
         limiter = waiters if wait_s > 0 else None
-        view = await anyio.to_thread.run_sync(lambda: queue.view(job_id, wait_s=wait_s, seen=seen), limiter=limiter)
+        held_s = _settling(settle_s)
+        view = await anyio.to_thread.run_sync(
+            lambda: queue.view(job_id, wait_s=wait_s, seen=seen, settle_s=held_s), limiter=limiter
+        )
         return JSONResponse(view, headers={"Cache-Control": "no-store"})
 
     @router.delete("/api/v1/jobs/{job_id}", status_code=202)
@@ -219,6 +229,23 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
         raise JobError("not_found", "There is nothing under this address.")
 
     return router
+
+
+def _settling(value: object) -> float:
+    """Return how long a change is held back, in seconds; what is no number above nothing is no time at all."""
+    is_time = isinstance(value, int | float) and value > 0
+    return min(float(value), LONGEST_SETTLING_S) if is_time else 0.0  # type: ignore[arg-type]
+
+
+def _ended_at_once(queue: JobQueue, job_id: str, settle_s: float) -> dict[str, Any]:
+    """Wait a moment for a job's end; return what it came to, its patch included, or nothing when it goes on."""
+    view = queue.view(job_id, wait_s=settle_s, seen=-1, settle_s=settle_s)
+    if view["state"] not in ENDED:
+        return {}
+    patch = queue.images.patch(queue.image(view["image_id"])) if view["state"] == "done" else b""
+    if not 0 < len(patch) <= LARGEST_PATCH_AT_ONCE:
+        return {"job": view}
+    return {"job": view, "patch_png": base64.b64encode(patch).decode("ascii")}
 
 
 def _submit(queue: JobQueue, body: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from tests.support.page_driver import STATUS, Held, Person, cut, photo_file, wit
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_patch_whose_transfer_is_cut_appears_all_the_same(person: Person, times: int) -> None:
     person.open(photo_file())
+    person.slow_down(30)  # one that takes a moment comes with its patch
     broken = cut(person, "**/patch", times)
     person.paint((0.4, 0.4), (0.5, 0.4))
     person.repair()

@@ -45,7 +45,8 @@ def test_a_click_whose_answer_is_lost_is_repeated_under_its_request_id(visit: Vi
 
     person.page.route("**/api/v1/repairs", lose_first)
     person.paint((0.4, 0.4), (0.5, 0.4))
-    person.repair()
+    with person.page.expect_request("**/api/v1/jobs/**"):
+        person.repair()
     first, second = (json.loads(body) for body in person.posts("/api/v1/repairs"))
     assert first == second
     jobs = [url for method, url, _ in person.requests if "/api/v1/jobs/" in url]
@@ -190,6 +191,7 @@ def test_a_failed_repair_gets_a_sentence_and_can_be_tried_again(visit: Visit, se
         "version": 1,
         "error": {"error": "timed_out", "message": "?", "params": {}},
     }
+    person.slow_down(30)
     person.page.route("**/api/v1/jobs/**", lambda route: route.fulfill(json=failed))
     person.press("repair")
     expect(person.page.locator('[data-part="status"]')).to_contain_text("took too long")

@@ -25,7 +25,7 @@ def person(visit: Visit, server: RunningServer) -> Iterator[Person]:
 def repair_at(person: Person, x: float, y: float) -> str:
     """Repair one stroke and return the new round's id."""
     person.paint((x, y), (x + 0.1, y))
-    with person.page.expect_response("**/patch"):
+    with person.page.expect_response("**/api/v1/repairs"):
         person.press("repair")
     person.page.locator('[data-part="status"][data-tone="good"]').wait_for()
     return str(person.rounds[-1]["image_id"])

@@ -75,7 +75,8 @@ def test_a_person_comes_in_and_repairs(proxy: ReverseProxy, browser: Browser) ->
     person.visit()
     person.open(photo_file())
     person.paint((0.4, 0.4), (0.6, 0.6))
-    person.repair()
+    with person.page.expect_request("**/api/v1/jobs/**"):
+        person.repair()
     person.visit()
     person.page.locator(".fft-rounds li:nth-child(2)").wait_for()
     asked = [url for _, url, _ in person.requests if not url.startswith(("data:", "blob:"))]

@@ -1,5 +1,6 @@
 """The REST routes as programs use them, against a real server process with a fake engine."""
 
+import base64
 import io
 import json
 import threading
@@ -134,6 +135,26 @@ def test_a_long_poll_returns_when_the_stage_changes(client: httpx.Client) -> Non
         view = client.get(f"/api/v1/jobs/{job}", params={"wait_s": 20, "seen": view["version"]}).json()
     assert "predict" in stages, "a wait of 0.3 s is long enough to be seen"
     assert view["state"] == "done" and view["stage"] is None
+
+
+def test_a_change_is_held_back_for_a_moment_in_case_the_job_ends(client: httpx.Client) -> None:
+    image_id = upload(client, PHOTO)["image_id"]
+    job = ask_repair(client, image_id, feather_px=10)
+    query: dict[str, float] = {"wait_s": 20, "seen": -1, "settle_s": 1}
+    assert client.get(f"/api/v1/jobs/{job}", params=query).json()["state"] == "done", "told once, when it is done"
+    strokes = [{"points": [[30, 20]], "radius": 5, "erase": False}]
+    body = {"image_id": image_id, "request_id": "told at once", "strokes": strokes, "settle_s": 1}
+    told = client.post("/api/v1/repairs", json=body)
+    assert told.status_code == 202 and told.json()["job"]["state"] == "done"
+    patch = client.get(told.json()["job"]["patch"]["url"]).content
+    assert base64.b64decode(told.json()["patch_png"]) == patch
+    again = client.post("/api/v1/repairs", json=body).json()
+    assert again["job_id"] == told.json()["job_id"] and again["patch_png"] == told.json()["patch_png"]
+    slow = ask_repair(client, image_id, feather_px=300)
+    view = client.get(f"/api/v1/jobs/{slow}", params={**query, "settle_s": 0.05}).json()
+    assert view["state"] in ("queued", "running")
+    assert client.get(f"/api/v1/jobs/{slow}", params={**query, "settle_s": "nan"}).status_code == 200
+    assert follow(client, slow)["state"] == "done"
 
 
 def test_patient_clients_do_not_keep_the_others_out(api_server: RunningServer) -> None:

@@ -6,6 +6,8 @@
 /** @typedef {{state: string, position: number, waiting_for?: string | null, stage: string | null, version?: number, image_id: string, patch: {box: number[], url: string}, timings_ms: Record<string, number>, notes?: Note[], saved: string | null, error?: any}} JobView */
 /** @typedef {{signal?: AbortSignal, tries?: number, limit_ms?: number}} Patience */
 
+/** @typedef {{job_id: string, job?: JobView, patch_png?: string}} Submitted job: as it ended; patch_png: in base64, where it is small */
+
 export class ApiError extends Error {
   /** @param {number} status @param {any} answer the body, as the server's routes refuse */
   constructor(status, answer) {
@@ -21,6 +23,8 @@ export class ApiError extends Error {
 const AWAY_STATUSES = new Set([502, 503, 504]); // a proxy, or a server that is starting
 const LONGEST_PAUSE_MS = 4000;
 const POLL_S = 10;
+const SETTLE_S = 0.15; // a repair that takes less is told of once, when it is done
+const NOTHING_SEEN = -1; // versions begin at 0
 const CALL_LIMIT_MS = 30_000;
 const PICTURE_LIMIT_MS = 300_000;
 const DETECT_LIMIT_MS = 180_000; // text in 100 megapixels, behind other people's
@@ -136,31 +140,30 @@ export function createApi(onConnection) {
     return untilAnswered((given) => uploadOnce(file, onProgress, given), { signal, tries: 12 });
   }
 
-  /** @param {object} body @returns {Promise<string>} the job's id */
-  async function submit(body) {
-    return (await post("repairs", body)).job_id;
-  }
+  /** @param {object} body @returns {Promise<Submitted>} */
+  const submit = (body) => post("repairs", body);
 
-  // The first answer says how things stand, at once; the later ones wait on the server for a change.
-  /** @param {string} jobId @param {number | null} seen @param {AbortSignal} signal @returns {Promise<JobView>} */
+  /** The same, and what came of it where that takes a moment only. @param {object} body @returns {Promise<Submitted>} */
+  const submitAndLook = (body) => submit({ ...body, settle_s: SETTLE_S });
+
+  /** @param {string} jobId @param {number} seen @param {AbortSignal} signal @returns {Promise<JobView>} */
   function poll(jobId, seen, signal) {
-    const query = seen === null ? "wait_s=0" : `wait_s=${POLL_S}&seen=${encodeURIComponent(seen)}`;
-    return call(`jobs/${jobId}?${query}`, {}, { signal, limit_ms: (POLL_S + 5) * 1000 });
+    return call(`jobs/${jobId}?wait_s=${POLL_S}&settle_s=${SETTLE_S}&seen=${seen}`, {}, { signal, limit_ms: (POLL_S + 5) * 1000 });
   }
 
   /**
    * Call onView for every change until isEnough(view); the server holds each poll until something changes.
    * @param {string} jobId
-   * @param {{onView: (view: JobView) => void, isEnough: (view: JobView) => boolean, signal: AbortSignal}} parts
+   * @param {{onView: (view: JobView) => void, isEnough: (view: JobView) => boolean, signal: AbortSignal, known?: JobView}} parts known: what is told only if it changes
    */
-  async function follow(jobId, { onView, isEnough, signal }) {
-    for (let seen = null; ; ) {
+  async function follow(jobId, { onView, isEnough, signal, known }) {
+    for (let seen = known?.version ?? NOTHING_SEEN; ; ) {
       const view = await poll(jobId, seen, signal);
       if (signal.aborted) return view;
       onView(view);
       if (isEnough(view)) return view;
       if (view.version === seen) await pause(300, signal);
-      seen = view.version ?? null;
+      seen = view.version ?? NOTHING_SEEN;
     }
   }
 
@@ -177,7 +180,7 @@ export function createApi(onConnection) {
   // Relative, because a proxy may serve this under a path that the server does not know.
   const localUrl = (/** @type {string} */ url) => url.replace(/^.*?(?=api\/v1\/)/, "");
 
-  return { picture, upload, submit, follow, cancel, detect, models, chooseModel, weights, fetchWeights, stopFetch, info, photoUrl, localUrl };
+  return { picture, upload, submit, submitAndLook, follow, cancel, detect, models, chooseModel, weights, fetchWeights, stopFetch, info, photoUrl, localUrl };
 }
 
 /** @typedef {ReturnType<typeof createApi>} Api */

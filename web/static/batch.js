@@ -144,7 +144,7 @@ export function createBatch({ store, api, layers, shelf, whenUploaded }) {
   async function submit(body, signal) {
     for (;;) {
       try {
-        return await api.submit(body);
+        return (await api.submit(body)).job_id;
       } catch (error) {
         const isFull = error instanceof ApiError && ["queue_full", "client_queue_full", "too_many_requests"].includes(error.code);
         if (!isFull || signal.aborted) throw error;

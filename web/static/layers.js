@@ -1,6 +1,8 @@
 // Rounds: the pictures. The photo lies at the bottom, each round's patch above it at its box; which are shown
 // follows from the round one is at, so undo, redo and compare move no pixels. Also the rounds' thumbnails.
 
+import { fromBase64 } from "./regions.js";
+
 /** @typedef {import("./store.js").Round} Round */
 /** @typedef {Pick<Round, "image_id" | "box" | "url">} Patch */
 /** @typedef {{photo: HTMLImageElement, patches: Map<string, HTMLImageElement>}} Pictures */
@@ -41,15 +43,16 @@ export function createLayers({ world, api }) {
     photo = picture;
   }
 
-  /** @param {Patch} round @param {AbortSignal} signal */
-  async function loadPatch(round, signal) {
+  /** @param {Patch} round @param {AbortSignal} signal @param {string} [png] the patch in base64, where it is here already */
+  async function loadPatch(round, signal, png) {
     if (patches.has(round.image_id)) return;
     const kept = patches; // another photo may be opened meanwhile
     const [left, top, right, bottom] = round.box;
     const image = Object.assign(new Image(), { className: "fft-patch", alt: "", draggable: false });
     Object.assign(image.style, { left: `${left}px`, top: `${top}px`, width: `${right - left}px`, height: `${bottom - top}px` });
     image.style.setProperty("--left", `${left}px`);
-    kept.set(round.image_id, await load(api.localUrl(round.url), signal, image));
+    const here = png ? await decode(new Blob([fromBase64(png)], { type: "image/png" }), image) : null;
+    kept.set(round.image_id, here || (await load(api.localUrl(round.url), signal, image)));
   }
 
   // Exactly these rounds' patches, in their order, hidden while comparing.

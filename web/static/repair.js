@@ -12,9 +12,13 @@ import { doneStatus, earlierVersions } from "./store.js";
 /** @typedef {import("./store.js").Job} Job */
 /** @typedef {import("./store.js").Round} Round */
 /** @typedef {import("./api.js").JobView} JobView */
+/** @typedef {import("./api.js").Submitted & {sent_ms: number}} Sent */
 
+/** @type {import("./store.js").Status} */
+const STARTING = { key: "starting", tone: "busy" };
 const FINISHED = new Set(["done", "failed", "cancelled"]);
 const SAVED_WAIT_MS = 20_000;
+const SAVED_AFTER_MS = 100; // asked for when the patch is on the screen, which has the processor first
 
 /** Whether the server has written the round's file, or has said that it can't. */
 function isWritten(/** @type {JobView} */ { saved, notes }) {
@@ -47,14 +51,14 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
     const { strokes, photo } = store.get();
     const job = newJob({ strokes, restored: null });
     const used = photo && { strokes, width: photo.width, height: photo.height, image_id: imageOf(store.get()) };
-    store.update({ job, strokes: [], past: [], future: [], preview: null, used });
+    store.update({ job, strokes: [], past: [], future: [], preview: null, used, status: STARTING });
     return run(job.request_id);
   }
 
   /** Bring the original back; what is painted stays. @param {import("./store.js").BrushStroke[]} restored */
   function restore(restored) {
     const job = newJob({ strokes: [], restored });
-    store.update({ job });
+    store.update({ job, status: STARTING });
     return run(job.request_id);
   }
 
@@ -71,14 +75,15 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
     const begun = find(request_id);
     if (!begun) return;
     following.set(request_id, stopping);
-    say(begun.number, "starting");
+    if (begun.work.status !== STARTING) say(begun.number, "starting");
     try {
       await whenUploaded(begun.number);
-      const job_id = await submit(request_id);
-      if (!job_id) return;
+      const submitted = await submit(request_id);
+      if (!submitted) return;
       const onView = (/** @type {JobView} */ view) => showStage(request_id, view);
-      const view = await api.follow(job_id, { onView, isEnough: ({ state }) => FINISHED.has(state), signal });
-      if (find(request_id)) await finish(request_id, view, signal);
+      const isEnough = (/** @type {JobView} */ { state }) => FINISHED.has(state);
+      const view = submitted.job || (await api.follow(submitted.job_id, { onView, isEnough, signal }));
+      if (find(request_id)) await finish(request_id, view, submitted, signal);
     } catch (error) {
       fail(request_id, error);
     } finally {
@@ -88,9 +93,11 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
 
   // Null when it was cancelled meanwhile. The request is never given up half way: the server may have taken it, and
   // only its answer names the job that has to be cancelled.
-  async function submit(/** @type {string} */ request_id) {
+  /** @param {string} request_id @returns {Promise<Sent | null>} */
+  async function submit(request_id) {
     const found = find(request_id);
-    if (!found || found.job.job_id) return found?.job.job_id || null;
+    if (!found) return null;
+    if (found.job.job_id) return { job_id: found.job.job_id, sent_ms: found.job.upload_ms };
     const { job, work: { photo, rounds } } = found;
     const image_id = job.base_round ? rounds[job.base_round - 1]?.image_id : photo?.image_id;
     if (!image_id || !photo) throw new ApiError(404, { error: "unknown_image" });
@@ -98,14 +105,18 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
     const body = { image_id, request_id, ...mask, ...optionsOf(job) };
     if (!find(request_id)) return null;
     const began_at = performance.now();
-    const job_id = await api.submit(body);
+    const submitted = await api.submitAndLook(body);
+    const { job_id, job: ended } = submitted;
     const still = find(request_id);
     if (!still) {
       api.cancel(job_id).catch(() => {});
       return null;
     }
-    shelf.change(still.number, { job: { ...still.job, job_id, upload_ms: performance.now() - began_at } });
-    return job_id;
+    // What has ended is shown next; to show its id before would only take time.
+    const { queued = 0, total = 0 } = ended?.timings_ms || {};
+    const sent_ms = Math.max(0, performance.now() - began_at - queued - total);
+    if (!ended) shelf.change(still.number, { job: { ...still.job, job_id, upload_ms: sent_ms } });
+    return { ...submitted, sent_ms };
   }
 
   function showStage(/** @type {string} */ request_id, /** @type {JobView} */ view) {
@@ -127,34 +138,36 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
     if (!isShown(number)) shelf.say(number, { stage: ["running", "refining", "composing"].includes(key) ? "running" : "queued" });
   }
 
-  async function finish(/** @type {string} */ request_id, /** @type {JobView} */ view, /** @type {AbortSignal} */ signal) {
+  /** @param {string} request_id @param {JobView} view @param {Sent} sent @param {AbortSignal} signal */
+  async function finish(request_id, view, { job_id, patch_png, sent_ms }, signal) {
     const began_at = performance.now();
     if (view.state === "failed") throw new ApiError(500, view.error || {});
     if (view.state === "cancelled") return giveBack(request_id, { key: "cancelled" });
     const patch = { image_id: view.image_id, box: view.patch.box, url: view.patch.url };
     const begun = find(request_id);
-    if (begun && isShown(begun.number)) await layers.loadPatch(patch, signal); // else when it is shown again
+    if (begun && isShown(begun.number)) await layers.loadPatch(patch, signal, patch_png); // else when it is shown again
     const found = find(request_id);
     if (!found) return;
     const { number, work, job } = found;
-    const upload = job.upload_ms + performance.now() - began_at;
+    const upload = sent_ms + performance.now() - began_at;
     const times_ms = { ...view.timings_ms, upload, total: Date.now() - job.began_at };
     /** @type {Round} */
     const round = { ...patch, strokes: job.strokes, notes: view.notes || [], saved: view.saved || null, times_ms, restored: Boolean(job.restored) };
-    if (job.running_at && !job.restored) pace.learn(job.quality, job.strokes, Date.now() - job.running_at);
+    const took_ms = job.running_at ? Date.now() - job.running_at : view.timings_ms.total;
+    if (took_ms && !job.restored) pace.learn(job.quality, job.strokes, took_ms);
     shelf.change(number, { ...withRound(work, job.base_round, round), shown_id: round.image_id, job: null, status: doneStatus(round) });
-    if (!isWritten(view) && job.job_id) void followSaved(job.job_id, round.image_id);
+    if (!isWritten(view)) setTimeout(() => void followSaved(job_id, round.image_id, view), SAVED_AFTER_MS);
     if (isShown(number)) onDone();
     else shelf.say(number, { stage: "done" });
   }
 
   // The file in outputs/ is written after the patch is out: its path, or a note that it could not be written, arrives with
   // a later version of the job.
-  async function followSaved(/** @type {string} */ job_id, /** @type {string} */ image_id) {
+  async function followSaved(/** @type {string} */ job_id, /** @type {string} */ image_id, /** @type {JobView} */ known) {
     const abort = new AbortController();
     const timer = setTimeout(() => abort.abort(), SAVED_WAIT_MS);
     try {
-      const view = await api.follow(job_id, { onView: () => {}, isEnough: isWritten, signal: abort.signal });
+      const view = await api.follow(job_id, { onView: () => {}, isEnough: isWritten, signal: abort.signal, known });
       if (isWritten(view)) showSaved(image_id, view);
     } catch {
       return; // the picture is there; only its path is not known
