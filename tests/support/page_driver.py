@@ -255,4 +255,5 @@ def with_two_rounds(person: Person) -> None:
     for y in (0.2, 0.4):
         person.paint((0.3, y), (0.4, y))
         person.repair()
+        person.page.locator(STATUS, has_text="outputs/").wait_for()  # the last that changes a round
     person.paint((0.6, 0.7), (0.7, 0.7))

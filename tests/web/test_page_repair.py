@@ -66,7 +66,7 @@ def test_a_click_sends_strokes_only_and_at_most_two_kilobytes(person: Person) ->
     person.repair()
     (body,) = person.posts("/api/v1/repairs")
     assert len(body) <= BODY_LIMIT_BYTES, len(body)
-    assert set(json.loads(body)) == {"image_id", "request_id", "strokes"}
+    assert set(json.loads(body)) == {"image_id", "request_id", "strokes", "settle_s"}
     assert len(person.posts("/api/v1/images")) == 1
 
 

@@ -1,7 +1,6 @@
 // Dilation line: a thin line round what the engine will dilate the mask to, computed beside the page when the mask has
 // been left alone for a moment.
 
-import { sample } from "./rasterize.js";
 import { boxOf } from "./strokes.js";
 
 /** @typedef {import("./store.js").Stroke} Stroke */
@@ -22,23 +21,23 @@ export function createDilationLine({ store, view, canvas, overlay, colour }) {
   /** @type {Worker | null} */
   let worker = null;
   let resting = 0;
+  let asked = 0;
 
-  async function compute() {
+  function compute() {
     const { strokes, photo, photo_number, hand } = store.get();
     const inner = photo && boxOf(strokes, photo.width, photo.height);
     if (!inner) return;
     const box = [Math.max(0, inner[0] - MARGIN_PX), Math.max(0, inner[1] - MARGIN_PX), Math.min(photo.width, inner[2] + MARGIN_PX), Math.min(photo.height, inner[3] + MARGIN_PX)];
     const scale = Math.min(1, Math.sqrt(MOST_CELLS / ((box[2] - box[0]) * (box[3] - box[1]))));
-    const grid = await sample(strokes, box, scale);
-    if (store.get().strokes !== strokes) return;
+    const number = (asked += 1);
     worker ||= new Worker(new URL("./distance_worker.js", import.meta.url), { type: "module" });
     worker.onmessage = ({ data }) => {
       const now = store.get();
-      if (now.strokes !== strokes || now.photo_number !== photo_number || now.hand.dilate_px !== hand.dilate_px) return;
-      line = { photo_number, path: pathOf(data) };
+      if (data.number !== number || now.strokes !== strokes || now.photo_number !== photo_number || now.hand.dilate_px !== hand.dilate_px) return;
+      line = { photo_number, path: pathOf(data.segments) };
       view.redraw();
     };
-    worker.postMessage({ grid, dilate_px: hand.dilate_px, shorter_px: Math.min(photo.width, photo.height) });
+    worker.postMessage({ number, strokes, box, scale, dilate_px: hand.dilate_px, shorter_px: Math.min(photo.width, photo.height) });
   }
 
   /** Look whether the mask changed. @param {import("./store.js").State} now @param {import("./store.js").State} before */
@@ -46,7 +45,7 @@ export function createDilationLine({ store, view, canvas, overlay, colour }) {
     const isSame = now.strokes === before.strokes && now.hand.dilate_px === before.hand.dilate_px && now.photo_number === before.photo_number;
     if (isSame) return;
     clearTimeout(resting);
-    resting = window.setTimeout(() => void compute(), REST_MS);
+    resting = window.setTimeout(compute, REST_MS);
   }
 
   // A line round what was there a moment ago is right but for the newest stroke; round nothing it would mislead.

@@ -102,6 +102,9 @@ function remember(stroke, region) {
   for (const old of remembered.keys()) if (remembered.size > REMEMBERED) remembered.delete(old);
 }
 
+/** Let go of what is remembered: strokes that come to a worker are copies, which never come again. */
+export const forgetRegions = () => remembered.clear();
+
 /** Return a stroke's pixels if they are at hand. @param {import("./store.js").MaskStroke} stroke */
 export function regionAtHand(stroke) {
   return remembered.get(stroke) || null;
@@ -134,7 +137,7 @@ export async function regionOf(stroke) {
  */
 export function inStrips(width, height, draw, read) {
   const most = Math.max(1, Math.min(height, Math.floor(STRIP_PX / width)));
-  const canvas = Object.assign(document.createElement("canvas"), { width, height: most });
+  const canvas = self.document ? Object.assign(document.createElement("canvas"), { width, height: most }) : new OffscreenCanvas(width, most); // in a worker
   const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true }));
   for (let top = 0; top < height; top += most) {
     const rows = Math.min(most, height - top);
