@@ -69,9 +69,14 @@ export async function toBase64(blob) {
   return btoa(text);
 }
 
-/** @param {string} base64 */
+/** @param {string} base64 @returns {Uint8Array<ArrayBuffer>} */
 export function fromBase64(base64) {
-  return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const here = /** @type {any} */ (Uint8Array);
+  if (here.fromBase64) return here.fromBase64(base64); // not in every browser yet
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i += 1) bytes[i] = text.charCodeAt(i); // Uint8Array.from takes 20 times as long
+  return bytes;
 }
 
 /** @param {Region} region @param {boolean} erase @returns {Promise<import("./store.js").MaskStroke>} */
