@@ -97,7 +97,7 @@ def find_spots(image: NDArray, *, box: Box | None = None) -> FoundSpots:
         first_x, first_y = max(0, left - around), max(0, top - around)
         part = pixels[first_y : bottom + around, first_x : right + around]
         # Mirrored at the photo's edge, where half a ring would be too little to judge by.
-        mirrored = cv2.copyMakeBorder(part, *4 * (thickness_px,), cv2.BORDER_REFLECT)
+        mirrored = np.asarray(cv2.copyMakeBorder(part, *4 * (thickness_px,), cv2.BORDER_REFLECT), np.uint8)
         seen = _scores_in(mirrored, thickness_px)[thickness_px:-thickness_px, thickness_px:-thickness_px]
         seen = seen[top - first_y : bottom - first_y, left - first_x : right - first_x]
         y, x = np.nonzero(seen)
@@ -158,7 +158,8 @@ def _judged(part: NDArray[np.uint8], strength: NDArray[np.uint8], thickness_px: 
 def _ring_px(stats: NDArray[np.int32]) -> NDArray[np.float64]:
     """How many pixels the ring around each component's box has, its corners round."""
     sides = stats[:, cv2.CC_STAT_WIDTH] + stats[:, cv2.CC_STAT_HEIGHT]
-    return 2 * RING_PX * sides + np.pi * ((RING_GAP_PX + RING_PX) ** 2 - RING_GAP_PX**2)
+    corners = np.pi * ((RING_GAP_PX + RING_PX) ** 2 - RING_GAP_PX**2)
+    return np.asarray(2 * RING_PX * sides + corners, np.float64)
 
 
 def _slenderness(stats: NDArray[np.int32], thickness_px: int) -> NDArray[np.float64]:

@@ -276,7 +276,9 @@ def carry_out(job: Job, server: RunningServer, browser: Any) -> tuple[Hands, lis
     lefts = []
     for scene in scenes:
         if len(scenes) > 1:
-            person.page.locator(f'[data-part="strip-list"] button[title="{scene.name}"]').click()
+            button = person.page.locator(f'[data-part="strip-list"] button[title="{scene.name}"]')
+            button.click()
+            button.and_(person.page.locator('[aria-current="true"]')).wait_for()
             person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 1")
         with server.client as client:
             answer = client.get(f"/api/v1/images/{person.rounds[-1]['image_id']}?format=png", timeout=300)

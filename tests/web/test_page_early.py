@@ -53,7 +53,8 @@ def test_a_file_chosen_before_the_scripts_have_come_is_opened(waiting: tuple[Per
     person, held = waiting
     with person.page.expect_file_chooser() as choosing:
         person.page.locator('.fft-welcome [data-act="choose"]').click()
-    choosing.value.set_files(photo_file(320, 240))
+    file: Any = photo_file(320, 240)
+    choosing.value.set_files(file)
     held.let_go()
     expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 240")
     person.page.locator('a[data-part="download"][aria-disabled="false"]').wait_for()
