@@ -104,7 +104,7 @@ def mask_rows(*, rounds: int = 30) -> list[dict[str, Any]]:
     strokes = parse_strokes([{"points": [[1900, 1500], [2100, 1500]], "radius": 100}])
     larger_than_caches = np.ones(768 << 20, np.uint8)
     rows: list[dict[str, Any]] = []
-    for by in (find_bounds, _any_by_pytorch, _any_by_opencv, _any_by_numpy):
+    for by in (find_bounds, _any_as_in_a_repair, _any_by_opencv, _any_by_numpy):
         times: dict[str, list[float]] = {"just_painted_ms": [], "in_no_cache_ms": [], "just_read_ms": []}
         for _ in range(rounds):
             larger_than_caches.sum()
@@ -120,7 +120,7 @@ def mask_rows(*, rounds: int = 30) -> list[dict[str, Any]]:
     return rows
 
 
-def _any_by_pytorch(mask: NDArray[np.bool_]) -> bool:
+def _any_as_in_a_repair(mask: NDArray[np.bool_]) -> bool:
     return is_any_set(mask.view(np.uint8))
 
 

@@ -8,20 +8,24 @@ start threads. Knows no device.
 
 from __future__ import annotations
 
+import functools
+import os
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 LEAST_BYTES = 1 << 20  # fewer are copied before a second thread has woken up
+MANY_CORES = 8  # of fewer another thread or program often has one, and all that work together wait for it
 PAGE_BYTES = 4096
 
 
 def copy_rows(target: NDArray, source: NDArray) -> None:
     """Copy an array into another of its shape and type, by several threads where they are large."""
-    is_large = source.nbytes >= LEAST_BYTES and torch.get_num_threads() > 1
-    if is_large and _runs_forward(target) and _runs_forward(source):
+    is_for_several = source.nbytes >= LEAST_BYTES and _works_together()
+    if is_for_several and _runs_forward(target) and _runs_forward(source):
         torch.from_numpy(target).copy_(torch.from_numpy(_as_writable(source)))
     else:
         np.copyto(target, source)
@@ -29,13 +33,25 @@ def copy_rows(target: NDArray, source: NDArray) -> None:
 
 def is_any_set(pixels: NDArray[np.uint8]) -> bool:
     """Tell whether an array holds anything but zeros."""
-    return bool(pixels.size) and bool(torch.from_numpy(_as_writable(pixels)).max())
+    if pixels.size and _works_together():
+        return bool(torch.from_numpy(_as_writable(pixels)).max())
+    return bool(cv2.countNonZero(pixels))  # of what is in no cache in three quarters of the time that `any` takes
 
 
 def touch_pages(array: NDArray) -> None:
     """Write a byte of each page of an array that is about to be filled, so that the system gives it memory now."""
     if array.flags.c_contiguous and array.nbytes >= LEAST_BYTES:
         array.reshape(-1).view(np.uint8)[::PAGE_BYTES] = 0
+
+
+def _works_together() -> bool:
+    """Tell whether PyTorch has several threads, and cores to spare for them."""
+    return torch.get_num_threads() > 1 and _core_count() >= MANY_CORES
+
+
+@functools.cache
+def _core_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _runs_forward(array: NDArray) -> bool:

@@ -26,6 +26,7 @@ VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 @pytest.fixture
 def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(host_copies, "LEAST_BYTES", 1)
+    monkeypatch.setattr(host_copies, "_core_count", lambda: 8)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
@@ -64,7 +65,9 @@ def test_only_what_is_large_wakes_threads_and_only_where_there_are_several(
     monkeypatch.setattr(host_copies, "LEAST_BYTES", 1000)
     copies = Mock(wraps=torch.Tensor.copy_)
     monkeypatch.setattr(torch.Tensor, "copy_", lambda *tensors: copies(*tensors))
-    for size, threads, by_pytorch in ((1000, 3, True), (999, 3, False), (1000, 1, False)):
+    cases = ((1000, 3, 8, True), (999, 3, 8, False), (1000, 1, 8, False), (1000, 3, 7, False))
+    for size, threads, cores, by_pytorch in cases:
+        monkeypatch.setattr(host_copies, "_core_count", lambda cores=cores: cores)
         torch.set_num_threads(threads)
         copies.reset_mock()
         target = np.zeros(size, np.uint8)
@@ -74,7 +77,11 @@ def test_only_what_is_large_wakes_threads_and_only_where_there_are_several(
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("writeable", [True, False])
-def test_one_pixel_among_millions_is_seen(writeable: bool, three_threads: None) -> None:
+@pytest.mark.parametrize("cores", [2, 8])
+def test_one_pixel_among_many_is_seen(
+    cores: int, writeable: bool, three_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_copies, "_core_count", lambda: cores)
     pixels = np.zeros((700, 900), np.uint8)
     for y, x in ((0, 0), (350, 899), (699, 899)):
         pixels[y, x] = 1
