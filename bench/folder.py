@@ -42,12 +42,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch  # noqa: E402
 
+from bench.photo_steps import time_steps  # noqa: E402
 from cli.batch import MAX_CPU_ENGINES, Crew, Limits, Work, repair_with  # noqa: E402
-from cli.holes import hole_of_mask  # noqa: E402
 from cli.plan import Task, plan_tasks  # noqa: E402
 from engine.requests import RepairRequest, RepairResult  # noqa: E402
-from imaging import encode_photo, open_photo, read_mask  # noqa: E402
-from imaging.atomic_write import write_atomically  # noqa: E402
+from imaging import open_photo, read_mask  # noqa: E402
 from inference import Inpainter  # noqa: E402
 from masks.boxes import find_bounds  # noqa: E402
 
@@ -56,7 +55,6 @@ PARTS = 10
 CARD_TURNS = 3
 ENGINE_PHOTOS = 8  # of each part are repaired by the engine alone; it needs no files, so fewer tell its rate
 CARD_ROUNDS = 25  # of these, on a card
-STEP_PHOTOS = 12
 GRAIN_FIELDS = 7
 JPEG_QUALITY = 92
 LIMITS = Limits(100 << 20, 100_000_000)
@@ -171,26 +169,6 @@ def time_folder(crew: Crew, tasks: list[Task], timing: Timing) -> int:
     return sum(outcome.state != "repaired" for outcome in outcomes)
 
 
-def time_steps(tasks: list[Task], folder: Path) -> dict[str, float]:
-    """Return the median milliseconds of one core that each step around the engine takes."""
-    found: dict[str, list[float]] = {"open the photo": [], "read the mask": [], "encode": [], "write": []}
-    for task in tasks[:STEP_PHOTOS]:
-        assert task.mask is not None
-        data, mask = task.photo.read_bytes(), task.mask.read_bytes()
-        marks = [time.perf_counter()]
-        photo = open_photo(data)
-        marks.append(time.perf_counter())
-        hole_of_mask(mask, photo, LIMITS.hole_rules())
-        marks.append(time.perf_counter())
-        encoded = encode_photo(photo, 255 - photo.image)
-        marks.append(time.perf_counter())
-        write_atomically(folder / "step.jpg", encoded.data)
-        marks.append(time.perf_counter())
-        for took, begin, end in zip(found.values(), marks, marks[1:], strict=False):
-            took.append((end - begin) * 1e3)
-    return {name: round(statistics.median(took), 2) for name, took in found.items()}
-
-
 def parts_of(tasks: list[Task], *, on_card: bool) -> Iterator[list[Task]]:
     """Yield what is repaired in turns."""
     if on_card:  # a part would be over in a tenth of a second
@@ -228,7 +206,8 @@ def main() -> int:
         make_folder(folder, options.count, (width, height), options.hole)
         photo_kib = sum(path.stat().st_size for path in (folder / "photos").iterdir()) / options.count / 1024
         tasks = plan_tasks(folder / "photos", folder / "masks", folder / "out")
-        steps_ms = time_steps(tasks, folder)
+        assert tasks[0].mask is not None
+        steps_ms = time_steps(tasks[0].photo.read_bytes(), tasks[0].mask.read_bytes(), folder)
         starts_s: dict[str, float] = {}
         with ExitStack() as hired:
             crews: dict[str, Crew] = {}
