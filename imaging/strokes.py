@@ -108,13 +108,50 @@ def _point(index: int, point: object) -> tuple[float, float]:
     raise _bad(index, "every point must be [x, y] with two finite numbers")
 
 
-def rasterize(strokes: Iterable[Stroke | Polygon], size: tuple[int, int]) -> np.ndarray:
-    """Paint strokes onto an empty mask of (height, width) and return (H, W) bool, True = hole.
+def bounds_of(strokes: Iterable[Stroke | Polygon], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return a box that holds every pixel that strokes paint or erase.
 
-    Raises ImagingError `bad_strokes` when they are too many for so thick a brush: over ten million rows of segments.
+    Args:
+        strokes: what is painted.
+        size: (height, width) of the mask.
+
+    Returns:
+        (left, top, right, bottom), half-open, inside the mask and never empty.
+    """
+    low, high = np.full(2, np.inf), np.full(2, -np.inf)
+    for stroke in strokes:
+        points = np.asarray(stroke.points, np.float64)
+        reach = 1.0 if isinstance(stroke, Polygon) else stroke.radius + 1.0
+        low, high = np.minimum(low, points.min(axis=0) - reach), np.maximum(high, points.max(axis=0) + reach)
+    limits = np.array(size[::-1])
+    low, high = np.clip(low, 0, limits), np.clip(high, 0, limits)
+    if (low >= high).any():
+        return 0, 0, 1, 1
+    left, top = np.floor(low).astype(int).tolist()
+    right, bottom = np.ceil(high).astype(int).tolist()
+    return left, top, right, bottom
+
+
+def rasterize(
+    strokes: Iterable[Stroke | Polygon], size: tuple[int, int], *, box: tuple[int, int, int, int] | None = None
+) -> np.ndarray:
+    """Paint strokes onto an empty mask.
+
+    Args:
+        strokes: in their order.
+        size: (height, width) of the mask.
+        box: the part of it that is returned, that of `bounds_of` or more; None = all.
+
+    Returns:
+        (H, W) bool of the mask or the box, True = hole.
+
+    Raises:
+        ImagingError: `bad_strokes` when they are too many for so thick a brush: over ten million rows of segments.
     """
     height, width = size
-    mask = np.zeros((height, width), bool)
+    left, top, right, bottom = box or (0, 0, width, height)
+    mask = np.zeros((bottom - top, right - left), bool)
+    row_px = right - left
     flat = mask.reshape(-1)
     spans_left = MAX_SPANS
     for index, stroke in enumerate(strokes):
@@ -131,12 +168,13 @@ def rasterize(strokes: Iterable[Stroke | Polygon], size: tuple[int, int]) -> np.
             raise _bad(index, "the strokes are too long for so thick a brush; repair in several steps")
         for rows, starts, stops in spans:
             painted = True
-            for start, stop in _merged(rows * width + starts, rows * width + stops):
+            first_px = (rows - top) * row_px - left
+            for start, stop in _merged(first_px + starts, first_px + stops):
                 flat[start:stop] = not stroke.erase
         if not painted:
             for x, y in np.floor(points).astype(np.int64).tolist():
                 if 0 <= x < width and 0 <= y < height:
-                    mask[y, x] = not stroke.erase
+                    mask[y - top, x - left] = not stroke.erase
     return mask
 
 

@@ -15,11 +15,13 @@ from masks.boxes import find_bounds
 HEADER = struct.Struct("<6I")  # height, width of the mask; left, top, right, bottom of the box
 
 
-def pack_mask(mask: NDArray[np.bool_]) -> bytes:
+def pack_mask(mask: NDArray[np.bool_], *, at: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None) -> bytes:
     """Pack a mask.
 
     Args:
-        mask: (H, W) bool, True = hole; not modified.
+        mask: (H, W) bool, True = hole, all of it or the part that holds the hole; not modified.
+        at: (left, top) of that part.
+        size: (height, width) of the whole mask; None = that of `mask`.
 
     Returns:
         Bytes for `unpack_mask`.
@@ -31,8 +33,10 @@ def pack_mask(mask: NDArray[np.bool_]) -> bytes:
     if box is None:
         raise JobError("empty_mask", "Nothing is marked: paint over what should go first.")
     left, top, right, bottom = box
+    bits = np.packbits(mask[top:bottom, left:right]).tobytes()
+    header = HEADER.pack(*(size or mask.shape), left + at[0], top + at[1], right + at[0], bottom + at[1])
     # Level 1: masks are long runs, where more effort gains little.
-    return HEADER.pack(*mask.shape, *box) + zlib.compress(np.packbits(mask[top:bottom, left:right]).tobytes(), 1)
+    return header + zlib.compress(bits, 1)
 
 
 def unpack_mask(packed: bytes) -> NDArray[np.bool_]:

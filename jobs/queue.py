@@ -28,13 +28,12 @@ from jobs.model_switch import ModelSwitch
 from jobs.observer import EndedJob, NoObserver, Observer
 from jobs.one_shots import OneShots
 from jobs.output_writer import OutputWriter
-from jobs.packed_mask import pack_mask
 from jobs.request_parsing import (
     Options,
-    build_mask,
     check_request_id,
     digest_of,
     mask_bytes,
+    pack_hole,
     parse_options,
     read_strokes,
 )
@@ -254,7 +253,7 @@ class JobQueue:
         need_bytes = mask_bytes(image, drawn, has_file=has_file) + (step_bytes(image) if has_file else 0)
         with self.images.memory.reserve(need_bytes):
             pixels = self.images.pixels(image) if has_file else None
-            packed = pack_mask(build_mask(drawn, mask_png, image=image, pixels=pixels))
+            packed = pack_hole(drawn, mask_png, image=image, pixels=pixels)
             del pixels
         job_id = new_id()
         request = {"options": asdict(options), "save": save, "client": current_client.get().key}

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from engine.requests import MAX_ASKED_PX, QUALITIES
 from imaging import read_mask
-from imaging.strokes import SPANS_AT_ONCE, Polygon, Stroke, count_spans, parse_strokes, rasterize
+from imaging.strokes import SPANS_AT_ONCE, Polygon, Stroke, bounds_of, count_spans, parse_strokes, rasterize
 from jobs.errors import JobError
 from jobs.images import Pixels, imaging_as_job_error
+from jobs.packed_mask import pack_mask
 from jobs.store import ImageRecord
 
 LONGEST_REQUEST_ID = 200
@@ -131,6 +132,33 @@ def mask_bytes(image: ImageRecord, strokes: Sequence[Stroke | Polygon], *, has_f
     Returns:
         The bytes.
     """
-    px = image.width * image.height
     spans = min(SPANS_AT_ONCE, count_spans(strokes, image.height))
-    return spans * SPAN_BYTES + px * (MASK_FILE_BYTES_PER_PX if has_file else 2)
+    if has_file:
+        return spans * SPAN_BYTES + image.width * image.height * MASK_FILE_BYTES_PER_PX
+    left, top, right, bottom = bounds_of(strokes, (image.height, image.width))
+    return spans * SPAN_BYTES + 2 * (right - left) * (bottom - top)
+
+
+def pack_hole(
+    strokes: Sequence[Stroke | Polygon], mask_png: bytes | None, *, image: ImageRecord, pixels: Pixels | None = None
+) -> bytes:
+    """Return `pack_mask` of what `build_mask` returns for the same; of strokes alone only their part is painted.
+
+    Args:
+        strokes: those of `read_strokes`.
+        mask_png: a mask file of the image's size, or None.
+        image: what is to be repaired.
+        pixels: see `build_mask`.
+
+    Returns:
+        The packed mask.
+
+    Raises:
+        JobError: `empty_mask`, and those of `build_mask`.
+    """
+    if mask_png is not None:
+        return pack_mask(build_mask(strokes, mask_png, image=image, pixels=pixels))
+    size = (image.height, image.width)
+    box = bounds_of(strokes, size)
+    with imaging_as_job_error():
+        return pack_mask(rasterize(strokes, size, box=box), at=box[:2], size=size)

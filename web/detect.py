@@ -139,7 +139,8 @@ def _find_repeats(
     file = body.get("mask_png")
     data = None if file is None else decode_mask(file)
     strokes = read_strokes(body.get("strokes"))
-    masks_bytes = mask_bytes(marked, strokes, has_file=data is not None)
+    # Of strokes too the whole mask is painted here.
+    masks_bytes = mask_bytes(marked, strokes, has_file=data is not None) + 2 * marked.width * marked.height
     with queue.images.memory.reserve(_cost_bytes("repeat", image, marked) + masks_bytes):
         mark_pixels, pixels = queue.images.pixels(marked), queue.images.pixels(image)
         mask = build_mask(strokes, data, image=marked, pixels=mark_pixels if data is not None else None)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imaging import ImagingError, Polygon, Stroke, parse_strokes, rasterize
-from imaging.strokes import count_spans
+from imaging.strokes import bounds_of, count_spans
 
 GOOD_STROKE = Stroke(((5.0, 5.0),), 3.0)
 RIM = 1e-9  # centres nearer to the rim than this may fall on either side
@@ -91,6 +91,19 @@ def test_inside_an_outline_is_by_the_even_odd_rule(points: list, height: int, wi
         assert painted.sum() <= len(points)
         return
     assert (painted == expected).all()
+
+
+outline = st.builds(Polygon, st.lists(corner, min_size=3, max_size=6).map(tuple), st.booleans())
+
+
+@settings(deadline=None)
+@given(strokes=st.lists(st.one_of(stroke, outline), max_size=4), height=st.integers(1, 22), width=st.integers(1, 26))
+def test_the_part_that_strokes_reach_is_all_of_them(strokes: list, height: int, width: int) -> None:
+    whole = rasterize(strokes, (height, width))
+    left, top, right, bottom = bounds_of(strokes, (height, width))
+    assert 0 <= left < right <= width and 0 <= top < bottom <= height
+    part = rasterize(strokes, (height, width), box=(left, top, right, bottom))
+    assert (part == whole[top:bottom, left:right]).all() and part.sum() == whole.sum()
 
 
 def star(corners: int, radius: float, middle: float) -> Polygon:

@@ -223,3 +223,12 @@ def test_packed_masks_come_back(data: st.DataObject) -> None:
     else:
         with pytest.raises(JobError):
             pack_mask(mask)
+
+
+def test_a_part_of_a_mask_is_packed_as_the_whole() -> None:
+    size = (30, 40)
+    mask = np.zeros(size, bool)
+    mask[11:17, 9:24] = np.random.default_rng(0).random((6, 15)) < 0.5
+    packed = pack_mask(mask[5:25, 8:30], at=(8, 5), size=size)
+    assert packed == pack_mask(mask)
+    assert np.array_equal(unpack_mask(packed), mask)
