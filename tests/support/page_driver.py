@@ -25,6 +25,13 @@ CHROMIUM_ARGUMENTS = [
 ]  # fmt: skip
 STATUS = '[data-part="status"]'
 DONE = '[data-part="status"][data-tone="good"]'
+RED_PIXELS = """(layer) => {
+  const canvas = document.querySelector(layer);
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  let red = 0;
+  for (let i = 3; i < data.length; i += 4) red += data[i] > 127;
+  return red;
+}"""
 PATIENCE_MS = 20_000
 DATA = Path(__file__).parents[1] / "data"
 
@@ -163,6 +170,11 @@ class Person:
         )
         return int(self.page.evaluate(f"{count}.length"))
 
+    @property
+    def red_pixels(self) -> int:
+        """How many pixels of the screen are marked as the hole."""
+        return int(self.page.evaluate(RED_PIXELS, ".fft-overlay"))
+
     def posts(self, path: str) -> list[bytes]:
         """Bodies of this person's POSTs to an address."""
         return [body for method, url, body in self.requests if method == "POST" and url.endswith(path)]
@@ -176,6 +188,7 @@ class Person:
 
     def close(self) -> None:
         """Close the page; errors the person never saw fail the test here."""
+        self.page.unroute_all(behavior="ignoreErrors")
         self.page.close()
         assert not self.errors, self.errors
 

@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,13 +15,6 @@ from tests.support.serving import RunningServer, ask_repair, follow, upload
 Visit = Callable[..., Person]
 STRIP = '[data-part="strip-list"] button'
 STATE = '[data-part="many-state"]'
-
-
-@pytest.fixture
-def person(visit: Visit, server: RunningServer) -> Iterator[Person]:
-    person = visit(server.url)
-    yield person
-    person.page.unroute_all(behavior="ignoreErrors")
 
 
 def choose(person: Person, *files: Any) -> None:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
-from tests.support.page_driver import STATUS, Person
+from tests.support.page_driver import RED_PIXELS, STATUS, Person
 from tests.support.serving import RunningServer
 
 Visit = Callable[..., Person]
@@ -209,15 +209,6 @@ def grown(mask: np.ndarray, px: int) -> np.ndarray:
     return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > -px + 1e-3
 
 
-RED_PX = """() => {
-  const canvas = document.querySelector('.fft-overlay');
-  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-  let red = 0;
-  for (let i = 3; i < data.length; i += 4) red += data[i] > 127;
-  return red;
-}"""
-
-
 def test_the_mask_grows_and_shrinks_by_exact_distances_shown_before_and_is_inverted(person: Person) -> None:
     person.key("l")
     changing(person, lambda: drag(person, (189, 142), (440, 165), (378, 331), (315, 213), (220, 284)))
@@ -229,12 +220,12 @@ def test_the_mask_grows_and_shrinks_by_exact_distances_shown_before_and_is_inver
         changing(person, lambda: person.key("Control+z"))
         assert (painted(person) == before).all()
     # Moving the slider only shows what would be.
-    strokes, shown = person.strokes, person.page.evaluate(RED_PX)
+    strokes, shown = person.strokes, person.red_pixels
     set_growth(person, 30, release=False)
-    until(person, f"(shown) => ({RED_PX})() > 1.3 * shown", shown)
+    until(person, f"(shown) => ({RED_PIXELS})('.fft-overlay') > 1.3 * shown", shown)
     assert person.strokes == strokes
     set_growth(person, 0, release=True)
-    until(person, f"(shown) => Math.abs(({RED_PX})() - shown) < 0.01 * shown", shown)
+    until(person, f"(shown) => Math.abs(({RED_PIXELS})('.fft-overlay') - shown) < 0.01 * shown", shown)
     assert person.strokes == strokes
     changing(person, lambda: person.key("i"))
     assert (painted(person) == ~before).all()

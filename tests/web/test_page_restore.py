@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
 from masks.dilation import dilate_mask
-from tests.support.page_driver import STATUS, Person, make_photo, photo_file
+from tests.support.page_driver import RED_PIXELS, STATUS, Person, make_photo, photo_file
 from tests.support.serving import RunningServer
 
 Visit = Callable[..., Person]
@@ -74,15 +74,6 @@ def test_the_original_comes_back_under_the_brush_in_any_round(person: Person) ->
     assert person.strokes == []
 
 
-RED = """() => {
-  const canvas = document.querySelector('.fft-line');
-  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-  let red = 0;
-  for (let i = 3; i < data.length; i += 4) red += data[i] > 127;
-  return red;
-}"""
-
-
 FIELD = """async ([bits, width, height, dilate_px]) => {
   const { href } = document.querySelector('link[rel="modulepreload"][href$="/rings.js"]');
   const { outsideDilated } = await import(href);
@@ -109,7 +100,7 @@ def test_what_the_engine_dilates_is_shown_as_a_line_and_can_be_set(person: Perso
         expected = dilated.layers((0, 0, WIDTH, HEIGHT))[0]
         assert (inside != expected).sum() < 0.01 * expected.sum()
     person.paint((0.4, 0.5), (0.6, 0.5))
-    person.page.wait_for_function(f"() => ({RED})() > 100")  # the line
+    person.page.wait_for_function(f"() => ({RED_PIXELS})('.fft-line') > 100")  # the line
     expect(person.page.locator('[data-part="dilate-value"]')).to_have_text("auto")
     slider = person.page.locator('[data-part="dilate"]')
     slider.focus()

@@ -1,9 +1,8 @@
 """Results on the page: compared by a line, gone back to, branched from, removed, downloaded as one likes, copied."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO
 
-import pytest
 from PIL import Image
 from playwright.sync_api import Dialog, expect
 
@@ -13,13 +12,6 @@ from tests.support.serving import RunningServer
 Visit = Callable[..., Person]
 ROUNDS = '[data-part="rounds"] button'
 BRANCHES = '[data-part="branches"] button'
-
-
-@pytest.fixture
-def person(visit: Visit, server: RunningServer) -> Iterator[Person]:
-    person = visit(server.url)
-    yield person
-    person.page.unroute_all(behavior="ignoreErrors")
 
 
 def repair_at(person: Person, x: float, y: float) -> str:

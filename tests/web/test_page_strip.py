@@ -1,41 +1,28 @@
 """What goes on with photos that are not shown: repairs and batches go on, land where they were begun, and survive."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import expect
 
 from tests.support.page_driver import Person, photo_file
 from tests.support.serving import RunningServer, ask_repair, upload
+from tests.web.test_page_many import STATE, STRIP, wait_for_uploads
 
 Visit = Callable[..., Person]
-STRIP = '[data-part="strip-list"] button'
-STATE = '[data-part="many-state"]'
 NAME = '[data-part="photo-name"]'
 PATCHES = "document.querySelectorAll('.fft-patch').length === {count}"
-
-
-@pytest.fixture
-def person(visit: Visit, server: RunningServer) -> Iterator[Person]:
-    person = visit(server.url)
-    yield person
-    person.page.unroute_all(behavior="ignoreErrors")
 
 
 def choose(person: Person, *files: Any) -> None:
     """Open files and wait until the server has all of them."""
     person.page.locator(".fft-file").first.set_input_files(list(files))
     wait_for_uploads(person, len(files))
-
-
-def wait_for_uploads(person: Person, count: int) -> None:
-    expect(person.page.locator('[data-part="strip-list"] img[src]')).to_have_count(count)
 
 
 def show(person: Person, name: str) -> None:

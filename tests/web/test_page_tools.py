@@ -14,13 +14,6 @@ from tests.support.serving import RunningServer
 Visit = Callable[..., Person]
 Points = list[tuple[float, float]]
 WIDTH, HEIGHT = 640, 480
-RED_PIXELS = """() => {
-  const canvas = document.querySelector('.fft-overlay');
-  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-  let red = 0;
-  for (let i = 3; i < data.length; i += 4) red += data[i] > 127;
-  return red;
-}"""
 
 
 @pytest.fixture
@@ -63,10 +56,10 @@ def test_what_is_red_while_a_lasso_is_drawn_is_what_is_repaired(person: Person, 
     for point in others:
         person.page.mouse.move(*point)
     person.page.wait_for_timeout(80)
-    while_drawing = person.page.evaluate(RED_PIXELS)
+    while_drawing = person.red_pixels
     person.page.mouse.up()
     person.page.wait_for_timeout(80)
-    released = person.page.evaluate(RED_PIXELS)
+    released = person.red_pixels
     world = person.page.locator(".fft-world").bounding_box()
     assert world is not None
     scale = world["width"] / WIDTH
@@ -85,7 +78,7 @@ def test_escape_gives_up_a_lasso_and_then_cancels_nothing(person: Person) -> Non
     person.key("Escape")
     person.page.mouse.up()
     person.page.wait_for_timeout(80)
-    assert person.strokes == [] and person.page.evaluate(RED_PIXELS) == 0
+    assert person.strokes == [] and person.red_pixels == 0
 
 
 def test_shift_and_a_click_draw_a_straight_line_from_the_last_point(person: Person) -> None:
