@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from cli import main as cli
-from tests.cli.test_repair import Engine, green, repair, summary, write_mask
+from tests.cli.test_repair import green, repair, summary, write_mask
+from tests.support.green_engine import Engine
 from tests.support.imaging_files import DATA
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
-    engine = Engine()
-    monkeypatch.setattr(cli, "load_inpainter", lambda _settings: engine)
-    return engine
 
 
 @pytest.fixture

@@ -3,37 +3,17 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cli import main as cli
 from cli.plan import BatchError, plan_tasks
+from tests.cli.test_repair import repair
 
 GREEN = (0, 255, 0)
 
-
-class Engine:
-    """Paints the hole green; stands in for the model."""
-
-    device = "cuda"
-
-    def repair(self, image: np.ndarray, mask: np.ndarray, **options: Any) -> SimpleNamespace:
-        result = image.copy()
-        result[mask] = GREEN
-        return SimpleNamespace(image=result, patches=[1] if mask.any() else [], notes=[])
-
-
-@pytest.fixture(autouse=True)
-def engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "load_inpainter", lambda _settings: Engine())
-
-
-def repair(*arguments: object) -> int:
-    return cli.main(["repair", *map(str, arguments)])
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 def save(

@@ -11,30 +11,7 @@ import pytest
 from PIL import Image
 
 from cli import main as cli
-
-
-class Engine:
-    """Paints the hole green, and keeps count; stands in for the model, which has its own tests."""
-
-    device = "cuda"
-
-    def __init__(self) -> None:
-        self.options: list[dict[str, Any]] = []
-
-    def repair(self, image: np.ndarray, mask: np.ndarray, **options: Any) -> SimpleNamespace:
-        self.options.append(options)
-        if image.shape[0] == 13:
-            raise RuntimeError("CUDA error: unlucky\nsecond line")
-        result = image.copy()
-        result[mask] = (0, np.iinfo(image.dtype).max, 0)
-        return SimpleNamespace(image=result, patches=[1] if mask.any() else [], notes=[])
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
-    engine = Engine()
-    monkeypatch.setattr(cli, "load_inpainter", lambda _settings: engine)
-    return engine
+from tests.support.green_engine import Engine
 
 
 @pytest.fixture

@@ -12,28 +12,15 @@ from safetensors.torch import save_file
 
 from lama.checkpoint import load_generator, save_generator
 from lama.generator import Generator
+from tests.support.networks import enliven
 
 WIDTH, BLOCKS = 4, 2
-
-
-def live(generator: Generator) -> Generator:
-    """Give a generator batch-norm statistics and affine parameters that matter, as training would."""
-    for module in generator.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.3, 2)
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_(0, 0.2)
-            assert module.num_batches_tracked is not None
-            module.num_batches_tracked.fill_(7)
-    return generator.eval()
 
 
 @pytest.fixture(scope="module")
 def original() -> Generator:
     torch.manual_seed(0)
-    return live(Generator(WIDTH, BLOCKS))
+    return enliven(Generator(WIDTH, BLOCKS))
 
 
 def assert_same_function(loaded: Generator, original: Generator) -> None:
@@ -103,7 +90,7 @@ def test_training_checkpoint_with_foreign_classes_loads(
 
 
 def test_generator_wins_over_an_averaged_copy(tmp_path: Path, original: Generator) -> None:
-    averaged = live(Generator(WIDTH, BLOCKS))
+    averaged = enliven(Generator(WIDTH, BLOCKS))
     file = tmp_path / "both.ckpt"
     torch.save({"state_dict": {**prefixed(averaged, "ema."), **prefixed(original, "generator.")}}, file)
     assert_same_function(load_generator(file), original)

@@ -6,6 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from lama.generator import Generator
+from tests.support.networks import enliven
 
 Array = NDArray[np.float64]
 
@@ -87,17 +88,11 @@ class Reference:
 def live_generator(width: int, blocks: int) -> Generator:
     """A generator whose batch-norms do something: random statistics, scales and shifts."""
     torch.manual_seed(width * 100 + blocks)
-    generator = Generator(width, blocks)
+    generator = enliven(Generator(width, blocks))
     for module in generator.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.3, 2)
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_(0, 0.2)
-        elif isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
             module.weight.data.mul_(2)  # untrained layers shrink their input
-    return generator.eval()
+    return generator
 
 
 @pytest.mark.parametrize("size", [(16, 16), (64, 48), (24, 40), (40, 72), (16, 24)])

@@ -10,15 +10,21 @@ def live_generator(
 ) -> Generator:
     """A generator with random weights whose batch-norms do something."""
     torch.manual_seed(seed)
-    generator = Generator(width=width, blocks=blocks).eval()
+    return enliven(Generator(width=width, blocks=blocks), variance=variance)
+
+
+def enliven(generator: Generator, *, variance: tuple[float, float] = (0.5, 2)) -> Generator:
+    """Give a generator batch-norm statistics and affine parameters that matter, as training would; return it."""
     for module in generator.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             assert module.running_mean is not None and module.running_var is not None
+            assert module.num_batches_tracked is not None
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(*variance)
             module.weight.data.uniform_(0.5, 1.5)
             module.bias.data.normal_(0, 0.2)
-    return generator
+            module.num_batches_tracked.fill_(7)
+    return generator.eval()
 
 
 def masked_input(height: int, width: int, *, batch: int = 1, seed: int = 1) -> torch.Tensor:
