@@ -18,10 +18,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from jobs.card_run import LANES, POLL_S, CardLostError, CardPlan, CardRun, Lane
-from jobs.errors import EngineUnavailableError, JobError
+from jobs.errors import MOST_LOST_WORKERS, EngineUnavailableError, workers_lost
 from jobs.windows import RemoteResult
 
-MOST_LOST_PROCESSES = 2
 PAUSES_S = (1.0, 60.0)  # before a process that failed to start is started again: at first, and at most
 
 log = logging.getLogger("fftlama.jobs")
@@ -250,9 +249,8 @@ class CardPool:
                 lost += 1
                 if len(requests) > 1:
                     raise RuntimeError("the process of a card ended over several repairs") from error
-                if lost >= MOST_LOST_PROCESSES:
-                    sentence = f"{lost} workers were lost while they computed this repair, so it was given up."
-                    raise JobError("workers_lost", sentence, {"count": lost}) from error
+                if lost >= MOST_LOST_WORKERS:
+                    raise workers_lost(lost) from error
 
     @contextmanager
     def _place(self, report: Callable[[str], None], *, alone: bool) -> Iterator[Lane]:

@@ -15,6 +15,7 @@ DISK_FULL_SQLITE_CODES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WR
 UNAVAILABLE_SQLITE_CODES = frozenset(
     {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM}
 )
+MOST_LOST_WORKERS = 2  # a repair that takes two of them down is not given to a third
 PRIMARY_CODE = 0xFF  # the low byte of SQLite's extended codes
 
 
@@ -34,6 +35,12 @@ class JobError(ValueError):
 
 class EngineUnavailableError(RuntimeError):
     """The engine can't be reached just now; the job goes back to its place in the queue as if it had not begun."""
+
+
+def workers_lost(count: int) -> JobError:
+    """Return the error of a repair that `count` processes ended over, of whatever kind they are."""
+    sentence = f"{count} workers were lost while they computed this repair, so it was given up."
+    return JobError("workers_lost", sentence, {"count": count})
 
 
 def is_disk_full(error: BaseException) -> bool:

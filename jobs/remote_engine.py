@@ -24,7 +24,7 @@ import kombu.exceptions
 import redis
 
 from jobs.celery_app import TASK_NAME, connect, create_celery
-from jobs.errors import EngineUnavailableError, JobError
+from jobs.errors import MOST_LOST_WORKERS, EngineUnavailableError, JobError, workers_lost
 from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, note_from_json, pack, queue_name, unpack
 from jobs.windows import RemoteResult, options_of, parts_in, window_of
 
@@ -32,7 +32,6 @@ POLL_S = 0.25  # how often an attempt is looked after: a cancelled one stops abo
 HEARTBEAT_S = 2.0
 WORKER_TTL_S = 8  # a worker that was not heard of for so long counts as lost
 LOST_MESSAGE_S = 6.0  # so long an attempt may be neither in a queue nor claimed
-MOST_LOST_WORKERS = 2  # an image that takes two workers down is not given to a third
 ATTEMPTS_PER_WORKER = 2  # one that runs and one that waits in Redis, so that no worker waits for the web process
 MOST_IN_FLIGHT = 64
 BLOB_SPARE_S = 120  # blobs outlive the attempt's deadline by so much
@@ -246,8 +245,7 @@ class RemoteEngine:
                 lost_workers += 1
                 log.warning("attempt %s is made again: %s", keys.attempt_id[:6], error)
                 if lost_workers >= MOST_LOST_WORKERS:
-                    sentence = f"{lost_workers} workers were lost while they computed this repair, so it was given up."
-                    raise JobError("workers_lost", sentence, {"count": lost_workers}) from error
+                    raise workers_lost(lost_workers) from error
             except UNAVAILABLE as error:
                 self.fleet.lose_redis(error)
                 raise EngineUnavailableError("Redis is not reachable, so the repair waits.") from error
