@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
-from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -20,62 +19,32 @@ KERNEL_CAPABILITY = (8, 0)  # what Triton is kept working on
 
 @functools.cache
 def crop_kernels(device: torch.device) -> ModuleType | None:
-    """Import `tensor_ops.kernels.crop` if its kernels run on a device.
-
-    Args:
-        device: where they would run.
-
-    Returns:
-        the module, or None where Triton is missing or can't compile for the device.
-
-    Raises:
-        ImportError: the module is missing or broken, although Triton is installed.
-    """
+    """Return `crop.py` if its kernels run on a device, else None; a missing or broken module is an ImportError."""
     if not _can_run_triton(device):
         return None
     from tensor_ops.kernels import crop
 
-    return crop if _passes_trial("crop", crop.try_out, device) else None
+    return _tried(crop, device)
 
 
 @functools.cache
 def scaled_crop_kernels(device: torch.device) -> ModuleType | None:
-    """Import `tensor_ops.kernels.scaled_crop` if its kernels run on a device.
-
-    Args:
-        device: where they would run.
-
-    Returns:
-        the module, or None where Triton is missing or can't compile for the device.
-
-    Raises:
-        ImportError: the module is missing or broken, although Triton is installed.
-    """
+    """Return `scaled_crop.py` likewise."""
     if not _can_run_triton(device):
         return None
     from tensor_ops.kernels import scaled_crop
 
-    return scaled_crop if _passes_trial("scaled crop", scaled_crop.try_out, device) else None
+    return _tried(scaled_crop, device)
 
 
 @functools.cache
 def seam_kernels(device: torch.device) -> ModuleType | None:
-    """Import `tensor_ops.kernels.seam` if its kernels run on a device.
-
-    Args:
-        device: where they would run.
-
-    Returns:
-        the module, or None where Triton is missing or can't compile for the device.
-
-    Raises:
-        ImportError: the module is missing or broken, although Triton is installed.
-    """
+    """Return `seam.py` likewise."""
     if not _can_run_triton(device):
         return None
     from tensor_ops.kernels import seam
 
-    return seam if _passes_trial("seam", seam.try_out, device) else None
+    return _tried(seam, device)
 
 
 def _can_run_triton(device: torch.device) -> bool:
@@ -85,13 +54,15 @@ def _can_run_triton(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= KERNEL_CAPABILITY
 
 
-def _passes_trial(name: str, try_out: Callable[[torch.device], None], device: torch.device) -> bool:
+def _tried(module: ModuleType, device: torch.device) -> ModuleType | None:
+    """Return a module of kernels if its trial runs on a device."""
     try:
         with torch.cuda.device(device):  # Triton launches on the current card, not on the one its arguments lie on
-            try_out(device)
+            module.try_out(device)
     except torch.OutOfMemoryError:
         raise  # not the kernels' fault, and plain PyTorch needs more
     except Exception as error:  # a compiler or driver of any kind: slower is better than not at all
-        logger.warning("the %s kernels do not run on %s, plain PyTorch does their work: %s", name, device, error)
-        return False
-    return True
+        what = "the kernels of %s do not run on %s, plain PyTorch does their work: %s"
+        logger.warning(what, module.__name__, device, error)
+        return None
+    return module
