@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import queue
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,6 +99,12 @@ def repair_for(repair: Repair, seconds: float) -> float:
     return count / elapsed_s
 
 
+def repair_together(repairs: Sequence[Repair], seconds: float) -> float:
+    """Repair in a thread for each; return repairs a second of all together."""
+    with ThreadPoolExecutor(len(repairs)) as threads:
+        return sum(threads.map(lambda repair: repair_for(repair, seconds), repairs))
+
+
 class Threads:
     """All cards in this process, one thread each."""
 
@@ -110,16 +116,7 @@ class Threads:
 
     def turn(self, hole_px: int, cards: int) -> float:
         """Return how many repairs a second the first cards do together."""
-        rates: queue.SimpleQueue[float] = queue.SimpleQueue()
-        threads = [
-            threading.Thread(target=lambda repair=repairs[hole_px]: rates.put(repair_for(repair, self._seconds)))
-            for repairs in self._repairs[:cards]
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return sum(rates.get() for _ in threads)
+        return repair_together([repairs[hole_px] for repairs in self._repairs[:cards]], self._seconds)
 
     def close(self) -> None:
         """Do nothing: the models go with the process."""
@@ -204,17 +201,11 @@ class Engine:
         engine: Any = self._one if cards == 1 else self._all
         lanes = 1 if cards == 1 else len(self._all.lanes())
         request = RepairRequest(*self._photos[hole_px])
-        rates: queue.SimpleQueue[float] = queue.SimpleQueue()
 
         def repair() -> None:
             assert engine.repair_many([request])[0].patches
 
-        threads = [threading.Thread(target=lambda: rates.put(repair_for(repair, seconds))) for _ in range(lanes)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return sum(rates.get() for _ in threads)
+        return repair_together([repair] * lanes, seconds)
 
     def close(self) -> None:
         """End the processes."""

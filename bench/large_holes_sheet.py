@@ -24,11 +24,10 @@ from bench.quality_sheet import (  # noqa: E402
     below,
     beside,
     focus_window,
-    save_small_jpeg,
+    save_with_credits,
     text_strip,
     tile,
     tint,
-    write_credits,
 )
 
 TILE_PX = 300
@@ -80,11 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fills = [
         RepairFill(Inpainter.load(device="cpu", large_holes=choice), dilate_px=0) for choice in ("accurate", "crisp")
     ]
-    size = save_small_jpeg(draw(options.rows, options.photos, options.masks, fills), options.out)
+    sheet = draw(options.rows, options.photos, options.masks, fills)
     shown = {str(place): options.photos / row.split(":")[0] for place, row in enumerate(options.rows, start=1)}
-    credits_file = options.out.with_name(f"{options.out.stem}-credits.txt")
-    write_credits(credits_file, "Photos on the sheet of large holes, top to bottom.", shown, options.sources)
-    print(f"{options.out}: {size} bytes; {credits_file}")
+    title = "Photos on the sheet of large holes, top to bottom."
+    save_with_credits(sheet, options.out, title, shown, options.sources)
 
 
 if __name__ == "__main__":

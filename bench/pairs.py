@@ -27,11 +27,10 @@ from bench.quality_sheet import (  # noqa: E402
     below,
     beside,
     focus_window,
-    save_small_jpeg,
+    save_with_credits,
     text_strip,
     tile,
     tint,
-    write_credits,
 )
 
 if TYPE_CHECKING:
@@ -105,12 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Interleaved, so that every kind gets photos from the whole folder.
     chosen = {kind: photos[index :: len(SECTIONS)] for index, kind in enumerate(SECTIONS)}
     picture = draw_pairs(Inpainter.load(weights=options.weights), chosen, options.masks)
-    size = save_small_jpeg(picture, options.out)
-    credits_file = options.out.with_name(f"{options.out.stem}-credits.txt")
     shown = {f"{kind} {number}": photo for kind in chosen for number, photo in enumerate(chosen[kind], start=1)}
     sources = options.sources or options.photos.parent / "SOURCES-eval.csv"
-    write_credits(credits_file, "Photos in the picture of before/after pairs, in reading order.", shown, sources)
-    print(f"{options.out}: {size} bytes; {credits_file}")
+    title = "Photos in the picture of before/after pairs, in reading order."
+    save_with_credits(picture, options.out, title, shown, sources)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from bench.quality_report import (  # noqa: E402
     summarize,
 )
 from bench.quality_scores import Record, Setup, score  # noqa: E402
-from bench.quality_sheet import draw_sheet, save_small_jpeg, write_credits  # noqa: E402
+from bench.quality_sheet import draw_sheet, save_with_credits  # noqa: E402
 from bench.quality_sweep import SWEEPS  # noqa: E402
 
 
@@ -150,12 +150,10 @@ def draw(chosen: argparse.Namespace, setup: Setup) -> None:
     step = max(1, len(setup.photos) // chosen.sheet_photos)
     fills = load_methods(chosen)
     few = replace(setup, photos=setup.photos[::step][: chosen.sheet_photos])
-    size = save_small_jpeg(draw_sheet(few, {name: fills[name] for name in name_methods(chosen)}), chosen.sheet)
-    print(f"{chosen.sheet}: {size} bytes")
+    sheet = draw_sheet(few, {name: fills[name] for name in name_methods(chosen)})
     sources = chosen.sources or chosen.photos.parent / "SOURCES-eval.csv"
-    if sources.exists():
-        credits_file = chosen.sheet.with_name(f"{chosen.sheet.stem}-credits.txt")
-        write_credits(credits_file, "Photos on the sheet.", {photo.stem: photo for photo in few.photos}, sources)
+    shown = {photo.stem: photo for photo in few.photos}
+    save_with_credits(sheet, chosen.sheet, "Photos on the sheet.", shown, sources)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

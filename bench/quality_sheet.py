@@ -102,6 +102,23 @@ def below(pictures: Sequence[np.ndarray], *, gap_px: int = GAP_PX) -> np.ndarray
     return np.vstack(parts[:-1])
 
 
+def save_with_credits(picture: np.ndarray, file: Path, title: str, shown: Mapping[str, Path], sources: Path) -> None:
+    """Save a picture as a small JPEG, the credits of its photos beside it, and say so.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        file: the JPEG.
+        title: first line of the credits.
+        shown: photo by place.
+        sources: see `write_credits`; without it no credits are written.
+    """
+    size = save_small_jpeg(picture, file)
+    credits_file = file.with_name(f"{file.stem}-credits.txt")
+    if sources.exists():
+        write_credits(credits_file, title, shown, sources)
+    print(f"{file}: {size} bytes; {credits_file if sources.exists() else 'no credits'}")
+
+
 def write_credits(file: Path, title: str, shown: Mapping[str, Path], sources: Path) -> None:
     """Write one line per photo of a picture: place in it, author, licence and where it comes from.
 
