@@ -1,19 +1,24 @@
-"""Whether a change made the program slower: two checkouts measured in turn, in processor time.
+"""Whether a change made the program slower: two checkouts in short turns beside each other, in processor time.
 
-    python bench/beside.py BEFORE [--turns 5] [--rounds 4] [--out FOLDER] [--name NAME]
+    python bench/beside.py BEFORE [--pairs 3] [--turns 12] [--out FOLDER] [--name NAME]
 
-BEFORE is another checkout, such as a git worktree of the commit before a change. In every turn a process of its own
-runs in each: it loads the embedded network on the CPU with one thread, repairs a photo of 512x512, and clicks (one
-repair of a 1024x1024 photo through REST, from the request to the patch, in the same process). Every second turn begins
-with the other checkout. Counted is the processor time of all threads of that process, the least of the rounds: what
-else the machine does lengthens the wall clock many times, and this by little. A person's wait is `bench/clicks.py`.
+BEFORE is another checkout, such as a git worktree of the commit before a change. A process of each has the embedded
+network loaded on the CPU with one thread, and both wait until they are asked. Then they do the same in turns, A B B A:
+one repair of a photo of 512x512, and one click (a repair of a 1024x1024 photo through REST, from the request to the
+patch, in the same process). A turn takes a second and the other checkout's follows at once, so whatever else the
+machine does at that time lengthens both; the ratio is taken turn by turn. Processes differ too, by where their memory
+happens to lie: each pair of processes is a new one, and its median is told apart.
 
-Columns: the median over the turns of both, their spread (least to most), and the ratio of the medians; from 0.95 to
-1.05 counts as no change. Prints Markdown, then one JSON line, and writes both to FOLDER/NAME.md.
+Counted is the processor time of all threads of a process. A person's wait is `bench/clicks.py`.
+
+Columns: the medians over all turns, their quartiles, the median of the ratios with its quartiles, and the least and
+the largest median of a pair of processes. From 0.95 to 1.05 counts as no change; where the pairs' medians lie further
+apart than that, nothing was settled. Prints Markdown, then one JSON line, and writes both to FOLDER/NAME.md.
 """
 
 import argparse
 import asyncio
+import contextlib
 import importlib
 import io
 import json
@@ -24,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,41 +42,43 @@ UNCHANGED = (0.95, 1.05)
 SIDE_PX, HOLE_PX = 512, 170
 CLICK_SIZE = (1024, 1024)
 STROKES = [{"points": [[480, 480], [560, 540]], "radius": 60, "erase": False}]
+WHAT = {"repair": f"repair {SIDE_PX}x{SIDE_PX}", "click": "click {}x{}".format(*CLICK_SIZE)}
+WARM_UP = 2  # of each, before the first turn that counts
 
-Figures = dict[str, float]
+Act = Callable[[], Awaitable[None]]
+Prepare = Callable[[], Awaitable[Act]]
+"""What a turn needs is made before its time begins."""
+Turns = dict[str, list[tuple[float, float]]]
+"""For each kind the processor time of every turn, milliseconds: before, after."""
 
 
-def measure_repair(inpainter: Any, rounds: int) -> float:
-    """Return the least processor time of a repair, in milliseconds."""
+def repairs(inpainter: Any) -> Prepare:
+    """Return what prepares a repair."""
     image = smooth_photo(SIDE_PX, SIDE_PX)
     mask = np.zeros((SIDE_PX, SIDE_PX), np.bool_)
     first = (SIDE_PX - HOLE_PX) // 2
     mask[first : first + HOLE_PX, first : first + HOLE_PX] = True
-    spent_ms = []
-    for _ in range(rounds + 1):  # the first one warms up
-        began_s = time.process_time()
-        inpainter.repair(image, mask)
-        spent_ms.append(1000 * (time.process_time() - began_s))
-    return min(spent_ms[1:])
+
+    async def repair() -> None:
+        assert inpainter.repair(image, mask).patches
+
+    async def prepare() -> Act:
+        return repair
+
+    return prepare
 
 
-async def measure_clicks(application: Any, rounds: int) -> float:
-    """Return the least processor time of a click, in milliseconds."""
-    import httpx
-
+def clicks(client: Any) -> Prepare:
+    """Return what uploads a photo to click on."""
     photo = io.BytesIO()
     Image.fromarray(smooth_photo(*CLICK_SIZE)).save(photo, "JPEG", quality=92)
-    spent_ms = []
-    transport = httpx.ASGITransport(app=application)
-    async with (
-        application.router.lifespan_context(application),
-        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7860", timeout=300) as client,
-    ):
-        for number in range(rounds + 1):
-            uploaded = await client.post("/api/v1/images", files={"file": ("a.jpg", photo.getvalue())})
-            uploaded.raise_for_status()
-            request = {"image_id": uploaded.json()["image_id"], "request_id": f"click {number}", "strokes": STROKES}
-            began_s = time.process_time()
+
+    async def prepare() -> Act:
+        uploaded = await client.post("/api/v1/images", files={"file": ("a.jpg", photo.getvalue())})
+        uploaded.raise_for_status()
+        request = {"image_id": uploaded.json()["image_id"], "request_id": f"r{time.monotonic_ns()}", "strokes": STROKES}
+
+        async def click() -> None:
             asked = await client.post("/api/v1/repairs", json=request)
             asked.raise_for_status()
             job: dict[str, Any] = {"state": "queued", "version": 0}
@@ -78,8 +86,10 @@ async def measure_clicks(application: Any, rounds: int) -> float:
                 address = f"/api/v1/jobs/{asked.json()['job_id']}?wait_s=20&seen={job['version']}"
                 job = (await client.get(address)).json()
             (await client.get(job["patch"]["url"])).raise_for_status()
-            spent_ms.append(1000 * (time.process_time() - began_s))
-    return min(spent_ms[1:])
+
+        return click
+
+    return prepare
 
 
 def smooth_photo(height: int, width: int) -> np.ndarray:
@@ -90,8 +100,8 @@ def smooth_photo(height: int, width: int) -> np.ndarray:
     return np.asarray((waves[..., None] + grain).clip(0, 255).astype(np.uint8))
 
 
-def measure_here(checkout: Path, rounds: int) -> Figures:
-    """Measure the checkout, which is the program that this process imports."""
+def serve_turns(checkout: Path) -> None:
+    """Be one checkout's process: do what each line on standard input names, and answer with its milliseconds."""
     sys.path[0] = str(checkout)
     config, app = importlib.import_module("config"), importlib.import_module("app")
     with tempfile.TemporaryDirectory() as folder:
@@ -99,52 +109,125 @@ def measure_here(checkout: Path, rounds: int) -> Figures:
         settings = config.load_settings(given, {})
         engine = app.load_engine(settings)
         importlib.import_module("torch").set_num_threads(1)
-        repair_ms = measure_repair(engine, rounds)
-        click_ms = asyncio.run(measure_clicks(app.create_api(settings, engine), rounds))
-    return {f"repair {SIDE_PX}x{SIDE_PX}": repair_ms, "click {}x{}".format(*CLICK_SIZE): click_ms}
+        asyncio.run(_answer(app.create_api(settings, engine), engine))
 
 
-def measure(checkout: Path, rounds: int) -> Figures:
-    """Measure a checkout in a process of its own."""
-    command = [sys.executable, __file__, str(checkout), "--measure-here", "--rounds", str(rounds)]
-    done = subprocess.run(
-        command, cwd=checkout, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    if done.returncode:
-        raise RuntimeError(f"{checkout}: {done.stderr[-1000:]}")
-    figures: Figures = json.loads(done.stdout.splitlines()[-1])
-    return figures
+async def _answer(application: Any, engine: Any) -> None:
+    import httpx
+
+    transport = httpx.ASGITransport(app=application)
+    async with (
+        application.router.lifespan_context(application),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7860", timeout=300) as client,
+    ):
+        kinds = {"repair": repairs(engine), "click": clicks(client)}
+        print("ready", flush=True)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            act = await kinds[line.strip()]()
+            began_s = time.process_time()
+            await act()
+            print(1000 * (time.process_time() - began_s), flush=True)
 
 
-def compare(before: list[Figures], after: list[Figures]) -> list[dict[str, Any]]:
-    """Return a row for every figure; a turn each in both lists."""
+class Checkout:
+    """A checkout's process, which waits until it is asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(folder), "--serve-turns"], cwd=folder, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        self._read("ready")
+
+    def turn(self, kind: str) -> float:
+        """Do one repair or click; return its processor time in milliseconds."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{kind}\n")
+        self._process.stdin.flush()
+        return float(self._read())
+
+    def _read(self, wanted: str = "") -> str:
+        assert self._process.stdout is not None
+        while line := self._process.stdout.readline().strip():
+            if line == wanted or (not wanted and line[0].isdigit()):
+                return line
+        raise RuntimeError(f"{self.folder}: its process ended")
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+@contextlib.contextmanager
+def two_processes(before: Path, after: Path) -> Iterator[tuple[Checkout, Checkout]]:
+    """Run a process of each checkout for the length of a with block, warmed up."""
+    with contextlib.ExitStack() as ends:
+        pair = []
+        for folder in (before, after):
+            pair.append(Checkout(folder))
+            ends.callback(pair[-1].close)
+        for kind in WHAT:
+            for _ in range(WARM_UP):
+                for checkout in pair:
+                    checkout.turn(kind)
+        yield pair[0], pair[1]
+
+
+def measure(first: Checkout, second: Checkout, turns: int) -> Turns:
+    """Have both do the same in turns; every second turn begins with the other one."""
+    spent: Turns = {kind: [] for kind in WHAT}
+    for turn in range(turns):
+        for kind in WHAT:
+            if turn % 2 == 0:
+                before_ms = first.turn(kind)
+                spent[kind].append((before_ms, second.turn(kind)))
+            else:
+                after_ms = second.turn(kind)
+                spent[kind].append((first.turn(kind), after_ms))
+    return spent
+
+
+def summarise(pairs: list[Turns]) -> list[dict[str, Any]]:
+    """Return a row for every kind; `pairs` has the turns of each pair of processes."""
     rows = []
-    for name in after[0]:
-        first, second = [turn[name] for turn in before], [turn[name] for turn in after]
-        ratio = statistics.median(second) / statistics.median(first)
+    for kind, what in WHAT.items():
+        turns = [turn for pair in pairs for turn in pair[kind]]
+        ratios = [after / before for before, after in turns]
+        of_pairs = [statistics.median(after / before for before, after in pair[kind]) for pair in pairs]
+        ratio = statistics.median(ratios)
         rows.append(
             {
-                "what": name,
-                "before_ms": statistics.median(first),
-                "before_spread_ms": [min(first), max(first)],
-                "after_ms": statistics.median(second),
-                "after_spread_ms": [min(second), max(second)],
-                "ratio": round(ratio, 3),
+                "what": what,
+                "before_ms": quartiles([before for before, _ in turns]),
+                "after_ms": quartiles([after for _, after in turns]),
+                "ratio": quartiles(ratios),
+                "pairs": [round(min(of_pairs), 3), round(max(of_pairs), 3)],
                 "is_unchanged": UNCHANGED[0] <= ratio <= UNCHANGED[1],
+                "is_settled": max(of_pairs) - min(of_pairs) <= UNCHANGED[1] - UNCHANGED[0],
             }
         )
     return rows
 
 
+def quartiles(values: list[float]) -> list[float]:
+    """Return the lower quartile, the median and the upper quartile."""
+    return [round(value, 3) for value in statistics.quantiles(values, n=4, method="inclusive")]
+
+
 def markdown(rows: list[dict[str, Any]], about: str) -> str:
     """Return the rows as a table under a line that says what was compared."""
-    lines = [about, "", "| what | before, ms | spread | after, ms | spread | ratio |", "|---|---|---|---|---|---|"]
+    heads = ["what", "before, ms", "quartiles", "after, ms", "quartiles", "ratio", "quartiles", "medians of the pairs"]
+    lines = [about, "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
-        spreads = ["{:.0f} to {:.0f}".format(*row[f"{side}_spread_ms"]) for side in ("before", "after")]
-        lines.append(
-            f"| {row['what']} | {row['before_ms']:.0f} | {spreads[0]} | {row['after_ms']:.0f} | {spreads[1]} "
-            f"| {row['ratio']:.3f} |"
-        )
+        cells = [row["what"]]
+        for name, digits in (("before_ms", 0), ("after_ms", 0), ("ratio", 3)):
+            low, middle, high = row[name]
+            cells += [f"{middle:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"]
+        cells.append("{:.3f} to {:.3f}".format(*row["pairs"]) + ("" if row["is_settled"] else ", not settled"))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -158,26 +241,27 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="the other checkout")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=4, help="repairs and clicks in a turn, after one that warms up")
+    parser.add_argument("--after", type=Path, default=ROOT, help="the checkout to compare with it; default: this one")
+    parser.add_argument("--pairs", type=int, default=3, help="of processes")
+    parser.add_argument("--turns", type=int, default=12, help="repairs and clicks of each process that count")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--name", default="beside")
-    parser.add_argument("--measure-here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve-turns", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.measure_here:
-        print(json.dumps(measure_here(options.before.resolve(), options.rounds)))
+    if options.serve_turns:
+        serve_turns(options.before.resolve())
         return
-    checkouts = {"before": options.before.resolve(), "after": ROOT}
-    turns: dict[str, list[Figures]] = {name: [] for name in checkouts}
-    for turn in range(options.turns):
-        for name in sorted(checkouts, reverse=turn % 2 == 0):
-            turns[name].append(measure(checkouts[name], options.rounds))
-            print(f"turn {turn + 1}, {name}: {turns[name][-1]}", file=sys.stderr, flush=True)
-    rows = compare(turns["before"], turns["after"])
+    before, after = options.before.resolve(), options.after.resolve()
+    pairs = []
+    for number in range(options.pairs):
+        with two_processes(before, after) as (first, second):
+            pairs.append(measure(first, second, options.turns))
+        print(f"pair {number + 1}: {pairs[-1]}", file=sys.stderr, flush=True)
+    rows = summarise(pairs)
     about = (
-        f"{commit_of(checkouts['before'])} (before) beside {commit_of(ROOT)} (after): processor time, one thread, "
-        f"{options.turns} turns, {cpu_name()}, Python {platform.python_version()}, load {os.getloadavg()[0]:.0f}, "
-        f"{time.strftime('%Y-%m-%d')}."
+        f"{commit_of(before)} (before) beside {commit_of(after)} (after): processor time, one thread, "
+        f"{options.pairs} pairs of processes, {options.turns} turns each, {cpu_name()}, Python "
+        f"{platform.python_version()}, load {os.getloadavg()[0]:.0f}, {time.strftime('%Y-%m-%d')}."
     )
     text = f"# Before and after\n\n{markdown(rows, about)}\n\n{json.dumps({'about': about, 'rows': rows})}\n"
     print(text)
