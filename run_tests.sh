@@ -19,6 +19,7 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 FAILED=
+NAMES=() PIDS=()
 # shellcheck source=scripts/venv.sh
 . "$ROOT/scripts/venv.sh"
 
@@ -68,6 +69,28 @@ check() { # check NAME COMMAND...
     "$@" || FAILED="$FAILED $name"
 }
 
+begin() { # begin NAME COMMAND...: a check that runs beside others; `tell` waits for all of them and says what they said
+    NAMES+=("$1")
+    shift
+    "$@" >"$SAID/${#NAMES[@]}" 2>&1 &
+    PIDS+=($!)
+}
+
+tell() {
+    local n
+    for n in "${!NAMES[@]}"; do
+        wait "${PIDS[n]}" || FAILED="$FAILED ${NAMES[n]}"
+        say "== ${NAMES[n]}"
+        cat "$SAID/$((n + 1))"
+    done
+    PIDS=()
+}
+
+end_begun() { # what runs beside a shell is not reached by its Ctrl+C
+    [ "${#PIDS[@]}" = 0 ] || kill "${PIDS[@]}" 2>/dev/null || true
+    rm -rf "$SAID"
+}
+
 # Triton chooses its interpreter when a kernel is defined, so these tests need processes of their own.
 interpret() {
     local status=0 folders=()
@@ -104,14 +127,17 @@ if [ -z "$QUICK" ]; then
     need_program nginx nginx-light
     need_program openssl openssl
 fi
-check ruff "$VENV/bin/ruff" check .
-check format "$VENV/bin/ruff" format --check .
-check docstrings "$VENV/bin/pydoclint" .
-check rooms "$VENV/bin/lint-imports" --no-cache
-check mypy "$VENV/bin/mypy"
-check shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh scripts/*.sh .ci/run \
+SAID=$(mktemp -d)
+trap end_begun EXIT
+begin mypy "$VENV/bin/mypy" # first, since it takes longest
+begin ruff "$VENV/bin/ruff" check .
+begin format "$VENV/bin/ruff" format --check .
+begin docstrings "$VENV/bin/pydoclint" .
+begin rooms "$VENV/bin/lint-imports" --no-cache
+begin shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh scripts/*.sh .ci/run \
     examples/iopaint_shim/bin/* examples/clients/*.sh
-check "the page's scripts" check_scripts
+begin "the page's scripts" check_scripts
+tell
 # Each worker computes on one thread, because two that compute on all cores only slow each other down.
 export OMP_NUM_THREADS=1
 PYTEST=("$PYTHON" -m pytest -q -n 2 --dist worksteal --durations=5)
