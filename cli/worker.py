@@ -29,20 +29,16 @@ def run_worker(settings: Settings, chosen: argparse.Namespace) -> int:
 
     from app import find_weights_file, program_version
     from cli.main import load_inpainter
-    from jobs.celery_worker import WorkerRefusedError, work
+    from jobs.celery_worker import WorkerRefusedError, check_server, work
     from jobs.remote_engine import fingerprint_of
 
     weights = find_weights_file(settings)
     version = program_version()
-    inpainter: Any = load_inpainter(settings)
-    about = {
-        "version": version,
-        "weights": weights.stem,
-        "fingerprint": fingerprint_of(version, weights),
-        "device": inpainter.device,
-        "profile": inpainter.profile.name,
-    }
+    about = {"version": version, "weights": weights.stem, "fingerprint": fingerprint_of(version, weights)}
     try:
+        check_server(settings.redis_url, about)  # who will get no repairs need not load the model, which takes seconds
+        inpainter: Any = load_inpainter(settings)
+        about |= {"device": inpainter.device, "profile": inpainter.profile.name}
         work(inpainter, redis_url=settings.redis_url, about=about, name=chosen.name)
     except WorkerRefusedError as error:
         print(f"fftlama: {error}", file=sys.stderr)

@@ -115,6 +115,27 @@ def _keep_logging(**_: object) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
+def check_server(redis_url: str, about: dict[str, Any]) -> redis.Redis:
+    """Look whether the server that is there would give a worker repairs.
+
+    Args:
+        redis_url: redis:// or rediss://.
+        about: version, weights, fingerprint of the worker.
+
+    Returns:
+        A connection to Redis.
+
+    Raises:
+        WorkerRefusedError: the server runs another version or other weights.
+        redis.RedisError: Redis can't be reached.
+    """
+    client = connect(redis_url)
+    asked = required_of_workers(client, SERVER_KEY)
+    if asked and asked["fingerprint"] != about["fingerprint"]:
+        raise WorkerRefusedError(refusal(asked, about))
+    return client
+
+
 def work(engine: RepairingEngine, *, redis_url: str, about: dict[str, Any], name: str = "") -> None:
     """Work until SIGTERM or Ctrl+C.
 
@@ -125,13 +146,9 @@ def work(engine: RepairingEngine, *, redis_url: str, about: dict[str, Any], name
         name: shown to operators; default: the machine's name.
 
     Raises:
-        WorkerRefusedError: the server that is there runs another version or other weights.
-        redis.RedisError: Redis can't be reached.
+        WorkerRefusedError, redis.RedisError: as `check_server`.
     """
-    client = connect(redis_url)
-    asked = required_of_workers(client, SERVER_KEY)
-    if asked and asked["fingerprint"] != about["fingerprint"]:
-        raise WorkerRefusedError(refusal(asked, about))
+    client = check_server(redis_url, about)
     # Unguessable and new in every process: a worker that was started again is not the one that claimed an attempt.
     worker_id = f"{name or socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     app = create_celery(redis_url, about["fingerprint"])
