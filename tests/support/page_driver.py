@@ -115,13 +115,13 @@ class Person:
         assert box is not None
         return box["x"] + box["width"] * x, box["y"] + box["height"] * y
 
-    def paint(self, *points: tuple[float, float]) -> None:
-        """Drag the tool in hand over points given as fractions of the photo."""
+    def paint(self, *points: tuple[float, float], steps: int = 3) -> None:
+        """Drag the tool in hand over points given as fractions of the photo, in so many moves from each to the next."""
         first, *others = [self.stage_point(x, y) for x, y in points]
         self.page.mouse.move(*first)
         self.page.mouse.down()
         for x, y in others:
-            self.page.mouse.move(x, y, steps=3)
+            self.page.mouse.move(x, y, steps=steps)
         self.page.mouse.up()
 
     def press(self, action: str) -> None:

@@ -158,7 +158,7 @@ def test_a_stroke_is_never_changed_by_later_ones_and_a_phones_first_brush_is_a_f
     first = phone.strokes[0]
     assert 2 * first["radius"] * world["width"] / 1600 >= 24
     for i in range(25):
-        phone.paint((0.1, 0.2 + 0.03 * i), (0.3, 0.22 + 0.03 * i), (0.5, 0.2 + 0.03 * i))
+        phone.paint((0.1, 0.2 + 0.03 * i), (0.3, 0.22 + 0.03 * i), (0.5, 0.2 + 0.03 * i), steps=1)
     assert len(phone.strokes) == 26 and phone.strokes[0] == first
     phone.page.locator('[data-act="repair"]').tap()
     phone.page.locator(".fft-rounds li:nth-child(2)").wait_for()
