@@ -95,7 +95,8 @@ end_begun() { # what runs beside a shell is not reached by its Ctrl+C
 interpret() {
     local status=0 folders=()
     [ $# -gt 0 ] || folders=(tests/*/kernels) # to collect all the others takes each worker a quarter of a minute
-    TRITON_INTERPRET=1 CUDA_VISIBLE_DEVICES='' "${PYTEST[@]}" -m interpreter ${folders[@]+"${folders[@]}"} "$@" || status=$?
+    TRITON_INTERPRET=1 CUDA_VISIBLE_DEVICES='' "${PYTEST[@]}" -n 0 -m interpreter ${folders[@]+"${folders[@]}"} "$@" ||
+        status=$?
     [ "$status" = 5 ] || return "$status" # 5: the arguments choose none of them
 }
 
@@ -127,6 +128,9 @@ if [ -z "$QUICK" ]; then
     need_program nginx nginx-light
     need_program openssl openssl
 fi
+# Each process computes on one thread, because two that compute on all cores only slow each other down.
+export OMP_NUM_THREADS=1
+PYTEST=("$PYTHON" -m pytest -q --durations=5)
 SAID=$(mktemp -d)
 trap end_begun EXIT
 begin mypy "$VENV/bin/mypy" # first, since it takes longest
@@ -137,15 +141,10 @@ begin rooms "$VENV/bin/lint-imports" --no-cache
 begin shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh scripts/*.sh .ci/run \
     examples/iopaint_shim/bin/* examples/clients/*.sh
 begin "the page's scripts" check_scripts
+[ -n "$QUICK" ] || begin "pytest of the kernels, in Triton's interpreter" interpret "$@"
 tell
-# Each worker computes on one thread, because two that compute on all cores only slow each other down.
-export OMP_NUM_THREADS=1
-PYTEST=("$PYTHON" -m pytest -q -n 2 --dist worksteal --durations=5)
-if [ -n "$QUICK" ]; then
-    check pytest "${PYTEST[@]}" -m "not browser and not server and not process and not interpreter and not slow" "$@"
-else
-    check "pytest of the kernels, in Triton's interpreter" interpret "$@"
-    [ -z "$FAILED" ] || say "== failed before the last tests:$FAILED"
-    check pytest "${PYTEST[@]}" -m "not interpreter" "$@"
-fi
+[ -z "$FAILED" ] || say "== failed before the last tests:$FAILED"
+CHOSEN="not interpreter"
+[ -z "$QUICK" ] || CHOSEN="not browser and not server and not process and not interpreter and not slow"
+check pytest "${PYTEST[@]}" -n 2 --dist worksteal -m "$CHOSEN" "$@"
 [ -z "$FAILED" ]
