@@ -3,37 +3,38 @@
 import json
 import re
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.support.page_driver import STATUS, Held, Person, cut, photo_file, with_two_rounds
 
 
-@pytest.mark.parametrize("times", [1, 3])
-def test_a_patch_whose_transfer_is_cut_appears_all_the_same(person: Person, times: int) -> None:
+def test_a_patch_whose_transfer_is_cut_appears_all_the_same(person: Person) -> None:
     person.open(photo_file())
-    person.slow_down(30)  # one that takes a moment comes with its patch
-    broken = cut(person, "**/patch", times)
-    person.paint((0.4, 0.4), (0.5, 0.4))
-    person.repair()
-    assert len(broken) == times
-    assert person.shown_patches == 1 and len(person.rounds) == 1
-    expect(person.page.locator(".fft-offline")).to_be_hidden()
+    for number, times in enumerate((1, 3), start=1):
+        person.slow_down(30)  # one that takes a moment comes with its patch
+        broken = cut(person, "**/patch", times)
+        person.paint((0.4, 0.3 * number), (0.5, 0.3 * number))
+        person.repair()
+        assert len(broken) == times
+        assert person.shown_patches == number and len(person.rounds) == number
+        expect(person.page.locator(".fft-offline")).to_be_hidden()
+        person.page.unroute_all()
 
 
-@pytest.mark.parametrize("address", ["**/patch", "**/api/v1/images/*?*", "**/info"], ids=["patch", "photo", "info"])
-def test_pictures_cut_in_a_reload_come_later_and_nothing_is_wiped(person: Person, address: str) -> None:
+def test_pictures_cut_in_a_reload_come_later_and_nothing_is_wiped(person: Person) -> None:
     with_two_rounds(person)
     before = person.kept
-    broken = cut(person, address, 3)
-    person.visit()
-    person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 2")
-    person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth === 640")
-    assert len(broken) == 3
-    after = person.kept
-    assert [after[key] for key in ("photo", "strokes", "rounds", "round")] == [
-        before[key] for key in ("photo", "strokes", "rounds", "round")
-    ]
+    for address in ("**/patch", "**/api/v1/images/*?*", "**/info"):
+        broken = cut(person, address, 3)
+        person.visit()
+        person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 2")
+        person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth === 640")
+        assert len(broken) == 3, address
+        after = person.kept
+        assert [after[key] for key in ("photo", "strokes", "rounds", "round")] == [
+            before[key] for key in ("photo", "strokes", "rounds", "round")
+        ], address
+        person.page.unroute_all()
     person.repair()
     assert person.shown_patches == 3
 

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.support.page_driver import DONE, Person, photo_file
@@ -139,25 +138,20 @@ def test_a_photo_that_is_gone_from_the_server_is_said_so(visit: Visit, server: R
     assert person.page.locator(".fft").get_attribute("data-phase") == "empty"
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "sentence"),
-    [
+def test_a_file_that_is_no_photo_gets_a_sentence(visit: Visit, server: RunningServer) -> None:
+    person = visit(server.url)
+    for name, data, sentence in (
         ("notes.png", b"This is a text file.\n" * 50, "not a picture"),
         ("empty.png", b"", "empty (0 bytes)"),
         ("cut.png", photo_file(900, 700)["buffer"][:20_000], "incomplete or damaged"),
         ("huge.jpg", b"\0" * (2**20 * 2), "too large"),
-    ],
-)
-def test_a_file_that_is_no_photo_gets_a_sentence(
-    visit: Visit, server: RunningServer, name: str, data: bytes, sentence: str
-) -> None:
-    person = visit(server.url)
-    if name == "huge.jpg":  # the server's own refusal, without sending it a hundred megabytes
-        answer = {"error": "file_too_large", "message": "?", "params": {"max_mib": 1}}
-        person.page.route("**/api/v1/images", lambda route: route.fulfill(status=413, json=answer))
-    person.page.set_input_files(".fft-file", {"name": name, "mimeType": "image/png", "buffer": data})
-    expect(person.page.locator('[data-part="status"]')).to_contain_text(sentence)
-    assert person.page.locator(".fft").get_attribute("data-phase") == "empty"
+    ):
+        if name == "huge.jpg":  # the server's own refusal, without sending it a hundred megabytes
+            answer = {"error": "file_too_large", "message": "?", "params": {"max_mib": 1}}
+            person.page.route("**/api/v1/images", lambda route, answer=answer: route.fulfill(status=413, json=answer))
+        person.page.set_input_files(".fft-file", {"name": name, "mimeType": "image/png", "buffer": data})
+        expect(person.page.locator('[data-part="status"]')).to_contain_text(sentence)
+        assert person.page.locator(".fft").get_attribute("data-phase") == "empty"
     person.page.unroute_all()
     person.open(photo_file())
 
