@@ -92,7 +92,7 @@ def test_nothing_of_the_scripts_is_global(visit: Visit, server: RunningServer) -
 
 
 def test_a_script_that_does_not_arrive_is_said_in_both_languages(visit: Visit, server: RunningServer) -> None:
-    person = visit(server.url, locale="en-US")
+    person = visit(server.url)
     person.page.route("**/page/*/repair.js", lambda route: route.abort())
     person.page.goto(server.url)
     status = person.page.locator(".fft-status").first

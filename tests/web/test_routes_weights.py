@@ -84,7 +84,7 @@ def test_page_offers_fetches_and_stops(
     visit: Callable[..., Person], start_server: Callable[..., RunningServer], mirror: Mirror, tmp_path: Path
 ) -> None:
     settings = {"mirrors": f"{mirror.url}/held", "weights_dir": tmp_path / "weights"}
-    person = visit(start_server("page", **settings).url, locale="en-US")
+    person = visit(start_server("page", **settings).url)
     offer = person.page.locator('[data-part="weights-offer"]')
     told, button = offer.locator('[role="status"]'), offer.locator("li button").first
     person.open(photo_file(320, 240))  # the offer lies beside an open photo
