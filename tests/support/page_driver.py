@@ -188,8 +188,9 @@ class Person:
 
     def close(self) -> None:
         """Close the page; errors the person never saw fail the test here."""
-        self.page.unroute_all(behavior="ignoreErrors")
-        self.page.close()
+        if not self.page.is_closed():
+            self.page.unroute_all(behavior="ignoreErrors")
+            self.page.close()
         assert not self.errors, self.errors
 
 

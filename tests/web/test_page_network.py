@@ -140,6 +140,7 @@ def test_a_photo_that_is_gone_from_the_server_is_said_so(visit: Visit, server: R
 
 def test_a_file_that_is_no_photo_gets_a_sentence(visit: Visit, server: RunningServer) -> None:
     person = visit(server.url)
+    too_large = {"error": "file_too_large", "message": "?", "params": {"max_mib": 1}}
     for name, data, sentence in (
         ("notes.png", b"This is a text file.\n" * 50, "not a picture"),
         ("empty.png", b"", "empty (0 bytes)"),
@@ -147,8 +148,7 @@ def test_a_file_that_is_no_photo_gets_a_sentence(visit: Visit, server: RunningSe
         ("huge.jpg", b"\0" * (2**20 * 2), "too large"),
     ):
         if name == "huge.jpg":  # the server's own refusal, without sending it a hundred megabytes
-            answer = {"error": "file_too_large", "message": "?", "params": {"max_mib": 1}}
-            person.page.route("**/api/v1/images", lambda route, answer=answer: route.fulfill(status=413, json=answer))
+            person.page.route("**/api/v1/images", lambda route: route.fulfill(status=413, json=too_large))
         person.page.set_input_files(".fft-file", {"name": name, "mimeType": "image/png", "buffer": data})
         expect(person.page.locator('[data-part="status"]')).to_contain_text(sentence)
         assert person.page.locator(".fft").get_attribute("data-phase") == "empty"
