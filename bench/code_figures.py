@@ -4,8 +4,10 @@
 
 One repair goes through REST with the real engine, in this process, and every thread is traced with `sys.setprofile`:
 which files and functions of the program run between the request and the finished job, and how many different calls from
-one file to another there are. Whatever runs before (start, warm-up, upload) does not count. `--root` measures another
-checkout, in its own process. Prints Markdown, then one JSON line, and writes both to FOLDER/NAME.md.
+one file to another there are (edges): how many of them stay inside a room, and how many go up the list of rooms, which
+only a function that was handed down does. Whatever runs before (start, warm-up, upload) does not count. `--root`
+measures another checkout, in its own process. Prints Markdown with the edges room by room, then one JSON line, and
+writes both to FOLDER/NAME.md.
 """
 
 import argparse
@@ -21,6 +23,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+# From the top down; a checkout without rooms has all of its files in the root.
+ROOMS = (
+    "app.py", "cli", "web", "jobs", "detection", "inference.py", "engine", "preprocess.py", "tensor_ops", "masks",
+    "lama", "imaging", "notices.py", "config.py",
+)  # fmt: skip
 OUTSIDE = {"tests", "bench", "docs", "examples", "training", "scripts", "weights", "node_modules"}
 
 
@@ -56,6 +63,10 @@ class Trace:
         self.files: set[str] = set()
         self.functions: set[tuple[str, str]] = set()
         self.edges: set[tuple[str, str]] = set()
+
+    def room_of(self, name: str) -> str:
+        """Return the folder, or the file of the root, that a file belongs to."""
+        return name.removeprefix(self.root).split("/")[0]
 
     def _is_ours(self, name: str) -> bool:
         return name.startswith(self.root) and not name.startswith(self.outside)
@@ -119,11 +130,19 @@ def trace_click(root: Path) -> dict[str, Any]:
         application = app.create_api(settings, engine)
         state = asyncio.run(_within_lifespan(application, trace))
     sys.setprofile(None)
+    rooms = [(trace.room_of(caller), trace.room_of(called)) for caller, called in sorted(trace.edges)]
+    places = {room: place for place, room in enumerate(ROOMS)}
     return {
         "click_state": state,
         "click_files": len(trace.files),
         "click_functions": len(trace.functions),
-        "click_edges": len(trace.edges),
+        "click_edges": len(rooms),
+        "click_edges_inside_a_room": sum(caller == called for caller, called in rooms),
+        "click_edges_upwards": sum(places.get(caller, 0) > places.get(called, 0) for caller, called in rooms),
+        "click_rooms": len({room for pair in rooms for room in pair}),
+        "edges_by_room": {
+            f"{caller} to {called}": rooms.count((caller, called)) for caller, called in sorted(set(rooms))
+        },
     }
 
 
@@ -143,8 +162,11 @@ def main() -> None:
     root = arguments.root.resolve()
     sys.path[0] = str(root)  # instead of bench/: the program that is measured is the one that is imported
     figures = count_lines(root) | trace_click(root)
+    by_room = figures.pop("edges_by_room")
     rows = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in figures.items())
-    text = f"# The code in figures\n\n| what | is |\n|---|---|\n{rows}\n\n{json.dumps(figures)}\n"
+    edges = "\n".join(f"| {rooms} | {count} |" for rooms, count in sorted(by_room.items(), key=lambda pair: -pair[1]))
+    text = f"# The code in figures\n\n| what | is |\n|---|---|\n{rows}\n\n| edges from | are |\n|---|---|\n{edges}\n"
+    text += f"\n{json.dumps(figures | {'edges_by_room': by_room})}\n"
     print(text)
     (arguments.out / f"{arguments.name}.md").write_text(text, encoding="utf-8")
 
