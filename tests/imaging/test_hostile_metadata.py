@@ -4,9 +4,8 @@ Every file is opened and written again in a process of its own, whose processor 
 """
 
 import json
+import os
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -16,33 +15,13 @@ import pytest
 from PIL import Image
 
 from tests.support.imaging_files import saved, smooth
+from tests.support.serving import run_support_script
 
-ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
 CPU_LIMIT_S = 12  # what takes two seconds on an idle core may take longer beside others; a hang takes for ever
 MEMORY_LIMIT_MIB = 200
+LIMIT_S = 300.0  # by the clock, on a machine that many share
 PICTURE = Image.fromarray(smooth(60, 80))
-CODE = """
-import json, resource, sys
-from imaging import ImagingError, encode_photo, open_photo
-warm = open_photo(open(sys.argv[2], "rb").read()); encode_photo(warm)
-data = open(sys.argv[1], "rb").read()
-resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[3]), int(sys.argv[3])))
-before = resource.getrusage(resource.RUSAGE_SELF)
-try:
-    photo = open_photo(data)
-except ImagingError as error:
-    print(json.dumps({"refused": error.code}))
-    sys.exit()
-for name in sys.argv[4].split(","):
-    encode_photo(photo, format=name)
-after = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps({
-    "size": photo.image.shape, "notes": [note.code for note in photo.notes],
-    "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-    "mib": (after.ru_maxrss - before.ru_maxrss) / 1024,
-}))
-"""
 
 
 def tiff_block(directories: list[list[tuple[int, int, int, int]]], tail: bytes = b"") -> bytes:
@@ -188,10 +167,11 @@ def test_hostile_metadata_costs_little_and_the_photo_opens(name: str, tmp_path: 
     hostile, plain = tmp_path / "hostile", tmp_path / "plain"
     hostile.write_bytes(make())
     plain.write_bytes(saved(PICTURE, {"JPEG": "JPEG", "PNG": "PNG"}.get(name.split(",")[0], "PNG")))
-    command = [sys.executable, "-c", CODE, str(hostile), str(plain), str(CPU_LIMIT_S), formats]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-600:] or f"ended by signal {-done.returncode}"
-    said = json.loads(done.stdout)
+    words = [str(hostile), str(plain), str(CPU_LIMIT_S), formats]
+    reader = run_support_script("read_photo", words, os.environ, log=tmp_path / "log", is_forked=True)
+    code, told = reader.wait(LIMIT_S), (tmp_path / "log").read_text(encoding="utf-8")
+    assert code == 0, told[-600:] or f"ended by signal {-code}"
+    said = json.loads(told)
     if name in REFUSED:
         assert said["refused"] == "truncated_image"
         return

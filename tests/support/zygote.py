@@ -2,8 +2,8 @@
 
 Importing it takes one to three seconds of a core, and the tests start a hundred servers and workers. What is forked is
 a process of its own, with its own port, threads, files, environment and signals, as the script's is that it stands for
-(`serve_fake.py`, `serve_worker.py`); only what happens while a program is imported can't be seen in it. The zygote ends
-when the process that asked it ends, and takes along what it forked.
+(`serve_fake.py`, `serve_worker.py`, `read_photo.py`); only what happens while a program is imported can't be seen in
+it. The zygote ends when the process that asked it ends, and takes along what it forked.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ SERVING = (
 PAGE = ("gradio", "web.gradio_routes", "web.page", "web.page_files")
 SCRIPTS: dict[str, tuple[str, ...]] = {
     "serve_fake": SERVING,
+    "read_photo": ("tests.support.read_photo",),
     "serve_worker": ("tests.support.serve_worker", "celery.worker.worker", "celery.concurrency.solo"),
 }
 
