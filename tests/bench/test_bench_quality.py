@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from skimage.restoration import inpaint_biharmonic
 
 from bench import quality
 from bench.pairs import choose_photos
@@ -140,6 +139,8 @@ def test_peers_change_the_hole_only_and_fill_a_flat_image_flat(name: str) -> Non
 
 
 def test_biharmonic_in_a_window_is_scikit_images_on_the_whole_image() -> None:
+    from skimage.restoration import inpaint_biharmonic  # SciPy takes a second, and not every run needs it
+
     image, hole = make_photo(), np.zeros((96, 120), bool)
     hole[40:60, 50:70] = True
     expected = np.rint(inpaint_biharmonic(image, hole, channel_axis=2) * 255)

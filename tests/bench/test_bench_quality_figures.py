@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from bench.quality_figures import PerceptualDistance, covered_share, hole_psnr, hole_ssim, paired_bootstrap, seam_error
 from bench.quality_kid import hole_windows, kernel_distance
@@ -60,6 +59,11 @@ def features_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_psnr_and_ssim_are_scikit_images() -> None:
+    from skimage.metrics import (
+        peak_signal_noise_ratio,
+        structural_similarity,
+    )  # SciPy takes a second, and not every run needs it
+
     original, hole = make_photo(), make_hole()
     result = add_noise(original, 12)
     whole = np.ones_like(hole)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from skimage.metrics import structural_similarity
 
 from training.critic import over_hole
 from training.looks import GRID_PX, Looks
@@ -60,6 +59,8 @@ def test_the_critic_listens_to_cells_that_see_the_hole_only() -> None:
 
 
 def test_dissimilarity_is_that_of_windows_side_by_side() -> None:
+    from skimage.metrics import structural_similarity  # SciPy takes a second, and not every run needs it
+
     random = np.random.default_rng(0)
     image = random.random((40, 48, 3))
     wrong = np.clip(image + random.normal(0, 0.1, image.shape), 0, 1)
