@@ -1,8 +1,6 @@
 // Rounds: the pictures. The photo lies at the bottom, each round's patch above it at its box; which are shown
 // follows from the round one is at, so undo, redo and compare move no pixels. Also the rounds' thumbnails.
 
-import { fromBase64 } from "./regions.js";
-
 /** @typedef {import("./store.js").Round} Round */
 /** @typedef {Pick<Round, "image_id" | "box" | "url">} Patch */
 /** @typedef {{photo: HTMLImageElement, patches: Map<string, HTMLImageElement>}} Pictures */
@@ -20,14 +18,20 @@ export function createLayers({ world, api }) {
   // Null when this browser cannot show it (HEIC, TIFF, no picture at all). The element keeps the bytes by itself.
   async function decode(/** @type {Blob} */ blob, image = newPhotoElement()) {
     const url = URL.createObjectURL(blob);
+    try {
+      return await decodeFrom(url, image);
+    } finally {
+      URL.revokeObjectURL(url);
+    }
+  }
+
+  async function decodeFrom(/** @type {string} */ url, /** @type {HTMLImageElement} */ image) {
     image.src = url;
     try {
       await image.decode();
       return image;
     } catch {
       return image.naturalWidth > 0 ? image : null;
-    } finally {
-      URL.revokeObjectURL(url);
     }
   }
 
@@ -51,7 +55,8 @@ export function createLayers({ world, api }) {
     const image = Object.assign(new Image(), { className: "fft-patch", alt: "", draggable: false });
     Object.assign(image.style, { left: `${left}px`, top: `${top}px`, width: `${right - left}px`, height: `${bottom - top}px` });
     image.style.setProperty("--left", `${left}px`);
-    const here = png ? await decode(new Blob([fromBase64(png)], { type: "image/png" }), image) : null;
+    // Not by way of a blob, which lives in another process.
+    const here = png ? await decodeFrom(`data:image/png;base64,${png}`, image) : null;
     kept.set(round.image_id, here || (await load(api.localUrl(round.url), signal, image)));
   }
 
