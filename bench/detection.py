@@ -51,6 +51,8 @@ WITHOUT_TEXT = (
 )  # fmt: skip
 LARGE_PX = (3000, 4000)
 SPOTS = "spots"
+SMOOTH_LEVELS = (3.0, 8.0)  # a photo that varies by less, by more, and by much more
+AROUND_PX = 15
 CLICK_BAR_MS = 200
 RUNTIME_CODE = """
 import sys, time, resource, numpy as np
@@ -105,6 +107,7 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
     report: dict[str, Any] = {"what is found": rows}
     if options.only in ("", SPOTS):
+        report["specks and hairs found, by what the photo varies by around them"] = by_smoothness(photos)
         report["taken for spots where nothing is drawn"] = false_alarms(photos, find_spots)
         report["time of looking for spots"] = spot_times(photos[0][1])
     if not options.only:
@@ -197,6 +200,36 @@ def false_alarms(
         row = {"sensitivity": str(sensitivity), "photos": f"{sum(s > 0 for s in shares)} of {len(shares)}"}
         rows.append(row | {"mean share, %": statistics.fmean(shares), "largest share, %": max(shares)})
     return rows
+
+
+def by_smoothness(photos: list[tuple[str, NDArray[np.uint8]]]) -> list[dict[str, Any]]:
+    """Return, by how smooth the photo is there, how many specks and hairs have half their pixels found."""
+    of_all, found_of = np.zeros(3, int), np.zeros((len(SENSITIVITIES), 3), int)
+    for index, (_, photo) in enumerate(photos):
+        case = dirt(photo, np.random.default_rng(1000 + index))
+        gray = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        window = (AROUND_PX, AROUND_PX)
+        spread = np.sqrt(np.maximum(0, cv2.blur(gray * gray, window) - cv2.blur(gray, window) ** 2))
+        count, labels = cv2.connectedComponents(case.mask.view(np.uint8))
+        size = np.bincount(labels[case.mask], minlength=count)[1:]
+        around = np.bincount(labels[case.mask], weights=spread[case.mask], minlength=count)[1:] / size
+        kinds = np.digitize(around, SMOOTH_LEVELS)
+        of_all += np.bincount(kinds, minlength=3)
+        spots = find_spots(case.image)
+        for row, sensitivity in enumerate(SENSITIVITIES):
+            hit = case.mask & spots.select(sensitivity).mask
+            found = np.bincount(labels[hit], minlength=count)[1:] >= size / 2
+            found_of[row] += np.bincount(kinds[found], minlength=3)
+    low, high = SMOOTH_LEVELS
+    names = (f"below {low:g} levels", f"{low:g} to {high:g}", f"above {high:g}")
+    return [
+        {"the photo varies by": name, "drawn": str(of_all[kind])}
+        | {
+            f"found at {sensitivity}": f"{found_of[row, kind] / max(1, of_all[kind]):.0%}"
+            for row, sensitivity in enumerate(SENSITIVITIES)
+        }
+        for kind, name in enumerate(names)
+    ]
 
 
 def spot_times(photo: NDArray[np.uint8]) -> list[dict[str, Any]]:
