@@ -185,7 +185,8 @@ def _photo_of_inks(name: str, inks: np.ndarray, source: Source, notes: tuple[Not
 def _read_webp(data: bytes, admit: Admission) -> Photo:
     parts = webp.parse(data)
     admit(parts.width_px, parts.height_px)
-    with WebPImagePlugin.WebPImageFile(BytesIO(data)) as picture:
+    read = webp.picture_alone(parts) if parts.left_out and not parts.animated else data
+    with WebPImagePlugin.WebPImageFile(BytesIO(read)) as picture:
         frames = getattr(picture, "n_frames", 1)
         picture.load()
         pixels = _pixels_of(picture)
