@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx
 
-from config import PLAIN_ENVIRONMENT
 from tests.support import zygote
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +29,8 @@ def free_port() -> int:
 
 def clean_environment() -> dict[str, str]:
     """Return the environment without settings of the person who runs the tests."""
+    from config import PLAIN_ENVIRONMENT  # here: the engine's tests run where the settings' libraries are missing
+
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FFTLAMA_")}
     return {name: value for name, value in kept.items() if name not in PLAIN_ENVIRONMENT}
 
