@@ -8,7 +8,7 @@ of the page is left alone. A table whose result file is missing is left out: not
 
 Nothing is measured here. The files, and what made them:
 
-    repair   speed-repair-4-h200.json           bench/speed.py --only repair
+    repair   speed-repair-5-h200.json           bench/speed.py --only repair
     speed    speed-model-h200.json              bench/speed.py --only model
     quality  quality-network-lama-compact.json  bench/quality.py, network protocol
     click    click-cpu.json                     bench/clicks.py
@@ -229,7 +229,7 @@ def render_click(result: Mapping[str, Any], words: Mapping[str, str]) -> str:
 
 Render = Callable[[Mapping[str, Any], Mapping[str, str]], str]
 TABLES: Mapping[str, tuple[str, Render]] = {
-    "repair": ("speed-repair-4-h200.json", render_repair),
+    "repair": ("speed-repair-5-h200.json", render_repair),
     "speed": ("speed-model-h200.json", render_speed),
     "quality": ("quality-network-lama-compact.json", render_quality),
     "click": ("click-cpu.json", render_click),

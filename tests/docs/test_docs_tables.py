@@ -58,7 +58,7 @@ def test_times_and_ratios_are_those_of_the_result_file(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_whole_repairs_are_those_of_the_result_file(name: str) -> None:
-    rows = json.loads((RESULTS / "speed-repair-4-h200.json").read_text())["repair"]
+    rows = json.loads((RESULTS / "speed-repair-5-h200.json").read_text())["repair"]
     timed = [row for row in rows if "forward_ms" in row]
     lines = [line for line in block(page(name), "repair").splitlines() if line.startswith("| ") and "x" in line[:12]]
     assert len(lines) == len(timed) > 0
@@ -86,7 +86,7 @@ def test_another_result_changes_the_table(tables: ModuleType, tmp_path: Path) ->
 def test_repairs_by_another_network_than_the_included_one_are_called_so(
     tables: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = json.loads((RESULTS / "speed-repair-4-h200.json").read_text())
+    report = json.loads((RESULTS / "speed-repair-5-h200.json").read_text())
     for now in (report["environment"]["included_blocks"], 40):
         monkeypatch.setattr(tables, "included_blocks", lambda now=now: now)
         for words in tables.WORDS.values():
