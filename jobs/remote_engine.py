@@ -299,7 +299,7 @@ class RemoteEngine:
                 return RemoteResult(list(zip(boxes, arrays, strict=True)), header["timings_ms"], notes)
 
     def _check(self, keys: AttemptKeys, queue: str, unclaimed_since_s: float, *, may_give_back: bool) -> float:
-        """Raise when an attempt can't come to an end any more; return since when it is neither queued nor claimed."""
+        """Raise when an attempt can't come to an end any more; return since when it is neither queued nor worked on."""
         client = self.fleet.client
         with client.pipeline(transaction=False) as pipeline:
             pipeline.exists(keys.request)
@@ -310,11 +310,19 @@ class RemoteEngine:
             raise _AttemptLostError("Redis lost its pixels")
         now_s = time.monotonic()
         if claim is not None:
-            if not client.exists(WORKER_PREFIX + claim.decode()) and not client.exists(keys.answer):
+            facts = cast(bytes | None, client.get(WORKER_PREFIX + claim.decode()))
+            if facts and json.loads(facts).get("busy_with") == keys.attempt_id:
+                return now_s
+            if client.exists(keys.answer):
+                return now_s
+            if not facts:
                 if not client.exists(keys.request):
                     raise _AttemptLostError("Redis lost its pixels")  # and the worker's key with them, just now
                 raise _WorkerLostError(f"worker {claim.decode()} is gone")
-            return now_s
+            # A connection that breaks between a claim and its answer leaves a claim that nobody works on.
+            if now_s - unclaimed_since_s > WORKER_TTL_S:
+                raise _AttemptLostError(f"worker {claim.decode()} has claimed it and works on something else")
+            return unclaimed_since_s
         if may_give_back and not self.fleet.workers:
             raise EngineUnavailableError("Every worker is gone, so the repair waits.")
         if queued:

@@ -14,7 +14,7 @@ from engine.requests import RepairRequest
 from jobs.celery_app import TASK_NAME, AttemptRunner, connect, create_celery
 from jobs.celery_worker import STALLED_S, Heartbeat
 from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, pack, queue_name, unpack
-from jobs.remote_engine import fingerprint_of
+from jobs.remote_engine import WORKER_TTL_S, Fleet, RemoteEngine, _AttemptLostError, fingerprint_of
 from jobs.windows import options_of
 from tests.support.certificate import make_certificate
 from tests.support.cluster import PHOTO, cluster
@@ -89,6 +89,31 @@ def test_worker_that_redis_forgot_is_known_again_before_it_claims(tmp_path: Path
     finally:
         redis_.kill()
     assert known == [True]
+
+
+def test_claim_that_nobody_works_on_is_given_up(tmp_path: Path) -> None:
+    """The network was cut between a worker's claim and Redis's answer: the repair waited until its time was over."""
+    redis_ = RedisServer(tmp_path / "redis").start()
+    client, keys = redis_.client, AttemptKeys("attempt")
+    engine = RemoteEngine(Fleet(redis_.url, version="test", weights=WEIGHTS), deadline_s=60)
+
+    def check(busy_with: str, since_s: float) -> float:
+        """Look after the attempt, which is claimed by "it"; return since when nobody works on it, seconds ago."""
+        client.set(f"{WORKER_PREFIX}it", json.dumps({"busy_with": busy_with}))
+        now_s = time.monotonic()
+        return now_s - engine._check(keys, "queue", now_s - since_s, may_give_back=True)
+
+    try:
+        client.set(keys.request, b"pixels")
+        client.set(keys.claim, "it")
+        assert check("attempt", 100.0) < 1
+        assert 2.9 < check("", 3.0) < 4, "its worker may say so in a moment"
+        with pytest.raises(_AttemptLostError, match="works on something else"):
+            check("other", WORKER_TTL_S + 1)
+        client.rpush(keys.answer, b"answer")
+        assert check("", WORKER_TTL_S + 1) < 1, "it has been answered"
+    finally:
+        redis_.kill()
 
 
 def test_worker_takes_people_who_wait_before_a_batch_that_came_first(tmp_path: Path) -> None:
