@@ -87,11 +87,16 @@ export function createBatch({ store, api, layers, shelf, whenUploaded }) {
     store.update({ batch: { ...batch, ended: batch.ended + (item ? 0 : 1), items: Object.fromEntries(item ? [...others, [number, item]] : others) } });
   }
 
+  /** What is said after a cancel would stay: nobody goes on with it. @param {number} number @param {AbortSignal} signal @param {import("./store.js").Doing | null} doing */
+  function say(number, signal, doing) {
+    if (!signal.aborted) shelf.say(number, doing);
+  }
+
   /** @param {number} number @param {Batch} batch as it began @param {AbortSignal} signal */
   async function runOne(number, batch, signal) {
     try {
       await whenUploaded(number);
-      if (!signal.aborted && workOf(store.get(), number)?.photo) shelf.say(number, await repairOne(number, batch, signal));
+      if (!signal.aborted && workOf(store.get(), number)?.photo) say(number, signal, await repairOne(number, batch, signal));
     } catch (error) {
       if (signal.aborted) return;
       const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
@@ -113,19 +118,20 @@ export function createBatch({ store, api, layers, shelf, whenUploaded }) {
     /** @type {Record<string, any>} */
     const body = { image_id, request_id, ...(await maskBody(strokes, width, height)) };
     if (!mask) {
-      shelf.say(number, { stage: "looking" });
+      say(number, signal, { stage: "looking" });
       const found = await api.detect({ image_id, kind: "text" }, signal);
       if (!found.regions.length) return { stage: "nothing" };
       body.mask_png = found.mask_png;
     }
     if (Object.keys(options).length) body.options = options;
-    shelf.say(number, { stage: "queued" });
+    if (signal.aborted) return null;
+    say(number, signal, { stage: "queued" });
     const began_at = Date.now();
     const job_id = await submit(body, signal);
     const stop = () => void api.cancel(job_id).catch(() => {}); // perhaps it is done already
     if (signal.aborted) return (stop(), null);
     signal.addEventListener("abort", stop);
-    const onView = (/** @type {import("./api.js").JobView} */ view) => view.state === "running" && shelf.say(number, { stage: "running" });
+    const onView = (/** @type {import("./api.js").JobView} */ view) => view.state === "running" && say(number, signal, { stage: "running" });
     const view = await api.follow(job_id, { onView, isEnough: ({ state }) => FINISHED.has(state), signal });
     signal.removeEventListener("abort", stop);
     if (view.state === "failed") throw new ApiError(500, view.error || {});
