@@ -43,7 +43,6 @@ STEPS = (
     ("tensor_ops.pinned_memory", "PinnedMemory._take"),
     ("tensor_ops.pinned_memory", "PinnedMemory.synchronize"),
     ("engine.repair_steps", "find_line"),
-    ("inference", "has_hole_beyond"),
     ("inference", "is_any_set"),
     ("inference", "overlooks_holes"),
     ("inference", "fill_plans"),

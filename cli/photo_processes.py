@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -97,20 +97,23 @@ class _Process:
     """This side of one process."""
 
     def __init__(self, work: Work) -> None:
-        self._pipe, far_pipe = Pipe()
-        self._memory = SharedArrays(os.memfd_create("fftlama-photo"))
-        descriptors = [far_pipe.fileno(), self._memory.descriptor]
-        program = PROGRAM.format(path=sys.path, arguments=[str(number) for number in descriptors])
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            pass_fds=descriptors,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **ONE_THREAD},
-            process_group=0,  # Ctrl+C is for the process that starts this one: it lets what runs come to an end
-        )
-        far_pipe.close()
-        with _or_lost():
+        with _or_lost(), ExitStack() as undo:
+            self._pipe, far_pipe = Pipe()
+            undo.callback(self._pipe.close)  # at which the process ends by itself
+            with far_pipe:
+                self._memory = SharedArrays(os.memfd_create("fftlama-photo"))
+                undo.callback(self._memory.close)
+                descriptors = [far_pipe.fileno(), self._memory.descriptor]
+                program = PROGRAM.format(path=sys.path, arguments=[str(number) for number in descriptors])
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", program],
+                    pass_fds=descriptors,
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, **ONE_THREAD},
+                    process_group=0,  # Ctrl+C is for the process that starts this one: it lets what runs come to an end
+                )
             self._pipe.send(work)
+            undo.pop_all()
 
     @property
     def has_ended(self) -> bool:
@@ -132,7 +135,9 @@ class _Process:
         try:
             request = request_from(self._memory.read(placed, size), options)
             result = engine.repair_many([request])[0]
-            patches, written = self._memory.write([patch for _, patch in result.patches], start=size)
+            patches, written = self._memory.write(
+                [patch for _, patch in result.patches], start=self._memory.end_of(placed)
+            )
         except ENGINE_ERRORS as error:
             return {"failed": sentence_of(error)}
         return {"boxes": [box for box, _ in result.patches], "placed": patches, "size": written, "notes": result.notes}
@@ -152,7 +157,7 @@ class _Process:
 def _or_lost() -> Iterator[None]:
     try:
         yield
-    except (EOFError, ConnectionError) as error:
+    except (EOFError, OSError) as error:  # too many files or processes are open, or it died within a message
         raise ProcessLostError from error
 
 

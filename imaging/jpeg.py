@@ -30,6 +30,7 @@ MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in scans, FF is followed by
 DEFAULT_QUALITY = 92
 COARSE_COLOURS_UP_TO = 95
 MAX_SEGMENTS = 20_000
+MOST_HUFFMAN_TABLES = 8  # in front of a scan: four for DC, four for AC
 MAX_METADATA_SEGMENTS = 2000  # 128 MB of profile in full segments
 MAX_METADATA_BYTES = 16 << 20
 MAX_CANDIDATES = 1000
@@ -62,17 +63,19 @@ def settings_of(picture: JpegImagePlugin.JpegImageFile, data: bytes) -> JpegSett
 def _huffman_tables(data: bytes) -> set[bytes]:
     """Return the Huffman tables in front of a JPEG's first scan: kind and number, 16 counts, and the symbols."""
     tables: set[bytes] = set()
-    at = 2
+    at, read = 2, 0
     for _ in range(MAX_SEGMENTS):
         if (segment := _segment(data, at)) is None or segment[0] == START_OF_SCAN:
             break
         kind, stop = segment
         if kind == HUFFMAN_TABLES:
-            payload = data[data.index(HUFFMAN_TABLES, at) + 3 : stop]
-            while len(payload) >= 17:
-                size = 17 + sum(payload[1:17])
-                tables.add(payload[:size])
-                payload = payload[size:]
+            start = data.index(HUFFMAN_TABLES, at) + 3
+            while stop - start >= 17:
+                if (read := read + 1) > MOST_HUFFMAN_TABLES:
+                    return tables
+                size = 17 + sum(data[start + 1 : start + 17])
+                tables.add(data[start : min(start + size, stop)])
+                start += size
         at = stop
     return tables
 

@@ -117,7 +117,7 @@ def _answer(engine: Any, pipe: Connection, memory: SharedArrays, asked: dict[str
         ]
         results = engine.repair_many(requests, on_stage=on_stage)
         patches = [patch for result in results for _, patch in result.patches]
-        placed, size = memory.write(patches, start=asked["size"])
+        placed, size = memory.write(patches, start=memory.end_of(asked["arrays"]))
     except _StoppedError:
         return {"kind": "stopped"}
     except Exception as error:

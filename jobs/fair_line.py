@@ -184,11 +184,13 @@ def take_batch(store: JobStore, waiting: FairLine, *, limit: int) -> list[str]:
         try:
             job = store.job(waiting.first())
             image = store.image(job.image_id)
-        except JobError as error:
-            if error.code not in ("unknown_job", "unknown_image"):
-                raise
-            waiting.popleft()
-            continue
+        except Exception as error:
+            if isinstance(error, JobError) and error.code in ("unknown_job", "unknown_image"):
+                waiting.popleft()
+                continue
+            if batch:
+                break  # these are in no line any more, so they have to go; who asks next meets the error
+            raise
         left_px -= image.width * image.height
         # A job that ran when the process died may be why: it runs alone, so that it can't take others along. So does a
         # slow one, which the others would wait for.

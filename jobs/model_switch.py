@@ -41,7 +41,7 @@ class Switch:
 class ModelSwitch:
     """The models there are and the one in use, the same on all engines.
 
-    `news` is the condition that workers and clients of the queue wait on.
+    `news` is the condition that workers of the queue wait on.
     """
 
     def __init__(

@@ -88,6 +88,7 @@ class JobQueue:
         self.observer = observer or NoObserver()
         self._news = threading.Condition()  # for workers
         self._waiting = FairLine()
+        self._suspects: set[str] = set()  # jobs that ran when the process died: one of them may be why
         self._positions: Mapping[str, int] = {}  # in it as of now, for those who only look
         self._submitting = KeyedLocks()
         self.one_shots = OneShots(self)
@@ -129,6 +130,7 @@ class JobQueue:
             log.info("taking up %d waiting repairs and %d unsaved results of the last run", len(waiting), len(unsaved))
         jobs = [self.store.job(job_id) for job_id in waiting]
         with self._moving() as line:
+            self._suspects = {job.job_id for job in jobs if job.attempt}
             for job in jobs:
                 if job.job_id not in line:  # else it was handed in before the start
                     line.append(job.job_id, client=_client_of(job), is_batch=job.kind == "batch")
@@ -350,9 +352,14 @@ class JobQueue:
         """
         while True:
             with self._news:
-                while not self._closing and (self.models.is_running or not (self._waiting or self.models.is_due)):
+                while not self._closing and (
+                    self.models.is_running
+                    or not (self._waiting or self.models.is_due)
+                    or (self._is_held() and not self.models.is_due)
+                ):
                     self._news.wait()
-                if self._closing or threading.current_thread() in self._stuck:
+                worker = threading.current_thread()
+                if self._closing or worker in self._stuck:
                     return []
                 if not self.models.is_due:
                     # One device takes no more than its share, or the others would have nothing to do.
@@ -360,12 +367,29 @@ class JobQueue:
                     with self._moving() as waiting:
                         batch = take_batch(self.store, waiting, limit=min(self._batch_limit, share))
                     if batch:
+                        if isinstance(worker, DeviceWorker):
+                            worker.busy_with = tuple(batch)  # under the lock: the next who takes looks at it
                         return batch
                     continue
                 self.models.begin()
-            worker = threading.current_thread()
             assert isinstance(worker, DeviceWorker), "workers take"
             self.models.carry_out(on_stuck=partial(self.replace, worker))
+
+    def _is_held(self) -> bool:
+        """Tell whether a job that may have killed the process must not run beside others, which would die again."""
+        if not self._suspects:
+            return False
+        running = {job_id for worker in self._workers if worker.shares_process for job_id in worker.busy_with}
+        if not running:
+            return False
+        return bool(running & self._suspects) or (bool(self._waiting) and self._waiting.first() in self._suspects)
+
+    def ended(self, job_ids: Sequence[str]) -> None:
+        """Let those take jobs again who were held because of these."""
+        with self._news:
+            if self._suspects:
+                self._suspects.difference_update(job_ids)
+                self._news.notify_all()
 
     def put_back(self, job_ids: Sequence[str]) -> None:
         """Put running jobs back to the head of the queue, because their engine can't be reached."""
@@ -377,13 +401,17 @@ class JobQueue:
     @contextmanager
     def _moving(self) -> Iterator[FairLine]:
         """Hold the lock over a change of the line, then wake the workers and those whose place is another."""
-        with self._news:
-            before = self._waiting.places()
-            yield self._waiting
-            after = self._positions = self._waiting.places()
-            self._news.notify_all()
-        moved = [job_id for job_id, _ in before.items() ^ after.items()]
-        self._watchers.tell(moved)
+        before = after = self._positions
+        try:
+            with self._news:
+                before = self._waiting.places()
+                try:
+                    yield self._waiting
+                finally:
+                    after = self._positions = self._waiting.places()
+                    self._news.notify_all()
+        finally:
+            self._watchers.tell([job_id for job_id, _ in before.items() ^ after.items()])
 
     def changed(self, job_ids: Sequence[str]) -> None:
         """Wake those who wait for a change of one of these jobs."""

@@ -7,6 +7,7 @@ and touches nothing until the other has answered.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Sequence
@@ -79,6 +80,11 @@ class SharedArrays:
             np.frombuffer(self._map, dtype, int(np.prod(shape, dtype=np.int64)), first).reshape(shape)
             for shape, dtype, first in placed
         ]
+
+    @staticmethod
+    def end_of(placed: Placed) -> int:
+        """Return the first byte behind arrays that lie there: an answer begins there, or the memory would grow."""
+        return max((first + np.dtype(dtype).itemsize * math.prod(shape) for shape, dtype, first in placed), default=0)
 
     def trim(self) -> None:
         """Give memory back that an unusually large photo took; nobody may read or write just now."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from engine.requests import RepairRequest
 from engine.tones import ALL_LEVELS, shown_levels
 from masks.boxes import Box, box_size, expand_box, find_bounds
+from masks.dilation import CropRules
 from notices import Note
 
 MARGIN_PX = 832  # context around the hole that travels at least: half the largest bucket of the profiles, and some
@@ -53,9 +54,16 @@ def window_of(mask: NDArray[np.bool_]) -> Box:
     if bounds is None:
         return whole
     margin_px = max(MARGIN_PX, int(MARGIN_RATIO * max(box_size(bounds))))
-    window = expand_box(bounds, margin_px, size)
+    window = _as_large_as(expand_box(bounds, margin_px, size), size, CropRules().large_photo_px)
     height, width = box_size(window)
     return whole if height * width > WHOLE_SHARE * mask.size else window
+
+
+def _as_large_as(window: Box, size: tuple[int, int], least_px: int) -> Box:
+    """Return a window grown to so many pixels a side where the photo has them: rules go by a photo's size."""
+    height_px, width_px = (min(least_px, side) for side in size)
+    left, top = min(window[0], size[1] - width_px), min(window[1], size[0] - height_px)
+    return left, top, max(window[2], left + width_px), max(window[3], top + height_px)
 
 
 def parts_in(request: Any, window: Box) -> list[NDArray[Any]]:

@@ -65,6 +65,9 @@ class JobSource(Protocol):
     def take(self) -> list[str]:
         """Wait for jobs and hand out the next ones; an empty list ends the worker."""
 
+    def ended(self, job_ids: Sequence[str]) -> None:
+        """Say that a worker has nothing more to do with these jobs."""
+
     def put_back(self, job_ids: Sequence[str]) -> None:
         """Put running jobs back to the head of the queue, because their engine can't be reached."""
 
@@ -137,6 +140,7 @@ class DeviceWorker(threading.Thread):
         self.engine = engine
         self.seats = seats
         self.busy_with: tuple[str, ...] = ()
+        self.shares_process = not hasattr(engine, "admission")  # else its jobs run in a process of their own
         self._seat: _Seat | None = None
         self._queue = queue
         self._store = queue.images.store
@@ -161,6 +165,7 @@ class DeviceWorker(threading.Thread):
                     for job_id in job_ids:
                         self._fail(job_id, error)
                 self.busy_with = ()
+                self._queue.ended(job_ids)
             finally:
                 seat.leave()
 

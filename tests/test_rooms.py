@@ -71,6 +71,6 @@ def test_engine_does_without_the_web_and_without_torchvision(tmp_path: Path) -> 
 
 
 def test_the_engines_tests_load_where_the_engine_does(tmp_path: Path) -> None:
-    """On a bare GPU box they failed before the first test: a helper of theirs had begun to import the settings."""
+    """On a bare GPU box they failed before the first test: a module of theirs had begun to import the settings."""
     modules, _, _ = modules_after_importing(["tests.conftest"], tmp_path)
     assert not modules & {"gradio", "fastapi", "pydantic", "pydantic_settings", "annotated_types", "celery", "redis"}

@@ -14,7 +14,7 @@ import ipaddress
 import logging
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -42,6 +42,7 @@ LOCKED_S = 60.0  # doubles with every further wrong guess
 MOST_LOCKED_S = 3600.0
 GUESSERS_KEPT = 10_000
 PASSWORDS_AT_ONCE = 2  # argon2 takes 64 MiB and a tenth of a second for each, and strangers may ask
+ASKING_AT_ONCE = 8  # from one address, those waiting for a place included
 LONGEST_NAME = 64
 
 log = logging.getLogger("fftlama.web")
@@ -87,6 +88,7 @@ class AuthGate:
         self._header = settings.auth_proxy_header.lower()
         self._proxies = [ipaddress.ip_network(part, strict=False) for part in _parts(settings.auth_proxy_from)]
         self._lockout = Lockout()
+        self._asking: Counter[str] = Counter()  # passwords being checked or waiting for it, by address
         self._checking = anyio.CapacityLimiter(PASSWORDS_AT_ONCE)
         self._language = settings.language
         # Other programs of the same site do not get the session.
@@ -175,10 +177,19 @@ class AuthGate:
         target = fields.get("next", "")
         if wait_s := self._lockout.wait_s(name, address):
             return self._form(request, 429, problem="login.locked", wait_s=wait_s, target=target)
+        # Or one stranger with a thousand names would make everybody wait for a place.
+        if self._asking[address] >= ASKING_AT_ONCE:
+            return self._form(request, 429, problem="login.locked", wait_s=1.0, target=target)
         # Before it is looked at, or as many guesses as fit into a moment would be free.
         self._lockout.count(name, address)
         check = partial(self._accounts.has_password, name, fields.get("password", ""))
-        if not await anyio.to_thread.run_sync(check, limiter=self._checking):
+        self._asking[address] += 1
+        try:
+            is_right = await anyio.to_thread.run_sync(check, limiter=self._checking)
+        finally:
+            self._asking[address] -= 1
+            self._asking += Counter()  # drops those at zero
+        if not is_right:
             log.warning("a wrong password was given at login")
             return self._form(request, 401, problem="login.wrong", target=target)
         self._lockout.forget(name, address)

@@ -44,6 +44,7 @@ BYTES_PER_PX = 12  # of the photo: reduced copies, masks, the answer
 ANSWER_BYTES_PER_PX = 4
 BASE_BYTES = {"text": 400 << 20, "click": 32 << 20, "repeat": 200 << 20, "spots": 200 << 20}
 KEPT_SEARCHES = 16
+KEPT_BYTES = 64 << 20  # of the spots among them; a photo with more is searched again for every sensitivity
 MOST_REGIONS = 2000
 COMPRESSION = 1  # zlib's: a mask is small at any
 
@@ -69,8 +70,13 @@ class SearchCache:
         """Keep what was found; the oldest goes."""
         with self._lock:
             self._kept[kind, image_id, box] = found
-            while len(self._kept) > KEPT_SEARCHES:
+            while len(self._kept) > KEPT_SEARCHES or sum(map(_bytes_of, self._kept.values())) > KEPT_BYTES:
                 self._kept.popitem(last=False)
+
+
+def _bytes_of(found: Found) -> int:
+    """Return what is worth counting: text is a few polygons and the letters in them."""
+    return found.places.nbytes + found.scores.nbytes if isinstance(found, FoundSpots) else 0
 
 
 def add_detect_route(router: APIRouter, queue: JobQueue, *, max_file_mib: int) -> None:

@@ -239,10 +239,13 @@ def _settling(value: object) -> float:
 
 def _ended_at_once(queue: JobQueue, job_id: str, settle_s: float) -> dict[str, Any]:
     """Wait a moment for a job's end; return what it came to, its patch included, or nothing when it goes on."""
-    view = queue.view(job_id, wait_s=settle_s, seen=-1, settle_s=settle_s)
-    if view["state"] not in ENDED:
+    try:
+        view = queue.view(job_id, wait_s=settle_s, seen=-1, settle_s=settle_s)
+        if view["state"] not in ENDED:
+            return {}
+        patch = queue.images.patch(queue.image(view["image_id"])) if view["state"] == "done" else b""
+    except JobError:  # the repair was taken all the same: whoever asks for the job or its patch learns why
         return {}
-    patch = queue.images.patch(queue.image(view["image_id"])) if view["state"] == "done" else b""
     if not 0 < len(patch) <= LARGEST_PATCH_AT_ONCE:
         return {"job": view}
     return {"job": view, "patch_png": base64.b64encode(patch).decode("ascii")}

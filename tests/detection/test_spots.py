@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detection.found import DetectionError
-from detection.spots import TILE_PX, find_spots
+from detection.spots import MOST_OUTLINES, TILE_PX, FoundSpots, find_spots
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -114,3 +114,15 @@ def test_what_cannot_be_searched_is_refused() -> None:
         find_spots(sky(), box=(900, 0, 950, 10))
     with pytest.raises(DetectionError, match="sensitivity"):
         find_spots(sky()).select(1.5)
+
+
+def test_of_a_texture_taken_for_dust_the_largest_spots_get_outlines() -> None:
+    """All of them are in the mask, and each outline costs time at every move of the slider."""
+    mask = np.zeros((300, 300), np.bool_)
+    mask[::3, ::3] = True
+    mask[60:70, 60:90] = True
+    places = np.flatnonzero(mask).astype(np.uint32)
+    found = FoundSpots(mask.shape, places, np.full(len(places), 255, np.uint8)).select(0.5)
+    assert (found.mask == mask).all()
+    assert len(found.regions) == MOST_OUTLINES < mask[::3, ::3].sum()
+    assert max(np.ptp(region.outline[:, 0]) for region in found.regions) >= 29

@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from imaging import decode_png, encode_photo, encode_png, encode_preview, open_photo
+from imaging.jpeg import MOST_HUFFMAN_TABLES, _huffman_tables
 from tests.support.imaging_files import (
     BOX,
     DATA,
@@ -297,3 +298,10 @@ def test_an_image_of_another_size_or_depth_is_a_mistake_of_the_caller() -> None:
         encode_photo(photo, photo.image.astype(np.uint16))
     with pytest.raises(ValueError, match="image is"):
         encode_photo(photo, photo.image[:-1])
+
+
+def test_no_more_huffman_tables_are_read_than_a_jpeg_has() -> None:
+    """A segment of thousands of empty tables was copied for each of them, without the end of it."""
+    tables = b"".join(bytes([number % 256]) + bytes(16) for number in range(3000))
+    segment = b"\xff\xc4" + (len(tables) + 2).to_bytes(2, "big") + tables
+    assert len(_huffman_tables(b"\xff\xd8" + 5 * segment + b"\xff\xda\x00\x02")) == MOST_HUFFMAN_TABLES

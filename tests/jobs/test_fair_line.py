@@ -1,10 +1,14 @@
 """The order of waiting jobs: rounds by client, interactive before batch."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.fair_line import NEWCOMERS_A_ROUND, FairLine
+from jobs.errors import JobError
+from jobs.fair_line import NEWCOMERS_A_ROUND, FairLine, take_batch
 
 
 def test_one_job_does_not_wait_behind_thirty_of_somebody_else() -> None:
@@ -119,3 +123,22 @@ def test_every_job_leaves_once_and_places_are_those_of_leaving(steps: list[tuple
     assert [line.position(job_id) for job_id in order] == list(range(1, len(order) + 1))
     left = [line.popleft() for _ in range(len(line))]
     assert left == order and set(left) == expected and len(left) == len(expected)
+
+
+def test_jobs_that_were_taken_go_though_the_next_cannot_be_read() -> None:
+    """They were in no line any more and waited for the next start of the server."""
+    line = FairLine()
+    for job_id in ("a", "b", "c"):
+        line.append(job_id, client=job_id)
+
+    def job(job_id: str) -> Any:
+        if job_id == "b":
+            raise JobError("storage_unavailable", "The disk does not answer.")
+        return SimpleNamespace(image_id="photo", attempt=0, request={"options": {}})
+
+    store: Any = SimpleNamespace(job=job, image=lambda _: SimpleNamespace(width=10, height=10))
+    assert take_batch(store, line, limit=3) == ["a"]
+    assert list(line) == ["b", "c"]
+    with pytest.raises(JobError):
+        take_batch(store, line, limit=3)
+    assert list(line) == ["b", "c"]

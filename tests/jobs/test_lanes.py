@@ -240,3 +240,25 @@ def test_a_change_between_the_look_and_the_wait_is_not_missed() -> None:
         watchers.tell_everybody()
         assert unconcerned.is_set()
     assert not watchers._events
+
+
+def test_what_may_have_killed_the_process_runs_beside_nothing(tmp_path: Path) -> None:
+    """Two seats at a card took a repair that kills the process and its neighbour together again: both were lost."""
+    card = Card()
+    engines, _ = side_by_side([card])
+    settings = Settings(data_dir=tmp_path / "data", outputs_dir=tmp_path / "outputs")
+    queue = JobQueue(settings, engines, batch_limit=2, storing=STORING)
+    made = Made(queue=queue, card=card, image_id=queue.add_image(PHOTO, "a.png").image_id)
+    jobs = [made.submit(number) for number in range(4)]
+    with queue.store.transaction() as database:
+        database.execute("UPDATE jobs SET attempt = 1 WHERE job_id IN (?, ?)", jobs[:2])
+    queue.start()
+    for arrived in (1, 2):
+        made.wait_until(lambda: card.arrived == arrived)  # noqa: B023 (called at once)
+        time.sleep(0.1)
+        assert card.arrived == arrived and made.states(jobs).count("running") == 1
+        card.compute(1)
+    made.wait_until(lambda: card.arrived > 2)
+    made.end_all(jobs)
+    assert made.states(jobs) == ["done"] * 4
+    assert queue.close(wait_s=10.0)

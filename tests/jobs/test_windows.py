@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
 from engine.requests import RepairRequest
 from jobs.windows import RemoteResult, options_of, parts_in, request_from, window_of
+from masks.dilation import CropRules, rules_for
 
 
 def test_part_of_a_16_bit_photo_is_shown_with_the_levels_of_all_of_it() -> None:
@@ -46,3 +48,16 @@ def test_transparent_pixels_travel_with_their_part_and_patches_come_back_to_thei
     result = RemoteResult([((int(left), int(top), int(left) + 10, int(top) + 10), image[:10, :10])], {})
     result.move_to(window)
     assert result.patches[0][0] == (2500, 2000, 2510, 2010)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "left", "top"), [(4000, 3000, 2000, 2970), (4000, 3000, 5, 5), (4000, 700, 1, 1)]
+)
+def test_a_part_of_a_photo_is_large_where_the_photo_is(width: int, height: int, left: int, top: int) -> None:
+    """A mark at the edge of a large photo was dilated by a pixel less when only its part travelled."""
+    mask = np.zeros((height, width), np.bool_)
+    mask[top : top + 20, left : left + 60] = True
+    x, y, right, bottom = window_of(mask)
+    assert 0 <= x <= left and 0 <= y <= top and left + 60 <= right <= width and top + 20 <= bottom <= height
+    assert (right - x) * (bottom - y) < mask.size
+    assert rules_for((bottom - y, right - x), CropRules()) == rules_for((height, width), CropRules())

@@ -172,6 +172,20 @@ def test_guesses_that_are_made_at_once_are_counted_too(closed_server: RunningSer
     assert sorted(statuses) == [401] * GUESSES + [429] * (30 - GUESSES)
 
 
+def test_a_stranger_with_many_names_keeps_nobody_out(closed_server: RunningServer) -> None:
+    """Each password takes a tenth of a second to check, two at a time, and the line for it had no end."""
+
+    def guess(number: int) -> int:
+        with closed_server.client as client:
+            return client.post("/login", data={"name": f"name {number}", "password": "wrong"}).status_code
+
+    with ThreadPoolExecutor(30) as pool:
+        statuses = list(pool.map(guess, range(60)))
+    assert set(statuses) == {401, 429}
+    with log_in(closed_server):
+        pass
+
+
 def test_lockout_grows_with_every_guess() -> None:
     lockout = Lockout()
     for _ in range(GUESSES):

@@ -6,14 +6,20 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from detection.spots import FoundSpots
+from jobs.errors import JobError
 from tests.support.fake_engine import FAIL
 from tests.support.serving import RunningServer, ask_repair, follow, upload
+from web.detect import KEPT_BYTES, SearchCache
+from web.routes import _ended_at_once
 
 GRADIENT = np.dstack([*np.meshgrid(np.arange(64), np.arange(48)), np.full((48, 64), 99)]).astype(np.uint8)
 
@@ -254,3 +260,20 @@ def test_head_tells_what_get_would(client: httpx.Client) -> None:
         assert head.content == b""
         assert head.headers["content-type"] == get.headers["content-type"]
     assert client.head("/api/v1/repair").status_code == 405
+
+
+def test_a_repair_that_was_taken_is_not_refused_for_a_look_at_its_end() -> None:
+    def view(*_: object, **__: object) -> None:
+        raise JobError("storage_unavailable", "The disk does not answer.")
+
+    queue: Any = SimpleNamespace(view=view)
+    assert _ended_at_once(queue, "job", 0.1) == {}
+
+
+def test_spots_of_large_photos_are_kept_up_to_a_limit() -> None:
+    searches = SearchCache()
+    for number in range(8):
+        found = FoundSpots((4000, 4000), np.zeros(4_000_000, np.uint32), np.zeros(4_000_000, np.uint8))
+        searches.keep("spots", str(number), None, found)
+    assert sum(searches.get("spots", str(number), None) is not None for number in range(8)) == KEPT_BYTES // 20_000_000
+    assert searches.get("spots", "7", None) is not None
