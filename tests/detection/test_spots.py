@@ -125,4 +125,4 @@ def test_of_a_texture_taken_for_dust_the_largest_spots_get_outlines() -> None:
     found = FoundSpots(mask.shape, places, np.full(len(places), 255, np.uint8)).select(0.5)
     assert (found.mask == mask).all()
     assert len(found.regions) == MOST_OUTLINES < mask[::3, ::3].sum()
-    assert max(np.ptp(region.outline[:, 0]) for region in found.regions) >= 29
+    assert max(np.ptp(region.polygon[:, 0]) for region in found.regions) >= 29
