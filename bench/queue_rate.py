@@ -106,7 +106,10 @@ def make_queue(folder: Path, engine_ms: float) -> Any:
 
 
 def measure(photo: bytes, hole_px: int, engine_ms: float, seconds: float) -> dict[str, float]:
-    """Return what comes out of the queue while every client always has a repair in it."""
+    """Return what comes out of the queue while every client always has a repair in it.
+
+    As `card_ways.py` has it too: nothing of `bench` is imported here, since another checkout may stand in front of it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         queue = make_queue(Path(folder), engine_ms)
         queue.start()

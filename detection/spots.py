@@ -36,7 +36,7 @@ THIN_SHARE = 0.35  # of the largest thickness is as thick as a hair is; poles an
 RIM_PX = 1  # by which a spot is grown: its soft rim
 SURE = 18.0  # as many times the ring's own spread is score 1
 LEAST_SCORE = 2.5 / SURE
-MOST_OUTLINES = 2000
+MOST_OUTLINES = 2000  # as many as the route sends (`web/detect.py`)
 SCORE_AT_ENDS = (0.72, 0.16)  # the least score at sensitivity 0 and at 1
 
 Levels = NDArray[np.float32]
