@@ -6,13 +6,15 @@ Owns the boxes around holes, their context and merging, and the choice of bucket
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masks.boxes import Box, as_box, box_size, find_bounds, paste
-from masks.dilation import CropRules, DilatedMask, PreparedMask
+from masks.dilation import OUTWARDS, CropRules, DilatedMask, PreparedMask
 from masks.holes import largest_inside_px
 from masks.shadows import dilate_in_photo
 
@@ -142,20 +144,11 @@ class _Fitter:
 
     def with_context(self, boxes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Spans (N, 8): hole boxes (N, 4), then the same with their context margin, cut to the image."""
-        rules, largest = self.rules, self.buckets_px[-1]
-        longer = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-        margin = np.ceil(np.clip(longer * rules.margin_ratio, rules.min_margin_px, rules.max_margin_px))
-        # Less context is better than less resolution, as long as some is left.
-        fits = longer + 2 * rules.min_margin_px <= largest
-        margin = np.where(fits, np.minimum(margin, (largest - longer) // 2), margin).astype(np.int64)
-        # A little less context is also better than the next bucket, or than a context pass (`engine/context_pass.py`).
-        buckets = np.array(self.buckets_px, np.int64)
-        scant = longer + 2 * np.ceil(margin * rules.scant_ratio).astype(np.int64)
-        room = buckets[np.minimum(np.searchsorted(buckets, scant), len(buckets) - 1)] - longer
-        margin = np.where(scant <= largest, np.minimum(margin, room // 2), margin)[:, None]
+        longer = (boxes[:, 2:] - boxes[:, :2]).max(axis=1).tolist()
+        margin = np.array([_margin_px(side, self.buckets_px, self.rules) for side in longer])[:, None]
         height, width = self.image_size
-        context = np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], axis=1)
-        return np.concatenate([boxes, np.clip(context, 0, np.array([width, height, width, height]))], axis=1)
+        context = np.minimum(np.maximum(boxes + margin * OUTWARDS, 0), np.array([width, height, width, height]))
+        return np.concatenate([boxes, context], axis=1)
 
     def cost_px(self, spans: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Model pixels that spans (..., 8) cost, the fixed part included, and the scale they run at."""
@@ -188,6 +181,21 @@ class _Fitter:
         box = _place(context, wanted, self.image_size)
         scaled, model = _fit(box_size(box), bucket, square=self.fixed_buckets)
         return Crop(box, hole_box, scaled, model, dilated)
+
+
+@lru_cache(maxsize=4096)
+def _margin_px(longer: int, buckets_px: tuple[int, ...], rules: CropRules) -> int:
+    """The context margin of a hole's box of this longer side."""
+    largest = buckets_px[-1]
+    margin = math.ceil(min(max(longer * rules.margin_ratio, rules.min_margin_px), rules.max_margin_px))
+    # Less context is better than less resolution, as long as some is left.
+    if longer + 2 * rules.min_margin_px <= largest:
+        margin = min(margin, (largest - longer) // 2)
+    # A little less context is also better than the next bucket, or than a context pass (`engine/context_pass.py`).
+    scant = longer + 2 * math.ceil(margin * rules.scant_ratio)
+    if scant <= largest:
+        margin = min(margin, (next(bucket for bucket in buckets_px if bucket >= scant) - longer) // 2)
+    return margin
 
 
 def _fit(size: tuple[int, int], bucket_px: int, *, square: bool) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import cv2
@@ -32,6 +32,7 @@ from masks.boxes import (
 from masks.holes import connected_holes, depth_of_hole, seems_one_hole
 
 MAX_DILATE_PX = 32
+OUTWARDS = np.array([-1, -1, 1, 1])  # which way a box's edges move when it grows
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,7 @@ def default_dilate_px(thickness_px: float, *, rules: CropRules) -> int:
     return min(MAX_DILATE_PX, round(thickness_px * rules.dilate_ratio) + rules.dilate_extra_px)
 
 
+@lru_cache(maxsize=64)
 def rules_for(image_size: tuple[int, int], rules: CropRules) -> CropRules:
     """Return the constants for an image of (height, width): a large photo's rims are wider by a pixel."""
     if min(image_size) < rules.large_photo_px:
@@ -258,17 +260,17 @@ def dilate_mask(
     size = (mask.shape[0], mask.shape[1])
     hole = mask[slices_of(bounds)]
     boxes, holes = (np.array([bounds]), [(bounds, hole)]) if is_sampled else connected_holes(hole, bounds)
-    parts = tuple(_part(pixels, box, size, dilate_px, rules_for(size, rules)) for box, pixels in holes)
+    rules_here = rules_for(size, rules)
+    parts = tuple(_part(pixels, box, size, dilate_px, rules_here) for box, pixels in holes)
     values = [part.dilate_px for part in parts]
-    grow = np.array(values if len(parts) == len(boxes) else values * len(boxes))[:, None]
-    hole_boxes = np.concatenate([boxes[:, :2] - grow, boxes[:, 2:] + grow], axis=1)
-    return DilatedMask(
-        expand_box(bounds, max(values), size),
-        parts,
-        rules.feather_px if feather_px is None else int(feather_px),
-        np.clip(hole_boxes, 0, np.array([size[1], size[0]] * 2)),
-        is_sampled,
-    )
+    box = expand_box(bounds, max(values), size)
+    if len(boxes) == 1:
+        hole_boxes = np.array([box], np.int64)
+    else:
+        grow = np.array(values if len(parts) == len(boxes) else values * len(boxes))[:, None]
+        hole_boxes = np.clip(boxes + grow * OUTWARDS, 0, np.array([size[1], size[0]] * 2))
+    feather_px = rules.feather_px if feather_px is None else int(feather_px)
+    return DilatedMask(box, parts, feather_px, hole_boxes, is_sampled)
 
 
 def _part(

@@ -19,7 +19,7 @@ COARSEST_PX = 4  # step of the coarsest grid on which holes are told apart and t
 FIRST_LOOK_PX = (
     16  # step of the grid on which it is seen of a large hole that it is so deep that a finer grid says the same
 )
-LEAST_SAMPLED_PX = 512  # sides of a hole from which on reading all of it takes longer than a few launches
+LEAST_SAMPLED_PX = 128  # sides of a hole from which on reading all of it takes longer than a look at eight rows
 DEEP_CELLS = 20  # so many cells: off by one of them is off by 5 %
 FEW_CELLS = 1 << 10  # of a grid: up to here connected components take less time than looking for runs
 
@@ -90,7 +90,7 @@ def largest_inside_px(hole: NDArray[np.bool_], *, known_beyond: Padding = NOTHIN
     step = _grid_step(hole.size)
     for cell_px in (FIRST_LOOK_PX, step) if min(hole.shape) >= 2 * DEEP_CELLS * FIRST_LOOK_PX else (step,):
         grid = _padded(hole[::cell_px, ::cell_px], known_beyond)
-        if grid.all():
+        if known_beyond == NOTHING_BEYOND and grid.all():
             continue
         cells = float(cv2.distanceTransform(grid.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3).max())
         if cell_px == step or cells >= DEEP_CELLS:

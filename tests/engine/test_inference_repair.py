@@ -297,18 +297,20 @@ def test_a_sample_that_holds_gives_what_reading_all_gives(
     assert inpainter.repair(image, np.zeros_like(mask)).notes[0].code == "empty_mask"
 
 
+@pytest.mark.parametrize("radius", [70, 260])
 def test_a_speck_beside_a_large_hole_that_was_sampled_is_a_hole_of_its_own(
-    inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch
+    inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch, radius: int
 ) -> None:
     """As on a GPU: that the hole is one is sampled, and seen while the GPU works to be wrong."""
     image, (y, x) = noise((2100, 2000)), np.ogrid[:2100, :2000]
-    mask = (y - 1000) ** 2 + (x - 900) ** 2 <= 260**2
+    mask = (y - 1000) ** 2 + (x - 900) ** 2 <= radius**2
     monkeypatch.setattr(inpainter, "_samples_bounds", True)
     fill_all = Mock(wraps=inference.fill_plans)
     monkeypatch.setattr(inference, "fill_plans", fill_all)
     inpainter.repair(image, mask)
     assert fill_all.call_count == 1
-    mask[745:748, 645:648] = True  # in a corner of the bounds, between the rows that are sampled
+    top, left = 1005 - radius, 905 - radius  # in a corner of the bounds, between the rows that are sampled
+    mask[top : top + 3, left : left + 3] = True
     result = inpainter.repair(image, mask)
     assert fill_all.call_count == 3
     monkeypatch.setattr(inpainter, "_samples_bounds", False)
