@@ -1,4 +1,7 @@
-"""The GIMP plug-in against a stand-in of GIMP's Python interface and a real server; GIMP itself is not needed."""
+"""The GIMP plug-in against a stand-in of GIMP's Python interface and a real server.
+
+GIMP itself is not needed; `test_gimp_itself.py` runs the plug-in where there is one.
+"""
 
 import importlib
 import io
@@ -15,7 +18,6 @@ from PIL import Image
 from tests.support.serving import RunningServer, free_port
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "gimp" / "fftlama"
-FORMATS = {"R'G'B' u8": (3, np.uint8), "R'G'B'A u8": (4, np.uint8), "R'G'B' u16": (3, np.uint16), "Y u8": (1, np.uint8)}
 
 
 class Drawable:
@@ -37,8 +39,16 @@ class Drawable:
     def set_offsets(self, left: int, top: int) -> None:
         self.offset = (left, top)
 
-    def has_alpha(self) -> bool:
-        return self.values.shape[2] == 4
+    def is_gray(self) -> bool:
+        return self.values.ndim == 2
+
+    def get_bpp(self) -> int:
+        return self.values[0, 0].nbytes
+
+    @staticmethod
+    def new_from_drawable(drawable: "Drawable", _image: object) -> "Drawable":
+        """Return a copy for another image; the stand-in's images all have the values' own precision."""
+        return Drawable(drawable.values)
 
     def get_name(self) -> str:
         return self.name
@@ -52,12 +62,11 @@ class Drawable:
     def get_buffer(self) -> "Drawable":
         return self
 
-    def get(self, rectangle: tuple[int, int, int, int], scale: float, pixel_format: str, abyss: str) -> bytes:
+    def get(self, rectangle: tuple[int, int, int, int], scale: float, pixel_format: str | None, abyss: str) -> bytes:
         """Return the values as GEGL does, nothing where the rectangle reaches beyond them."""
-        channels, dtype = FORMATS[pixel_format]
-        assert scale == 1.0 and abyss == "none" and self.values.dtype == dtype
+        assert scale == 1.0 and abyss == "none" and pixel_format == ("Y u8" if self.values.ndim == 2 else None)
         left, top, width, height = rectangle
-        around = np.pad(self.values.reshape(*self.values.shape[:2], channels), ((99, 99), (99, 99), (0, 0)))
+        around = np.pad(self.values.reshape(*self.values.shape[:2], -1), ((99, 99), (99, 99), (0, 0)))
         return around[top + 99 : top + 99 + height, left + 99 : left + 99 + width].tobytes()
 
 
@@ -74,6 +83,9 @@ class Picture:
 
     def get_precision(self) -> str:
         return self.precision
+
+    def get_color_profile(self) -> None:
+        return None
 
     def get_item_position(self, _layer: Drawable) -> int:
         return 3
@@ -126,7 +138,10 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         Choice=SimpleNamespace(new=lambda: choice),
         RunMode=SimpleNamespace(INTERACTIVE="asks", NONINTERACTIVE="asks nothing"),
         PDBStatusType=SimpleNamespace(SUCCESS="success", CANCEL="cancel", EXECUTION_ERROR="error"),
-        Precision=SimpleNamespace(U8_LINEAR="u8l", U8_NON_LINEAR="u8", U8_PERCEPTUAL="u8p"),
+        Precision=SimpleNamespace(U8_LINEAR="u8l", U8_NON_LINEAR="u8", U8_PERCEPTUAL="u8p", U16_NON_LINEAR="u16"),
+        ImageBaseType=SimpleNamespace(GRAY="grey", RGB="rgb"),
+        Image=SimpleNamespace(new_with_precision=lambda *_: SimpleNamespace(insert_layer=print, delete=lambda: None)),
+        Layer=Drawable,
         file_load_layer=lambda _mode, _image, file: Drawable(np.asarray(Image.open(io.BytesIO(file)))),
         displays_flush=lambda: None,
         progress_init=lambda _text: None,
@@ -243,7 +258,7 @@ def test_what_does_not_work_is_a_sentence(plugin: ModuleType, api_server: Runnin
 
 
 @pytest.mark.parametrize(
-    ("channels", "bits", "mode"), [(1, 8, "L"), (3, 8, "RGB"), (4, 8, "RGBA"), (3, 16, None)], ids=str
+    ("channels", "bits", "mode"), [(1, 8, "L"), (2, 8, "LA"), (3, 8, "RGB"), (4, 8, "RGBA"), (3, 16, None)], ids=str
 )
 def test_png_holds_the_pixels(plugin: ModuleType, channels: int, bits: int, mode: str | None) -> None:
     import cv2

@@ -52,7 +52,7 @@ class Fftlama(Gimp.PlugIn):
         )
         procedure.set_attribution("fftlama", "fftlama", "2026")
         both = GObject.ParamFlags.READWRITE
-        procedure.add_string_argument("address", "_Server", "Its address", "http://127.0.0.1:7860", both)
+        procedure.add_string_argument("address", "Ser_ver", "Its address", "http://127.0.0.1:7860", both)
         procedure.add_string_argument("key", "API _key", "Where the server has a login", "", both)
         quality = Gimp.Choice.new()
         quality.add("fast", 0, "Fast", "")
@@ -82,25 +82,45 @@ class Fftlama(Gimp.PlugIn):
 
 def erase(image: Any, drawable: Any, config: Any) -> None:
     """Put the repaired layer above a layer. Raises ServerError."""
+    if not isinstance(drawable, Gimp.Layer):
+        raise ServerError("Choose a layer; a mask or a channel has nothing to erase.")
     width, height = drawable.get_width(), drawable.get_height()
     _, left, top = drawable.get_offsets()
     # The selection is as large as the image, and a layer may lie anywhere on it.
     selected = _pixels(image.get_selection(), Gegl.Rectangle.new(left, top, width, height), "Y u8")
     if not any(value > 127 for value in set(selected)):
         raise ServerError("Nothing is selected on this layer. Select what is to go.")
-    bits = 8 if image.get_precision() in _precisions_of_8_bits() else 16
-    channels = 4 if drawable.has_alpha() else 3
-    pixel_format = f"R'G'B'{'A' * (channels == 4)} u{bits}"
-    pixels = _pixels(drawable, Gegl.Rectangle.new(0, 0, width, height), pixel_format)
-    photo = encode_png(pixels, width, height, channels=channels, bits=bits)
+    photo = _photo(image, drawable)
     mask = encode_png(selected, width, height, channels=1)
     settings = {name: config.get_property(name) for name in ("address", "key", "quality")}
     Gimp.progress_init("The server erases what is selected…")
     _insert(image, drawable, _while_pulsing(lambda: repair(image=photo, mask=mask, **settings)))
 
 
-def _pixels(drawable: Any, rectangle: Any, pixel_format: str) -> bytes:
-    """Return a drawable's values as bytes; outside it there is nothing selected."""
+def _photo(image: Any, drawable: Any) -> bytes:
+    """Return a layer as a PNG file with the image's colour profile, so that no value is converted on either way."""
+    width, height = drawable.get_width(), drawable.get_height()
+    bits = 8 if image.get_precision() in _precisions_of_8_bits() else 16
+    precision = Gimp.Precision.U8_NON_LINEAR if bits == 8 else Gimp.Precision.U16_NON_LINEAR
+    kind = Gimp.ImageBaseType.GRAY if drawable.is_gray() else Gimp.ImageBaseType.RGB
+    profile = image.get_color_profile()
+    # An image of its own, as GEGL has no name for a format in the colours of a profile: only a buffer has such a one.
+    scratch = Gimp.Image.new_with_precision(width, height, kind, precision)
+    try:
+        if profile is not None:
+            scratch.set_color_profile(profile)
+        layer = Gimp.Layer.new_from_drawable(drawable, scratch)
+        scratch.insert_layer(layer, None, 0)  # so that it goes with the image
+        pixels = _pixels(layer, Gegl.Rectangle.new(0, 0, width, height), None)
+        channels = layer.get_bpp() * 8 // bits
+    finally:
+        scratch.delete()
+    icc = None if profile is None else bytes(profile.get_icc_profile())
+    return encode_png(pixels, width, height, channels=channels, bits=bits, icc=icc)
+
+
+def _pixels(drawable: Any, rectangle: Any, pixel_format: str | None) -> bytes:
+    """Return a drawable's values as bytes, None: as they are; outside it there is nothing selected."""
     return bytes(drawable.get_buffer().get(rectangle, 1.0, pixel_format, Gegl.AbyssPolicy.NONE))
 
 

@@ -11,7 +11,7 @@ import urllib.request
 import uuid
 import zlib
 
-COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # PNG's, by channels: grey, RGB, RGBA
+COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's, by channels: grey, grey and alpha, RGB, RGBA
 TIMEOUT_S = 600
 
 
@@ -19,15 +19,18 @@ class ServerError(Exception):
     """The server refused or can't be reached; the text is a sentence for people."""
 
 
-def encode_png(pixels: bytes, width: int, height: int, *, channels: int, bits: int = 8) -> bytes:
+def encode_png(
+    pixels: bytes, width: int, height: int, *, channels: int, bits: int = 8, icc: bytes | None = None
+) -> bytes:
     """Return a PNG file.
 
     Args:
         pixels: height x width x channels values without padding; of 16 bits in this machine's order of bytes.
         width: In pixels.
         height: In pixels.
-        channels: 1, 3 or 4.
+        channels: From 1 to 4.
         bits: 8 or 16 of each value.
+        icc: A colour profile; None = sRGB.
 
     Returns:
         The file.
@@ -45,7 +48,8 @@ def encode_png(pixels: bytes, width: int, height: int, *, channels: int, bits: i
     # A zero before each row says that it is not filtered.
     rows = b"".join(b"\0" + pixels[begin : begin + row_bytes] for begin in range(0, len(pixels), row_bytes))
     header = struct.pack(">IIBBBBB", width, height, bits, COLOUR_TYPES[channels], 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))
+    colours = [] if icc is None else [(b"iCCP", b"icc\0\0" + zlib.compress(icc))]
+    chunks = ((b"IHDR", header), *colours, (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )
