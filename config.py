@@ -104,6 +104,9 @@ class Settings(BaseSettings):
     input_path: Path | None = Field(
         default=None, description="photo or folder that IOPaint's clients may open; empty = none"
     )
+    masks_dir: Path | None = Field(
+        default=None, description="folder of masks that IOPaint's clients may look through; empty = none"
+    )
     max_file_mib: int = Field(default=100, ge=1, le=4096, description="largest photo file taken, MiB")
     max_image_mpx: int = Field(default=100, ge=1, le=1000, description="largest photo taken, million pixels")
     work_memory_mib: int = Field(
@@ -296,7 +299,7 @@ def load_settings(
 def _refuse_folders_in_data(settings: Settings) -> None:
     """Raise SettingsError where people's files would lie among the program's own, which clean-up removes."""
     data = os.path.realpath(settings.data_dir)
-    for name in ("outputs_dir", "input_path"):
+    for name in ("outputs_dir", "input_path", "masks_dir"):
         folder = getattr(settings, name)
         if folder and os.path.commonpath([data, os.path.realpath(folder)]) == data:
             raise SettingsError(

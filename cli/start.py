@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import EXIT_USAGE, CommandError
-from cli.iopaint_options import EXIT_AS_IOPAINT, LAMA, choose_engine, make_parser, parse, warn
+from cli.iopaint_options import EXIT_AS_IOPAINT, LAMA, choose_engine, make_parser, parse
 from config import Settings, load_settings
 
 IOPAINT_PORT = 8080
@@ -40,7 +40,7 @@ def start_server(arguments: Sequence[str]) -> int:
     parser.add_argument("--inbrowser", action=argparse.BooleanOptionalAction, help="open the page when it is ready")
     parser.add_argument("--input", type=Path, help="photo or folder that clients may open")
     parser.add_argument("--output-dir", type=Path, help="folder that results are written to; made if missing")
-    parser.add_argument("--mask-dir", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--mask-dir", type=Path, help="folder of masks that clients may open")
     parser.add_argument("--config", type=Path, help="JSON file with options, snake_case; the command line wins")
     chosen = parse(parser, arguments)
     _read_config(chosen, parser)
@@ -90,10 +90,8 @@ def _check_folders(chosen: argparse.Namespace) -> None:
         raise CommandError(f"--input {chosen.input}: there is no such file or folder", EXIT_AS_IOPAINT)
     if chosen.input is not None and chosen.input.is_dir() and chosen.output_dir is None:
         raise CommandError("--input names a folder, so --output-dir must name one too", EXIT_AS_IOPAINT)
-    if chosen.mask_dir is not None:
-        if not chosen.mask_dir.is_dir():
-            raise CommandError(f"--mask-dir {chosen.mask_dir}: there is no such folder", EXIT_AS_IOPAINT)
-        warn("--mask-dir: masks are painted on the page here; the folder is not shown")
+    if chosen.mask_dir is not None and not chosen.mask_dir.is_dir():
+        raise CommandError(f"--mask-dir {chosen.mask_dir}: there is no such folder", EXIT_AS_IOPAINT)
     if chosen.output_dir is not None:
         try:
             chosen.output_dir.mkdir(parents=True, exist_ok=True)
@@ -108,6 +106,7 @@ def _settings(chosen: argparse.Namespace) -> Settings:
         "port": chosen.port,
         "input_path": chosen.input,
         "outputs_dir": chosen.output_dir,
+        "masks_dir": chosen.mask_dir,
     }
     settings = load_settings({name: None if value is None else str(value) for name, value in given.items()})
     if "port" not in settings.model_fields_set:

@@ -10,9 +10,11 @@ import base64
 import binascii
 import logging
 import random
+import re
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import unquote, unquote_to_bytes
 
 import anyio
 import anyio.to_thread
@@ -49,9 +51,13 @@ from web.iopaint_schema import (
 )
 from web.one_shot import notes_header, repair_for_client
 from web.routes import STATUSES, WAITERS, AsciiJson
-from web.uploads import MIB, file_part, read_form, read_json, unread_part
+from web.uploads import MIB, file_part, is_form, read_form, read_json, unread_part
 
 STATUS_HERE = {**STATUSES, "mask_mismatch": 400, "bad_base64": 422, "no_plugin": 422, "no_file": 422, "queue_full": 503}
+DATA_URL = re.compile("data:", re.IGNORECASE)
+BASE64_MARK = re.compile(";base64,", re.IGNORECASE)
+LONGEST_SCHEME = 1000  # characters of a data URL before its data
+ADDRESS_LETTERS = str.maketrans("-_", "+/")
 BASE64_GROWTH = 1.4  # four characters for three bytes, and line breaks
 FORM_FIELDS = 80
 SWITCH_WAIT_S = 120.0
@@ -129,9 +135,10 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
 
     @router.post("/api/v1/inpaint")
     async def inpaint(request: Request) -> Response:
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        if is_form(request):
             async with read_form(request, max_file_mib=settings.max_file_mib, files=2, fields=FORM_FIELDS) as form:
-                texts = {name: value for name, value in form.items() if not isinstance(value, UploadFile)}
+                # A form's empty field says nothing.
+                texts = {name: value for name, value in form.items() if value and not isinstance(value, UploadFile)}
                 asked = InpaintRequest.model_validate(texts)
                 encoded = await inpainter.inpaint_form(request, form)
         else:
@@ -191,7 +198,7 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
         if gallery.input is None:  # 200 is what IOPaint answers; its page looks at the type only
             text = "No input image configured"
             return JSONResponse(error_body(200, text, text))
-        return FileResponse(gallery.input)
+        return FileResponse(gallery.photo())
 
     @router.post("/api/v1/save_image")
     async def save_image(request: Request) -> None:
@@ -219,11 +226,16 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
 
     @router.get("/api/v1/media_thumbnail_file")
     def get_media_thumbnail(tab: str, filename: str, width: int = 0, height: int = 0) -> Response:
-        data, (shown_width, shown_height) = gallery.thumbnail(tab, filename, width=width, height=height)
-        sizes = {"X-Width": str(shown_width), "X-Height": str(shown_height)}
-        return Response(data, media_type="image/jpeg", headers=sizes)
+        return thumbnail_response(gallery, tab, filename, width=width, height=height)
 
     return router
+
+
+def thumbnail_response(gallery: Gallery, tab: str, name: str, *, width: int, height: int) -> Response:
+    """Return the answer of a small picture, with its size in headers; see `Gallery.thumbnail`."""
+    data, (shown_width, shown_height) = gallery.thumbnail(tab, name, width=width, height=height)
+    sizes = {"X-Width": str(shown_width), "X-Height": str(shown_height)}
+    return Response(data, media_type="image/jpeg", headers=sizes)
 
 
 class NamedModels:
@@ -324,8 +336,9 @@ class FileInpainter:
         with self._queue.images.turns_kept() as turn:
             bright = self.brightness(data, turn)
             if bright.shape != (photo.height, photo.width):
-                sizes = f"Image size({(photo.height, photo.width)}) and mask size({bright.shape}) not match."
-                raise JobError("mask_mismatch", sizes)
+                size = (photo.height, photo.width)
+                sizes = f"Image size({size}) and mask size({bright.shape}) not match."
+                raise JobError("mask_mismatch", sizes, {"image": size, "mask": bright.shape})
             hole = bright > BRIGHT
             if not hole.any():
                 raise _NothingToDoError
@@ -346,12 +359,34 @@ class _NothingToDoError(Exception):
 
 
 def decode_base64(text: str | None, what: str) -> bytes:
-    """Return the bytes of a data URL or of bare base64, in which line breaks and stray characters are passed over."""
-    if not text:
-        return b""
-    payload = text.partition(",")[2] if text.startswith("data:") else text
+    """Return the bytes of a data URL or of bare base64, however a client writes them.
+
+    Line breaks and stray characters are passed over, as IOPaint does. A data URL may have parameters, capitals and
+    blanks before it, and be percent-encoded, also without base64; base64 may lack the signs that fill up its end, or be
+    of the kind that is made for addresses.
+
+    Args:
+        text: What was sent; None or "" for nothing.
+        what: Its field, for the sentence of a refusal.
+
+    Returns:
+        The bytes; none for nothing.
+
+    Raises:
+        JobError: `bad_base64`.
+    """
+    payload = text.lstrip() if text else ""
+    if DATA_URL.match(payload[:LONGEST_SCHEME]):
+        marked = BASE64_MARK.search(payload[:LONGEST_SCHEME])
+        if marked is None:
+            return unquote_to_bytes(payload.partition(",")[2])
+        payload = payload[marked.end() :]
+    if "%" in payload:
+        payload = unquote(payload)
+    if "-" in payload or "_" in payload:
+        payload = payload.translate(ADDRESS_LETTERS)
     try:
-        return base64.b64decode(payload)
+        return base64.b64decode(payload if payload.rstrip().endswith("=") else payload + "==")
     except (binascii.Error, ValueError) as error:
         raise JobError("bad_base64", f"{what} is not base64: {error}.") from error
 

@@ -1,4 +1,4 @@
-"""The folders that IOPaint's clients look through and save to: the setting `input_path`, and `outputs_dir`.
+"""The folders that IOPaint's clients look through and save to: `input_path`, `masks_dir` and `outputs_dir`.
 
 Without a folder in `input_path` nothing is listed, and with a login no results: those of other people lie in
 `outputs_dir`. A file is named by its
@@ -21,6 +21,7 @@ from jobs.errors import JobError, storage_as_job_error
 from jobs.images import ImageStore, clean_name, imaging_as_job_error
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png"})
+TABS = ("input", "output", "mask")
 THUMBNAIL_PX = 256
 LARGEST_THUMBNAIL_PX = 4096
 MOST_NAMES = 10_000
@@ -30,7 +31,7 @@ log = logging.getLogger("fftlama.web")
 
 
 class Gallery:
-    """Photos by tab ("input", "output") and bare name."""
+    """Photos by tab ("input", "output", "mask") and bare name."""
 
     def __init__(self, settings: Settings, images: ImageStore) -> None:
         """Make the gallery.
@@ -42,6 +43,7 @@ class Gallery:
         self._images = images
         self.input = Path(settings.input_path) if settings.input_path else None
         self._outputs = Path(settings.outputs_dir)
+        self._masks = Path(settings.masks_dir) if settings.masks_dir else None
         self._max_bytes = settings.max_file_mib * MIB
         self._max_px = settings.max_image_mpx * 1_000_000
 
@@ -49,6 +51,12 @@ class Gallery:
     def is_open(self) -> bool:
         """Whether there is a folder to look through."""
         return self.input is not None and self.input.is_dir()
+
+    def photo(self) -> Path:
+        """Return the one photo that clients may open; JobError `not_found` where it is not there any more."""
+        if self.input is None or not self.input.is_file():
+            raise JobError("not_found", "The photo that the server was started with is not there any more.")
+        return self.input
 
     def medias(self, tab: str) -> list[dict[str, Any]]:
         """Return name, size and times of each photo of a tab, the newest first."""
@@ -118,10 +126,14 @@ class Gallery:
     def _folder(self, tab: str) -> Path:
         if not self.is_open or self.input is None:
             raise JobError("not_found", "No folder is open here; `fftlama start --input FOLDER` opens one.")
-        if tab not in ("input", "output"):
-            raise JobError("no_file", f"There is no tab {tab[:40]!r}; there are input and output.")
+        if tab not in TABS:
+            raise JobError("no_file", f"There is no tab {tab[:40]!r}; there are {', '.join(TABS)}.")
         if tab == "input":
             return self.input
+        if tab == "mask":
+            if self._masks is None:
+                raise JobError("not_found", "No masks are open here; `fftlama start --mask-dir FOLDER` opens them.")
+            return self._masks
         if current_client.get().owner is not None:  # the files do not tell whose they are
             raise JobError(
                 "not_found", "With a login nobody looks through the results of others; yours are on the page."

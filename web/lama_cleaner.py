@@ -10,14 +10,23 @@ from typing import Any
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, PlainTextResponse
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from config import Settings
 from jobs.errors import JobError
 from jobs.queue import JobQueue
-from web.iopaint import FORM_FIELDS, FileInpainter, NamedModels, seed_of, status_and_text
+from web.iopaint import (
+    FORM_FIELDS,
+    FileInpainter,
+    NamedModels,
+    seed_of,
+    spell_problems,
+    status_and_text,
+    thumbnail_response,
+)
 from web.iopaint_files import Gallery
 from web.iopaint_plugins import PLUGINS, Plugins
 from web.one_shot import notes_header
@@ -25,6 +34,8 @@ from web.routes import WAITERS
 from web.uploads import file_part, parse_json, read_fields, read_form
 
 DEFAULT_SEED = 42
+OLD_STATUSES = {"unknown_model": 403}
+OLD_TABS = {"image": "input"}  # of photos, as its page calls them
 
 log = logging.getLogger("fftlama.web")
 
@@ -40,14 +51,24 @@ class PlainTextRoute(APIRoute):
             try:
                 return await inner(request)
             except JobError as error:
-                status, text = status_and_text(error)
+                status, text = old_status_and_text(error)
                 headers = {"Retry-After": "5"} if status == 503 else None
                 return PlainTextResponse(text.encode("utf-8", "replace"), status_code=status, headers=headers)
+            except RequestValidationError as error:  # of a query
+                return PlainTextResponse(spell_problems(error).encode("utf-8", "replace"), status_code=422)
             except Exception:
                 log.exception("%s %s failed", request.method, request.url.path)
                 return PlainTextResponse("Something failed inside the server; its log says why.", status_code=500)
 
         return answer
+
+
+def old_status_and_text(error: JobError) -> tuple[int, str]:
+    """Return status and sentence of an error, as lama-cleaner says and spells it where its clients look for it."""
+    if error.code == "mask_mismatch":
+        return 400, f"Mask shape{error.params['mask']} not queal to Image shape{error.params['image']}"
+    status, text = status_and_text(error)
+    return (OLD_STATUSES.get(error.code, status), text)
 
 
 def create_lama_cleaner_routes(queue: JobQueue, settings: Settings) -> APIRouter:
@@ -100,6 +121,25 @@ def create_lama_cleaner_routes(queue: JobQueue, settings: Settings) -> APIRouter
             "isEnableAutoSaving": True, "enableFileManager": gallery.is_open,
             "plugins": [plugin["name"] for plugin in PLUGINS],
         }  # fmt: skip
+
+    @router.get("/inputimage")
+    def get_input_image() -> Response:
+        if gallery.input is None or gallery.is_open:
+            return PlainTextResponse("No Input Image")
+        path = gallery.photo()
+        return FileResponse(path, filename=path.name)
+
+    @router.get("/medias/{tab}")
+    def get_medias(tab: str) -> list[dict[str, Any]]:
+        return gallery.medias(OLD_TABS.get(tab, tab))
+
+    @router.get("/media/{tab}/{filename}")
+    def get_media(tab: str, filename: str) -> Response:
+        return FileResponse(gallery.file(OLD_TABS.get(tab, tab), filename))
+
+    @router.get("/media_thumbnail/{tab}/{filename}")
+    def get_thumbnail(tab: str, filename: str, width: int = 0, height: int = 0) -> Response:
+        return thumbnail_response(gallery, OLD_TABS.get(tab, tab), filename, width=width, height=height)
 
     @router.post("/save_image")
     async def save_image(request: Request) -> Response:

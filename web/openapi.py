@@ -22,6 +22,7 @@ from config import Settings
 from web.docs_page import docs_page
 from web.iopaint import STATUS_HERE
 from web.iopaint_schema import AdjustMaskRequest, InpaintRequest, ModelRequest, PluginRequest, SwitchPluginRequest
+from web.lama_cleaner import OLD_STATUSES
 from web.routes import STATUSES, ApiRoute
 
 FOLDER = Path(__file__).parent / "api_document"
@@ -39,7 +40,8 @@ TOGETHER = {
     "storage": ("busy", "disk_full", "storage_unavailable"),
 }
 SENTENCES = {
-    "bad_base64": "image is not base64: Incorrect padding.",
+    "bad_base64": "image is not base64: Invalid base64-encoded string: number of data characters (1) cannot be 1 more"
+    " than a multiple of 4.",
     "bad_fields": "name: Field required",
     "bad_request": "The body is not JSON: Expecting value: line 1 column 1 (char 0)",
     "cross_site": "Requests from pages of other sites are refused.",
@@ -57,6 +59,7 @@ SENTENCES = {
     "unknown_job": "This job is not here (any more).",
     "unknown_model": "There is no model of this name here.",
 }
+OLD_SENTENCES = {"mask_mismatch": "Mask shape(600, 800) not queal to Image shape(1200, 1600)"}  # lama-cleaner's
 GATE = {"bad_host": 403, "cross_site": 403, "login_required": 401, "too_many_requests": 429, "bad_fields": 422}
 READS = {"get", "head"}
 DESCRIPTION = """Paint over it, click, gone: repairs of photos on your own machine.
@@ -104,7 +107,7 @@ def _add_refusals(operation: dict[str, Any], method: str, *, has_login: bool) ->
     """Put the responses of refusals in the place of `x-refusals`."""
     named = operation.pop("x-refusals", None)
     face = operation["tags"][0]
-    statuses = STATUS_HERE if face in ("IOPaint", "lama-cleaner") else STATUSES
+    statuses = {"IOPaint": STATUS_HERE, "lama-cleaner": {**STATUS_HERE, **OLD_STATUSES}}.get(face, STATUSES)
     gate = ["bad_host"]
     if has_login and operation.get("security") != []:
         gate.append("login_required")
@@ -144,7 +147,7 @@ def _refusal(status: int, codes: Iterable[str], face: str, gate: list[str]) -> d
         schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         content["application/json"] = {"schema": schema, "examples": examples}
     if others and face == "lama-cleaner":
-        texts = {code: {"value": SENTENCES[code]} for code in others if code in SENTENCES}
+        texts = {code: {"value": text} for code, text in {**SENTENCES, **OLD_SENTENCES}.items() if code in others}
         content["text/plain"] = {"schema": {"type": "string"}, "examples": texts}
     return {"description": ", ".join(f"`{code}`" for code in codes), "content": content}
 

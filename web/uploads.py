@@ -37,6 +37,11 @@ BASE64_BITS_PER_BIT = 4 / 3
 HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
+def is_form(request: Request) -> bool:
+    """Tell whether a body is said to be multipart, in whichever case."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
 @asynccontextmanager
 async def read_form(
     request: Request, *, max_file_mib: int, files: int = 1, fields: int = MOST_PARTS
@@ -45,7 +50,7 @@ async def read_form(
 
     Raises JobError: `file_too_large`, `bad_request` or `disk_full`.
     """
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not is_form(request):
         raise JobError("bad_request", "Send the file as multipart/form-data.")
     limit_bytes = files * max_file_mib * MIB + FORM_OVERHEAD_BYTES
     stream = _limited(request, limit_bytes, max_file_mib)
@@ -79,7 +84,7 @@ async def read_fields(request: Request) -> dict[str, str]:
     Raises:
         JobError: `bad_request`, `file_too_large` or `disk_full`.
     """
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if is_form(request):
         async with read_form(request, max_file_mib=1) as form:
             return {name: value for name, value in form.items() if isinstance(value, str)}
     body = await _whole(request, FORM_OVERHEAD_BYTES, max_file_mib=1)

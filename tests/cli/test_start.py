@@ -65,16 +65,18 @@ def test_a_port_that_somebody_set_wins_over_iopaints(served: Served, monkeypatch
 
 def test_folders_and_device_are_those_of_the_command_line(served: Served, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
+    (tmp_path / "masks").mkdir()
     out = tmp_path / "new" / "out"
     words = (
         "--host=0.0.0.0", "--port=9", "--input", tmp_path / "in", "--output-dir", out, "--device", "cpu",
-        "--model=lama-compact", "--quality", 95,
+        "--model=lama-compact", "--quality", 95, "--mask-dir", tmp_path / "masks",
     )  # fmt: skip
     assert start(*words) == 0
     settings = served.settings
     assert settings is not None and out.is_dir()
     assert (settings.host, settings.port, settings.device, settings.weights) == ("0.0.0.0", 9, "cpu", "lama-compact")
     assert (settings.input_path, settings.outputs_dir) == (tmp_path / "in", out)
+    assert settings.masks_dir == tmp_path / "masks"
 
 
 def test_the_config_file_counts_and_the_command_line_wins(served: Served, tmp_path: Path, capsys: Any) -> None:

@@ -4,9 +4,10 @@ import base64
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_from_bytes
 
 import httpx
 import numpy as np
@@ -27,6 +28,7 @@ from tests.support.iopaint_clients import (
 )
 from tests.support.iopaint_photos import PHOTOS, deep_png, turned_jpeg
 from tests.support.serving import RunningServer, follow, upload
+from web.iopaint import decode_base64
 
 MASK = file_of(mask_picture())
 
@@ -151,6 +153,40 @@ def test_numbers_may_be_text_and_unknown_keys_are_passed_over(client: httpx.Clie
     assert answer.status_code == 200 and answer.headers["x-seed"] == "12"
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda text: f" \n data:image/png;base64,{text}",
+        lambda text: f"DATA:image/PNG;BASE64,{text}",
+        lambda text: f"data:;base64,{text}",
+        lambda text: f"data:text/plain;charset=utf-8;base64,{text}",
+        lambda text: f"data:image/png;name=a,b.png;base64,{text}",
+        lambda text: f"data:image/png;base64,{quote(text, safe='')}",
+        lambda text: "data:image/png;base64," + "\r\n".join(text[at : at + 76] for at in range(0, len(text), 76)),
+        lambda text: f"data:image/png,{quote_from_bytes(base64.b64decode(text))}",
+        lambda text: text.rstrip("="),
+        lambda text: text.rstrip("=") + "\n",
+        lambda text: text.replace("+", "-").replace("/", "_").rstrip("="),
+        lambda text: f"{text}\n",
+    ],
+    ids=str,
+)
+def test_bytes_count_however_they_are_written_as_text(write: Callable[[str], str]) -> None:
+    """Clients that wrote addresses' base64, left out the signs at its end or percent-encoded got 422."""
+    for length in range(250, 256):
+        data = np.random.default_rng(length).bytes(length)
+        assert decode_base64(write(base64.b64encode(data).decode()), "image") == data
+
+
+def test_a_forms_empty_field_says_nothing_and_its_type_is_in_any_case(client: httpx.Client) -> None:
+    files = {"image": ("a.png", file_of(picture())), "mask": ("m.png", MASK)}
+    answer = client.post("/api/v1/inpaint", files=files, data={"sd_seed": "", "sd_scale": "", "cv2_flag": ""})
+    assert answer.status_code == 200 and answer.headers["x-seed"] == "42"
+    request = client.build_request("POST", "/api/v1/inpaint", files=files)
+    request.headers["content-type"] = request.headers["content-type"].replace("multipart/form", "Multipart/Form")
+    opened(client.send(request), "PNG")
+
+
 def test_own_routes_stay_beside_iopaints(client: httpx.Client) -> None:
     assert upload(client, file_of(picture()))["width"] == WIDTH
     assert client.get("/api/v1/models").json()["active"]
@@ -208,7 +244,10 @@ def test_folder_is_looked_through_and_nothing_leads_out_of_it(tmp_path: Path) ->
     (photos / "broken.png").write_bytes(b"\x89PNG")
     (photos / "notes.txt").write_text("x")
     (photos / "link.png").symlink_to(tmp_path / "secret.png")
-    server = RunningServer(tmp_path, settings={"input_path": photos}).start()
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    (masks / "a b.png").write_bytes(MASK)
+    server = RunningServer(tmp_path, settings={"input_path": photos, "masks_dir": masks}).start()
     try:
         with server.client as client:
             assert client.get("/api/v1/server-config").json()["enableFileManager"] is True
@@ -219,6 +258,11 @@ def test_folder_is_looked_through_and_nothing_leads_out_of_it(tmp_path: Path) ->
             for name in ("../secret.png", "link.png", str(tmp_path / "secret.png"), "..", "", "a\0.png", "notes.txt"):
                 answer = client.get("/api/v1/media_file", params={"tab": "input", "filename": name})
                 is_refusal(answer, 422, "no photo")
+            (row,) = client.get("/api/v1/medias", params={"tab": "mask"}).json()
+            assert (row["name"], row["width"], row["height"]) == ("a b.png", WIDTH, HEIGHT)
+            asked = {"tab": "mask", "filename": "a b.png"}
+            assert client.get("/api/v1/media_file", params=asked).content == MASK
+            is_refusal(client.get("/api/v1/medias", params={"tab": "elsewhere"}), 422, "input, output, mask")
             parameters: dict[str, str | int] = {"tab": "input", "filename": "a b.jpg", "width": 64}
             small = client.get("/api/v1/media_thumbnail_file", params=parameters)
             assert Image.open(io.BytesIO(small.content)).size == (64, 48)
