@@ -125,3 +125,37 @@ def test_progress_tells_share_time_left_and_the_tabs_title(person: Person) -> No
     expect(person.page.locator('[data-part="estimate"]')).to_be_hidden()
     learned = json.loads(person.page.evaluate("localStorage.getItem('fftlama.pace')"))
     assert min(learned.values()) < 20_000
+
+
+TONE_AT_PATCH = """() => {
+  new MutationObserver((changes, observer) => {
+    if (!document.querySelector('.fft-patch')) return;
+    observer.disconnect();
+    window.toneAtPatch = document.querySelector('[data-part="status"]').dataset.tone;
+    requestAnimationFrame(() => {
+      const overlay = document.querySelector('.fft-overlay').getContext('2d').getImageData(0, 0, 1200, 800).data;
+      window.redAtPatch = overlay.some((value, i) => i % 4 === 3 && value);
+    });
+  }).observe(document.querySelector('.fft-world'), { childList: true });
+}"""
+
+
+def test_the_patch_comes_first_and_without_the_mask_over_it(person: Person) -> None:
+    """The panel, the thumbnails and what a reload needs were written before it: 20 of 65 ms from click to patch."""
+    person.open(photo_file())
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    person.page.evaluate(TONE_AT_PATCH)
+    person.press("repair")
+    expect(person.page.locator(DONE)).to_be_visible()
+    assert person.page.evaluate("window.toneAtPatch") != "good"
+    assert person.page.evaluate("window.redAtPatch") is False
+
+
+def test_a_reload_right_after_the_press_goes_on_with_the_repair(person: Person) -> None:
+    person.open(photo_file())
+    person.slow_down(50)
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    with person.page.expect_navigation():
+        person.page.evaluate("() => (document.querySelector('[data-act=repair]').click(), location.reload())")
+    expect(person.page.locator(DONE)).to_be_visible()
+    assert len(person.rounds) == 1 and person.strokes == []

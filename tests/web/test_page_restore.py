@@ -6,6 +6,7 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -62,7 +63,7 @@ def test_the_original_comes_back_under_the_brush_in_any_round(person: Person) ->
     assert person.strokes == painted
     expect(person.page.locator(".fft-rounds li:nth-child(4)")).to_contain_text("Restored")
     # Strokes drawn during a repair wait for it; an undo takes a restored round back like any other.
-    person.slow_down(80)
+    person.slow_down(200)
     person.key("Enter")
     person.page.locator('.fft[data-phase="running"]').wait_for()
     person.paint((0.85, 0.8))
@@ -81,11 +82,34 @@ FIELD = """async ([bits, width, height, dilate_px]) => {
   const grid = { left: 0, top: 0, width, height, scale: 1, data };
   return [...outsideDilated(grid, dilate_px, Math.min(width, height))].map((px) => px <= 0 ? '1' : '0').join('');
 }"""
+LINES = """async ([bits, width, height]) => {
+  const { href } = document.querySelector('link[rel="modulepreload"][href$="/rings.js"]');
+  const { dilationOutline } = await import(href);
+  const data = Uint8Array.from(atob(bits), (letter) => letter.charCodeAt(0));
+  return dilationOutline({ left: 0, top: 0, width, height, scale: 1, data }, 7, Math.min(width, height));
+}"""
 HOLES: list[dict[str, Any]] = [
     {"points": [[100, 100], [300, 120]], "radius": 30},
     {"points": [[60, 300], [400, 330]], "radius": 3},
     {"polygon": [[450, 60], [620, 60], [620, 460], [450, 460]]},
 ]
+
+
+def test_the_line_has_few_corners_and_lies_where_the_dilation_ends(person: Person) -> None:
+    """Drawn cell by cell, the line round ten strokes on 12 megapixels held up the moving pointer for 50 ms."""
+    mask = drawn([*HOLES, {"points": [[20, 470], [20, 479]], "radius": 9}])  # the last one's line leaves the photo
+    bits = base64.b64encode(mask.astype(np.uint8).tobytes()).decode()
+    lines = person.page.evaluate(LINES, [bits, WIDTH, HEIGHT])
+    assert len(lines) == 4 and sum(map(len, lines)) < 400  # of 2700 cells that it crosses
+    closed = [line for line in lines if line[0] == line[-1]]
+    assert len(closed) == 3
+    inside = np.zeros((HEIGHT, WIDTH), np.uint8)
+    corners = [np.round(np.subtract(line, 0.5) * 256).astype(np.int32) for line in lines]
+    cv2.fillPoly(inside, corners, 1, shift=8)
+    dilated = dilate_mask(mask, dilate_px=7)
+    assert dilated is not None
+    expected = dilated.layers((0, 0, WIDTH, HEIGHT))[0]
+    assert (inside.astype(bool) != expected).sum() < 0.02 * expected.sum()
 
 
 def test_what_the_engine_dilates_is_shown_as_a_line_and_can_be_set(person: Person) -> None:

@@ -37,6 +37,7 @@ import { createStore, FIRST_STATE } from "./store.js";
 import { createStrip } from "./strip.js";
 import { drawStroke } from "./strokes.js";
 import { createTheme } from "./theme.js";
+import { createUnhurried } from "./unhurried.js";
 import { createView } from "./view.js";
 import { createWeightsOffer } from "./weights_offer.js";
 
@@ -142,9 +143,14 @@ export function startCanvas(root) {
     language: () => (words.toggle(), words.apply(root), samples.show(), panel.showZoom(view.get()), show()),
   };
 
+  function showPicture() {
+    const { rounds, round, comparing } = store.get();
+    layers.show(rounds.slice(0, round), comparing);
+    view.redraw();
+  }
+
   function show() {
     const state = store.get();
-    layers.show(state.rounds.slice(0, state.round), state.comparing);
     panel.show(state);
     saving.show(state);
     strip.show(state);
@@ -155,7 +161,6 @@ export function startCanvas(root) {
     maskLayer.keepOnly([...state.strokes, ...(state.job?.strokes || []), ...(state.preview ? [state.preview] : [])]);
     models.show();
     offer.show();
-    view.redraw();
   }
 
   function drawMask(/** @type {CanvasRenderingContext2D} */ context) {
@@ -255,10 +260,9 @@ export function startCanvas(root) {
   }
 
   function restore() {
+    store.subscribe(showPicture);
+    createUnhurried({ store, follow: (now, before) => (session.follow(now, before), session.followShelf(now, before), show()) });
     const kept = session.open();
-    store.subscribe(session.follow);
-    store.subscribe(session.followShelf);
-    store.subscribe(show);
     if (kept?.state.photo) {
       void photo.restore(kept.state, kept.shelf);
       brushSize.show();

@@ -34,7 +34,7 @@ export function createDilationLine({ store, view, canvas, overlay, colour }) {
     worker.onmessage = ({ data }) => {
       const now = store.get();
       if (data.number !== number || now.strokes !== strokes || now.photo_number !== photo_number || now.hand.dilate_px !== hand.dilate_px) return;
-      line = { photo_number, path: pathOf(data.segments) };
+      line = { photo_number, path: pathOf(data.lines) };
       view.redraw();
     };
     worker.postMessage({ number, strokes, box, scale, dilate_px: hand.dilate_px, shorter_px: Math.min(photo.width, photo.height) });
@@ -73,12 +73,9 @@ export function createDilationLine({ store, view, canvas, overlay, colour }) {
   return { draw };
 }
 
-/** @param {Float32Array} segments */
-function pathOf(segments) {
+/** @param {number[][][]} lines */
+function pathOf(lines) {
   const path = new Path2D();
-  for (let i = 0; i < segments.length; i += 4) {
-    path.moveTo(segments[i], segments[i + 1]);
-    path.lineTo(segments[i + 2], segments[i + 3]);
-  }
+  for (const line of lines) line.forEach(([x, y], i) => (i ? path.lineTo(x, y) : path.moveTo(x, y)));
   return path;
 }

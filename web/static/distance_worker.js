@@ -11,8 +11,7 @@ const scope = /** @type {any} */ (self);
 async function answerOutline({ number, strokes, box, scale, dilate_px, shorter_px }) {
   const grid = await sample(strokes, box, scale);
   forgetRegions();
-  const segments = dilationOutline(grid, dilate_px, shorter_px);
-  scope.postMessage({ number, segments }, [segments.buffer]);
+  scope.postMessage({ number, lines: dilationOutline(grid, dilate_px, shorter_px) });
 }
 
 scope.onmessage = (/** @type {MessageEvent} */ { data: asked }) => {

@@ -154,8 +154,8 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
     /** @type {Round} */
     const round = { ...patch, strokes: job.strokes, notes: view.notes || [], saved: view.saved || null, times_ms, restored: Boolean(job.restored) };
     const took_ms = job.running_at ? Date.now() - job.running_at : view.timings_ms.total;
-    if (took_ms && !job.restored) pace.learn(job.quality, job.strokes, took_ms);
     shelf.change(number, { ...withRound(work, job.base_round, round), shown_id: round.image_id, job: null, status: doneStatus(round) });
+    if (took_ms && !job.restored) pace.learn(job.quality, job.strokes, took_ms);
     if (!isWritten(view)) setTimeout(() => void followSaved(job_id, round.image_id, view), SAVED_AFTER_MS);
     if (isShown(number)) onDone();
     else shelf.say(number, { stage: "done" });
