@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from masks.boxes import Box, box_size, intersect, slices_inside, slices_of
 from masks.crop_plan import Crop, middle_of_every, pad_indices
+from tensor_ops.crop_packet import CropPacket
 from tensor_ops.kernels import crop_kernels, scaled_crop_kernels
 from tensor_ops.mask_dilation import Layers, dilate_on_device, layers_on_device
 from tensor_ops.pinned_memory import PinnedMemory
@@ -75,7 +77,6 @@ class DeviceCrop:
     Attributes:
         crop: the crop.
         image: (H, W, 3) uint8 or uint16, not modified.
-        layers: gives `missing` of a box, and what makes its alpha.
         pinned: the way to the device.
         levels: the image's values that the network sees as 0 and 1.
         transparent: (H, W) bool, pixels that the network sees as missing besides the hole, or None; not modified.
@@ -86,13 +87,17 @@ class DeviceCrop:
 
     crop: Crop
     image: NDArray
-    layers: Layers
     pinned: PinnedMemory
     levels: tuple[int, int]
     transparent: NDArray[np.bool_] | None = None
     whole: Strip | None = None
     masked: tuple[Tensor, Tensor, Tensor] | None = None
     scaled: ScaledCrop | None = None
+
+    @cached_property
+    def layers(self) -> Layers:
+        """What gives `missing` of a box, and what makes its alpha."""
+        return layers_on_device(self.crop.hole, self.pinned)
 
     def strip(self, box: Box) -> Strip:
         """Return a part of the crop, brought to the device unless it is there."""
@@ -108,6 +113,7 @@ def upload(
     *,
     transparent: NDArray[np.bool_] | None = None,
     levels: tuple[int, int] | None = None,
+    packet: CropPacket | None = None,
 ) -> DeviceCrop:
     """Bring what one crop needs of the photo to the device; of one that is scaled, nothing yet.
 
@@ -117,21 +123,21 @@ def upload(
         pinned: the way to the device.
         transparent: (H, W) bool, pixels that the network sees as missing besides the hole; not modified.
         levels: the values that the network sees as 0 and 1, the first smaller; None = 0 and the largest of the type.
+        packet: a free one of the model's size, taken if the crop fits it; None = there is none.
 
     Returns:
         the crop with its tensors, some of which may still be under way to the device.
     """
-    layers = layers_on_device(crop.hole, pinned)
     if transparent is not None and not transparent[slices_of(crop.box)].any():
         transparent = None
-    source = DeviceCrop(crop, image, layers, pinned, levels or (0, int(np.iinfo(image.dtype).max)), transparent)
-    is_plain = not levels and transparent is None
+    is_plain = not levels and transparent is None and image.dtype == np.uint8
+    levels = levels or (0, 255 if image.dtype == np.uint8 else 65535)
     if crop.is_scaled:
-        return replace(source, scaled=_scale_by_kernels(crop, image, pinned) if is_plain else None)
-    masked = _mask_by_kernels(crop, image, pinned) if is_plain else None
-    if masked is not None:
-        return replace(source, masked=masked)
-    return replace(source, whole=_bring(crop.box, source))
+        scaled = _scale_by_kernels(crop, image, pinned) if is_plain else None
+        return DeviceCrop(crop, image, pinned, levels, transparent, scaled=scaled)
+    masked = _mask_by_kernels(crop, image, pinned, packet) if is_plain else None
+    source = DeviceCrop(crop, image, pinned, levels, transparent, masked=masked)
+    return source if masked is not None else replace(source, whole=_bring(crop.box, source))
 
 
 def build_input(source: DeviceCrop) -> Tensor:
@@ -251,24 +257,29 @@ def composite(prediction: Tensor, source: DeviceCrop) -> NDArray:
     return patch
 
 
-def _mask_by_kernels(crop: Crop, image: NDArray, pinned: PinnedMemory) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Pixels, model input and alpha of a crop by `crop_kernels`, or None where they can't make them."""
-    dilated = dilate_on_device(crop.hole, pinned)
+def _mask_by_kernels(
+    crop: Crop, image: NDArray, pinned: PinnedMemory, packet: CropPacket | None
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Pixels, model input and alpha of an 8-bit crop by `crop_kernels`, or None where they can't make them."""
     kernels = crop_kernels(pinned.device)
-    if kernels is None or dilated is None or image.dtype != np.uint8 or crop.model_size != box_size(crop.box):
+    dilated = dilate_on_device(crop.hole, pinned) if kernels is not None else None
+    if kernels is None or dilated is None or crop.model_size != box_size(crop.box):
         return None
     left, top, right, bottom = crop.box
     window, hole_on_host = dilated.array_around(crop.box)
-    pixels, hole = pinned.to_device_together([image[top:bottom, left:right], hole_on_host])
+    pixels_on_host, corner = image[top:bottom, left:right], (window[1] - top, window[0] - left)
+    if packet is not None and packet.holds(hole_on_host):
+        return packet.bring(pixels_on_host, hole_on_host, corner, dilated)
+    pixels, hole = pinned.to_device_together([pixels_on_host, hole_on_host])
     seeds = kernels.Seeds(hole, dilated.values_px, dilated.codes, dilated.hole.feather_px)
-    return pixels, *kernels.mask_and_dilate(pixels, seeds, (window[1] - top, window[0] - left))
+    return pixels, *kernels.mask_and_dilate(pixels, seeds, corner)
 
 
 def _scale_by_kernels(crop: Crop, image: NDArray, pinned: PinnedMemory) -> ScaledCrop | None:
-    """A scaled crop as `scaled_crop_kernels` work on it, or None where they can't."""
-    dilated = dilate_on_device(crop.hole, pinned)
+    """A scaled 8-bit crop as `scaled_crop_kernels` work on it, or None where they can't."""
     kernels = scaled_crop_kernels(pinned.device)
-    if kernels is None or dilated is None or image.dtype != np.uint8:
+    dilated = dilate_on_device(crop.hole, pinned) if kernels is not None else None
+    if kernels is None or dilated is None:
         return None
     looked_at = middle_of_every(crop.sample_step)
     # Whole rows travel: to pick columns out of them takes a host longer than to send them.

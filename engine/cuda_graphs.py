@@ -1,8 +1,8 @@
 """Captured CUDA graphs: one per input shape, replayed instead of launching some four hundred kernels.
 
-Owns the static inputs and outputs and the memory pool that all graphs share. A graph belongs to a
-(batch, height, width); it is captured on a side stream, at warm-up or on first use. Without CUDA, or with mode "off",
-every call runs the model itself. Knows no photos; the caller holds the one lock on the GPU.
+Owns the static outputs and the memory pool that all graphs share. A graph belongs to a (batch, height, width); it is
+captured on a side stream, at warm-up or on first use. Without CUDA, or with mode "off", every call runs the model
+itself. Knows no photos; the caller holds the one lock on the GPU.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ VERIFY_MAX_DIFFERENCE = 2 / 255  # replay runs the same kernels: anything beyond
 
 Model = Callable[[Tensor], Tensor]
 Shape = tuple[int, int, int]  # batch, height, width
+T = TypeVar("T")
+MakeInput = Callable[["GraphedModel", Shape], Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,14 @@ class GraphedModel:
         device: where it runs.
         mode: "on", "off", or "verify": replay is compared with eager after each capture; the first difference turns
             graphs off for good, which `dropped` then tells.
+        make_input: gives the static input of this model's graph of a shape, (B, 4, H, W) float32 on the device; None =
+            one of its own for each. Who writes into it directly spares a copy.
     """
 
-    def __init__(self, model: Model, *, device: torch.device, mode: str) -> None:
+    def __init__(self, model: Model, *, device: torch.device, mode: str, make_input: MakeInput | None = None) -> None:
         self.model = model
         self.device = device
+        self._make_input = make_input or _new_input
         self.mode = mode if device.type == "cuda" else "off"
         self.dropped = ""
         self._captured: dict[Shape, _Captured] = {}
@@ -66,7 +71,8 @@ class GraphedModel:
         """Predict a batch.
 
         Args:
-            inputs: (4, H, W) float32 each, of one size, on the device; not modified.
+            inputs: (4, H, W) float32 each, of one size, on the device; not modified. A lone one may be the shape's
+                static input itself.
 
         Returns:
             (B, 3, H, W). When replayed it is the graph's own output: use it before the next call.
@@ -79,9 +85,18 @@ class GraphedModel:
         captured = self._captured.get(shape)
         if captured is None:  # verification has just turned graphs off
             return self.model(torch.stack(inputs))
-        torch.stack(inputs, out=captured.static_input)
+        if len(inputs) > 1 or inputs[0].data_ptr() != captured.static_input.data_ptr():
+            torch.stack(inputs, out=captured.static_input)
         captured.graph.replay()
         return captured.static_output
+
+    def capture_steps(self, steps: Callable[[], None]) -> Callable[[], None] | None:
+        """Return what replays steps on memory that stays, or None where graphs are off or have to be verified."""
+        if self.mode != "on":
+            return None
+        with on_card(self.device):
+            graph, _ = self._capture(steps)
+        return graph.replay
 
     @torch.inference_mode()
     def capture(self, shape: Shape) -> None:
@@ -115,16 +130,20 @@ class GraphedModel:
             torch.cuda.empty_cache()
 
     def _record(self, shape: Shape) -> _Captured:
-        batch, height, width = shape
+        static_input = self._make_input(self, shape)
+        graph, static_output = self._capture(lambda: self.model(static_input))
+        return _Captured(graph, static_input, static_output)
+
+    def _capture(self, run: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
+        """Capture what `run` does, after some runs for warm-up, with what it returns."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        static_input = torch.zeros((batch, 4, height, width), dtype=torch.float32, device=self.device)
         stream = self._stream
         assert stream is not None
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_RUNS):
-                self.model(static_input)
+                run()
             # The warm-up's memory is cached in the ordinary pool, which the graph's own pool can't take from.
             stream.synchronize()
             torch.cuda.empty_cache()
@@ -132,16 +151,23 @@ class GraphedModel:
             # thread_local: other threads may allocate or copy meanwhile without breaking the capture.
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
-                static_output = self.model(static_input)
+                returned = run()
             except BaseException:  # of any kind: a stream that is left capturing breaks whatever runs next
                 with contextlib.suppress(RuntimeError):  # it would only repeat that the capture failed
                     graph.capture_end()
                 raise
             graph.capture_end()
         torch.cuda.current_stream(self.device).wait_stream(stream)
-        return _Captured(graph, static_input, static_output)
+        return graph, returned
 
     def _matches_eager(self, captured: _Captured) -> bool:
+        asked = captured.static_input.clone()  # what it was captured for may lie there already
+        try:
+            return self._replays_as_eager(captured)
+        finally:
+            captured.static_input.copy_(asked)
+
+    def _replays_as_eager(self, captured: _Captured) -> bool:
         generator = torch.Generator(device=self.device).manual_seed(0)
         for _ in range(VERIFY_INPUTS):
             inputs = torch.rand(captured.static_input.shape, generator=generator, device=self.device)
@@ -161,3 +187,8 @@ class GraphedModel:
         self.dropped = f"replay of the graph for {shape} differed from eager; graphs are off"
         logger.warning("CUDA graphs dropped: %s", self.dropped)
         self.free()
+
+
+def _new_input(graphed: GraphedModel, shape: Shape) -> Tensor:
+    batch, height, width = shape
+    return torch.zeros((batch, 4, height, width), dtype=torch.float32, device=graphed.device)

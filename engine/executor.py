@@ -104,7 +104,7 @@ def fill(
         for index, (result, total) in zip(indices, _fill_batch(batch, one_network, timer), strict=True):
             filled[index] = result
             sums.append((index, total))
-    timer.enter("composite")
+    timer.enter("")  # the last stage ends behind the last copy; what the CPU does meanwhile is none of it
     runner.pinned.touch_arriving()
     if meanwhile is not None:
         meanwhile()
@@ -116,8 +116,10 @@ def fill(
     return [result for result in filled if result is not None]
 
 
-def _run_context_passes(tasks: Sequence[CropTask], runner: ModelRunner, timer: StageTimer) -> list[CropTask]:
+def _run_context_passes(tasks: Sequence[CropTask], runner: ModelRunner, timer: StageTimer) -> Sequence[CropTask]:
     """Return the tasks with their contexts, predicted on the CPU where the device has no memory."""
+    if all(task.context_crop is None for task in tasks):
+        return tasks
     tasks = list(tasks)
     numbers = [number for number, task in enumerate(tasks) if task.context_crop is not None]
     context_tasks = [_context_task(tasks[number]) for number in numbers]
@@ -280,8 +282,10 @@ def _predict_once(
 ) -> tuple[Tensor, list[DeviceCrop], list[Tensor]]:
     """Return the prediction (B, 3, H, W) for tasks of one model size, their crops on the device, the model's inputs."""
     timer.enter("upload")
+    packet = pinned.free_packet(tasks[0].crop.model_size) if len(tasks) == 1 else None
     sources = [
-        upload(task.crop, task.image, pinned, transparent=task.transparent, levels=task.levels) for task in tasks
+        upload(task.crop, task.image, pinned, transparent=task.transparent, levels=task.levels, packet=packet)
+        for task in tasks
     ]
     inputs = [build_input(source) for source in sources]
     timer.enter("predict")

@@ -15,12 +15,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from engine.cuda_graphs import GraphedModel
-from engine.devices import DTYPES
+from engine.cuda_graphs import GraphedModel, Shape
+from engine.devices import DTYPES, is_out_of_memory
 from engine.profiles import Profile
 from lama.devices import on_card
 from lama.fast_generator import FastGenerator
 from lama.generator import Generator
+from tensor_ops.crop_packet import LARGEST_PACKET_PX, CropPacket
+from tensor_ops.kernels import crop_kernels
 from tensor_ops.pinned_memory import PinnedMemory
 from tensor_ops.seam_correction import correct_seam
 
@@ -41,6 +43,7 @@ class ModelRunner:
         profile: graph mode, buckets and batch.
         kernels: "auto", or "torch" where the Triton kernels are known to fail.
         crisp: the network of deep holes, as `generator`; None = `generator` fills them too.
+        pinned: the way to the device, None = one of its own; with it shared, one wait is for both runners.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class ModelRunner:
         profile: Profile,
         kernels: str = "auto",
         crisp: Generator | None = None,
+        pinned: PinnedMemory | None = None,
     ) -> None:
         self.generator = generator
         self.kernels = kernels
@@ -59,7 +63,7 @@ class ModelRunner:
         self.precision = precision
         self.profile = profile
         # With MPS only the network runs on the GPU: float64 and some of the resizing that crops need are missing there.
-        self.pinned = PinnedMemory(device if device.type == "cuda" else torch.device("cpu"))
+        self.pinned = pinned or PinnedMemory(device if device.type == "cuda" else torch.device("cpu"))
         self._fast: FastGenerator | None = None
         self._graphed: GraphedModel | None = None
         self._float32: FastGenerator | None = None
@@ -68,8 +72,9 @@ class ModelRunner:
         self._crisp: ModelRunner | None = None
         self.restore()
         if crisp is not None:
-            self._crisp = ModelRunner(crisp, device=device, precision=precision, profile=profile, kernels=kernels)
-            self._crisp.pinned = self.pinned  # so that one wait is for both
+            self._crisp = ModelRunner(
+                crisp, device=device, precision=precision, profile=profile, kernels=kernels, pinned=self.pinned
+            )
             self._other, self._crisp._other = self._crisp, self
 
     @property
@@ -88,7 +93,9 @@ class ModelRunner:
             self._fast = FastGenerator(self.generator, device=self.device, dtype=dtype, kernels=self.kernels)
             # A graph replays the seam correction too, whose hundred small launches take as long as the network.
             model = partial(_predict, self._fast)
-            self._graphed = GraphedModel(model, device=self.device, mode=self.profile.cuda_graph)
+            self._graphed = GraphedModel(
+                model, device=self.device, mode=self.profile.cuda_graph, make_input=partial(_static_input, self.pinned)
+            )
 
     def release(self) -> None:
         """Take everything off the device, weights included, until `restore` or the next prediction."""
@@ -178,6 +185,7 @@ class ModelRunner:
 
     def _free_own_memory(self) -> None:
         self._float32 = None
+        self.pinned.packets.clear()
         if self._graphed is not None:
             self._graphed.free()
 
@@ -205,3 +213,22 @@ class ModelRunner:
 def _predict(network: FastGenerator, x: Tensor) -> Tensor:
     """Predict (B, 3, H, W) from (B, 4, H, W), on the device of `x`, wherever the network is."""
     return correct_seam(network(x.to(network.device)).to(x.device), x)
+
+
+def _static_input(pinned: PinnedMemory, graphed: GraphedModel, shape: Shape) -> Tensor:
+    """Return what the graph of a shape reads: for a lone crop the packet's, which both networks' graphs share."""
+    batch, height, width = shape
+    kernels = crop_kernels(graphed.device) if batch == 1 and height == width <= LARGEST_PACKET_PX else None
+    if kernels is None:
+        return torch.zeros((batch, 4, height, width), dtype=torch.float32, device=graphed.device)
+    if height not in pinned.packets:
+        packet = CropPacket(height, graphed.device, kernels)
+        try:
+            packet.replay = graphed.capture_steps(packet.launch)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            what = "what brings a crop of %d px to %s is launched, not replayed: %s"
+            logger.warning(what, height, graphed.device, error)
+        pinned.packets[height] = packet
+    return pinned.packets[height].model_input

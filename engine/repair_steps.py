@@ -74,12 +74,19 @@ def fill_plans(
         levels = _levels_of(request) if crops else None
         for crop in crops:
             is_deep = runner.has_crisp and is_deep_hole(crop)
-            task = CropTask(request.image, crop, transparent=request.transparent, levels=levels, is_deep=is_deep)
             context_crop = plan_context(crop, (request.mask.shape[0], request.mask.shape[1]))
+            task = CropTask(
+                request.image,
+                crop,
+                context_crop,
+                transparent=request.transparent,
+                levels=levels,
+                is_deep=is_deep,
+            )
             if request.quality == "high" and crop.is_scaled:
                 refined.append((len(tasks), task))
                 task = replace(task, crop=hard_edged(crop))
-            tasks.append(replace(task, context_crop=context_crop))
+            tasks.append(task)
     planned = [(request, crop) for request, crops in zip(requests, plans, strict=True) for crop in crops]
     lines: list[ColourLine | None] = []
 

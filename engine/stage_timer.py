@@ -32,8 +32,8 @@ class StageTimer:
         self._marks: list[tuple[str, float, torch.cuda.Event | None]] = []
 
     def enter(self, stage: str) -> None:
-        """End the previous stage and begin this one; the empty name only ends."""
-        if stage == "composite" and self._marks and self._marks[-1][0] == stage:
+        """End the previous stage and begin this one; the empty name only ends. Nothing is begun that is under way."""
+        if self._marks and self._marks[-1][0] == stage and stage not in REPEATED:
             return
         event = None
         if self._device.type == "cuda" and stage not in ON_HOST:

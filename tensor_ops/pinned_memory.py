@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tensor_ops.host_copies import copy_rows, touch_pages
+
+if TYPE_CHECKING:  # a packet's hole comes through here
+    from tensor_ops.crop_packet import CropPacket
 
 BLOCK_BYTES = 32 << 20  # a batch of eight 512x512 crops and its patches, or the largest bucket in 16 bit
 STRIP_BYTES = 8 << 20  # a strip costs the host as much as copying half a megabyte, and the last one is waited for
@@ -58,6 +62,7 @@ class PinnedMemory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.packets: dict[int, CropPacket] = {}  # of lone crops, by side
         self._block: Tensor | None = None  # (BLOCK_BYTES,) uint8, made when first needed
         self._next = 0  # byte of the block
         self._pieces: deque[_Piece] = deque()  # in the order of their copies
@@ -102,6 +107,11 @@ class PinnedMemory:
             tensor[start : start + array.nbytes].view(array.shape) for array, start in zip(arrays, starts, strict=False)
         ]
 
+    def free_packet(self, size: tuple[int, int]) -> CropPacket | None:
+        """Return the packet for a lone crop of (height, width) unless there is none or it is on its way."""
+        packet = self.packets.get(size[0]) if size[0] == size[1] else None
+        return packet if packet is not None and packet.is_free else None
+
     def to_host(self, tensor: Tensor, out: NDArray) -> None:
         """Start copying a tensor into an array of its shape, which is whole once `synchronize` has returned."""
         out = _as_signed(out)
@@ -132,6 +142,8 @@ class PinnedMemory:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         self._next = 0
+        for packet in self.packets.values():
+            packet.is_free = True
 
     def _take(self, shape: tuple[int, ...], dtype: np.dtype) -> _Piece:
         """Page-locked memory of a shape and type, free to use until the next `synchronize`."""

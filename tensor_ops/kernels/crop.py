@@ -1,14 +1,16 @@
 """An 8-bit crop that runs at its own size, in three kernels: distances along rows, model input and alpha, composite.
 
-What `device_holes.py` and `preprocess.py` do with fifty launches, for a GPU whose host needs longer to launch them than
-the GPU to run them. Those are the definition and what runs wherever these do not: without Triton, for 16 bit, crops
-that are scaled or padded, and holes that the host grows. Sizes are runtime numbers, so that nothing is compiled anew
-for another photo. Knows no photos and no network.
+What `mask_dilation.py` and `preprocess.py` do with fifty launches, for a GPU whose host needs longer to launch them
+than the GPU to run them. Those are the definition and what runs wherever these do not: without Triton, for 16 bit,
+crops that are scaled or padded, and holes that the host grows. Sizes are runtime numbers, so that nothing is compiled
+anew for another photo; the first two kernels also come in a form that reads them from the device, for a graph that is
+replayed for other holes (`crop_packet.py`). Knows no photos and no network.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import triton
@@ -19,6 +21,8 @@ from lama.devices import on_card
 
 BLOCK_PX = 256
 NO_HOLE = 255  # a distance along a row that means none within reach
+# What kernels read from the device: the hole array's size, its corner in the crop, then `Seeds.packed` and feather.
+NUMBERS = ("height", "width", "top", "left", "values", "codes", "count", "feather")
 
 
 @dataclass(frozen=True)
@@ -44,23 +48,20 @@ class Seeds:
 
     def packed(self) -> tuple[int, int, int]:
         """Return values and codes, a byte each, and how many there are."""
-        values, codes = (
-            sum(number << 8 * index for index, number in enumerate(numbers)) for numbers in (self.values_px, self.codes)
-        )
-        return values, codes, len(self.values_px)
+        return pack(self.values_px), pack(self.codes), len(self.values_px)
 
 
-@triton.jit(
-    do_not_specialize=["height", "width", "out_width", "first", "step", "values", "codes", "count"],
-    do_not_specialize_on_alignment=["hole", "distance"],
-)
-def _row_distance_kernel(
-    hole, distance, height, width, out_width, first, step, values, codes, count, none: tl.constexpr, block: tl.constexpr
+@lru_cache(maxsize=256)
+def pack(numbers: tuple[int, ...]) -> int:
+    """Return up to four numbers from 0 to 127 as one of 32 bits, a byte each."""
+    return sum(number << 8 * index for index, number in enumerate(numbers))
+
+
+@triton.jit
+def _write_row_distances(
+    hole, distance, y, k, x, height, width, out_width, values, codes, count, none: tl.constexpr, block: tl.constexpr
 ):  # fmt: skip
-    """distance[i, y, k] uint8: columns from column `first + k * step` to row y's nearest pixel of the i-th code."""
-    y = tl.program_id(0)
-    k = tl.program_id(1) * block + tl.arange(0, block)
-    x = first + k * step
+    """distance[i, y, k] uint8: columns from column x, that of k, to row y's nearest pixel of the i-th code."""
     for index in range(count):
         value = (values >> (8 * index)) & 255
         code = (codes >> (8 * index)) & 255
@@ -73,16 +74,12 @@ def _row_distance_kernel(
         tl.store(distance + (index * height + y) * out_width + k, nearest.to(tl.uint8), mask=k < out_width)
 
 
-@triton.jit(
-    do_not_specialize=["width", "hole_height", "top", "values", "count", "feather"],
-    do_not_specialize_on_alignment=["pixels", "distance"],
-)
-def _input_kernel(
-    pixels, distance, model_input, alpha, plane, width, hole_height, top, values, count, feather, block: tl.constexpr
+@triton.jit
+def _write_input(
+    pixels, distance, model_input, alpha, y, x, plane, width, hole_height, top, values, count, feather,
+    block: tl.constexpr,
 ):  # fmt: skip
-    """Model input (4, height, width) and alpha of a crop in whose row `top` the rows of the hole begin."""
-    y = tl.program_id(0)
-    x = tl.program_id(1) * block + tl.arange(0, block)
+    """Row y of the model input (4, height, width) and of alpha; in row `top` of the crop the hole's rows begin."""
     in_crop = x < width
     missing = tl.zeros((block,), tl.int32)
     weight = tl.zeros((block,), tl.float32)
@@ -107,6 +104,59 @@ def _input_kernel(
     for channel in tl.static_range(3):
         level = tl.load(pixels + at * 3 + channel, mask=in_crop, other=0).to(tl.float32)
         tl.store(model_input + channel * plane + at, tl.where(missing == 1, 0.0, level * (1.0 / 255)), mask=in_crop)
+
+
+@triton.jit(
+    do_not_specialize=["height", "width", "out_width", "first", "step", "values", "codes", "count"],
+    do_not_specialize_on_alignment=["hole", "distance"],
+)
+def _row_distance_kernel(
+    hole, distance, height, width, out_width, first, step, values, codes, count, none: tl.constexpr, block: tl.constexpr
+):  # fmt: skip
+    """distance[i, y, k] uint8: columns from column `first + k * step` to row y's nearest pixel of the i-th code."""
+    k = tl.program_id(1) * block + tl.arange(0, block)
+    _write_row_distances(
+        hole, distance, tl.program_id(0), k, first + k * step, height, width, out_width, values, codes, count, none,
+        block,
+    )  # fmt: skip
+
+
+@triton.jit(
+    do_not_specialize=["width", "hole_height", "top", "values", "count", "feather"],
+    do_not_specialize_on_alignment=["pixels", "distance"],
+)
+def _input_kernel(
+    pixels, distance, model_input, alpha, plane, width, hole_height, top, values, count, feather, block: tl.constexpr
+):  # fmt: skip
+    """Model input (4, height, width) and alpha of a crop in whose row `top` the rows of the hole begin."""
+    x = tl.program_id(1) * block + tl.arange(0, block)
+    _write_input(
+        pixels, distance, model_input, alpha, tl.program_id(0), x, plane, width, hole_height, top, values, count,
+        feather, block,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["side"])
+def _numbered_row_distance_kernel(numbers, hole, distance, side, none: tl.constexpr, block: tl.constexpr):
+    """As `_row_distance_kernel` for every column of a crop (side, side), with the NUMBERS read from the device."""
+    y = tl.program_id(0)
+    k = tl.program_id(1) * block + tl.arange(0, block)
+    height, width, left = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 3)
+    count = tl.where(y < height, tl.load(numbers + 6), 0)
+    _write_row_distances(
+        hole, distance, y, k, k - left, height, width, side, tl.load(numbers + 4), tl.load(numbers + 5), count, none,
+        block,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["side"])
+def _numbered_input_kernel(numbers, pixels, distance, model_input, alpha, side, block: tl.constexpr):
+    """As `_input_kernel` for a crop (side, side), with the NUMBERS read from the device."""
+    x = tl.program_id(1) * block + tl.arange(0, block)
+    _write_input(
+        pixels, distance, model_input, alpha, tl.program_id(0), x, side * side, side, tl.load(numbers),
+        tl.load(numbers + 2), tl.load(numbers + 4), tl.load(numbers + 6), tl.load(numbers + 7), block,
+    )  # fmt: skip
 
 
 @triton.jit(
@@ -178,6 +228,26 @@ def mask_and_dilate(pixels: Tensor, seeds: Seeds, corner: tuple[int, int]) -> tu
     return model_input, alpha
 
 
+def mask_and_dilate_numbered(
+    numbers: Tensor, hole: Tensor, pixels: Tensor, distance: Tensor, model_input: Tensor, alpha: Tensor
+) -> None:
+    """Make what `mask_and_dilate` returns in memory that is there, all that differs between crops read on the device.
+
+    Args:
+        numbers: (8,) int32, the NUMBERS.
+        hole: (side * side,) uint8, of which the first height * width are the hole's array; not modified.
+        pixels: (side, side, 3) uint8; not modified.
+        distance: (values, side, side) uint8 for as many values as there may be; what is left in it says nothing.
+        model_input: (4, side, side) float32, overwritten.
+        alpha: (side, side) float32, overwritten.
+    """
+    side = pixels.shape[0]
+    grid = (side, -(-side // BLOCK_PX))
+    with on_card(pixels.device):
+        _numbered_row_distance_kernel[grid](numbers, hole, distance, side, NO_HOLE, BLOCK_PX)
+        _numbered_input_kernel[grid](numbers, pixels, distance, model_input, alpha, side, BLOCK_PX)
+
+
 def lay_over(
     prediction: Tensor, pixels: Tensor, alpha: Tensor, *, corner: tuple[int, int], size: tuple[int, int]
 ) -> Tensor:
@@ -207,3 +277,7 @@ def try_out(device: torch.device) -> None:
     seeds = Seeds(torch.zeros((5, 7), dtype=torch.uint8, device=device), (2, 5), (3, 6), None)
     model_input, alpha = mask_and_dilate(pixels, seeds, (3, -2))
     lay_over(model_input[:3], pixels, alpha, corner=(1, 2), size=(5, 6))
+    distance = torch.zeros((len(seeds.values_px), 16, 16), dtype=torch.uint8, device=device)
+    numbers = torch.tensor([5, 7, 3, -2, *seeds.packed(), seeds.feather], dtype=torch.int32, device=device)
+    hole = torch.zeros(256, dtype=torch.uint8, device=device)
+    mask_and_dilate_numbered(numbers, hole, pixels, distance, model_input, alpha)

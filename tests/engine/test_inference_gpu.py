@@ -15,6 +15,7 @@ from engine.profiles import Profile
 from inference import Inpainter, RepairRequest
 from masks.boxes import slices_inside
 from preprocess import build_input, upload
+from tensor_ops.crop_packet import CropPacket
 from tensor_ops.kernels import crop_kernels, seam_kernels
 from tensor_ops.mask_dilation import dilate_on_device
 from tests.engine.test_inference_repair import block, noise
@@ -117,6 +118,33 @@ def test_card_grows_holes_as_the_host_does(inpainter: Inpainter, shape: tuple[in
         np.testing.assert_allclose(make_alpha()[inner].cpu().numpy(), crop.alpha, atol=1e-6)
 
 
+def test_lone_crops_come_in_packets_and_as_on_the_ordinary_way(
+    inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after another, at the photo's corner, two of one size for two networks, of which one waits for no packet."""
+    image, (y, x) = noise((1600, 2100)), np.ogrid[:1600, :2100]
+    deep = (y - 1200) ** 2 + (x - 1600) ** 2 <= 150**2
+    masks = [block((1600, 2100), 100, 100, 30), block((1600, 2100), 0, 0, 200), deep]
+    masks += [block((1600, 2100), 300, 300, 40), deep | block((1600, 2100), 100, 100, 300)]
+    masks[-1][120:380, 120:380] = False  # a frame, as large as the disc and thin
+    pinned, brought = inpainter._runner.pinned, []
+    bring = CropPacket.bring
+
+    def watched(packet: CropPacket, *arguments: Any) -> Any:
+        brought.append(packet.side)
+        return bring(packet, *arguments)
+
+    monkeypatch.setattr(CropPacket, "bring", watched)
+    found = [inpainter.repair(image, mask) for mask in masks]
+    assert len(brought) == len(masks) and set(brought) <= set(pinned.packets)
+    monkeypatch.setattr(pinned, "packets", {})
+    for mask, result in zip(masks, found, strict=True):
+        expected = inpainter.repair(image, mask)
+        assert [box for box, _ in result.patches] == [box for box, _ in expected.patches]
+        assert np.abs(result.image.astype(int) - expected.image).max() <= 1 and (result.image != image)[mask].any()
+    assert len(brought) == len(masks)
+
+
 def test_memory_is_steady_over_two_hundred_repairs(inpainter: Inpainter) -> None:
     rng = np.random.default_rng(0)
     images = [noise((height, width), height) for height, width in ((300, 400), (1080, 1920), (900, 700))]
@@ -208,7 +236,12 @@ def test_model_on_the_last_card_runs_there_in_every_kernel_and_capture(monkeypat
     """Triton and graph capture take the current card, which stays cuda:0 for a caller who asks for cuda:1."""
     torch.cuda.set_device(0)
     used: list[int] = []
-    for module, name in ((crop, "_input_kernel"), (crop, "_composite_kernel"), (seam, "_smooth_kernel")):
+    for module, name in (
+        (crop, "_input_kernel"),
+        (crop, "_numbered_input_kernel"),
+        (crop, "_composite_kernel"),
+        (seam, "_smooth_kernel"),
+    ):
         kernel = getattr(module, name)
 
         class Watched:

@@ -9,8 +9,12 @@ import torch
 
 import preprocess
 from masks.crop_plan import plan_crops, shrink_crop
+from masks.dilation import CropRules
+from tensor_ops.crop_packet import CropPacket
 from tensor_ops.pinned_memory import PinnedMemory
 from tests.support.kernels import DEVICE
+
+NARROW = CropRules(min_margin_px=2)
 
 
 @pytest.fixture
@@ -34,20 +38,64 @@ def test_crop_by_kernels_is_the_crop_by_pytorch(
     assert len(crops) == 1 and not crops[0].is_scaled
     for crop in crops:
         prediction = torch.rand(3, *crop.model_size, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+        packet = CropPacket(40, DEVICE, crop_kernels)
         found = []
-        for chosen in (None, crop_kernels):
+        for chosen, own in ((None, None), (crop_kernels, None), (crop_kernels, packet)):
             monkeypatch.setattr(preprocess, "crop_kernels", lambda device, chosen=chosen: chosen)
-            source = preprocess.upload(crop, image, pinned)
+            source = preprocess.upload(crop, image, pinned, packet=own)
             assert (source.masked is None) == (chosen is None)
+            assert (own is not None) == (not packet.is_free)
             model_input = preprocess.build_input(source).cpu()
             patch = preprocess.composite(prediction, source)
             pinned.synchronize()
             found.append((model_input, patch))
-        (plain, plain_patch), (fast, fast_patch) = found
+        (plain, plain_patch), (fast, fast_patch), (replayable, replayable_patch) = found
         assert torch.equal(plain[3], fast[3])
         torch.testing.assert_close(plain, fast, atol=1e-6, rtol=0)
         assert np.abs(plain_patch.astype(int) - fast_patch).max() <= 1
         assert (plain_patch != fast_patch).mean() < 0.001
+        assert torch.equal(replayable[3], fast[3])
+        torch.testing.assert_close(replayable, fast, atol=1e-6, rtol=0)
+        assert np.abs(replayable_patch.astype(int) - fast_patch).max() <= 1
+
+
+def test_a_packet_is_used_for_one_hole_after_another(crop_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the hole before stays: a larger one, a smaller one that grows less, one that the box cuts."""
+    monkeypatch.setattr(preprocess, "crop_kernels", lambda device: crop_kernels)
+    packet = CropPacket(48, DEVICE, crop_kernels)
+    pinned = PinnedMemory(DEVICE)
+    pinned.packets[48] = packet
+    random = np.random.default_rng(0)
+    for (top, bottom, left, right), dilate_px in (((5, 40, 3, 30), 4), ((20, 25, 30, 33), 1), ((0, 9, 0, 9), 2)):
+        image, mask = random.integers(0, 256, (90, 90, 3), dtype=np.uint8), np.zeros((90, 90), np.bool_)
+        mask[top:bottom, left:right] = True
+        (crop,) = plan_crops(mask, buckets_px=(48,), fixed_buckets=True, dilate_px=dilate_px, rules=NARROW)
+        expected = preprocess.upload(crop, image, PinnedMemory(DEVICE)).masked
+        taken = pinned.free_packet(crop.model_size)
+        assert taken is packet and pinned.free_packet((48, 40)) is None
+        found = preprocess.upload(crop, image, pinned, packet=taken).masked
+        assert expected is not None and found is not None and found[1].data_ptr() == packet.model_input.data_ptr()
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+        assert pinned.free_packet(crop.model_size) is None, "it is on its way"
+        pinned.synchronize()
+
+
+def test_a_hole_that_a_packet_has_no_room_for_goes_the_ordinary_way(
+    crop_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two holes whose bounds are larger than the crop of one of them, and reach into it."""
+    monkeypatch.setattr(preprocess, "crop_kernels", lambda device: crop_kernels)
+    mask = np.zeros((200, 200), np.bool_)
+    mask[90:100, 10:190] = True
+    mask[20:180, 90:100] = True
+    (crop,) = plan_crops(mask, buckets_px=(256,), fixed_buckets=True, dilate_px=2)
+    crop = replace(
+        crop, box=(70, 70, 118, 118), patch_box=(72, 72, 116, 116), scaled_size=(48, 48), model_size=(48, 48)
+    )
+    packet, image = CropPacket(48, DEVICE, crop_kernels), np.zeros((200, 200, 3), np.uint8)
+    masked = preprocess.upload(crop, image, PinnedMemory(DEVICE), packet=packet).masked
+    assert masked is not None and packet.is_free and masked[0].data_ptr() != packet.pixels.data_ptr()
 
 
 @pytest.mark.parametrize(("step", "bucket_px", "dilate_px"), [(1, 48, None), (1, 40, 3), (2, 24, None), (3, 16, 5)])
