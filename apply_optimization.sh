@@ -58,6 +58,7 @@ main() {
                 exit 0
                 ;;
             -*) fail 2 "unknown argument $1; ./apply_optimization.sh --help says what it takes" ;;
+            '') fail 2 "the folder's name is empty; give none for the current folder" ;;
             *)
                 [ -z "$folder" ] || fail 2 "one folder at a time, not both $folder and $1"
                 folder=$1

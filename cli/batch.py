@@ -5,6 +5,7 @@ rest. Knows no command line and prints nothing.
 """
 
 import os
+import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -368,7 +369,10 @@ def _repair_pages(
 
 
 def _read(path: Path, limits: Limits) -> bytes:
-    size_bytes = path.stat().st_size
+    told = path.stat()
+    if not stat.S_ISREG(told.st_mode):
+        raise BatchError(f"{path} is no file")  # but a pipe, say, which might be waited for without end
+    size_bytes = told.st_size
     if size_bytes > limits.max_bytes:
         raise BatchError(
             f"{path} has {size_bytes / 2**20:.0f} MiB, more than the {limits.max_bytes / 2**20:.0f} allowed"

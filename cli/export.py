@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from cli.errors import EXIT_USAGE, CommandError
+from cli.paths import is_folder, real_path
 from config import Settings
 
 
@@ -24,9 +25,9 @@ def run_export(settings: Settings, file: Path) -> int:
         raise CommandError(
             "the package onnx is not installed; install it with `.venv/bin/uv pip install onnx`", EXIT_USAGE
         )
-    if file.is_dir():
+    if is_folder(file):
         raise CommandError(f"{file} is a folder; name a file to write, {file / 'lama.onnx'} for example", EXIT_USAGE)
-    if not file.parent.is_dir():
+    if not is_folder(file.parent):
         raise CommandError(f"{file.parent}: there is no such folder to write into", EXIT_USAGE)
     from app import find_weights_file
     from lama.catalogue import DownloadError
@@ -35,7 +36,7 @@ def run_export(settings: Settings, file: Path) -> int:
 
     try:
         weights = find_weights_file(settings)
-        if weights.resolve() == file.resolve():
+        if real_path(weights) == real_path(file):
             raise CommandError(f"{file} would overwrite the weights it is made from; choose another name", EXIT_USAGE)
         export_onnx(load_generator(weights), file, name=weights.stem)
     except (DownloadError, CheckpointError) as error:

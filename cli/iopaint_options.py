@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cli.errors import EXIT_USAGE, CommandError, printable
+from cli.paths import is_file, is_folder, named_path
 from config import Settings
 
 LAMA = "lama"  # what IOPaint calls the network; here whichever is loaded
@@ -49,7 +50,7 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"fftlama {command}", description=description, allow_abbrev=False)
     parser.add_argument("--model", help="lama (whichever network there is), or a name of `fftlama weights list`")
     parser.add_argument("--device", help="cpu, cuda, mps or auto; a card that is not here becomes the CPU")
-    parser.add_argument("--model-dir", type=Path, help="IOPaint's model folder; its big-lama.pt is used")
+    parser.add_argument("--model-dir", type=named_path, help="IOPaint's model folder; its big-lama.pt is used")
     parser.add_argument("--no-half", action=argparse.BooleanOptionalAction, help=argparse.SUPPRESS)
     for name in SWITCHES_PASSED_OVER:
         parser.add_argument(name, action=argparse.BooleanOptionalAction, help=argparse.SUPPRESS)
@@ -106,16 +107,16 @@ def _weights(settings: Settings, model: str, model_dir: Path | None) -> str:
     from lama.catalogue import list_weights
 
     folder = model_dir or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    if model_dir is not None and not model_dir.is_dir():
+    if model_dir is not None and not is_folder(model_dir):
         warn(f"--model-dir {model_dir} is no folder and is passed over")
     known = {one.name: one for one in list_weights(settings.weights_dir) if one.installed}
     if model in known:
         return model
     cached = folder / CACHED_NETWORKS.get(model, "")
     if model == LAMA:
-        use_cached = not settings.weights and "big-lama" not in known and cached.is_file()
+        use_cached = not settings.weights and "big-lama" not in known and is_file(cached)
         return str(cached) if use_cached else settings.weights
-    if model in CACHED_NETWORKS and cached.is_file():
+    if model in CACHED_NETWORKS and is_file(cached):
         return str(cached)
     raise CommandError(f"there is no model {model!r} here; there are: {', '.join([LAMA, *known])}", EXIT_USAGE)
 

@@ -19,7 +19,8 @@ def load_inpainter(settings: Settings) -> "Inpainter":
         The engine, warmed up.
 
     Raises:
-        CommandError: It can't be had; the exit code is 2 where this machine lacks what was asked for.
+        CommandError: It can't be had; the exit code is 2 where this machine lacks what was asked for, or the weights
+            can't be used.
     """
     from app import collecting_later, load_engine, share_cores
 
@@ -31,7 +32,7 @@ def load_inpainter(settings: Settings) -> "Inpainter":
 
     try:
         return cast("Inpainter", load_engine(settings))
-    except UnavailableError as error:
+    except (UnavailableError, DownloadError, CheckpointError) as error:
         raise CommandError(str(error), EXIT_USAGE) from error
-    except (DownloadError, RepairError, CheckpointError) as error:
+    except RepairError as error:
         raise CommandError(str(error)) from error

@@ -14,11 +14,11 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from cli.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, CommandError, printable
 from cli.loading import load_inpainter
+from cli.paths import named_path
 from config import CHECKOUT, Settings, SettingsError, add_arguments, load_settings
 from engine.profiles import LOCAL_PROFILES_FILE, ProfileError
 
@@ -91,18 +91,18 @@ def make_parser(*, with_mask: bool = True) -> argparse.ArgumentParser:
         "is there is finished: run the same line again to go on after a stop. GIF becomes PNG and HEIC becomes JPEG, "
         "with the new ending added to the name, and a number if another photo has that name.",
     )
-    repair.add_argument("photos", type=Path, metavar="IN", help="photo, or folder of photos")
+    repair.add_argument("photos", type=named_path, metavar="IN", help="photo, or folder of photos")
     repair.set_defaults(masks=None)
     if with_mask:  # an optional one between two others would be left out whenever an option follows
         repair.add_argument(
             "masks",
-            type=Path,
+            type=named_path,
             metavar="MASK",
             help="mask (white = hole) of the photo's size; for a folder: one mask for all, or a folder with a mask "
             "named like each photo, or like it with _mask or _mask001 added; none with --find",
         )
     repair.add_argument(
-        "out", type=Path, metavar="OUT", help="file or folder to write to; a file's ending is its format"
+        "out", type=named_path, metavar="OUT", help="file or folder to write to; a file's ending is its format"
     )
     repair.add_argument(
         "--page",
@@ -134,7 +134,7 @@ def make_parser(*, with_mask: bool = True) -> argparse.ArgumentParser:
         metavar="N",
         help="photos read and written at once, beside the model; default: on a GPU the cores, else at most 4",
     )
-    repair.add_argument("--report", type=Path, metavar="FILE", help="write what became of each photo as JSON")
+    repair.add_argument("--report", type=named_path, metavar="FILE", help="write what became of each photo as JSON")
     repair.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     repair.add_argument(
         "--dilate-px", type=_pixels, metavar="N", help="grow the hole by N px; default: by its thickness and shadow"
@@ -161,7 +161,7 @@ def make_parser(*, with_mask: bool = True) -> argparse.ArgumentParser:
     get.add_argument(
         "--from",
         dest="file",
-        type=Path,
+        type=named_path,
         metavar="FILE",
         help="take them from a file on this machine instead: the weights, or a zip archive that holds them",
     )
@@ -184,7 +184,7 @@ def make_parser(*, with_mask: bool = True) -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="write the network for programs that run without PyTorch")
     export.add_argument("format", choices=("onnx",), help="onnx: one file for every size of photo")
-    export.add_argument("file", type=Path, metavar="FILE", help="file to write; one that is there is replaced")
+    export.add_argument("file", type=named_path, metavar="FILE", help="file to write; one that is there is replaced")
     add_arguments(export, ("weights", "weights_dir"))
     export.set_defaults(run=run_export_command)
 

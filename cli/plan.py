@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cli.paths import is_file, is_folder, real_path
 from imaging import FORMATS, format_of_name
 from imaging.reading import format_of
 
@@ -59,7 +60,7 @@ class Task:
     def finished(self) -> Path | None:
         """Return the task's result if it is there already."""
         endings = () if self.converted is None else WRITTEN_ENDINGS
-        return next((p for p in (self.target, *map(self.target_for, endings)) if _is_file(p)), None)
+        return next((p for p in (self.target, *map(self.target_for, endings)) if is_file(p)), None)
 
 
 def plan_tasks(photos: Path, masks: Path | None, out: Path, *, find: str = "") -> list[Task]:
@@ -79,18 +80,18 @@ def plan_tasks(photos: Path, masks: Path | None, out: Path, *, find: str = "") -
         BatchError: something is missing, or a result would overwrite a photo or a mask.
     """
     for path, what in ((photos, "photo"), (masks, "mask")):
-        if path is not None and not path.exists():
+        if path is not None and not is_file(path) and not is_folder(path):
             raise BatchError(f"{path}: there is no such {what} or folder")
-    if photos.is_dir():
+    if is_folder(photos):
         return _with_results(_plan_folder(photos, masks, out, find))
-    if masks is not None and masks.is_dir():
+    if masks is not None and is_folder(masks):
         found = _MaskFolder(masks).masks_of(Path(photos.name))
         if len(found) > 1:
             raise BatchError(_doubt_about(found))
-        if not found or found[0].resolve() == photos.resolve():
+        if not found or real_path(found[0]) == real_path(photos):
             raise BatchError(f"{masks} has no mask for {photos.name}: neither of its name nor with _mask added")
         masks = found[0]
-    if out.is_dir() or out.suffix == "":
+    if is_folder(out) or out.suffix == "":
         return _with_results([Task(photos, masks, out / photos.name, find=find)])
     wanted = format_of_name(out)
     if wanted is None or not wanted.written:
@@ -100,10 +101,10 @@ def plan_tasks(photos: Path, masks: Path | None, out: Path, *, find: str = "") -
 
 
 def _plan_folder(photos: Path, masks: Path | None, out: Path, find: str) -> list[Task]:
-    if out.is_file():
+    if is_file(out):
         raise BatchError(f"{out} is a file; the results of a folder go into a folder")
-    mask_folder = _MaskFolder(masks) if masks is not None and masks.is_dir() else None
-    shared = masks is not None and mask_folder is not None and masks.resolve() == photos.resolve()
+    mask_folder = _MaskFolder(masks) if masks is not None and is_folder(masks) else None
+    shared = masks is not None and mask_folder is not None and real_path(masks) == real_path(photos)
     tasks = []
     for relative in _pictures_below(photos, leave_out=[out, *([] if shared or masks is None else [masks])]):
         if shared and (relative.stem.lower().endswith(MASK_ENDINGS[1:]) or NUMBERED_MASK.search(relative.stem)):
@@ -162,10 +163,10 @@ def _doubt_about(masks: list[Path]) -> str:
 
 def _pictures_below(folder: Path, *, leave_out: list[Path]) -> Iterator[Path]:
     """Yield the pictures below a folder, by their path from it, sorted; hidden files and `leave_out` excepted."""
-    hidden_from = {path.resolve() for path in leave_out if path.resolve() != folder.resolve()}
+    hidden_from = {real_path(path) for path in leave_out if real_path(path) != real_path(folder)}
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).resolve() not in hidden_from)
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and real_path(here / n) not in hidden_from)
         for name in sorted(names):
             if format_of_name(name) and not name.startswith("."):
                 yield (here / name).relative_to(folder)
@@ -173,16 +174,16 @@ def _pictures_below(folder: Path, *, leave_out: list[Path]) -> Iterator[Path]:
 
 def _with_results(tasks: list[Task]) -> list[Task]:
     """Return the tasks with names for results of another format, none of which is another file's of this run."""
-    sources = {path.resolve() for task in tasks for path in (task.photo, task.mask) if path is not None}
+    sources = {real_path(path) for task in tasks for path in (task.photo, task.mask) if path is not None}
     for task in tasks:
-        if task.target.resolve() in sources:
+        if real_path(task.target) in sources:
             raise BatchError(f"{task.target} would overwrite what it is made from; choose another name or folder")
-    taken = sources | {task.target.resolve() for task in tasks}
+    taken = sources | {real_path(task.target) for task in tasks}
     named = []
     for task in tasks:
         if task.format is None and not _is_as_named(task.photo):
             converted = _free_name(task.target, taken)
-            taken |= {converted.with_name(converted.name + ending).resolve() for ending in WRITTEN_ENDINGS}
+            taken |= {real_path(converted.with_name(converted.name + ending)) for ending in WRITTEN_ENDINGS}
             task = replace(task, converted=converted)
         named.append(task)
     return named
@@ -196,13 +197,15 @@ def _free_name(target: Path, taken: set[Path]) -> Path:
     number = 1
     while True:
         path = target.with_name(name if number == 1 else f"{name}_{number}")
-        if not any(path.with_name(path.name + ending).resolve() in taken for ending in WRITTEN_ENDINGS):
+        if not any(real_path(path.with_name(path.name + ending)) in taken for ending in WRITTEN_ENDINGS):
             return path
         number += 1
 
 
 def _is_as_named(photo: Path) -> bool:
     """Tell whether a photo is of the format that its name says, and one that can be written."""
+    if not is_file(photo):
+        return True
     try:
         with photo.open("rb") as file:
             held = format_of(file.read(HEADER_BYTES))
@@ -210,7 +213,3 @@ def _is_as_named(photo: Path) -> bool:
         return True  # it can't be opened, which is said when its turn comes
     row = format_of_name(photo)
     return held is None or (row is not None and row.written and row.name == held)
-
-
-def _is_file(path: Path) -> bool:
-    return os.path.isfile(path)  # noqa: PTH113 - False for a name that is too long, for which Path.is_file raises

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from cli.batch import Limits, Outcome, run_tasks, settled_before
-from cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError, printable
+from cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError, printable, sentence_of
+from cli.paths import is_folder, make_writable_folder, real_path
 from cli.plan import BatchError, Task, plan_tasks
 from config import Settings
 from imaging.atomic_write import write_atomically
@@ -60,12 +61,14 @@ def run_repair(settings: Settings, chosen: argparse.Namespace, load: Callable[[S
     except BatchError as error:
         raise CommandError(str(error), EXIT_USAGE) from error
     overwrite = chosen.overwrite or (
-        not chosen.skip_done and len(tasks) == 1 and not chosen.photos.is_dir() and not chosen.out.is_dir()
+        not chosen.skip_done and len(tasks) == 1 and not is_folder(chosen.photos) and not is_folder(chosen.out)
     )
     if chosen.dry_run:
         return _tell_all(_planned(tasks, overwrite=overwrite), len(tasks), report=None)
     if chosen.report is not None:
         _check_report(chosen.report, tasks)
+    if any(settled_before(task, overwrite=overwrite) is None for task in tasks):
+        make_writable_folder(tasks[0].target.parent if len(tasks) == 1 else chosen.out, "OUT")
     outcomes = run_tasks(
         tasks,
         lambda: load(settings),
@@ -118,6 +121,7 @@ def _tell_all(rows: Iterable[dict[str, Any]], count: int, *, report: Path | None
     counts: Counter[str] = Counter()
     kept: list[dict[str, Any]] = []
     said: set[str] = set()
+    is_told = True
     try:
         for row in tqdm(rows, total=count, unit="photo", disable=None, file=sys.stderr, leave=False):
             counts[row["state"]] += 1
@@ -133,10 +137,20 @@ def _tell_all(rows: Iterable[dict[str, Any]], count: int, *, report: Path | None
         summary = {"summary": words or "nothing", "seconds": round(seconds, 3), **counts}
         if report is not None:
             content = {"began": began.isoformat(timespec="seconds"), **summary, "photos": kept}
-            report.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(report, json.dumps(content, indent=1).encode())
+            is_told = _write_report(report, content)
     print(f"{words}, in {tqdm.format_interval(seconds)}" if for_people else json.dumps(summary), flush=True)
-    return EXIT_FAILED if counts["failed"] else 0
+    return EXIT_FAILED if counts["failed"] or not is_told else 0
+
+
+def _write_report(report: Path, content: dict[str, Any]) -> bool:
+    """Write the report; where the disk has become full meanwhile, say so and return False."""
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(report, json.dumps(content, indent=1).encode())
+    except OSError as error:
+        tqdm.write(printable(f"--report: {sentence_of(error)}"), file=sys.stderr)
+        return False
+    return True
 
 
 def _say(row: dict[str, Any], said: set[str]) -> None:
@@ -156,11 +170,8 @@ def _say(row: dict[str, Any], said: set[str]) -> None:
 
 def _check_report(report: Path, tasks: list[Task]) -> None:
     """Refuse a report that can't be written, or would replace a photo, a mask or a result."""
-    taken = {p.resolve() for task in tasks for p in (task.photo, task.mask, task.target) if p is not None}
-    if report.is_dir() or report.resolve() in taken:
-        what = "is a folder" if report.is_dir() else "would overwrite a photo, a mask or a result"
+    taken = {real_path(p) for task in tasks for p in (task.photo, task.mask, task.target) if p is not None}
+    if is_folder(report) or real_path(report) in taken:
+        what = "is a folder" if is_folder(report) else "would overwrite a photo, a mask or a result"
         raise CommandError(f"--report {report} {what}; name another file", EXIT_USAGE)
-    try:
-        report.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CommandError(f"--report {report} can't be written: {error.strerror}", EXIT_USAGE) from error
+    make_writable_folder(report.parent, "--report")

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError, printable, sentence_of
 from cli.iopaint_options import EXIT_AS_IOPAINT, choose_engine, make_parser, parse, warn
 from cli.loading import load_inpainter
+from cli.paths import is_file, is_folder, make_writable_folder, named_path, real_path
 from config import Settings, load_settings
 from imaging import Encoded, encode_photo, encode_png, format_of_name, open_photo
 from imaging.atomic_write import write_atomically
@@ -54,10 +55,12 @@ def run_folder(arguments: Sequence[str]) -> int:
         CommandError: The files do not fit together, or the model can't be had.
     """
     parser = make_parser("run", "Repair a photo or a folder of photos, with the options of `iopaint run`.")
-    parser.add_argument("--image", type=Path, required=True, help="photo, or folder of photos (png, jpg, jpeg)")
-    parser.add_argument("--mask", type=Path, required=True, help="mask, one for all or a folder with the photos' names")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to; made if missing")
-    parser.add_argument("--config", type=Path, help="JSON file with the fields of IOPaint's InpaintRequest")
+    parser.add_argument("--image", type=named_path, required=True, help="photo, or folder of photos (png, jpg, jpeg)")
+    parser.add_argument(
+        "--mask", type=named_path, required=True, help="mask, one for all or a folder with the photos' names"
+    )
+    parser.add_argument("--output", type=named_path, required=True, help="folder to write to; made if missing")
+    parser.add_argument("--config", type=named_path, help="JSON file with the fields of IOPaint's InpaintRequest")
     parser.add_argument(
         "--concat", action=argparse.BooleanOptionalAction, help="write photo, mask and result side by side"
     )
@@ -73,10 +76,7 @@ def run_folder(arguments: Sequence[str]) -> int:
     if not pairs:
         warn(f"{chosen.image} has no photos in it ({' '.join(ENDINGS)})")
         return EXIT_AS_IOPAINT
-    try:
-        chosen.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CommandError(f"{chosen.output} can't be made: {error.strerror}", EXIT_USAGE) from error
+    make_writable_folder(chosen.output, "--output")
     return _repair_all(pairs, settings, keep_format=chosen.keep_format, concat=bool(chosen.concat))
 
 
@@ -96,25 +96,25 @@ def plan(image: Path, mask: Path, output: Path, *, keep_format: bool) -> list[tu
         CommandError: Something is missing, or a result would replace a photo, a mask or another result.
     """
     for path, option in ((image, "--image"), (mask, "--mask")):
-        if not path.exists():
+        if not is_file(path) and not is_folder(path):  # nor a pipe, which might be waited for without end
             raise CommandError(f"{option} {path}: there is no such file or folder", EXIT_USAGE)
-    if output.exists() and not output.is_dir():
+    if is_file(output):
         raise CommandError(f"--output {output} is a file; the results go into a folder", EXIT_USAGE)
-    if image.is_file() and mask.is_dir():
+    if is_file(image) and is_folder(mask):
         raise CommandError(f"--mask {mask} is a folder; a single photo needs a single mask", EXIT_USAGE)
-    photos = _pictures(image) if image.is_dir() else [image]
-    masks = _by_stem(_pictures(mask), photos) if mask.is_dir() else {}
+    photos = _pictures(image) if is_folder(image) else [image]
+    masks = _by_stem(_pictures(mask), photos) if is_folder(mask) else {}
     rows: list[tuple[Path, Path | None, Path]] = []
     taken: dict[Path, Path] = {}
-    sources = {path.resolve() for path in (*photos, *masks.values(), *([mask] if mask.is_file() else []))}
+    sources = {real_path(path) for path in (*photos, *masks.values(), *([mask] if is_file(mask) else []))}
     for photo in photos:
         target = output / (photo.name if keep_format else f"{photo.stem}.png")
-        if target.resolve() in sources:
+        if real_path(target) in sources:
             raise CommandError(f"{target} would overwrite a photo or a mask; choose another --output", EXIT_USAGE)
         if target in taken:
             raise CommandError(f"{taken[target]} and {photo} would both become {target}; use --keep-format", EXIT_USAGE)
         taken[target] = photo
-        rows.append((photo, masks.get(photo.stem) if mask.is_dir() else mask, target))
+        rows.append((photo, masks.get(photo.stem) if is_folder(mask) else mask, target))
     return rows
 
 
@@ -145,7 +145,7 @@ def _by_stem(masks: Sequence[Path], photos: Sequence[Path]) -> dict[str, Path]:
 def _pictures(folder: Path) -> list[Path]:
     """The pictures of a folder itself, sorted; macOS's hidden twins (._x.jpg) are none."""
     found = (path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
-    return sorted(path for path in found if path.is_file())
+    return sorted(path for path in found if is_file(path))
 
 
 def _check_config(file: Path | None) -> None:

@@ -9,11 +9,11 @@ import argparse
 import json
 import webbrowser
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from cli.errors import EXIT_USAGE, CommandError
 from cli.iopaint_options import EXIT_AS_IOPAINT, LAMA, choose_engine, make_parser, parse
+from cli.paths import is_file, is_folder, named_path
 from config import Settings, load_settings
 
 IOPAINT_PORT = 8080
@@ -38,10 +38,10 @@ def start_server(arguments: Sequence[str]) -> int:
     parser.add_argument("--host", metavar="X", help="address to listen on; default: the setting, 127.0.0.1")
     parser.add_argument("--port", metavar="X", help=f"port to listen on; default: the setting, else {IOPAINT_PORT}")
     parser.add_argument("--inbrowser", action=argparse.BooleanOptionalAction, help="open the page when it is ready")
-    parser.add_argument("--input", type=Path, help="photo or folder that clients may open")
-    parser.add_argument("--output-dir", type=Path, help="folder that results are written to; made if missing")
-    parser.add_argument("--mask-dir", type=Path, help="folder of masks that clients may open")
-    parser.add_argument("--config", type=Path, help="JSON file with options, snake_case; the command line wins")
+    parser.add_argument("--input", type=named_path, help="photo or folder that clients may open")
+    parser.add_argument("--output-dir", type=named_path, help="folder that results are written to; made if missing")
+    parser.add_argument("--mask-dir", type=named_path, help="folder of masks that clients may open")
+    parser.add_argument("--config", type=named_path, help="JSON file with options, snake_case; the command line wins")
     chosen = parse(parser, arguments)
     _read_config(chosen, parser)
     _check_folders(chosen)
@@ -86,11 +86,11 @@ def _read_config(chosen: argparse.Namespace, parser: argparse.ArgumentParser) ->
 
 def _check_folders(chosen: argparse.Namespace) -> None:
     """Raise CommandError, with IOPaint's exit code, where a folder is missing or has no use."""
-    if chosen.input is not None and not chosen.input.exists():
+    if chosen.input is not None and not (is_file(chosen.input) or is_folder(chosen.input)):
         raise CommandError(f"--input {chosen.input}: there is no such file or folder", EXIT_AS_IOPAINT)
-    if chosen.input is not None and chosen.input.is_dir() and chosen.output_dir is None:
+    if chosen.input is not None and is_folder(chosen.input) and chosen.output_dir is None:
         raise CommandError("--input names a folder, so --output-dir must name one too", EXIT_AS_IOPAINT)
-    if chosen.mask_dir is not None and not chosen.mask_dir.is_dir():
+    if chosen.mask_dir is not None and not is_folder(chosen.mask_dir):
         raise CommandError(f"--mask-dir {chosen.mask_dir}: there is no such folder", EXIT_AS_IOPAINT)
     if chosen.output_dir is not None:
         try:

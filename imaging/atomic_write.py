@@ -37,8 +37,11 @@ def part_file(path: Path) -> Iterator[Path]:
         yield part
         _sync(part)
         part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # where nothing can be written, nothing can be removed either
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(part):
+            error.filename = str(path)  # what people know
         raise
     _sync_folder(path.parent)
 

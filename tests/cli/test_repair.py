@@ -287,5 +287,5 @@ def test_bf16_on_a_cpu_without_it_is_one_sentence_and_exit_2(
 
 def test_unusable_weights_are_one_sentence(photos: Path, tmp_path: Path, capsys: Any) -> None:
     mask = write_mask(tmp_path / "m.png")
-    assert repair(photos / "a.png", mask, tmp_path / "o.png", "--device", "cpu", "--weights", tmp_path / "no.pt") == 1
+    assert repair(photos / "a.png", mask, tmp_path / "o.png", "--device", "cpu", "--weights", tmp_path / "no.pt") == 2
     assert "no.pt does not exist" in capsys.readouterr().err
