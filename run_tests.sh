@@ -10,8 +10,7 @@
 #
 # Exit status
 #   0  everything passed
-#   1  something did not; every check is run, pytest as the last one, so its summary ends the output, and a line before
-#      it names what failed until then
+#   1  something did not; every check is run, and the last line names what failed
 #   3  no Python 3.11 to 3.13, or it cannot make a virtual environment
 #   4  installation failed
 #   6  Chromium, redis-server, nginx or openssl is missing, and it cannot be installed from here
@@ -41,11 +40,8 @@ find_program() { # find_program NAME; Debian keeps some of them where only root 
     esac
 }
 
-need_program() { # need_program NAME PACKAGE: the package's name on Debian; the others' is the program's
+install_program() { # install_program NAME PACKAGE, for root; the package's name is Debian's, the others' the program's
     local name=$1 package=$2
-    local advice="Install it, e.g. on Debian: sudo apt-get install $package"
-    find_program "$name" && return 0
-    [ "$(id -u)" = 0 ] || fail 6 "The tests need $name. $advice"
     say "Installing $package from the distribution's packages"
     mkdir -p logs
     if command -v apt-get >/dev/null 2>&1; then
@@ -57,19 +53,28 @@ need_program() { # need_program NAME PACKAGE: the package's name on Debian; the 
     elif command -v pacman >/dev/null 2>&1; then
         pacman -Sy --noconfirm "${name%-server}"
     else
-        fail 6 "The tests need $name, and no package manager known here was found."
+        echo "No package manager known here was found."
     fi >"logs/$package-install.log" 2>&1 || true
-    find_program "$name" || fail 6 "$name could not be installed (logs/$package-install.log says why). $advice"
+    find_program "$name"
 }
 
-check() { # check NAME COMMAND...
-    local name=$1
-    shift
-    say "== $name"
-    "$@" || FAILED="$FAILED $name"
+need_program() { # need_program NAME PACKAGE
+    local advice="Install it, e.g. on Debian: sudo apt-get install $2"
+    find_program "$1" && return 0
+    [ "$(id -u)" = 0 ] || fail 6 "The tests need $1. $advice"
+    install_program "$1" "$2" || fail 6 "$1 could not be installed (logs/$2-install.log says why). $advice"
 }
 
-begin() { # begin NAME COMMAND...: a check that runs beside others; `tell` waits for all of them and says what they said
+# Debian packages Chromium without its windows apart: the page's tests take it a quarter less. It is asked for once.
+need_browser() {
+    local shell=chromium-headless-shell
+    find_program $shell && return 0
+    [ "$(id -u)" != 0 ] || [ -f logs/$shell-install.log ] || ! command -v apt-get >/dev/null 2>&1 ||
+        ! install_program $shell $shell || return 0
+    need_program chromium chromium
+}
+
+begin() { # begin NAME COMMAND...: a check that runs beside the tests; `tell` waits for all of them and says what they said
     NAMES+=("$1")
     shift
     "$@" >"$SAID/${#NAMES[@]}" 2>&1 &
@@ -79,7 +84,7 @@ begin() { # begin NAME COMMAND...: a check that runs beside others; `tell` waits
 tell() {
     local n
     for n in "${!NAMES[@]}"; do
-        wait "${PIDS[n]}" || FAILED="$FAILED ${NAMES[n]}"
+        wait "${PIDS[n]}" || FAILED="$FAILED, ${NAMES[n]}"
         say "== ${NAMES[n]}"
         cat "$SAID/$((n + 1))"
     done
@@ -123,14 +128,17 @@ fi
 prepare_venv
 install_lock requirements-dev.lock "what the tests need"
 if [ -z "$QUICK" ]; then
-    need_program chromium chromium
+    need_browser
     need_program redis-server redis-server
     need_program nginx nginx-light
     need_program openssl openssl
 fi
 # Each process computes on one thread, because two that compute on all cores only slow each other down.
 export OMP_NUM_THREADS=1
+# Else each of the hundred processes that are started would compile this program again, and each worker all tests.
+unset PYTHONDONTWRITEBYTECODE
 PYTEST=("$PYTHON" -m pytest -q --durations=5)
+PATH=$VENV/bin:$PATH install_node_modules || true # the tests need it too; what failed is said by the check
 SAID=$(mktemp -d)
 trap end_begun EXIT
 begin mypy "$VENV/bin/mypy" # first, since it takes longest
@@ -142,9 +150,11 @@ begin shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh
     examples/iopaint_shim/bin/* examples/clients/*.sh
 begin "the page's scripts" check_scripts
 [ -n "$QUICK" ] || begin "pytest of the kernels, in Triton's interpreter" interpret "$@"
-tell
-[ -z "$FAILED" ] || say "== failed before the last tests:$FAILED"
 CHOSEN="not interpreter"
 [ -z "$QUICK" ] || CHOSEN="not browser and not server and not process and not interpreter and not slow"
-check pytest "${PYTEST[@]}" -n 2 --dist worksteal -m "$CHOSEN" "$@"
+say "== pytest"
+# Three where there are two cores: a third of the time a test waits for a server, a page or a moment.
+"${PYTEST[@]}" -n 3 --dist worksteal -m "$CHOSEN" "$@" || FAILED="$FAILED, pytest"
+tell
+[ -z "$FAILED" ] || say "== failed: ${FAILED#, }"
 [ -z "$FAILED" ]

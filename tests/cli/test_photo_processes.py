@@ -25,7 +25,7 @@ from notices import Note
 from tests.support.serving import ROOT
 
 LIMITS = Limits(1 << 24, 1 << 22)
-WIDTH, HEIGHT = 2400, 1000  # wide enough for a part of it to travel
+WIDTH, HEIGHT = 2400, 400  # wide enough for a part of it to travel
 random = np.random.default_rng(0)
 
 

@@ -23,16 +23,18 @@ from jobs.card_pool import CardPool
 from jobs.card_run import CardPlan, only_card
 from jobs.errors import EngineUnavailableError, JobError
 from jobs.queue import ENDED, JobQueue
+from lama.checkpoint import save_generator
 from tests.support.card_engines import HANG, KILL_PROCESS, load_real
 from tests.support.fake_engine import FAIL, LITTLE_MEMORY, NO_MEMORY, UNTIL_STOPPED
+from tests.support.networks import live_generator
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = "tests.support.card_engines:load_fake"
 DOT = [{"points": [[20.0, 20.0]], "radius": 5.0, "erase": False}]
 
 
-def make_pool(count: int = 2, *, loader: str = FAKE, deadline_s: float = 60.0) -> CardPool:
-    pool = CardPool([CardPlan(f"cpu-{n}", loader, {}) for n in range(count)], deadline_s=deadline_s)
+def make_pool(count: int = 2, *, loader: str = FAKE, deadline_s: float = 60.0, **arguments: Any) -> CardPool:
+    pool = CardPool([CardPlan(f"cpu-{n}", loader, arguments) for n in range(count)], deadline_s=deadline_s)
     pool.load()
     return pool
 
@@ -74,7 +76,7 @@ def lives(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_results_are_those_of_an_engine_in_this_process() -> None:
+def test_results_are_those_of_an_engine_in_this_process(tmp_path: Path) -> None:
     """Small and large holes, 8 and 16 bits, few levels of 16, transparent pixels, several at once, high quality."""
     random = np.random.default_rng(1)
     y, x = np.mgrid[0:1500, 0:2600]
@@ -91,8 +93,10 @@ def test_results_are_those_of_an_engine_in_this_process() -> None:
         [RepairRequest(photo, small, quality="high", transparent=(x + y) % 7 == 0)],
         [RepairRequest(photo, np.zeros(waves.shape, np.bool_))],
     ]
-    here = load_real()
-    pool = make_pool(1, loader="tests.support.card_engines:load_real")
+    weights = str(tmp_path / "tiny.safetensors")
+    save_generator(live_generator(8, 1), weights)
+    here = load_real(weights)
+    pool = make_pool(1, loader="tests.support.card_engines:load_real", weights=weights)
     try:
         for together in requests:
             stages: list[str] = []

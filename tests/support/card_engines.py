@@ -33,11 +33,11 @@ def load_fake() -> CardFakeEngine:
     return CardFakeEngine()
 
 
-def load_real() -> Any:
-    """Return the real engine with the included weights, on the CPU."""
+def load_real(weights: str) -> Any:
+    """Return the real engine with these weights, on the CPU."""
     from inference import Inpainter
 
-    return Inpainter.load(device="cpu", large_holes="accurate")
+    return Inpainter.load(weights, device="cpu", large_holes="accurate")
 
 
 def load_nothing(message: str) -> Any:

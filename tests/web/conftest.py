@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext
 
-from tests.support.page_driver import Person, forget_everybody, launch_chromium, open_browser
+from tests.support.page_driver import (
+    CHROMIUM_NAMES,
+    SHELL_NAMES,
+    Person,
+    forget_everybody,
+    launch_chromium,
+    open_browser,
+)
 from tests.support.serving import RunningServer
 
 
@@ -16,7 +23,7 @@ def browser() -> Iterator[Browser]:
 
     From here on an event loop runs in the main thread: a test that needs one runs it in a thread of its own.
     """
-    with launch_chromium() as running:
+    with launch_chromium([*SHELL_NAMES, *CHROMIUM_NAMES]) as running:
         yield running
 
 

@@ -25,7 +25,7 @@ HAND_OVER = """([type, data, name]) => {
 @pytest.fixture
 def waiting(visit: Visit, server: RunningServer) -> tuple[Person, Held]:
     """Somebody whose page is there without its scripts, which are held."""
-    person = visit(server.url, locale="en-US")
+    person = visit(server.url)
     held = Held(person, "**/page/*/canvas.js")
     person.page.goto(server.url, wait_until="commit")
     held.wait()
@@ -88,7 +88,7 @@ def test_a_press_before_the_scripts_have_come_counts(waiting: tuple[Person, Held
 
 
 def test_a_theme_and_a_photo_that_come_back_are_there_at_once(visit: Visit, server: RunningServer) -> None:
-    person = visit(server.url, locale="en-US")
+    person = visit(server.url)
     person.press("theme")
     person.open(photo_file())
     held = Held(person, "**/page/*/canvas.js")
@@ -103,7 +103,7 @@ def test_a_theme_and_a_photo_that_come_back_are_there_at_once(visit: Visit, serv
 def test_the_canvas_works_before_gradio_has_begun_and_moves_in_in_mid_stroke(
     visit: Visit, server: RunningServer
 ) -> None:
-    person = visit(server.url, locale="en-US")
+    person = visit(server.url)
     held = Held(person, "**/assets/index-*.js")
     person.visit()
     held.wait()
@@ -126,7 +126,7 @@ def test_the_canvas_works_before_gradio_has_begun_and_moves_in_in_mid_stroke(
 
 
 def test_a_gradio_that_does_not_come_takes_nothing_away(visit: Visit, server: RunningServer) -> None:
-    person = visit(server.url, locale="en-US")
+    person = visit(server.url)
     person.page.route("**/assets/index-*.js", lambda route: route.abort())
     person.visit()
     person.open(photo_file())

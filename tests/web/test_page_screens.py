@@ -20,6 +20,7 @@ SCREENS: dict[str, dict[str, Any]] = {
     "small phone on its side": {"viewport": {"width": 740, "height": 360}, "device_scale_factor": 2, **TOUCH},
 }
 LEAST_TARGET_PX = 44
+ROWS_OF_TOOLS = {"small phone": 2, "phone on its side": 8}
 
 SMALL_TARGETS = """(least) => [...document.querySelectorAll('.fft :is(button, a, select, summary, input, label)')]
   .filter((node) => node.checkVisibility() && !node.matches('[type=file]') && !node.closest('dialog'))
@@ -32,12 +33,19 @@ SMALL_TARGETS = """(least) => [...document.querySelectorAll('.fft :is(button, a,
 
 
 @pytest.mark.parametrize("screen", SCREENS)
-def test_what_is_painted_lies_under_the_pointer_and_nothing_is_cut_off(
+def test_paint_lies_under_the_pointer_nothing_is_cut_off_and_a_finger_hits_everything(
     visit: Visit, server: RunningServer, screen: str
 ) -> None:
     """At 4K the stage was enlarged with the page, so that photo and mask lay somewhere else and were cut off."""
     person = visit(server.url, **SCREENS[screen])
+    small: list[str] = []
+
+    def note_targets(state: str) -> None:
+        if "has_touch" in SCREENS[screen]:
+            small.extend(f"{state}, {target}" for target in targets(person))
+
     check_layout(person)
+    note_targets("empty")
     person.open(photo_file(1600, 1200))
     stage, world = (person.page.locator(part).bounding_box() for part in (".fft-stage", ".fft-world"))
     assert stage is not None and world is not None
@@ -46,12 +54,21 @@ def test_what_is_painted_lies_under_the_pointer_and_nothing_is_cut_off(
     window = person.page.viewport_size
     assert window is not None
     assert stage["width"] * stage["height"] > 0.45 * window["width"] * window["height"]
+    if screen in ROWS_OF_TOOLS:
+        check_tools(person, ROWS_OF_TOOLS[screen])
     person.paint((0.3, 0.4), (0.6, 0.7))
     points = person.strokes[0]["points"]
     assert points[0] == pytest.approx([480, 480], abs=3) and points[-1] == pytest.approx([960, 840], abs=3)
     assert is_red_drawn(person, 0.45, 0.55) and not is_red_drawn(person, 0.7, 0.4)
+    note_targets("painted")
     person.repair()
     check_layout(person)
+    person.press("save-menu")
+    note_targets("repaired")
+    if not person.page.locator('[data-part="mask-menu"]').is_visible():
+        person.press("mask-menu")
+    note_targets("mask menu")
+    assert small == []
 
 
 def is_red_drawn(person: Person, x: float, y: float) -> bool:
@@ -69,32 +86,14 @@ def is_red_drawn(person: Person, x: float, y: float) -> bool:
     )
 
 
-@pytest.mark.parametrize("screen", [name for name, options in SCREENS.items() if options.get("has_touch")])
-def test_every_target_is_as_large_as_a_fingertip(visit: Visit, server: RunningServer, screen: str) -> None:
-    person = visit(server.url, **SCREENS[screen])
-    small = [f"empty, {target}" for target in targets(person)]
-    person.open(photo_file(1600, 1200))
-    person.paint((0.3, 0.4), (0.6, 0.7))
-    small += [f"painted, {target}" for target in targets(person)]
-    person.repair()
-    person.press("save-menu")
-    small += [f"repaired, {target}" for target in targets(person)]
-    if not person.page.locator('[data-part="mask-menu"]').is_visible():
-        person.press("mask-menu")
-    small += [f"mask menu, {target}" for target in targets(person)]
-    assert small == []
-
-
 def targets(person: Person) -> list[str]:
     """Return the targets that are too small for a finger."""
     found: list[str] = person.page.evaluate(SMALL_TARGETS, LEAST_TARGET_PX)
     return found
 
 
-@pytest.mark.parametrize(("screen", "rows"), [("small phone", 2), ("phone on its side", 8)])
-def test_all_tools_are_there_without_scrolling(visit: Visit, server: RunningServer, screen: str, rows: int) -> None:
-    person = visit(server.url, **SCREENS[screen])
-    person.open(photo_file(1600, 1200))
+def check_tools(person: Person, rows: int) -> None:
+    """All tools are there without scrolling, in so many rows."""
     bar = person.page.locator(".fft-bar")
     assert bar.evaluate("(bar) => bar.scrollHeight - bar.clientHeight") <= 1
     tops = bar.evaluate(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.support.page_driver import Person, photo_file
 from tests.support.serving import RunningServer, ask_repair, upload
@@ -120,9 +120,15 @@ def test_a_failed_repair_of_a_photo_that_is_not_shown_says_why_there(person: Per
 def test_a_reload_in_mid_batch_goes_on_with_it_and_repairs_nothing_twice(person: Person) -> None:
     choose(person, *three_photos())
     person.paint((0.4, 0.4), (0.5, 0.4))
-    person.slow_down(120)
+    delays = iter([20, 200, 200])  # only the first is done before the reload
+
+    def add_delay(route: Route) -> None:
+        body = {**json.loads(route.request.post_data or ""), "options": {"feather_px": next(delays)}}
+        route.continue_(post_data=json.dumps(body))
+
+    person.page.route("**/api/v1/repairs", add_delay)
     person.press("batch-mask")
-    expect(person.page.locator('[data-stage="done"]')).to_have_count(1)
+    person.page.locator('[data-stage="done"]').first.wait_for()
     person.visit()
     expect(person.page.locator(STATE)).to_contain_text("photos went through")
     sent = {json.loads(body)["request_id"] for body in person.posts("/api/v1/repairs")}
