@@ -29,6 +29,9 @@ def waiting(visit: Visit, server: RunningServer) -> tuple[Person, Held]:
     held = Held(person, "**/page/*/canvas.js")
     person.page.goto(server.url, wait_until="commit")
     held.wait()
+    person.page.wait_for_function(
+        "Boolean(window.fftEarly)"
+    )  # the scripts are asked for before the document has run its own
     return person, held
 
 
