@@ -31,6 +31,8 @@ BLUE_GREEN_RED = (104.0, 117.0, 123.0)
 DEEP_PX, DEEP_STRIDE_PX = 16, 8  # a hole is deep where known pixels are further away than this; looked at in steps
 NEAR_STEP_PX = 4
 WINDOW_PX = 7  # of structural similarity; one window is looked at, then the next that shares no pixel with it
+CONTRAST_WINDOWS_PX = (32, 48, 64)  # of the picture as it is, halved, and quartered
+CONTRAST_FLOOR = (1.5 / 255) ** 2  # of energy: what is fainter can't be seen
 STEADY_MEAN, STEADY_VARIANCE = 0.01**2, 0.03**2
 
 
@@ -119,6 +121,30 @@ def mesh_share(composite: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     share = repeated.clamp_min(0) / (energy + (1 / 255) ** 2)
     counts = (count >= 64 / 3).float()
     return (share * counts).sum((1, 2, 3)) / (counts.sum((1, 2, 3)) + 1e-3)
+
+
+def contrast_gap(composite: torch.Tensor, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return how far the contrast in each photo's hole is from the photo's, in three bands of detail: (B,).
+
+    Contrast is the energy of `fine_part`, of the picture and of it halved and quartered, over windows of 32, 48 and
+    64 px that lie in the hole by half or more; how far is the mean of |log(fill's / photo's)|. A critic says whether
+    texture could be a photo's. This says how much of it is right where it stands: too little is fog, too much is a
+    stain on something even. Sides are multiples of 4.
+    """
+    gaps, windows = composite.new_zeros(len(composite)), composite.new_zeros(len(composite))
+    for level, window_px in enumerate(CONTRAST_WINDOWS_PX):
+        parts = (composite, image, mask)
+        fill, photo, hole = (F.avg_pool2d(part, 1 << level) if level else part for part in parts)
+        cells = window_px >> level
+        share = F.avg_pool2d(hole, cells, cells // 2)
+        fills, photos = (
+            F.avg_pool2d(fine_part(part).square() * hole, cells, cells // 2) / (share + 1e-3) for part in (fill, photo)
+        )
+        counted = (share >= 0.5).float()
+        gap = ((fills + CONTRAST_FLOOR) / (photos + CONTRAST_FLOOR)).log().abs()
+        gaps = gaps + (gap * counted).sum((1, 2, 3)) / (counted.sum((1, 2, 3)) + 1e-3)
+        windows = windows + counted.sum((1, 2, 3)).clamp_max(1)
+    return gaps / windows.clamp_min(1)
 
 
 def _over(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

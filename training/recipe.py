@@ -64,6 +64,7 @@ class Recipe:
     coarse_px: int = 17
     style_weight: float = 0.05
     mesh_weight: float = 0.1
+    contrast_weight: float = 0.0
     balance: float = 0.0
     spike_limit: float = 0.0
     perceptual_weight: float = 0.1

@@ -24,6 +24,7 @@ from training.looks import Looks
 from training.losses import (
     SqueezeFeatures,
     coarse_colour,
+    contrast_gap,
     depth,
     dissimilarity,
     hole_colour,
@@ -52,6 +53,7 @@ TERMS = (
     "perceptual",
     "style",
     "mesh",
+    "contrast",
     "fooling",
     "matching",
     "gradient",
@@ -202,6 +204,7 @@ class Trainer:
         seen = [looks.see(part) for part in (composite, self.image, self.mask)]
         likeness, style = perceptual_and_style(self.features, *seen, with_style=recipe.style_weight > 0)
         mesh = mesh_share(composite, self.mask)
+        contrast = contrast_gap(composite, self.image, self.mask)
         loss = (
             recipe.hole_weight * hole
             + recipe.log_weight * log_error
@@ -214,6 +217,7 @@ class Trainer:
         texture = (
             recipe.perceptual_weight * (times * (1 + recipe.depth_gain * looks.pick(depths)) * likeness).mean()
             + recipe.style_weight * (times * looks.pick(deep) * style).mean()
+            + recipe.contrast_weight * (deep * contrast).mean()
         )
         (slope,) = torch.autograd.grad(loss, pixels, retain_graph=True)
         (texture_slope,) = torch.autograd.grad(texture, pixels)
@@ -239,6 +243,7 @@ class Trainer:
             (times * likeness).mean(),
             (times * style).mean(),
             mesh.mean(),
+            contrast.mean(),
             fooling.mean(),
             matching.mean(),
             self.gradient.norm(),

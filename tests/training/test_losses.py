@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from training.critic import over_hole
 from training.looks import GRID_PX, Looks
-from training.losses import PLANES, SqueezeFeatures, depth, dissimilarity, hole_colour
+from training.losses import PLANES, SqueezeFeatures, contrast_gap, depth, dissimilarity, hole_colour
 
 
 def square_hole(side: int, size: int = 96) -> torch.Tensor:
@@ -74,6 +74,25 @@ def test_dissimilarity_is_that_of_windows_side_by_side() -> None:
     given, wanted = (torch.from_numpy(a).permute(2, 0, 1)[None].float() for a in (composite, image))
     got = dissimilarity(given, wanted, torch.from_numpy(mask)[None, None].float())
     assert abs(float(got) - expected) < 1e-3
+
+
+def test_contrast_is_compared_where_it_stands_and_in_the_hole_alone() -> None:
+    random = torch.Generator().manual_seed(3)
+    mask = square_hole(128, 192)
+    noise = torch.randn(1, 1, 192, 192, generator=random).expand(1, 3, -1, -1)
+    image = 0.5 + 0.1 * noise
+    assert float(contrast_gap(image, image, mask)) == 0
+    # Energy grows with the square of the contrast, in every band alike (a little less where it is near the floor).
+    halved = 0.5 + 0.05 * noise
+    assert float(contrast_gap(halved, image, mask)) == pytest.approx(2 * np.log(2), abs=0.1)
+    assert float(contrast_gap(image, halved, mask)) == pytest.approx(2 * np.log(2), abs=0.1)
+    # Too much on one side and too little on the other do not make up for each other.
+    left = (torch.arange(192) < 96).float().view(1, 1, 1, 192)
+    lopsided = 0.5 + noise * (0.02 * left + 0.14 * (1 - left))
+    assert float(contrast_gap(lopsided, image, mask)) > 1
+    # What lies outside the hole is not asked for, nor is a hole without a whole window.
+    assert float(contrast_gap(image * mask + 0.5 * (1 - mask), image, square_hole(120, 192))) < 0.05
+    assert float(contrast_gap(halved, image, square_hole(8, 192))) == 0
 
 
 def test_features_begin_with_the_networks_own_convolution(tmp_path: Path) -> None:
