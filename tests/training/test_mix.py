@@ -1,0 +1,75 @@
+"""Mixing weights, and fitting the last convolution to more contrast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lama.generator import Generator
+from training import mix, sharpen
+from training.losses import fine_part
+
+
+def test_a_mix_is_the_weighted_sum_and_no_variance_is_negative(tmp_path: Path) -> None:
+    first = {"a.weight": torch.tensor([1.0, 2.0]), "a.running_var": torch.tensor([4.0, 1e-3])}
+    second = {"a.weight": torch.tensor([3.0, 0.0]), "a.running_var": torch.tensor([1.0, 8.0])}
+    got = mix.mixed([(0.25, first), (0.75, second)])
+    torch.testing.assert_close(got["a.weight"], torch.tensor([2.5, 0.5]))
+    beyond = mix.mixed([(1.5, first), (-0.5, second)])
+    torch.testing.assert_close(beyond["a.weight"], torch.tensor([0.0, 3.0]))
+    torch.testing.assert_close(beyond["a.running_var"][0], torch.tensor(8.0))
+    assert (beyond["a.running_var"] > 0).all()
+    for name, weights in (("first", first), ("second", second)):
+        save_file(weights, tmp_path / name)
+    mix.main([f"{tmp_path / 'first'}:1.5", f"{tmp_path / 'second'}:-0.5", "--out", str(tmp_path / "mixed")])
+    torch.testing.assert_close(load_file(tmp_path / "mixed")["a.weight"].float(), beyond["a.weight"])
+
+
+def test_a_mix_refuses_other_forms_and_shares() -> None:
+    weights = {"a": torch.ones(2)}
+    with pytest.raises(ValueError, match="add up to 1"):
+        mix.mixed([(0.5, weights), (0.6, weights)])
+    with pytest.raises(ValueError, match="one form"):
+        mix.mixed([(0.5, weights), (0.5, {"a": torch.ones(3)})])
+    with pytest.raises(ValueError, match="one form"):
+        mix.mixed([(0.5, weights), (0.5, {"b": torch.ones(2)})])
+
+
+def test_a_sharpened_network_has_more_contrast_and_the_same_colour(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    for number in range(4):
+        photo = cv2.resize(random.integers(0, 256, (96, 96, 3), np.uint8), (320, 320), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), photo)
+    save_file(Generator(8, 1).state_dict(), tmp_path / "before.safetensors")
+    before = load_file(tmp_path / "before.safetensors")
+    command = ["--weights", str(tmp_path / "before.safetensors"), "--photos", str(tmp_path), "--gain", "1.5"]
+    sharpen.main([*command, "--out", str(tmp_path / "after.safetensors")])
+    after = load_file(tmp_path / "after.safetensors")
+    changed = {name for name in before if not torch.equal(before[name].half(), after[name])}
+    last = max(int(name.split(".")[1]) for name in before)
+    assert changed == {f"model.{last}.weight", f"model.{last}.bias"}
+
+    image, mask = next(sharpen.draw_examples([tmp_path / "3.png"], seed=9))
+    fills = []
+    for state in (before, after):
+        generator = Generator(8, 1)
+        generator.load_state_dict({name: value.float() for name, value in state.items()})
+        with torch.inference_mode():
+            fills.append(generator.eval()(torch.cat([image * (1 - mask), mask], 1)))
+    inner = mask[0, 0] > 0
+    contrast = [float(fine_part(fill)[0, 0][inner].square().mean().sqrt()) for fill in fills]
+    assert 1.2 < contrast[1] / contrast[0] < 1.8
+    assert float((fills[1] - fills[0])[0][:, inner].mean().abs()) < 0.01
+
+
+def test_sharpening_says_that_no_photo_has_room(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "small.png"), np.zeros((16, 16, 3), np.uint8))
+    examples = sharpen.draw_examples([tmp_path / "small.png"], seed=1)
+    with pytest.raises(ValueError, match="no room"):
+        sharpen.sharpen(Generator(8, 1).eval(), examples, 1.2, ridge=1e-4, seed=1)
