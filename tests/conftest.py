@@ -37,8 +37,13 @@ hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by what it needs; skip the kernels' tests where neither a card nor the interpreter is."""
+    """Mark each test by what it needs; skip the kernels' tests where neither a card nor the interpreter is.
+
+    A name that is another in each process is refused: workers could not share the tests.
+    """
     for item in items:
+        if " at 0x" in item.nodeid:
+            raise pytest.UsageError(f"{item.nodeid}: this name has an address in it; give its parameters ids")
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKS_BY_FIXTURE:
                 item.add_marker(MARKS_BY_FIXTURE[fixture])

@@ -125,13 +125,18 @@ class Person:
 
     def stage_point(self, x: float, y: float) -> tuple[float, float]:
         """Return where on the screen the fraction (x, y) of the photo lies."""
+        (point,) = self.stage_points([(x, y)])
+        return point
+
+    def stage_points(self, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        """Return where on the screen fractions of the photo lie, asking the page once."""
         box = self.page.locator(".fft-world").bounding_box()
         assert box is not None
-        return box["x"] + box["width"] * x, box["y"] + box["height"] * y
+        return [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in points]
 
     def paint(self, *points: tuple[float, float], steps: int = 3) -> None:
         """Drag the tool in hand over points given as fractions of the photo, in so many moves from each to the next."""
-        first, *others = [self.stage_point(x, y) for x, y in points]
+        first, *others = self.stage_points(points)
         self.page.mouse.move(*first)
         self.page.mouse.down()
         for x, y in others:

@@ -169,7 +169,6 @@ def test_numbers_may_be_text_and_unknown_keys_are_passed_over(client: httpx.Clie
         lambda text: text.replace("+", "-").replace("/", "_").rstrip("="),
         lambda text: f"{text}\n",
     ],
-    ids=str,
 )
 def test_bytes_count_however_they_are_written_as_text(write: Callable[[str], str]) -> None:
     """Clients that wrote addresses' base64, left out the signs at its end or percent-encoded got 422."""

@@ -53,7 +53,7 @@ def test_what_is_red_while_a_lasso_is_drawn_is_what_is_repaired(person: Person) 
     assert world is not None
     scale = world["width"] / WIDTH
     for name, outline in OUTLINES.items():
-        first, *others = [person.stage_point(x, y) for x, y in outline]
+        first, *others = person.stage_points(outline)
         person.page.mouse.move(*first)
         person.page.mouse.down()
         for point in others:
