@@ -211,14 +211,15 @@ def by_smoothness(photos: list[tuple[str, NDArray[np.uint8]]]) -> list[dict[str,
         window = (AROUND_PX, AROUND_PX)
         spread = np.sqrt(np.maximum(0, cv2.blur(gray * gray, window) - cv2.blur(gray, window) ** 2))
         count, labels = cv2.connectedComponents(case.mask.view(np.uint8))
-        size = np.bincount(labels[case.mask], minlength=count)[1:]
-        around = np.bincount(labels[case.mask], weights=spread[case.mask], minlength=count)[1:] / size
+        labels_of_dirt = np.asarray(labels[case.mask], np.int32)
+        size = np.bincount(labels_of_dirt, minlength=count)[1:]
+        around = np.bincount(labels_of_dirt, weights=spread[case.mask], minlength=count)[1:] / size
         kinds = np.digitize(around, SMOOTH_LEVELS)
         of_all += np.bincount(kinds, minlength=3)
         spots = find_spots(case.image)
         for row, sensitivity in enumerate(SENSITIVITIES):
             hit = case.mask & spots.select(sensitivity).mask
-            found = np.bincount(labels[hit], minlength=count)[1:] >= size / 2
+            found = np.bincount(np.asarray(labels[hit], np.int32), minlength=count)[1:] >= size / 2
             found_of[row] += np.bincount(kinds[found], minlength=3)
     low, high = SMOOTH_LEVELS
     names = (f"below {low:g} levels", f"{low:g} to {high:g}", f"above {high:g}")

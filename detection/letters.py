@@ -145,7 +145,7 @@ def _outlines(moved: Gray, letters: Mask, inside: Mask, ring: Mask, line_px: flo
 def _touching(pixels: Mask, seeds: Mask) -> Mask:
     """Those connected parts of `pixels` that hold a seed."""
     _, labels = cv2.connectedComponents(pixels.astype(np.uint8), connectivity=8)
-    wanted = np.zeros(labels.max() + 1, np.bool_)
+    wanted = np.zeros(int(labels.max()) + 1, np.bool_)
     wanted[labels[seeds & pixels]] = True
     wanted[0] = False
     return np.asarray(wanted[labels])

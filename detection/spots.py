@@ -124,7 +124,8 @@ def _scores_in(part: NDArray[np.uint8], thickness_px: int) -> NDArray[np.uint8]:
     scores = np.zeros(part.shape[:2], np.uint8)
     # A light spot and a dark one side by side are two.
     for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT):
-        strength = cv2.morphologyEx(part, way, square, borderType=cv2.BORDER_REPLICATE).max(axis=2)
+        risen = cv2.morphologyEx(part, way, square, borderType=cv2.BORDER_REPLICATE)
+        strength = np.asarray(risen.max(axis=2), np.uint8)
         np.maximum(scores, _judged(part, strength, thickness_px), out=scores)
     return scores
 

@@ -81,4 +81,4 @@ def _grow(corners: NDArray[Any]) -> NDArray[np.float32] | None:
     if not grown:
         return None
     outer = max(grown, key=lambda path: abs(pyclipper.Area(path)))
-    return np.asarray(outer, np.float32) / precision
+    return np.asarray(np.asarray(outer, np.float32) / precision, np.float32)

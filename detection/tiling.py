@@ -223,7 +223,7 @@ def _read(average: _Average) -> tuple[Field | None, float]:
     seeds = (toward > STRONG * typical) & (average.errors > SURE)
     pixels = (toward > RIM * typical) & (average.errors > TOUCHING)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(pixels.astype(np.uint8), connectivity=8)
-    wanted = np.bincount(labels[seeds], minlength=len(stats)) >= 3
+    wanted = np.bincount(np.asarray(labels[seeds], np.int32), minlength=len(stats)) >= 3
     wanted[0] = False
     mark = wanted[labels]
     share = float(mark.mean())

@@ -102,7 +102,7 @@ def test_a_sampled_context_is_that_of_the_photo_without_the_pixels_between(dtype
     """Against a photo that has only the sampled pixels, and the hole where they are missing."""
     mask = square_hole(600)
     low = replace(context_crop_for(plan(mask), mask), sample_step=step)
-    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (*SIZE, 3), dtype=dtype)
+    image: np.ndarray = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (*SIZE, 3), dtype=dtype)
     rows, columns = slices_inside(low.box, (0, 0, SIZE[1], SIZE[0]))
     photo = np.ascontiguousarray(image[rows, columns][step // 2 :: step, step // 2 :: step])
     missing = np.ascontiguousarray(low.missing[step // 2 :: step, step // 2 :: step])

@@ -33,7 +33,7 @@ def whole_crop(height: int, width: int, missing: np.ndarray, alpha: np.ndarray |
 def test_input_is_the_masked_image_in_unit_range_then_the_mask(dtype: type) -> None:
     rng = np.random.default_rng(0)
     top = np.iinfo(dtype).max
-    image = rng.integers(0, top, (24, 32, 3), dtype=dtype, endpoint=True)
+    image: np.ndarray = rng.integers(0, top, (24, 32, 3), dtype=dtype, endpoint=True)
     missing = rng.random((24, 32)) < 0.3
     crop = whole_crop(24, 32, missing)
     x = build_input(upload(crop, image, CPU)).numpy()
@@ -60,7 +60,7 @@ def test_every_level_survives_the_composite(dtype: type) -> None:
 def test_composite_mixes_on_the_original_integers(dtype: type) -> None:
     rng = np.random.default_rng(1)
     top = np.iinfo(dtype).max
-    image = rng.integers(0, top, (40, 40, 3), dtype=dtype, endpoint=True)
+    image: np.ndarray = rng.integers(0, top, (40, 40, 3), dtype=dtype, endpoint=True)
     alpha = rng.random((40, 40)).astype(np.float32)
     alpha[rng.random((40, 40)) < 0.3] = 0
     crop = whole_crop(40, 40, alpha > 0, alpha)
@@ -164,7 +164,7 @@ def test_strips_give_what_one_piece_does(monkeypatch: pytest.MonkeyPatch, dtype:
     """Input and patch of a scaled crop, against resizing all of it at once, which needs ten times the photo's bytes."""
     rng = np.random.default_rng(3)
     top = np.iinfo(dtype).max
-    image = rng.integers(0, top, (331, 467, 3), dtype=dtype, endpoint=True)
+    image: np.ndarray = rng.integers(0, top, (331, 467, 3), dtype=dtype, endpoint=True)
     mask = np.zeros((331, 467), np.bool_)
     mask[40:300, 60:430] = True
     mask[5, 3] = True

@@ -130,7 +130,7 @@ def test_spread_keeps_what_is_given_with_full_weight() -> None:
 def test_a_fill_that_is_off_by_a_shade_meets_the_photo_in_either_depth(dtype: type) -> None:
     """The whole way of a crop, with a network that gives the photo a shade too bright."""
     top = int(np.iinfo(dtype).max)
-    image = np.random.default_rng(5).integers(top // 4, top // 2, (90, 110, 3), dtype=dtype)
+    image: np.ndarray = np.random.default_rng(5).integers(top // 4, top // 2, (90, 110, 3), dtype=dtype)
     mask = np.zeros((90, 110), np.bool_)
     mask[30:60, 40:80] = True
     (crop,) = plan_crops(mask, buckets_px=(128,), fixed_buckets=False, dilate_px=3)
