@@ -3,7 +3,8 @@
 Knows no paths and no engine.
 """
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
@@ -11,11 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cli.plan import BatchError
-from imaging import Photo, open_photo, read_mask
+from imaging import Photo
+from imaging.masks import hole_of_picture
+from imaging.reading import open_to_look_at
 
 Find = Literal["text"]
 FINDS: tuple[Find, ...] = ("text",)
+LARGEST_KEPT = 36_000_000  # values of a mask, 12 megapixels: a larger one is not kept for the next photo
 MOST_STRETCH = 1.02  # of one side against the other: rounding of small sides, and no other proportions
+
+
+_last = threading.local()  # the mask that each thread opened last
 
 
 @dataclass(frozen=True)
@@ -53,23 +60,37 @@ def hole_of_mask(data: bytes, photo: Photo, rules: HoleRules) -> NDArray[np.bool
         BatchError: It has other proportions than the photo.
     """
     size = (photo.image.shape[0], photo.image.shape[1])
+    mask = _opened(data, rules.max_bytes, rules.max_px)
     is_layer = False
     if rules.invert or rules.fit:
-        mask = open_photo(data, max_bytes=rules.max_bytes, max_px=rules.max_px)
-        pixels: NDArray = _eight_bits(mask.image)[..., ::-1]
-        if mask.alpha is not None:
-            alpha = _eight_bits(mask.alpha)
-            is_layer = bool((alpha < 255).any())
-            pixels = np.dstack([pixels, alpha])
+        pixels: NDArray = _eight_bits(mask.image)
+        alpha = None if mask.alpha is None else _eight_bits(mask.alpha)
+        is_layer = alpha is not None and bool((alpha < 255).any())
         if rules.fit and pixels.shape[:2] != size:
             _check_proportions((pixels.shape[0], pixels.shape[1]), size)
-            pixels = cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=cv2.INTER_NEAREST)
+            pixels, alpha = _resized(pixels, size), None if alpha is None else _resized(alpha, size)
         if rules.invert and not is_layer:
-            pixels = 255 - pixels[..., :3]
-        # As a file again, so that one place decides what is a mask and what is a picture.
-        data = cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes()
-    hole = read_mask(data, size, max_bytes=rules.max_bytes, max_px=rules.max_px, photo=photo.image)
+            pixels, alpha = 255 - pixels, None
+        mask = replace(mask, image=pixels, alpha=alpha)
+    hole = hole_of_picture(mask, size, photo=photo.image)
     return ~hole if rules.invert and is_layer else hole
+
+
+def _opened(data: bytes, max_bytes: int, max_px: int) -> Photo:
+    """Open a mask file, or return the last that was opened, if it is the same: one may serve thousands of photos."""
+    if getattr(_last, "asked", None) != (data, max_bytes, max_px):
+        _last.asked = None
+        _last.mask = open_to_look_at(data, max_bytes=max_bytes, max_px=max_px)
+        _last.asked = (data, max_bytes, max_px)
+    mask: Photo = _last.mask
+    if mask.image.size > LARGEST_KEPT:
+        _last.asked = _last.mask = None
+    return mask
+
+
+def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    nearest = cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=cv2.INTER_NEAREST)
+    return np.asarray(nearest, np.uint8)
 
 
 def hole_of_found(find: Find, photo: Photo, rules: HoleRules) -> NDArray[np.bool_]:

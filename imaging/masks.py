@@ -8,7 +8,7 @@ import numpy as np
 
 from imaging.errors import ImagingError
 from imaging.photo import Photo
-from imaging.reading import MAX_BYTES, MAX_PX, open_photo
+from imaging.reading import MAX_BYTES, MAX_PX, open_to_look_at
 
 ROWS_AT_ONCE = 64  # wider integers than the file's are never held for the whole mask
 LUMA_WEIGHTS = (299, 587, 114)
@@ -56,7 +56,23 @@ def read_mask(
         ImagingError: `mask_size` for another size, `bad_mask` for a picture that is no mask, and what `open_photo`
             raises.
     """
-    mask = open_photo(data, max_bytes=max_bytes, max_px=max_px)
+    return hole_of_picture(open_to_look_at(data, max_bytes=max_bytes, max_px=max_px), size, photo=photo)
+
+
+def hole_of_picture(mask: Photo, size: tuple[int, int], *, photo: np.ndarray | None = None) -> np.ndarray:
+    """Return the hole of an opened mask file; see `read_mask`.
+
+    Args:
+        mask: the mask, from `open_to_look_at`; not modified.
+        size: the photo's (height, width).
+        photo: as for `read_mask`.
+
+    Returns:
+        (H, W) bool, True = hole; nothing may be marked.
+
+    Raises:
+        ImagingError: `mask_size` and `bad_mask`.
+    """
     height, width = mask.image.shape[:2]
     if (height, width) != tuple(size):
         message = f"The mask is {width} x {height} pixels, the photo {size[1]} x {size[0]}; they must be the same size."
@@ -113,7 +129,7 @@ def _hole_of_opaque(mask: Photo, photo: np.ndarray | None) -> np.ndarray:
 
 def _hole_of_dark(image: np.ndarray, shift: int) -> np.ndarray:
     """The hole of a mask in which nothing is bright: one value or one strong colour on black, or nothing at all."""
-    strongest = image.max(axis=2)
+    strongest = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])  # as `_in_all_channels`
     peak = int(strongest.max())
     if peak == int(strongest.min()):  # one dark shade all over
         return np.zeros(strongest.shape, bool)

@@ -111,19 +111,24 @@ def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def spread_grey(grey: np.ndarray) -> np.ndarray:
-    """Return (H, W, 3) of three equal channels for (H, W, 1) uint8 or uint16; NumPy takes eight times as long."""
-    return cv2.cvtColor(np.ascontiguousarray(grey), cv2.COLOR_GRAY2RGB)
+def spread_grey(photo: Photo) -> Photo:
+    """Return a photo whose three channels are each for itself in memory; NumPy takes eight times as long as OpenCV."""
+    if photo.image.strides[2]:
+        return photo
+    return replace(photo, image=cv2.cvtColor(np.ascontiguousarray(photo.image[..., :1]), cv2.COLOR_GRAY2RGB))
 
 
 def assemble(
     format: str, pixels: np.ndarray, source: Source, notes: tuple[Note, ...] = (), *, orientation: int = 1
 ) -> Photo:
-    """Make a Photo of (H, W, C) pixels as stored: turned upright, metadata cleaned, grey spread to three channels."""
+    """Make a Photo of (H, W, C) pixels as stored: turned upright, metadata cleaned.
+
+    Of grey the three channels are one in memory, which can't be written to, until `spread_grey`.
+    """
     pixels = turn_upright(pixels, orientation)
     height, width, channels = pixels.shape
     grey = channels < 3
-    image = spread_grey(pixels[..., :1]) if grey else np.ascontiguousarray(pixels[..., :3])
+    image = np.broadcast_to(pixels[..., :1], (height, width, 3)) if grey else np.ascontiguousarray(pixels[..., :3])
     alpha = np.ascontiguousarray(pixels[..., -1]) if channels in (2, 4) else None
     stored = source.stored if source.cmyk is not None else "grey" if grey else "rgb"
     cleaned: dict[str, bytes | None] = {}

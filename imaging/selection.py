@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from imaging.decoding import Turn
 from imaging.png import encode_png
-from imaging.reading import open_photo
+from imaging.reading import open_to_look_at
 
 SELECTED = (255, 203, 0, 186)  # RGBA
 BRIGHT = 127  # above this is a hole
@@ -34,8 +34,11 @@ def read_brightness(data: bytes, *, max_bytes: int, max_px: int, turn: Turn | No
     Returns:
         (H, W) uint8, by the weights of Pillow's mode L.
     """
-    image = open_photo(data, max_bytes=max_bytes, max_px=max_px, turn=turn).image
+    picture = open_to_look_at(data, max_bytes=max_bytes, max_px=max_px, turn=turn)
+    image = picture.image[..., 0] if picture.source.stored == "grey" else picture.image
     shown = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
+    if shown.ndim == 2:
+        return shown
     return np.asarray(Image.fromarray(shown).convert("L"))
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from cli import holes
+from imaging import Photo
 from tests.cli.test_repair import green, repair, summary, write_mask
 from tests.support.green_engine import Engine
 from tests.support.imaging_files import DATA
@@ -58,6 +60,32 @@ def test_mask_of_another_size_is_brought_to_the_photos_where_asked(
     assert green(tmp_path / "out.png") and np.array_equal(brought, same)
     assert repair(photo, make(tmp_path / "w.png", size=(24, 40)), tmp_path / "no.png", "--fit-masks") == 1
     assert "other proportions" in capsys.readouterr().err and not (tmp_path / "no.png").exists()
+
+
+def test_one_mask_for_all_is_decoded_once_and_another_is_not_taken_for_it(
+    engine: Engine, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding it took a third of a photo's time."""
+    opened: list[bytes] = []
+    plain = holes.open_to_look_at
+
+    def open_counted(data: bytes, **limits: Any) -> Photo:
+        opened.append(data)
+        return plain(data, **limits)
+
+    monkeypatch.setattr(holes, "open_to_look_at", open_counted)
+    for name in "bcdef":
+        (photo.parent / f"{name}.png").write_bytes(photo.read_bytes())
+    mask, out = write_mask(tmp_path / "m.png"), tmp_path / "out"
+    assert repair(photo.parent, mask, out, "--jobs", 1) == 0
+    assert len(opened) == 1 and all(green(path) for path in out.iterdir()) and len(list(out.iterdir())) == 6
+    for words in ((), ("--invert",), ("--fit-masks",)):
+        other = inverted(write_mask(tmp_path / "other.png")) if "--invert" in words else write_mask(tmp_path / "o.png")
+        assert repair(photo.parent, other, tmp_path / f"out{words}", "--jobs", 1, *words) == 0
+        assert all(green(path) for path in (tmp_path / f"out{words}").iterdir())
+    no_hole = write_mask(tmp_path / "empty.png", holes=False)
+    assert repair(photo, no_hole, tmp_path / "same.png") == 0
+    assert (tmp_path / "same.png").read_bytes() == photo.read_bytes()
 
 
 def test_lamas_own_names_are_masks_and_of_two_none_is_guessed(

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from imaging import selection
-from imaging.selection import adjust_selection
+from imaging.reading import open_photo, open_to_look_at
+from imaging.selection import adjust_selection, read_brightness
 
 
 def by_opencv(mask: np.ndarray, operate: str, radius_px: int) -> np.ndarray:
@@ -51,3 +52,16 @@ def test_no_mask_and_kernel_make_more_work_than_a_limit(monkeypatch: pytest.Monk
     for radius_px in (5, 30, 1024):
         adjust_selection(mask, "expand", radius_px)
     assert len(done) == 2 and max(done) <= selection.LARGEST_WORK
+
+
+def test_grey_is_read_as_its_value_and_photos_of_grey_can_be_written_to() -> None:
+    values = np.random.default_rng(1).integers(0, 256, (9, 12), np.uint8)
+    file = bytes(cv2.imencode(".png", values)[1])
+    assert np.array_equal(read_brightness(file, max_bytes=1 << 20, max_px=1 << 20), values)
+    deep = bytes(cv2.imencode(".png", values.astype(np.uint16) * 256 + 3)[1])
+    assert np.array_equal(read_brightness(deep, max_bytes=1 << 20, max_px=1 << 20), values)
+    photo = open_photo(file)
+    photo.image[0, 0] = (1, 2, 3)
+    assert tuple(photo.image[0, 0]) == (1, 2, 3)
+    looked_at = open_to_look_at(file)
+    assert np.array_equal(looked_at.image, np.repeat(values[..., None], 3, axis=2))
