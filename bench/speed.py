@@ -14,6 +14,7 @@ processor what surrounds the network where a CPU computes
 grey      what a black and white photo costs the host
 host      the host's steps of a repair, one by one
 repair    the whole repair by wall clock, its stages and its jitter
+rests     repairs in a row and the first after a rest, in half a minute
 cap       100 large repairs in 6 GiB
 start     process start to ready, kernel cache cold and warm
 app       `app.py` from its start to ready, with the page
@@ -45,7 +46,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 RESULTS = Path(__file__).parent / "results"
 OF_THE_NETWORK = ("model", "profile", "nan", "accuracy", "buckets")
-OF_A_REPAIR = ("mask", "copies", "host", "processor", "grey", "repair", "cap", "start", "app", "steps")
+OF_A_REPAIR = ("mask", "copies", "host", "processor", "grey", "repair", "rests", "cap", "start", "app", "steps")
 SECTIONS = (*OF_THE_NETWORK, *OF_A_REPAIR, "memory", "switch", "batch", "measure", "agree", "launches")
 SIZES = "1x512x512,1x768x768,1x1024x1024,1x1536x1536,2x512x512,4x512x512,8x512x512"
 BUCKETS = "256,384,512,640,768,1024,1280,1536"
@@ -112,7 +113,7 @@ def save(report: dict[str, Any], path: Path) -> None:
 
 def run_section(section: str, options: argparse.Namespace) -> Any:
     """Run one section and return its figures."""
-    from bench import speed_engine, speed_host, speed_model, speed_repair, speed_start
+    from bench import speed_engine, speed_host, speed_model, speed_repair, speed_rests, speed_start
 
     sides = [int(side) for side in options.sides.split(",")]
     sizes = [tuple(int(n) for n in size.split("x")) for size in options.sizes.split(",")]
@@ -149,6 +150,8 @@ def run_section(section: str, options: argparse.Namespace) -> Any:
         return speed_host.grey_rows()
     if section == "repair":
         return speed_repair.repair_rows(options.weights)
+    if section == "rests":
+        return speed_rests.rest_rows(options.weights)
     if section == "cap":
         return speed_repair.capped_rows(options.weights)
     if section == "start":

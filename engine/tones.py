@@ -80,8 +80,7 @@ def find_line(image: NDArray, crop: Crop, transparent: NDArray[np.bool_] | None 
     seen = image[inside]
     # Most photos have colours, and that is seen at a few pixels around the patch.
     every = _every(seen, FIRST_LOOK_PX)
-    outside = _of_255(seen[every][_apart_from([crop.patch_box], crop.box, every)])
-    if len(outside) and (ColourLine.through(outside).off(outside) > MOST_OFF).mean() > MOST_COLOURED:
+    if _are_many_colours(_of_255(seen[every][_apart_from([crop.patch_box], crop.box, every)])):
         return None
     every = _every(seen, CLOSER_LOOK_PX)
     shown = None if transparent is None else ~transparent[inside][every]
@@ -159,6 +158,21 @@ class ColourLine:
 
     def _offsets_at(self, luma: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.stack([np.interp(luma, self.luma, channel) for channel in self.offsets.T], axis=1).astype(np.float32)
+
+
+def _are_many_colours(colours: NDArray[np.float32]) -> bool:
+    """Tell whether colours (N, 3) of 255 clearly lie on no line: too many are far from the mean of their tone.
+
+    A fraction of what `ColourLine.off` takes. It is what a repair of a small hole would wait for after a rest.
+    """
+    luma = colours @ LUMA_WEIGHTS
+    tone = (luma * (TONES / 256)).astype(np.int64)
+    count = np.maximum(np.bincount(tone, minlength=TONES), 1)
+    is_off = np.zeros(len(colours), np.bool_)
+    for channel in (0, 2):  # green is off by less than one of the others: luma is kept
+        off = colours[:, channel] - luma
+        is_off |= np.abs(off - (np.bincount(tone, off, TONES) / count)[tone]) > MOST_OFF
+    return bool(np.count_nonzero(is_off) > MOST_COLOURED * len(colours))
 
 
 def _hole_boxes(crop: Crop) -> list[Box]:

@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from engine.profiles import Card, choose_profile
-from engine.tones import ColourLine, find_line, on_own_colours
+from engine.tones import (
+    LUMA_WEIGHTS,
+    MOST_COLOURED,
+    MOST_OFF,
+    ColourLine,
+    _are_many_colours,
+    find_line,
+    on_own_colours,
+)
 from inference import Inpainter, RepairError, RepairRequest
 from lama.checkpoint import save_generator
 from lama.generator import Generator
@@ -213,3 +221,20 @@ def test_what_is_transparent_is_checked() -> None:
     for wrong in (np.zeros((30, 20), np.bool_), np.zeros((20, 30), np.uint8), [[True]]):
         with pytest.raises(RepairError, match="transparent must be"):
             Inpainter.repair_many(object.__new__(Inpainter), [RepairRequest(image, mask, transparent=wrong)])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("saturation", "noise_levels", "expected"),
+    [(0.0, 0.0, False), (0.0, 3.0, False), (0.05, 1.0, False), (1.0, 0.0, True)],
+)
+def test_the_first_look_tells_colours_from_grey_sepia_and_noise(
+    saturation: float, noise_levels: float, expected: bool
+) -> None:
+    """A sepia tint of two parts lies on a line whatever its tone; the photo's own colours on none."""
+    random = np.random.default_rng(0)
+    photo = random.uniform(0, 255, (500, 3)).astype(np.float32)
+    grey = (photo @ LUMA_WEIGHTS)[:, None]
+    colours = grey + np.array([20, -2, -40]) * np.sin(grey / 80) + saturation * (photo - grey)
+    colours = (colours + random.normal(0, noise_levels, colours.shape)).clip(0, 255).astype(np.float32)
+    assert _are_many_colours(colours) == expected
+    assert ((ColourLine.through(colours).off(colours) > MOST_OFF).mean() > MOST_COLOURED) == expected
