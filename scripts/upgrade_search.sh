@@ -63,15 +63,16 @@ first_match() {
 
 # Set HOST_THERE and PORT_THERE from the old scripts and settings, as they were before an earlier upgrade.
 read_address() {
-    local old=$FOLDER sources word
+    local old=$FOLDER sources word between
     [ ! -d "$RECORD/backup" ] || old=$RECORD/backup
     sources=("$old/start_app.sh" "$old/app.py" "$FOLDER/config.py" "$FOLDER"/configs/*.py "$FOLDER"/configs/*.y*ml
         "$FOLDER"/config.y*ml)
-    word=$(first_match '(server_port|SERVER_PORT|--port|--server-port|PORT|port)"?[ =:]+"?[0-9]{2,5}' "${sources[@]}")
+    # NAME = 7860, NAME="${PORT:-7860}", getenv("NAME", "7860"), add_argument("--NAME", type=int, default=7860)
+    between="[\"']?([ =:]+|[ =]*\"?[$][{][A-Za-z0-9_]+:-|[ ]*,[ ]*|[ ]*,[^0-9]{0,40}default[ ]*=[ ]*)[\"']?"
+    word=$(first_match "(^|[^A-Za-z])(server_port|SERVER_PORT|PORT|port)${between}[0-9]{2,5}" "${sources[@]}")
     PORT_THERE=$(printf '%s' "$word" | grep -Eo '[0-9]+$' || true)
     [ -n "$PORT_THERE" ] || PORT_THERE=7860
-    word=$(first_match '(server_name|SERVER_NAME|--host|--server-name|HOST|host)"?[ =:]+["'\'']?([0-9]+\.[0-9.]+|localhost)' \
-        "${sources[@]}")
+    word=$(first_match "(^|[^A-Za-z])(server[_-]name|SERVER_NAME|HOST|host)${between}([0-9]+[.][0-9.]+|localhost)" "${sources[@]}")
     HOST_THERE=$(printf '%s' "$word" | grep -Eo '([0-9]+\.[0-9.]+|localhost)$' || true)
     [ -n "$HOST_THERE" ] || HOST_THERE=0.0.0.0
 }
