@@ -39,7 +39,9 @@ def test_pictures_cut_in_a_reload_come_later_and_nothing_is_wiped(person: Person
     assert person.shown_patches == 3
 
 
-def test_a_server_in_trouble_during_a_reload_wipes_nothing(person: Person) -> None:
+def test_a_server_in_trouble_during_a_reload_wipes_nothing_and_a_round_that_is_gone_takes_no_other_along(
+    person: Person,
+) -> None:
     with_two_rounds(person)
     before = person.kept
     answer = {"error": "storage_unavailable", "message": "?", "params": {}}
@@ -50,10 +52,7 @@ def test_a_server_in_trouble_during_a_reload_wipes_nothing(person: Person) -> No
     person.page.unroute_all()
     person.visit()
     person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 2")
-
-
-def test_a_round_that_is_gone_takes_only_those_built_on_it(person: Person) -> None:
-    with_two_rounds(person)
+    # A round that is gone takes only those built on it.
     second = person.rounds[1]["image_id"]
     gone = {"error": "unknown_image", "message": "?", "params": {}}
     person.page.route(f"**/{second}/patch", lambda route: route.fulfill(status=404, json=gone))
@@ -64,7 +63,9 @@ def test_a_round_that_is_gone_takes_only_those_built_on_it(person: Person) -> No
     assert person.shown_patches == 1 and person.strokes == painted
 
 
-def test_painting_while_a_reload_restores_keeps_every_stroke(person: Person) -> None:
+def test_painting_and_repairing_while_a_reload_restores_keep_every_stroke_and_the_shown_round(
+    person: Person,
+) -> None:
     with_two_rounds(person)
     painted = person.strokes
     held = Held(person, re.compile(r"/info$|\?max_px|/patch$"))
@@ -74,10 +75,8 @@ def test_painting_while_a_reload_restores_keeps_every_stroke(person: Person) -> 
     held.let_go()
     person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 2")
     assert person.strokes[:1] == painted and len(person.strokes) == 2
-
-
-def test_repairing_while_a_reload_restores_is_of_the_round_that_is_shown(person: Person) -> None:
-    with_two_rounds(person)
+    person.page.unroute_all()
+    # A repair then is of the round that is shown.
     painted, shown = person.strokes, person.rounds[-1]["image_id"]
     held = Held(person, re.compile(r"/info$|\?max_px|/patch$"))
     person.visit()

@@ -31,9 +31,18 @@ def test_a_wrong_file_leaves_photo_strokes_and_rounds(person: Person) -> None:
     assert len(person.rounds) == 3
 
 
-def test_one_can_go_back_to_the_photo_that_another_replaced(person: Person) -> None:
+def test_a_reload_during_an_upload_brings_the_photo_before_and_one_can_go_back_to_a_replaced_one(
+    person: Person,
+) -> None:
     with_two_rounds(person)
-    painted = person.strokes
+    before, painted = person.kept, person.strokes
+    Held(person, "**/api/v1/images")
+    choose(person, photo_file(320, 200, name="other.png"))
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 200")
+    person.visit()
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("640 × 480")
+    assert person.kept["rounds"] == before["rounds"] and person.strokes == painted
+    person.page.unroute_all()
     person.open(photo_file(320, 200, seed=5, name="other.png"))
     expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 200")
     assert person.shown_patches == 0
@@ -62,17 +71,6 @@ def test_a_photo_replaced_before_it_was_up_can_be_gone_back_to(person: Person) -
     expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("640 × 480")
     person.repair()
     assert person.shown_patches == 1
-
-
-def test_a_reload_during_an_upload_brings_the_photo_before(person: Person) -> None:
-    with_two_rounds(person)
-    before = person.kept
-    Held(person, "**/api/v1/images")
-    choose(person, photo_file(320, 200, name="other.png"))
-    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 200")
-    person.visit()
-    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("640 × 480")
-    assert person.kept["rounds"] == before["rounds"] and person.strokes == before["strokes"]
 
 
 def test_an_upload_that_fails_for_long_keeps_the_photo_and_repair_tries_again(person: Person) -> None:
