@@ -22,7 +22,8 @@ from cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError, printable, sentenc
 from cli.paths import is_folder, make_writable_folder, real_path
 from cli.plan import BatchError, Task, plan_tasks
 from config import Settings
-from imaging.atomic_write import write_atomically
+from imaging.atomic_write import remove_parts, write_atomically
+from jobs.retention import PART_AGE_S
 
 if TYPE_CHECKING:
     from inference import Inpainter
@@ -69,6 +70,8 @@ def run_repair(settings: Settings, chosen: argparse.Namespace, load: Callable[[S
         _check_report(chosen.report, tasks)
     if any(settled_before(task, overwrite=overwrite) is None for task in tasks):
         make_writable_folder(tasks[0].target.parent if len(tasks) == 1 else chosen.out, "OUT")
+        for folder in {task.target.parent for task in tasks}:
+            remove_parts(folder, age_s=PART_AGE_S)
     outcomes = run_tasks(
         tasks,
         lambda: load(settings),

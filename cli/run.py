@@ -28,9 +28,10 @@ from cli.loading import load_inpainter
 from cli.paths import is_file, is_folder, make_writable_folder, named_path, real_path
 from config import Settings, load_settings
 from imaging import Encoded, encode_photo, encode_png, format_of_name, open_photo
-from imaging.atomic_write import write_atomically
+from imaging.atomic_write import remove_parts, write_atomically
 from imaging.photo import Photo, turn_upright
 from imaging.selection import read_brightness
+from jobs.retention import PART_AGE_S
 
 if TYPE_CHECKING:
     from inference import Inpainter
@@ -77,6 +78,7 @@ def run_folder(arguments: Sequence[str]) -> int:
         warn(f"{chosen.image} has no photos in it ({' '.join(ENDINGS)})")
         return EXIT_AS_IOPAINT
     make_writable_folder(chosen.output, "--output")
+    remove_parts(chosen.output, age_s=PART_AGE_S)
     return _repair_all(pairs, settings, keep_format=chosen.keep_format, concat=bool(chosen.concat))
 
 

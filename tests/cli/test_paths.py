@@ -110,6 +110,28 @@ def test_a_report_that_can_not_be_written_in_the_end_is_a_sentence(
     assert "--report: r.json: No space left on device" in told.err and "1 repaired" in told.out
 
 
+def test_what_a_killed_run_left_half_written_is_removed(
+    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kill left a hidden file for good; one that another run may be writing stays."""
+    monkeypatch.setattr(run, "load_inpainter", lambda _settings: engine)
+    (folder / "out" / "sub").mkdir(parents=True)
+    (folder / "photos" / "sub").mkdir()
+    (folder / "photos" / "sub" / "b.png").write_bytes((folder / "photos" / "a.png").read_bytes())
+    left = [folder / "out" / f".{'0' * 16}.part", folder / "out" / "sub" / f".{'1' * 16}.part"]
+    fresh, other = folder / "out" / f".{'2' * 16}.part", folder / "out" / ".mine.part"
+    for path in (*left, fresh, other):
+        path.write_bytes(b"half")
+    for path in (*left, other):
+        os.utime(path, (1, 1))
+    assert cli.main(["repair", "photos", "m.png", "out"]) == 0
+    assert not any(path.exists() for path in left) and fresh.exists() and other.exists()
+    left[0].write_bytes(b"half")
+    os.utime(left[0], (1, 1))
+    assert cli.main(["run", "--image", "photos", "--mask", "m.png", "--output", "out"]) == 0
+    assert not left[0].exists() and fresh.exists()
+
+
 def test_a_failed_write_names_the_file_that_people_know(folder: Path) -> None:
     """It named the hidden file that is renamed in the end."""
     with pytest.raises(OSError) as raised:
