@@ -32,6 +32,7 @@ SAMPLE_PX = 2  # around a click whose colour counts
 CUT_ROUNDS = 2
 BLOCK_PX = 96
 RIM_PX = 5  # of the cut: how far the rim may lie from where the cut has it
+LEAST_OF_BOX = 0.01  # what a cut leaves of a box, else it has found nothing
 MOST_POINTS = 200
 
 Point = tuple[float, float, bool]  # x, y in image pixels, True = add, False = take away
@@ -91,6 +92,12 @@ def select_object(
             view = _look(pixels, _nearer(bounds, view, (height, width)))
             added, taken = _grow_all(view, points, inside, sensitivity)
     cut = _cut(view, added, taken, points, inside)
+    if inside is not None and not any(keep for _, _, keep in points) and _is_lost(cut, added):
+        # As like its surroundings as that is to itself: then what lies in the middle of the box counts.
+        middle = ((inside[0] + inside[2]) / 2, (inside[1] + inside[3]) / 2, True)
+        grown, taken = _grow_all(view, [middle, *points], inside, sensitivity)
+        cut = _cut(view, grown & added, taken, [middle, *points], inside) & added
+        points = [middle, *points]
     mask = _refine(pixels, view, cut)
     for x, y, keep in points:  # whatever the cut says
         mask[int(y), int(x)] = keep
@@ -122,6 +129,11 @@ def _nearer(bounds: Box, view: _View, size: tuple[int, int]) -> Box:
     x, y = view.box[0] + (left + right) / 2, view.box[1] + (top + bottom) / 2
     half = max(NEARER * max(right - left, bottom - top), 96.0) / 2
     return cut_box((int(x - half), int(y - half), int(x + half), int(y + half)), size)
+
+
+def _is_lost(cut: Mask, added: Mask) -> bool:
+    """Tell whether the cut has left next to nothing of a box."""
+    return bool(cut.sum() < LEAST_OF_BOX * added.sum())
 
 
 def _grow_all(view: _View, points: Sequence[Point], inside: Box | None, sensitivity: float) -> tuple[Mask, Mask]:

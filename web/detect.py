@@ -33,10 +33,10 @@ from web.uploads import decode_mask, read_json
 
 KINDS = ("text", "click", "repeat", "spots")
 FIELDS = {
-    "text": ("image_id", "kind", "box", "sensitivity"),
+    "text": ("image_id", "kind", "box", "points", "sensitivity"),
     "click": ("image_id", "kind", "box", "points", "sensitivity"),
-    "repeat": ("image_id", "kind", "box", "mask_png", "strokes", "mark_image_id", "sensitivity"),
-    "spots": ("image_id", "kind", "box", "sensitivity"),
+    "repeat": ("image_id", "kind", "box", "points", "mask_png", "strokes", "mark_image_id", "sensitivity"),
+    "spots": ("image_id", "kind", "box", "points", "sensitivity"),
 }
 AT_ONCE = 2  # a click takes a tenth of a second, text some seconds, and repairs want the processor too
 MOST_WAITING = 16
@@ -106,6 +106,8 @@ def _detect(queue: JobQueue, searches: SearchCache, body: dict[str, Any]) -> dic
         raise JobError("no_image", "No photo was named (image_id).")
     box, sensitivity = _box(body.get("box")), _sensitivity(body.get("sensitivity"))
     points = _points(body.get("points"))
+    if points and kind in ("text", "spots"):
+        raise JobError("bad_detect", f"For {kind} no point can be given, only a box to look in.", {"key": "points"})
     image = queue.image(body["image_id"])
     try:
         if kind in ("text", "spots"):
@@ -116,7 +118,7 @@ def _detect(queue: JobQueue, searches: SearchCache, body: dict[str, Any]) -> dic
             with queue.images.memory.reserve(_cost_bytes(kind, image)):
                 pixels = queue.images.pixels(image)
                 return _answer(select_object(pixels, points, box=box, sensitivity=sensitivity))
-        return _find_repeats(queue, image, body, box, sensitivity)
+        return _find_repeats(queue, image, body, box, points, sensitivity)
     except DetectorMissingError as error:
         raise JobError("detector_missing", str(error)) from error
     except DetectionError as error:
@@ -134,9 +136,12 @@ def _search(queue: JobQueue, searches: SearchCache, kind: str, image: ImageRecor
 
 
 def _find_repeats(
-    queue: JobQueue, image: ImageRecord, body: dict[str, Any], box: Box | None, sensitivity: float
+    queue: JobQueue, image: ImageRecord, body: dict[str, Any], box: Box | None, points: list[Point], sensitivity: float
 ) -> dict[str, Any]:
-    """Look on `image` for what is marked on `mark_image_id`, by default the same photo; return the answer."""
+    """Look on `image` for what is marked on `mark_image_id`, by default the same photo; return the answer.
+
+    The mark is what the mask, the strokes and the box cover, or what clicks select, then in the box if there is one.
+    """
     mark_id = body.get("mark_image_id", image.image_id)
     if not isinstance(mark_id, str):
         raise JobError("bad_detect", "mark_image_id must be the id of the photo that the mark is on.")
@@ -150,7 +155,9 @@ def _find_repeats(
     with queue.images.memory.reserve(_cost_bytes("repeat", image, marked) + masks_bytes):
         mark_pixels, pixels = queue.images.pixels(marked), queue.images.pixels(image)
         mask = build_mask(strokes, data, image=marked, pixels=mark_pixels if data is not None else None)
-        if box is not None:
+        if points:
+            mask |= select_object(mark_pixels, points, box=box).mask
+        elif box is not None:
             left, top, right, bottom = box
             mask[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = True
         return _answer(

@@ -110,3 +110,17 @@ def test_tiny_photos_are_selected_in_without_a_fault(size: tuple[int, int]) -> N
 def test_what_selects_nothing_is_refused(points: list, box: tuple | None, sensitivity: float) -> None:
     with pytest.raises(DetectionError):
         select_object(photo("pier.jpg"), points, box=box, sensitivity=sensitivity)
+
+
+def test_a_box_on_what_is_like_its_surroundings_selects_what_lies_in_its_middle() -> None:
+    """Of 160 boxes drawn anywhere on photos the cut left nothing in 126, and people were told to try another place."""
+    image = photo("pier.jpg")
+    found = 0
+    random = np.random.default_rng(3)
+    for _ in range(20):
+        left, top = int(random.integers(0, 350)), int(random.integers(0, 250))
+        box = (left, top, left + 120, top + 100)
+        mask = select_object(image, box=box).mask
+        found += mask.sum() > 100
+        assert not mask[: max(0, top - 8)].any() and not mask[:, left + 128 :].any()
+    assert found >= 19

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from PIL import Image, ImageDraw
 from playwright.sync_api import expect
 
-from tests.support.page_driver import STATUS, Person, photo_file
+from tests.support.page_driver import STATUS, Person, make_photo, photo_file
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 
 Visit = Callable[..., Person]
@@ -76,6 +77,55 @@ def test_a_batch_is_cancelled_and_a_photo_that_fails_says_why(person: Person) ->
     person.press("batch-mask")
     expect(person.page.locator('[data-part="many-failed"] li')).to_have_count(3)
     expect(person.page.locator('[data-part="many-failed"]')).to_contain_text("2.png: ⚠️")
+
+
+def test_keys_go_from_photo_to_photo_cancel_a_batch_and_download(person: Person) -> None:
+    choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
+    wait_for_uploads(person, 3)
+    name = person.page.locator('[data-part="photo-name"]')
+    for key, shown in (("PageDown", "1.png"), ("PageDown", "2.png"), ("PageDown", "2.png"), ("PageUp", "1.png")):
+        person.key(key)
+        expect(name).to_have_text(shown)
+    with person.page.expect_download() as download:
+        person.key("Control+s")
+    assert download.value.suggested_filename.startswith("1")
+    person.paint((0.5, 0.5), (0.6, 0.5))
+    person.slow_down(0, dilate_px=1006)  # the fake engine goes on until it is cancelled
+    person.press("batch-mask")
+    expect(person.page.locator('[data-stage="running"]')).not_to_have_count(0)
+    person.key("Escape")
+    expect(person.page.locator(STATUS)).to_contain_text("What is done stays")
+    expect(person.page.locator('[data-stage="running"]')).to_have_count(0)
+
+
+def with_mark(seed: int, left: int, top: int) -> Any:
+    """A photo with a red plate that has two white bars."""
+    photo = Image.fromarray(make_photo(480, 360, seed=seed) // 4 + 90)
+    draw = ImageDraw.Draw(photo)
+    draw.rectangle((left, top, left + 90, top + 54), fill=(220, 20, 40))
+    draw.rectangle((left + 12, top + 8, left + 26, top + 44), fill=(250, 250, 250))
+    draw.rectangle((left + 44, top + 24, left + 80, top + 44), fill=(250, 250, 250))
+    data = io.BytesIO()
+    photo.save(data, "PNG")
+    return {"name": f"{seed}.png", "mimeType": "image/png", "buffer": data.getvalue()}
+
+
+def test_a_mark_is_removed_from_all_wherever_it_is_on_each(person: Person) -> None:
+    places = [(40, 40), (300, 200), (180, 280)]
+    marked = [with_mark(seed, *place) for seed, place in enumerate(places)]
+    choose(person, *marked, photo_file(480, 360, name="none.png"))
+    wait_for_uploads(person, 4)
+    person.key("r")
+    person.paint((38 / 480, 38 / 360), (133 / 480, 97 / 360))
+    person.press("batch-mark")
+    expect(person.page.locator(STATE)).to_have_text("4 of 4 photos went through", timeout=60_000)
+    expect(person.page.locator('[data-stage="done"]')).to_have_count(3)
+    expect(person.page.locator('[data-stage="nothing"]')).to_have_count(1)
+    for seed, (left, top) in enumerate(places):
+        person.page.get_by_role("button", name=f"{seed}.png").click()
+        expect(person.page.locator('[data-part="photo-name"]')).to_have_text(f"{seed}.png")
+        (one,) = person.rounds
+        assert one["box"] == pytest.approx([left, top, left + 90, top + 54], abs=8)
 
 
 def test_an_address_opens_an_uploaded_photo_and_a_sample_opens_at_once(visit: Visit, server: RunningServer) -> None:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
-from tests.support.page_driver import RED_PIXELS, STATUS, Person
+from tests.support.page_driver import RED_PIXELS, STATUS, Held, Person
 from tests.support.serving import RunningServer
 
 Visit = Callable[..., Person]
@@ -261,7 +261,64 @@ def test_a_mask_comes_from_a_file_and_what_is_none_changes_nothing(person: Perso
     ):
         upload(person, image)
         expect(status).to_contain_text(sentence)
+        expect(status).to_contain_text("mask.png")
         assert person.strokes == before
+
+
+def test_a_mask_this_browser_cannot_read_is_read_by_the_server(person: Person) -> None:
+    data = BytesIO()
+    white(RED).save(data, "TIFF")
+    file: Any = {"name": "mask.tif", "mimeType": "image/tiff", "buffer": data.getvalue()}
+    changing(person, lambda: person.page.set_input_files('[data-part="mask-file"]', file))
+    assert (painted(person) == RED).all()
+    file |= {"name": "no.tif", "buffer": b"nothing of the kind"}
+    person.page.set_input_files('[data-part="mask-file"]', file)
+    expect(person.page.locator(STATUS)).to_contain_text("no.tif is not a picture")
+
+
+def test_arrow_keys_add_up_on_the_slider_that_grows(person: Person) -> None:
+    """Of five presses one counted: each was taken on its own, while the one before was still computed."""
+    changing(person, lambda: upload(person, white(RED)))
+    box = person.strokes[0]["box"]
+    person.page.locator('[data-part="grow"]').focus()
+    for _ in range(5):
+        person.key("ArrowRight")
+    expect(person.page.locator('[data-part="grow-value"]')).to_have_text("0 px")
+    left, top, right, bottom = box
+    assert person.strokes[-1]["box"] == [left - 5, top - 5, right + 5, bottom + 5]
+    person.page.locator('[data-part="grow"]').focus()
+    for _ in range(3):
+        person.key("ArrowRight")
+    person.key("Enter")  # at once: what is repaired has grown by all of it
+    person.page.locator(".fft-rounds li:nth-child(2)").wait_for()
+    assert person.rounds[0]["strokes"][-1]["box"] == [left - 8, top - 8, right + 8, bottom + 8]
+
+
+def test_looking_shows_that_it_goes_on_and_is_given_up_by_key_and_button(person: Person) -> None:
+    row = person.page.locator('[data-part="progress-row"]')
+    held = Held(person, "**/api/v1/detect")
+    for give_up in (lambda: person.key("Escape"), lambda: person.press("cancel")):
+        person.press("find-text")
+        expect(row).to_be_visible()
+        give_up()
+        expect(row).to_be_hidden()
+        expect(person.page.locator(STATUS)).not_to_contain_text("Looking")
+    held.let_go()
+    person.page.wait_for_timeout(300)
+    assert person.strokes == []
+
+
+def test_a_click_on_another_photo_is_a_selection_of_its_own(person: Person) -> None:
+    """While the first photo's was looked for, the next photo's click was sent with it."""
+    Held(person, "**/api/v1/detect")
+    person.key("s")
+    person.page.mouse.click(*person.stage_point(0.5, 0.5))
+    person.open(png(scene(), "next.png"))
+    person.page.mouse.click(*person.stage_point(0.2, 0.2))
+    person.page.wait_for_function("document.querySelector('[data-part=\"status\"]').textContent.includes('Looking')")
+    person.page.wait_for_timeout(200)
+    asked = [json.loads(body) for body in person.posts("/api/v1/detect")]
+    assert [len(one["points"]) for one in asked] == [1, 1] and asked[0]["image_id"] != asked[1]["image_id"]
 
 
 def test_the_same_mask_again_on_this_photo_after_a_reload_and_on_the_next(person: Person) -> None:

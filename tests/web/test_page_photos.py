@@ -1,7 +1,7 @@
 """Photos that are opened: wrong ones, several, large and dark ones, and one in the place of another."""
 
 import numpy as np
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from imaging import encode_png
 from tests.support.page_driver import STATUS, Held, Person, choose, photo_file, with_two_rounds
@@ -127,3 +127,92 @@ def test_a_photo_of_few_levels_is_shown_bright_by_photo_and_patch(person: Person
     person.paint((0.3, 0.3), (0.4, 0.3))
     person.repair()
     assert min(person.pixel(0.35, 0.3)) > 80
+
+
+DROP = """(files) => {
+  const data = new DataTransfer();
+  for (const [name, bytes, type] of files) data.items.add(new File([new Uint8Array(bytes)], name, { type }));
+  const drop = new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true });
+  document.querySelector('.fft-stage').dispatchEvent(drop);
+}"""
+KEPT_FILES = """() => new Promise((resolve) => {
+  const opening = indexedDB.open('fftlama', 1);
+  opening.onsuccess = () => {
+    const asked = opening.result.transaction('uploads').objectStore('uploads').count();
+    asked.onsuccess = () => (opening.result.close(), resolve(asked.result));
+  };
+})"""
+
+
+def test_a_reload_goes_on_with_uploads_and_keeps_what_was_painted_on_them(person: Person) -> None:
+    """A photo that had not gone up yet was lost in a reload, and what was painted on it."""
+    person.page.on("dialog", lambda dialog: dialog.accept())  # the page asks before it is left
+    held = Held(person, "**/api/v1/images")
+    choose(person, photo_file(seed=4, name="first.png"))
+    held.wait()
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    person.visit()
+    expect(person.page.locator('[data-part="photo-name"]')).to_have_text("first.png")
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("640 × 480")
+    held.let_go()
+    person.page.locator('a[data-part="download"][aria-disabled="false"]').wait_for()
+    person.repair()
+    assert len(person.rounds[0]["strokes"]) == 1 and person.shown_patches == 1
+    # Beside a photo that is there: that one is shown, and the others go on.
+    held = Held(person, "**/api/v1/images")
+    choose(person, photo_file(320, 200, name="second.png"))
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 200")
+    person.paint((0.5, 0.5), (0.6, 0.5))
+    person.visit()
+    expect(person.page.locator('[data-part="photo-name"]')).to_have_text("first.png")
+    person.page.locator(".fft-patch").wait_for()
+    held.let_go()
+    expect(person.page.locator('[data-part="strip-list"] img[src]')).to_have_count(2)
+    person.page.get_by_role("button", name="second.png").click()
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 200")
+    assert len(person.strokes) == 1
+    person.page.wait_for_function(f"({KEPT_FILES})().then((count) => count === 0)")
+
+
+def test_what_is_no_photo_among_several_is_named_and_can_be_taken_off_the_list(person: Person) -> None:
+    good = list(photo_file(90, 60)["buffer"])
+    damaged = list(photo_file()["buffer"][:3000])
+    person.page.evaluate(DROP, [["empty.png", [], "image/png"], ["cut.png", damaged, "image/png"]])
+    expect(person.page.locator(STATUS)).to_contain_text("None of these is a photo we can read: empty.png, cut.png")
+    expect(person.page.locator('[data-part="strip"]')).to_be_hidden()
+    expect(person.page.locator('[data-part="progress-row"]')).to_be_hidden()
+    files = [
+        ["good.png", good, "image/png"],
+        ["notes.pdf", [1, 2], "application/pdf"],
+        ["cut.png", damaged, "image/png"],
+    ]
+    person.page.evaluate(DROP, files)
+    failed = person.page.locator('[data-part="many-failed"]')
+    for name in ("notes.pdf is not a picture", "cut.png is incomplete"):
+        expect(failed).to_contain_text(name)
+    person.press("failed-remove")
+    expect(person.page.locator('[data-part="strip"]')).to_be_hidden()  # one photo needs none
+    expect(person.page.locator('[data-part="photo-name"]')).to_have_text("good.png")
+
+
+def test_an_upload_is_cancelled_and_one_that_comes_too_often_waits_for_its_turn(person: Person) -> None:
+    held = Held(person, "**/api/v1/images")
+    choose(person, photo_file())
+    held.wait()
+    person.press("cancel")
+    expect(person.page.locator(STATUS)).to_contain_text("not uploaded")
+    expect(person.page.locator(".fft-welcome")).to_be_visible()
+    person.page.unroute_all(behavior="ignoreErrors")
+    answers = [{"error": "too_many_requests", "message": "?", "params": {"wait_s": 1}}]
+
+    def refuse_once(route: Route) -> None:
+        if answers:
+            route.fulfill(status=429, json=answers.pop())
+        else:
+            route.continue_()
+
+    person.page.route("**/api/v1/images", refuse_once)
+    choose(person, photo_file(name="later.png"))
+    person.page.locator('a[data-part="download"][aria-disabled="false"]').wait_for()
+    expect(person.page.locator('[data-part="photo-name"]')).to_have_text("later.png")
+    assert not answers

@@ -6,7 +6,7 @@ from io import BytesIO
 from PIL import Image
 from playwright.sync_api import Dialog, expect
 
-from tests.support.page_driver import Person, photo_file
+from tests.support.page_driver import Person, photo_file, with_two_rounds
 from tests.support.serving import RunningServer
 
 Visit = Callable[..., Person]
@@ -85,6 +85,29 @@ def test_rounds_branch_and_can_be_removed_and_a_reload_keeps_all(person: Person)
     person.press("round-remove")
     assert person.rounds == [] and person.shown_patches == 0
     expect(branch).to_have_count(0)
+
+
+def test_what_is_painted_stays_wherever_one_goes_in_the_rounds(person: Person) -> None:
+    """A click on a round threw away what was painted, and no undo brought it back."""
+    with_two_rounds(person)
+    painted = person.strokes
+    rounds = person.page.locator(".fft-rounds li button")
+    for number in (1, 0, 2, 1):
+        rounds.nth(number).click()
+        expect(rounds.nth(number)).to_have_attribute("aria-current", "true")
+        assert person.strokes == painted
+    person.press("repair")  # on round 1: the second one becomes another way
+    person.page.locator(BRANCHES).wait_for()
+    assert len(person.rounds) == 2 and person.strokes == []
+    person.page.locator(BRANCHES).click()
+    expect(rounds.nth(2)).to_have_attribute("aria-current", "true")
+    # What an undo brought back is no painting of its own: it goes with its round.
+    person.key("Control+z")
+    assert person.strokes == person.rounds[1]["strokes"]
+    person.visit()
+    rounds.nth(2).click()
+    expect(rounds.nth(2)).to_have_attribute("aria-current", "true")
+    assert person.strokes == []
 
 
 def test_a_download_has_the_format_quality_and_size_that_are_chosen(person: Person) -> None:

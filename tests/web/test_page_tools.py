@@ -93,6 +93,21 @@ def test_shift_and_a_click_draw_a_straight_line_from_the_last_point(person: Pers
     assert np.abs(line - [[0.2 * WIDTH, 0.2 * HEIGHT], [0.8 * WIDTH, 0.6 * HEIGHT]]).max() <= 1.5
 
 
+def test_a_straight_line_does_not_begin_on_another_photo_and_what_is_beside_the_photo_is_no_stroke(
+    person: Person,
+) -> None:
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    person.open(photo_file(200, 400, seed=3, name="tall.png"))
+    person.page.keyboard.down("Shift")
+    person.page.mouse.click(*person.stage_point(0.7, 0.7))
+    person.page.keyboard.up("Shift")
+    assert [len(stroke["points"]) for stroke in person.strokes] == [1]
+    person.page.locator('[data-part="instant"]').check()
+    person.page.mouse.click(*person.stage_point(-0.9, 0.5))
+    person.page.wait_for_timeout(300)
+    assert len(person.strokes) == 1 and not person.posts("/api/v1/repairs")
+
+
 def test_the_space_bar_moves_the_picture_after_a_click_on_a_button_too(person: Person) -> None:
     for action in ("brush", "undo", "zoomIn"):
         person.paint((0.3, 0.3))

@@ -88,6 +88,15 @@ def test_a_mark_is_found_again_on_another_photo(client: httpx.Client, image_id: 
     assert np.array_equal(by_box, by_mask)
 
 
+def test_no_field_of_the_route_is_unknown_for_a_kind_and_a_click_can_say_what_the_mark_is(
+    client: httpx.Client, image_id: str
+) -> None:
+    for kind in ("text", "spots"):
+        detect(client, image_id=image_id, kind=kind, box=None, points=[], sensitivity=0.5)
+    by_click, regions = detect(client, image_id=image_id, kind="repeat", points=[[240, 115, True]])
+    assert len(regions) >= 1 and by_click[102:158, 202:212].all()
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
@@ -102,7 +111,8 @@ def test_a_mark_is_found_again_on_another_photo(client: httpx.Client, image_id: 
         ({"kind": "text", "box": [1, 2, 3]}, 422, "bad_detect"),
         ({"kind": "text", "sensitivity": 2}, 422, "bad_detect"),
         ({"kind": "text", "sensitivity": "high"}, 422, "bad_detect"),
-        ({"kind": "text", "points": []}, 400, "bad_request"),
+        ({"kind": "text", "points": [[5, 5, True]]}, 422, "bad_detect"),
+        ({"kind": "text", "strokes": []}, 400, "bad_request"),
         ({"kind": "spots", "strokes": []}, 400, "bad_request"),
         ({"kind": "spots", "box": [900, 900, 950, 950]}, 422, "bad_detect"),
         ({"kind": "repeat"}, 422, "bad_detect"),

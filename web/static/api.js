@@ -21,6 +21,8 @@ export class ApiError extends Error {
 }
 
 const AWAY_STATUSES = new Set([502, 503, 504]); // a proxy, or a server that is starting
+const FULL = new Set(["queue_full", "client_queue_full", "too_many_requests"]);
+const LONGEST_TURN_MS = 10_000;
 const LONGEST_PAUSE_MS = 4000;
 const POLL_S = 10;
 const SETTLE_S = 0.15; // a repair that takes less is told of once, when it is done
@@ -140,6 +142,23 @@ export function createApi(onConnection) {
     return untilAnswered((given) => uploadOnce(file, onProgress, given), { signal, tries: 12 });
   }
 
+  /**
+   * Where the server has no room for now, or was asked too often, the next place is waited for.
+   * @template T
+   * @param {() => Promise<T>} attempt @param {AbortSignal} signal @returns {Promise<T>}
+   */
+  async function inTurn(attempt, signal) {
+    for (;;) {
+      try {
+        return await attempt();
+      } catch (error) {
+        if (!(error instanceof ApiError) || !FULL.has(error.code) || signal.aborted) throw error;
+        await pause(Math.min(LONGEST_TURN_MS, 1000 * (error.params.wait_s || 1)), signal);
+        if (signal.aborted) throw error;
+      }
+    }
+  }
+
   /** @param {object} body @returns {Promise<Submitted>} */
   const submit = (body) => post("repairs", body);
 
@@ -180,7 +199,7 @@ export function createApi(onConnection) {
   // Relative, because a proxy may serve this under a path that the server does not know.
   const localUrl = (/** @type {string} */ url) => url.replace(/^.*?(?=api\/v1\/)/, "");
 
-  return { picture, upload, submit, submitAndLook, follow, cancel, detect, models, chooseModel, weights, fetchWeights, stopFetch, info, photoUrl, localUrl };
+  return { picture, upload, inTurn, submit, submitAndLook, follow, cancel, detect, models, chooseModel, weights, fetchWeights, stopFetch, info, photoUrl, localUrl };
 }
 
 /** @typedef {ReturnType<typeof createApi>} Api */

@@ -1,5 +1,5 @@
-// Batch: one repair of all photos of the visit: the mask that is painted, stretched to each photo's size, or the text that
-// is found on each. A few at a time, so that one is sent while another is repaired. Each result is a round of its photo.
+// Batch: one repair of all photos of the visit: the mask that is painted, stretched to each photo's size, or what is found
+// on each: text, or the mark that is painted over, wherever it is. A few at a time, so that one is sent while another is repaired. Each result is a round of its photo.
 // A reload goes on with it: asked for again under the same request ids, the server answers with the same jobs.
 
 import { ApiError } from "./api.js";
@@ -17,8 +17,8 @@ import { allWork, imageOf, workOf } from "./shelf.js";
 const AT_ONCE = 3; // browsers open six connections to one server, and the page needs some itself
 const FINISHED = new Set(["done", "failed", "cancelled"]);
 
-/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, shelf: import("./shelf.js").Shelf, whenUploaded: (number: number) => Promise<void>}} parts */
-export function createBatch({ store, api, layers, shelf, whenUploaded }) {
+/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, shelf: import("./shelf.js").Shelf, whenUploaded: (number: number) => Promise<void>, sensitivity: () => number}} parts */
+export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivity }) {
   let stopping = new AbortController();
 
   /** What is painted, else what was repaired last on the shown photo. @returns {Mask | null} */
@@ -26,22 +26,25 @@ export function createBatch({ store, api, layers, shelf, whenUploaded }) {
     const { strokes, rounds, round, photo } = store.get();
     const used = strokes.length ? strokes : round ? rounds[round - 1].strokes : [];
     if (!photo || !used.some(({ erase }) => !erase)) return null;
-    return { strokes: used, width: photo.width, height: photo.height };
+    const { image_id } = (strokes.length ? rounds[round - 1] : rounds[round - 2]) || photo;
+    return { strokes: used, width: photo.width, height: photo.height, image_id };
   }
 
-  /** @param {"mask" | "text"} kind */
+  /** @param {Batch["kind"]} kind */
   async function start(kind) {
     const { batch, shelf: all, photo_number, strokes, hand: { quality, dilate_px } } = store.get();
     if (batch?.running || allWork(store.get()).some(({ work }) => work.job)) return;
-    const mask = kind === "mask" ? maskInUse() : null;
-    if (kind === "mask" && !mask) return store.update({ status: { key: "no_mask", tone: "warn" } });
+    const mask = kind === "text" ? null : maskInUse();
+    if (kind !== "text" && !mask) return store.update({ status: { key: "no_mask", tone: "warn" } });
     // A photo that has this mask's round already is left out.
-    const isDone = (/** @type {number} */ number) => kind === "mask" && number === photo_number && !strokes.length;
+    const isDone = (/** @type {number} */ number) => kind !== "text" && number === photo_number && !strokes.length;
     const numbers = all.map(({ number }) => number).filter((number) => !isDone(number));
     const options = { ...(quality === "high" && { quality }), ...(dilate_px !== null && { dilate_px }) };
     const items = Object.fromEntries(numbers.map((number) => [number, { request_id: randomId(), image_id: null }]));
-    store.update({ status: { key: "ready" }, ...(kind === "mask" && strokes.length && { strokes: [], past: [], future: [] }) });
-    await run({ numbers, ended: 0, running: true, mask, options, items });
+    store.update({ status: { key: "ready" }, ...(kind !== "text" && strokes.length && { strokes: [], past: [], future: [] }) });
+    if (mask && !mask.image_id) await whenUploaded(photo_number).catch(() => {}); // said there
+    const marked = mask && { ...mask, image_id: mask.image_id || imageOf(workOf(store.get(), photo_number)) };
+    await run({ kind, numbers, ended: 0, running: true, mask: marked, sensitivity: sensitivity(), options, items });
   }
 
   /** Go on with what a reload broke off: photos that have not changed since. @param {Batch | null | undefined} kept */
@@ -107,19 +110,20 @@ export function createBatch({ store, api, layers, shelf, whenUploaded }) {
   }
 
   /** @param {number} number @param {Batch} batch @param {AbortSignal} signal @returns {Promise<import("./store.js").Doing | null>} how it ended */
-  async function repairOne(number, { mask, options, items }, signal) {
+  async function repairOne(number, { kind, mask, options, items, sensitivity: wanted }, signal) {
     const work = workOf(store.get(), number);
     const image_id = imageOf(work);
     if (!work?.photo || !image_id) return null;
     const { request_id } = items[number];
     setItem(number, { request_id, image_id });
     const { width, height } = work.photo;
-    const strokes = mask ? await stretchStrokes(mask, width, height) : [];
+    const strokes = mask && kind === "mask" ? await stretchStrokes(mask, width, height) : [];
     /** @type {Record<string, any>} */
     const body = { image_id, request_id, ...(await maskBody(strokes, width, height)) };
-    if (!mask) {
+    if (kind !== "mask") {
       say(number, signal, { stage: "looking" });
-      const found = await api.detect({ image_id, kind: "text" }, signal);
+      const mark = mask && { ...(await maskBody(mask.strokes, mask.width, mask.height)), mark_image_id: mask.image_id };
+      const found = await api.detect({ image_id, sensitivity: wanted, ...(mark ? { kind: "repeat", ...mark } : { kind: "text" }) }, signal);
       if (!found.regions.length) return { stage: "nothing" };
       body.mask_png = found.mask_png;
     }
@@ -127,7 +131,7 @@ export function createBatch({ store, api, layers, shelf, whenUploaded }) {
     if (signal.aborted) return null;
     say(number, signal, { stage: "queued" });
     const began_at = Date.now();
-    const job_id = await submit(body, signal);
+    const { job_id } = await api.inTurn(() => api.submit(body), signal);
     const stop = () => void api.cancel(job_id).catch(() => {}); // perhaps it is done already
     if (signal.aborted) return (stop(), null);
     signal.addEventListener("abort", stop);
@@ -145,20 +149,6 @@ export function createBatch({ store, api, layers, shelf, whenUploaded }) {
     return { stage: "done" };
   }
 
-  // Where the queue is full, the next place in it is waited for.
-  /** @param {object} body @param {AbortSignal} signal @returns {Promise<string>} */
-  async function submit(body, signal) {
-    for (;;) {
-      try {
-        return (await api.submit(body)).job_id;
-      } catch (error) {
-        const isFull = error instanceof ApiError && ["queue_full", "client_queue_full", "too_many_requests"].includes(error.code);
-        if (!isFull || signal.aborted) throw error;
-        await new Promise((resolve) => setTimeout(resolve, 1000));
-      }
-    }
-  }
-
   /** @param {number} number @param {number} base @param {Round} round @param {AbortSignal} signal */
   async function addRound(number, base, round, signal) {
     if (store.get().photo_number === number) await layers.loadPatch(round, signal);
@@ -170,12 +160,13 @@ export function createBatch({ store, api, layers, shelf, whenUploaded }) {
 
   function cancel() {
     const { batch, doing } = store.get();
-    if (!batch?.running) return;
+    if (!batch?.running) return false;
     stopping.abort();
     for (const number of batch.numbers) {
       if (["waiting", "looking", "queued", "running"].includes(doing[number]?.stage)) shelf.say(number, null);
     }
     store.update({ batch: { ...batch, running: false }, status: { key: "cancelled_many" } });
+    return true;
   }
 
   return { start, resume, cancel };

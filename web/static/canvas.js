@@ -38,11 +38,13 @@ import { createStrip } from "./strip.js";
 import { drawStroke } from "./strokes.js";
 import { createTheme } from "./theme.js";
 import { createUnhurried } from "./unhurried.js";
+import { createUploadKeeping } from "./upload_keeping.js";
 import { createView } from "./view.js";
 import { createWeightsOffer } from "./weights_offer.js";
 
 const MASK_RGB = [255, 64, 72];
 const MASK_COLOUR = `rgb(${MASK_RGB})`;
+const TOOLS = ["brush", "eraser", "lasso", "rectangle", "select", "restore"];
 const NEED_FOCUS = new Set(["help", "choose", "mask-menu", "mask-upload", "split", "save-menu", "copy", "timings"]);
 
 /**
@@ -53,6 +55,7 @@ export function startCanvas(root) {
   const $ = (/** @type {string} */ selector) => /** @type {any} */ (root.querySelector(selector));
   const store = createStore(FIRST_STATE);
   const session = createSessionStorage();
+  const keeping = createUploadKeeping();
   const words = createI18n(setup.strings, setup.language);
   const api = createApi((/** @type {boolean} */ online) => store.get().online !== online && store.update({ online }));
   const layers = createLayers({ world: $(".fft-world"), api });
@@ -72,7 +75,7 @@ export function startCanvas(root) {
   const progress = createProgress({ root, words, store, pace });
   const selecting = createSelecting({ store, api, whenUploaded, replaceStrokes: painting.replace });
   const dilationLine = createDilationLine({ store, view, canvas: $(".fft-line"), overlay: $(".fft-overlay"), colour: MASK_COLOUR });
-  const maskTools = createMaskTools({ store, replaceStrokes: painting.replace });
+  const maskTools = createMaskTools({ store, api, replaceStrokes: painting.replace });
   const maskMenu = createMaskMenu({ root, store, words, tools: maskTools, selecting });
   const panel = createPanel({ root, words, layers, onRound: painting.goToRound, onBranch: painting.goToBranch });
   const split = createSplit({ root, store, view, words });
@@ -85,12 +88,12 @@ export function startCanvas(root) {
   const offer = createWeightsOffer({ root, words, api, isOffered: setup.weights_offered, onFetched: models.look });
   const serverStatus = createServerStatus({ dialog: $(".fft-help"), words });
   const loading = createLoading({ store, api, layers, view, setup });
-  const photo = createPhoto({ store, api, layers, view, shelf, loading, setup, words, cancelRepair: repair.cancel, onSize: (width, height) => brushSize.setFirst(width, height) });
-  const batch = createBatch({ store, api, layers, shelf, whenUploaded });
+  const photo = createPhoto({ store, api, layers, view, shelf, loading, keeping, setup, words, cancelRepair: repair.cancel, onSize: (width, height) => brushSize.setFirst(width, height) });
+  const batch = createBatch({ store, api, layers, shelf, whenUploaded, sensitivity: maskMenu.sensitivity });
   const strip = createStrip({ root, store, words, api, onPhoto: photo.goTo, onRemove: removePhoto });
   const many = createManyPanel({ root, words, store });
   const gestures = createGestures({
-    stage: $(".fft-stage"), ring: $(".fft-ring"), view, getHand, isPainting, onStroke: addStroke,
+    stage: $(".fft-stage"), ring: $(".fft-ring"), view, getHand, isPainting, photoNumber: () => store.get().photo_number, onStroke: addStroke,
     onOutline: painting.addOutline, onPick: selecting.click, onBox: selecting.selectBox, onRadius: (factor) => brushSize.scale(factor), onChange: () => pen.lift(),
   });
   const pen = createPen({
@@ -106,12 +109,13 @@ export function startCanvas(root) {
     redo: painting.redo,
     clear: painting.clear,
     repair: startRepair,
-    cancel: () => repair.cancel(),
-    escape: () => gestures.giveUp() || pen.giveUp() || split.close() || (Boolean(store.get().job) && (repair.cancel(), true)) || maskMenu.escape(),
+    cancel: () => cancelRunning() || photo.cancelUpload(),
+    escape: () => gestures.giveUp() || pen.giveUp() || split.close() || cancelRunning() || maskMenu.escape(),
     compare,
     "photo-remove": () => removePhoto(store.get().photo_number),
     "batch-mask": () => batch.start("mask"),
     "batch-text": () => batch.start("text"),
+    "batch-mark": () => batch.start("mark"),
     "batch-cancel": batch.cancel,
     "round-undo": () => painting.goToRound(store.get().round - 1),
     "round-redo": () => painting.goToRound(store.get().round + 1),
@@ -120,21 +124,20 @@ export function startCanvas(root) {
     "save-menu": saving.toggle,
     copy: saving.copy,
     timings: () => store.updateHand({ timings: !getHand().timings }),
-    brush: () => take("brush"),
-    eraser: () => take("eraser"),
-    lasso: () => take("lasso"),
-    rectangle: () => take("rectangle"),
-    select: () => take("select"),
-    restore: () => take("restore"),
+    ...Object.fromEntries(TOOLS.map((tool) => [tool, () => take(tool)])),
     "take-away": () => store.updateHand({ takes_away: !getHand().takes_away }),
     ...maskMenu.actions,
     smaller: () => brushSize.scale(1 / 1.2),
     larger: () => brushSize.scale(1.2),
+    save: () => $('a[data-part="download"][aria-disabled="false"]')?.click(),
+    "photo-before": () => strip.step(-1),
+    "photo-after": () => strip.step(1),
+    "failed-remove": photo.removeRefused,
     zoomIn: () => view.zoomMiddle(1.25),
     zoomOut: () => view.zoomMiddle(0.8),
-    fit,
+    fit: view.fit,
     actualSize,
-    "fit-or-actual": () => (view.get().fitted ? actualSize() : fit()),
+    "fit-or-actual": () => (view.get().fitted ? actualSize() : view.fit()),
     choose: () => $(".fft-file").click(),
     help: serverStatus.open,
     theme: theme.toggle,
@@ -183,6 +186,14 @@ export function startCanvas(root) {
     store.updateHand({ tool, takes_away: false });
   }
 
+  // What somebody waits for, the newest first; false when that is nothing.
+  function cancelRunning() {
+    if (selecting.cancel()) return true;
+    if (!store.get().job) return batch.cancel();
+    repair.cancel();
+    return true;
+  }
+
   function removeRound() {
     const { rounds, round } = store.get();
     const built = rounds.length - round;
@@ -200,6 +211,8 @@ export function startCanvas(root) {
   function startRepair() {
     pen.lift();
     split.close();
+    const growing = maskMenu.settleGrowth();
+    if (growing) return void growing.then(startRepair);
     const state = store.get();
     if (state.job) return;
     if (state.photo && state.strokes.length) return void repair.begin();
@@ -210,10 +223,6 @@ export function startCanvas(root) {
   function repairInstantly() {
     const { hand, strokes } = store.get();
     if (hand.instant && strokes.some(({ erase }) => !erase)) startRepair();
-  }
-
-  function fit() {
-    if (store.get().photo) view.fit();
   }
 
   function actualSize() {
@@ -263,7 +272,8 @@ export function startCanvas(root) {
     store.subscribe(showPicture);
     createUnhurried({ store, follow: (now, before) => (session.follow(now, before), session.followShelf(now, before), show()) });
     const kept = session.open();
-    if (kept?.state.photo) {
+    void keeping.clean();
+    if (kept) {
       void photo.restore(kept.state, kept.shelf);
       brushSize.show();
       repair.resume();

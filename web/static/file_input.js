@@ -3,7 +3,7 @@
 const PICTURE_NAMES = /\.(jpe?g|jfif|png|webp|tiff?|hei[cf]|avif|bmp|gif)$/i;
 
 /** By name too: browsers give no type for HEIC and some others. @param {File} file */
-const isPicture = (file) => /^image\//.test(file.type) || PICTURE_NAMES.test(file.name);
+export const isPicture = (file) => /^image\//.test(file.type) || PICTURE_NAMES.test(file.name);
 
 /** @param {FileSystemDirectoryEntry} folder @returns {Promise<FileSystemEntry[]>} */
 async function entriesOf(folder) {
@@ -33,13 +33,10 @@ export function createFileInput({ root, onFiles, onNothing }) {
   const inputs = /** @type {NodeListOf<HTMLInputElement>} */ (root.querySelectorAll(".fft-file"));
   let inside = 0; // dragenter and dragleave come in pairs for every element that is crossed
 
-  // Of several, the pictures; a single file is tried whatever it is called.
   function take(/** @type {Iterable<File> | null | undefined} */ files) {
     const all = [...(files || [])];
-    const pictures = all.filter(isPicture);
-    const taken = pictures.length ? pictures : all.slice(0, 1);
-    if (taken.length) onFiles(taken);
-    return taken.length > 0;
+    if (all.length) onFiles(all);
+    return all.length > 0;
   }
 
   function drop(/** @type {DataTransfer | null} */ data) {

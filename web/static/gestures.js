@@ -3,11 +3,11 @@
 
 import { drawStroke, rectangleCorners, simplifyLine } from "./strokes.js";
 
-/** @param {{stage: HTMLElement, ring: HTMLElement, view: import("./view.js").View, getHand: () => import("./store.js").Hand, isPainting: () => boolean, onStroke: (stroke: any) => void, onOutline: (corners: number[][], erase: boolean) => void, onPick: (point: number[], takesAway: boolean) => void, onBox: (box: number[], takesAway: boolean) => void, onRadius: (factor: number) => void, onChange: () => void}} parts */
-export function createGestures({ stage, ring, view, getHand, isPainting, onStroke, onOutline, onPick, onBox, onRadius, onChange }) {
+/** @param {{stage: HTMLElement, ring: HTMLElement, view: import("./view.js").View, getHand: () => import("./store.js").Hand, isPainting: () => boolean, photoNumber: () => number, onStroke: (stroke: any) => void, onOutline: (corners: number[][], erase: boolean) => void, onPick: (point: number[], takesAway: boolean) => void, onBox: (box: number[], takesAway: boolean) => void, onRadius: (factor: number) => void, onChange: () => void}} parts */
+export function createGestures({ stage, ring, view, getHand, isPainting, photoNumber, onStroke, onOutline, onPick, onBox, onRadius, onChange }) {
   const pointers = new Map();
   /** @type {any} */
-  const live = { stroke: null, corners: null, pinch: null, panning: false, spaceHeld: false, at: null, last: null };
+  const live = { stroke: null, corners: null, pinch: null, panning: false, spaceHeld: false, at: null, last: null }; // last: where the last stroke ended, and on which photo
   const LASSO_STEP_PX = 3;
   const PEN_PX = 9; // where the keyboard is with a tool that has no size
   const CLICK_PX = 6; // a finger that only taps moves by so much
@@ -30,7 +30,7 @@ export function createGestures({ stage, ring, view, getHand, isPainting, onStrok
     const { tool, takes_away } = getHand();
     const erase = isOutline() ? event.altKey !== Boolean(takes_away) : tool === "eraser" || (event.altKey && tool !== "restore");
     if (isOutline()) live.corners = { points: [start], erase };
-    else live.stroke = { points: event.shiftKey && live.last ? [live.last, start] : [start], radius: getHand().radius, erase };
+    else live.stroke = { points: event.shiftKey && live.last?.photo === photoNumber() ? [live.last.point, start] : [start], radius: getHand().radius, erase };
     view.redraw();
   }
 
@@ -78,7 +78,7 @@ export function createGestures({ stage, ring, view, getHand, isPainting, onStrok
     live.panning = false;
     if (pointers.size < 2) live.pinch = null;
     live.stroke = live.corners = null;
-    if (event.type === "pointerup" && stroke) ((live.last = stroke.points.at(-1)), onStroke(stroke));
+    if (event.type === "pointerup" && stroke) ((live.last = { point: stroke.points.at(-1), photo: photoNumber() }), onStroke(stroke));
     if (event.type === "pointerup" && corners) endOutline(corners);
     mark(event);
     view.redraw();

@@ -8,6 +8,7 @@ export function createKeyboard({ root, stage, actions, holdSpace, pen }) {
     "[": actions.smaller, "]": actions.larger, b: actions.brush, e: actions.eraser, l: actions.lasso, r: actions.rectangle,
     s: actions.select, u: actions.restore, m: actions["mask-menu"], i: actions.invert,
     "+": actions.zoomIn, "=": actions.zoomIn, "-": actions.zoomOut, 0: actions.fit, 1: actions.actualSize, v: actions.split, "?": actions.help,
+    pageup: actions["photo-before"], pagedown: actions["photo-after"],
   };
 
   const isTyping = (target) => target.closest?.("textarea, select, [contenteditable=true], input:not([type=range], [type=file], [type=radio], [type=checkbox])");
@@ -24,6 +25,7 @@ export function createKeyboard({ root, stage, actions, holdSpace, pen }) {
     const key = event.key.toLowerCase();
     if (key === "z" && !event.altKey) (event.shiftKey ? actions.redo : actions.undo)();
     else if (key === "y") actions.redo();
+    else if (key === "s" && !event.shiftKey && !event.altKey) actions.save();
     else return false;
     return true;
   }

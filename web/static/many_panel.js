@@ -1,7 +1,7 @@
 // Many panel: what can be done with all photos of the visit at once, how far it is, what failed, and all as a zip.
 
 import { fileQuery } from "./saving.js";
-import { allWork, imageOf } from "./shelf.js";
+import { allWork, imageOf, isNoPhoto } from "./shelf.js";
 
 /** @typedef {import("./store.js").State} State */
 
@@ -16,7 +16,7 @@ export function createManyPanel({ root, words, store }) {
     text("many-title", words.say("many.title", { count: shelf.length }));
     const isRunning = Boolean(batch?.running);
     const works = allWork(state).map(({ work }) => work);
-    for (const act of ["batch-mask", "batch-text"]) {
+    for (const act of ["batch-mask", "batch-mark", "batch-text"]) {
       /** @type {HTMLButtonElement} */ (root.querySelector(`[data-act="${act}"]`)).disabled = isRunning || works.some(({ job }) => job);
     }
     showProgress(batch);
@@ -43,13 +43,15 @@ export function createManyPanel({ root, words, store }) {
     text("many-state", batch.running ? words.say("many.running", params) : words.say("many.ended", params));
   }
 
-  function showFailed(/** @type {State} */ { shelf, doing }) {
+  function showFailed(/** @type {State} */ state) {
+    const { shelf, doing } = state;
     const sentences = shelf.flatMap(({ number, name }) => {
       const error = doing[number]?.error;
       if (!error) return [];
       const sentence = words.sayCoded("errors", error);
       return [sentence.includes(name) ? sentence : words.say("many.failed", { name, sentence })];
     });
+    /** @type {HTMLElement} */ (root.querySelector('[data-act="failed-remove"]')).hidden = !shelf.some(({ number }) => isNoPhoto(state, number));
     const list = part("many-failed");
     list.hidden = !sentences.length;
     if (list.textContent !== sentences.join("")) list.replaceChildren(...sentences.map((textContent) => Object.assign(document.createElement("li"), { textContent })));

@@ -4,6 +4,7 @@ import { MOST_GROWTH_PX } from "./mask_tools.js";
 
 /** @typedef {import("./store.js").State} State */
 
+const KEYS_MS = 500; // an arrow key pressed again so soon is part of the same amount
 const SETTLE_MS = 250; // a slider that rests this long is meant
 const ROOM = "(min-width: 761px) and (min-height: 700px)"; // for it and everything else in the panel
 
@@ -69,11 +70,19 @@ export function createMaskMenu({ root, store, words, tools, selecting }) {
     grow.setAttribute("aria-valuetext", text);
   }
 
-  // Taken on release; then the slider is back in the middle, for more of it.
+  let taking = 0;
+  let isByKey = false;
+
+  // Taken on release, of keys when none comes any more; then the slider is back in the middle, for more of it.
   async function takeGrowth() {
+    clearTimeout(taking);
+    taking = 0;
     await tools.grow(Number(grow.value));
     setGrowth(0);
   }
+
+  /** Take at once what keys have set, where they have. @returns {Promise<void> | null} */
+  const settleGrowth = () => (taking ? takeGrowth() : null);
 
   dilate.addEventListener("input", () => store.updateHand({ dilate_px: Number(dilate.value) < 0 ? null : Number(dilate.value) }));
   grow.min = -MOST_GROWTH_PX;
@@ -83,7 +92,13 @@ export function createMaskMenu({ root, store, words, tools, selecting }) {
     setGrowth(px);
     void tools.previewGrowth(px);
   });
-  grow.addEventListener("change", () => void takeGrowth());
+  grow.addEventListener("keydown", () => (isByKey = true));
+  grow.addEventListener("pointerdown", () => (isByKey = false));
+  grow.addEventListener("change", () => {
+    clearTimeout(taking);
+    taking = window.setTimeout(takeGrowth, isByKey ? KEYS_MS : 0);
+  });
+  grow.addEventListener("blur", settleGrowth);
   sensitivity.addEventListener("input", () => {
     clearTimeout(settling);
     settling = window.setTimeout(() => selecting.withSensitivity(wanted()), SETTLE_MS);
@@ -105,5 +120,5 @@ export function createMaskMenu({ root, store, words, tools, selecting }) {
     "mask-again": () => void tools.useAgain(),
   };
 
-  return { show, escape, actions };
+  return { show, escape, settleGrowth, sensitivity: wanted, actions };
 }

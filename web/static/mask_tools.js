@@ -1,6 +1,7 @@
 // Mask tools: the mask as a thing of its own: inverted, grown or shrunk, from a file, to a file, the same once more. What
 // is painted becomes a region of pixels; it can be painted on and erased from like any other, and undone.
 
+import { ApiError } from "./api.js";
 import { rasterize } from "./rasterize.js";
 import { encodePng, inStrips, inverted, toPreview, toStroke, trimmed } from "./regions.js";
 
@@ -11,8 +12,8 @@ const BRIGHT = 127;
 const SAME_SHAPE = 0.01; // proportions may differ by so much, as rounded sizes do
 export const MOST_GROWTH_PX = 64;
 
-/** @param {{store: import("./store.js").Store, replaceStrokes: (strokes: Stroke[]) => void}} parts */
-export function createMaskTools({ store, replaceStrokes }) {
+/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, replaceStrokes: (strokes: Stroke[]) => void}} parts */
+export function createMaskTools({ store, api, replaceStrokes }) {
   /** @type {{strokes: Stroke[], region: Region, signed: Promise<Int16Array>} | null} */
   let growing = null;
 
@@ -21,8 +22,8 @@ export function createMaskTools({ store, replaceStrokes }) {
     return [photo?.width || 0, photo?.height || 0];
   };
 
-  /** @param {string} code */
-  const refuse = (code) => store.update({ status: { error: { code, message: "" } } });
+  /** @param {string} code @param {Record<string, any>} [params] */
+  const refuse = (code, params = {}) => store.update({ status: { error: { code, message: "", params } } });
 
   async function invert() {
     const { strokes, photo } = store.get();
@@ -97,15 +98,27 @@ export function createMaskTools({ store, replaceStrokes }) {
 
   /** Take a picture as the mask: white goes, and of a picture with transparent parts what is not transparent. */
   async function upload(/** @type {File} */ file) {
-    const { photo } = store.get();
-    const picture = await createImageBitmap(file).catch(() => null);
+    const { photo, photo_number } = store.get();
     if (!photo) return;
-    if (!picture) return refuse("bad_mask");
-    if (Math.abs((picture.width * photo.height) / (picture.height * photo.width) - 1) > SAME_SHAPE) return refuse("mask_size");
-    const region = readMask(picture, photo.width, photo.height);
-    if (store.get().photo?.image_id !== photo.image_id) return;
-    if (!region) return refuse("bad_mask");
-    replaceStrokes([...store.get().strokes, await toStroke(region)]);
+    try {
+      const picture = await createImageBitmap(file).catch(() => byServer(file));
+      if (store.get().photo_number !== photo_number) return;
+      const sizes = { width: picture.width, height: picture.height, photo_width: photo.width, photo_height: photo.height };
+      if (Math.abs((picture.width * photo.height) / (picture.height * photo.width) - 1) > SAME_SHAPE) return refuse("mask_shape", { name: file.name, ...sizes });
+      const region = readMask(picture, photo.width, photo.height);
+      if (!region) return refuse("mask_without_white", { name: file.name });
+      replaceStrokes([...store.get().strokes, await toStroke(region)]);
+    } catch (error) {
+      const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, { error: "not_an_image" });
+      if (store.get().photo_number === photo_number) store.update({ status: { error: { code, message, params: { name: file.name, ...params } } } });
+    }
+  }
+
+  /** What this browser cannot draw, TIFF and HEIC mostly, as the server reads it. @param {File} file */
+  async function byServer(file) {
+    store.update({ status: { key: "mask_reading", tone: "busy" } });
+    const { image_id } = await api.upload(file, () => {});
+    return createImageBitmap(await api.picture(api.photoUrl(image_id, "?format=png")));
   }
 
   async function download() {

@@ -4,7 +4,7 @@
 
 import { onBranch, withoutRound } from "./branches.js";
 import { doneStatus, earlierVersions } from "./store.js";
-import { finishPolygon, finishStroke } from "./strokes.js";
+import { boxOf, finishPolygon, finishStroke } from "./strokes.js";
 
 /** @typedef {import("./store.js").Stroke} Stroke */
 
@@ -20,7 +20,8 @@ export function createPainting({ store, view, startRepair }) {
   const tolerance_px = () => Math.max(0.3, 0.35 / view.get().scale);
 
   function add(/** @type {Stroke} */ stroke) {
-    if (!store.get().photo) return;
+    const { photo } = store.get();
+    if (!photo || !boxOf([{ ...stroke, erase: false }], photo.width, photo.height)) return; // it is beside the photo
     set([...store.get().strokes, stroke]);
     if (store.get().hand.instant && !stroke.erase) startRepair();
   }
@@ -50,12 +51,20 @@ export function createPainting({ store, view, startRepair }) {
     store.update({ strokes: future[future.length - 1], past: [...past, strokes], future: future.slice(0, -1) });
   }
 
+  // What was painted and not repaired stays, wherever one goes; what came back with an undone round goes with it.
+  /** @param {Stroke[]} brought by the round that is left @returns {Partial<import("./store.js").State>} */
+  function paintedAfter(brought) {
+    const { strokes, rounds } = store.get();
+    const text = JSON.stringify(strokes); // after a reload they are no longer the same objects
+    const isOwn = strokes.length && !rounds.some((one) => one.strokes === strokes || JSON.stringify(one.strokes) === text);
+    return isOwn ? {} : { strokes: brought, past: earlierVersions(brought), future: [] };
+  }
+
   function goToRound(/** @type {number} */ number) {
     const { job, rounds, round } = store.get();
     if (job || number < 0 || number > rounds.length) return;
-    const strokes = number === round - 1 ? rounds[number].strokes : [];
     const status = number ? doneStatus(rounds[number - 1]) : { key: "ready" };
-    store.update({ round: number, strokes, past: earlierVersions(strokes), future: [], status });
+    store.update({ round: number, ...paintedAfter(number === round - 1 ? rounds[number].strokes : []), status });
   }
 
   /** Go over to another path of rounds. */
@@ -63,7 +72,7 @@ export function createPainting({ store, view, startRepair }) {
     const { job, branches } = store.get();
     if (job || !branches[index]) return;
     const now = onBranch(store.get(), index);
-    store.update({ ...now, preview: null, strokes: [], past: [], future: [], status: doneStatus(now.rounds[now.round - 1]) });
+    store.update({ ...now, preview: null, ...paintedAfter([]), status: doneStatus(now.rounds[now.round - 1]) });
   }
 
   /** Remove the round one is at, and those built on it. */
@@ -71,7 +80,7 @@ export function createPainting({ store, view, startRepair }) {
     const { job, round } = store.get();
     if (job || !round) return;
     const now = withoutRound(store.get(), round);
-    store.update({ ...now, preview: null, strokes: [], past: [], future: [], status: now.round ? doneStatus(now.rounds[now.round - 1]) : { key: "ready" } });
+    store.update({ ...now, preview: null, ...paintedAfter([]), status: now.round ? doneStatus(now.rounds[now.round - 1]) : { key: "ready" } });
   }
 
   return { replace: set, addStroke, addOutline, clear, undo, redo, goToRound, goToBranch, removeRound };

@@ -2,17 +2,17 @@
 // file itself where this browser can draw it, else from the server's picture of it. Sizes are of the upright photo.
 
 import { ApiError } from "./api.js";
+import { judged } from "./file_faults.js";
 import { isShownStretched } from "./loading.js";
-import { NO_WORK, restoredWork, workOf } from "./shelf.js";
+import { isNoPhoto, NO_WORK, restoredWork, workOf } from "./shelf.js";
 import { doneStatus } from "./store.js";
+import { createUploads } from "./uploads.js";
 
 /** @typedef {import("./store.js").Photo} Photo */
-/** @typedef {{number: number, file: File | null, name: string, isOneOfMany: boolean, uploading: Promise<void> | null, leaving: AbortController}} Opened */
+/** @typedef {import("./uploads.js").Opened} Opened */
 
-const UPLOADS_AT_ONCE = 2;
-
-/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, view: import("./view.js").View, shelf: import("./shelf.js").Shelf, loading: any, setup: {max_file_mib: number}, words: import("./i18n.js").Words, cancelRepair: (number: number) => void, onSize: (width: number, height: number) => void}} parts cancelRepair: of a photo that goes */
-export function createPhoto({ store, api, layers, view, shelf, loading, setup, words, cancelRepair, onSize }) {
+/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, view: import("./view.js").View, shelf: import("./shelf.js").Shelf, loading: any, keeping: import("./upload_keeping.js").UploadKeeping, setup: {max_file_mib: number}, words: import("./i18n.js").Words, cancelRepair: (number: number) => void, onSize: (width: number, height: number) => void}} parts cancelRepair: of a photo that goes */
+export function createPhoto({ store, api, layers, view, shelf, loading, keeping, setup, words, cancelRepair, onSize }) {
   let count = 0;
   /** @type {Map<number, Opened>} */
   const opened = new Map();
@@ -20,6 +20,7 @@ export function createPhoto({ store, api, layers, view, shelf, loading, setup, w
   let newest = null; // chosen last; perhaps not shown yet
   /** @type {Opened | null} */
   let shown = null;
+  const uploads = createUploads({ store, api, shelf, keeping, opened, isNewest: (one) => one === newest, onAccepted: accept, onRefused: refuseUpload });
 
   /** @param {string} code @param {Record<string, any>} [params] */
   function refuse(code, params = {}) {
@@ -28,80 +29,63 @@ export function createPhoto({ store, api, layers, view, shelf, loading, setup, w
 
   /** @param {File | null} file @param {string} name @param {boolean} isOneOfMany @returns {Opened} */
   function take(file, name, isOneOfMany = false) {
-    const one = { number: (count += 1), file, name, isOneOfMany, uploading: null, leaving: new AbortController() };
+    const one = { number: (count += 1), file, key: null, name, isOneOfMany, uploading: null, leaving: new AbortController() };
     opened.set(one.number, one);
     return one;
-  }
-
-  /** What is wrong with a file before anything is sent. @param {File} file @param {string} name @returns {import("./store.js").Note | null} */
-  function faultOf(file, name) {
-    if (file.size === 0) return { code: "empty_file", params: { name } };
-    if (file.size > setup.max_file_mib * 2 ** 20) return { code: "file_too_large", params: { name, max_mib: setup.max_file_mib } };
-    return null;
   }
 
   /** Open files: one is shown, several come onto the shelf and the first of them is shown. @param {File[]} files */
   async function open(files) {
     const isOneOfMany = files.length > 1;
-    const all = files.map((file) => {
-      const name = file.name || words.say("photo.pasted");
-      return { file, name, fault: faultOf(file, name) };
-    });
+    const all = judged(files, setup.max_file_mib, words.say("photo.pasted"));
     if (!isOneOfMany && all[0].fault) return store.update({ status: { error: all[0].fault } });
+    if (all.every(({ fault }) => fault)) return refuse("none_opened", { names: all.map(({ name }) => name).join(", ") });
     const taken = all.map(({ file, name, fault }) => {
       const one = take(file, name, isOneOfMany);
-      shelf.add(one.number, name);
+      if (!fault) uploads.keep(one, file);
+      shelf.add(one.number, name, NO_WORK, one.key);
       shelf.say(one.number, fault ? { stage: "failed", error: fault } : { stage: "waiting" });
       return fault ? null : one;
     });
     const sound = taken.flatMap((one) => one || []);
-    if (!sound.length) return;
+    const fault = all.find((one) => one.fault)?.fault;
     const first = sound[0];
     newest = first;
-    const waiting = [...sound];
-    const work = async () => {
-      for (let one = waiting.shift(); one; one = waiting.shift()) if (opened.has(one.number)) await (one.uploading || send(one)).catch(() => {}); // said already
-    };
     const picture = await layers.decode(/** @type {File} */ (first.file));
     if (first === newest && picture) {
       const size = { width: picture.naturalWidth, height: picture.naturalHeight };
       replace(first, { name: first.name, ...size, format: "", image_id: null, notes: [] }, picture);
-      if (isOneOfMany) store.update({ status: { key: "many_open", params: { count: sound.length } } });
+      if (sound.length > 1) store.update({ status: { key: "many_open", params: { count: sound.length } } });
+      else if (fault) store.update({ status: { error: fault } });
     } else if (first === newest) {
       store.update({ status: { key: "uploading", tone: "busy" } });
     }
-    await Promise.all(Array.from({ length: UPLOADS_AT_ONCE }, work));
+    await uploads.sendAll(sound);
+    // On an empty page there would be nothing but what failed.
+    if (!isOneOfMany || shown || sound.some(({ number }) => !isNoPhoto(store.get(), number))) return;
+    for (const { number } of sound) forget(number);
+    refuse("none_opened", { names: all.map(({ name }) => name).join(", ") });
   }
 
-  /** Upload; rejects with an ApiError. @param {Opened} one @returns {Promise<void>} */
-  function send(one) {
-    one.uploading = upload(one);
-    one.uploading.catch(() => {}); // whoever repairs looks at it, perhaps nobody does
-    return one.uploading;
+  /** Take those off the list that turned out to be no photos. */
+  function removeRefused() {
+    for (const { number } of store.get().shelf) if (isNoPhoto(store.get(), number)) forget(number);
   }
 
-  async function upload(/** @type {Opened} */ one) {
-    if (!one.file) return;
-    const onProgress = (/** @type {number} */ fraction) => {
-      const share = Math.min(0.99, fraction);
-      shelf.say(one.number, { stage: "uploading", share });
-      if (one === newest) store.update({ uploaded: share });
-    };
-    onProgress(0);
-    try {
-      await accept(one, await api.upload(one.file, onProgress, one.leaving.signal));
-      shelf.say(one.number, null);
-    } catch (error) {
-      throw refuseUpload(one, error);
-    } finally {
-      if (one === newest) store.update({ uploaded: null });
-    }
+  /** Give up the upload of what was chosen last; false when nothing goes up. */
+  function cancelUpload() {
+    if (store.get().uploaded === null || !newest) return false;
+    const { number } = newest;
+    remove(number);
+    store.update({ uploaded: null, status: { key: "cancelled_upload" } });
+    return true;
   }
 
   async function accept(/** @type {Opened} */ one, /** @type {import("./api.js").Uploaded} */ { image_id, width, height, format, notes = [] }) {
     const before = workOf(store.get(), one.number)?.photo;
     const photo = { name: one.name, image_id, width, height, format, notes };
     shelf.change(one.number, { photo });
+    uploads.letGo(one);
     if (one === shown) {
       const isOtherwise = before?.width !== width || before.height !== height || isShownStretched(photo);
       if (isOtherwise) await loading.showPhoto(one.number, one.leaving.signal);
@@ -131,7 +115,9 @@ export function createPhoto({ store, api, layers, view, shelf, loading, setup, w
   }
 
   function forget(/** @type {number} */ number) {
-    opened.get(number)?.leaving.abort();
+    const one = opened.get(number);
+    one?.leaving.abort();
+    if (one) uploads.letGo(one);
     opened.delete(number);
     shelf.remove(number);
   }
@@ -251,33 +237,44 @@ export function createPhoto({ store, api, layers, view, shelf, loading, setup, w
    */
   async function restore(kept, others) {
     const { hand, photo, used = null } = kept;
-    if (!photo?.image_id) return;
-    const current = take(null, photo.name);
-    newest = shown = current;
-    const isCurrent = (/** @type {import("./session_storage.js").KeptShelf[0]} */ one) => one === "shown" || one.photo?.image_id === photo.image_id;
-    const first = others.findIndex(isCurrent);
+    store.update({ hand: { ...store.get().hand, ...hand } });
+    /** @type {Opened[]} */
+    const goingUp = [];
+    const isCurrent = (/** @type {import("./session_storage.js").KeptShelf[0]} */ one) => one === "shown" || Boolean(one.photo?.image_id && one.photo.image_id === photo?.image_id);
+    const first = photo?.image_id ? others.findIndex(isCurrent) : -1;
+    const current = photo?.image_id ? take(null, photo.name) : null;
     others.forEach((one, i) => {
-      if (i === first) shelf.add(current.number, photo.name);
+      if (i === first && current && photo) shelf.add(current.number, photo.name);
+      else if (one !== "shown" && one.upload_key) goingUp.push(takeKept(one, one.upload_key));
       else if (one !== "shown" && !isCurrent(one) && one.photo) shelf.add(take(null, one.photo.name).number, one.photo.name, restoredWork(one));
     });
+    const goesOn = goOn(goingUp);
+    if (!current || !photo) return goesOn;
+    newest = shown = current;
     if (first < 0) shelf.add(current.number, photo.name);
     const work = restoredWork(kept);
     const status = work.round && !work.strokes.length ? doneStatus(work.rounds[work.round - 1]) : work.status;
-    store.update({ ...work, status, used, photo_number: current.number, hand: { ...store.get().hand, ...hand } });
+    store.update({ ...work, status, used, photo_number: current.number });
     view.setSize(photo.width, photo.height);
     await load(current);
   }
 
-  /** Resolves when the server has a photo; rejects with what it said, or "upload_failed". */
-  async function whenUploaded(/** @type {number} */ number) {
-    const one = opened.get(number);
-    if (!one || workOf(store.get(), number)?.photo?.image_id) return;
-    one.uploading ||= send(one); // its turn has not come yet
-    await one.uploading.catch((error) => {
-      if (error.code !== "upload_failed") throw error;
-      return send(one); // a click on Repair is the other try
-    });
+  /** Go on with uploads; where no other photo came back, the first of them is shown. @param {Opened[]} goingUp */
+  async function goOn(goingUp) {
+    const isHere = await Promise.all(goingUp.map(uploads.recall));
+    const here = goingUp.filter((one, i) => isHere[i] || forget(one.number));
+    void uploads.sendAll(here);
+    if (here.length && !shown) await goTo(here[0].number);
   }
 
-  return { open, goTo, remove, refuse, restore, openUploaded, whenUploaded };
+  /** @param {Exclude<import("./session_storage.js").KeptShelf[0], "shown">} kept @param {string} key */
+  function takeKept({ name = "", strokes }, key) {
+    const one = take(null, name, true);
+    one.key = key;
+    shelf.add(one.number, name, restoredWork({ photo: null, strokes }), key);
+    shelf.say(one.number, { stage: "waiting" });
+    return one;
+  }
+
+  return { open, goTo, remove, removeRefused, cancelUpload, refuse, restore, openUploaded, whenUploaded: uploads.whenUploaded };
 }

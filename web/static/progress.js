@@ -1,4 +1,4 @@
-// Progress: the bar while a photo goes up or a repair runs, how long it will still take, and the tab's title.
+// Progress: the bar while a photo goes up, something is looked for or a repair runs, how long it will still take, and the tab's title.
 
 import { shareDone } from "./pace.js";
 
@@ -15,7 +15,8 @@ export function createProgress({ root, words, store, pace }) {
   let unseen = false; // a repair ended while nobody looked at the tab
 
   /** The running repair's share and the time left; both null where nothing tells. */
-  function estimate(/** @type {State} */ { job }) {
+  function estimate(/** @type {State} */ { job, looking }) {
+    if (!job && looking) return { share: null, left_ms: null, passed_ms: Date.now() - looking };
     const expected_ms = job?.running_at ? pace.expect_ms(job.quality, job.strokes) : null;
     if (!job?.running_at || !expected_ms) return { share: null, left_ms: null, passed_ms: Date.now() - (job?.running_at || Date.now()) };
     const passed_ms = Date.now() - job.running_at;
@@ -30,21 +31,20 @@ export function createProgress({ root, words, store, pace }) {
 
   function show() {
     const state = store.get();
-    const { job, uploaded } = state;
+    const { job, uploaded, looking } = state;
     const bar = part("progress");
     const now = estimate(state);
-    const share = job ? now.share : uploaded;
-    part("progress-row").hidden = !job && uploaded === null;
-    part("cancel").hidden = !job;
+    const share = job || looking ? now.share : uploaded;
+    part("progress-row").hidden = !job && !looking && uploaded === null;
     bar.classList.toggle("fft-unknown", share === null);
     bar.style.setProperty("--done", String(share || 0));
     if (share === null) bar.removeAttribute("aria-valuenow");
     else bar.setAttribute("aria-valuenow", String(Math.round(share * 100)));
-    const line = job ? sentence(now) : "";
+    const line = job || looking ? sentence(now) : "";
     if (part("estimate").textContent !== line) part("estimate").textContent = line;
     part("estimate").hidden = !line;
     showTitle(job ? (share === null ? "…" : `${Math.floor(share * 100)} %`) : unseen ? "✓" : "");
-    tick(Boolean(job));
+    tick(Boolean(job || looking));
   }
 
   function showTitle(/** @type {string} */ mark) {

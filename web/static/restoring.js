@@ -1,7 +1,7 @@
 // Restoring: the brush that brings the original back over a repaired place, in any round. Each stroke becomes a round of
 // its own, made by the server without the model; strokes drawn while something runs wait for it.
 
-import { drawStroke, finishStroke } from "./strokes.js";
+import { boxOf, drawStroke, finishStroke } from "./strokes.js";
 
 /** @typedef {import("./store.js").BrushStroke} BrushStroke */
 
@@ -15,7 +15,8 @@ export function createRestoring({ store, begin }) {
 
   /** @param {BrushStroke} stroke */
   function add(stroke) {
-    const { photo_number, round, job } = store.get();
+    const { photo, photo_number, round, job } = store.get();
+    if (!photo || !boxOf([stroke], photo.width, photo.height)) return; // it is beside the photo
     if (!round && !job) return store.update({ status: { key: "nothing_to_restore", tone: "warn" } });
     const before = waiting.photo_number === photo_number ? waiting.strokes : [];
     waiting = { photo_number, strokes: [...before, finishStroke({ ...stroke, erase: false }, TOLERANCE_PX)] };

@@ -8,14 +8,15 @@ import { boxOf } from "./strokes.js";
 
 /** @typedef {import("./store.js").Stroke} Stroke */
 /** @typedef {{kind: string, base: Stroke[], points: (number | boolean)[][], box: number[] | null, erase: boolean, strokes: Stroke[] | null}} Finding base: the mask under it; strokes: the mask with it */
+/** @typedef {Finding & {photo_number: number, round: number}} Placed where it was looked for */
 
 const BRIGHT = 127;
 
 /** @param {{store: import("./store.js").Store, api: import("./api.js").Api, whenUploaded: (number: number) => Promise<void>, replaceStrokes: (strokes: Stroke[]) => void}} parts */
 export function createSelecting({ store, api, whenUploaded, replaceStrokes }) {
-  /** @type {Finding | null} */
+  /** @type {Placed | null} */
   let last = null;
-  /** @type {Finding | null} */
+  /** @type {Placed | null} */
   let pending = null;
   let asking = new AbortController();
 
@@ -28,36 +29,58 @@ export function createSelecting({ store, api, whenUploaded, replaceStrokes }) {
   /** @param {Finding} finding @param {object} body */
   async function find(finding, body) {
     const { photo_number, round, strokes: before } = store.get();
-    pending = finding;
+    const placed = { ...finding, photo_number, round };
+    pending = placed;
     asking.abort();
     asking = new AbortController();
     const { signal } = asking;
-    store.update({ status: { key: "looking", tone: "busy" } });
+    store.update({ looking: Date.now(), status: { key: "looking", tone: "busy" } });
     try {
       await whenUploaded(photo_number);
       const answer = await api.detect({ image_id: currentId(), kind: finding.kind, ...body }, signal);
       const region = await readAnswer(answer.mask_png);
       const now = store.get();
-      if (signal.aborted || now.photo_number !== photo_number || now.round !== round) return;
+      if (signal.aborted) return;
       pending = null;
+      store.update({ looking: null });
+      if (now.round !== round) return;
       if (!region) return store.update({ status: { key: "nothing_found", tone: "warn" } });
       // What was painted meanwhile stays, under what was found.
       const base = now.strokes === before ? finding.base : now.strokes;
       const strokes = [...base, await toStroke(region, finding.erase)];
-      last = { ...finding, base, strokes };
+      last = { ...placed, base, strokes };
       replaceStrokes(strokes);
     } catch (error) {
       if (signal.aborted) return;
       pending = null;
       const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
-      store.update({ status: { error: { code, message, params } } });
+      store.update({ looking: null, status: { error: { code, message, params } } });
     }
   }
+
+  /** Give up looking; false when nothing is looked for. */
+  function cancel() {
+    const wasLooking = Boolean(pending);
+    asking.abort();
+    pending = null;
+    if (wasLooking) store.update({ looking: null, status: { key: "ready" } });
+    return wasLooking;
+  }
+
+  // What is found on a photo that nobody looks at would be drawn on another.
+  store.subscribe((now) => {
+    if (!pending || now.photo_number === pending.photo_number) return;
+    asking.abort();
+    pending = null;
+    store.update({ looking: null });
+  });
 
   /** What was found last, or is being looked for, while it still is the newest part of the mask. @param {string} kind */
   function goingOn(kind) {
     const newest = pending || last;
-    return newest?.kind === kind && (newest.strokes || newest.base) === store.get().strokes ? newest : null;
+    const { photo_number, round } = store.get();
+    if (newest?.photo_number !== photo_number || newest.round !== round) return null;
+    return newest.kind === kind && (newest.strokes || newest.base) === store.get().strokes ? newest : null;
   }
 
   /** @param {number[]} point @param {boolean} takesAway */
@@ -117,7 +140,7 @@ export function createSelecting({ store, api, whenUploaded, replaceStrokes }) {
   /** Tell whether a sensitivity would change anything. */
   const isAdjustable = () => Boolean(goingOn("text") || goingOn("spots") || goingOn("repeat"));
 
-  return { click, selectBox, search, findRepeats, withSensitivity, isAdjustable };
+  return { click, selectBox, search, findRepeats, withSensitivity, isAdjustable, cancel };
 }
 
 /** @param {string} png base64 of a grey PNG of the photo's size, bright = found */

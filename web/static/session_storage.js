@@ -2,7 +2,8 @@
 // other; a new tab takes over the newest place whose tab is closed.
 
 /** @typedef {Pick<import("./store.js").State, "photo" | "strokes" | "rounds" | "round" | "branches" | "job" | "hand" | "used" | "batch">} Kept */
-/** @typedef {(Pick<import("./store.js").Work, "photo" | "strokes" | "rounds" | "round" | "branches" | "job"> | "shown")[]} KeptShelf the photos of the visit */
+/** @typedef {Pick<import("./store.js").Work, "photo" | "strokes" | "rounds" | "round" | "branches" | "job"> & {name?: string, upload_key?: string}} KeptWork upload_key: its file has not gone up yet */
+/** @typedef {(KeptWork | "shown")[]} KeptShelf the photos of the visit */
 /** @typedef {{state: Kept, saved_at: number, closed: boolean}} Place */
 
 export function createSessionStorage() {
@@ -85,7 +86,7 @@ export function createSessionStorage() {
     if (tab && found) write(tab, { ...found, closed });
   }
 
-  // A photo that is still going up can't be brought back; until it is there, a reload brings the one before.
+  // While a photo is going up, a reload brings the one before, and the upload goes on beside it.
   function follow(/** @type {import("./store.js").State} */ now, /** @type {import("./store.js").State} */ before) {
     const { photo, strokes, rounds, round, branches, job, hand, used, batch } = now;
     const isSame = photo === before.photo && strokes === before.strokes && rounds === before.rounds && round === before.round && branches === before.branches && job === before.job && hand === before.hand && batch === before.batch;
@@ -95,16 +96,21 @@ export function createSessionStorage() {
     if (!write(tab, place)) write(tab, { ...place, state: withoutOldMasks(state) });
   }
 
-  /** Keep the other photos of the visit; those that are still going up cannot be brought back. */
+  /** Keep the other photos of the visit, and what is painted on those that are still going up. */
   function followShelf(/** @type {import("./store.js").State} */ now, /** @type {import("./store.js").State} */ before) {
-    if (!tab || (now.shelf === before.shelf && now.photo_number === before.photo_number)) return;
+    const isPainted = now.photo && !now.photo.image_id && now.strokes !== before.strokes;
+    if (!tab || (now.shelf === before.shelf && now.photo_number === before.photo_number && !isPainted)) return;
     /** @type {KeptShelf} */
     const kept = [];
-    for (const { number, work: { photo, strokes, rounds, round, branches, job } } of now.shelf) {
-      if (number === now.photo_number) kept.push("shown");
+    for (const { number, name, upload_key, work: { photo, strokes, rounds, round, branches, job } } of now.shelf) {
+      const isShown = number === now.photo_number;
+      if (upload_key) kept.push({ name, upload_key, photo: null, strokes: isShown ? now.strokes : strokes, rounds: [], round: 0, branches: [], job: null });
+      else if (isShown) kept.push("shown");
       else if (photo?.image_id) kept.push({ photo, strokes, rounds, round, branches, job });
     }
     write(shelfKey(tab), /** @type {any} */ (kept));
+    const nothing = { photo: null, strokes: [], rounds: [], round: 0, branches: [], job: null, used: null, batch: null };
+    if (!read(tab)) write(tab, { state: { ...nothing, hand: now.hand }, saved_at: Date.now(), closed: false });
   }
 
   return { open, follow, followShelf };

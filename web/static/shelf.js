@@ -37,6 +37,12 @@ export function imageOf(work) {
   return work.round ? work.rounds[work.round - 1].image_id : work.photo?.image_id || null;
 }
 
+/** Whether a photo of the visit was refused before it was ever opened. @param {State} state @param {number} number */
+export function isNoPhoto(state, number) {
+  const error = state.doing[number]?.error;
+  return Boolean(error) && error?.code !== "upload_failed" && !workOf(state, number)?.photo;
+}
+
 /** Work as a reload brings it back. @param {Partial<Work> & Pick<Work, "photo">} kept @returns {Work} */
 export function restoredWork({ photo, strokes = [], rounds = [], round = 0, branches = [], job = null }) {
   return { ...NO_WORK, photo, strokes, rounds, round, branches, job, past: earlierVersions(strokes), status: { key: "ready" } };
@@ -49,9 +55,14 @@ export function createShelf({ store, layers }) {
   /** @type {number[]} */
   let recent = []; // numbers of photos shown before, the newest last
 
-  /** @param {number} number @param {string} name @param {Work} [work] */
-  function add(number, name, work = NO_WORK) {
-    store.update({ shelf: [...store.get().shelf, { number, name, work }] });
+  /** @param {number} number @param {string} name @param {Work} [work] @param {string | null} [upload_key] of a file that is going up */
+  function add(number, name, work = NO_WORK, upload_key = null) {
+    store.update({ shelf: [...store.get().shelf, { number, name, work, upload_key }] });
+  }
+
+  /** @param {number} number @param {string | null} upload_key */
+  function setKey(number, upload_key) {
+    store.update({ shelf: store.get().shelf.map((one) => (one.number === number ? { ...one, upload_key } : one)) });
   }
 
   /** Change a photo's work, wherever it is. @param {number} number @param {Partial<Work>} changes */
@@ -100,7 +111,7 @@ export function createShelf({ store, layers }) {
     return last ?? others.at(-1)?.number ?? null;
   }
 
-  return { add, change, say, putAside, takePictures, has: (/** @type {number} */ number) => pictures.has(number), remove, nearest };
+  return { add, setKey, change, say, putAside, takePictures, has: (/** @type {number} */ number) => pictures.has(number), remove, nearest };
 }
 
 /** @typedef {ReturnType<typeof createShelf>} Shelf */

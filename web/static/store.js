@@ -14,11 +14,11 @@
 /** @typedef {{key?: string, params?: Record<string, any>, tone?: string, round?: string, error?: Note}} Status */
 
 /** @typedef {Pick<State, "photo" | "strokes" | "past" | "future" | "rounds" | "round" | "branches" | "job" | "status" | "shown_id">} Work */
-/** @typedef {{number: number, name: string, work: Work}} Shelved the work is not the newest while the photo is shown */
+/** @typedef {{number: number, name: string, work: Work, upload_key: string | null}} Shelved the work is not the newest while the photo is shown; upload_key: of its file, until the server has it */
 /** @typedef {{stage: "waiting" | "uploading" | "looking" | "queued" | "running" | "done" | "nothing" | "failed", share?: number, error?: Note}} Doing */
-/** @typedef {{strokes: Stroke[], width: number, height: number}} BatchMask */
+/** @typedef {{strokes: Stroke[], width: number, height: number, image_id: string | null}} BatchMask image_id: what it was painted on */
 /** @typedef {{request_id: string, image_id: string | null}} BatchItem image_id: what is repaired, once the server has it */
-/** @typedef {{numbers: number[], ended: number, running: boolean, mask: BatchMask | null, options: object, items: Record<number, BatchItem>}} Batch mask: null for the text that is found; items: those that have not ended, by number */
+/** @typedef {{kind: "mask" | "text" | "mark", numbers: number[], ended: number, running: boolean, mask: BatchMask | null, sensitivity: number, options: object, items: Record<number, BatchItem>}} Batch mask: null for the text that is found; items: those that have not ended, by number */
 
 /**
  * @typedef {object} State
@@ -38,6 +38,7 @@
  * @property {Round[][]} branches other paths of rounds from the photo on
  * @property {Job | null} job of the shown photo; others' are on the shelf
  * @property {Hand} hand
+ * @property {number | null} looking since when something is looked for to select
  * @property {boolean} comparing
  * @property {number | null} split where the original ends and the result begins, as a fraction of the width; null without
  * @property {boolean} online
@@ -48,7 +49,7 @@
 /** @type {State} */
 export const FIRST_STATE = {
   photo: null, photo_number: 0, uploaded: null, shelf: [], doing: {}, batch: null, strokes: [], past: [], future: [], preview: null,
-  used: null, rounds: [], round: 0, branches: [], job: null, hand: { tool: "brush", takes_away: false, radius: 20, instant: false, quality: "fast", dilate_px: null, timings: false, file_format: "original", file_quality: 90 }, comparing: false, split: null, online: true,
+  used: null, rounds: [], round: 0, branches: [], job: null, hand: { tool: "brush", takes_away: false, radius: 20, instant: false, quality: "fast", dilate_px: null, timings: false, file_format: "original", file_quality: 90 }, looking: null, comparing: false, split: null, online: true,
   shown_id: null, status: { key: "waiting" },
 };
 

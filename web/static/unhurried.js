@@ -23,7 +23,8 @@ export function createUnhurried({ store, follow }) {
     waiting ||= window.setTimeout(catchUp, most_ms);
   }
 
-  const begins = (/** @type {State} */ now, /** @type {State} */ before) => now.job && now.job.request_id !== before.job?.request_id && now.photo_number === before.photo_number;
+  // What is said of the repair before it, or of its failure, would be taken for this one's.
+  const begins = (/** @type {State} */ now, /** @type {State} */ before) => before.status.key === "ready" && now.job && now.job.request_id !== before.job?.request_id && now.photo_number === before.photo_number;
   const hasPatch = (/** @type {State} */ now, /** @type {State} */ before) => before.job && !now.job && now.shown_id !== before.shown_id && now.photo_number === before.photo_number;
 
   store.subscribe((now, before) => {

@@ -19,6 +19,7 @@ export function createView({ stage, world, overlay, draw, onChange }) {
   }
 
   function fit() {
+    if (!view.width) return;
     const room = stage.getBoundingClientRect();
     view.scale = fitScale();
     view.left = (room.width - view.width * view.scale) / 2;

@@ -1,0 +1,81 @@
+// Uploads: sending files to the server, a few at a time, in its turn; until it has them they are kept for a reload.
+
+import { randomId } from "./session_storage.js";
+import { workOf } from "./shelf.js";
+
+/** @typedef {{number: number, file: File | null, key: string | null, name: string, isOneOfMany: boolean, uploading: Promise<void> | null, leaving: AbortController}} Opened key: under which the file is kept until the server has it */
+
+const UPLOADS_AT_ONCE = 2;
+
+/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, shelf: import("./shelf.js").Shelf, keeping: import("./upload_keeping.js").UploadKeeping, opened: Map<number, Opened>, isNewest: (one: Opened) => boolean, onAccepted: (one: Opened, answer: import("./api.js").Uploaded) => Promise<void>, onRefused: (one: Opened, error: unknown) => import("./api.js").ApiError}} parts opened: by number; isNewest: whether it was chosen last */
+export function createUploads({ store, api, shelf, keeping, opened, isNewest, onAccepted, onRefused }) {
+  /** @param {Opened} one @param {File} file */
+  function keep(one, file) {
+    one.key = randomId();
+    keeping.keep(one.key, file);
+  }
+
+  /** A few at a time. @param {Opened[]} all */
+  async function sendAll(all) {
+    const waiting = [...all];
+    const work = async () => {
+      for (let one = waiting.shift(); one; one = waiting.shift()) if (opened.has(one.number)) await (one.uploading || send(one)).catch(() => {}); // said already
+    };
+    await Promise.all(Array.from({ length: UPLOADS_AT_ONCE }, work));
+  }
+
+  /** Upload; rejects with an ApiError. @param {Opened} one @returns {Promise<void>} */
+  function send(one) {
+    one.uploading = upload(one);
+    one.uploading.catch(() => {}); // whoever repairs looks at it, perhaps nobody does
+    return one.uploading;
+  }
+
+  async function upload(/** @type {Opened} */ one) {
+    if (!one.file) return;
+    const onProgress = (/** @type {number} */ fraction) => {
+      const share = Math.min(0.99, fraction);
+      shelf.say(one.number, { stage: "uploading", share });
+      if (isNewest(one)) store.update({ uploaded: share });
+    };
+    onProgress(0);
+    try {
+      const file = one.file;
+      await onAccepted(one, await api.inTurn(() => api.upload(file, onProgress, one.leaving.signal), one.leaving.signal));
+      shelf.say(one.number, null);
+    } catch (error) {
+      if (one.leaving.signal.aborted) throw error; // nobody wants it any more
+      if (isNewest(one)) store.update({ uploaded: null }); // another may be the newest after that
+      const refusal = onRefused(one, error);
+      if (refusal.code !== "upload_failed") letGo(one); // it would be refused again
+      throw refusal;
+    } finally {
+      if (isNewest(one)) store.update({ uploaded: null });
+    }
+  }
+
+  // The server has the file, or nobody wants it.
+  function letGo(/** @type {Opened} */ one) {
+    if (one.key) keeping.drop(one.key);
+    if (one.key) shelf.setKey(one.number, (one.key = null));
+  }
+
+  /** Find the file of an upload that a reload broke off; false when it is gone. @param {Opened} one @returns {Promise<boolean>} */
+  async function recall(one) {
+    one.file = one.key ? await keeping.find(one.key) : null;
+    return Boolean(one.file);
+  }
+
+  /** Resolves when the server has a photo; rejects with what it said, or "upload_failed". */
+  async function whenUploaded(/** @type {number} */ number) {
+    const one = opened.get(number);
+    if (!one || workOf(store.get(), number)?.photo?.image_id) return;
+    one.uploading ||= send(one); // its turn has not come yet
+    await one.uploading.catch((error) => {
+      if (error.code !== "upload_failed") throw error;
+      return send(one); // a click on Repair is the other try
+    });
+  }
+
+  return { keep, sendAll, letGo, recall, whenUploaded };
+}
