@@ -150,11 +150,11 @@ begin shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh
     examples/iopaint_shim/bin/* examples/clients/*.sh
 begin "the page's scripts" check_scripts
 [ -n "$QUICK" ] || begin "pytest of the kernels, in Triton's interpreter" interpret "$@"
-CHOSEN="not interpreter"
-[ -z "$QUICK" ] || CHOSEN="not browser and not server and not process and not interpreter and not slow"
+# Three on two cores: many tests wait, for a server, a page or a moment. Those of --quick don't.
+CHOSEN="not interpreter" WORKERS=3
+[ -z "$QUICK" ] || CHOSEN="not browser and not server and not process and not interpreter and not slow" WORKERS=2
 say "== pytest"
-# Three where there are two cores: a third of the time a test waits for a server, a page or a moment.
-"${PYTEST[@]}" -n 3 --dist worksteal -m "$CHOSEN" "$@" || FAILED="$FAILED, pytest"
+"${PYTEST[@]}" -n $WORKERS --dist worksteal -m "$CHOSEN" "$@" || FAILED="$FAILED, pytest"
 tell
 [ -z "$FAILED" ] || say "== failed: ${FAILED#, }"
-[ -z "$FAILED" ]
+[ -z "$FAILED" ] && say "== all passed"

@@ -12,7 +12,7 @@ Prints a Markdown table of the rooms, those of FILE (an earlier result) beside t
 fixtures, then one JSON line, and writes it all to FOLDER/NAME.md. A test's processor time is without that of servers
 that others share. Exit status 1 when a test failed. `--starts` prints instead what a server of the tests costs until it
 answers, forked and as a script of its own in turns, and a visit of the page in a profile where a page of the site stays
-open, as the tests have it, and in one where none does.
+open, as the tests have it, and in one where none does, in Chromium and in its headless shell.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -209,22 +210,48 @@ def measure_servers(spent: Spent) -> None:
 
 
 def measure_visits(spent: Spent) -> None:
-    """Add what a visit of the page costs, with a page of the site that stays open and without, in turns."""
-    from tests.support.page_driver import Person, forget_everybody, launch_chromium, open_browser
+    """Add what a visit of the page costs, with a page of the site that stays open and without, in turns.
+
+    And a visit with a photo that is opened and repaired, in Chromium and in its headless shell.
+    """
+    from tests.support.page_driver import (
+        CHROMIUM_NAMES,
+        SHELL_NAMES,
+        Person,
+        forget_everybody,
+        launch_chromium,
+        open_browser,
+        photo_file,
+    )
     from tests.support.serving import RunningServer
 
-    with tempfile.TemporaryDirectory() as folder, launch_chromium() as browser:
+    browsers = {"Chromium": CHROMIUM_NAMES, "headless shell": SHELL_NAMES}
+    with tempfile.TemporaryDirectory() as folder:
         server = RunningServer(Path(folder), kind="page").start()
-        kept, other = open_browser(browser), open_browser(browser)
-        for turn in range(TURNS + 2):  # after two, scripts are compiled
-            for context in (kept, other):
-                began_s = cpu_of_tree(os.getpid())
-                if context is kept:
-                    forget_everybody(context, server.url)
-                Person(context, server.url).close()
-                if turn > 1:
-                    which = "a page of the site stays open" if context is kept else "none does"
-                    spent["a visit of the page", which].append(cpu_of_tree(os.getpid()) - began_s)
+        for name, names in browsers.items():
+            if not any(map(shutil.which, names)):
+                continue
+            with launch_chromium(names) as browser:
+                kept, other = open_browser(browser), open_browser(browser)
+                for turn in range(TURNS + 2):  # after two, scripts are compiled
+                    for context in (kept, other):
+                        began_s = cpu_of_tree(os.getpid())
+                        if context is kept:
+                            forget_everybody(context, server.url)
+                        person = Person(context, server.url)
+                        visited_s = cpu_of_tree(os.getpid())
+                        if context is kept:
+                            person.open(photo_file())
+                            person.paint((0.3, 0.3), (0.4, 0.4))
+                            person.repair()
+                        person.close()
+                        if turn > 1:
+                            which = "a page of the site stays open" if context is kept else "none does"
+                            spent[f"a visit of the page ({name})", which].append(visited_s - began_s)
+                        if turn > 1 and context is kept:
+                            spent[f"a photo opened and repaired ({name})", "after the visit"].append(
+                                cpu_of_tree(os.getpid()) - visited_s
+                            )
         server.stop()
 
 
