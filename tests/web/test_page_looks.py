@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Callable
+from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
@@ -235,3 +237,16 @@ def mask_with_rims_moved(strokes: list[dict], by_px: float, size: tuple[int, int
     """Return the server's mask with every stroke's rim moved outwards (erasing ones': inwards) by so much."""
     moved = [{**stroke, "radius": stroke["radius"] + (-by_px if stroke["erase"] else by_px)} for stroke in strokes]
     return rasterize(parse_strokes(moved), size)
+
+
+def test_a_tick_can_be_seen(visit: Visit, server: RunningServer) -> None:
+    """Once Gradio's style had come, a box that was ticked was white on white, without a border."""
+    person = visit(server.url, color_scheme="light")
+    person.open(photo_file())
+    person.page.locator("#fftlama .fft").wait_for()
+    box = person.page.locator('[data-part="instant"]')
+    box.check()
+    expect(box).to_have_css("appearance", "auto")
+    box.evaluate("(node) => node.blur()")
+    shot = np.asarray(Image.open(BytesIO(box.screenshot())).convert("RGB"))
+    assert ((shot[..., 0] < 60) & (shot[..., 1] > 90)).sum() > 20
