@@ -249,4 +249,5 @@ def test_a_tick_can_be_seen(visit: Visit, server: RunningServer) -> None:
     expect(box).to_have_css("appearance", "auto")
     box.evaluate("(node) => node.blur()")
     shot = np.asarray(Image.open(BytesIO(box.screenshot())).convert("RGB"))
-    assert ((shot[..., 0] < 60) & (shot[..., 1] > 90)).sum() > 20
+    red, green = shot[..., 0], shot[..., 1]
+    assert ((red < 60) & (green > 90)).sum() > 5
