@@ -11,44 +11,23 @@ a repair takes no longer.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from lama.checkpoint import load_generator
 from lama.generator import Generator
+from training.examples import Example, draw_examples, draw_photos
 from training.losses import fine_part
-from training.masks import MASK_PX, draw_mask
 
-SIDE_PX = 384
 LEAST_HOLE_PX = 2000
+KIND_SHARES = {"thick": 0.5, "object": 0.5}
 PIXELS = 3000  # of a hole that are looked at
 BRIGHTEST = 0.997  # what the last step, a sigmoid, is asked for at most
 LEAST_SLOPE = 0.02  # of the sigmoid: an error counts as it is seen, but not for nothing
-Example = tuple[torch.Tensor, torch.Tensor]
-
-
-def draw_examples(photos: Sequence[Path], seed: int) -> Iterator[Example]:
-    """Yield a crop, (1, 3, side, side) in [0, 1], and its hole, (1, 1, side, side), of each photo that has room."""
-    random = np.random.default_rng(seed)
-    for path in photos:
-        kind = str(random.choice(["thick", "object"]))
-        mask = draw_mask(int(random.integers(1 << 30)), {kind: 1.0})
-        photo = cv2.imread(str(path))
-        if photo is None:
-            continue
-        side = min(SIDE_PX, min(photo.shape[:2]) // 8 * 8)
-        start = (MASK_PX - side) // 2
-        mask = mask[start : start + side, start : start + side]
-        if mask.sum() < LEAST_HOLE_PX:
-            continue
-        top, left = (int(random.integers(length - side + 1)) for length in photo.shape[:2])
-        crop = np.ascontiguousarray(photo[top : top + side, left : left + side, ::-1])
-        yield (torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255, torch.from_numpy(mask)[None, None].float())
 
 
 @torch.inference_mode()
@@ -121,14 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True, help="file to write, float16")
     chosen = parser.parse_args(arguments)
-    photos = sorted(path for path in chosen.photos.rglob("*") if path.suffix in (".jpg", ".png", ".webp"))
-    order = np.random.default_rng(chosen.seed).permutation(len(photos))[: chosen.count]
+    photos = draw_photos(chosen.photos, chosen.count, chosen.seed)
     generator = load_generator(chosen.weights)
-    examples = draw_examples([photos[index] for index in order], chosen.seed)
+    examples = draw_examples(photos, chosen.seed, KIND_SHARES, LEAST_HOLE_PX)
     share = sharpen(generator, examples, chosen.gain, ridge=chosen.ridge, seed=chosen.seed)
     names = load_file(chosen.weights).keys()
     save_file({name: value.half() for name, value in generator.state_dict().items() if name in names}, chosen.out)
-    print(f"{len(order)} photos; the last convolution brings {share:.0%} of the detail asked for")
+    print(f"{len(photos)} photos; the last convolution brings {share:.0%} of the detail asked for")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lama.generator import Generator
-from training import mix, sharpen
+from training import examples, mix, sharpen
 from training.losses import fine_part
 
 
@@ -44,7 +44,7 @@ def test_a_sharpened_network_has_more_contrast_and_the_same_colour(tmp_path: Pat
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     for number in range(4):
-        photo = cv2.resize(random.integers(0, 256, (96, 96, 3), np.uint8), (320, 320), interpolation=cv2.INTER_CUBIC)
+        photo = cv2.resize(random.integers(0, 256, (96, 96, 3), np.uint8), (400, 400), interpolation=cv2.INTER_CUBIC)
         cv2.imwrite(str(tmp_path / f"{number}.png"), photo)
     save_file(Generator(8, 1).state_dict(), tmp_path / "before.safetensors")
     before = load_file(tmp_path / "before.safetensors")
@@ -55,7 +55,7 @@ def test_a_sharpened_network_has_more_contrast_and_the_same_colour(tmp_path: Pat
     last = max(int(name.split(".")[1]) for name in before)
     assert changed == {f"model.{last}.weight", f"model.{last}.bias"}
 
-    image, mask = next(sharpen.draw_examples([tmp_path / "3.png"], seed=9))
+    image, mask = next(examples.draw_examples([tmp_path / "3.png"], 9, {"object": 1.0}))
     fills = []
     for state in (before, after):
         generator = Generator(8, 1)
@@ -70,6 +70,38 @@ def test_a_sharpened_network_has_more_contrast_and_the_same_colour(tmp_path: Pat
 
 def test_sharpening_says_that_no_photo_has_room(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "small.png"), np.zeros((16, 16, 3), np.uint8))
-    examples = sharpen.draw_examples([tmp_path / "small.png"], seed=1)
+    none = examples.draw_examples([tmp_path / "small.png"], 1, {"object": 1.0})
     with pytest.raises(ValueError, match="no room"):
-        sharpen.sharpen(Generator(8, 1).eval(), examples, 1.2, ridge=1e-4, seed=1)
+        sharpen.sharpen(Generator(8, 1).eval(), none, 1.2, ridge=1e-4, seed=1)
+
+
+def test_late_shares_begin_with_the_first_upsampling(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first, second = Generator(8, 1).state_dict(), Generator(8, 1).state_dict()
+    got = mix.with_late(first, second)
+    changed = {int(name.split(".")[1]) for name in got if got[name] is second[name]}
+    kept = {int(name.split(".")[1]) for name in got if got[name] is first[name]}
+    up = next(i for i, m in enumerate(Generator(8, 1).model) if isinstance(m, torch.nn.ConvTranspose2d))
+    assert min(changed) == up and max(kept) < up
+
+
+def test_statistics_of_a_mix_are_measured_over_photos(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    for number in range(mix.BATCH + 1):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), random.integers(0, 256, (400, 390, 3), np.uint8))
+    save_file(Generator(8, 1).state_dict(), tmp_path / "a.safetensors")
+    out = tmp_path / "out.safetensors"
+    mix.main([f"{tmp_path / 'a.safetensors'}:1", "--photos", str(tmp_path), "--out", str(out)])
+    state = {name: value.float() for name, value in load_file(out).items()}
+    generator = Generator(8, 1)
+    generator.load_state_dict(state, strict=False)
+    stem = next(m for m in generator.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    seen: list[torch.Tensor] = []
+    stem.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    photos = examples.draw_photos(tmp_path, 140, 11)
+    drawn = [torch.cat([i * (1 - m), m], 1) for i, m in examples.draw_examples(photos, 11, mix.KIND_SHARES)]
+    with torch.inference_mode():
+        generator.eval()(torch.cat(drawn[: mix.BATCH]))
+    torch.testing.assert_close(stem.running_mean, seen[0].mean((0, 2, 3)), atol=2e-3, rtol=1e-2)
+    torch.testing.assert_close(stem.running_var, seen[0].var((0, 2, 3)), atol=2e-3, rtol=1e-2)
