@@ -120,11 +120,13 @@ def test_a_failed_repair_of_a_photo_that_is_not_shown_says_why_there(person: Per
 def test_a_reload_in_mid_batch_goes_on_with_it_and_repairs_nothing_twice(person: Person) -> None:
     choose(person, *three_photos())
     person.paint((0.4, 0.4), (0.5, 0.4))
-    delays = iter([20])  # the first is done before the reload; the others take two seconds
+    delays: dict[str, int] = {}  # by request id: asked again after the reload, a repair is the same one
 
     def add_delay(route: Route) -> None:
-        body = {**json.loads(route.request.post_data or ""), "options": {"feather_px": next(delays, 200)}}
-        route.continue_(post_data=json.dumps(body))
+        body = json.loads(route.request.post_data or "")
+        # The first is done before the reload; the others take two seconds.
+        delay = delays.setdefault(body["request_id"], 200 if delays else 20)
+        route.continue_(post_data=json.dumps({**body, "options": {"feather_px": delay}}))
 
     person.page.route("**/api/v1/repairs", add_delay)
     person.press("batch-mask")
