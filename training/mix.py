@@ -77,7 +77,11 @@ def measure_statistics(generator: Generator, examples: Iterable[Example]) -> Non
     Args:
         generator: float32, on the CPU; changed, and left in eval mode.
         examples: photos and masks of one size.
+
+    Raises:
+        ValueError: there are fewer examples than a batch has, so that nothing would be measured.
     """
+    batches = 0
     for module in generator.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.reset_running_stats()
@@ -89,7 +93,10 @@ def measure_statistics(generator: Generator, examples: Iterable[Example]) -> Non
         if len(batch) == BATCH:
             generator(torch.cat(batch))
             batch.clear()
+            batches += 1
     generator.eval()
+    if not batches:
+        raise ValueError(f"statistics are measured over {BATCH} photos or more that have room for a crop")
 
 
 def read_part(text: str) -> tuple[float, dict[str, torch.Tensor]]:

@@ -105,3 +105,9 @@ def test_statistics_of_a_mix_are_measured_over_photos(tmp_path: Path) -> None:
         generator.eval()(torch.cat(drawn[: mix.BATCH]))
     torch.testing.assert_close(stem.running_mean, seen[0].mean((0, 2, 3)), atol=2e-3, rtol=1e-2)
     torch.testing.assert_close(stem.running_var, seen[0].var((0, 2, 3)), atol=2e-3, rtol=1e-2)
+
+
+def test_statistics_of_too_few_photos_are_refused() -> None:
+    one = (torch.zeros(1, 3, 16, 16), torch.zeros(1, 1, 16, 16))
+    with pytest.raises(ValueError, match="6 photos or more"):
+        mix.measure_statistics(Generator(8, 1), [one] * (mix.BATCH - 1))
