@@ -7,6 +7,12 @@ fastest rounds. Columns: fastest and median wall clock, processor time of all th
 from the float32 published form. Then the whole `repair()` at the same size. Prints Markdown, then one JSON line, and
 writes the same with the environment to FOLDER/cpu.json (default: bench/results). With --operators nothing but where one
 float32 forward of the first network spends its time. `ONEDNN_MAX_CPU_ISA=AVX2` makes a processor one without bfloat16.
+
+    python bench/cpu.py --beside BEFORE [--threads 2] [--rounds 10] [--side 512]
+
+times nothing but the repair in float32, in this checkout and in BEFORE, another one, such as a git worktree of an
+earlier commit: a process of each does the same in turns, A B B A, so that whatever else the machine does slows both.
+Columns: fastest and median of each, and the median of the ratios of turns.
 """
 
 import argparse
@@ -14,7 +20,9 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +35,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.speed_model import random_generator
+from bench.speed_repair import photo_and_hole
 from lama.checkpoint import load_generator
 from lama.devices import cpu_supports_bf16
 from lama.fast_generator import FastGenerator
@@ -34,6 +43,21 @@ from lama.fast_generator import FastGenerator
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = ("compact", "big")
 HOLE_SHARES = (0.33, 0.6)  # of the photo's side: a crop of it is filled, all of it is filled
+# A process of one checkout: for each name of a file with photo and mask on standard input, milliseconds of its repair.
+REPAIRS = """
+import sys, time
+sys.path[0] = {checkout!r}
+import numpy, torch
+torch.set_num_threads({threads})
+from inference import Inpainter
+inpainter = Inpainter.load(device="cpu", precision="fp32")
+for line in sys.stdin:
+    given = numpy.load(line.strip())
+    image, mask = given["image"], given["mask"]
+    started = time.perf_counter()
+    assert inpainter.repair(image, mask).patches
+    print((time.perf_counter() - started) * 1e3, flush=True)
+"""
 
 
 def main() -> None:
@@ -46,6 +70,7 @@ def main() -> None:
     parser.add_argument("--weights", help="for compact and the repair; default: the embedded ones")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--operators", action="store_true", help="where one float32 forward spends its time")
+    parser.add_argument("--beside", type=Path, metavar="BEFORE", help="another checkout, whose repairs take turns")
     options = parser.parse_args()
     if unknown := sorted(set(options.networks.split(",")) - set(NETWORKS)):
         parser.error(f"there is no network {', '.join(unknown)}; there are: {', '.join(NETWORKS)}")
@@ -54,6 +79,10 @@ def main() -> None:
     if options.operators:
         print(environment(options.threads))
         print(operators(options.networks.split(",")[0], options.side, weights=options.weights))
+        return
+    if options.beside is not None:
+        print(environment(options.threads))
+        print(beside(options.beside, options.side, threads=options.threads, rounds=options.rounds))
         return
     report: dict[str, Any] = {"environment": environment(options.threads), "forms": [], "repair": []}
     print(report["environment"])
@@ -83,6 +112,46 @@ def operators(name: str, side: int, *, weights: str | None, rows: int = 20) -> s
         shapes = " ".join("x".join(map(str, shape)) for shape in each.input_shapes if shape)
         ms, part = each.self_cpu_time_total / each.count / 1e3, each.self_cpu_time_total / all_us
         lines.append(f"| {each.key} | {shapes} | {each.count} | {ms:.2f} | {part:.3f} |")
+    return "\n".join(lines)
+
+
+def beside(before: Path, side: int, *, threads: int, rounds: int) -> str:
+    """Return a table of the repair in float32 in another checkout and in this one, in turns."""
+    checkouts = {"before": before.resolve(), "now": Path(__file__).resolve().parents[1]}
+    lines = ["| hole | before, fastest / median ms | now | ratio |", "|---|---|---|---|"]
+    with tempfile.TemporaryDirectory() as folder:
+        processes = {
+            name: subprocess.Popen(
+                [sys.executable, "-c", REPAIRS.format(checkout=str(checkout), threads=threads)],
+                cwd=checkout,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for name, checkout in checkouts.items()
+        }
+
+        def turn(name: str, given: Path) -> float:
+            to, back = processes[name].stdin, processes[name].stdout
+            assert to is not None and back is not None
+            to.write(f"{given}\n")
+            to.flush()
+            return float(back.readline())
+
+        for share in HOLE_SHARES:
+            image, mask = photo_and_hole(side, side, round(side * share))
+            given = Path(folder) / f"{share}.npz"
+            np.savez(given, image=image, mask=mask)
+            ms: dict[str, list[float]] = {name: [] for name in processes}
+            for number in range(2 + rounds):  # the first two warm up
+                for name in sorted(processes, reverse=bool(number % 2)):
+                    ms[name].append(turn(name, given))
+            first, second = ms["before"][2:], ms["now"][2:]
+            ratio = statistics.median(b / a for a, b in zip(first, second, strict=True))
+            told = [f"{min(each):.0f} / {statistics.median(each):.0f}" for each in (first, second)]
+            lines.append(f"| {round(side * share)} px | {told[0]} | {told[1]} | {ratio:.2f} |")
+        for process in processes.values():
+            process.communicate()
     return "\n".join(lines)
 
 
@@ -131,7 +200,6 @@ def measure_network(name: str, side: int, *, rounds: int, weights: str | None) -
 
 def measure_repairs(precision: str, side: int, *, rounds: int, weights: str | None) -> list[dict[str, Any]]:
     """Time the whole repair of a square photo whose middle is missing, a row for every size of the hole."""
-    from bench.speed_repair import photo_and_hole
     from inference import Inpainter
 
     inpainter = Inpainter.load(weights, device="cpu", precision=precision)

@@ -1,0 +1,94 @@
+"""The trunk of one or two cores computes what the other one does, by one thread or two."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from lama.fast_generator import FastGenerator
+from lama.planar_trunk import PlanarTrunk, planar_is_fastest
+from tests.support.networks import live_generator, masked_input
+
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.skipif(
+    not (torch.backends.nnpack.is_available() and torch.backends.mkl.is_available()), reason="no NNPACK or no MKL here"
+)
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("height", "width", "batch"), [(16, 16, 1), (24, 40, 1), (72, 56, 2), (96, 160, 1)])
+def test_every_number_of_threads_matches_the_published_form(threads: int, height: int, width: int, batch: int) -> None:
+    torch.set_num_threads(threads)
+    generator = live_generator()
+    fused = FastGenerator(generator, device="cpu", dtype=torch.float32)
+    assert isinstance(fused.backend.trunk, PlanarTrunk) == (threads < 3)
+    x = masked_input(height, width, batch=batch)
+    with torch.no_grad():
+        expected = generator.double()(x.double())
+    assert (fused(x) - expected).abs().max() < 1e-5
+
+
+def test_only_float32_on_a_cpu_is_planar() -> None:
+    torch.set_num_threads(2)
+    assert planar_is_fastest(CPU, torch.float32)
+    assert not planar_is_fastest(CPU, torch.bfloat16)
+    assert not planar_is_fastest(torch.device("cuda"), torch.float32)
+
+
+def test_two_networks_at_once_do_not_mix() -> None:
+    torch.set_num_threads(2)
+    networks = [FastGenerator(live_generator(seed=seed), device="cpu", dtype=torch.float32) for seed in (0, 1)]
+    x = masked_input(64, 48)
+    expected = [network(x) for network in networks]
+    with ThreadPoolExecutor(2) as callers:
+        for _ in range(3):
+            for found, right in zip(callers.map(lambda network: network(x), networks), expected, strict=True):
+                assert torch.equal(found, right)
+
+
+def test_the_threads_of_everybody_else_stay_as_many() -> None:
+    torch.set_num_threads(2)
+    FastGenerator(live_generator(blocks=1), device="cpu", dtype=torch.float32)(masked_input(32, 32))
+    assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(torch.get_num_threads).result() == 2
+
+
+@pytest.mark.parametrize("part", ["_spectral_path", "_local"])
+def test_a_failure_in_either_thread_reaches_the_caller_and_the_next_call_works(
+    monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    torch.set_num_threads(2)
+    fused = FastGenerator(live_generator(blocks=1), device="cpu", dtype=torch.float32)
+    x = masked_input(32, 32)
+    expected = fused(x)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("lama.planar_trunk._PlanarLayer." + part, fail)
+        with pytest.raises(MemoryError, match="no room"):
+            fused(x)
+    assert torch.equal(fused(x), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gradients_and_inference_mode_are_the_callers_affair(threads: int) -> None:
+    torch.set_num_threads(threads)
+    fused = FastGenerator(live_generator(blocks=1), device="cpu", dtype=torch.float32)
+    x = masked_input(32, 32)
+    expected = fused(x)
+    assert not expected.is_inference()
+    assert torch.equal(fused(x.clone().requires_grad_()), expected)
+    with torch.inference_mode():
+        assert torch.equal(fused(x.clone()), expected)
