@@ -25,6 +25,16 @@ GRADIO_SCRIPT = re.compile(r'<script type="module" crossorigin src="([^"]+)"></s
 HEAD_END, BODY_END = "</head>", "</body>"
 SAYS = re.compile(r'(data-say="([^"]+)"[^>]*>)(?=</)')
 GRADIO_AFTER_MS = 4000  # at the latest, after the canvas has begun
+# Gradio's loader asks for frame after frame for ever when it is gone (StatusTracker, 6.31), so that a page that nobody
+# touches takes 8 % of a core. It keeps what asks, so it gets this in its place: when the canvas has moved in, the next
+# step that reads the clock, as no other does, is dropped and was its last.
+END_LOADER = """const ask = window.requestAnimationFrame;
+window.requestAnimationFrame = (step) => {
+  if (document.querySelector("body > .fft") || !String(step).includes("performance.now()")) return ask(step);
+  window.requestAnimationFrame = ask;
+  return 0;
+};
+"""
 
 
 class PageDocument:
@@ -115,6 +125,7 @@ def start_script(entry: str, gradio: str | None) -> str:
     ]
     if gradio:
         begin = f'import("{gradio}").catch(console.error)'
+        lines[0] = END_LOADER + lines[0]
         lines += [
             "  .finally(() => (window.requestIdleCallback || setTimeout)(",
             f"    () => {begin}, {{ timeout: {GRADIO_AFTER_MS} }},",

@@ -136,3 +136,21 @@ def test_a_gradio_that_does_not_come_takes_nothing_away(visit: Visit, server: Ru
     person.paint((0.3, 0.3), (0.4, 0.3))
     person.repair()
     assert person.shown_patches == 1
+
+
+def test_a_page_that_nobody_touches_asks_for_no_frames(browser: Browser, server: RunningServer) -> None:
+    """Gradio's loader asked for one after another for ever when it was gone: 8 % of a core in every open page."""
+    context = open_browser(browser)
+    context.add_init_script(
+        "window.asked = 0; const ask = window.requestAnimationFrame;"
+        "window.requestAnimationFrame = (step) => { window.asked += 1; return ask(step); };"
+    )
+    person = Person(context, server.url)
+    person.page.locator("#fftlama .fft").wait_for()
+    counts = [-1, 0]
+    while counts[-1] != counts[-2] and len(counts) < 40:  # what turned in the loader comes to rest first
+        person.page.wait_for_timeout(500)
+        counts.append(person.page.evaluate("window.asked"))
+    assert counts[-1] == counts[-2] > 0, counts
+    person.close()
+    context.close()
