@@ -11,7 +11,8 @@ from tests.support.original_folders import state_of
 from tests.support.small_fftlama import Checkout, without_added
 
 KILLING_TOOL = """#!/bin/sh
-count=$(($(cat "$COUNT_FILE") + 1))
+read -r count <"$COUNT_FILE"
+count=$((count + 1))
 echo "$count" >"$COUNT_FILE"
 if [ "$count" = "$KILL_AT" ]; then
     kill -KILL 0 # the whole group
@@ -28,7 +29,7 @@ def run_killed_at(fftlama: Checkout, folder: Path, step: int, tools: Path, *argu
         (tools / name).write_text(KILLING_TOOL)
         (tools / name).chmod(0o755)
     counter = tools.parent / "count"
-    counter.write_text("0")
+    counter.write_text("0\n")
     variables = {"PATH": f"{tools}:{os.environ['PATH']}", "COUNT_FILE": str(counter), "KILL_AT": str(step)}
     process = subprocess.Popen(
         fftlama.command(folder, "--no-start", *arguments),

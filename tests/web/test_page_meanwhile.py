@@ -94,17 +94,18 @@ def test_cancel_gives_its_strokes_back_under_those_painted_since(person: Person)
 
 def test_strokes_stay_as_they_were_painted(person: Person) -> None:
     """When all of them together passed two kilobytes, those painted before were made coarser."""
-    person.open(photo_file(2000, 1500))
+    person.open(photo_file(2000, 1500, name="photo.jpg"))
     versions: list[list[dict[str, Any]]] = []
-    for row in range(14):
-        y = 0.06 * (row + 1)
-        person.paint(*[(0.1 + i * 0.05, y + 0.02 * (i % 3)) for i in range(14)], steps=1)
+    for row in range(8):
+        y = 0.105 * (row + 1)
+        person.paint(*[(0.1 + i * 0.027, y + 0.02 * (i % 3)) for i in range(30)], steps=1)
         versions.append(person.strokes)
     for i, version in enumerate(versions):
         assert version == versions[-1][: i + 1]
     person.repair()
     sent = json.loads(person.posts("/api/v1/repairs")[0])
     assert sent["strokes"] == versions[-1]
+    assert len(json.dumps(sent["strokes"])) > 2048
 
 
 def test_progress_tells_share_time_left_and_the_tabs_title(person: Person) -> None:

@@ -58,7 +58,7 @@ def test_an_outputs_folder_that_cannot_be_written_is_said_with_the_round(person:
 
 
 def test_a_click_sends_strokes_only_and_at_most_two_kilobytes(person: Person) -> None:
-    person.open(photo_file(2000, 1500))
+    person.open(photo_file(2000, 1500, name="photo.jpg"))
     for row in range(4):
         y = 0.2 + row * 0.15
         person.paint(*[(0.2 + i * 0.05, y + 0.04 * (i % 3)) for i in range(12)])
