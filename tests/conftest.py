@@ -75,6 +75,12 @@ def interpreter_without_overflow_checks() -> None:
     builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the workers of this process, if it is going to have some, share what forks servers."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput") and zygote.CAN_FORK:
+        zygote.share()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Seed every random generator, so that a test sees the same numbers alone, in any order and on any worker."""
@@ -85,7 +91,7 @@ def pytest_runtest_setup() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """End the process that forks servers."""
+    """End what was asked of the process that forks servers, and in the process that started it, that one."""
     zygote.close()
 
 

@@ -3,7 +3,8 @@
 Importing it takes one to three seconds of a core, and the tests start a hundred servers and workers. What is forked is
 a process of its own, with its own port, threads, files, environment and signals, as the script's is that it stands for
 (`serve_fake.py`, `serve_worker.py`, `read_photo.py`); only what happens while a program is imported can't be seen in
-it. The zygote ends when the process that asked it ends, and takes along what it forked.
+it. The zygote ends when the process that started it ends, and takes along what it forked. The workers of one run of
+the tests share one (`share`), since each would import the same; what a worker has asked for ends with that worker.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import gc
 import importlib
 import json
 import os
+import selectors
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 # Elsewhere, libraries of the system do not stand a fork without exec.
 CAN_FORK = sys.platform == "linux"
 POLL_S = 0.01
+SHARED = "SHARED_ZYGOTE"  # the variable with the address of the one that workers share
 SERVING = (
     "app", "fastapi", "uvicorn", "uvicorn.protocols.http.auto", "uvicorn.lifespan.on", "tests.support.serve_fake",
     "jobs.queue", "web.gate", "web.iopaint", "web.lama_cleaner", "web.metrics", "web.openapi", "web.operators",
@@ -79,15 +84,21 @@ class Forked:
 
 
 class Zygote:
-    """The process that forks, as seen by the one that asks it."""
+    """The process that forks, as seen by one that asks it."""
 
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, str(Path(__file__)), str(theirs.fileno())]
-            self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
-        self._socket = ours
-        self._stream = ours.makefile("rw", encoding="utf-8")
+    def __init__(self, listener: socket.socket | None = None) -> None:
+        """Ask the one that is shared, if there is one, else start one, which answers those too who ask the listener."""
+        self._process: subprocess.Popen[bytes] | None = None
+        if listener is None and SHARED in os.environ:
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.connect(os.environ[SHARED])
+        else:
+            self._socket, theirs = socket.socketpair()
+            with theirs:
+                numbers = [one.fileno() for one in (theirs, listener) if one is not None]
+                command = [sys.executable, str(Path(__file__)), *map(str, numbers)]
+                self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=numbers)
+        self._stream = self._socket.makefile("rw", encoding="utf-8")
         self._lock = threading.Lock()
 
     def ask(self, **request: Any) -> Any:
@@ -100,10 +111,11 @@ class Zygote:
         return json.loads(answer)
 
     def close(self) -> None:
-        """End it and all that it forked."""
+        """End all that was asked for here, and the zygote if it was started here."""
         self._stream.close()
         self._socket.close()
-        self._process.wait()
+        if self._process is not None:
+            self._process.wait()
 
 
 _running: list[Zygote] = []
@@ -123,13 +135,24 @@ def fork(script: str, arguments: Sequence[str], *, environment: Mapping[str, str
     """
     if not _running:
         _running.append(Zygote())
-        atexit.register(close)
+        atexit.register(close)  # for who runs no tests
     asked = {"script": script, "arguments": list(arguments), "environment": dict(environment), "log": str(log)}
     return Forked(_running[0], _running[0].ask(**asked))
 
 
+def share() -> None:
+    """Start one for the processes that this one is going to start: they find its address in the environment."""
+    folder = tempfile.mkdtemp(prefix="zygote-")  # for this user alone
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        os.environ[SHARED] = f"{folder}/socket"
+        listener.bind(os.environ[SHARED])
+        listener.listen()
+        _running.append(Zygote(listener))
+
+
 def close() -> None:
-    """End the zygote of this process, if there is one, and all that it forked."""
+    """End the zygote of this process, if there is one, and all that was asked for here."""
     while _running:
         _running.pop().close()
 
@@ -167,32 +190,78 @@ def run(script: str, arguments: Sequence[str], environment: Mapping[str, str], l
     sys.exit(main(arguments))
 
 
-def serve(asker: socket.socket) -> None:
-    """Fork until nobody asks any more."""
-    children: set[int] = set()
-    stream = asker.makefile("rw", encoding="utf-8")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who presses Ctrl+C means the tests, which end what they started
-    for line in stream:
+class Asker:
+    """One that asks, and what was forked for it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.stream = connection.makefile("rw", encoding="utf-8")
+        self.children: set[int] = set()
+
+    def answer(self, line: str, *, close_others: Callable[[], None]) -> None:
+        """Do what is asked; in a process that is forked for it, never come back."""
         asked = json.loads(line)
         if "look" in asked:
             answer = look(asked["look"])
-            children -= set() if answer is None else {asked["look"]}
+            self.children -= set() if answer is None else {asked["look"]}
         else:
             import_all(asked["script"], asked["arguments"])
             gc.freeze()  # or each fork's collections copy and walk over what all of them share
             answer = os.fork()
             if not answer:
-                stream.close()
-                asker.close()
+                close_others()
                 run(**asked)
-            children.add(answer)
-        stream.write(json.dumps(answer) + "\n")
-        stream.flush()
-    for pid in children:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+            self.children.add(answer)
+        self.stream.write(json.dumps(answer) + "\n")
+        self.stream.flush()
+
+    def end(self) -> None:
+        """Kill what was forked for it."""
+        self.close()
+        for pid in self.children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.stream.close()
+        self.connection.close()
+
+
+def serve(owner: socket.socket, listener: socket.socket | None) -> None:
+    """Fork for the owner and for those that connect, until the owner asks no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who presses Ctrl+C means the tests, which end what they started
+    askers = [Asker(owner)]
+
+    def close_all() -> None:
+        for asker in askers:
+            asker.close()
+        selector.close()
+        if listener is not None:
+            listener.close()
+
+    with selectors.DefaultSelector() as selector:
+        selector.register(owner, selectors.EVENT_READ, askers[0])
+        if listener is not None:
+            selector.register(listener, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.data is None:
+                    assert listener is not None
+                    askers.append(Asker(listener.accept()[0]))
+                    selector.register(askers[-1].connection, selectors.EVENT_READ, askers[-1])
+                elif line := key.data.stream.readline():  # a whole one: nobody asks before they have their answer
+                    key.data.answer(line, close_others=close_all)
+                elif key.data is askers[0]:
+                    for asker in askers:
+                        asker.end()
+                    return
+                else:
+                    selector.unregister(key.data.connection)
+                    askers.remove(key.data)
+                    key.data.end()
 
 
 if __name__ == "__main__":
-    with socket.socket(fileno=int(sys.argv[1])) as asker:
-        serve(asker)
+    given = [socket.socket(fileno=int(number)) for number in sys.argv[1:]]
+    serve(given[0], given[1] if len(given) > 1 else None)
