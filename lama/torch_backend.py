@@ -6,6 +6,8 @@ lines, so nothing is padded or concatenated by copying. On the CPU, bias, ReLU a
 part of oneDNN's convolutions. On one or two cores in float32 another trunk takes less time (`planar_trunk`).
 """
 
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +20,10 @@ from lama.fold_batchnorm import Convolution, FFCLayer, FoldedNetwork
 from lama.planar_trunk import PlanarTrunk, planar_is_fastest
 
 BORDER_PX = 1  # of the trunk's maps
+ENDS_BORDER_PX = 3  # of the 7x7 convolutions
+# Rows of the image whose maps of full size a CPU makes at once: 9 MB each at 512x512, which stay in its cache. A
+# multiple of 8, as the image's sides are, so that no strip is lower than the border.
+STRIP_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class TorchBackend(nn.Module):
     def __init__(self, network: FoldedNetwork, *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         self.device, self.dtype = device, dtype
+        self.strip_rows = STRIP_ROWS if device.type == "cpu" else sys.maxsize
         self.stem = _FoldedConvolution(network.stem, device, dtype)
         self.downs = nn.ModuleList(_FoldedConvolution(down, device, dtype) for down in network.downs)
         is_planar = planar_is_fastest(device, dtype)
@@ -55,19 +62,42 @@ class TorchBackend(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 4, H, W) -> (B, 3, H, W) float32 in [0, 1]; `x` is not modified."""
-        x = self.stem(_reflect(x.to(self.dtype), 3), relu=True)
-        for down in self.downs:
+        x = self._enter(x.to(self.dtype))
+        for down in self.downs[1:]:
             x = down(_reflect(x, BORDER_PX), relu=True, stride=2)
         x = self.trunk(x)
-        for step, up in enumerate(self.ups):
-            weight, bias = up.get_buffer("weight"), up.get_buffer("bias")
-            x = F.conv_transpose2d(x, weight, bias, stride=2, padding=1, output_padding=1)
-            if step < len(self.ups) - 1:  # the last ReLU is on the way into the bordered copy
-                x = x.relu_()
-        x = _reflect(x, 3, relu=True)
-        if self.head_rows is not None:
-            x = self.head_rows(x, relu=False)
-        return self.head(x, relu=False).float().sigmoid_().contiguous()
+        for up in self.ups[:-1]:
+            x = _upsample(up, x).relu_()
+        return self._leave(x)
+
+    def _enter(self, x: Tensor) -> Tensor:
+        """(B, 4, H, W) -> what the first downsampling makes of it, (B, C, H / 2, W / 2)."""
+        x = _reflect(x, ENDS_BORDER_PX)
+        rows = (x.shape[2] - 2 * ENDS_BORDER_PX) // 2
+        parts = []
+        for strip in _strips(rows, self.strip_rows // 2):
+            is_first = strip.start == 0
+            top = max(2 * strip.start - 1, 0)
+            full = self.stem(x[:, :, top : 2 * strip.stop + 2 * ENDS_BORDER_PX], relu=True)  # rows from `top` on
+            # Steps of two never reach the border below and on the right.
+            bordered = _reflect(full, BORDER_PX, top=is_first, bottom=False)
+            parts.append(self.downs[0](bordered, relu=True, stride=2))
+        return _joined(parts)
+
+    def _leave(self, x: Tensor) -> Tensor:
+        """(B, C, H / 2, W / 2) -> the image, (B, 3, H, W) float32 in [0, 1], by the last upsampling and the head."""
+        half = x.shape[2]
+        parts = []
+        for strip in _strips(2 * half, self.strip_rows):
+            first, last = max(strip.start - ENDS_BORDER_PX, 0), min(strip.stop + ENDS_BORDER_PX, 2 * half)
+            # A row of the result takes the row of the map that it lies in, and the next.
+            begin, end = first // 2, min((last + 1) // 2 + 1, half)
+            full = _upsample(self.ups[-1], x[:, :, begin:end])[:, :, first - 2 * begin : last - 2 * begin]
+            bordered = _reflect(full, ENDS_BORDER_PX, relu=True, top=strip.start == 0, bottom=strip.stop == 2 * half)
+            if self.head_rows is not None:
+                bordered = self.head_rows(bordered, relu=False)
+            parts.append(self.head(bordered, relu=False).float().sigmoid_())
+        return _joined(parts).contiguous()
 
 
 class _FoldedConvolution(nn.Module):
@@ -219,33 +249,57 @@ class _FoldedFFC(nn.Module):
         return y.relu_()
 
 
-def _reflect(x: Tensor, border_px: int, *, relu: bool = False) -> Tensor:
-    """Copy `x`, or its ReLU, into channels-last memory with its mirror image around it; F.pad takes twice as long."""
+def _strips(rows: int, step: int) -> Iterator[range]:
+    """Cut so many rows into strips of at most `step`."""
+    for start in range(0, rows, step):
+        yield range(start, min(start + step, rows))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """One above the other."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _upsample(up: nn.Module, x: Tensor) -> Tensor:
+    """Double both sides, by a 3x3 convolution backwards."""
+    weight, bias = up.get_buffer("weight"), up.get_buffer("bias")
+    return F.conv_transpose2d(x, weight, bias, stride=2, padding=1, output_padding=1)
+
+
+def _reflect(x: Tensor, border_px: int, *, relu: bool = False, top: bool = True, bottom: bool = True) -> Tensor:
+    """Copy `x`, or its ReLU, into channels-last memory with its mirror image around it; F.pad takes twice as long.
+
+    Without `top` or `bottom`, as for a strip out of a map, `x` has these rows of the border already, or needs none.
+    """
     batch, channels, height, width = x.shape
+    rows = slice(border_px if top else 0, height + (border_px if top else 0))
     out = torch.empty(
-        (batch, channels, height + 2 * border_px, width + 2 * border_px),
+        (batch, channels, rows.stop + (border_px if bottom else 0), width + 2 * border_px),
         dtype=x.dtype,
         device=x.device,
         memory_format=torch.channels_last,
     )
+    inside = out[:, :, rows, border_px:-border_px]
     if relu:
-        torch.clamp_min(x, 0, out=_inside(out, border_px))
+        torch.clamp_min(x, 0, out=inside)
     else:
-        _inside(out, border_px).copy_(x)
-    _mirror_border(out, border_px)
+        inside.copy_(x)
+    _mirror_border(out, border_px, top=top, bottom=bottom)
     return out
 
 
-def _mirror_border(x: Tensor, border_px: int) -> None:
+def _mirror_border(x: Tensor, border_px: int, *, top: bool = True, bottom: bool = True) -> None:
     """Fill the border of `x` from its inside, mirrored without repeating the edge."""
     _, _, height, width = x.shape
-    inner_rows = slice(border_px, height - border_px)
+    inner_rows = slice(border_px if top else 0, height - border_px if bottom else height)
     for i in range(border_px):
         x[:, :, inner_rows, i] = x[:, :, inner_rows, 2 * border_px - i]
         x[:, :, inner_rows, width - 1 - i] = x[:, :, inner_rows, width - 1 - 2 * border_px + i]
     for i in range(border_px):
-        x[:, :, i] = x[:, :, 2 * border_px - i]
-        x[:, :, height - 1 - i] = x[:, :, height - 1 - 2 * border_px + i]
+        if top:
+            x[:, :, i] = x[:, :, 2 * border_px - i]
+        if bottom:
+            x[:, :, height - 1 - i] = x[:, :, height - 1 - 2 * border_px + i]
 
 
 def _inside(x: Tensor, border_px: int) -> Tensor:

@@ -21,6 +21,16 @@ def test_float32_matches_the_published_form(height: int, width: int, batch: int)
     assert (fused(x) - expected).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("strip_rows", [8, 16, 32])
+def test_strips_of_any_height_give_what_the_whole_does(strip_rows: int) -> None:
+    fused = FastGenerator(live_generator(), device="cpu", dtype=torch.float32)
+    assert isinstance(fused.backend, TorchBackend)
+    x = masked_input(40, 32, batch=2)
+    expected = fused(x)
+    fused.backend.strip_rows = strip_rows
+    assert (fused(x) - expected).abs().max() < 1e-6
+
+
 def test_odd_channel_counts_match_too() -> None:
     generator = live_generator(width=5, blocks=1)
     fused = FastGenerator(generator, device="cpu", dtype=torch.float32)
