@@ -9,6 +9,7 @@ computes. More than two cores are left to oneDNN, which divides each step among 
 A map is (D, H + 2, W + 2) float32, its reflected border included; a batch goes through image by image.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -143,6 +144,10 @@ def _two_threads() -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
         each.submit(_compute_alone).result()
     torch.set_num_threads(count)  # or threads that begin later would compute alone too
     return one, other
+
+
+if hasattr(os, "register_at_fork"):  # a fork has the futures' queues and none of the threads: it would wait for ever
+    os.register_at_fork(after_in_child=_two_threads.cache_clear)
 
 
 def _compute_alone() -> None:

@@ -1,7 +1,11 @@
 """The trunk of one or two cores computes what the other one does, by one thread or two."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from lama.fast_generator import FastGenerator
 from lama.planar_trunk import PlanarTrunk, planar_is_fastest
 from tests.support.networks import live_generator, masked_input
 
+ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 
 pytestmark = pytest.mark.skipif(
@@ -80,6 +85,21 @@ def test_a_failure_in_either_thread_reaches_the_caller_and_the_next_call_works(
         with pytest.raises(MemoryError, match="no room"):
             fused(x)
     assert torch.equal(fused(x), expected)
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_fork_has_threads_of_its_own() -> None:
+    program = (
+        "import os, torch; from lama.planar_trunk import _two_threads\n"
+        "torch.set_num_threads(2); _two_threads(); child = os.fork()\n"
+        "one, other = _two_threads()\n"
+        "one.submit(other.submit(int).result).result()\n"
+        "if not child: os._exit(0)\n"
+        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60)
+    assert finished.returncode == 0
 
 
 @pytest.mark.parametrize("threads", [1, 2])
