@@ -37,6 +37,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 RESULTS = Path(__file__).parent / "results"
+SETTLED_S, IDLE_S = 6.0, 5.0
 KERNELS = ("lama/kernels", "tensor_ops/kernels", "training/kernels")
 MOST_ROWS = 25
 TURNS = 5
@@ -188,6 +189,14 @@ def cpu_of_tree(pid: int) -> float:
     return of(pid)
 
 
+def idle_cpu_s(pid: int) -> float:
+    """Return the processor time that a process and its descendants take in a second when they have come to rest."""
+    time.sleep(SETTLED_S)
+    began_s = cpu_of_tree(pid)
+    time.sleep(IDLE_S)
+    return (cpu_of_tree(pid) - began_s) / IDLE_S
+
+
 Spent = dict[tuple[str, str], list[float]]
 
 
@@ -212,7 +221,8 @@ def measure_servers(spent: Spent) -> None:
 def measure_visits(spent: Spent) -> None:
     """Add what a visit of the page costs, with a page of the site that stays open and without, in turns.
 
-    And a visit with a photo that is opened and repaired, in Chromium and in its headless shell.
+    And a visit with a photo that is opened and repaired, in Chromium and in its headless shell. And a second in which
+    nobody touches anything, of the server alone and of server and browser with the page open.
     """
     from tests.support.page_driver import (
         CHROMIUM_NAMES,
@@ -228,6 +238,8 @@ def measure_visits(spent: Spent) -> None:
     browsers = {"Chromium": CHROMIUM_NAMES, "headless shell": SHELL_NAMES}
     with tempfile.TemporaryDirectory() as folder:
         server = RunningServer(Path(folder), kind="page").start()
+        assert server.process is not None
+        spent["a second of an idle server (page)", "never asked"].append(idle_cpu_s(server.process.pid))
         for name, names in browsers.items():
             if not any(map(shutil.which, names)):
                 continue
@@ -252,13 +264,16 @@ def measure_visits(spent: Spent) -> None:
                             spent[f"a photo opened and repaired ({name})", "after the visit"].append(
                                 cpu_of_tree(os.getpid()) - visited_s
                             )
+                person = Person(kept, server.url)
+                spent[f"a second of an open page ({name})", "nobody touches it"].append(idle_cpu_s(os.getpid()))
+                person.close()
         server.stop()
 
 
 def starts_table(spent: Spent) -> str:
     """Return the medians as Markdown."""
     rows = [
-        [f"{what}, {how}", f"{statistics.median(values):.2f}", f"{min(values):.2f} to {max(values):.2f}"]
+        [f"{what}, {how}", f"{statistics.median(values):.3f}", f"{min(values):.3f} to {max(values):.3f}"]
         for (what, how), values in spent.items()
     ]
     return table(["what", "cpu_s", "least to most"], rows)
