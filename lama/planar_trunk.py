@@ -49,8 +49,8 @@ class PlanarTrunk(nn.Module):
             if torch.get_num_threads() == 1:
                 self._run(image, None)
             else:
-                one, other = _two_threads()
                 with _TURN:
+                    one, other = _two_threads()
                     one.submit(self._run, image, other).result()
         return x
 
@@ -146,8 +146,15 @@ def _two_threads() -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
     return one, other
 
 
-if hasattr(os, "register_at_fork"):  # a fork has the futures' queues and none of the threads: it would wait for ever
-    os.register_at_fork(after_in_child=_two_threads.cache_clear)
+def _begin_anew() -> None:
+    """Forget the threads, and a turn that one of them has: a fork has neither, and would wait for them for ever."""
+    global _TURN
+    _TURN = Lock()
+    _two_threads.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _compute_alone() -> None:

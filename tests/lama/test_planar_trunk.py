@@ -89,14 +89,14 @@ def test_a_failure_in_either_thread_reaches_the_caller_and_the_next_call_works(
 
 @pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
-def test_a_fork_has_threads_of_its_own() -> None:
+def test_a_fork_in_a_turn_has_threads_and_turns_of_its_own() -> None:
     program = (
-        "import os, torch; from lama.planar_trunk import _two_threads\n"
-        "torch.set_num_threads(2); _two_threads(); child = os.fork()\n"
-        "one, other = _two_threads()\n"
-        "one.submit(other.submit(int).result).result()\n"
-        "if not child: os._exit(0)\n"
-        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "import os, signal, torch; from lama import planar_trunk\n"
+        "torch.set_num_threads(2); planar_trunk._two_threads(); planar_trunk._TURN.acquire(); child = os.fork()\n"
+        "if child: raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "signal.alarm(30)\n"  # what waits for ever is ended, and seen
+        "with planar_trunk._TURN: one, other = planar_trunk._two_threads()\n"
+        "one.submit(other.submit(int).result).result(); os._exit(0)\n"
     )
     finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60)
     assert finished.returncode == 0

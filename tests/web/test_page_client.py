@@ -4,6 +4,7 @@ import importlib
 from io import BytesIO
 from pathlib import Path
 
+import gradio as gr
 import httpx
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from tests.support.page_driver import DATA
 from tests.support.serving import RunningServer, wait_until
+from web.page import QUEUE_LOOK_S
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,13 @@ def mask(tmp_path: Path) -> Path:
     hole[100:140, 200:260] = 255
     Image.fromarray(hole).save(tmp_path / "mask.png")
     return tmp_path / "mask.png"
+
+
+def test_gradios_queue_has_the_waits_that_the_page_makes_longer() -> None:
+    """Set under another name they would be passed over without a word, and an idle server would be busy again."""
+    queue = gr.Blocks()._queue
+    assert 0 < queue.sleep_when_free < QUEUE_LOOK_S
+    assert 0 < queue.progress_update_sleep_when_free < QUEUE_LOOK_S
 
 
 def test_repair_keeps_name_format_and_size(client: Client, mask: Path) -> None:
