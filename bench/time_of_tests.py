@@ -2,6 +2,7 @@
 
     python bench/time_of_tests.py [ROOM ...] [--before FILE] [--name NAME] [--out FOLDER]
     python bench/time_of_tests.py --starts
+    python bench/time_of_tests.py --of COMMAND ...
 
 Every room (a folder of tests/, its kernels apart) runs in one process on one thread, one test after the other. Counted
 are the seconds that pass, which other programs on the machine lengthen, and the processor time of that process and
@@ -9,18 +10,21 @@ all that its tests start, which they lengthen by little. What pytest takes to be
 whole takes about half of the larger sum. Rooms that are not named keep the figures that NAME.md has already.
 
 Prints a Markdown table of the rooms, those of FILE (an earlier result) beside them, then the slowest files, tests and
-fixtures, then one JSON line, and writes it all to FOLDER/NAME.md. A test's processor time is without that of servers
-that others share. Exit status 1 when a test failed. `--starts` prints instead what a server of the tests costs until it
-answers, forked and as a script of its own in turns, and a visit of the page in a profile where a page of the site stays
-open, as the tests have it, and in one where none does, in Chromium and in its headless shell.
+fixtures, then one JSON line, and writes it all to FOLDER/NAME.md. A test's processor time is all that passed in all of
+these processes, servers and Chromium too, from the end of the test before to its own. Exit status 1 when a test failed.
+`--starts` prints instead what a server of the tests costs until it answers, forked and as a script of its own in turns,
+and a visit of the page in a profile where a page of the site stays open, as the tests have it, and in one where none
+does, in Chromium and in its headless shell. `--of` runs a command, e.g. ./run_tests.sh, and prints the seconds and the
+processor time of all that it started, of processes too whose parent ended before them; the shell's `time` leaves those
+out.
 """
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -41,6 +45,7 @@ SETTLED_S, IDLE_S = 6.0, 5.0
 KERNELS = ("lama/kernels", "tensor_ops/kernels", "training/kernels")
 MOST_ROWS = 25
 TURNS = 5
+SET_CHILD_SUBREAPER = 36  # of prctl(2)
 
 Figures = dict[str, float]
 
@@ -59,7 +64,7 @@ class Stopwatch:
         self.began_s = self.began_cpu_s = 0.0
 
     def pytest_collection_finish(self) -> None:
-        self.began_s, self.began_cpu_s = time.monotonic(), cpu_s()
+        self.began_s, self.began_cpu_s = time.monotonic(), cpu_of_tree(os.getppid())
         self.seen_cpu_s = self.began_cpu_s
 
     @pytest.hookimpl(wrapper=True)
@@ -74,9 +79,10 @@ class Stopwatch:
         self.tests += report.when == "call"
         self.files[report.nodeid.split("::")[0]] += report.duration
         self.slowest[report.nodeid] += report.duration
-        now_s = cpu_s()
-        self.dearest[report.nodeid] += now_s - self.seen_cpu_s
-        self.seen_cpu_s = now_s
+        if report.when == "teardown":
+            now_s = cpu_of_tree(os.getppid())
+            self.dearest[report.nodeid] += now_s - self.seen_cpu_s
+            self.seen_cpu_s = now_s
 
     def pytest_sessionfinish(self) -> None:
         self.seconds = time.monotonic() - self.began_s
@@ -84,17 +90,26 @@ class Stopwatch:
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
         """Write the figures, when all that tests started has ended and been waited for."""
+        spent_s = cpu_of_tree(os.getppid()) - self.began_cpu_s
         figures = {
-            "tests": self.tests, "s": self.seconds, "cpu_s": cpu_s() - self.began_cpu_s, "files": self.files,
+            "tests": self.tests, "s": self.seconds, "cpu_s": spent_s, "files": self.files,
             "fixtures": self.fixtures, "slowest": self.slowest, "dearest": self.dearest,
         }  # fmt: skip
         self.file.write_text(json.dumps(figures), encoding="utf-8")
 
 
-def cpu_s() -> float:
-    """Return the processor time of this process and of its descendants that have ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+def run_counted(command: Sequence[str], **options: Any) -> int:
+    """Run a command and return its exit status.
+
+    Descendants whose parent has ended become this process's children, so that their processor time is not lost.
+    """
+    ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
+    started = subprocess.Popen(command, **options)
+    while True:
+        pid, status = os.wait()
+        if pid == started.pid:
+            started.returncode = os.waitstatus_to_exitcode(status)
+            return started.returncode
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -117,10 +132,10 @@ def measure(room: str) -> tuple[dict[str, Any], bool]:
         environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     others = [f"--ignore=tests/{kernels}" for kernels in KERNELS if not is_interpreted]
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "bench.time_of_tests", *others, f"tests/{room}"]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    ended = run_counted(command, cwd=ROOT, env=environment)
     figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     file.unlink()
-    return figures, ended.returncode == 0
+    return figures, ended == 0
 
 
 def read_rooms(file: Path) -> dict[str, dict[str, Any]]:
@@ -287,7 +302,13 @@ def main() -> int:
     parser.add_argument("--name", default="test-time")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--starts", action="store_true", help="servers and visits, not rooms")
+    parser.add_argument("--of", nargs=argparse.REMAINDER, metavar="COMMAND")
     chosen = parser.parse_args()
+    if chosen.of:
+        began_s = time.monotonic()
+        status = run_counted(chosen.of)
+        print(f"s {time.monotonic() - began_s:.1f}, cpu_s {cpu_of_tree(os.getpid()):.1f}, exit status {status}")
+        return status
     if chosen.starts:
         spent: Spent = defaultdict(list)
         measure_servers(spent)

@@ -1,25 +1,36 @@
 """The Gradio endpoint `/repair`: files in, file out, as they are."""
 
+from __future__ import annotations
+
 import importlib
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import gradio as gr
 import httpx
 import numpy as np
 import pytest
-from gradio_client import Client, handle_file
-from gradio_client.exceptions import AppError
 from PIL import Image
 
 from tests.support.page_driver import DATA
 from tests.support.serving import RunningServer, wait_until
-from web.page import QUEUE_LOOK_S
+
+if TYPE_CHECKING:
+    from gradio_client import Client
 
 
+# Gradio and its client are imported where they are needed: they take seconds, and every process collects all tests.
 @pytest.fixture(scope="module")
 def client(server: RunningServer) -> Client:
+    from gradio_client import Client
+
     return Client(server.url, verbose=False)
+
+
+def handle_file(path: Path) -> Any:
+    from gradio_client import handle_file
+
+    return handle_file(path)
 
 
 @pytest.fixture
@@ -32,6 +43,10 @@ def mask(tmp_path: Path) -> Path:
 
 def test_gradios_queue_has_the_waits_that_the_page_makes_longer() -> None:
     """Set under another name they would be passed over without a word, and an idle server would be busy again."""
+    import gradio as gr
+
+    from web.page import QUEUE_LOOK_S
+
     queue = gr.Blocks()._queue
     assert 0 < queue.sleep_when_free < QUEUE_LOOK_S
     assert 0 < queue.progress_update_sleep_when_free < QUEUE_LOOK_S
@@ -60,6 +75,8 @@ def test_repair_leaves_the_rest_of_a_png_alone(client: Client, tmp_path: Path) -
 
 
 def test_what_cannot_be_repaired_is_said_in_a_sentence(client: Client, mask: Path, tmp_path: Path) -> None:
+    from gradio_client.exceptions import AppError
+
     (tmp_path / "text.png").write_text("no picture")
     Image.new("L", (512, 384)).save(tmp_path / "black.png")
     with pytest.raises(AppError, match="image"):
@@ -167,6 +184,6 @@ def test_gradios_other_routes_are_shut_and_nonsense_is_no_fault_of_the_server(se
 
 def test_importing_the_page_writes_nothing_beside_it() -> None:
     """Gradio wrote a page.pyi into the checkout for every subclass of a component."""
-    page = importlib.import_module("web.page")  # here, because Gradio takes seconds and not every run needs it
+    page = importlib.import_module("web.page")
     importlib.reload(page)
     assert list(Path(str(page.__file__)).parent.glob("*.pyi")) == []
