@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect, sync_playwright
 
+from tests.support.fake_engine import UNTIL_STOPPED
+
 CHROMIUM_NAMES = (
     "chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
     # macOS keeps programs out of the PATH.
@@ -115,6 +117,10 @@ class Person:
             route.continue_(post_data=json.dumps(body))
 
         self.page.route("**/api/v1/repairs", add_options)
+
+    def run_until_cancelled(self) -> None:
+        """Ask the fake engine to go on with this person's repairs until they are cancelled, and to hold nobody up."""
+        self.slow_down(0, dilate_px=UNTIL_STOPPED)
 
     def open(self, file: Any) -> None:
         """Choose a photo and wait until the server has it and the page shows it."""

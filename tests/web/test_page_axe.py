@@ -66,7 +66,7 @@ def states(person: Person) -> Iterator[str]:
     yield "photo open"
     person.paint((0.4, 0.4), (0.5, 0.5))
     yield "strokes"
-    person.slow_down(600)
+    person.run_until_cancelled()
     person.press("repair")
     person.page.locator('[data-act="cancel"]').wait_for()
     yield "running"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -79,7 +80,7 @@ def test_instant_mode_works_off_what_was_painted_meanwhile(person: Person) -> No
 
 
 def test_cancel_gives_its_strokes_back_under_those_painted_since(person: Person) -> None:
-    person.slow_down(300)
+    person.run_until_cancelled()
     person.open(photo_file())
     person.paint((0.3, 0.3), (0.4, 0.3))
     person.press("repair")
@@ -92,18 +93,27 @@ def test_cancel_gives_its_strokes_back_under_those_painted_since(person: Person)
     assert person.strokes == []
 
 
-def test_strokes_stay_as_they_were_painted(person: Person) -> None:
+def test_strokes_stay_as_they_were_painted_and_a_phones_first_brush_is_a_finger_wide(
+    visit: Callable[..., Person], server: RunningServer
+) -> None:
     """When all of them together passed two kilobytes, those painted before were made coarser."""
-    person.open(photo_file(2000, 1500, name="photo.jpg"))
+    phone = visit(
+        server.url, viewport={"width": 390, "height": 844}, device_scale_factor=2, is_mobile=True, has_touch=True
+    )
+    phone.open(photo_file(1600, 1200, name="photo.jpg"))
+    world = phone.page.locator(".fft-world").bounding_box()
+    assert world is not None
     versions: list[list[dict[str, Any]]] = []
     for row in range(8):
         y = 0.105 * (row + 1)
-        person.paint(*[(0.1 + i * 0.02, y + 0.02 * (i % 3)) for i in range(40)], steps=1)
-        versions.append(person.strokes)
+        phone.paint(*[(0.1 + i * 0.02, y + 0.02 * (i % 3)) for i in range(40)], steps=1)
+        versions.append(phone.strokes)
+    assert 2 * versions[0][0]["radius"] * world["width"] / 1600 >= 24
     for i, version in enumerate(versions):
         assert version == versions[-1][: i + 1]
-    person.repair()
-    sent = json.loads(person.posts("/api/v1/repairs")[0])
+    phone.page.locator('[data-act="repair"]').tap()
+    phone.page.locator(".fft-rounds li:nth-child(2)").wait_for()
+    sent = json.loads(phone.posts("/api/v1/repairs")[0])
     assert sent["strokes"] == versions[-1]
     assert len(json.dumps(versions[-2], separators=(",", ":"))) > 2048  # one more was painted after that
 

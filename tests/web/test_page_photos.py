@@ -106,15 +106,14 @@ def test_of_several_dropped_files_the_first_is_shown_and_all_are_opened(person: 
     expect(person.page.locator('[data-part="strip-list"] img[src]')).to_have_count(3)
 
 
-def test_after_a_reload_every_pixel_of_a_large_photo_comes_back(person: Person) -> None:
+def test_a_large_tiff_is_shown_in_full_and_every_pixel_of_a_large_photo_comes_back_after_a_reload(
+    person: Person,
+) -> None:
+    person.open(photo_file(2600, 700, name="large.tif"))
+    person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth === 2600")
     person.open(photo_file(3000, 1200, name="large.jpg"))
     person.visit()
     person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth === 3000")
-
-
-def test_a_large_tiff_is_shown_in_full(person: Person) -> None:
-    person.open(photo_file(2600, 700, name="large.tif"))
-    person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth === 2600")
 
 
 def test_a_photo_of_few_levels_is_shown_bright_by_photo_and_patch(person: Person) -> None:

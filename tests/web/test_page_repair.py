@@ -186,7 +186,7 @@ def test_the_keyboard_alone_paints_and_repairs(person: Person) -> None:
     person.page.locator(DONE).wait_for()
 
 
-def test_a_photo_can_be_dropped_and_pasted(person: Person) -> None:
+def test_a_photo_can_be_dropped_and_pasted_and_heic_is_shown_through_the_server(person: Person) -> None:
     script = """([type, bytes]) => {
       const data = new DataTransfer();
       data.items.add(new File([new Uint8Array(bytes)], 'dropped.png', { type: 'image/png' }));
@@ -198,9 +198,6 @@ def test_a_photo_can_be_dropped_and_pasted(person: Person) -> None:
     for kind, size in (("drop", (120, 90)), ("paste", (90, 120))):
         person.page.evaluate(script, [kind, list(photo_file(*size)["buffer"])])
         expect(person.page.locator('[data-part="photo-size"]')).to_contain_text(f"{size[0]} × {size[1]}")
-
-
-def test_heic_is_shown_through_the_server(person: Person) -> None:
     person.open(DATA / "flower.heic")
     expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("160 × 120 · HEIC")
     person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth > 0")

@@ -167,23 +167,3 @@ def test_every_tool_works_by_keyboard(person: Person) -> None:
         person.key("d")
     point = json.loads(person.posts("/api/v1/detect")[0])["points"][0]
     assert point[2] is True and 0 <= point[0] <= WIDTH and 0 <= point[1] <= HEIGHT
-
-
-def test_a_stroke_is_never_changed_by_later_ones_and_a_phones_first_brush_is_a_finger_wide(
-    visit: Visit, server: RunningServer
-) -> None:
-    phone = visit(
-        server.url, viewport={"width": 390, "height": 844}, device_scale_factor=2, is_mobile=True, has_touch=True
-    )
-    phone.open(photo_file(1600, 1200, name="large.jpg"))
-    world = phone.page.locator(".fft-world").bounding_box()
-    assert world is not None
-    phone.paint((0.1, 0.1), (0.2, 0.3), (0.3, 0.1))
-    first = phone.strokes[0]
-    assert 2 * first["radius"] * world["width"] / 1600 >= 24
-    for i in range(25):
-        phone.paint((0.1, 0.2 + 0.03 * i), (0.3, 0.22 + 0.03 * i), (0.5, 0.2 + 0.03 * i), steps=1)
-    assert len(phone.strokes) == 26 and phone.strokes[0] == first
-    phone.page.locator('[data-act="repair"]').tap()
-    phone.page.locator(".fft-rounds li:nth-child(2)").wait_for()
-    assert json.loads(phone.posts("/api/v1/repairs")[0])["strokes"][0] == first

@@ -71,7 +71,7 @@ def test_a_repair_goes_on_while_another_photo_is_shown_and_lands_on_its_own(pers
 def test_one_comes_back_to_a_repair_that_still_runs_and_can_cancel_it(person: Person) -> None:
     choose(person, *three_photos()[:2])
     show(person, "0.png")
-    person.slow_down(600)
+    person.run_until_cancelled()
     person.paint((0.3, 0.3), (0.4, 0.3))
     painted = person.strokes
     person.press("repair")
