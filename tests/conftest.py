@@ -4,6 +4,7 @@ Marks come from what a test asks for and where it lies, not by hand: `MARKS_BY_F
 `FOLDER_OF_KERNELS`. `./run_tests.sh --quick` leaves out what carries one of them.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import gc
@@ -88,6 +89,7 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
     finally:
         gc.enable()
         gc.freeze()
+        atexit.register(gc.unfreeze)  # or libraries that look whether all of theirs is gone find what is not
 
 
 def _import_from_another_file_on(config: pytest.Config) -> None:
@@ -123,7 +125,6 @@ def pytest_runtest_setup() -> None:
 
 def pytest_unconfigure() -> None:
     """End what was asked of the process that forks servers, and in the process that started it, that one."""
-    gc.unfreeze()  # or libraries that look whether all of theirs is gone find what is not
     zygote.close()
 
 
