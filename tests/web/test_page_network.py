@@ -99,7 +99,7 @@ def test_three_people_at_once_all_get_theirs_and_see_their_place(visit: Visit, s
               new MutationObserver(() => window.seen.push(status.textContent)).observe(status, { childList: true });
             }"""
         )
-        person.slow_down(150)
+        person.slow_down(20 if seed else 300)  # all have pressed before the first one's is done
         person.open(photo_file(400 + 40 * seed, 300, seed=seed))
         person.paint((0.4, 0.4), (0.5, 0.4))
     for person in people:
