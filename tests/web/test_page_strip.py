@@ -124,8 +124,8 @@ def test_a_reload_in_mid_batch_goes_on_with_it_and_repairs_nothing_twice(person:
 
     def add_delay(route: Route) -> None:
         body = json.loads(route.request.post_data or "")
-        # The first is done before the reload; the others take two seconds.
-        delay = delays.setdefault(body["request_id"], 200 if delays else 20)
+        # The first is done before the reload, the others after it: until the new page comes the old one goes on.
+        delay = delays.setdefault(body["request_id"], 500 if delays else 20)
         route.continue_(post_data=json.dumps({**body, "options": {"feather_px": delay}}))
 
     person.page.route("**/api/v1/repairs", add_delay)
