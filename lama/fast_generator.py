@@ -17,6 +17,7 @@ from lama.devices import on_card
 from lama.fold_batchnorm import FoldedNetwork, fold_generator
 from lama.generator import INPUT_CHANNELS, Generator, check_input_shape
 from lama.torch_backend import TorchBackend
+from lama.triton_key import keep_triton_key
 
 KERNEL_CHOICES = ("auto", "torch", "triton")
 KERNEL_CHANNEL_MULTIPLE = 32  # width of the narrowest tile; width 32 and 64 networks fit, odd ones run in plain PyTorch
@@ -106,6 +107,8 @@ def _triton_backend(
     # because Triton comes with CUDA builds of PyTorch only.
     from lama.triton_backend import TritonBackend
 
+    if device.type == "cuda":
+        keep_triton_key()
     try:
         with on_card(device):
             backend = TritonBackend(network, device=device)
