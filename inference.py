@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.autotune import AutotunedProfile, autotune_card
+from engine.device_turns import DeviceTurns
 from engine.devices import Placement, choose_placement, describe_card, few_threads, is_out_of_memory
 from engine.model_runner import SMALL_PX, ModelRunner
 from engine.profiles import Profile
@@ -49,9 +49,11 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 LARGE_HOLES = ("crisp", "accurate")
+DONE = object()
 # Sides of the dummy photos that a GPU repairs before the first request.
 LARGE_PHOTO_PX = 2048  # from this many pixels squared on, bounds are sampled
 VAST_PHOTO_PX = 4096  # its hole is scaled, so memory for the largest holes is reserved
+FIRST_REPAIRS = 3  # of a size, before anything is asked for
 STEADY_STATE_REPAIRS = 10  # without them the first repair took 5.1 ms instead of 2.8 on an H200 (bench/NOTES.md)
 
 
@@ -62,7 +64,7 @@ class Inpainter:
         self, runner: ModelRunner, *, weights_name: str, profile_reason: str, large_holes: str = "crisp"
     ) -> None:
         self._runner = runner
-        self._lock = threading.Lock()
+        self._turns = DeviceTurns()
         self._samples_bounds = runner.device.type == "cuda"  # a CPU that computes has no time to read meanwhile
         self.weights_name = weights_name
         self.profile_reason = profile_reason
@@ -91,7 +93,9 @@ class Inpainter:
                 fill all.
 
         Returns:
-            The inpainter, ready; its first repair takes as long as the next.
+            The inpainter, ready. On a card that is when repairs of the commonest size take as long as they will; the
+            other sizes are prepared in a thread while nobody repairs, for about a second (`wait_until_warm`). One that
+            is asked for before is prepared then.
 
         Raises:
             UnavailableError: this machine does not have the requested device, precision or profile.
@@ -127,13 +131,21 @@ class Inpainter:
         names = {"weights_name": _weights_name(path), "profile_reason": chosen.reason}
         inpainter = cls(runner, **names, large_holes=large_holes)
         started_s = time.perf_counter()
-        with few_threads() if chosen.device.type == "cuda" else contextlib.nullcontext():
-            inpainter._warm_up()
-        inpainter._reach_steady_state()
+        is_card = chosen.device.type == "cuda"
+        steps = inpainter._warming_up()
+        with few_threads() if is_card else contextlib.nullcontext():
+            next(steps)
+        next(steps, None)
+        if is_card:
+            inpainter._turns.prepare(steps)
         logger.info(
             "ready on %s after %.1f s: %s", inpainter.device, time.perf_counter() - started_s, inpainter.describe()
         )
         return inpainter
+
+    def wait_until_warm(self) -> None:
+        """Wait until repairs of every size take as long as they will; see `load`."""
+        self._turns.wait_until_prepared()
 
     @property
     def device(self) -> str:
@@ -303,27 +315,47 @@ class Inpainter:
     @contextlib.contextmanager
     def _device_turn(self) -> Iterator[None]:
         """Hold the device: one thread at a time, on the model's own card, without gradients."""
-        with self._lock, on_card(self._runner.device), torch.inference_mode():
+        with self._turns.turn(), on_card(self._runner.device), torch.inference_mode():
             yield
 
-    def _warm_up(self) -> None:
-        """Load kernels and capture graphs, then run dummy repairs at every bucket and one that is scaled."""
-        with self._device_turn():
-            self._runner.warm_up()
+    def _warming_up(self) -> Iterator[None]:
+        """Load kernels, capture graphs and run dummy repairs, until all that a repair needs was there once.
+
+        Yields:
+            None after each step. After the first nothing is missing for repairs of the commonest size; after the second
+            they take as long as they will, where the threads that computed were those that requests find.
+        """
+        steps = self._runner.warming_up()
+        self._take_step(steps)
         if self._runner.device.type != "cuda":
             self._repair_dummy(SMALL_PX, SMALL_PX * 5 // 8)
+            yield
             return
+        buckets_px, common_px = self.profile.buckets_px, self._runner.common_px
+        self._repair_dummy(common_px, common_px * 5 // 8)
+        yield
+        for _ in range(FIRST_REPAIRS):
+            self._repair_dummy(LARGE_PHOTO_PX, common_px * 5 // 8)
+        yield
+        while self._take_step(steps):
+            yield
         # Each size's kernels and memory take a millisecond at their first use.
-        for side in self.profile.buckets_px:
+        for side in buckets_px:
             self._repair_dummy(side, side * 5 // 8)
+            yield
         self._repair_dummy(VAST_PHOTO_PX, VAST_PHOTO_PX * 3 // 4)  # scaled, in full strips, with a context pass
+        yield
+        # A GPU's clocks and allocator and the host's caches reach their steady state.
+        for turn in range(STEADY_STATE_REPAIRS):
+            side = buckets_px[turn % len(buckets_px)]
+            self._repair_dummy(LARGE_PHOTO_PX, side * 5 // 8)
+            yield
+        logger.info("all sizes are prepared on %s", self.device)
 
-    def _reach_steady_state(self) -> None:
-        """Run ten dummy repairs so that a GPU's clocks, allocator and threads reach steady state. Comes last."""
-        if self._runner.device.type == "cuda":
-            for turn in range(STEADY_STATE_REPAIRS):
-                side = self.profile.buckets_px[turn % len(self.profile.buckets_px)]
-                self._repair_dummy(LARGE_PHOTO_PX, side * 5 // 8)
+    def _take_step(self, steps: Iterator[None]) -> bool:
+        """Take a step of the runner's warm-up, unless there is none left."""
+        with self._device_turn():
+            return next(steps, DONE) is not DONE
 
     def _repair_dummy(self, side: int, hole_px: int) -> None:
         """Repair a square hole in the middle of a square photo, and drop the result."""

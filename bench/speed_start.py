@@ -20,35 +20,37 @@ STEPS = (
     ("lama.fast_generator", "fold_generator", "batch-norms folded"),
     ("lama.fast_generator", "_triton_backend", "weights in the kernels' forms, kernels tried"),
     ("engine.cuda_graphs", "GraphedModel.capture", "graphs captured"),
-    ("inference", "Inpainter._warm_up", "warm-up, graphs included"),
-    ("inference", "Inpainter._reach_steady_state", "last rehearsals"),
+    ("inference", "Inpainter._repair_dummy", "rehearsals"),
 )
 
 
 def start_row(weights: str | None, *, starts: int = 7) -> dict[str, Any]:
-    """Time from process start to ready (weights loaded, graphs captured, warm): the first, then with caches warm.
+    """Time from process start to ready, the first, then with caches warm, and to all sizes being prepared.
 
     How much of it importing PyTorch takes, each process tells too.
     """
     code = (
         "import time; begun = time.time(); import torch; imported = time.time(); from inference import Inpainter\n"
         f"inpainter = Inpainter.load({weights!r}); ready = time.time()\n"
-        "import json; print(json.dumps([imported - begun, ready, inpainter.describe()]))"
+        "inpainter.wait_until_warm(); warm = time.time()\n"
+        "import json; print(json.dumps([imported - begun, ready, warm, inpainter.describe()]))"
     )
-    imports, readies, says = [], [], {}
+    imports, readies, prepared, says = [], [], [], {}
     for _ in range(starts):
         started = time.time()
         child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
         if child.returncode:
             return {"message": child.stderr[-500:]}
-        import_s, ready, says = json.loads(child.stdout.splitlines()[-1])
+        import_s, ready, warm, says = json.loads(child.stdout.splitlines()[-1])
         imports.append(round(import_s, 2))
+        prepared.append(round(warm - started, 2))
         readies.append(round(ready - started, 2))
     row = {
         "first_s": readies[0],
         "warm_s": statistics.median(readies[1:]),
         "warm_each_s": readies[1:],
         "of_it_import_torch_s": imports[1:],
+        "all_sizes_s": statistics.median(prepared[1:]),
         "says": says,
     }
     print(row, flush=True)
@@ -101,7 +103,7 @@ def step_rows(weights: str | None, *, starts: int = 5) -> list[dict[str, Any]]:
     Steps that call others include them. "Modules" are those that importing PyTorch, and then ours, takes.
     """
     code = f"""
-import json, sys, time
+import json, sys, threading, time
 began = time.perf_counter()
 import torch
 torch_s = time.perf_counter() - began
@@ -116,9 +118,10 @@ def timed(function, name):
         try:
             return function(*args, **kwargs)
         finally:
-            step = steps.setdefault(name, [0, 0.0])
-            step[0] += 1
-            step[1] += time.perf_counter() - began
+            if threading.current_thread() is threading.main_thread():  # what is prepared afterwards is no start
+                step = steps.setdefault(name, [0, 0.0])
+                step[0] += 1
+                step[1] += time.perf_counter() - began
     return call
 for module, attribute, name in {STEPS!r}:
     owner = importlib.import_module(module)

@@ -37,6 +37,7 @@ class _Captured:
     graph: torch.cuda.CUDAGraph
     static_input: Tensor
     static_output: Tensor
+    is_apart: bool
 
 
 class GraphedModel:
@@ -57,6 +58,7 @@ class GraphedModel:
         self._make_input = make_input or _new_input
         self.mode = mode if device.type == "cuda" else "off"
         self.dropped = ""
+        self.is_warming_up = False  # whether larger graphs are still to come than those that calls ask for
         self._captured: dict[Shape, _Captured] = {}
         self._pool: Any = None  # an opaque handle
         self._stream = torch.cuda.Stream(device) if self.mode != "off" else None
@@ -65,6 +67,11 @@ class GraphedModel:
     def shapes(self) -> list[Shape]:
         """The (batch, height, width) that have a graph."""
         return sorted(self._captured)
+
+    @property
+    def shapes_apart(self) -> list[Shape]:
+        """Those whose graph has memory of its own."""
+        return sorted(shape for shape, captured in self._captured.items() if captured.is_apart)
 
     @torch.inference_mode()
     def __call__(self, inputs: list[Tensor]) -> Tensor:
@@ -81,7 +88,7 @@ class GraphedModel:
             return self.model(torch.stack(inputs))
         shape = (len(inputs), inputs[0].shape[1], inputs[0].shape[2])
         if shape not in self._captured:
-            self.capture(shape)
+            self.capture(shape, apart=self.is_warming_up)
         captured = self._captured.get(shape)
         if captured is None:  # verification has just turned graphs off
             return self.model(torch.stack(inputs))
@@ -95,17 +102,25 @@ class GraphedModel:
         if self.mode != "on":
             return None
         with on_card(self.device):
-            graph, _ = self._capture(steps)
+            # In a pool of its own, which stays empty, so that it holds no other one back.
+            graph, _ = self._capture(steps, torch.cuda.graph_pool_handle())
         return graph.replay
 
     @torch.inference_mode()
-    def capture(self, shape: Shape) -> None:
-        """Capture the graph of one (batch, height, width); nothing is left behind when memory does not suffice."""
-        if self.mode == "off" or shape in self._captured:
+    def capture(self, shape: Shape, *, apart: bool = False) -> None:
+        """Capture the graph of one (batch, height, width); nothing is left behind when memory does not suffice.
+
+        Args:
+            shape: what for; one that has its graph gets no other, unless its own is apart and this is not to be.
+            apart: with memory of its own, which is given back when the shape is captured again. Graphs that share their
+                memory take least when the largest comes first: this is for one that must not wait for it.
+        """
+        before = self._captured.get(shape)
+        if self.mode == "off" or (before is not None and (apart or not before.is_apart)):
             return
         try:
             with on_card(self.device):
-                captured = self._record(shape)
+                captured = self._record(shape, apart=apart)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -123,21 +138,23 @@ class GraphedModel:
 
     def free(self) -> None:
         """Drop every graph and its static tensors, then hand the memory back; later calls capture again."""
+        self.is_warming_up = False
         self._captured.clear()
         self._pool = None
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             torch.cuda.empty_cache()
 
-    def _record(self, shape: Shape) -> _Captured:
+    def _record(self, shape: Shape, *, apart: bool) -> _Captured:
         static_input = self._make_input(self, shape)
-        graph, static_output = self._capture(lambda: self.model(static_input))
-        return _Captured(graph, static_input, static_output)
-
-    def _capture(self, run: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
-        """Capture what `run` does, after some runs for warm-up, with what it returns."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
+        pool = torch.cuda.graph_pool_handle() if apart else self._pool
+        graph, static_output = self._capture(lambda: self.model(static_input), pool)
+        return _Captured(graph, static_input, static_output, apart)
+
+    def _capture(self, run: Callable[[], T], pool: Any) -> tuple[torch.cuda.CUDAGraph, T]:
+        """Capture what `run` does, after some runs for warm-up, with what it returns."""
         stream = self._stream
         assert stream is not None
         stream.wait_stream(torch.cuda.current_stream(self.device))
@@ -149,7 +166,7 @@ class GraphedModel:
             torch.cuda.empty_cache()
             graph = torch.cuda.CUDAGraph()
             # thread_local: other threads may allocate or copy meanwhile without breaking the capture.
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 returned = run()
             except BaseException:  # of any kind: a stream that is left capturing breaks whatever runs next

@@ -10,6 +10,7 @@ photos; the caller holds the one lock on the GPU.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 BATCH_SIZES = (8, 4, 2, 1)  # those that get a graph
 FULL_BATCH_PX = 512 * 512  # largest bucket that runs the profile's whole `max_batch`; beyond it the GPU is full anyway
 SMALL_PX = 64  # input of the warm-up run on a CPU
+COMMON_PX = 512  # bucket of most repairs, whatever the photo: holes of up to 300 px
 
 
 class ModelRunner:
@@ -70,6 +72,7 @@ class ModelRunner:
         self._on_cpu: FastGenerator | None = None
         self._other: ModelRunner | None = None  # the one that shares the device's memory
         self._crisp: ModelRunner | None = None
+        self._times_freed = 0
         self.restore()
         if crisp is not None:
             self._crisp = ModelRunner(
@@ -116,11 +119,8 @@ class ModelRunner:
         Returns:
             (B, 3, H, W) float32 in [0, 1], valid until the next call. One with NaN somewhere keeps it.
         """
-        if self._graphed is None:
-            self.restore()
-        assert self._graphed is not None
         with on_card(self.device):
-            return self._graphed(inputs)
+            return self._restored()(inputs)
 
     def predict_float32(self, inputs: list[Tensor]) -> Tensor:
         """Predict in float32, without graphs: the second try when the first gave NaN or infinity."""
@@ -141,15 +141,49 @@ class ModelRunner:
         limit = max(1, self.profile.max_batch * min(FULL_BATCH_PX, pixels) // pixels)
         return next(batch for batch in BATCH_SIZES if batch <= min(limit, waiting))
 
+    @property
+    def common_px(self) -> int:
+        """The bucket of most repairs."""
+        buckets_px = self.profile.buckets_px
+        return next((side for side in buckets_px if side >= COMMON_PX), buckets_px[-1])
+
     def warm_up(self) -> None:
         """Make the first repair as fast as the next: capture every bucket's graph, or run once without.
 
         Kernels that fail at one of the sizes, on a card they were not made for, give way to plain PyTorch.
         """
+        for _ in self._guarded(self._capture_all()):
+            pass
+        if self._crisp is not None:
+            self._crisp.kernels = self.kernels
+            self._crisp.warm_up()
+
+    def warming_up(self) -> Iterator[None]:
+        """Do what `warm_up` does a step at a time: in the first, both networks' graphs of the common bucket.
+
+        Once memory was given back nothing more is captured, so that it can be used for what it was given back for.
+
+        Yields:
+            None after each step. Whoever takes one has the device.
+        """
+        both = [self] if self._crisp is None else [self, self._crisp]
+        for runner in both:
+            runner.kernels = self.kernels
+            for _ in runner._guarded(runner._capture_common()):
+                pass
+        freed = self._times_freed
+        yield
+        for runner in both:
+            for _ in runner._guarded(runner._capture_rest()):
+                yield
+                if self._times_freed != freed:
+                    return
+
+    def _guarded(self, steps: Iterator[None]) -> Iterator[None]:
+        """Take steps of a warm-up; where the kernels fail, plain PyTorch is warmed up instead."""
         failure = ""
         try:
-            with on_card(self.device):
-                self._run_all()
+            yield from steps
         except torch.OutOfMemoryError as error:
             logger.warning("not every graph fits into memory, the rest is captured when needed: %s", error)
         except Exception as error:  # a compiler or driver of any kind
@@ -162,20 +196,39 @@ class ModelRunner:
             self.kernels = "torch"
             self.restore()
             self.warm_up()
-        elif self._crisp is not None:
-            self._crisp.kernels = self.kernels
-            self._crisp.warm_up()
 
-    def _run_all(self) -> None:
+    def _capture_common(self) -> Iterator[None]:
+        """Capture the graph of the common bucket, or run once without graphs."""
+        graphed = self._restored()
+        if graphed.mode == "off":
+            side = self.profile.buckets_px[0] if self.device.type == "cuda" else SMALL_PX
+            self.predict([torch.zeros(4, side, side, device=self.pinned.device)])
+        else:
+            graphed.is_warming_up = True
+            graphed.capture((1, self.common_px, self.common_px), apart=True)
+        yield
+
+    def _capture_rest(self) -> Iterator[None]:
+        """Capture every bucket's graph, the largest first, then again what was captured apart meanwhile."""
+        graphed = self._graphed
+        if graphed is None:  # released since the warm-up began
+            return
+        shapes = [(1, side, side) for side in reversed(self.profile.buckets_px)]
+        while shapes and graphed.mode != "off":
+            graphed.capture(shapes.pop(0))
+            yield
+            shapes = shapes or graphed.shapes_apart
+        graphed.is_warming_up = False
+
+    def _capture_all(self) -> Iterator[None]:
+        """Capture every bucket's graph, or run once without."""
+        yield from self._capture_common() if self._restored().mode == "off" else self._capture_rest()
+
+    def _restored(self) -> GraphedModel:
         if self._graphed is None:
             self.restore()
         assert self._graphed is not None
-        if self._graphed.mode == "off":
-            side = self.profile.buckets_px[0] if self.device.type == "cuda" else SMALL_PX
-            self.predict([torch.zeros(4, side, side, device=self.pinned.device)])
-            return
-        for side in reversed(self.profile.buckets_px):
-            self._graphed.capture((1, side, side))
+        return self._graphed
 
     def free_memory(self) -> None:
         """Give back everything on the device but the weights, of the other network too."""
@@ -184,6 +237,7 @@ class ModelRunner:
             self._other._free_own_memory()
 
     def _free_own_memory(self) -> None:
+        self._times_freed += 1
         self._float32 = None
         self.pinned.packets.clear()
         if self._graphed is not None:

@@ -1,8 +1,11 @@
 """The engine on a real card: replay, batches, memory. Skipped where there is none."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,20 +14,24 @@ import torch
 
 from engine.context_pass import CONTEXT_PX, plan_context, transfer_low_frequencies
 from engine.cuda_graphs import GraphedModel, Model
+from engine.model_runner import ModelRunner
 from engine.profiles import Profile
 from inference import Inpainter, RepairRequest
+from lama.checkpoint import save_generator
 from masks.boxes import slices_inside
 from preprocess import build_input, upload
 from tensor_ops.crop_packet import CropPacket
 from tensor_ops.kernels import crop_kernels, seam_kernels
 from tensor_ops.mask_dilation import dilate_on_device
 from tests.engine.test_inference_repair import block, noise
+from tests.support.networks import live_generator
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
+ROOT = Path(__file__).resolve().parents[2]
 PROFILE = Profile("test", 1024, "fp16", "on", (256, 384, 512, 640, 768, 1024), 0.9, 8)
 ALL_BUCKETS_PX = (256, 384, 512, 640, 768, 1024, 1280, 1536)  # of every shipped profile
 STEADY_MIB = 4
@@ -34,7 +41,14 @@ seam = pytest.importorskip("tensor_ops.kernels.seam", reason="needs Triton")
 
 @pytest.fixture(scope="module")
 def inpainter() -> Inpainter:
-    return Inpainter.load(device="cuda", profile=PROFILE)
+    return warm(PROFILE)
+
+
+def warm(profile: Profile, device: str = "cuda") -> Inpainter:
+    """An engine of which nothing is prepared any more."""
+    loaded = Inpainter.load(device=device, profile=profile)
+    loaded.wait_until_warm()
+    return loaded
 
 
 @pytest.fixture
@@ -57,6 +71,72 @@ def eager_model(inpainter: Inpainter) -> Model:
     graphed = inpainter._runner._graphed
     assert graphed is not None
     return graphed.model
+
+
+def test_the_common_size_is_ready_first_and_repairs_stay_what_they_are() -> None:
+    """With three repairs of other sizes while the rest is prepared; the largest is scaled, with a context pass."""
+    profile = replace(PROFILE, buckets_px=(256, 512, 1024))
+    image = noise((1600, 2000))
+    masks = [block((1600, 2000), 300, 300, side) for side in (300, 60, 700, 1200)]
+    loaded = Inpainter.load(device="cuda", profile=profile)
+    assert [1, 512, 512] in loaded.describe()["graphs"]  # type: ignore[operator]
+    early = [loaded.repair(image, mask) for mask in masks]
+    loaded.wait_until_warm()
+    for runner in (loaded._runner, loaded._runner.for_hole(is_deep=True)):
+        assert runner._graphed is not None and runner._graphed.shapes_apart == []
+        assert {(1, side, side) for side in profile.buckets_px} <= set(runner._graphed.shapes)
+    for mask, before in zip(masks, early, strict=True):
+        after = loaded.repair(image, mask)
+        assert before.notes == after.notes and [box for box, _ in before.patches] == [box for box, _ in after.patches]
+        assert np.abs(before.image.astype(int) - after.image).max() <= 1
+
+
+def test_what_is_prepared_step_by_step_takes_the_memory_of_all_at_once(inpainter: Inpainter) -> None:
+    """Also with a size that is asked for in between: graphs that share their memory take least largest first."""
+    profile = replace(PROFILE, buckets_px=(256, 512, 1024, 1536), input_px=1536)
+    reserved = []
+    for turn in range(3):
+        crisp = inpainter._runner.for_hole(is_deep=True)
+        runner = ModelRunner(
+            inpainter._runner.generator,
+            crisp=crisp.generator,
+            device=torch.device("cuda:0"),
+            precision="fp16",
+            profile=profile,
+        )
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved()
+        with torch.inference_mode():
+            if turn == 0:
+                runner.warm_up()
+            else:
+                for step, _ in enumerate(runner.warming_up()):
+                    if turn == 2 and step == 0:
+                        runner.predict(masked_inputs(1024, 1, 0))
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        reserved.append((torch.cuda.memory_reserved() - before) >> 20)
+        runner.release()
+    assert max(reserved) - reserved[0] <= STEADY_MIB, (
+        f"MiB of all at once, step by step, with one asked for: {reserved}"
+    )
+
+
+def test_other_weights_right_after_the_start(tmp_path: Path) -> None:
+    profile = replace(PROFILE, buckets_px=(256, 512, 1024))
+    loaded = Inpainter.load(device="cuda", profile=profile)
+    save_generator(live_generator(width=32, blocks=2), tmp_path / "other.safetensors")
+    loaded.switch_weights(tmp_path / "other.safetensors")
+    loaded.wait_until_warm()
+    assert loaded.describe()["graphs"] == [[1, side, side] for side in profile.buckets_px]
+    assert loaded.repair(noise((300, 400)), block((300, 400), 100, 100, 90)).notes == []
+
+
+def test_a_program_that_ends_right_after_the_start_ends_in_peace() -> None:
+    code = "from inference import Inpainter; Inpainter.load(device='cuda')"
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and done.stderr == ""
 
 
 @pytest.mark.parametrize(("side", "batch"), [(256, 8), (512, 1), (512, 4), (768, 2), (1024, 1)])
@@ -179,7 +259,7 @@ def test_repair_is_delivered_with_little_memory(inpainter: Inpainter, whole_memo
 
 def test_replay_that_differs_is_dropped_with_a_note() -> None:
     """Verification must see a graph that does not compute what eager does: here a model that changes after capture."""
-    inpainter = Inpainter.load(device="cuda", profile=replace(PROFILE, cuda_graph="verify", buckets_px=(1024,)))
+    inpainter = warm(replace(PROFILE, cuda_graph="verify", buckets_px=(1024,)))
     predict, calls = eager_model(inpainter), []
 
     def drifting(x: torch.Tensor) -> torch.Tensor:
@@ -195,7 +275,7 @@ def test_replay_that_differs_is_dropped_with_a_note() -> None:
 
 def test_verified_graphs_are_kept() -> None:
     """That of the only bucket, and of the context pass that a hole of its size takes."""
-    inpainter = Inpainter.load(device="cuda", profile=replace(PROFILE, cuda_graph="verify", buckets_px=(1024,)))
+    inpainter = warm(replace(PROFILE, cuda_graph="verify", buckets_px=(1024,)))
     expected = [[1, CONTEXT_PX, CONTEXT_PX], [1, 1024, 1024]]
     assert inpainter.describe()["cuda_graph"] == "verify" and inpainter.describe()["graphs"] == expected
 
@@ -256,7 +336,7 @@ def test_model_on_the_last_card_runs_there_in_every_kernel_and_capture(monkeypat
     for kernels in (crop_kernels, seam_kernels):
         kernels.cache_clear()
     elsewhere = [torch.cuda.memory_allocated(card) for card in range(LAST_CARD)]
-    loaded = Inpainter.load(device=f"cuda:{LAST_CARD}", profile=replace(PROFILE, buckets_px=(256, 1024)))
+    loaded = warm(replace(PROFILE, buckets_px=(256, 1024)), f"cuda:{LAST_CARD}")
     image, mask = noise((300, 400), 1), block((300, 400), 100, 100, 90)
     result = loaded.repair(image, mask)
     large = loaded.repair(noise((1500, 1500)), block((1500, 1500), 200, 200, 900), quality="high")
@@ -273,7 +353,7 @@ def test_model_on_the_last_card_runs_there_in_every_kernel_and_capture(monkeypat
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_two_cards_repair_at_once_and_agree() -> None:
-    engines = [Inpainter.load(device=f"cuda:{card}", profile=PROFILE) for card in (0, LAST_CARD)]
+    engines = [warm(PROFILE, f"cuda:{card}") for card in (0, LAST_CARD)]
     jobs = [(noise((700, 900), seed), block((700, 900), 200, 250, 100 + 10 * seed)) for seed in range(8)]
     expected = [engines[0].repair(image, mask).image for image, mask in jobs]
 

@@ -1,0 +1,204 @@
+"""A card is ready with the commonest size; the others follow while nobody asks, and end up as if made at once."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from engine.cuda_graphs import Shape, _Captured
+from engine.device_turns import DeviceTurns
+from engine.model_runner import ModelRunner
+from engine.profiles import Card, choose_profile
+from lama.generator import Generator
+
+ROOT = Path(__file__).resolve().parents[2]
+BUCKETS_PX = (256, 512, 1024, 1536)
+ENDING = """
+import threading
+from engine.device_turns import DeviceTurns
+begun = threading.Event()
+def steps():
+    for step in range(1_000_000):
+        print(step, "begins", flush=True)
+        begun.set()
+        print(step, "ends", flush=True)
+        yield
+DeviceTurns().prepare(steps())
+begun.wait()
+"""
+
+
+class Recorded:
+    """Stands in for what captures: which network's graphs of which shapes, in order, those with memory apart marked."""
+
+    def __init__(self, runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.captures: list[str] = []
+        self.failure: Exception | None = None
+        for name, one in (("accurate", runner), ("crisp", runner.for_hole(is_deep=True))):
+            graphed = one._graphed
+            assert graphed is not None
+            graphed.mode = "on"
+            monkeypatch.setattr(graphed, "_record", lambda shape, *, apart, name=name: self._record(name, shape, apart))
+
+    def _record(self, name: str, shape: Shape, apart: bool) -> _Captured:
+        if self.failure is not None and not apart:
+            raise self.failure
+        self.captures.append(f"{name} {shape[0]}x{shape[1]}{' apart' if apart else ''}")
+        graph: Any = SimpleNamespace(replay=lambda: None)
+        batch, height, width = shape
+        return _Captured(graph, torch.zeros(batch, 4, height, width), torch.zeros(batch, 3, height, width), apart)
+
+
+@pytest.fixture
+def runner() -> ModelRunner:
+    profile = replace(choose_profile(Card("a processor"), name="cpu")[0], buckets_px=BUCKETS_PX)
+    tiny = [Generator(width=4, blocks=1).eval() for _ in range(2)]
+    return ModelRunner(tiny[0], crisp=tiny[1], device=torch.device("cpu"), precision="fp32", profile=profile)
+
+
+@pytest.fixture
+def recorded(runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    return Recorded(runner, monkeypatch)
+
+
+def test_the_common_size_of_both_networks_comes_first_and_the_largest_then(
+    runner: ModelRunner, recorded: Recorded
+) -> None:
+    steps = runner.warming_up()
+    next(steps)
+    assert recorded.captures == ["accurate 1x512 apart", "crisp 1x512 apart"]
+    assert runner.describe()["graphs"] == [[1, 512, 512]]
+    taken = 0
+    for taken, _ in enumerate(steps, 1):
+        assert len(recorded.captures) == 2 + taken, "more than one capture in a step"
+    sides = ["1536", "1024", "512", "256"]
+    assert recorded.captures[2:] == [f"{name} 1x{side}" for name in ("accurate", "crisp") for side in sides]
+    assert taken == 8 and runner._graphed is not None and runner._graphed.shapes_apart == []
+
+
+def test_all_at_once_captures_nothing_twice(runner: ModelRunner, recorded: Recorded) -> None:
+    runner.warm_up()
+    sides = ["1536", "1024", "512", "256"]
+    assert recorded.captures == [f"{name} 1x{side}" for name in ("accurate", "crisp") for side in sides]
+
+
+def test_what_is_asked_for_meanwhile_is_captured_apart_and_again(runner: ModelRunner, recorded: Recorded) -> None:
+    steps = runner.warming_up()
+    next(steps)
+    for batch, side in ((1, 1024), (4, 256)):
+        runner.predict([torch.zeros(4, side, side)] * batch)
+    assert recorded.captures[2:] == ["accurate 1x1024 apart", "accurate 4x256 apart"]
+    for _ in steps:
+        pass
+    again = [one for one in recorded.captures if one.startswith("accurate") and "apart" not in one]
+    assert again == [f"accurate {one}" for one in ("1x1536", "1x1024", "1x512", "1x256", "4x256")]
+    runner.predict([torch.zeros(4, 256, 256)] * 2)
+    assert recorded.captures[-1] == "accurate 2x256", "still apart, though nothing larger is to come"
+
+
+@pytest.mark.parametrize("is_deep", [False, True])
+def test_memory_that_was_given_back_is_not_taken_again(
+    runner: ModelRunner, recorded: Recorded, *, is_deep: bool
+) -> None:
+    steps = runner.warming_up()
+    next(steps)
+    next(steps)
+    captures = list(recorded.captures)
+    runner.for_hole(is_deep=is_deep).free_memory()
+    assert [next(steps, "done") for _ in range(2)] == ["done", "done"]
+    assert recorded.captures == captures
+    runner.predict([torch.zeros(4, 256, 256)])
+    assert recorded.captures == [*captures, "accurate 1x256"]
+
+
+def test_a_runner_that_was_released_stays_so(runner: ModelRunner, recorded: Recorded) -> None:
+    steps = runner.warming_up()
+    next(steps)
+    runner.release()
+    assert list(steps) == []
+    assert runner._fast is None and len(recorded.captures) == 2
+
+
+def test_memory_that_does_not_suffice_for_one_network_ends_its_captures_only(
+    runner: ModelRunner, recorded: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded.failure = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "synchronize", lambda _device: None)
+        patch.setattr(torch.cuda, "empty_cache", lambda: None)
+        assert list(runner.warming_up()) == [None]
+    assert caplog.text.count("captured when needed") == 2
+    assert recorded.captures == ["accurate 1x512 apart", "crisp 1x512 apart"]
+
+
+def test_kernels_that_fail_at_a_later_size_give_way_to_plain_pytorch(
+    runner: ModelRunner, recorded: Recorded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for one in (runner, runner.for_hole(is_deep=True)):
+        assert one._fast is not None
+        one._fast.uses_triton = True
+    recorded.failure = ValueError("out of resource: shared memory")
+    warmed: list[str] = []
+    monkeypatch.setattr(ModelRunner, "warm_up", lambda self: warmed.append(self.kernels))
+    for _ in runner.warming_up():
+        pass
+    assert "shared memory" in caplog.text and warmed == ["torch"]
+    assert "plain PyTorch" in str(runner.describe()["kernels"])
+
+
+def test_whoever_asks_comes_before_the_next_step() -> None:
+    turns, order = DeviceTurns(), []
+    is_taken, may_end = threading.Event(), threading.Event()
+
+    def steps() -> Iterator[None]:
+        for step in range(3):
+            with turns.turn():
+                is_taken.set()
+                assert may_end.wait(60)
+                order.append(f"step {step}")
+            yield
+
+    def ask() -> None:
+        with turns.turn():
+            order.append("asked")
+
+    turns.prepare(steps())
+    assert is_taken.wait(60)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while not turns._asking:
+        pass
+    may_end.set()
+    turns.wait_until_prepared()
+    asking.join()
+    assert order == ["step 0", "asked", "step 1", "step 2"]
+
+
+def test_a_step_that_fails_leaves_the_device_to_whoever_asks(caplog: pytest.LogCaptureFixture) -> None:
+    turns = DeviceTurns()
+
+    def steps() -> Iterator[None]:
+        with turns.turn():
+            yield from ()
+            raise ValueError("broken")
+
+    turns.prepare(steps())
+    turns.wait_until_prepared()
+    assert "broken" in caplog.text
+    with turns.turn():
+        pass
+
+
+@pytest.mark.process
+def test_a_program_ends_after_the_step_that_is_being_taken() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDING], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and done.stderr == ""
+    assert lines[-1].endswith("ends") and len(lines) < 2_000_000
