@@ -12,13 +12,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.autotune import AutotunedProfile, autotune_card
 from engine.device_turns import DeviceTurns
 from engine.devices import Placement, choose_placement, describe_card, few_threads, is_out_of_memory
 from engine.model_runner import SMALL_PX, ModelRunner
@@ -35,6 +34,9 @@ from masks.boxes import Box, rows_beyond, sample_bounds
 from masks.crop_plan import Crop, overlooks_holes
 from masks.dilation import CropRules
 from tensor_ops.host_copies import is_any_set
+
+if TYPE_CHECKING:
+    from engine.autotune import AutotunedProfile
 
 __all__ = [
     "Inpainter",
@@ -369,6 +371,8 @@ class Inpainter:
 
     def _autotune(self, folder: Path | None) -> AutotunedProfile:
         """Do what `autotune_profile` describes."""
+        from engine.autotune import autotune_card  # late: no start needs it, nor the file formats that it writes with
+
         with self._device_turn():
             runner = self._runner
             runner.release()

@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.levels import FEW_LEVELS, OUTLIERS, sample_step
 from masks.boxes import Box, as_box, box_size, intersect, slices_of
 from masks.crop_plan import Crop
 from masks.dilation import DilatedMask
@@ -50,6 +49,8 @@ def shown_levels(
     """
     if image.dtype != np.uint16:
         return None
+    from imaging.levels import FEW_LEVELS, OUTLIERS, sample_step  # late: with it come all file formats
+
     step = sample_step(image)
     sampled = np.s_[::step, ::step]
     known = ~mask[sampled]

@@ -16,7 +16,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from imaging.atomic_write import part_file
 from lama.generator import INPUT_CHANNELS, Generator
 from lama.safe_unpickle import CheckpointError
 from lama.torch_archive import TorchFile, open_legacy, open_zip
@@ -94,6 +93,8 @@ def save_generator(generator: Generator, path: str | Path, metadata: Mapping[str
         if value.is_floating_point() and not torch.isfinite(tensors[name]).all():
             raise CheckpointError(f"{name} has values that are not finite in {dtype}; the weights were not saved")
     header = {"format": "pt", "width": str(generator.width), "blocks": str(generator.blocks), **(metadata or {})}
+    from imaging.atomic_write import part_file  # late: a start that only reads spares a twentieth of a second
+
     path = Path(path)
     with part_file(path) as part:
         save_file(tensors, part, metadata=header)

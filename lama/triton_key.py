@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from imaging.atomic_write import write_atomically
-
 HASHED = ("compiler", "backends", "language")  # folders whose sources Triton reads for it
 NAME = "digest-of-triton.json"
 
@@ -47,6 +45,8 @@ def use_kept_key(cache: ModuleType, folder: Path) -> None:
     key = _read(kept, state)
     if key is None:
         key = make()
+        from imaging.atomic_write import write_atomically  # late: where the digest is kept it is not needed
+
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(kept, json.dumps({"state": state, "key": key}).encode())
     cache.triton_key = lambda: key  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ It is a .safetensors file by another ending, so that nobody is offered it as wei
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -16,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imaging.atomic_write import part_file
 from lama.generator import Generator
 from lama.safe_unpickle import CheckpointError
 
@@ -49,14 +49,17 @@ def apply_difference(base: Generator, path: str | Path) -> Generator:
             header = content.metadata() or {}
             if header.get("kind") != KIND:
                 raise CheckpointError(f"{file} holds no differences of weights")
-            if header.get("from") != digest_of(state):
-                raise CheckpointError(f"{file} holds the differences from other weights than these")
-            changed = {name: _read(content, name, value) for name, value in state.items()}
+            # The digest takes as long as what it is to allow, and both let go of the interpreter.
+            with ThreadPoolExecutor(1, thread_name_prefix="reads-differences") as beside:
+                changed = beside.submit(lambda: {name: _read(content, name, value) for name, value in state.items()})
+                if header.get("from") != digest_of(state):
+                    raise CheckpointError(f"{file} holds the differences from other weights than these")
+                tensors = changed.result()
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} can't be read: {error}") from error
     with torch.device("meta"):
         generator = Generator(base.width, base.blocks)
-    generator.load_state_dict(changed, strict=True, assign=True)
+    generator.load_state_dict(tensors, strict=True, assign=True)
     return generator.eval()
 
 
@@ -77,6 +80,8 @@ def save_difference(base: Generator, other: Generator, path: str | Path) -> None
         step = difference.flatten(1).abs().amax(1).clamp_min(1e-12) / LARGEST
         tensors[name] = (difference / _by_filter(step, value)).round().to(torch.int8)
         tensors[name + STEP] = step
+    from imaging.atomic_write import part_file  # late: a start that only reads spares a twentieth of a second
+
     header = {"format": "pt", "kind": KIND, "from": digest_of(state)}
     with part_file(Path(path)) as part:
         save_file(tensors, part, metadata=header)
@@ -88,7 +93,7 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         if state[name].is_floating_point():
             digest.update(name.encode())
-            digest.update(state[name].contiguous().numpy().tobytes())
+            digest.update(state[name].contiguous().numpy().data)
     return digest.hexdigest()
 
 
