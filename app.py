@@ -157,6 +157,9 @@ def collecting_later() -> Iterator[None]:
 
 def load_engine(settings: Settings) -> "Engine":
     """Load the model onto its device and warm it up, with what that changes for the whole process."""
+    from engine.early_context import open_card_early
+
+    open_card_early(settings.device)
     with collecting_later():
         from inference import load_inpainter
 
