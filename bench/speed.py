@@ -155,7 +155,7 @@ def run_section(section: str, options: argparse.Namespace) -> Any:
     if section == "cap":
         return speed_repair.capped_rows(options.weights)
     if section == "start":
-        return speed_start.start_row(options.weights)
+        return speed_start.start_rows(options.weights)
     if section == "app":
         return speed_start.app_row()
     if section == "steps":

@@ -24,28 +24,57 @@ STEPS = (
 )
 
 
-def start_row(weights: str | None, *, starts: int = 7) -> dict[str, Any]:
+LIBRARY = """
+import time
+begun_s = time.time()
+import torch
+import_s = round(time.time() - begun_s, 2)
+from inference import Inpainter
+inpainter = Inpainter.load({weights!r})
+"""
+PROGRAM = """
+import time
+import_s = None
+from app import load_engine
+from config import load_settings
+inpainter = load_engine(load_settings({{"weights": {weights!r} or ""}}))
+"""
+READY = """
+ready_s = time.time()
+inpainter.wait_until_warm()
+warm_s = time.time()
+import json
+print(json.dumps([import_s, ready_s, warm_s, inpainter.describe()]))
+"""
+
+
+def start_rows(weights: str | None, *, starts: int = 7) -> list[dict[str, Any]]:
+    """Time processes until their first repair can begin: as a library loads, and as the program's commands do."""
+    rows = [
+        {"way": way, **_start_row(code.format(weights=weights) + READY, starts)}
+        for way, code in (("library", LIBRARY), ("program", PROGRAM))
+    ]
+    for row in rows:
+        print(row, flush=True)
+    return rows
+
+
+def _start_row(code: str, starts: int) -> dict[str, Any]:
     """Time from process start to ready, the first, then with caches warm, and to all sizes being prepared.
 
     How much of it importing PyTorch takes, each process tells too.
     """
-    code = (
-        "import time; begun = time.time(); import torch; imported = time.time(); from inference import Inpainter\n"
-        f"inpainter = Inpainter.load({weights!r}); ready = time.time()\n"
-        "inpainter.wait_until_warm(); warm = time.time()\n"
-        "import json; print(json.dumps([imported - begun, ready, warm, inpainter.describe()]))"
-    )
     imports, readies, prepared, says = [], [], [], {}
     for _ in range(starts):
         started = time.time()
         child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
         if child.returncode:
             return {"message": child.stderr[-500:]}
-        import_s, ready, warm, says = json.loads(child.stdout.splitlines()[-1])
-        imports.append(round(import_s, 2))
-        prepared.append(round(warm - started, 2))
-        readies.append(round(ready - started, 2))
-    row = {
+        import_s, ready_s, warm_s, says = json.loads(child.stdout.splitlines()[-1])
+        imports.append(import_s)
+        prepared.append(round(warm_s - started, 2))
+        readies.append(round(ready_s - started, 2))
+    return {
         "first_s": readies[0],
         "warm_s": statistics.median(readies[1:]),
         "warm_each_s": readies[1:],
@@ -53,8 +82,6 @@ def start_row(weights: str | None, *, starts: int = 7) -> dict[str, Any]:
         "all_sizes_s": statistics.median(prepared[1:]),
         "says": says,
     }
-    print(row, flush=True)
-    return row
 
 
 def app_row(*, starts: int = 7) -> dict[str, Any]:
