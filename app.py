@@ -278,6 +278,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
         reason = "another program uses it" if number == errno.EADDRINUSE else text
         print(f"fftlama: can't listen on {settings.host} port {settings.port}: {reason}.", file=sys.stderr)
         return EXIT_PORT
+    from engine.device_turns import is_preparing
     from jobs.temp_folder import use_temp_folder
     from web.auth import login_warning
 
@@ -288,8 +289,8 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
     code, clean = _serve(settings, listeners, on_ready or _say_ready)
     logging.shutdown()
     sys.stdout.flush()
-    if not clean:
-        # A repair that runs on, or a model still loading, can't be interrupted, and both are safe to leave.
+    if not clean or is_preparing():
+        # A repair that runs on, or a model still loading or preparing, can't be interrupted: all are safe to leave.
         os._exit(code)
     return code
 

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Iterator
 
+PREPARES = "prepares-device"  # the thread's name
 LOOK_S = 0.05  # how often a thread that waits looks whether the program ends
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class DeviceTurns:
             steps: each takes the turns that it needs.
         """
         # No daemon: one that is stopped within the driver or PyTorch can bring down a program that ends.
-        self._preparing = threading.Thread(target=self._take, args=(steps,), name="prepares-device")
+        self._preparing = threading.Thread(target=self._take, args=(steps,), name=PREPARES)
         self._preparing.start()
 
     def wait_until_prepared(self) -> None:
@@ -72,3 +73,8 @@ class DeviceTurns:
             while self._asking and threading.main_thread().is_alive():
                 self._asked.wait(LOOK_S)
         return threading.main_thread().is_alive()
+
+
+def is_preparing() -> bool:
+    """Tell whether some device of this process is still being prepared."""
+    return any(thread.name == PREPARES for thread in threading.enumerate())

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from engine.cuda_graphs import Shape, _Captured
-from engine.device_turns import DeviceTurns
+from engine.device_turns import DeviceTurns, is_preparing
 from engine.model_runner import ModelRunner
 from engine.profiles import Card, choose_profile
 from lama.generator import Generator
@@ -169,8 +169,9 @@ def test_whoever_asks_comes_before_the_next_step() -> None:
         with turns.turn():
             order.append("asked")
 
+    assert not is_preparing()
     turns.prepare(steps())
-    assert is_taken.wait(60)
+    assert is_taken.wait(60) and is_preparing()
     asking = threading.Thread(target=ask)
     asking.start()
     while not turns._asking:
@@ -178,7 +179,7 @@ def test_whoever_asks_comes_before_the_next_step() -> None:
     may_end.set()
     turns.wait_until_prepared()
     asking.join()
-    assert order == ["step 0", "asked", "step 1", "step 2"]
+    assert order == ["step 0", "asked", "step 1", "step 2"] and not is_preparing()
 
 
 def test_a_step_that_fails_leaves_the_device_to_whoever_asks(caplog: pytest.LogCaptureFixture) -> None:
