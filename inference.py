@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from engine.device_turns import DeviceTurns
 from engine.devices import Placement, choose_placement, describe_card, few_threads, is_out_of_memory
-from engine.model_runner import SMALL_PX, ModelRunner
+from engine.model_runner import DONE, SMALL_PX, ModelRunner
 from engine.profiles import Profile
 from engine.repair_steps import fill_plans, make_result, plan_repair
 from engine.requests import RepairError, RepairRequest, RepairResult, UnavailableError, check_request
@@ -51,7 +51,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 LARGE_HOLES = ("crisp", "accurate")
-DONE = object()
 # Sides of the dummy photos that a GPU repairs before the first request.
 LARGE_PHOTO_PX = 2048  # from this many pixels squared on, bounds are sampled
 VAST_PHOTO_PX = 4096  # its hole is scaled, so memory for the largest holes is reserved
@@ -96,8 +95,8 @@ class Inpainter:
 
         Returns:
             The inpainter, ready. On a card that is when repairs of the commonest size take as long as they will; the
-            other sizes are prepared in a thread while nobody repairs, for about a second (`wait_until_warm`). One that
-            is asked for before is prepared then.
+            other sizes are prepared in a thread while nobody repairs, for about a second (`wait_until_warm`), at the
+            very first start for as long as they compile. One that is asked for before is prepared then.
 
         Raises:
             UnavailableError: this machine does not have the requested device, precision or profile.
@@ -333,24 +332,27 @@ class Inpainter:
             self._repair_dummy(SMALL_PX, SMALL_PX * 5 // 8)
             yield
             return
-        buckets_px, common_px = self.profile.buckets_px, self._runner.common_px
-        self._repair_dummy(common_px, common_px * 5 // 8)
+        runner, buckets_px = self._runner, self.profile.buckets_px
+        freed = runner.times_freed
+        hole_px = common_hole_px(runner.common_px)
+        self._repair_dummy(runner.common_px, hole_px)
         yield
         for _ in range(FIRST_REPAIRS):
-            self._repair_dummy(LARGE_PHOTO_PX, common_px * 5 // 8)
+            self._repair_dummy(LARGE_PHOTO_PX, hole_px)
         yield
         while self._take_step(steps):
             yield
         # Each size's kernels and memory take a millisecond at their first use.
-        for side in buckets_px:
-            self._repair_dummy(side, side * 5 // 8)
-            yield
-        self._repair_dummy(VAST_PHOTO_PX, VAST_PHOTO_PX * 3 // 4)  # scaled, in full strips, with a context pass
-        yield
+        dummies = [(side, side * 5 // 8) for side in buckets_px]
+        dummies.append((VAST_PHOTO_PX, VAST_PHOTO_PX * 3 // 4))  # scaled, in full strips, with a context pass
         # A GPU's clocks and allocator and the host's caches reach their steady state.
-        for turn in range(STEADY_STATE_REPAIRS):
-            side = buckets_px[turn % len(buckets_px)]
-            self._repair_dummy(LARGE_PHOTO_PX, side * 5 // 8)
+        sides = (buckets_px[turn % len(buckets_px)] for turn in range(STEADY_STATE_REPAIRS))
+        dummies += [(LARGE_PHOTO_PX, side * 5 // 8) for side in sides]
+        for side, hole_px in dummies:
+            if self._runner is not runner or runner.times_freed != freed:
+                # Other weights, or memory was given back: what is missing is not to be captured smallest first.
+                return
+            self._repair_dummy(side, hole_px)
             yield
         logger.info("all sizes are prepared on %s", self.device)
 
@@ -383,6 +385,11 @@ class Inpainter:
                 )
             finally:
                 runner.restore()
+
+
+def common_hole_px(bucket_px: int) -> int:
+    """Return the side of a hole that a bucket is for, with all that is added around it, whatever the photo's size."""
+    return bucket_px * 9 // 16
 
 
 def _weights_path(weights: str | Path | None) -> Path | None:

@@ -136,6 +136,12 @@ class GraphedModel:
         torch.cuda.empty_cache()
         raise torch.OutOfMemoryError(f"no memory to capture the graph of {shape}: {text}")
 
+    def end_warming_up(self) -> None:
+        """Have later calls capture into the memory that all share, and hand back what was taken apart until now."""
+        self.is_warming_up = False
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def free(self) -> None:
         """Drop every graph and its static tensors, then hand the memory back; later calls capture again."""
         self.is_warming_up = False
@@ -146,6 +152,9 @@ class GraphedModel:
             torch.cuda.empty_cache()
 
     def _record(self, shape: Shape, *, apart: bool) -> _Captured:
+        if self.device.type == "cuda":
+            # What stays must not hold back a larger piece that is only cached.
+            torch.cuda.empty_cache()
         static_input = self._make_input(self, shape)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()

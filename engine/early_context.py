@@ -47,6 +47,8 @@ def _open(driver: str, number: int) -> None:
     deadline_s = time.monotonic() + LONGEST_WAIT_S
     while LIBRARIES not in sys.modules and time.monotonic() < deadline_s and threading.main_thread().is_alive():
         time.sleep(LOOK_S)
+    if LIBRARIES not in sys.modules:  # the program ends, or imports nothing
+        return
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # as PyTorch does, before the driver reads it
     card, context = ctypes.c_int(), ctypes.c_void_p()
     if cuda.cuInit(0) == 0 and cuda.cuDeviceGet(ctypes.byref(card), number) == 0:

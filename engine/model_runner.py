@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 BATCH_SIZES = (8, 4, 2, 1)  # those that get a graph
 FULL_BATCH_PX = 512 * 512  # largest bucket that runs the profile's whole `max_batch`; beyond it the GPU is full anyway
 SMALL_PX = 64  # input of the warm-up run on a CPU
+DONE = object()  # what is left of steps that have all been taken
 COMMON_PX = 512  # bucket of most repairs, whatever the photo: holes of up to 300 px
 
 
@@ -72,7 +73,7 @@ class ModelRunner:
         self._on_cpu: FastGenerator | None = None
         self._other: ModelRunner | None = None  # the one that shares the device's memory
         self._crisp: ModelRunner | None = None
-        self._times_freed = 0
+        self.times_freed = 0  # how often memory was given back
         self.restore()
         if crisp is not None:
             self._crisp = ModelRunner(
@@ -167,17 +168,20 @@ class ModelRunner:
             None after each step. Whoever takes one has the device.
         """
         both = [self] if self._crisp is None else [self, self._crisp]
-        for runner in both:
-            runner.kernels = self.kernels
-            for _ in runner._guarded(runner._capture_common()):
-                pass
-        freed = self._times_freed
-        yield
-        for runner in both:
-            for _ in runner._guarded(runner._capture_rest()):
-                yield
-                if self._times_freed != freed:
-                    return
+        try:
+            for runner in both:
+                runner.kernels = self.kernels
+                for _ in runner._guarded(runner._capture_common()):
+                    pass
+            freed = self.times_freed
+            yield
+            for runner in both:
+                rest = runner._guarded(runner._capture_rest())
+                while self.times_freed == freed and next(rest, DONE) is not DONE:
+                    yield
+        finally:  # also after an error: what is captured from now on shares its memory
+            for runner in both:
+                runner._end_warming_up()
 
     def _guarded(self, steps: Iterator[None]) -> Iterator[None]:
         """Take steps of a warm-up; where the kernels fail, plain PyTorch is warmed up instead."""
@@ -210,15 +214,17 @@ class ModelRunner:
 
     def _capture_rest(self) -> Iterator[None]:
         """Capture every bucket's graph, the largest first, then again what was captured apart meanwhile."""
-        graphed = self._graphed
-        if graphed is None:  # released since the warm-up began
-            return
         shapes = [(1, side, side) for side in reversed(self.profile.buckets_px)]
-        while shapes and graphed.mode != "off":
-            graphed.capture(shapes.pop(0))
+        # Between two steps nothing here refers to what is on the device, which may be released meanwhile.
+        while shapes and self._graphed is not None and self._graphed.mode != "off":
+            self._graphed.capture(shapes.pop(0))
             yield
-            shapes = shapes or graphed.shapes_apart
-        graphed.is_warming_up = False
+            shapes = shapes or ([] if self._graphed is None else self._graphed.shapes_apart)
+        self._end_warming_up()
+
+    def _end_warming_up(self) -> None:
+        if self._graphed is not None and self._graphed.is_warming_up:
+            self._graphed.end_warming_up()
 
     def _capture_all(self) -> Iterator[None]:
         """Capture every bucket's graph, or run once without."""
@@ -237,7 +243,7 @@ class ModelRunner:
             self._other._free_own_memory()
 
     def _free_own_memory(self) -> None:
-        self._times_freed += 1
+        self.times_freed += 1
         self._float32 = None
         self.pinned.packets.clear()
         if self._graphed is not None:

@@ -95,6 +95,14 @@ def test_nothing_is_done_without_a_driver_or_beside_pytorch(driver: Driver, monk
     assert driver.asked == []
 
 
+def test_a_program_that_ends_without_pytorch_opens_no_card(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(early_context, "LONGEST_WAIT_S", 0.0)
+    thread = open_card_early("auto")
+    assert thread is not None
+    thread.join()
+    assert driver.asked == []
+
+
 def test_what_is_waited_for_is_there_after_the_import() -> None:
     import torch
 

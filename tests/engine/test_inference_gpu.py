@@ -1,5 +1,6 @@
 """The engine on a real card: replay, batches, memory. Skipped where there is none."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,19 +13,21 @@ import numpy as np
 import pytest
 import torch
 
+from engine import autotune
 from engine.context_pass import CONTEXT_PX, plan_context, transfer_low_frequencies
 from engine.cuda_graphs import GraphedModel, Model
+from engine.device_turns import DeviceTurns
 from engine.model_runner import ModelRunner
 from engine.profiles import Profile
-from inference import Inpainter, RepairRequest
-from lama.checkpoint import save_generator
+from inference import Inpainter, RepairRequest, autotune_profile
+from lama.checkpoint import load_generator, save_generator
+from lama.weight_difference import CRISP_WEIGHTS, apply_difference
 from masks.boxes import slices_inside
 from preprocess import build_input, upload
 from tensor_ops.crop_packet import CropPacket
 from tensor_ops.kernels import crop_kernels, seam_kernels
 from tensor_ops.mask_dilation import dilate_on_device
 from tests.engine.test_inference_repair import block, noise
-from tests.support.networks import live_generator
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,6 +38,22 @@ ROOT = Path(__file__).resolve().parents[2]
 PROFILE = Profile("test", 1024, "fp16", "on", (256, 384, 512, 640, 768, 1024), 0.9, 8)
 ALL_BUCKETS_PX = (256, 384, 512, 640, 768, 1024, 1280, 1536)  # of every shipped profile
 STEADY_MIB = 4
+RESERVED = """
+import json, sys
+from engine.device_turns import DeviceTurns
+from engine.model_runner import ModelRunner
+from inference import Inpainter
+def at_once(runner):
+    runner.warm_up()
+    yield
+if sys.argv[1] == "at once":
+    ModelRunner.warming_up = at_once
+    DeviceTurns.prepare = lambda turns, steps: list(steps)
+inpainter = Inpainter.load(device="cuda")
+inpainter.wait_until_warm()
+said = inpainter.describe()
+print(json.dumps({"mib": said["memory_mib"], "graphs": said["graphs"]}))
+"""
 crop = pytest.importorskip("tensor_ops.kernels.crop", reason="needs Triton")
 seam = pytest.importorskip("tensor_ops.kernels.seam", reason="needs Triton")
 
@@ -73,16 +92,29 @@ def eager_model(inpainter: Inpainter) -> Model:
     return graphed.model
 
 
-def test_the_common_size_is_ready_first_and_repairs_stay_what_they_are() -> None:
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> list[Iterator[None]]:
+    """What engines that are loaded would prepare in a thread."""
+    steps: list[Iterator[None]] = []
+    monkeypatch.setattr(DeviceTurns, "prepare", lambda _turns, taken: steps.append(taken))
+    return steps
+
+
+def test_the_common_size_is_ready_first_and_repairs_stay_what_they_are(held: list[Iterator[None]]) -> None:
     """With three repairs of other sizes while the rest is prepared; the largest is scaled, with a context pass."""
     profile = replace(PROFILE, buckets_px=(256, 512, 1024))
     image = noise((1600, 2000))
     masks = [block((1600, 2000), 300, 300, side) for side in (300, 60, 700, 1200)]
     loaded = Inpainter.load(device="cuda", profile=profile)
-    assert [1, 512, 512] in loaded.describe()["graphs"]  # type: ignore[operator]
-    early = [loaded.repair(image, mask) for mask in masks]
-    loaded.wait_until_warm()
-    for runner in (loaded._runner, loaded._runner.for_hole(is_deep=True)):
+    runners = [loaded._runner, loaded._runner.for_hole(is_deep=True)]
+    assert [runner.describe()["graphs"] for runner in runners] == [[[1, 512, 512]]] * 2
+    early = []
+    for mask in masks:
+        early.append(loaded.repair(image, mask))
+        next(held[0])
+    for _ in held[0]:
+        pass
+    for runner in runners:
         assert runner._graphed is not None and runner._graphed.shapes_apart == []
         assert {(1, side, side) for side in profile.buckets_px} <= set(runner._graphed.shapes)
     for mask, before in zip(masks, early, strict=True):
@@ -91,15 +123,24 @@ def test_the_common_size_is_ready_first_and_repairs_stay_what_they_are() -> None
         assert np.abs(before.image.astype(int) - after.image).max() <= 1
 
 
-def test_what_is_prepared_step_by_step_takes_the_memory_of_all_at_once(inpainter: Inpainter) -> None:
-    """Also with a size that is asked for in between: graphs that share their memory take least largest first."""
+def test_what_is_prepared_step_by_step_takes_the_memory_of_all_at_once() -> None:
+    """All that the process has reserved, rehearsals included, each way in a process of its own."""
+    ways = {way: start([sys.executable, "-c", RESERVED, way]) for way in ("at once", "in steps")}
+    said = {way: json.loads(end(process).splitlines()[-1]) for way, process in ways.items()}
+    assert said["in steps"]["graphs"] == said["at once"]["graphs"]
+    assert said["in steps"]["mib"] - said["at once"]["mib"] <= STEADY_MIB, said
+
+
+def test_what_was_asked_for_meanwhile_takes_the_memory_of_all_at_once() -> None:
+    """Of the runner alone, twice in steps: once with a size that is asked for between the first two."""
     profile = replace(PROFILE, buckets_px=(256, 512, 1024, 1536), input_px=1536)
+    generator = load_generator()
+    crisp = apply_difference(generator, CRISP_WEIGHTS)
     reserved = []
     for turn in range(3):
-        crisp = inpainter._runner.for_hole(is_deep=True)
         runner = ModelRunner(
-            inpainter._runner.generator,
-            crisp=crisp.generator,
+            generator,
+            crisp=crisp,
             device=torch.device("cuda:0"),
             precision="fp16",
             profile=profile,
@@ -124,19 +165,56 @@ def test_what_is_prepared_step_by_step_takes_the_memory_of_all_at_once(inpainter
 
 def test_other_weights_right_after_the_start(tmp_path: Path) -> None:
     profile = replace(PROFILE, buckets_px=(256, 512, 1024))
+    generator = load_generator()
+    generator.load_state_dict({name: 0.9 * value for name, value in generator.state_dict().items()})
+    save_generator(generator, tmp_path / "other.safetensors")
+    image, mask = noise((300, 400)), block((300, 400), 100, 100, 90)
     loaded = Inpainter.load(device="cuda", profile=profile)
-    save_generator(live_generator(width=32, blocks=2), tmp_path / "other.safetensors")
+    before = loaded.repair(image, mask).image
     loaded.switch_weights(tmp_path / "other.safetensors")
+    after = loaded.repair(image, mask)
     loaded.wait_until_warm()
     assert loaded.describe()["graphs"] == [[1, side, side] for side in profile.buckets_px]
+    assert after.notes == [] and (after.image != before).any()
+    assert np.abs(loaded.repair(image, mask).image.astype(int) - after.image).max() <= 1
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_a_card_is_timed_with_nothing_on_it_while_it_is_being_prepared(
+    held: list[Iterator[None]], monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    before, taken = torch.cuda.memory_allocated(), []
+    loaded = Inpainter.load(device="cuda", profile=replace(PROFILE, buckets_px=(256, 512, 1024)))
+    for _ in range(steps):
+        next(held[0])
+
+    def time_card(*_arguments: Any, **_named: Any) -> None:
+        taken.append((torch.cuda.memory_allocated() - before) >> 20)
+
+    monkeypatch.setattr(autotune, "autotune_card", time_card)
+    autotune_profile(loaded)
+    assert taken[0] <= STEADY_MIB
+    assert list(held[0]) == []
+    assert loaded.describe()["graphs"] == []
     assert loaded.repair(noise((300, 400)), block((300, 400), 100, 100, 90)).notes == []
 
 
 def test_a_program_that_ends_right_after_the_start_ends_in_peace() -> None:
-    code = "from inference import Inpainter; Inpainter.load(device='cuda')"
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0 and done.stderr == ""
+    program = "import time; from inference import Inpainter; Inpainter.load(device='cuda'); time.sleep({})"
+    ended = [end(one) for one in [start([sys.executable, "-c", program.format(rest_s)]) for rest_s in (0, 0.1, 0.3)]]
+    assert ended == [""] * 3
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    """Start a process in the checkout, whose output is kept."""
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """Wait for a process that says nothing is wrong, and return what it printed."""
+    printed, complaints = process.communicate(timeout=120)
+    assert process.returncode == 0 and complaints == ""
+    return printed
 
 
 @pytest.mark.parametrize(("side", "batch"), [(256, 8), (512, 1), (512, 4), (768, 2), (1024, 1)])

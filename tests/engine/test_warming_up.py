@@ -3,20 +3,27 @@
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from engine.context_pass import plan_context
 from engine.cuda_graphs import Shape, _Captured
 from engine.device_turns import DeviceTurns, is_preparing
-from engine.model_runner import ModelRunner
-from engine.profiles import Card, choose_profile
+from engine.model_runner import DONE, ModelRunner
+from engine.profiles import DEFAULT_LADDER_PX, Card, Profile, choose_profile
+from engine.repair_steps import plan_repair
+from engine.requests import RepairRequest
+from inference import Inpainter, common_hole_px
 from lama.generator import Generator
+from masks.dilation import CropRules
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKETS_PX = (256, 512, 1024, 1536)
@@ -35,17 +42,35 @@ begun.wait()
 """
 
 
+class Rehearsing(Inpainter):
+    """An engine on a card, of which it is only told what it would repair before anybody asks."""
+
+    def __init__(self, profile: Profile) -> None:
+        runner: Any = SimpleNamespace(
+            device=torch.device("cuda"), profile=profile, common_px=512, times_freed=0, warming_up=lambda: iter(())
+        )
+        super().__init__(runner, weights_name="", profile_reason="")
+        self.repaired: list[tuple[int, int]] = []
+
+    def _repair_dummy(self, side: int, hole_px: int) -> None:
+        self.repaired.append((side, hole_px))
+
+    def _take_step(self, steps: Iterator[None]) -> bool:
+        return next(steps, DONE) is not DONE
+
+
 class Recorded:
     """Stands in for what captures: which network's graphs of which shapes, in order, those with memory apart marked."""
 
-    def __init__(self, runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, runner: ModelRunner) -> None:
         self.captures: list[str] = []
         self.failure: Exception | None = None
         for name, one in (("accurate", runner), ("crisp", runner.for_hole(is_deep=True))):
             graphed = one._graphed
             assert graphed is not None
             graphed.mode = "on"
-            monkeypatch.setattr(graphed, "_record", lambda shape, *, apart, name=name: self._record(name, shape, apart))
+            # Not by `monkeypatch`, which would keep what is released.
+            vars(graphed)["_record"] = lambda shape, *, apart, name=name: self._record(name, shape, apart)
 
     def _record(self, name: str, shape: Shape, apart: bool) -> _Captured:
         if self.failure is not None and not apart:
@@ -64,8 +89,8 @@ def runner() -> ModelRunner:
 
 
 @pytest.fixture
-def recorded(runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    return Recorded(runner, monkeypatch)
+def recorded(runner: ModelRunner) -> Recorded:
+    return Recorded(runner)
 
 
 def test_the_common_size_of_both_networks_comes_first_and_the_largest_then(
@@ -126,6 +151,34 @@ def test_a_runner_that_was_released_stays_so(runner: ModelRunner, recorded: Reco
     assert runner._fast is None and len(recorded.captures) == 2
 
 
+def test_nothing_on_the_device_is_referred_to_between_two_steps(runner: ModelRunner, recorded: Recorded) -> None:
+    """Other weights come onto it, or its settings are timed, while a step is still to be taken."""
+    steps = runner.warming_up()
+    for taken in range(3):
+        next(steps)
+        assert len(recorded.captures) == 2 + taken
+    on_device = [weakref.ref(one._fast) for one in (runner, runner.for_hole(is_deep=True)) if one._fast is not None]
+    runner.release()
+
+    assert len(on_device) == 2 and [one() for one in on_device] == [None, None]
+    runner.restore()
+    assert list(steps) == [] and len(recorded.captures) == 4
+
+
+def test_what_is_captured_after_an_error_shares_its_memory(
+    runner: ModelRunner, recorded: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded.failure = ValueError("broken")
+    turns = DeviceTurns()
+    turns.prepare(runner.warming_up())
+    turns.wait_until_prepared()
+    assert "broken" in caplog.text
+    recorded.failure = None
+    for one in (runner, runner.for_hole(is_deep=True)):
+        one.predict([torch.zeros(4, 256, 256)])
+    assert recorded.captures[2:] == ["accurate 1x256", "crisp 1x256"]
+
+
 def test_memory_that_does_not_suffice_for_one_network_ends_its_captures_only(
     runner: ModelRunner, recorded: Recorded, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -136,6 +189,9 @@ def test_memory_that_does_not_suffice_for_one_network_ends_its_captures_only(
         assert list(runner.warming_up()) == [None]
     assert caplog.text.count("captured when needed") == 2
     assert recorded.captures == ["accurate 1x512 apart", "crisp 1x512 apart"]
+    recorded.failure = None
+    runner.predict([torch.zeros(4, 256, 256)])
+    assert recorded.captures[2:] == ["accurate 1x256"]
 
 
 def test_kernels_that_fail_at_a_later_size_give_way_to_plain_pytorch(
@@ -151,6 +207,47 @@ def test_kernels_that_fail_at_a_later_size_give_way_to_plain_pytorch(
         pass
     assert "shared memory" in caplog.text and warmed == ["torch"]
     assert "plain PyTorch" in str(runner.describe()["kernels"])
+
+
+@pytest.mark.parametrize("photo_px", [512, 2048])
+@pytest.mark.parametrize("buckets_px", [(256, 512, 1024, 1280, 1536), DEFAULT_LADDER_PX])
+def test_the_hole_that_makes_a_card_ready_needs_the_common_size_only(
+    buckets_px: tuple[int, ...], photo_px: int
+) -> None:
+    """One of 320 px had a graph of 1024 captured for it, and a context pass, before a card was ready."""
+    side = common_hole_px(512)
+    mask = np.zeros((photo_px, photo_px), np.bool_)
+    first = (photo_px - side) // 2
+    mask[first : first + side, first : first + side] = True
+    runner: Any = SimpleNamespace(device=torch.device("cuda"), profile=SimpleNamespace(buckets_px=buckets_px))
+    request = RepairRequest(np.zeros((photo_px, photo_px, 3), np.uint8), mask)
+    (crop,) = plan_repair(request, runner, CropRules())
+    assert crop.model_size == (512, 512)
+    assert plan_context(crop, (photo_px, photo_px)) is None
+
+
+def test_every_size_is_rehearsed_after_what_makes_a_card_ready() -> None:
+    inpainter = Rehearsing(replace(choose_profile(Card("a processor"), name="cpu")[0], buckets_px=BUCKETS_PX))
+    steps = inpainter._warming_up()
+    next(steps)
+    next(steps)
+    assert inpainter.repaired == [(512, common_hole_px(512))] + [(2048, common_hole_px(512))] * 3
+    assert len(list(steps)) == len(inpainter.repaired) - 4
+    assert [hole for _, hole in inpainter.repaired[4:9]] == [160, 320, 640, 960, 3072]
+
+
+@pytest.mark.parametrize("what", ["memory given back", "other weights"])
+def test_nothing_is_rehearsed_once_it_would_be_captured_smallest_first(what: str) -> None:
+    inpainter = Rehearsing(replace(choose_profile(Card("a processor"), name="cpu")[0], buckets_px=BUCKETS_PX))
+    steps = inpainter._warming_up()
+    for _ in range(3):
+        next(steps)
+    before = list(inpainter.repaired)
+    if what == "other weights":
+        inpainter._runner = Rehearsing(inpainter.profile)._runner
+    else:
+        inpainter._runner.times_freed += 1
+    assert list(steps) == [] and inpainter.repaired == before
 
 
 def test_whoever_asks_comes_before_the_next_step() -> None:
