@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from training.masks import KIND_SHARES
+from training.teacher import Showing
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Recipe:
         balance: how much of the way each step brings the upsampling kernels to where a constant makes no mesh.
         spike_limit: how many times its photo's mean absolute gradient in the hole a pixel's gradient of the texture
             terms may be; 0 for no limit. Unit-length features have spikes where they are near zero.
+        teacher: how a teacher's fill is changed, where there is one.
+        photo_perceptual: whether the perceptual term compares with the photo where a teacher gives all others.
     """
 
     width: int = 32
@@ -75,5 +78,7 @@ class Recipe:
     matching_weight: float = 1.0
     penalty_weight: float = 2e-4
     average_decay: float = 0.998
+    teacher: Showing = field(default_factory=Showing)
+    photo_perceptual: bool = False
     kind_shares: dict[str, float] = field(default_factory=lambda: dict(KIND_SHARES))
     stages: tuple[Stage, ...] = (Stage(0.5, 256, 64, 0.0), Stage(1.0, 384, 30, 0.0))

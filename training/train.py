@@ -32,6 +32,7 @@ from training.network import continued
 from training.photos import PhotoStore
 from training.recipe import Recipe, Stage
 from training.state import load_state, save_state, saved_figures
+from training.teacher import Showing
 from training.trainer import Trainer
 
 RANK_SEEDS = 10**12  # from one card's seeds to the next's
@@ -54,6 +55,8 @@ def read_recipe(text: str) -> Recipe:
         changes = json.loads(text)
         if "stages" in changes:
             changes["stages"] = tuple(Stage(**stage) for stage in changes["stages"])
+        if "teacher" in changes:
+            changes["teacher"] = Showing(**changes["teacher"])
         recipe = Recipe(**changes)
         shares = recipe.kind_shares
         is_drawable = (
@@ -144,7 +147,8 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
     if device.type == "cuda":
         features = features.bfloat16()
     guide = load_file(arguments.guide) if arguments.guide else None
-    trainer = Trainer(recipe, store, features, rank, world, guide)
+    teacher = load_file(arguments.teacher) if arguments.teacher else None
+    trainer = Trainer(recipe, store, features, rank, world, guide, teacher)
     if saved_before is not None:
         figures = load_state(arguments.state, trainer.generator, trainer.critic)
         trainer.steps, trainer.images, trainer.seconds = figures["steps"], figures["images"], figures["seconds"]
@@ -229,6 +233,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--guide", type=Path, help="published safetensors of the same shape that give deep holes their coarse colour"
+    )
+    parser.add_argument(
+        "--teacher", type=Path, help="published safetensors of the same shape whose changed fills are learnt"
     )
     parser.add_argument("--seconds", type=float, default=600, help="length of this stretch, loading included")
     parser.add_argument(

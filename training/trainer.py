@@ -36,6 +36,7 @@ from training.network import DOWNS, FrozenForward, Layout, TrainingForward, Weig
 from training.optimiser import FlatParameters, MuonAdam
 from training.photos import PhotoStore
 from training.recipe import Recipe, Stage
+from training.teacher import Teacher
 
 PENALTY_EVERY = 16
 CLIP = 5.0
@@ -74,6 +75,7 @@ class Trainer:
         rank: int,
         world: int,
         guide: dict[str, torch.Tensor] | None = None,
+        teacher: dict[str, torch.Tensor] | None = None,
     ) -> None:
         """Build both networks, with fresh weights.
 
@@ -86,6 +88,8 @@ class Trainer:
             guide: published weights of the same layout whose fills give the coarse colour of the deepest holes. The
                 photo's own colour there is one of many that could be; theirs is near the mean of them, and the same
                 each time, so that a network can learn it without blur.
+            teacher: published weights of the same layout whose changed fills (`Teacher.show`) take the photos' place in
+                every term, but for the perceptual one where the recipe asks so.
         """
         self.recipe, self.store, self.features, self.rank, self.world = recipe, store, features, rank, world
         self.device = store.device
@@ -109,6 +113,9 @@ class Trainer:
         if guide is not None:
             tensors = {name: value.to(self.device) for name, value in frozen(self.layout, guide).items()}
             self.guide = {name: value.to(dtype) if value.dim() > 1 else value for name, value in tensors.items()}
+        self.teacher: Teacher | None = None
+        if teacher is not None:
+            self.teacher = Teacher(self.layout, teacher, self.device, dtype, recipe.teacher)
         self.beside = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.upcoming: tuple[torch.Tensor, torch.Tensor] | None = None
         self.gradient = torch.zeros_like(self.generator.parameters.master)
@@ -194,17 +201,19 @@ class Trainer:
         pixels = prediction.detach().requires_grad_()
         composite = pixels * self.mask + self.image * (1 - self.mask)
         self.composite.copy_(composite.detach())
+        wanted = self.image if self.teacher is None else self.teacher.show(self.image, self.mask)
         depths = depth(self.mask)
         deep = (2 * depths).clamp_max(1.0)
         near = nearness(self.mask) if self.stage.adversarial else torch.ones_like(self.mask)
-        hole, log_error, rim, outside = hole_colour(pixels, self.image, self.mask, near)
+        hole, log_error, rim, outside = hole_colour(pixels, wanted, self.mask, near)
         coarse, coarse_log = coarse_colour(composite, self._coarse_target(), self.mask, near, recipe.coarse_px)
-        dissimilar = dissimilarity(composite, self.image, self.mask, near).mean()
+        dissimilar = dissimilarity(composite, wanted, self.mask, near).mean()
         looks, times = self.looks, self.looks.times
-        seen = [looks.see(part) for part in (composite, self.image, self.mask)]
+        likened = self.image if recipe.photo_perceptual else wanted
+        seen = [looks.see(part) for part in (composite, likened, self.mask)]
         likeness, style = perceptual_and_style(self.features, *seen, with_style=recipe.style_weight > 0)
         mesh = mesh_share(composite, self.mask)
-        contrast = contrast_gap(composite, self.image, self.mask)
+        contrast = contrast_gap(composite, wanted, self.mask)
         loss = (
             recipe.hole_weight * hole
             + recipe.log_weight * log_error
