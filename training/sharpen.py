@@ -22,6 +22,7 @@ from lama.checkpoint import load_generator
 from lama.generator import Generator
 from training.examples import Example, draw_examples, draw_photos
 from training.losses import fine_part
+from training.teacher import mesh_of
 
 LEAST_HOLE_PX = 2000
 KIND_SHARES = {"thick": 0.5, "object": 0.5}
@@ -31,13 +32,16 @@ LEAST_SLOPE = 0.02  # of the sigmoid: an error counts as it is seen, but not for
 
 
 @torch.inference_mode()
-def sharpen(generator: Generator, examples: Iterable[Example], gain: float, *, ridge: float, seed: int) -> float:
+def sharpen(
+    generator: Generator, examples: Iterable[Example], gain: float, *, mesh: float = 0.0, ridge: float, seed: int
+) -> float:
     """Change the last convolution so that the finest detail in holes is `gain` times as strong.
 
     Args:
         generator: in eval mode, float32, on the CPU; its last convolution is changed.
         examples: photos and masks, as `draw_examples` yields them.
         gain: of the fill's `fine_part`.
+        mesh: the share of what repeats every 8 px (`mesh_of`) that is taken away.
         ridge: how far the weights are held where they were, as a part of the mean squared input.
         seed: of the choice of pixels.
 
@@ -59,7 +63,8 @@ def sharpen(generator: Generator, examples: Iterable[Example], gain: float, *, r
     for image, mask in examples:
         seen.clear()
         fill = generator(torch.cat([image * (1 - mask), mask], 1))
-        target = fill + (gain - 1) * fine_part(fill * mask + image * (1 - mask))
+        filled = fill * mask + image * (1 - mask)
+        target = fill + (gain - 1) * fine_part(filled) - mesh * mesh_of(filled, mask)
         rows, columns = torch.nonzero(mask[0, 0], as_tuple=True)
         chosen = torch.from_numpy(random.permutation(len(rows))[:PIXELS])
         rows, columns = rows[chosen], columns[chosen]
@@ -95,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, required=True, help="published safetensors to start from")
     parser.add_argument("--photos", type=Path, required=True, help="folder of training photos, searched recursively")
     parser.add_argument("--gain", type=float, default=1.2, help="of the finest detail")
+    parser.add_argument("--mesh", type=float, default=0.0, help="share of what repeats every 8 px that is taken away")
     parser.add_argument("--ridge", type=float, default=1e-4)
     parser.add_argument("--count", type=int, default=60, help="photos drawn")
     parser.add_argument("--seed", type=int, default=5)
@@ -103,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     photos = draw_photos(chosen.photos, chosen.count, chosen.seed)
     generator = load_generator(chosen.weights)
     examples = draw_examples(photos, chosen.seed, KIND_SHARES, LEAST_HOLE_PX)
-    share = sharpen(generator, examples, chosen.gain, ridge=chosen.ridge, seed=chosen.seed)
+    share = sharpen(generator, examples, chosen.gain, mesh=chosen.mesh, ridge=chosen.ridge, seed=chosen.seed)
     names = load_file(chosen.weights).keys()
     save_file({name: value.half() for name, value in generator.state_dict().items() if name in names}, chosen.out)
     print(f"{len(photos)} photos; the last convolution brings {share:.0%} of the detail asked for")
