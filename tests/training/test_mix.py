@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from lama.generator import Generator
 from training import examples, mix, sharpen
 from training.losses import fine_part
+from training.teacher import mesh_of
 
 
 def test_a_mix_is_the_weighted_sum_and_no_variance_is_negative(tmp_path: Path) -> None:
@@ -66,6 +67,22 @@ def test_a_sharpened_network_has_more_contrast_and_the_same_colour(tmp_path: Pat
     contrast = [float(fine_part(fill)[0, 0][inner].square().mean().sqrt()) for fill in fills]
     assert 1.2 < contrast[1] / contrast[0] < 1.8
     assert float((fills[1] - fills[0])[0][:, inner].mean().abs()) < 0.01
+
+
+def test_sharpening_takes_some_of_the_mesh_away() -> None:
+    """An untrained network's fill has a mesh, of which its last convolution can take a part away."""
+    torch.manual_seed(1)
+    generator = Generator(8, 1).eval()
+    image, mask = torch.rand(1, 3, 96, 96), torch.zeros(1, 1, 96, 96)
+    mask[..., 16:80, 16:80] = 1
+    meshes = []
+    for share in (0.0, 0.5):
+        if share:
+            sharpen.sharpen(generator, [(image, mask)] * 2, 1.0, mesh=share, ridge=1e-4, seed=1)
+        with torch.inference_mode():
+            fill = generator(torch.cat([image * (1 - mask), mask], 1)) * mask + image * (1 - mask)
+        meshes.append(float(mesh_of(fill, mask).square().mean()))
+    assert meshes[1] < 0.9 * meshes[0]
 
 
 def test_sharpening_says_that_no_photo_has_room(tmp_path: Path) -> None:
