@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from training.losses import fine_part
 from training.looks import GRID_PX
+from training.losses import fine_part
 from training.network import FrozenForward, Layout, Weights, frozen
 
 CELLS_SIGMA = 2.0  # of the Gaussian over cells of 8 px by which the mesh is found
