@@ -80,6 +80,8 @@ class Inpainter:
         precision: str = "auto",
         profile: Profile | str | None = None,
         large_holes: str = "crisp",
+        *,
+        early: bool = False,
     ) -> Inpainter:
         """Load weights, choose how to run them, and warm up. Changes nothing for the rest of the process.
 
@@ -92,11 +94,12 @@ class Inpainter:
             large_holes: "crisp": beside the embedded weights a second network is loaded, which fills deep holes
                 (`engine.hole_depth`) with texture and edges; "accurate": one network fills all. Other weights always
                 fill all.
+            early: return on a card as soon as repairs of the commonest size take as long as they will. The other sizes
+                are prepared in a thread while nobody repairs, for about a second (`wait_until_warm`), at the very first
+                start for as long as they compile. One that is asked for before is prepared then.
 
         Returns:
-            The inpainter, ready. On a card that is when repairs of the commonest size take as long as they will; the
-            other sizes are prepared in a thread while nobody repairs, for about a second (`wait_until_warm`), at the
-            very first start for as long as they compile. One that is asked for before is prepared then.
+            The inpainter, ready; unless it is early, its first repair takes as long as the next.
 
         Raises:
             UnavailableError: this machine does not have the requested device, precision or profile.
@@ -137,8 +140,11 @@ class Inpainter:
         with few_threads() if is_card else contextlib.nullcontext():
             next(steps)
         next(steps, None)
-        if is_card:
+        if is_card and early:
             inpainter._turns.prepare(steps)
+        else:
+            for _ in steps:
+                pass
         logger.info(
             "ready on %s after %.1f s: %s", inpainter.device, time.perf_counter() - started_s, inpainter.describe()
         )
@@ -457,7 +463,7 @@ def load_inpainter(settings: EngineSettings, *, on_placement: Callable[[Placemen
         on_placement: called once the device and the profile are known, before anything is loaded onto the device.
 
     Returns:
-        the inpainter, warmed up if the settings say so.
+        the inpainter; on a card it is early, as `Inpainter.load` says.
 
     Raises:
         UnavailableError, RepairError, CheckpointError, DownloadError: as `Inpainter.load`.
@@ -469,4 +475,4 @@ def load_inpainter(settings: EngineSettings, *, on_placement: Callable[[Placemen
     # Settings of another program that knows no such key get what is the default here.
     large_holes = getattr(settings, "large_holes", LARGE_HOLES[0])
     how = {"device": settings.device, "precision": settings.precision, "large_holes": large_holes}
-    return Inpainter.load(weights, profile=profile, **how)
+    return Inpainter.load(weights, profile=profile, early=True, **how)

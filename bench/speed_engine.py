@@ -28,7 +28,6 @@ def memory_row(weights: str | None, *, repairs: int = 200) -> dict[str, Any]:
     from inference import Inpainter
 
     inpainter = Inpainter.load(weights)
-    inpainter.wait_until_warm()
     images = [photo_and_hole(height, width, 1)[0] for height, width in MIXED]
     levels: list[tuple[float, float]] = [_levels_mib()]
     seconds = time.monotonic()
@@ -56,7 +55,6 @@ def switch_row(*, width: int = 64, blocks: int = 18) -> dict[str, Any]:
 
     image, mask = photo_and_hole(700, 900, 200)
     inpainter = Inpainter.load()
-    inpainter.wait_until_warm()
     before = inpainter.repair(image, mask).image
     row: dict[str, Any] = {"allocated_mib": {"embedded": _levels_mib()[0]}}
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +78,6 @@ def batch_rows(weights: str | None, *, most: int = 8, rounds: int = 10) -> list[
     from inference import Inpainter, RepairRequest
 
     inpainter = Inpainter.load(weights)
-    inpainter.wait_until_warm()
     image, mask = photo_and_hole(512, 512, 150)
     requests = [RepairRequest(np.roll(image, 37 * index, axis=1), mask) for index in range(most)]
     alone = [inpainter.repair(request.image, request.mask).image.astype(int) for request in requests]
@@ -110,7 +107,6 @@ def measure_row(weights: str | None) -> dict[str, Any]:
     from inference import Inpainter, autotune_profile
 
     inpainter = Inpainter.load(weights)
-    inpainter.wait_until_warm()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         measured = autotune_profile(inpainter, folder=Path(folder))
@@ -133,7 +129,6 @@ def agree_rows(weights: str | None) -> list[dict[str, Any]]:
     from inference import Inpainter
 
     inpainter = Inpainter.load(weights)
-    inpainter.wait_until_warm()
     height, width = 3000, 4000
     holes = {f"disc of {side} px": disc(height, width, side) for side in (300, 1200, 2000, 2600)}
     random = np.random.default_rng(0)
@@ -167,7 +162,6 @@ def launch_rows(weights: str | None) -> list[dict[str, Any]]:
     from inference import Inpainter
 
     inpainter = Inpainter.load(weights)
-    inpainter.wait_until_warm()
     rows = []
     for hole_px in (300, 1200, 2600):
         image, mask = photo_and_hole(3000, 4000, hole_px)

@@ -55,7 +55,6 @@ def host_rows(weights: str | None, *, rounds: int = 15) -> list[dict[str, Any]]:
     from inference import Inpainter
 
     inpainter = Inpainter.load(weights)
-    inpainter.wait_until_warm()
     rows = []
     for hole_px in (300, 1200, 2600):
         image, mask = photo_and_hole(3000, 4000, hole_px)

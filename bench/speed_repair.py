@@ -53,7 +53,6 @@ def repair_rows(weights: str | None, *, rounds: int = 30) -> list[dict[str, Any]
     from inference import Inpainter, RepairRequest  # needs more packages than the network alone
 
     inpainter = Inpainter.load(weights)
-    inpainter.wait_until_warm()
     print(json.dumps(inpainter.describe(), default=str), flush=True)
     network_ms: dict[tuple[int, int], float] = {}
     rows: list[dict[str, Any]] = []
@@ -150,7 +149,7 @@ def _bursts(weights: str | None, *, rest_s: float, bursts: int = 6, repairs: int
     code = (
         "import json, sys, time; from bench.speed_repair import photo_and_hole; from inference import Inpainter\n"
         "image, mask = photo_and_hole(3000, 4000, 300)\n"
-        f"inpainter, walls, stages = Inpainter.load({weights!r}), [], []; inpainter.wait_until_warm()\n"
+        f"inpainter, walls, stages = Inpainter.load({weights!r}), [], []\n"
         f"for burst in range({bursts}):\n"
         f"    for _ in range({repairs}):\n"
         "        started = time.perf_counter(); result = inpainter.repair(image, mask); result.patches\n"
@@ -189,7 +188,6 @@ def capped_rows(weights: str | None, *, repairs: int = 100) -> dict[str, Any]:
     from inference import Inpainter  # needs more packages than the network alone
 
     inpainter = Inpainter.load(weights)
-    inpainter.wait_until_warm()
     torch.cuda.set_per_process_memory_fraction(CAP_BYTES / torch.cuda.get_device_properties(0).total_memory)
     delivered, notes, reserved = 0, set(), []
     images = [photo_and_hole(height, width, 1)[0] for height, width in ((1080, 1920), (3000, 4000))]

@@ -21,7 +21,6 @@ def rest_rows(weights: str | None, *, rounds: int = 40) -> list[dict[str, Any]]:
 
     began_s = time.perf_counter()
     inpainter = Inpainter.load(weights)
-    inpainter.wait_until_warm()
     rows: list[dict[str, Any]] = [
         {"loaded_s": round(time.perf_counter() - began_s, 2), "reserved_mib": _reserved_mib()}
     ]

@@ -49,7 +49,7 @@ def at_once(runner):
 if sys.argv[1] == "at once":
     ModelRunner.warming_up = at_once
     DeviceTurns.prepare = lambda turns, steps: list(steps)
-inpainter = Inpainter.load(device="cuda")
+inpainter = Inpainter.load(device="cuda", early=True)
 inpainter.wait_until_warm()
 said = inpainter.describe()
 print(json.dumps({"mib": said["memory_mib"], "graphs": said["graphs"]}))
@@ -65,9 +65,7 @@ def inpainter() -> Inpainter:
 
 def warm(profile: Profile, device: str = "cuda") -> Inpainter:
     """An engine of which nothing is prepared any more."""
-    loaded = Inpainter.load(device=device, profile=profile)
-    loaded.wait_until_warm()
-    return loaded
+    return Inpainter.load(device=device, profile=profile)
 
 
 @pytest.fixture
@@ -105,7 +103,7 @@ def test_the_common_size_is_ready_first_and_repairs_stay_what_they_are(held: lis
     profile = replace(PROFILE, buckets_px=(256, 512, 1024))
     image = noise((1600, 2000))
     masks = [block((1600, 2000), 300, 300, side) for side in (300, 60, 700, 1200)]
-    loaded = Inpainter.load(device="cuda", profile=profile)
+    loaded = Inpainter.load(device="cuda", profile=profile, early=True)
     runners = [loaded._runner, loaded._runner.for_hole(is_deep=True)]
     assert [runner.describe()["graphs"] for runner in runners] == [[[1, 512, 512]]] * 2
     early = []
@@ -169,7 +167,7 @@ def test_other_weights_right_after_the_start(tmp_path: Path) -> None:
     generator.load_state_dict({name: 0.9 * value for name, value in generator.state_dict().items()})
     save_generator(generator, tmp_path / "other.safetensors")
     image, mask = noise((300, 400)), block((300, 400), 100, 100, 90)
-    loaded = Inpainter.load(device="cuda", profile=profile)
+    loaded = Inpainter.load(device="cuda", profile=profile, early=True)
     before = loaded.repair(image, mask).image
     loaded.switch_weights(tmp_path / "other.safetensors")
     after = loaded.repair(image, mask)
@@ -184,7 +182,7 @@ def test_a_card_is_timed_with_nothing_on_it_while_it_is_being_prepared(
     held: list[Iterator[None]], monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     before, taken = torch.cuda.memory_allocated(), []
-    loaded = Inpainter.load(device="cuda", profile=replace(PROFILE, buckets_px=(256, 512, 1024)))
+    loaded = Inpainter.load(device="cuda", profile=replace(PROFILE, buckets_px=(256, 512, 1024)), early=True)
     for _ in range(steps):
         next(held[0])
 
@@ -200,7 +198,7 @@ def test_a_card_is_timed_with_nothing_on_it_while_it_is_being_prepared(
 
 
 def test_a_program_that_ends_right_after_the_start_ends_in_peace() -> None:
-    program = "import time; from inference import Inpainter; Inpainter.load(device='cuda'); time.sleep({})"
+    program = "import time; from inference import Inpainter; Inpainter.load(device='cuda', early=True); time.sleep({})"
     ended = [end(one) for one in [start([sys.executable, "-c", program.format(rest_s)]) for rest_s in (0, 0.1, 0.3)]]
     assert ended == [""] * 3
 

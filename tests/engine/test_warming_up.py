@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+import inference
 from engine.context_pass import plan_context
 from engine.cuda_graphs import Shape, _Captured
 from engine.device_turns import DeviceTurns, is_preparing
+from engine.devices import Placement
 from engine.model_runner import DONE, ModelRunner
 from engine.profiles import DEFAULT_LADDER_PX, Card, Profile, choose_profile
 from engine.repair_steps import plan_repair
@@ -300,3 +302,28 @@ def test_a_program_ends_after_the_step_that_is_being_taken() -> None:
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and done.stderr == ""
     assert lines[-1].endswith("ends") and len(lines) < 2_000_000
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_only_an_early_engine_leaves_something_to_a_thread(monkeypatch: pytest.MonkeyPatch, early: bool) -> None:
+    """By a card that is none: what is taken before `load` returns, and what is handed to the thread."""
+    taken, handed = [], []
+
+    def steps(_inpainter: Inpainter) -> Iterator[None]:
+        for step in range(5):
+            taken.append(step)
+            yield
+
+    class Runner:
+        def __init__(self, _generator: object, *, device: torch.device, **_named: object) -> None:
+            self.device = device
+
+    chosen = Placement(torch.device("cuda"), "fp16", None, "")  # type: ignore[arg-type]
+    monkeypatch.setattr(inference, "choose_placement", lambda *_arguments: chosen)
+    monkeypatch.setattr(inference, "ModelRunner", Runner)
+    monkeypatch.setattr(Inpainter, "_warming_up", steps)
+    monkeypatch.setattr(Inpainter, "describe", lambda _inpainter: {})
+    monkeypatch.setattr(DeviceTurns, "prepare", lambda _turns, rest: handed.append(rest))
+    Inpainter.load(early=early)
+    assert taken == (list(range(2)) if early else list(range(5)))
+    assert len(handed) == early
