@@ -121,16 +121,26 @@ def test_a_reload_in_mid_batch_goes_on_with_it_and_repairs_nothing_twice(person:
     choose(person, *three_photos())
     person.paint((0.4, 0.4), (0.5, 0.4))
     delays: dict[str, int] = {}  # by request id: asked again after the reload, a repair is the same one
+    held: list[Route] = []
 
     def add_delay(route: Route) -> None:
         body = json.loads(route.request.post_data or "")
-        # The first is done before the reload, the others after it: until the new page comes the old one goes on.
-        delay = delays.setdefault(body["request_id"], 500 if delays else 20)
-        route.continue_(post_data=json.dumps({**body, "options": {"feather_px": delay}}))
+        is_new = body["request_id"] not in delays
+        # The last is never answered before the reload, so that the old page's batch can't end, however long the new
+        # page takes to come.
+        delay = delays.setdefault(body["request_id"], 50 if delays else 20)
+        if is_new and len(delays) == 3:
+            held.append(route)
+        else:
+            route.continue_(post_data=json.dumps({**body, "options": {"feather_px": delay}}))
 
     person.page.route("**/api/v1/repairs", add_delay)
     person.press("batch-mask")
     person.page.locator('[data-stage="done"]').first.wait_for()
+    for _ in range(500):
+        if held:
+            break
+        person.page.wait_for_timeout(20)
     person.visit()
     expect(person.page.locator(STATE)).to_contain_text("photos went through")
     sent = {json.loads(body)["request_id"] for body in person.posts("/api/v1/repairs")}
