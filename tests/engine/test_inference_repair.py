@@ -206,7 +206,12 @@ def test_wrong_arguments_are_refused_by_name(inpainter: Inpainter, change: dict[
 
 
 def test_unknown_device_precision_and_profile_are_refused() -> None:
-    wrong = ({"device": "tpu"}, {"device": "cuda:99"}, {"precision": "fp8"}, {"device": "cpu", "precision": "fp16"})
+    wrong: tuple[dict[str, Any], ...] = (
+        {"device": "tpu"},
+        {"device": "cuda:99"},
+        {"precision": "fp8"},
+        {"device": "cpu", "precision": "fp16"},
+    )
     for arguments in (*wrong, {"profile": "no-such-card"}):
         with pytest.raises(RepairError):
             Inpainter.load(**arguments)

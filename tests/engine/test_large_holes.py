@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,7 +144,7 @@ def test_only_the_embedded_weights_have_a_crisp_network(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(inference, "load_generator", lambda path: base)
     monkeypatch.setattr(inference, "apply_difference", apply)
-    how = {"device": "cpu", "precision": "fp32", "profile": "cpu"}
+    how: dict[str, Any] = {"device": "cpu", "precision": "fp32", "profile": "cpu"}
     assert Inpainter.load(**how)._runner.has_crisp
     assert Inpainter.load(inference.EMBEDDED_WEIGHTS, **how)._runner.has_crisp
     assert not Inpainter.load(large_holes="accurate", **how)._runner.has_crisp
