@@ -257,6 +257,31 @@ class FrozenForward(TrainingForward):
         return y if residual is None else y + residual
 
 
+class FrozenNetwork:
+    """Fills holes with weights that are not trained.
+
+    Args:
+        layout: of the weights.
+        state: published weights.
+        device: where they run.
+        dtype: of their products.
+    """
+
+    def __init__(
+        self, layout: Layout, state: dict[str, torch.Tensor], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        tensors = {name: value.to(device) for name, value in frozen(layout, state).items()}
+        self._weights: Weights = {name: v.to(dtype) if v.dim() > 1 else v for name, v in tensors.items()}
+        self._forward = FrozenForward(layout)
+
+    @torch.no_grad()
+    def fill(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return photos, (B, 3, H, W) float32 in [0, 1], with the holes of (B, 1, H, W) masks (1 = hole) filled."""
+        x = torch.cat([image * (1 - mask), mask], 1).to(self._weights["stem"].dtype)
+        logits = self._forward(x.contiguous(memory_format=torch.channels_last), self._weights, [])
+        return torch.sigmoid(logits) * mask + image * (1 - mask)
+
+
 def published(
     layout: Layout, weights: Weights, means: dict[str, torch.Tensor], variances: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:

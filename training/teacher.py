@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from training.looks import GRID_PX
 from training.losses import fine_part
-from training.network import FrozenForward, Layout, Weights, frozen
+from training.network import FrozenNetwork
 
 CELLS_SIGMA = 2.0  # of the Gaussian over cells of 8 px by which the mesh is found
 LEAST_CELL_SHARE = 0.02
@@ -41,34 +41,20 @@ class Showing:
 
 
 class Teacher:
-    """Fills holes with frozen weights.
+    """Shows how holes shall be filled.
 
     Args:
-        layout: of the weights.
-        state: published weights.
-        device: where they run.
-        dtype: of their products.
-        showing: how fills are changed.
+        network: whose fills are changed.
+        showing: how.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        state: dict[str, torch.Tensor],
-        device: torch.device,
-        dtype: torch.dtype,
-        showing: Showing,
-    ) -> None:
-        tensors = {name: value.to(device) for name, value in frozen(layout, state).items()}
-        self._weights: Weights = {name: v.to(dtype) if v.dim() > 1 else v for name, v in tensors.items()}
-        self._forward, self._showing = FrozenForward(layout), showing
+    def __init__(self, network: FrozenNetwork, showing: Showing) -> None:
+        self._network, self._showing = network, showing
 
     @torch.no_grad()
     def show(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return photos with their holes filled as a student shall fill them, (B, 3, H, W); sides multiples of 8."""
-        x = torch.cat([image * (1 - mask), mask], 1).to(self._weights["stem"].dtype)
-        fill = torch.sigmoid(self._forward(x.contiguous(memory_format=torch.channels_last), self._weights, []))
-        filled = (fill * mask + image * (1 - mask)).contiguous()
+        filled = self._network.fill(image, mask).contiguous()
         filled = filled - self._showing.mesh * mesh_of(filled, mask)
         return (filled + expanded(filled, mask, self._showing)).clamp(0, 1)
 
@@ -83,7 +69,7 @@ def mesh_of(filled: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     inside = F.pixel_unshuffle(mask, GRID_PX).repeat(1, filled.shape[1], 1, 1)
     mean = gaussian(cells, CELLS_SIGMA) / gaussian(inside, CELLS_SIGMA).clamp_min(LEAST_CELL_SHARE)
     rise = torch.stack([1 - F.max_pool2d(1 - mask, 2 * px + 1, 1, px) for px in range(1, MESH_RIM_PX)]).mean(0)
-    return F.pixel_shuffle(mean, GRID_PX) * rise * mask
+    return F.pixel_shuffle(mean, GRID_PX) * rise
 
 
 def expanded(filled: torch.Tensor, mask: torch.Tensor, showing: Showing) -> torch.Tensor:

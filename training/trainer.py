@@ -32,7 +32,7 @@ from training.losses import (
     nearness,
     perceptual_and_style,
 )
-from training.network import DOWNS, FrozenForward, Layout, TrainingForward, Weights, frozen, published
+from training.network import DOWNS, FrozenNetwork, Layout, TrainingForward, published
 from training.optimiser import FlatParameters, MuonAdam
 from training.photos import PhotoStore
 from training.recipe import Recipe, Stage
@@ -109,13 +109,10 @@ class Trainer:
             average_decay=0.99,
             betas=(0.5, 0.99),
         )
-        self.guide: Weights | None = None
-        if guide is not None:
-            tensors = {name: value.to(self.device) for name, value in frozen(self.layout, guide).items()}
-            self.guide = {name: value.to(dtype) if value.dim() > 1 else value for name, value in tensors.items()}
+        self.guide = None if guide is None else FrozenNetwork(self.layout, guide, self.device, dtype)
         self.teacher: Teacher | None = None
         if teacher is not None:
-            self.teacher = Teacher(self.layout, teacher, self.device, dtype, recipe.teacher)
+            self.teacher = Teacher(FrozenNetwork(self.layout, teacher, self.device, dtype), recipe.teacher)
         self.beside = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.upcoming: tuple[torch.Tensor, torch.Tensor] | None = None
         self.gradient = torch.zeros_like(self.generator.parameters.master)
@@ -149,15 +146,11 @@ class Trainer:
         x = torch.cat([image * (1 - mask), mask], 1).to(weights["stem"].dtype)
         return torch.sigmoid(self.forward(x.contiguous(memory_format=torch.channels_last), weights, moments))
 
-    @torch.no_grad()
     def _coarse_target(self) -> torch.Tensor:
         """Return the photos, (B, 3, H, W), those with the deepest holes filled by the guide if there is one."""
         if self.guide is None:
             return self.image
-        image, mask = self.image[: self.judged], self.mask[: self.judged]
-        x = torch.cat([image * (1 - mask), mask], 1).to(self.guide["stem"].dtype)
-        logits = FrozenForward(self.layout)(x.contiguous(memory_format=torch.channels_last), self.guide, [])
-        filled = torch.sigmoid(logits) * mask + image * (1 - mask)
+        filled = self.guide.fill(self.image[: self.judged], self.mask[: self.judged])
         return torch.cat([filled, self.image[self.judged :]])
 
     def prepare(self, stage: Stage) -> None:

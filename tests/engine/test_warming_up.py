@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ import torch
 import inference
 from engine.context_pass import plan_context
 from engine.cuda_graphs import Shape, _Captured
-from engine.device_turns import DeviceTurns, is_preparing
+from engine.device_turns import LOOK_S, DeviceTurns, is_preparing
 from engine.devices import Placement
 from engine.model_runner import DONE, ModelRunner
 from engine.profiles import DEFAULT_LADDER_PX, Card, Profile, choose_profile
@@ -29,6 +30,7 @@ from masks.dilation import CropRules
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKETS_PX = (256, 512, 1024, 1536)
+MOST_LOOKS = 1200  # a minute of them
 ENDING = """
 import threading
 from engine.device_turns import DeviceTurns
@@ -273,8 +275,10 @@ def test_whoever_asks_comes_before_the_next_step() -> None:
     assert is_taken.wait(60) and is_preparing()
     asking = threading.Thread(target=ask)
     asking.start()
-    while not turns._asking:
-        pass
+    for _ in range(MOST_LOOKS):
+        if turns._asking:
+            break
+        time.sleep(LOOK_S)
     may_end.set()
     turns.wait_until_prepared()
     asking.join()
@@ -327,3 +331,11 @@ def test_only_an_early_engine_leaves_something_to_a_thread(monkeypatch: pytest.M
     Inpainter.load(early=early)
     assert taken == (list(range(2)) if early else list(range(5)))
     assert len(handed) == early
+
+
+def test_the_programs_engine_is_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(Inpainter, "load", lambda *_arguments, **named: asked.append(named))
+    settings = SimpleNamespace(weights="", weights_dir=ROOT / "weights", device="cpu", precision="auto", profile="auto")
+    inference.load_inpainter(settings)
+    assert [named["early"] for named in asked] == [True]

@@ -9,7 +9,7 @@ import torch
 from lama.generator import Generator
 from tests.training.test_critic import make_store, random_features, small_recipe
 from training.losses import fine_part
-from training.network import Layout
+from training.network import FrozenNetwork, Layout
 from training.teacher import Showing, Teacher, expanded, mesh_of
 from training.train import read_recipe
 from training.trainer import TERMS, Trainer
@@ -63,10 +63,10 @@ def test_a_teacher_shows_its_weights_fill_and_the_photo_around_it() -> None:
     image, mask = torch.rand(2, 3, 64, 64), square_hole(64, 16, 48).repeat(2, 1, 1, 1)
     with torch.no_grad():
         fill = generator(torch.cat([image * (1 - mask), mask], 1)) * mask + image * (1 - mask)
-    layout, device = Layout(8, 1), torch.device("cpu")
-    shown = Teacher(layout, generator.state_dict(), device, torch.float32, NEUTRAL).show(image, mask)
+    network = FrozenNetwork(Layout(8, 1), generator.state_dict(), torch.device("cpu"), torch.float32)
+    shown = Teacher(network, NEUTRAL).show(image, mask)
     assert (shown - fill).abs().max() < 1e-5
-    changed = Teacher(layout, generator.state_dict(), device, torch.float32, Showing(gain=2.0)).show(image, mask)
+    changed = Teacher(network, Showing(gain=2.0)).show(image, mask)
     assert torch.equal(changed * (1 - mask), image * (1 - mask))
     assert (changed - fill).abs().max() > 0.01
 
