@@ -37,6 +37,20 @@ RED_PIXELS = """(layer) => {
   for (let i = 3; i < data.length; i += 4) red += data[i] > 127;
   return red;
 }"""
+# The box of the photo on the screen. A stage that has another size places its photo anew with the next frame; until
+# then the overlay has the size of before, and whoever pointed at the box now would point beside what lies there then.
+SETTLED_WORLD = """async () => {
+  const stage = document.querySelector('.fft-stage');
+  const overlay = document.querySelector('.fft-overlay');
+  const fits = (length, pixels) => pixels === Math.max(1, Math.round(length * devicePixelRatio));
+  for (;;) {
+    const room = stage.getBoundingClientRect();
+    if (fits(room.width, overlay.width) && fits(room.height, overlay.height)) break;
+    await new Promise(requestAnimationFrame);
+  }
+  const box = document.querySelector('.fft-world').getBoundingClientRect();
+  return [box.left, box.top, box.width, box.height];
+}"""
 PATIENCE_MS = 20_000
 DATA = Path(__file__).parents[1] / "data"
 
@@ -136,9 +150,13 @@ class Person:
 
     def stage_points(self, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         """Return where on the screen fractions of the photo lie, asking the page once."""
-        box = self.page.locator(".fft-world").bounding_box()
-        assert box is not None
-        return [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in points]
+        left, top, width, height = self.photo_box()
+        return [(left + width * x, top + height * y) for x, y in points]
+
+    def photo_box(self) -> tuple[float, float, float, float]:
+        """Return left, top, width and height of the photo on the screen, in CSS pixels."""
+        left, top, width, height = self.page.evaluate(SETTLED_WORLD)
+        return left, top, width, height
 
     def paint(self, *points: tuple[float, float], steps: int = 3) -> None:
         """Drag the tool in hand over points given as fractions of the photo, in so many moves from each to the next."""

@@ -121,7 +121,8 @@ def check_layout(person: Person) -> None:
         """() => {
           const controls = 'button, a, input:not([type=file]), .fft-status, .fft-times, .fft-stage';
           const shown = [...document.querySelectorAll(controls)]
-            .filter((node) => node.closest('.fft') && node.checkVisibility() && !node.closest('dialog'));
+            .filter((node) => node.closest('.fft') && !node.closest('dialog'))
+            .filter((node) => node.checkVisibility({ visibilityProperty: true }));
           const boxes = shown.map((node) => ({ node, box: node.getBoundingClientRect() }));
           const name = (node) => node.dataset.act || node.dataset.part || node.className;
           const out = [];

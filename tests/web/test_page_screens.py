@@ -19,11 +19,14 @@ SCREENS: dict[str, dict[str, Any]] = {
     "phone on its side": {"viewport": {"width": 844, "height": 390}, "device_scale_factor": 2, **TOUCH},
     "small phone on its side": {"viewport": {"width": 740, "height": 360}, "device_scale_factor": 2, **TOUCH},
 }
+WIDTHS_ROUND_A_SECOND_ROW = (360, 600, 800, 1000, 1100, 1150, 1200, 1250, 1300)
+TOOL_KEYS = "beulrs"  # brush, eraser, restore, lasso, rectangle, select
 LEAST_TARGET_PX = 44
 ROWS_OF_TOOLS = {"small phone": 2, "phone on its side": 8}
 
 SMALL_TARGETS = """(least) => [...document.querySelectorAll('.fft :is(button, a, select, summary, input, label)')]
-  .filter((node) => node.checkVisibility() && !node.matches('[type=file]') && !node.closest('dialog'))
+  .filter((node) => node.checkVisibility({ visibilityProperty: true }))
+  .filter((node) => !node.matches('[type=file]') && !node.closest('dialog'))
   // A checkbox and a choice are worked by the label round them; a label round a slider is no target of its own.
   .filter((node) => !(node.matches('[type=checkbox], [type=radio]') && node.closest('label')))
   .filter((node) => !(node.matches('label') && node.querySelector('[type=range], select')))
@@ -47,10 +50,10 @@ def test_paint_lies_under_the_pointer_nothing_is_cut_off_and_a_finger_hits_every
     check_layout(person)
     note_targets("empty")
     person.open(photo_file(1600, 1200))
-    stage, world = (person.page.locator(part).bounding_box() for part in (".fft-stage", ".fft-world"))
-    assert stage is not None and world is not None
-    assert world["x"] + world["width"] / 2 == pytest.approx(stage["x"] + stage["width"] / 2, abs=2)
-    assert world["y"] + world["height"] / 2 == pytest.approx(stage["y"] + stage["height"] / 2, abs=2)
+    stage = person.page.locator(".fft-stage").bounding_box()
+    assert stage is not None
+    middle = stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2
+    assert person.stage_point(0.5, 0.5) == pytest.approx(middle, abs=2)
     window = person.page.viewport_size
     assert window is not None
     assert stage["width"] * stage["height"] > 0.45 * window["width"] * window["height"]
@@ -69,6 +72,27 @@ def test_paint_lies_under_the_pointer_nothing_is_cut_off_and_a_finger_hits_every
         person.press("mask-menu")
     note_targets("mask menu")
     assert small == []
+
+
+def test_no_tool_in_hand_moves_the_photo(visit: Visit, server: RunningServer) -> None:
+    """Where the brush's size took the toolbar a second row, an outline moved the photo by half a row."""
+    person = visit(server.url, viewport={"width": 1200, "height": 800})
+    person.open(photo_file(640, 480))
+    moved = {}
+    for width in WIDTHS_ROUND_A_SECOND_ROW:
+        person.page.set_viewport_size({"width": width, "height": 800})
+        boxes = {tool: stage_box(person, tool) for tool in TOOL_KEYS}
+        if len(set(boxes.values())) > 1:
+            moved[width] = boxes
+    assert moved == {}
+
+
+def stage_box(person: Person, tool_key: str) -> tuple[float, ...]:
+    """Take a tool and return where the stage lies."""
+    person.key(tool_key)
+    box = person.page.locator(".fft-stage").bounding_box()
+    assert box is not None
+    return tuple(box.values())  # type: ignore[arg-type]
 
 
 def is_red_drawn(person: Person, x: float, y: float) -> bool:
@@ -97,7 +121,8 @@ def check_tools(person: Person, rows: int) -> None:
     bar = person.page.locator(".fft-bar")
     assert bar.evaluate("(bar) => bar.scrollHeight - bar.clientHeight") <= 1
     tops = bar.evaluate(
-        "(bar) => [...bar.querySelectorAll('button, input')].filter((node) => node.checkVisibility())"
+        "(bar) => [...bar.querySelectorAll('button, input')]"
+        ".filter((node) => node.checkVisibility({ visibilityProperty: true }))"
         ".map((node) => Math.round(node.getBoundingClientRect().top / 10))"
     )
     assert len(set(tops)) == rows

@@ -49,9 +49,7 @@ OUTLINES = {
 
 def test_what_is_red_while_a_lasso_is_drawn_is_what_is_repaired(person: Person) -> None:
     person.key("l")
-    world = person.page.locator(".fft-world").bounding_box()
-    assert world is not None
-    scale = world["width"] / WIDTH
+    scale = person.photo_box()[2] / WIDTH
     for name, outline in OUTLINES.items():
         first, *others = person.stage_points(outline)
         person.page.mouse.move(*first)
@@ -150,8 +148,7 @@ def test_actual_size_is_one_hundred_percent_on_any_screen(visit: Visit, server: 
     somebody.open(photo_file(WIDTH, HEIGHT))
     somebody.key("1")
     expect(somebody.page.locator('[data-part="zoom"]')).to_have_text("100 %")
-    box = somebody.page.locator(".fft-world").bounding_box()
-    assert box is not None and box["width"] * ratio == pytest.approx(WIDTH)
+    assert somebody.photo_box()[2] * ratio == pytest.approx(WIDTH)
 
 
 def test_the_space_bar_moves_the_picture_after_a_click_on_a_button_too_and_actual_size_has_one(person: Person) -> None:
