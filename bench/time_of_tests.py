@@ -13,8 +13,8 @@ Prints a Markdown table of the rooms, those of FILE (an earlier result) beside t
 fixtures, then one JSON line, and writes it all to FOLDER/NAME.md. A test's processor time is all that passed in all of
 these processes, servers and Chromium too, from the end of the test before to its own. Exit status 1 when a test failed.
 `--starts` prints instead what a server of the tests costs until it answers, forked and as a script of its own in turns,
-and a visit of the page in a profile where a page of the site stays open, as the tests have it, and in one where none
-does, in Chromium and in its headless shell. `--of` runs a command, e.g. ./run_tests.sh, and prints the seconds and the
+and a visit of the page in the tab that was left last, as the tests have it, and in a new one, in Chromium and in its
+headless shell. `--of` runs a command, e.g. ./run_tests.sh, and prints the seconds and the
 processor time of all that it started, of processes too whose parent ended before them; the shell's `time` leaves those
 out.
 """
@@ -234,7 +234,7 @@ def measure_servers(spent: Spent) -> None:
 
 
 def measure_visits(spent: Spent) -> None:
-    """Add what a visit of the page costs, with a page of the site that stays open and without, in turns.
+    """Add what a visit of the page costs, in the tab that was left last and in a new one, in turns.
 
     And a visit with a photo that is opened and repaired, in Chromium and in its headless shell. And a second in which
     nobody touches anything, of the server alone and of server and browser with the page open.
@@ -243,7 +243,7 @@ def measure_visits(spent: Spent) -> None:
         CHROMIUM_NAMES,
         SHELL_NAMES,
         Person,
-        forget_everybody,
+        Profile,
         launch_chromium,
         open_browser,
         photo_file,
@@ -259,27 +259,27 @@ def measure_visits(spent: Spent) -> None:
             if not any(map(shutil.which, names)):
                 continue
             with launch_chromium(names) as browser:
-                kept, other = open_browser(browser), open_browser(browser)
+                kept, other = Profile(open_browser(browser)), open_browser(browser)
                 for turn in range(TURNS + 2):  # after two, scripts are compiled
-                    for context in (kept, other):
+                    for is_kept in (True, False):
                         began_s = cpu_of_tree(os.getpid())
-                        if context is kept:
-                            forget_everybody(context, server.url)
-                        person = Person(context, server.url)
+                        person = kept.visit(server.url) if is_kept else Person(other, server.url)
                         visited_s = cpu_of_tree(os.getpid())
-                        if context is kept:
+                        if is_kept:
                             person.open(photo_file())
                             person.paint((0.3, 0.3), (0.4, 0.4))
                             person.repair()
-                        person.close()
+                            kept.leave(person)
+                        else:
+                            person.close()
                         if turn > 1:
-                            which = "a page of the site stays open" if context is kept else "none does"
+                            which = "in the tab that was left last" if is_kept else "in a new tab"
                             spent[f"a visit of the page ({name})", which].append(visited_s - began_s)
-                        if turn > 1 and context is kept:
+                        if turn > 1 and is_kept:
                             spent[f"a photo opened and repaired ({name})", "after the visit"].append(
                                 cpu_of_tree(os.getpid()) - visited_s
                             )
-                person = Person(kept, server.url)
+                person = kept.visit(server.url)
                 spent[f"a second of an open page ({name})", "nobody touches it"].append(idle_cpu_s(os.getpid()))
                 person.close()
         server.stop()

@@ -4,16 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext
+from playwright.sync_api import Browser
 
-from tests.support.page_driver import (
-    CHROMIUM_NAMES,
-    SHELL_NAMES,
-    Person,
-    forget_everybody,
-    launch_chromium,
-    open_browser,
-)
+from tests.support.page_driver import CHROMIUM_NAMES, SHELL_NAMES, Person, Profile, launch_chromium, open_browser
 from tests.support.serving import RunningServer
 
 
@@ -28,15 +21,19 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def usual_browser(browser: Browser) -> Iterator[BrowserContext]:
-    """One profile for people without wishes, so that Gradio's files are loaded once."""
-    context = open_browser(browser)
-    yield context
+def usual_profile(browser: Browser) -> Iterator[Profile]:
+    """One profile for people without wishes, so that Gradio's files are loaded once.
+
+    Nothing slides or fades for them: without a GPU each frame of it takes the cores that the tests need. It does for
+    people with wishes.
+    """
+    context = open_browser(browser, reduced_motion="reduce")
+    yield Profile(context)
     context.close()
 
 
 @pytest.fixture
-def visit(browser: Browser, usual_browser: BrowserContext) -> Iterator[Any]:
+def visit(browser: Browser, usual_profile: Profile) -> Iterator[Any]:
     """Open the page as somebody who was never here: `visit(url, **options) -> Person`.
 
     With options in a browser profile of its own.
@@ -44,15 +41,15 @@ def visit(browser: Browser, usual_browser: BrowserContext) -> Iterator[Any]:
     people: list[Person] = []
 
     def open_page(url: str, **options: Any) -> Person:
-        if not options:
-            forget_everybody(usual_browser, url)
-        people.append(Person(open_browser(browser, **options) if options else usual_browser, url))
+        people.append(Person(open_browser(browser, **options), url) if options else usual_profile.visit(url))
         return people[-1]
 
     yield open_page
     for person in people:
-        person.close()
-        if person.context is not usual_browser:
+        if person.context is usual_profile.context:
+            usual_profile.leave(person)
+        else:
+            person.close()
             person.context.close()
 
 

@@ -6,9 +6,9 @@ The tests of `test_page_repair.py` that matter most run here a second time, by s
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, expect
+from playwright.sync_api import Browser, expect
 
-from tests.support.page_driver import PATIENCE_MS, Person, open_browser, photo_file
+from tests.support.page_driver import PATIENCE_MS, Person, Profile, open_browser, photo_file
 from tests.support.serving import RunningServer
 from tests.web.test_page_repair import (
     test_no_request_leaves_the_server,
@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="module")
-def usual_browser(browser: Browser, server: RunningServer) -> Iterator[BrowserContext]:
+def usual_profile(browser: Browser, server: RunningServer) -> Iterator[Profile]:
     """The profile of somebody who came in by the login page."""
     context = open_browser(browser)
     page = context.new_page()
@@ -56,7 +56,7 @@ def usual_browser(browser: Browser, server: RunningServer) -> Iterator[BrowserCo
     page.locator('[data-part="status"]:not([hidden])').wait_for(timeout=PATIENCE_MS)
     page.close()
     assert not breaches, breaches
-    yield context
+    yield Profile(context)
     context.close()
 
 

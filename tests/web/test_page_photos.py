@@ -75,6 +75,7 @@ def test_a_photo_replaced_before_it_was_up_can_be_gone_back_to(person: Person) -
 
 
 def test_an_upload_that_fails_for_long_keeps_the_photo_and_repair_tries_again(person: Person) -> None:
+    person.keeps_tab = False  # nothing takes the clock out again
     person.page.clock.install()
     person.page.route("**/api/v1/images", lambda route: route.abort("connectionreset"))
     choose(person, photo_file())
@@ -146,6 +147,7 @@ KEPT_FILES = """() => new Promise((resolve) => {
 
 def test_a_reload_goes_on_with_uploads_and_keeps_what_was_painted_on_them(person: Person) -> None:
     """A photo that had not gone up yet was lost in a reload, and what was painted on it."""
+    person.keeps_tab = False
     person.page.on("dialog", lambda dialog: dialog.accept())  # the page asks before it is left
     held = Held(person, "**/api/v1/images")
     choose(person, photo_file(seed=4, name="first.png"))
