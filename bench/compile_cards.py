@@ -63,7 +63,7 @@ def compiled(generator: Generator, capability: tuple[int, int], sizes: Sequence[
     """Walk through the forward at every (batch, height, width) as on a card; return what each launch compiled to."""
     fits: list[Fit] = []
     device = torch.device("cpu")
-    with _as_on_a_card(capability, fits):
+    with as_on_a_card(capability, fits):
         form = triton_form.TritonBackend(fold_generator(generator), device=device)
         for batch, height, width in sizes:
             form(torch.zeros(batch, 4, height, width))
@@ -100,7 +100,8 @@ class _AbsentCard:
 
 
 @contextlib.contextmanager
-def _as_on_a_card(capability: tuple[int, int], fits: list[Fit]) -> Iterator[None]:
+def as_on_a_card(capability: tuple[int, int], fits: list[Fit]) -> Iterator[None]:
+    """Have launches only compile, for a card of this compute capability, and append what came to `fits`."""
     run, architecture = JITFunction.run, 10 * capability[0] + capability[1]
 
     def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:

@@ -1,21 +1,39 @@
 """Kernels are compiled for cards that are not here, each for its own, and fit into them."""
 
 import pytest
+import torch
 
 from tests.support.networks import live_generator
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
+tl = pytest.importorskip("triton.language")
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 
 
-def test_kernels_fit_into_cards_that_are_not_here() -> None:
+@triton.jit
+def add_one_kernel(numbers):  # type: ignore[no-untyped-def]
+    """Add one to sixteen numbers."""
+    offsets = tl.arange(0, 16)
+    tl.store(numbers + offsets, tl.load(numbers + offsets) + 1)
+
+
+def test_kernels_fit_into_a_card_that_is_not_here() -> None:
     """An RTX 30 has less than half of the shared memory that the block shapes were measured with."""
     from bench.compile_cards import compiled
     from lama.kernels.tiles import shared_bytes_of
 
-    generator = live_generator(64, 1)
-    for capability, kib, sizes in (((8, 6), 99, [(1, 512, 512), (1, 1024, 1024)]), ((12, 0), 99, [(1, 256, 256)])):
-        fits = compiled(generator, capability, sizes)  # raises if what comes is for another card
-        assert {"convolve_kernel", "enter_rows_kernel", "leave_rows_kernel", "head_rows_kernel"} <= {k for k, _ in fits}
-        assert 0 < max(shared for _, shared in fits) <= shared_bytes_of(capability) == kib * 1024
+    fits = compiled(live_generator(64, 1), (8, 6), [(1, 512, 512)])
+    assert {"convolve_kernel", "enter_rows_kernel", "leave_rows_kernel", "head_rows_kernel"} <= {k for k, _ in fits}
+    assert 0 < max(shared for _, shared in fits) <= shared_bytes_of((8, 6)) == 99 * 1024
+
+
+def test_a_kernel_is_compiled_anew_for_the_next_card() -> None:
+    """Triton keeps what it compiled by the device's number; what comes for another card is refused."""
+    from bench.compile_cards import as_on_a_card
+
+    for capability in ((8, 6), (12, 0), (8, 6)):
+        fits: list[tuple[str, int]] = []
+        with as_on_a_card(capability, fits):
+            add_one_kernel[(1,)](torch.zeros(16))
+        assert fits == [("add_one_kernel", 0)]
