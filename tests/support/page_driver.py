@@ -112,9 +112,7 @@ class Person:
     """Somebody with the page open.
 
     Every request after the first visit is noted, and every script error and every breach of the content policy.
-
-    Attributes:
-        keeps_tab: whether the next person may go on in this tab; False after what a navigation does not undo.
+    `keeps_tab` says whether the next person may go on in this tab: not after what a navigation does not undo.
     """
 
     def __init__(self, context: BrowserContext, url: str, tab: Page | None = None) -> None:
