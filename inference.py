@@ -293,7 +293,8 @@ class Inpainter:
         def read_the_rest() -> None:
             for request, bounds, crops in zip(requests, samples, plans, strict=True):
                 if bounds is not None:
-                    is_beyond = any(is_any_set(rows) for rows in rows_beyond(request.mask, bounds))
+                    is_known = request.bounds is not None
+                    is_beyond = not is_known and any(is_any_set(rows) for rows in rows_beyond(request.mask, bounds))
                     missed.append(is_beyond or overlooks_holes(crops))
 
         timer.enter("wait")
@@ -312,9 +313,10 @@ class Inpainter:
         ]
 
     def _sample_bounds(self, request: RepairRequest) -> Box | None:
-        """Return a large mask's bounds from few rows of it, where a GPU works while the rest is read."""
-        is_large = request.mask.size >= LARGE_PHOTO_PX**2
-        return sample_bounds(request.mask) if self._samples_bounds and is_large else None
+        """Return a large mask's bounds, known or from few rows of it, where a GPU works while the rest is read."""
+        if not self._samples_bounds or request.mask.size < LARGE_PHOTO_PX**2:
+            return None
+        return request.bounds or sample_bounds(request.mask)
 
     def _plan(self, request: RepairRequest, bounds: Box | None = None) -> list[Crop]:
         return plan_repair(request, self._runner, self.crop_rules, bounds)

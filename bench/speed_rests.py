@@ -9,13 +9,15 @@ import torch
 from numpy.typing import NDArray
 
 from bench.speed_repair import disc, photo_and_hole
+from masks.boxes import Box, find_bounds
 
 
 def rest_rows(weights: str | None, *, rounds: int = 40) -> list[dict[str, Any]]:
     """Time repairs in a row, the first apart, then those that follow a rest of 0.3 s and of 10 s.
 
     The row of 300 px comes twice: what the first of them begins after is the making of photos, the second's a line
-    that is printed.
+    that is printed. After a rest a mask comes alone and with its hole's bounds, as those of the page's clicks do, in
+    turns.
     """
     from inference import Inpainter
 
@@ -47,31 +49,45 @@ def rest_rows(weights: str | None, *, rounds: int = 40) -> list[dict[str, Any]]:
             }
         )
         print(rows[-1], flush=True)
-    for rest_s, times in ((0.3, 6), (10.0, 2)):
-        firsts, first_stages, then = [], [], []
+    ways = {"mask alone": None, "bounds known": find_bounds(mask)}
+    for rest_s, times in ((0.3, 12), (10.0, 3)):
+        firsts: dict[str, list[float]] = {way: [] for way in ways}
+        first_stages: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+        then: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(times):
-            time.sleep(rest_s)
-            walls, stages = _in_a_row(inpainter, (image, mask), 6)
-            firsts.append(round(walls[0], 2))
-            first_stages.append(stages[0])
-            then.append(walls[-1])
-        medians = {
-            stage: round(statistics.median(each[stage] for each in first_stages), 2) for stage in first_stages[0]
-        }
-        rows.append(
-            {"rest_s": rest_s, "firsts_ms": firsts, "sixth_ms": statistics.median(then), "first_stages_ms": medians}
-        )
-        print(rows[-1], flush=True)
+            for way, bounds in ways.items():
+                time.sleep(rest_s)
+                walls, stages = _in_a_row(inpainter, (image, mask), 6, bounds)
+                firsts[way].append(round(walls[0], 2))
+                first_stages[way].append(stages[0])
+                then[way].append(walls[-1])
+        for way in ways:
+            rows.append(
+                {
+                    "rest_s": rest_s,
+                    "way": way,
+                    "first_ms": round(statistics.median(firsts[way]), 2),
+                    "firsts_ms": firsts[way],
+                    "sixth_ms": round(statistics.median(then[way]), 2),
+                    "first_stages_ms": {
+                        stage: round(statistics.median(each[stage] for each in first_stages[way]), 2)
+                        for stage in first_stages[way][0]
+                    },
+                }
+            )
+            print(rows[-1], flush=True)
     return rows
 
 
 def _in_a_row(
-    inpainter: Any, case: tuple[NDArray, NDArray], repairs: int
+    inpainter: Any, case: tuple[NDArray, NDArray], repairs: int, bounds: Box | None = None
 ) -> tuple[list[float], list[dict[str, float]]]:
+    from inference import RepairRequest
+
     walls, stages = [], []
     for _ in range(repairs):
         began_s = time.perf_counter()
-        result = inpainter.repair(*case)
+        (result,) = inpainter.repair_many([RepairRequest(*case, bounds=bounds)])
         walls.append((time.perf_counter() - began_s) * 1e3)
         stages.append(result.timings_ms)
     return walls, stages

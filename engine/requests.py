@@ -32,7 +32,8 @@ class RepairRequest:
 
     The engine does not look at `priority`, "interactive" or "batch": it is for the queues in front of it. `levels` are
     the values of a 16-bit photo that the network sees as 0 and 1, for an image that is a part of one; None = they are
-    told from the image.
+    told from the image. `bounds` are what `masks.boxes.find_bounds` returns for the mask, where that is known: nobody
+    then reads what lies outside; None = they are found.
     """
 
     image: NDArray
@@ -43,6 +44,7 @@ class RepairRequest:
     priority: str = "interactive"
     transparent: NDArray[np.bool_] | None = None
     levels: tuple[int, int] | None = None
+    bounds: Box | None = None
 
 
 @dataclass
@@ -83,6 +85,7 @@ def check_request(request: RepairRequest) -> None:
     if mask.shape != image.shape[:2]:
         raise RepairError(f"mask must be of the image's size {image.shape[:2]}, got {mask.shape}")
     _check_transparent(request)
+    _check_bounds(request)
     for name, value in (("dilate_px", request.dilate_px), ("feather_px", request.feather_px)):
         is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if value is not None and not (is_whole and 0 <= value <= MAX_ASKED_PX):
@@ -100,6 +103,15 @@ def _check_transparent(request: RepairRequest) -> None:
         raise RepairError(f"transparent must be None or a bool array, got {got}; for a file's alpha use alpha == 0")
     if transparent.shape != request.image.shape[:2]:
         raise RepairError(f"transparent must be of the image's size {request.image.shape[:2]}, got {transparent.shape}")
+
+
+def _check_bounds(request: RepairRequest) -> None:
+    if request.bounds is None:
+        return
+    left, top, right, bottom = request.bounds
+    height, width = request.mask.shape
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise RepairError(f"bounds must be a box inside the mask of {width} x {height} pixels, got {request.bounds}")
 
 
 def _shape_of(value: object) -> str:

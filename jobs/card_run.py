@@ -83,7 +83,7 @@ class Lane:
             CardLostError: the process ended.
         """
         began_s = time.perf_counter()
-        windows = [window_of(request.mask) for request in requests]
+        windows = [window_of(request.mask, request.bounds) for request in requests]
         parts = [parts_in(request, window) for request, window in zip(requests, windows, strict=True)]
         placed, size = self._memory.write([part for one in parts for part in one])
         told = [options_of(request) for request in requests]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.errors import JobError
-from masks.boxes import find_bounds
+from masks.boxes import Box, find_bounds
 
 HEADER = struct.Struct("<6I")  # height, width of the mask; left, top, right, bottom of the box
 
@@ -37,6 +37,12 @@ def pack_mask(mask: NDArray[np.bool_], *, at: tuple[int, int] = (0, 0), size: tu
     header = HEADER.pack(*(size or mask.shape), left + at[0], top + at[1], right + at[0], bottom + at[1])
     # Level 1: masks are long runs, where more effort gains little.
     return header + zlib.compress(bits, 1)
+
+
+def packed_bounds(packed: bytes) -> Box:
+    """Return the smallest box that holds every hole pixel of a packed mask."""
+    _, _, left, top, right, bottom = HEADER.unpack_from(packed)
+    return left, top, right, bottom
 
 
 def unpack_mask(packed: bytes) -> NDArray[np.bool_]:

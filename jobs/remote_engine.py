@@ -255,7 +255,7 @@ class RemoteEngine:
     def _attempt(
         self, keys: AttemptKeys, request: Any, on_stage: Callable[[str], None], *, may_give_back: bool
     ) -> RemoteResult:
-        window = window_of(request.mask)
+        window = window_of(request.mask, request.bounds)
         began_s = time.perf_counter()
         blob = pack({"deadline_s": self._deadline_s, **options_of(request)}, parts_in(request, window))
         client = self.fleet.client

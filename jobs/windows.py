@@ -39,18 +39,19 @@ class RemoteResult:
         ]
 
 
-def window_of(mask: NDArray[np.bool_]) -> Box:
+def window_of(mask: NDArray[np.bool_], bounds: Box | None = None) -> Box:
     """Return the part of a photo that an engine needs: the hole's bounds with enough context, or all of it.
 
     Args:
         mask: (H, W) bool, True = hole, not empty; not modified.
+        bounds: the hole's, where they are known.
 
     Returns:
         A box (left, top, right, bottom) inside the photo.
     """
     size = (mask.shape[0], mask.shape[1])
     whole = (0, 0, size[1], size[0])
-    bounds = find_bounds(mask)
+    bounds = bounds or find_bounds(mask)
     if bounds is None:
         return whole
     margin_px = max(MARGIN_PX, int(MARGIN_RATIO * max(box_size(bounds))))

@@ -26,7 +26,7 @@ from jobs.errors import EngineUnavailableError, JobError
 from jobs.images import STEPS_AT_ONCE, ImageStore
 from jobs.observer import EndedJob, Observer
 from jobs.output_writer import OutputWriter
-from jobs.packed_mask import unpack_mask
+from jobs.packed_mask import packed_bounds, unpack_mask
 from jobs.request_parsing import Options
 from jobs.restoring import restore_original
 from jobs.store import ImageRecord, JobRecord, note_as_dict
@@ -201,7 +201,8 @@ class DeviceWorker(threading.Thread):
         try:
             job = self._store.job(job_id)
             parent = self._store.image(job.image_id)
-            mask = unpack_mask(self._store.packed_mask(job_id))
+            packed = self._store.packed_mask(job_id)
+            mask = unpack_mask(packed)
             options = Options(**job.request["options"])
             if options.restore:
                 self._restore(job, parent, mask, started_s)
@@ -212,8 +213,9 @@ class DeviceWorker(threading.Thread):
             self._fail(job_id, error)
             return None
         request = RepairRequest(
-            pixels, mask, options.dilate_px, options.feather_px, options.quality, options.priority, transparent
-        )
+            pixels, mask, options.dilate_px, options.feather_px, options.quality, options.priority, transparent,
+            bounds=packed_bounds(packed),
+        )  # fmt: skip
         return _Task(job, parent, request, started_s, time.monotonic())
 
     def leave_seat(self) -> None:

@@ -19,9 +19,10 @@ import jobs.queue
 from config import Settings
 from imaging import encode_png
 from jobs.errors import JobError
-from jobs.packed_mask import pack_mask, unpack_mask
+from jobs.packed_mask import pack_mask, packed_bounds, unpack_mask
 from jobs.queue import ENDED, JobQueue
 from jobs.retention import remove_history
+from masks.boxes import find_bounds
 from tests.support.fake_engine import FakeEngine
 
 DOT = [{"points": [[20.0, 20.0]], "radius": 5.0, "erase": False}]
@@ -225,6 +226,7 @@ def test_packed_masks_come_back(data: st.DataObject) -> None:
     mask = np.array(bits).reshape(height, width)
     if mask.any():
         assert np.array_equal(unpack_mask(pack_mask(mask)), mask)
+        assert packed_bounds(pack_mask(mask)) == find_bounds(mask)
     else:
         with pytest.raises(JobError):
             pack_mask(mask)

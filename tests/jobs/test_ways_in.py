@@ -16,7 +16,7 @@ import torch
 from cli import main as cli
 from config import Settings
 from imaging import encode_png, open_photo
-from inference import Inpainter
+from inference import Inpainter, RepairRequest
 from jobs.celery_app import AttemptRunner
 from jobs.queue import ENDED, JobQueue
 from jobs.redis_messages import AttemptKeys, unpack
@@ -73,9 +73,7 @@ def by_celery(inpainter: Inpainter, redis: RedisServer, photo: bytes, mask: byte
     fleet: Any = SimpleNamespace(client=redis.client, celery=celery, fingerprint="f")
     engine = RemoteEngine(fleet, deadline_s=60)
     opened, hole = open_photo(photo), open_photo(mask).image[..., 0] > 127
-    request = SimpleNamespace(
-        image=opened.image, mask=hole, dilate_px=None, feather_px=None, quality="fast", transparent=opened.transparent
-    )
+    request = RepairRequest(opened.image, hole, transparent=opened.transparent)
 
     def follow(keys: AttemptKeys, name: str, on_stage: Any, **more: Any) -> Any:
         worker = threading.Thread(target=runner.run, args=(keys.attempt_id,))
