@@ -185,7 +185,7 @@ cli.batch.FEWEST_FOR_PROCESSES = 1
 popen, together = cli.photo_processes.subprocess.Popen, threading.Barrier(2)
 def start(*arguments, **options):
     process = popen(*arguments, **options)
-    print(process.pid, flush=True)
+    os.write(1, b"%d\\n" % process.pid)  # at once, by two threads
     return process
 cli.photo_processes.subprocess.Popen = start
 def die(number, request):

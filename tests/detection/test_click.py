@@ -121,6 +121,6 @@ def test_a_box_on_what_is_like_its_surroundings_selects_what_lies_in_its_middle(
         left, top = int(random.integers(0, 350)), int(random.integers(0, 250))
         box = (left, top, left + 120, top + 100)
         mask = select_object(image, box=box).mask
-        found += mask.sum() > 100
+        found += int(mask.sum() > 100)
         assert not mask[: max(0, top - 8)].any() and not mask[:, left + 128 :].any()
     assert found >= 19
