@@ -30,6 +30,12 @@ MARKS_BY_FIXTURE = {
     "real_server": "server",
     "api_server": "server",
     "start_server": "server",
+    "closed_server": "server",
+    "server_below": "server",
+    "proxy": "server",
+    "pool": "process",
+    "process": "process",
+    "started": "process",
 }
 MARKS_BY_FOLDER = {"app": "process", "examples": "process", "faults": "process"}
 FOLDER_OF_KERNELS = "kernels"

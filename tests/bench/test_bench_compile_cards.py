@@ -18,6 +18,7 @@ def add_one_kernel(numbers):  # type: ignore[no-untyped-def]
     tl.store(numbers + offsets, tl.load(numbers + offsets) + 1)
 
 
+@pytest.mark.slow
 def test_kernels_fit_into_a_card_that_is_not_here() -> None:
     """An RTX 30 has less than half of the shared memory that the block shapes were measured with."""
     from bench.compile_cards import compiled
