@@ -14,9 +14,8 @@ fixtures, then one JSON line, and writes it all to FOLDER/NAME.md. A test's proc
 these processes, servers and Chromium too, from the end of the test before to its own. Exit status 1 when a test failed.
 `--starts` prints instead what a server of the tests costs until it answers, forked and as a script of its own in turns,
 and a visit of the page in the tab that was left last, as the tests have it, and in a new one, in Chromium and in its
-headless shell. `--of` runs a command, e.g. ./run_tests.sh, and prints the seconds and the
-processor time of all that it started, of processes too whose parent ended before them; the shell's `time` leaves those
-out.
+headless shell. `--of` runs a command, e.g. ./run_tests.sh, and prints the seconds and the processor time of all that it
+started, of processes too whose parent ended before them; the shell's `time` leaves those out.
 """
 
 import argparse

@@ -32,8 +32,8 @@ class RepairRequest:
 
     The engine does not look at `priority`, "interactive" or "batch": it is for the queues in front of it. `levels` are
     the values of a 16-bit photo that the network sees as 0 and 1, for an image that is a part of one; None = they are
-    told from the image. `bounds` are what `masks.boxes.find_bounds` returns for the mask, where that is known: nobody
-    then reads what lies outside; None = they are found.
+    told from the image. `bounds` are what `masks.boxes.find_bounds` returns for the mask, where that is known, and
+    are trusted: with a GPU, a large mask and quality "fast" what lies outside is not read; None = they are found.
     """
 
     image: NDArray
