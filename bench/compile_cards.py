@@ -5,7 +5,8 @@
 Triton compiles for any card on any machine. This walks through the forward at every size as on a card of each compute
 capability (A100; RTX 30; RTX 40, L4; RTX 50), compiles what would be launched with the block shapes that card gets, and
 compares the shared memory each program takes with what the card has. What a kernel computes is checked elsewhere, in
-Triton's interpreter (`tests/test_kernels.py`). Prints a table; the exit status is 1 if a kernel does not fit.
+Triton's interpreter (`tests/lama/kernels`). At 9.0 (H100, H200) the convolutions in Gluon are compiled too, which no
+interpreter runs. Prints a table; the exit status is 1 if a kernel does not fit.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from lama import triton_backend as triton_form
 from lama.checkpoint import load_generator
 from lama.fold_batchnorm import fold_generator
 from lama.generator import Generator
-from lama.kernels import convolution, tiles
+from lama.kernels import convolution, hopper_trunk, tiles
 
 CAPABILITIES = "8.0,8.6,8.9,12.0"
 SIZES = "1x256x256,1x384x384,1x512x512,8x512x512,1x768x768,1x1024x1024"
@@ -51,7 +52,10 @@ def main() -> None:
         limit = tiles.shared_bytes_of((major, minor))
         for name, generator in (("included", load_generator(None)), ("big", Generator(*BIG).eval())):
             largest: dict[str, int] = {}
-            for kernel, shared in compiled(generator, (major, minor), sizes):
+            fits = compiled(generator, (major, minor), sizes)
+            if (major, minor) == hopper_trunk.CAPABILITY:
+                fits += compiled_for_hopper(generator)
+            for kernel, shared in fits:
                 largest[kernel] = max(shared, largest.get(kernel, 0))
             for kernel, shared in largest.items():
                 is_fit &= shared <= limit
@@ -67,6 +71,22 @@ def compiled(generator: Generator, capability: tuple[int, int], sizes: Sequence[
         form = triton_form.TritonBackend(fold_generator(generator), device=device)
         for batch, height, width in sizes:
             form(torch.zeros(batch, 4, height, width))
+    return fits
+
+
+def compiled_for_hopper(generator: Generator, *, kernels: Sequence[str] = ("local", "cross")) -> list[Fit]:
+    """Compile the Hopper kernels, with and without what they are added to; return what each came to."""
+    fits: list[Fit] = []
+    layer = fold_generator(generator).layers[0]
+    card = mock.Mock(multi_processor_count=132)
+    with as_on_a_card(hopper_trunk.CAPABILITY, fits), mock.patch.object(torch.cuda, "get_device_properties") as asked:
+        asked.return_value = card
+        trunk = hopper_trunk.HopperTrunk([layer], torch.device("cpu"))
+        channels = layer.local.weight.shape[1] + layer.leave.shape[1]
+        source, target = (trunk.sided(torch.zeros(1, 128, 128, channels).half(), filled=True) for _ in range(2))
+        for add in (False, True):
+            for kernel in kernels:
+                getattr(trunk, f"convolve_{kernel}")(0, source, target, add=add)
     return fits
 
 

@@ -17,7 +17,7 @@ from lama.devices import on_card
 from lama.fold_batchnorm import FoldedNetwork, fold_generator
 from lama.generator import INPUT_CHANNELS, Generator, check_input_shape
 from lama.torch_backend import TorchBackend
-from lama.triton_key import keep_triton_key
+from lama.triton_start import prepare_triton
 
 KERNEL_CHOICES = ("auto", "torch", "triton")
 KERNEL_CHANNEL_MULTIPLE = 32  # width of the narrowest tile; width 32 and 64 networks fit, odd ones run in plain PyTorch
@@ -108,7 +108,7 @@ def _triton_backend(
     from lama.triton_backend import TritonBackend
 
     if device.type == "cuda":
-        keep_triton_key()
+        prepare_triton()
     try:
         with on_card(device):
             backend = TritonBackend(network, device=device)

@@ -6,7 +6,7 @@ end of a tile would cost as much as its products: a warp starts the copies for a
 two groups of four warps take the tiles in turn, one finishing while the other multiplies.
 
 The copies of a step announce themselves at the slot's `ready` barrier; a barrier's phase counts how often the slot has
-been filled. Needs a Triton whose Gluon can look at any shared memory in another shape (`_reinterpret`, Triton 3.6).
+been filled. Needs a Triton whose Gluon looks at shared memory in another shape (3.6, 3.7 and from 3.9 on).
 """
 
 from triton.experimental import gluon
@@ -15,6 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from lama.kernels.hopper_steps import (
     COLUMNS,
+    CUTS,
     DEPTH,
     OPERAND,
     OUTPUTS,
@@ -24,13 +25,16 @@ from lama.kernels.hopper_steps import (
     RESULT_BOX,
     ROWS,
     SLOT,
+    SPARE,
     TILE_BYTES,
     add_tail,
     add_taps,
+    copy_in,
     finish,
     load_tail,
     load_taps,
     place_of,
+    reinterpret,
 )
 
 
@@ -58,7 +62,7 @@ def convolve_tile(
     sources = (pixels, pixel_row, side, side_row, weight)
     size = (height, width)
     place = place_of(gl.program_id(0), height, width, ALL_OUTPUTS)
-    pool = gl.allocate_shared_memory(gl.float16, [SLOTS * SLOT, 8, DEPTH], OPERAND)
+    pool = gl.allocate_shared_memory(gl.float16, [SLOTS * SLOT + SPARE, 8, DEPTH], OPERAND)
     ready = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], mbarrier.MBarrierLayout())
     for slot in gl.static_range(SLOTS):
         mbarrier.init(ready.index(slot), count=1)
@@ -74,12 +78,12 @@ def convolve_tile(
         wanted = (step > 0) & (later < steps)
         load_taps(later, later % SLOTS, wanted, pool, ready, sources, place, size, ALL_OUTPUTS)
     acc = warpgroup_mma_wait(0, deps=[acc])
-    memory = pool.index(0)
+    memory = pool.slice(0, TILE_BYTES // (8 * DEPTH * 2), 0) if CUTS else pool.index(0)
     if ADD:
         bar = ready.index(steps % SLOTS)
-        box = memory._reinterpret(gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
+        box = reinterpret(memory, gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
         mbarrier.expect(bar, TILE_BYTES)
-        tma.async_copy_global_to_shared(out, [place[0], place[1], place[2], TO + place[3]], bar, box)
+        copy_in(out, [place[0], place[1], place[2], TO + place[3]], bar, box)
         mbarrier.wait(bar, (steps // SLOTS) & 1)
     finish(acc, shift, memory, out, out_side, place, size, TO, SIDE, ADD)
     tma.store_wait(0)
@@ -117,9 +121,9 @@ def _fetch(
                 load_tail(slot, pool, ready, sources, place, channel, (2 * conv_steps + step) * ALL_OUTPUTS)
         if ADD:
             mbarrier.wait(staged.index(1), (turn & 1) ^ 1)
-            box = pinned.index(0)._reinterpret(gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
+            box = reinterpret(pinned, gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
             mbarrier.expect(staged.index(0), TILE_BYTES)
-            tma.async_copy_global_to_shared(out, [place[0], place[1], place[2], TO + place[3]], staged.index(0), box)
+            copy_in(out, [place[0], place[1], place[2], TO + place[3]], staged.index(0), box)
 
 
 @gluon.jit
@@ -164,7 +168,7 @@ def _multiply(
         mbarrier.wait(staged.index(1), (turn & 1) ^ 1)
         if ADD:
             mbarrier.wait(staged.index(0), turn & 1)
-        finish(acc, shift, pinned.index(0), out, out_side, place, size, TO, SIDE, ADD)
+        finish(acc, shift, pinned, out, out_side, place, size, TO, SIDE, ADD)
         tma.store_wait(0)
         mbarrier.arrive(staged.index(1), count=1)
 
@@ -192,7 +196,7 @@ def convolve_tiles(
     SLOTS: gl.constexpr,
 ):
     """One program per multiprocessor: tiles program, program + programs, ... below `all_tiles`."""
-    pool = gl.allocate_shared_memory(gl.float16, [SLOTS * SLOT, 8, DEPTH], OPERAND)
+    pool = gl.allocate_shared_memory(gl.float16, [SLOTS * SLOT + SPARE, 8, DEPTH], OPERAND)
     pinned = gl.allocate_shared_memory(gl.float16, [ROWS, COLUMNS, OUTPUTS], RESULT)
     ready = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], mbarrier.MBarrierLayout())
     free = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], mbarrier.MBarrierLayout())

@@ -21,6 +21,14 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+# What Triton 3.6 and 3.7 name as on the right, 3.9 names as on the left.
+copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
+reinterpret = getattr(gl.shared_memory_descriptor, "reinterpret", None) or gl.shared_memory_descriptor._reinterpret
+# From 3.9 on memory cannot be looked at as more than was cut out of it. What begins anywhere in a slot is cut out of
+# all slots then, and slots lie a power of two apart; before, that many units could not be cut out.
+CUTS = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
+
 ROWS = gl.constexpr(32)  # of a tile, in pixels
 COLUMNS = gl.constexpr(8)
 PIXELS = gl.constexpr(256)
@@ -28,10 +36,12 @@ OUTPUTS = gl.constexpr(64)
 DEPTH = gl.constexpr(32)
 """Input channels per step."""
 SIDE_COLUMNS = gl.constexpr(16)
-SLOT = gl.constexpr(58)
-"""Memory of a step, in units of 8 rows of `DEPTH` numbers: 34 of pixels, then 3 taps of 8 of weights."""
-HALO = gl.constexpr(34)
+SLOT = gl.constexpr(64 if CUTS.value else 58)
+"""Memory of a step, in units of 8 rows of `DEPTH` numbers: 34 of pixels, from WEIGHTS on 3 taps of 8 of weights."""
 TAP = gl.constexpr(8)
+WEIGHTS = gl.constexpr(SLOT.value - 3 * TAP.value)
+SPARE = gl.constexpr(2 if CUTS.value else 0)
+"""Units behind the last slot, since what is cut out from a slot's third row on has the length of all slots too."""
 TAPS_BYTES = gl.constexpr(58 * 8 * 32 * 2)
 TAIL_BYTES = gl.constexpr((32 + 8) * 8 * 32 * 2)
 TILE_BYTES = gl.constexpr(256 * 64 * 2)
@@ -64,6 +74,29 @@ def _mirrored(i, n):
 
 
 @gluon.jit
+def _pixels(pool, slot, FROM: gl.constexpr, SHAPE: gl.constexpr, LAYOUT: gl.constexpr):
+    """The 32 rows of eight pixels in a slot that begin at its row FROM, in another shape."""
+    if CUTS:
+        slots: gl.constexpr = pool.shape[0] // SLOT
+        cut = pool.slice(FROM, slots * SLOT, 0)
+        rows = reinterpret(cut, gl.float16, [slots, SLOT * 8, DEPTH], OPERAND).index(slot)
+    else:
+        rows = pool.index(slot * SLOT + FROM)
+    return reinterpret(rows, gl.float16, SHAPE, LAYOUT)
+
+
+@gluon.jit
+def _weights(pool, slot, tap):
+    """A tap's weights in a slot (OUTPUTS, DEPTH)."""
+    if CUTS:
+        slots: gl.constexpr = pool.shape[0] // SLOT
+        taps = reinterpret(pool.slice(0, slots * SLOT, 0), gl.float16, [slots * SLOT // TAP, OUTPUTS, DEPTH], OPERAND)
+        return taps.index(slot * (SLOT // TAP) + WEIGHTS // TAP + tap)
+    else:
+        return reinterpret(pool.index(slot * SLOT + WEIGHTS + tap * TAP), gl.float16, [OUTPUTS, DEPTH], OPERAND)
+
+
+@gluon.jit
 def load_taps(step, slot, wanted, pool, ready, sources, place, size, ALL_OUTPUTS: gl.constexpr):
     """Start the copies of a step (input channels x a column of taps) into its slot, if it is `wanted`."""
     pixels, pixel_row, side, side_row, weight = sources
@@ -79,21 +112,20 @@ def load_taps(step, slot, wanted, pool, ready, sources, place, size, ALL_OUTPUTS
     above = _mirrored(y - 1, height)
     below = _mirrored(y + ROWS, height)
     bar = ready.index(slot)
-    base = slot * SLOT
-    top = pool.index(base)._reinterpret(gl.float16, [1, 1, COLUMNS, DEPTH], OPERAND_BOX)
-    inner = pool.index(base + 1)._reinterpret(gl.float16, [1, ROWS, COLUMNS, DEPTH], OPERAND_BOX)
-    bottom = pool.index(base + 1 + ROWS)._reinterpret(gl.float16, [1, 1, COLUMNS, DEPTH], OPERAND_BOX)
+    row: gl.constexpr = [1, 1, COLUMNS, DEPTH]
+    top = reinterpret(pool.index(slot * SLOT), gl.float16, row, OPERAND_BOX)
+    inner = _pixels(pool, slot, 1, [1, ROWS, COLUMNS, DEPTH], OPERAND_BOX)
+    bottom = reinterpret(pool.index(slot * SLOT + 1 + ROWS), gl.float16, row, OPERAND_BOX)
     mbarrier.expect(bar, TAPS_BYTES, pred=wanted)
-    tma.async_copy_global_to_shared(pixel_row, [image, above, column, channel], bar, top, pred=within)
-    tma.async_copy_global_to_shared(pixels, [image, y, column, channel], bar, inner, pred=within)
-    tma.async_copy_global_to_shared(pixel_row, [image, below, column, channel], bar, bottom, pred=within)
-    tma.async_copy_global_to_shared(side_row, [image, above, column, channel], bar, top, pred=beyond)
-    tma.async_copy_global_to_shared(side, [image, y, column, channel], bar, inner, pred=beyond)
-    tma.async_copy_global_to_shared(side_row, [image, below, column, channel], bar, bottom, pred=beyond)
+    copy_in(pixel_row, [image, above, column, channel], bar, top, pred=within)
+    copy_in(pixels, [image, y, column, channel], bar, inner, pred=within)
+    copy_in(pixel_row, [image, below, column, channel], bar, bottom, pred=within)
+    copy_in(side_row, [image, above, column, channel], bar, top, pred=beyond)
+    copy_in(side, [image, y, column, channel], bar, inner, pred=beyond)
+    copy_in(side_row, [image, below, column, channel], bar, bottom, pred=beyond)
     for tap in gl.static_range(3):
-        to = pool.index(base + HALO + tap * TAP)._reinterpret(gl.float16, [OUTPUTS, DEPTH], OPERAND)
-        row = (step * 3 + tap) * ALL_OUTPUTS + output
-        tma.async_copy_global_to_shared(weight, [row, 0], bar, to, pred=wanted)
+        weight_row = (step * 3 + tap) * ALL_OUTPUTS + output
+        copy_in(weight, [weight_row, 0], bar, _weights(pool, slot, tap), pred=wanted)
 
 
 @gluon.jit
@@ -102,30 +134,25 @@ def load_tail(slot, pool, ready, sources, place, channel, weight_row):
     pixels, _pixel_row, _side, _side_row, weight = sources
     image, y, x, output = place
     bar = ready.index(slot)
-    base = slot * SLOT
-    inner = pool.index(base + 1)._reinterpret(gl.float16, [1, ROWS, COLUMNS, DEPTH], OPERAND_BOX)
-    to = pool.index(base + HALO)._reinterpret(gl.float16, [OUTPUTS, DEPTH], OPERAND)
     mbarrier.expect(bar, TAIL_BYTES)
-    tma.async_copy_global_to_shared(pixels, [image, y, x, channel], bar, inner)
-    tma.async_copy_global_to_shared(weight, [weight_row + output, 0], bar, to)
+    copy_in(pixels, [image, y, x, channel], bar, _pixels(pool, slot, 1, [1, ROWS, COLUMNS, DEPTH], OPERAND_BOX))
+    copy_in(weight, [weight_row + output, 0], bar, _weights(pool, slot, 0))
 
 
 @gluon.jit
 def add_taps(acc, pool, slot):
     """Multiply a column of taps; on return the step before has been multiplied and this one is on its way."""
     for tap in gl.static_range(3):
-        a = pool.index(slot * SLOT + HALO + tap * TAP)._reinterpret(gl.float16, [OUTPUTS, DEPTH], OPERAND)
-        b = pool.index(slot * SLOT + tap)._reinterpret(gl.float16, [PIXELS, DEPTH], OPERAND)
-        acc = warpgroup_mma(a, b.permute((1, 0)), acc, is_async=True)
+        b = _pixels(pool, slot, tap, [PIXELS, DEPTH], OPERAND)
+        acc = warpgroup_mma(_weights(pool, slot, tap), b.permute((1, 0)), acc, is_async=True)
     return warpgroup_mma_wait(3, deps=[acc])
 
 
 @gluon.jit
 def add_tail(acc, pool, slot):
     """The same for a step of the 1x1."""
-    a = pool.index(slot * SLOT + HALO)._reinterpret(gl.float16, [OUTPUTS, DEPTH], OPERAND)
-    b = pool.index(slot * SLOT + 1)._reinterpret(gl.float16, [PIXELS, DEPTH], OPERAND)
-    acc = warpgroup_mma(a, b.permute((1, 0)), acc, is_async=True)
+    b = _pixels(pool, slot, 1, [PIXELS, DEPTH], OPERAND)
+    acc = warpgroup_mma(_weights(pool, slot, 0), b.permute((1, 0)), acc, is_async=True)
     return warpgroup_mma_wait(1, deps=[acc])
 
 
@@ -135,15 +162,15 @@ def finish(acc, bias, memory, out, out_side, place, size, TO: gl.constexpr, SIDE
     image, y, x, output = place
     height, width = size
     to = TO + output
-    staged = memory._reinterpret(gl.float16, [PIXELS, OUTPUTS], RESULT)
+    staged = reinterpret(memory, gl.float16, [PIXELS, OUTPUTS], RESULT)
     total = acc + gl.expand_dims(bias, 1)
     total = gl.where(total < 0.0, 0.0, total)  # NaN stays NaN, as in PyTorch
     if ADD:
         total += staged.permute((1, 0)).load(PRODUCT).to(gl.float32)
     staged.permute((1, 0)).store(total.to(gl.float16))
     fence_async_shared()
-    box = memory._reinterpret(gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
-    tma.async_copy_shared_to_global(out, [image, y, x, to], box)
+    box = reinterpret(memory, gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
+    copy_out(out, [image, y, x, to], box)
     if (x == 0) | (x + COLUMNS == width):
         finished = staged.load(COALESCED)
         p = gl.arange(0, PIXELS, gl.SliceLayout(1, COALESCED))

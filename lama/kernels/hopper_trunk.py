@@ -172,17 +172,28 @@ def why_not_hopper(layer: FFCLayer, device: torch.device) -> str:
     capability = torch.cuda.get_device_capability(device)
     if capability != CAPABILITY:
         return f"compute capability is {capability[0]}.{capability[1]}, not {CAPABILITY[0]}.{CAPABILITY[1]}"
-    try:
-        from triton.experimental.gluon import language
-    except ImportError:
-        return f"Triton {triton.__version__} has no Gluon"
-    if not hasattr(getattr(language, "shared_memory_descriptor", None), "_reinterpret"):
-        return f"the Gluon of Triton {triton.__version__} reshapes no shared memory"
+    if obstacle := why_not_gluon():
+        return obstacle
     sums = (layer.local.weight.shape[1], layer.cross.weight.shape[1], layer.leave.shape[1])
     if any(channels % DEPTH for channels in sums):
         return f"sums over {', '.join(map(str, sums))} channels are no multiples of {DEPTH}"
     if layer.local.bias.numel() % OUTPUTS or layer.cross.bias.numel() % OUTPUTS:
         return f"the outputs are no multiples of {OUTPUTS}"
+    return ""
+
+
+def why_not_gluon() -> str:
+    """Say why this Triton cannot compile the Hopper kernels, or return an empty string."""
+    try:
+        from triton.experimental.gluon import language
+        from triton.experimental.gluon.language.nvidia.hopper import tma
+    except ImportError:
+        return f"Triton {triton.__version__} has no Gluon"
+    memory = getattr(language, "shared_memory_descriptor", None)
+    # 3.8 looks at memory as no more than was cut out of it, as later ones do, and cuts out powers of two only.
+    is_between = hasattr(tma, "async_load") and not hasattr(memory, "reinterpret")
+    if is_between or not (hasattr(memory, "reinterpret") or hasattr(memory, "_reinterpret")):
+        return f"the Gluon of Triton {triton.__version__} does not look at shared memory in the shapes needed"
     return ""
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import torch
 
-from lama.triton_key import keep_triton_key
+from lama.triton_start import prepare_triton
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def _can_run_triton(device: torch.device) -> bool:
 
 def _tried(module: ModuleType, device: torch.device) -> ModuleType | None:
     """Return a module of kernels if its trial runs on a device."""
-    keep_triton_key()
+    prepare_triton()
     try:
         with torch.cuda.device(device):  # Triton launches on the current card, not on the one its arguments lie on
             module.try_out(device)

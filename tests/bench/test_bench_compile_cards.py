@@ -29,6 +29,21 @@ def test_kernels_fit_into_a_card_that_is_not_here() -> None:
     assert 0 < max(shared for _, shared in fits) <= shared_bytes_of((8, 6)) == 99 * 1024
 
 
+@pytest.mark.slow
+def test_this_triton_compiles_what_runs_on_a_hopper_card() -> None:
+    """Triton 3.9 had renamed what these kernels call, and an H200 ran the slower ones without anybody knowing."""
+    pytest.importorskip("triton.experimental.gluon")
+    from bench.compile_cards import compiled_for_hopper
+    from lama.kernels.hopper_trunk import CAPABILITY, why_not_gluon
+    from lama.kernels.tiles import shared_bytes_of
+
+    if obstacle := why_not_gluon():
+        pytest.skip(obstacle)
+    fits = compiled_for_hopper(live_generator(64, 1), kernels=("local",))
+    assert [kernel for kernel, _ in fits] == ["convolve_tile"] * 2
+    assert all(0 < shared <= shared_bytes_of(CAPABILITY) // 2 for _, shared in fits)  # others run beside it
+
+
 def test_a_kernel_is_compiled_anew_for_the_next_card() -> None:
     """Triton keeps what it compiled by the device's number; what comes for another card is refused."""
     from bench.compile_cards import as_on_a_card

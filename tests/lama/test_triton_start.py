@@ -1,14 +1,15 @@
-"""Triton's digest of itself is kept between starts, and made again when its files have changed."""
+"""What Triton is told before its first kernel; its digest of itself is kept, and made again when its files change."""
 
 import importlib.util
 import json
 import os
+import warnings
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from lama.triton_key import NAME, keep_triton_key, use_kept_key
+from lama.triton_start import FP_FUSION, NAME, prepare_triton, use_kept_key
 
 
 class Digests:
@@ -75,12 +76,34 @@ def test_the_real_one_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.Monke
     from triton.runtime import cache
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv(FP_FUSION, "1")  # so that it stays as it is
     monkeypatch.setattr(cache, "triton_key", lambda: "what it takes")
-    keep_triton_key.__wrapped__()
+    prepare_triton.__wrapped__()
     assert cache.triton_key() == "what it takes"
     assert json.loads((tmp_path / NAME).read_bytes())["key"] == "what it takes"
     (tmp_path / NAME).unlink()
     (tmp_path / NAME).mkdir()
     monkeypatch.setattr(cache, "triton_key", lambda: "another")
-    keep_triton_key.__wrapped__()
+    prepare_triton.__wrapped__()
     assert cache.triton_key() == "another"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+@pytest.mark.parametrize(("given", "fuses"), [(None, True), ("0", False), ("1", True)])
+def test_fusing_is_asked_for_unless_the_environment_decides(
+    given: str | None, fuses: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton 3.9 warned in each process that it will not fuse one day, into the log of whoever has a card."""
+    from triton import knobs
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    with knobs.language.scope(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        knobs.language.reset()
+        if given is None:
+            monkeypatch.delenv(FP_FUSION, raising=False)
+        else:
+            monkeypatch.setenv(FP_FUSION, given)
+        prepare_triton.__wrapped__()
+        asked = getattr(knobs.language, "fp_fusion_enabled", lambda _: knobs.language.default_fp_fusion)
+        assert asked(None) is fuses

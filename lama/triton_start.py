@@ -1,8 +1,12 @@
-"""What Triton takes for the digest of its own files, kept between starts beside the kernels that it compiled.
+"""What a process tells Triton before its first kernel.
 
 The name of a compiled kernel in Triton's cache holds a digest of Triton itself, for which every process reads its
 library of 400 MB: a third of a second of a start. Here the digest is kept with the sizes and times of the files that it
-is of, and made again when one of them has changed. Whatever fails leaves Triton as it was.
+is of, beside the kernels that Triton compiled, and made again when one of them has changed. Whatever fails leaves
+Triton as it was.
+
+Every kernel was measured with multiplications and additions fused. Triton 3.9 warns each process that 3.10 will not
+fuse them unasked; here it is asked, unless TRITON_DEFAULT_FP_FUSION says otherwise.
 """
 
 import functools
@@ -15,15 +19,18 @@ from types import ModuleType
 
 HASHED = ("compiler", "backends", "language")  # folders whose sources Triton reads for it
 NAME = "digest-of-triton.json"
+FP_FUSION = "TRITON_DEFAULT_FP_FUSION"
 
 
 @functools.cache
-def keep_triton_key() -> None:
-    """Have this process take Triton's digest of itself from its cache's folder, or put it there; done once."""
+def prepare_triton() -> None:
+    """Ask for fusing, and have Triton take its digest of itself from its cache's folder, or put it there; done once."""
     try:
         from triton import knobs
         from triton.runtime import cache
 
+        if FP_FUSION not in os.environ:
+            knobs.language.default_fp_fusion = True
         use_kept_key(cache, Path(knobs.cache.dir))
     except (ImportError, AttributeError, OSError, TypeError, ValueError):
         return  # another Triton, or a folder that can't be written: it makes its digest when it needs it
