@@ -18,7 +18,8 @@ from tests.support.page_driver import RED_PIXELS, STATUS, Held, Person
 from tests.support.serving import RunningServer
 
 Visit = Callable[..., Person]
-WIDTH, HEIGHT = 631, 473  # odd, so that no row of bits ends with its byte
+# Odd, so that no row of bits ends with its byte; and no text is looked for in it twice as large, as in smaller ones.
+WIDTH, HEIGHT = 641, 481
 PATIENCE_MS = 120_000  # the text detector takes a while to load on a busy machine
 
 
