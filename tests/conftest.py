@@ -85,6 +85,26 @@ def interpreter_without_overflow_checks() -> None:
     builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
 
 
+@pytest.fixture(scope="session", autouse=INTERPRETED)
+def interpreter_that_patches_once() -> None:
+    """Leave out what takes another fifth: a function that a kernel calls has Triton's language patched again.
+
+    The kernel has done that, and undoes it at its end.
+    """
+    from triton import language
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang
+
+    def patch_once(function: Callable[..., Any]) -> object:
+        seen = [one for one in function.__globals__.values() if one is language or one is language.core]
+        if any(language.core.is_builtin(name) for one in seen for name in (one.arange, one.tensor.__add__)):
+            return patch(function)
+        return interpreter._LangPatchScope()
+
+    interpreter._patch_lang = patch_once
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Iterator[None]:
     """Collect without looking for garbage, and leave what was collected out of all later looks."""

