@@ -135,7 +135,12 @@ def _import_from_another_file_on(config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have the workers of this process, if it is going to have some, share what forks servers."""
+    """Have the workers of this process, if it is going to have some, share what forks servers.
+
+    A worker ends without taking its libraries apart, which takes Python two seconds; its exit status says nothing.
+    """
+    if hasattr(config, "workerinput"):
+        atexit.register(os._exit, 0)  # what is registered later is done before
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput") and zygote.CAN_FORK:
         zygote.share()
 
