@@ -3,7 +3,8 @@
 The photo's fine detail is compared with itself at all distances (autocorrelation); where a mark repeats, a lattice of
 peaks stands out. Folding the photo onto one cell of that lattice averages the scene away and leaves the mark, as a
 watermark attack on many photos does (Dekel 2017), from a single one. Bricks and windows repeat too: so the mark must be
-there in nearly all cells, and the text network must read letters in the clean average, or the average be all the surer.
+there in nearly all cells, and the text network must read letters in the clean average. A caption in a few of the cells
+shows in their average as well: so letters are read in the cells' median too, from which it is gone.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ SURE = 4.5  # standard errors of a pixel of the mark in the average
 TOUCHING = 2.2
 STRONG, RIM = 0.55, 0.3  # of the mark's typical strength
 EDGE = 0.18  # of it at full size, where the rim is softer: more would leave a shimmer of the letters
+AROUND_LINE_PX = 48  # what the network sees besides a line
 READABLE = 0.4  # score of letters in the average from which on a lattice is a watermark
 EVERYWHERE = 0.75  # share of the cells that hold the mark
 MOST_SHARE = 0.4  # of the photo that a mark may cover
@@ -42,11 +44,18 @@ Field = NDArray[Any]
 
 @dataclass(frozen=True)
 class _Average:
-    """What repeats, laid out over the photo at reduced size: (h, w) float32 strength and standard errors."""
+    """What repeats, laid out over the photo at reduced size.
+
+    strength, errors    (h, w) float32, of the average and in its standard errors
+    everywhere          share of the cells that hold it
+    place, places       (h, w) int32, which of a cell's so many pixels each pixel is
+    """
 
     strength: Field
     errors: Field
     everywhere: float
+    place: Field
+    places: int
 
 
 def find_tiled_mark(image: NDArray[np.uint8], offset: tuple[int, int]) -> list[tuple[Region, Letters]]:
@@ -72,11 +81,12 @@ def find_tiled_mark(image: NDArray[np.uint8], offset: tuple[int, int]) -> list[t
     averages = [average for lattice in lattices if (average := _fold(detail, lattice)).everywhere >= EVERYWHERE]
     if not averages:
         return []
-    mark, score = _read(max(averages, key=lambda average: float((average.errors > SURE).mean())))
-    if mark is None:
+    average = max(averages, key=lambda average: float((average.errors > SURE).mean()))
+    mark, line = _read(average)
+    if mark is None or line is None or not _is_readable(_median(detail, average), line):
         return []
     full = cv2.resize(mark, (width, height), interpolation=cv2.INTER_LINEAR) > EDGE
-    return _apart(full, score, offset, round(7 / scale))
+    return _apart(full, line.score, offset, round(7 / scale))
 
 
 def _detail(grey: Field, sigma_px: float) -> Field:
@@ -208,15 +218,43 @@ def _fold(detail: Field, lattice: Field) -> _Average:
     together = np.bincount(cell, (others * detail).ravel())
     large = np.bincount(cell) > 0.3 * abs(float(np.linalg.det(lattice)))
     everywhere = float((together[large] > 0).mean()) if large.any() else 0.0
-    return _Average(strength, (np.abs(mean) / error)[at].astype(np.float32), everywhere)
+    return _Average(strength, (np.abs(mean) / error)[at].astype(np.float32), everywhere, at, places)
 
 
-def _read(average: _Average) -> tuple[Field | None, float]:
-    """The mark (h, w) float32, its strength from 0 to 1, and its score; None when it is no mark."""
+def _median(detail: Field, average: _Average) -> Field:
+    """The median over all cells, laid out over the photo, (h, w) float32."""
+    place = average.place.ravel()
+    order = np.lexsort((detail.ravel(), place))
+    count = np.bincount(place, minlength=average.places)
+    first = np.cumsum(count) - count
+    middle = order[np.minimum(first + count // 2, len(order) - 1)]
+    return detail.ravel()[middle][average.place].astype(np.float32)
+
+
+def _is_readable(strength: Field, line: Region) -> bool:
+    """Tell whether the network reads letters where `line` is; a part of the photo, as the whole takes it a second."""
+    left, top = np.maximum(line.polygon.min(axis=0).astype(int) - AROUND_LINE_PX, 0)
+    right, bottom = line.polygon.max(axis=0).astype(int) + AROUND_LINE_PX
+    smooth = cv2.GaussianBlur(strength, (0, 0), 0.8)[top:bottom, left:right]
+    typical = float(np.percentile(np.abs(smooth), 95))
+    return any(
+        max((one.score for one in find_lines(_letters_in(sign * smooth, typical))), default=0.0) >= READABLE
+        for sign in (1, -1)
+    )
+
+
+def _letters_in(toward: Field, typical: float) -> NDArray[np.float32]:
+    """The text network's answer to detail of this typical strength, letters being brighter."""
+    shown = np.clip(128 + toward * (100 / max(typical, 1e-6)), 0, 255).astype(np.uint8)
+    return text_probability(np.repeat(shown[..., None], 3, axis=2))
+
+
+def _read(average: _Average) -> tuple[Field | None, Region | None]:
+    """The mark (h, w) float32, its strength from 0 to 1, and its surest line; None when it is no mark."""
     smooth = cv2.GaussianBlur(average.strength, (0, 0), 0.8)
     strong = np.abs(smooth) * (average.errors > SURE)
     if np.count_nonzero(strong) < 0.002 * strong.size:
-        return None, 0.0
+        return None, None
     typical = float(np.percentile(strong[strong > 0], 80))
     light = float(smooth[strong > 0.7 * typical].sum()) > 0
     toward = smooth if light else -smooth
@@ -228,14 +266,12 @@ def _read(average: _Average) -> tuple[Field | None, float]:
     mark = wanted[labels]
     share = float(mark.mean())
     if not 0.003 < share < MOST_SHARE:
-        return None, 0.0
-    shown = np.clip(128 + toward * (100 / max(typical, 1e-6)), 0, 255).astype(np.uint8)
-    lines = find_lines(text_probability(np.repeat(shown[..., None], 3, axis=2)))
-    score = max((line.score for line in lines), default=0.0)
-    if score < READABLE:
-        return None, 0.0
+        return None, None
+    line = max(find_lines(_letters_in(toward, typical)), key=lambda line: line.score, default=None)
+    if line is None or line.score < READABLE:
+        return None, None
     near = cv2.dilate(mark.astype(np.uint8), np.ones((3, 3), np.uint8))
-    return np.clip(toward / typical, 0, 1) * near, score
+    return np.clip(toward / typical, 0, 1) * near, line
 
 
 def _apart(
