@@ -62,6 +62,7 @@ def test_settings_files_and_catalogue_do_without_torch(tmp_path: Path) -> None:
     assert files == [] and not changed
 
 
+@pytest.mark.slow
 def test_engine_does_without_the_web_and_without_torchvision(tmp_path: Path) -> None:
     """A bare GPU box has no Gradio; torchvision takes seconds to import and is loaded when it is first used."""
     modules, files, changed = modules_after_importing(["inference"], tmp_path)

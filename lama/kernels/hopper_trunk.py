@@ -20,7 +20,7 @@ from lama.kernels.tiles import tile_for
 
 CAPABILITY = (9, 0)
 ROWS, COLUMNS, OUTPUTS, DEPTH, SIDE_COLUMNS = 32, 8, 64, 32, 16  # as in hopper_steps, which not every Triton can import
-LOCAL_SLOTS = 3  # 90 KB: programs of the spectral path fit beside it
+LOCAL_SLOTS = 3  # 87 or 97 KB: programs of the spectral path fit beside it
 CROSS_SLOTS = 6
 FEWEST_TILES, FEWEST_NARROW_TILES = 0.2, 0.7
 """Of the local convolution, for each multiprocessor: with fewer, the smaller tiles of the other kernels are faster. The

@@ -44,6 +44,7 @@ def test_this_triton_compiles_what_runs_on_a_hopper_card() -> None:
     assert all(0 < shared <= shared_bytes_of(CAPABILITY) // 2 for _, shared in fits)  # others run beside it
 
 
+@pytest.mark.slow
 def test_a_kernel_is_compiled_anew_for_the_next_card() -> None:
     """Triton keeps what it compiled by the device's number; what comes for another card is refused."""
     from bench.compile_cards import as_on_a_card

@@ -206,6 +206,7 @@ def test_network_fill_takes_the_prediction_inside_the_hole_only(monkeypatch: pyt
     assert np.abs(met[hole].astype(int) - image[hole]).mean() < np.abs(filled[hole].astype(int) - image[hole]).mean()
 
 
+@pytest.mark.slow
 def test_bench_writes_a_table_and_ends_in_one_json_line(
     evaluation_set: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,7 @@ def features_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_psnr_and_ssim_are_scikit_images() -> None:
     from skimage.metrics import (
         peak_signal_noise_ratio,

@@ -48,6 +48,7 @@ def test_help_answers_without_loading_anything_heavy(arguments: list[str]) -> No
     assert "usage:" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [[], ["dance"], ["repair", "a.png"], ["repair", "a", "b", "c", "--dilate-px", "-1"]]
 )
@@ -93,6 +94,7 @@ def test_weights_list_says_what_is_here_and_what_is_not(
     assert lines[6].startswith("mine") and "2.0 MiB" in lines[6] and lines[7].strip() == str(tmp_path / "mine.ckpt")
 
 
+@pytest.mark.slow
 def test_weights_get_draws_a_bar_on_a_terminal(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from lama import catalogue\n"
@@ -295,6 +297,7 @@ def test_serve_hands_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["serve", "--port", "1"]) == 3
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_real_process_exits_130(tmp_path: Path) -> None:
     """A download that hangs is stopped the way a person does it."""
     hang = "lama.catalogue.fetch = lambda *a, **o: (print('on', flush=True), time.sleep(30))"

@@ -102,6 +102,7 @@ def test_lamas_own_names_are_masks_and_of_two_none_is_guessed(
     assert repair(photo.parent, photo.parent, tmp_path / "three") == 0, "a name without a number is the nearer one"
 
 
+@pytest.mark.slow
 def test_text_is_found_in_the_place_of_masks(engine: Engine, tmp_path: Path, capsys: Any) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()

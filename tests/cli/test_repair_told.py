@@ -174,6 +174,7 @@ def test_an_impossible_number_of_jobs_is_refused(folder: Path, number: str) -> N
         repair(folder, f"--jobs={number}")
 
 
+@pytest.mark.slow
 def test_after_a_kill_whole_results_are_there_and_the_next_run_does_the_rest(folder: Path) -> None:
     words = ["repair", str(folder / "photos"), str(folder / "mask.png"), str(folder / "out"), "--jobs", "1"]
     command = [sys.executable, "-c", SLOW_PROGRAM, *words]
@@ -196,6 +197,7 @@ def test_after_a_kill_whole_results_are_there_and_the_next_run_does_the_rest(fol
     assert {path: path.stat().st_mtime_ns for path in done} == times
 
 
+@pytest.mark.slow
 def test_people_see_a_bar_sentences_and_a_summary_and_no_json(folder: Path) -> None:
     (folder / "photos" / "c.png").write_bytes(b"no picture")
     words = ["repair", str(folder / "photos"), str(folder / "mask.png"), str(folder / "out")]
@@ -205,6 +207,7 @@ def test_people_see_a_bar_sentences_and_a_summary_and_no_json(folder: Path) -> N
     assert shown.rstrip().rpartition("\r")[2].strip().startswith("5 repaired, 1 failed, in 00:0")
 
 
+@pytest.mark.slow
 def test_people_see_the_plan_of_a_dry_run(folder: Path) -> None:
     words = ["repair", str(folder / "photos"), str(folder / "mask.png"), str(folder / "out"), "--dry-run"]
     shown, code = on_terminal([sys.executable, "-c", SLOW_PROGRAM, *words], cwd=folder)

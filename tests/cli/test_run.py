@@ -307,6 +307,7 @@ def test_an_engine_that_can_not_be_had_is_one_sentence(
     assert capsys.readouterr().err == "fftlama: no such weights\n"
 
 
+@pytest.mark.slow
 def test_the_real_network_fills_the_hole(tmp_path: Path) -> None:
     """The whole way in a process of its own: files in, PNG out, everything outside the mask as it was."""
     picture = Image.open(ROOT / "tests" / "data" / "flower.png").convert("RGB").crop((0, 0, 96, 96))

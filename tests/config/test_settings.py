@@ -97,6 +97,7 @@ LAUGHS = 'a: &a ["lol"]\n' + "".join(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "words"),
     [

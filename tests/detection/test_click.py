@@ -112,6 +112,7 @@ def test_what_selects_nothing_is_refused(points: list, box: tuple | None, sensit
         select_object(photo("pier.jpg"), points, box=box, sensitivity=sensitivity)
 
 
+@pytest.mark.slow
 def test_a_box_on_what_is_like_its_surroundings_selects_what_lies_in_its_middle() -> None:
     """Of 160 boxes drawn anywhere on photos the cut left nothing in 126, and people were told to try another place."""
     image = photo("pier.jpg")

@@ -44,6 +44,7 @@ def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
+@pytest.mark.slow
 def test_the_same_mark_is_found_at_all_its_places() -> None:
     image = photo("pier.jpg")
     first = stamp(image, (30, 40))
@@ -53,6 +54,7 @@ def test_the_same_mark_is_found_at_all_its_places() -> None:
     assert overlap(found.mask, np.logical_or.reduce([first, *others])) > 0.9
 
 
+@pytest.mark.slow
 def test_other_sizes_and_angles_are_found() -> None:
     image = photo("pier.jpg")
     first = stamp(image, (30, 40))
@@ -72,12 +74,14 @@ def test_the_mark_is_found_on_another_photo() -> None:
     assert overlap(found.mask, there) > 0.85
 
 
+@pytest.mark.slow
 def test_a_photo_without_the_mark_has_none() -> None:
     image = photo("pier.jpg")
     first = stamp(image, (30, 40))
     assert not find_repeats(image, first, other=photo("skyline.jpg"), sensitivity=0.3).regions
 
 
+@pytest.mark.slow
 def test_more_sensitive_never_finds_less() -> None:
     image = photo("pier.jpg")
     first = stamp(image, (30, 40))

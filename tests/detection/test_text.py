@@ -37,6 +37,7 @@ def caption() -> tuple[NDArray[np.uint8], NDArray[np.bool_], FoundText]:
     return image, letters, find_text(image)
 
 
+@pytest.mark.slow
 def test_letters_are_found_as_pixels_not_as_a_box(caption: tuple) -> None:
     _, letters, found = caption
     mask = found.select().mask
@@ -60,12 +61,14 @@ def test_more_sensitive_never_finds_less(caption: tuple) -> None:
     assert all(not (less & ~more).any() for less, more in pairwise(masks))
 
 
+@pytest.mark.slow
 def test_dark_turned_text_is_found() -> None:
     image, letters = written("pier.jpg", "For sale", (160, 150), angle=25, light=False)
     mask = find_text(image).select().mask
     assert (mask & letters).sum() > 0.85 * letters.sum()
 
 
+@pytest.mark.slow
 def test_only_the_box_is_looked_in(caption: tuple) -> None:
     image, letters, _ = caption
     assert not find_text(image, box=(0, 0, 512, 200)).select().mask[200:].any()
@@ -75,6 +78,7 @@ def test_only_the_box_is_looked_in(caption: tuple) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pier.jpg", "flower.png", "skyline.jpg"])
 def test_a_photo_without_text_has_none(name: str) -> None:
     image = np.asarray(Image.open(DATA / name).convert("RGB"))

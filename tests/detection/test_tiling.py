@@ -31,6 +31,7 @@ def bricks() -> NDArray[np.uint8]:
     return np.clip(image + random.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["12:45 NOON", "Harbour 2026", "Sale"])
 @pytest.mark.parametrize("photo", [sky(280), sky(360), bricks()], ids=["low sky", "sky", "bricks"])
 def test_one_caption_is_no_tiled_mark(photo: NDArray[np.uint8], text: str) -> None:
@@ -40,6 +41,7 @@ def test_one_caption_is_no_tiled_mark(photo: NDArray[np.uint8], text: str) -> No
     assert find_tiled_mark(image, (0, 0)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opacity", [0.6, 0.3])
 def test_a_tiled_mark_is_found_in_each_cell(opacity: float) -> None:
     photo = np.asarray(Image.open(DATA / "pier.jpg").convert("RGB"))

@@ -96,6 +96,7 @@ def test_a_context_is_made_from_no_more_of_the_photo_than_it_needs() -> None:
     assert plan(mask).sample_step == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("step", [2, 3])
 def test_a_sampled_context_is_that_of_the_photo_without_the_pixels_between(dtype: type, step: int) -> None:
@@ -150,6 +151,7 @@ def slow_shift(fine: np.ndarray, broad: np.ndarray, crop: Crop, low: Crop) -> np
     return np.asarray(total / np.maximum(share, 1e-3)[..., None] * ramp[..., None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", HOLES)
 def test_shift_is_the_blurred_difference_wherever_the_hole_lies(where: str) -> None:
     side_px, corner, largest_px = HOLES[where]
@@ -246,6 +248,7 @@ def grey_request(level: int, mask: np.ndarray, dtype: type = np.uint8) -> Repair
     return RepairRequest(np.full((*mask.shape, 3), level * (np.iinfo(dtype).max // 255), dtype), mask, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_each_photo_takes_the_colours_of_its_own_context(inpainter: Inpainter, painter: Painter, dtype: type) -> None:
     """Three at once, one without a low, through predictions that don't outlive the next one."""

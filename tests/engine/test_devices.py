@@ -37,6 +37,7 @@ def test_bf16_is_supported_exactly_where_onednn_computes_it() -> None:
         assert cpu_supports_bf16()
 
 
+@pytest.mark.slow
 def test_limit_of_onednn_is_respected() -> None:
     """A CPU that is told to be an older one: bf16 is refused in one sentence, exit 2, and auto takes float32."""
     code = (

@@ -237,6 +237,7 @@ def test_weights_that_can_not_be_put_back_are_tried_again_by_the_next_repair(
     assert result.notes == [] and inpainter.weights_name == "first"
 
 
+@pytest.mark.slow
 def test_measured_profile_is_written_and_wins(
     inpainter: Inpainter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +291,7 @@ def test_graphs_that_the_profile_distrusts_are_written_to_be_verified(
     assert measured.profile.cuda_graph == written
 
 
+@pytest.mark.slow
 def test_a_card_without_room_for_the_weights_leaves_the_work_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     restore, tries = ModelRunner.restore, []
 

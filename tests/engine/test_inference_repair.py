@@ -58,6 +58,7 @@ def random_mask(rng: np.random.Generator, kind: str, size: tuple[int, int]) -> n
     return mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", range(40))
 def test_random_images_and_masks_are_repaired(inpainter: Inpainter, case: int) -> None:
     """Any size, any mask: the right size, the known region byte-exact, the inputs untouched, no exception."""
@@ -128,6 +129,7 @@ def test_empty_mask_gives_the_image_back_with_a_note(inpainter: Inpainter) -> No
     assert result.image is not image
 
 
+@pytest.mark.slow
 def test_too_large_a_hole_is_scaled_and_says_so(inpainter: Inpainter) -> None:
     image = np.full((1500, 1300, 3), 90, np.uint8)
     result = inpainter.repair(image, block((1500, 1300), 100, 50, 1200), dilate_px=4)
@@ -320,6 +322,7 @@ def test_bounds_outside_the_mask_are_refused(inpainter: Inpainter, bounds: Box) 
         inpainter.repair_many([RepairRequest(image, mask, bounds=bounds)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radius", [70, 260])
 def test_a_speck_beside_a_large_hole_that_was_sampled_is_a_hole_of_its_own(
     inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch, radius: int

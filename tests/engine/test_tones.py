@@ -71,6 +71,7 @@ def known_region(mask: np.ndarray, **options: Any) -> np.ndarray:
     return ~paste(dilated.missing, dilated.box, (0, 0, mask.shape[1], mask.shape[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize(
     ("size", "side", "quality"), [((90, 120), 30, "fast"), ((400, 450), 330, "fast"), ((400, 450), 330, "high")]
@@ -155,6 +156,7 @@ def embedded() -> Inpainter:
     return Inpainter.load(device="cpu", precision="fp32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [255, 1023, 4095])
 def test_few_levels_are_filled_like_all_of_them(embedded: Inpainter, most: int) -> None:
     """A 10-bit photo in a 16-bit file looked black to the network; its fill was a quarter darker than the ring."""
@@ -191,6 +193,7 @@ def test_a_photo_that_uses_its_sixteen_bits_is_filled_as_before(
     np.testing.assert_array_equal(got, inpainter.repair(image, mask).image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize(
     ("size", "side", "quality"), [((150, 160), 50, "fast"), ((400, 450), 330, "fast"), ((400, 450), 330, "high")]

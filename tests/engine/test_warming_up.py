@@ -308,6 +308,7 @@ def test_a_program_ends_after_the_step_that_is_being_taken() -> None:
     assert lines[-1].endswith("ends") and len(lines) < 2_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("early", [False, True])
 def test_only_an_early_engine_leaves_something_to_a_thread(monkeypatch: pytest.MonkeyPatch, early: bool) -> None:
     """By a card that is none: what is taken before `load` returns, and what is handed to the thread."""

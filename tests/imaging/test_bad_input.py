@@ -247,6 +247,7 @@ def test_threads_do_not_mix() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_damage_gives_a_photo_or_a_refusal(data: st.DataObject) -> None:
@@ -303,6 +304,7 @@ def test_heic_that_brings_the_decoder_down_is_only_refused() -> None:
     assert refusal(bytes(data)).code == "truncated_image"
 
 
+@pytest.mark.slow
 def test_damaged_heic_gives_a_photo_or_a_refusal() -> None:
     chance = random.Random(3)
     for _ in range(4):

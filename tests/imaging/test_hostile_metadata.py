@@ -163,6 +163,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
 REFUSED = ("GIF, empty comments",)  # thirty million of them, and no way to tell where the picture begins
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_hostile_metadata_costs_little_and_the_photo_opens(name: str, tmp_path: Path) -> None:
     make, formats = FILES[name]

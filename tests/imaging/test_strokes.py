@@ -82,6 +82,7 @@ def inside(polygon: Polygon, height: int, width: int) -> np.ndarray:
 corner = st.tuples(*[st.integers(-80, 240).map(lambda eighths: eighths / 8)] * 2)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(points=st.lists(corner, min_size=3, max_size=12), height=st.integers(1, 22), width=st.integers(1, 26))
 def test_inside_an_outline_is_by_the_even_odd_rule(points: list, height: int, width: int) -> None:

@@ -211,6 +211,7 @@ def test_repairs_together_that_lose_their_process_can_be_tried_alone(pool: CardP
         pool.repair_many([request_of(), request_of(dilate_px=KILL_PROCESS)])
 
 
+@pytest.mark.slow
 def test_repair_that_hangs_has_its_process_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(card_run, "STOP_S", 0.2)
     pool = make_pool(1, deadline_s=0.5)
@@ -260,6 +261,7 @@ def test_what_cannot_be_loaded_is_said_with_the_card(pool: CardPool) -> None:
     wait_until(lambda: not pids(broken))
 
 
+@pytest.mark.slow
 def test_close_lets_what_runs_end_and_leaves_no_process() -> None:
     pool = make_pool()
     there = pids(pool)
@@ -291,6 +293,7 @@ pool.repair_many([request_of(dilate_px=UNTIL_STOPPED)])
 """
 
 
+@pytest.mark.slow
 def test_process_killed_with_9_leaves_no_process_of_a_card() -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT.format(root=str(ROOT))], stdout=subprocess.PIPE, text=True, cwd=ROOT
@@ -312,6 +315,7 @@ def test_process_killed_with_9_leaves_no_process_of_a_card() -> None:
         parent.kill()
 
 
+@pytest.mark.slow
 def test_queue_over_two_cards_ends_every_job_once_while_processes_are_killed(tmp_path: Path) -> None:
     pool = make_pool()
     settings = Settings(data_dir=tmp_path / "data", outputs_dir=tmp_path / "outputs", queue_limit=500)

@@ -122,6 +122,7 @@ def test_who_waits_with_something_new_is_sent_away_when_the_server_stops() -> No
     assert codes == ["interrupted"]
 
 
+@pytest.mark.slow
 def test_memory_goes_back_to_the_system_after_a_large_step() -> None:
     """Pillow's blocks stayed on the heaps of the threads: an idle server held 2.5 GiB. Read in a process of its own."""
     script = """

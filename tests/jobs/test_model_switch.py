@@ -48,6 +48,7 @@ def test_the_models_there_are_and_the_one_in_use(queue: JobQueue) -> None:
     assert queue.models.active == queue.describe()["weights"] == engine_of(queue).weights == "three"
 
 
+@pytest.mark.slow
 def test_a_change_waits_for_the_running_job_and_goes_before_those_that_wait(queue: JobQueue) -> None:
     image = queue.add_image(PHOTO, "a.png")
     first = submit(queue, image.image_id, feather_px=30)
@@ -81,6 +82,7 @@ def test_what_is_not_there_cannot_be_chosen(queue: JobQueue, name: str, code: st
     assert refusal.value.code == code and name in str(refusal.value.params)
 
 
+@pytest.mark.slow
 def test_the_last_choice_counts_and_the_one_before_is_told(queue: JobQueue) -> None:
     assert queue.models.choose("slow") is False
     while not queue.models.is_running:

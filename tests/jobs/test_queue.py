@@ -240,6 +240,7 @@ def test_two_requests_do_not_mix(make_queue: Callable[..., JobQueue]) -> None:
         assert (queue.images.pixels(result) == level).all()
 
 
+@pytest.mark.slow
 def test_a_job_that_takes_too_long_fails_and_the_next_is_served(make_queue: Callable[..., JobQueue]) -> None:
     engine = FakeEngine()
     queue = make_queue(batch_limit=1, engine=engine)
@@ -335,6 +336,7 @@ def test_waiting_views_return_when_something_changes_and_not_before(
     assert waits_s and waits_s[0] <= 0.3
 
 
+@pytest.mark.slow
 def test_closing_gives_running_jobs_back(make_queue: Callable[..., JobQueue]) -> None:
     queue = make_queue()
     photo = queue.add_image(PHOTO, "a.png")
@@ -375,6 +377,7 @@ def test_names_of_clients_are_made_harmless(given: str, kept: str) -> None:
     assert clean_name(given) == kept
 
 
+@pytest.mark.slow
 def test_many_rounds_on_one_photo_leave_the_originals_of_others_at_hand(make_queue: Callable[..., JobQueue]) -> None:
     """Each round left its whole picture in the cache, until every other photo had to be decoded again."""
     queue = make_queue()

@@ -218,6 +218,7 @@ def test_a_mask_is_rasterised_once_and_survives_a_restart(tmp_path: Path, monkey
         second.stop_waiting()
 
 
+@pytest.mark.slow
 @given(st.data())
 @hypothesis_settings(max_examples=60, deadline=None, derandomize=True)
 def test_packed_masks_come_back(data: st.DataObject) -> None:

@@ -71,12 +71,14 @@ def test_interrupted_download_goes_on_in_the_next_run(get: Callable[..., Path], 
     assert int(mirror.ranges()[-1].removeprefix("bytes=").removesuffix("-")) > 0
 
 
+@pytest.mark.slow
 def test_stalled_download_is_noticed_and_goes_on_elsewhere(get: Callable[..., Path], mirror: Mirror) -> None:
     assert_complete(get("stalls", "good"))
     assert mirror.requests[-1][0] == "good"
     assert mirror.ranges()[-1] == "bytes=50000-"
 
 
+@pytest.mark.slow
 def test_trickle_counts_as_a_stall(get: Callable[..., Path]) -> None:
     assert_complete(get("trickles", "good"))
 
@@ -102,6 +104,7 @@ def test_part_as_long_as_the_file_is_settled(get: Callable[..., Path], tmp_path:
     assert_complete(get("good"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("behaviour", "words"),
     [

@@ -118,6 +118,7 @@ class PublishedWrapper(torch.nn.Module):
         return mask * prediction + (1 - mask) * image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_torchscript_archive_loads_without_running_it(
     tmp_path: Path, original: Generator, wrapped: bool, monkeypatch: pytest.MonkeyPatch

@@ -215,6 +215,7 @@ def test_damaged_descriptions_cost_no_memory(tmp_path: Path, pickled: bytes) -> 
     assert refusal(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "words"), ATTACKS.values(), ids=list(ATTACKS))
 def test_files_that_claim_much_are_refused_for_little(tmp_path: Path, make: Callable[[Path], None], words: str) -> None:
     """Two of them took 22 and 33 s and 4.8 GiB before the refusal."""

@@ -29,6 +29,7 @@ def as_many_threads_as_before() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width", "batch"), [(16, 16, 1), (24, 40, 1), (72, 56, 2), (96, 160, 1)])
 def test_every_number_of_threads_matches_the_published_form(height: int, width: int, batch: int) -> None:
     x = masked_input(height, width, batch=batch)

@@ -83,6 +83,7 @@ def test_a_difference_with_a_tensor_missing_or_not_finite_is_refused(tmp_path: P
         apply_difference(base, tmp_path / "few.safetensors")
 
 
+@pytest.mark.slow
 def test_the_two_files_that_come_with_the_program_belong_together_and_fit_the_budget() -> None:
     base = load_generator()
     crisp = apply_difference(base, CRISP_WEIGHTS)

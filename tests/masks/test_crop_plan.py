@@ -24,6 +24,7 @@ def masks(draw: st.DrawFn) -> np.ndarray:
     return mask
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(masks(), st.booleans(), st.sampled_from([(64,), (256, 512), BUCKETS]), st.sampled_from([None, 0, 6]))
 def test_plan_covers_every_hole_once(

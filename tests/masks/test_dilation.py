@@ -60,6 +60,7 @@ def has_hole_beyond(mask: np.ndarray, bounds: Box) -> bool:
     return any(rows.any() for rows in rows_beyond(mask, bounds))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 69), st.integers(0, 9), st.integers(1, 30)), max_size=3), st.integers(1, 70))
 def test_sampled_bounds_are_right_unless_there_is_a_hole_beyond(

@@ -106,6 +106,7 @@ def test_a_critic_learns_to_tell_blur_from_photos(tmp_path: Path) -> None:
     assert held_out_accuracy(trainer, unseen, 6) > 0.62
 
 
+@pytest.mark.slow
 def test_the_generator_waits_until_the_critic_can_judge(tmp_path: Path) -> None:
     torch.manual_seed(0)
     store = make_store(tmp_path / "photos", ["skyline.jpg"])
@@ -154,6 +155,7 @@ def test_the_guide_fills_the_deepest_holes_of_the_coarse_target(tmp_path: Path) 
     assert torch.equal(target[4:], image[4:])
 
 
+@pytest.mark.slow
 def test_every_critic_step_applies_its_own_gradient(tmp_path: Path) -> None:
     """Steps with and without the penalty wrote to two tensors, and the optimiser read the one captured last."""
     torch.manual_seed(0)

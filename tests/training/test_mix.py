@@ -41,6 +41,7 @@ def test_a_mix_refuses_other_forms_and_shares() -> None:
         mix.mixed([(0.5, weights), (0.5, {"b": torch.ones(2)})])
 
 
+@pytest.mark.slow
 def test_a_sharpened_network_has_more_contrast_and_the_same_colour(tmp_path: Path) -> None:
     torch.manual_seed(0)
     random = np.random.default_rng(0)
@@ -102,6 +103,7 @@ def test_late_shares_begin_with_the_first_upsampling(tmp_path: Path) -> None:
     assert min(changed) == up and max(kept) < up
 
 
+@pytest.mark.slow
 def test_statistics_of_a_mix_are_measured_over_photos(tmp_path: Path) -> None:
     torch.manual_seed(0)
     random = np.random.default_rng(0)

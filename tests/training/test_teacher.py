@@ -71,6 +71,7 @@ def test_a_teacher_shows_its_weights_fill_and_the_photo_around_it() -> None:
     assert (changed - fill).abs().max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("photo_perceptual", [False, True])
 def test_all_terms_ask_for_what_the_teacher_shows(tmp_path: Path, photo_perceptual: bool) -> None:
     """A student that fills as its teacher does has no error left, but for the photo's where the recipe asks for it."""

@@ -93,6 +93,7 @@ def addresses(routes: Sequence[Any], before: str = "") -> Iterator[tuple[str, st
             yield method, re.sub(r"\{[^}]*\}", "x", path)
 
 
+@pytest.mark.slow
 def test_every_route_refuses_a_stranger(accounts: Accounts, tmp_path: Path) -> None:
     """Ours and Gradio's, as the application itself lists them: what is added later is walked too."""
     folders = {"data_dir": str(tmp_path / "data"), "outputs_dir": str(tmp_path / "outputs")}

@@ -72,6 +72,7 @@ def rest_of(connection: socket.socket) -> bytes:
     return came
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sent", [b"", b"GE", b"GET / HTTP/1.1\r\nHost: x\r\nX-", POST], ids=["none", "word", "head", "body"]
 )

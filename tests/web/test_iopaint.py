@@ -198,6 +198,7 @@ def test_own_routes_stay_beside_iopaints(client: httpx.Client) -> None:
     assert answer.status_code == 200 and answer.json()["errors"] == "200: No input image configured"
 
 
+@pytest.mark.slow
 def test_full_queue_is_called_busy(tmp_path: Path) -> None:
     server = RunningServer(tmp_path, settings={"queue_limit": 1}).start()
     try:
@@ -235,6 +236,7 @@ def test_client_that_goes_away_cancels_its_job(client: httpx.Client, route: str)
     assert follow(client, first)["state"] == "done"
 
 
+@pytest.mark.slow
 def test_folder_is_looked_through_and_nothing_leads_out_of_it(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

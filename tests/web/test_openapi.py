@@ -89,6 +89,7 @@ def has_files(media: dict[str, Any]) -> bool:
     return any(resolved(DOCUMENT, field).get("format") == "binary" for field in fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_examples_do_what_they_say(scene: Scene, method: str, path: str) -> None:
     operation = DOCUMENT["paths"][path][method]

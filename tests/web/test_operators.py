@@ -130,6 +130,7 @@ def test_only_operators_see_status_and_metrics(start_server: Callable[..., Runni
         assert client.get("/ready").status_code == client.get("/health").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_server_without_redis_or_workers_says_so(tmp_path: Path) -> None:
     redis_ = RedisServer(tmp_path / "redis").start()
     web = RunningServer(tmp_path / "web", kind="celery", settings={"redis_url": redis_.url})

@@ -62,11 +62,13 @@ def note_codes() -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_the_search_finds_what_is_known_to_be_there() -> None:
     assert {"empty_mask", "truncated_image", "timed_out", "cross_site", "bad_weights"} <= error_codes()
     assert {"not_saved", "heic_saved_as", "scaled", "fp32_retry", "out_of_memory"} <= note_codes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_code_of_the_program_has_a_sentence(language: str) -> None:
     words = load_strings()[language]

@@ -93,6 +93,7 @@ ROUTES: dict[str, tuple[Ask, list[tuple[Any, str]]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROUTES)
 def test_what_works_on_a_picture_holds_a_turn(
     client: TestClient, name: str, monkeypatch: pytest.MonkeyPatch
@@ -144,6 +145,7 @@ def taken(memory: MemoryBudget) -> Iterator[None]:
             holder.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ROUTES if "repair" not in name])
 def test_who_gets_no_turn_is_told_when_to_come_again(
     client: TestClient, name: str, monkeypatch: pytest.MonkeyPatch

@@ -68,6 +68,7 @@ def test_weights_are_fetched_and_can_be_chosen(serve: Callable[..., TestClient])
         assert client.delete("/api/v1/weights/big-lama/fetch").status_code == 202
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"fetch_weights": "terminal"}, {"operators": "ann"}], ids=str)
 def test_who_may_not_fetch_is_offered_nothing(
     serve: Callable[..., TestClient], mirror: Mirror, settings: dict[str, str]
