@@ -78,9 +78,8 @@ def compiled_for_hopper(generator: Generator, *, kernels: Sequence[str] = ("loca
     """Compile the Hopper kernels, with and without what they are added to; return what each came to."""
     fits: list[Fit] = []
     layer = fold_generator(generator).layers[0]
-    card = mock.Mock(multi_processor_count=132)
-    with as_on_a_card(hopper_trunk.CAPABILITY, fits), mock.patch.object(torch.cuda, "get_device_properties") as asked:
-        asked.return_value = card
+    card = mock.patch.object(torch.cuda, "get_device_properties", return_value=mock.Mock(multi_processor_count=132))
+    with as_on_a_card(hopper_trunk.CAPABILITY, fits), card:
         trunk = hopper_trunk.HopperTrunk([layer], torch.device("cpu"))
         channels = layer.local.weight.shape[1] + layer.leave.shape[1]
         source, target = (trunk.sided(torch.zeros(1, 128, 128, channels).half(), filled=True) for _ in range(2))

@@ -236,8 +236,8 @@ def _is_readable(strength: Field, line: Region) -> bool:
     left, top = np.maximum(line.polygon.min(axis=0).astype(int) - AROUND_LINE_PX, 0)
     right, bottom = line.polygon.max(axis=0).astype(int) + AROUND_LINE_PX
     smooth = cv2.GaussianBlur(strength, (0, 0), 0.8)[top:bottom, left:right]
-    typical = float(np.percentile(np.abs(smooth), 95))
-    return any(
+    typical = float(np.percentile(np.abs(smooth), 95))  # letters cover more than a twentieth of such a part
+    return any(  # bright letters, then dark ones
         max((one.score for one in find_lines(_letters_in(sign * smooth, typical))), default=0.0) >= READABLE
         for sign in (1, -1)
     )

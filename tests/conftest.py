@@ -1,7 +1,8 @@
 """Fixtures for everybody: real servers on free ports, with a fake engine or the real one. Marks and seeds each test.
 
 Marks come from what a test asks for and where it lies, not by hand: `MARKS_BY_FIXTURE`, `MARKS_BY_FOLDER` and
-`FOLDER_OF_KERNELS`. `./run_tests.sh --quick` leaves out what carries one of them.
+`FOLDER_OF_KERNELS`. Only `slow` is set by hand, to what was measured. `./run_tests.sh --quick` leaves out what carries
+one of them.
 """
 
 import atexit

@@ -37,8 +37,10 @@ def test_this_triton_compiles_what_runs_on_a_hopper_card() -> None:
     from lama.kernels.hopper_trunk import CAPABILITY, why_not_gluon
     from lama.kernels.tiles import shared_bytes_of
 
-    if obstacle := why_not_gluon():
+    obstacle = why_not_gluon()
+    if triton.__version__.startswith("3.8."):
         pytest.skip(obstacle)
+    assert obstacle == ""
     fits = compiled_for_hopper(live_generator(64, 1), kernels=("local",))
     assert [kernel for kernel, _ in fits] == ["convolve_tile"] * 2
     assert all(0 < shared <= shared_bytes_of(CAPABILITY) // 2 for _, shared in fits)  # others run beside it

@@ -188,7 +188,7 @@ def test_the_strip_survives_a_restart_of_the_server(visit: Visit, start_server: 
 
 
 def captioned(name: str, text: str) -> dict[str, Any]:
-    """Return a photo of a smooth sky with a caption, or without: too wide to be looked at twice as large, and low."""
+    """Return a photo of a smooth sky with a caption, or without: too wide to be looked at twice as large."""
     rows, columns = np.mgrid[0:240, 0:640]
     sky = np.stack([150 + rows // 8, 180 + columns // 20, 205 + rows // 16], axis=2).astype(np.uint8)
     image = Image.fromarray(sky)
