@@ -28,7 +28,7 @@ from lama import triton_backend as triton_form
 from lama.checkpoint import load_generator
 from lama.fold_batchnorm import fold_generator
 from lama.generator import Generator
-from lama.kernels import convolution, hopper_trunk, tiles
+from lama.kernels import convolution, hopper_card, hopper_decoder, hopper_trunk, tiles
 
 CAPABILITIES = "8.0,8.6,8.9,12.0"
 SIZES = "1x256x256,1x384x384,1x512x512,8x512x512,1x768x768,1x1024x1024"
@@ -53,7 +53,7 @@ def main() -> None:
         for name, generator in (("included", load_generator(None)), ("big", Generator(*BIG).eval())):
             largest: dict[str, int] = {}
             fits = compiled(generator, (major, minor), sizes)
-            if (major, minor) == hopper_trunk.CAPABILITY:
+            if (major, minor) == hopper_card.CAPABILITY:
                 fits += compiled_for_hopper(generator)
             for kernel, shared in fits:
                 largest[kernel] = max(shared, largest.get(kernel, 0))
@@ -74,18 +74,27 @@ def compiled(generator: Generator, capability: tuple[int, int], sizes: Sequence[
     return fits
 
 
-def compiled_for_hopper(generator: Generator, *, kernels: Sequence[str] = ("local", "cross")) -> list[Fit]:
-    """Compile the Hopper kernels, with and without what they are added to; return what each came to."""
+def compiled_for_hopper(
+    generator: Generator, *, kernels: Sequence[str] = ("local", "cross", "upsampling")
+) -> list[Fit]:
+    """Compile the Hopper kernels, the trunk's with and without what they are added to; return what each came to."""
     fits: list[Fit] = []
-    layer = fold_generator(generator).layers[0]
-    card = mock.patch.object(torch.cuda, "get_device_properties", return_value=mock.Mock(multi_processor_count=132))
-    with as_on_a_card(hopper_trunk.CAPABILITY, fits), card:
-        trunk = hopper_trunk.HopperTrunk([layer], torch.device("cpu"))
+    network = fold_generator(generator)
+    layer, device = network.layers[0], torch.device("cpu")
+    with as_on_a_card(hopper_card.CAPABILITY, fits):
+        trunk = hopper_trunk.HopperTrunk([layer], device)
         channels = layer.local.weight.shape[1] + layer.leave.shape[1]
         source, target = (trunk.sided(torch.zeros(1, 128, 128, channels).half(), filled=True) for _ in range(2))
         for add in (False, True):
             for kernel in kernels:
-                getattr(trunk, f"convolve_{kernel}")(0, source, target, add=add)
+                if kernel != "upsampling":
+                    getattr(trunk, f"convolve_{kernel}")(0, source, target, add=add)
+        if "upsampling" in kernels:
+            for up in network.ups:
+                if hopper_decoder.is_whole(up):
+                    inputs, outputs = up.weight.shape[:2]
+                    x, out = torch.zeros(1, 64, 64, inputs).half(), torch.zeros(1, 128, 128, outputs).half()
+                    hopper_decoder.HopperUpsampling(up, device).upsample(x, out)
     return fits
 
 

@@ -222,6 +222,7 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
                 put_on_one_stream(fused.backend)
             if "no Hopper" in form:
                 fused.backend.trunk._hopper = None
+                fused.backend._hopper_ups = [None] * len(fused.backend._hopper_ups)
             for words, rows in ORDERS.items():
                 if words in form:
                     return lambda x: with_rows(fused, x, rows)

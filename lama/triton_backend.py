@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lama.devices import on_card
 from lama.fold_batchnorm import FoldedNetwork
 from lama.kernels.convolution import convolve, row_convolution
+from lama.kernels.hopper_decoder import hopper_upsamplings
 from lama.kernels.stem_head import (
     BORDER_PX,
     COLOURS,
@@ -44,13 +45,14 @@ class TritonBackend(nn.Module):
         self._downs = [row_convolution(down, device, stride=2) for down in network.downs]
         self.trunk = TritonTrunk(network.layers, device=device)
         self._ups = [row_upsampling(up, device) for up in network.ups]
+        self._hopper_ups, self._why_not_hopper_ups = hopper_upsamplings(network.ups, device)
         self._head = head_weights(network.head, device)
         self._width = network.stem.bias.numel()
 
     @property
     def why_not_hopper(self) -> str:
         """What keeps the Hopper kernels from running, or nothing."""
-        return self.trunk.why_not_hopper
+        return self.trunk.why_not_hopper or self._why_not_hopper_ups
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 4, H, W) -> (B, 3, H, W) float32 in [0, 1]; `x` is not modified."""
@@ -86,12 +88,15 @@ class TritonBackend(nn.Module):
 
     def _decode(self, x: Tensor) -> Tensor:
         """(B, H/8, W/8, D + C) -> (B, 3, H, W) float32."""
-        for up in self._ups:
+        for up, hopper_up in zip(self._ups, self._hopper_ups, strict=True):
             batch, height, width, _ = x.shape
             outputs = up.bias.numel()
             out = self._empty(batch, 2 * height, 2 * width, outputs)
-            tile = self._tile("up", batch * height * width, columns=outputs, depth=up.inputs)
-            upsample(x, up, out, tile=tile)
+            if hopper_up is not None and hopper_up.takes(x):
+                hopper_up.upsample(x, out)
+            else:
+                tile = self._tile("up", batch * height * width, columns=outputs, depth=up.inputs)
+                upsample(x, up, out, tile=tile)
             x = out
         batch, height, width, _ = x.shape
         planes = self._empty(batch, height, TAPS * COLOURS, width)

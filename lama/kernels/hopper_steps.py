@@ -74,7 +74,7 @@ def _mirrored(i, n):
 
 
 @gluon.jit
-def _pixels(pool, slot, FROM: gl.constexpr, SHAPE: gl.constexpr, LAYOUT: gl.constexpr):
+def pixels_in(pool, slot, FROM: gl.constexpr, SHAPE: gl.constexpr, LAYOUT: gl.constexpr):
     """The 32 rows of eight pixels in a slot that begin at its row FROM, in another shape."""
     if CUTS:
         slots: gl.constexpr = pool.shape[0] // SLOT
@@ -86,7 +86,7 @@ def _pixels(pool, slot, FROM: gl.constexpr, SHAPE: gl.constexpr, LAYOUT: gl.cons
 
 
 @gluon.jit
-def _weights(pool, slot, tap):
+def weights_in(pool, slot, tap):
     """A tap's weights in a slot (OUTPUTS, DEPTH)."""
     if CUTS:
         slots: gl.constexpr = pool.shape[0] // SLOT
@@ -114,7 +114,7 @@ def load_taps(step, slot, wanted, pool, ready, sources, place, size, ALL_OUTPUTS
     bar = ready.index(slot)
     row: gl.constexpr = [1, 1, COLUMNS, DEPTH]
     top = reinterpret(pool.index(slot * SLOT), gl.float16, row, OPERAND_BOX)
-    inner = _pixels(pool, slot, 1, [1, ROWS, COLUMNS, DEPTH], OPERAND_BOX)
+    inner = pixels_in(pool, slot, 1, [1, ROWS, COLUMNS, DEPTH], OPERAND_BOX)
     bottom = reinterpret(pool.index(slot * SLOT + 1 + ROWS), gl.float16, row, OPERAND_BOX)
     mbarrier.expect(bar, TAPS_BYTES, pred=wanted)
     copy_in(pixel_row, [image, above, column, channel], bar, top, pred=within)
@@ -125,7 +125,7 @@ def load_taps(step, slot, wanted, pool, ready, sources, place, size, ALL_OUTPUTS
     copy_in(side_row, [image, below, column, channel], bar, bottom, pred=beyond)
     for tap in gl.static_range(3):
         weight_row = (step * 3 + tap) * ALL_OUTPUTS + output
-        copy_in(weight, [weight_row, 0], bar, _weights(pool, slot, tap), pred=wanted)
+        copy_in(weight, [weight_row, 0], bar, weights_in(pool, slot, tap), pred=wanted)
 
 
 @gluon.jit
@@ -135,24 +135,24 @@ def load_tail(slot, pool, ready, sources, place, channel, weight_row):
     image, y, x, output = place
     bar = ready.index(slot)
     mbarrier.expect(bar, TAIL_BYTES)
-    copy_in(pixels, [image, y, x, channel], bar, _pixels(pool, slot, 1, [1, ROWS, COLUMNS, DEPTH], OPERAND_BOX))
-    copy_in(weight, [weight_row + output, 0], bar, _weights(pool, slot, 0))
+    copy_in(pixels, [image, y, x, channel], bar, pixels_in(pool, slot, 1, [1, ROWS, COLUMNS, DEPTH], OPERAND_BOX))
+    copy_in(weight, [weight_row + output, 0], bar, weights_in(pool, slot, 0))
 
 
 @gluon.jit
 def add_taps(acc, pool, slot):
     """Multiply a column of taps; on return the step before has been multiplied and this one is on its way."""
     for tap in gl.static_range(3):
-        b = _pixels(pool, slot, tap, [PIXELS, DEPTH], OPERAND)
-        acc = warpgroup_mma(_weights(pool, slot, tap), b.permute((1, 0)), acc, is_async=True)
+        b = pixels_in(pool, slot, tap, [PIXELS, DEPTH], OPERAND)
+        acc = warpgroup_mma(weights_in(pool, slot, tap), b.permute((1, 0)), acc, is_async=True)
     return warpgroup_mma_wait(3, deps=[acc])
 
 
 @gluon.jit
 def add_tail(acc, pool, slot):
     """The same for a step of the 1x1."""
-    b = _pixels(pool, slot, 1, [PIXELS, DEPTH], OPERAND)
-    acc = warpgroup_mma(_weights(pool, slot, 0), b.permute((1, 0)), acc, is_async=True)
+    b = pixels_in(pool, slot, 1, [PIXELS, DEPTH], OPERAND)
+    acc = warpgroup_mma(weights_in(pool, slot, 0), b.permute((1, 0)), acc, is_async=True)
     return warpgroup_mma_wait(1, deps=[acc])
 
 

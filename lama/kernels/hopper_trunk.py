@@ -1,4 +1,4 @@
-"""The trunk's maps and weights as the Hopper kernels take them, and whether this card and this Triton can.
+"""The trunk's maps and weights as the Hopper kernels take them.
 
 A map has side columns beside it: of every row, the eight pixels that a tile at the left border sees when it looks one
 column to the left (1, 0, 1, ... 6), and those that a tile at the right border sees one to the right. So eight columns
@@ -11,22 +11,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from lama.fold_batchnorm import Convolution, FFCLayer
 from lama.kernels.convolution import convolve, row_convolution
-from lama.kernels.tiles import tile_for
+from lama.kernels.hopper_card import (
+    COLUMNS,
+    DEPTH,
+    LARGEST_TRIAL_DIFFERENCE,
+    OUTPUTS,
+    ROWS,
+    tiles_of,
+    trial_difference,
+    why_not_card,
+)
+from lama.kernels.tiles import multiprocessors, tile_for
 
-CAPABILITY = (9, 0)
-ROWS, COLUMNS, OUTPUTS, DEPTH, SIDE_COLUMNS = 32, 8, 64, 32, 16  # as in hopper_steps, which not every Triton can import
+SIDE_COLUMNS = 16  # as in hopper_steps
 LOCAL_SLOTS = 3  # 87 or 97 KB: programs of the spectral path fit beside it
 CROSS_SLOTS = 6
 FEWEST_TILES, FEWEST_NARROW_TILES = 0.2, 0.7
 """Of the local convolution, for each multiprocessor: with fewer, the smaller tiles of the other kernels are faster. The
 second number is for networks as narrow as the included one, whose tiles hold all outputs."""
 TRIAL_SHAPE = (1, 128, 64)  # two tiles a program of the cross convolution, and every border
-LARGEST_TRIAL_DIFFERENCE = 2e-3
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class HopperTrunk:
         self.device = device
         self._local = [stepped_convolution(layer.local, device) for layer in layers]
         self._cross = [stepped_convolution(layer.cross, device, tail=layer.leave) for layer in layers]
-        self._multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+        self._multiprocessors = multiprocessors(device)
 
     def takes(self, x: Tensor) -> bool:
         """Whether maps of this shape (B, H, W, C) divide into tiles, and into enough of them."""
@@ -81,7 +88,7 @@ class HopperTrunk:
             return False
         outputs = self._local[0].outputs
         fewest = FEWEST_TILES if outputs > OUTPUTS else FEWEST_NARROW_TILES
-        return _tiles(batch, height, width, outputs) >= fewest * self._multiprocessors
+        return tiles_of(batch, height, width, outputs) >= fewest * self._multiprocessors
 
     def sided(self, x: Tensor, *, filled: bool) -> SidedMap:
         """Give a map its side columns, computed if `filled`, else to be written by the convolutions that fill it."""
@@ -103,7 +110,7 @@ class HopperTrunk:
 
         weights = self._local[layer]
         batch, height, width, _ = x.pixels.shape
-        convolve_tile[(_tiles(batch, height, width, weights.outputs),)](
+        convolve_tile[(tiles_of(batch, height, width, weights.outputs),)](
             *x.operands,
             weights.box,
             out.result,
@@ -126,7 +133,7 @@ class HopperTrunk:
 
         weights = self._cross[layer]
         batch, height, width, channels = x.pixels.shape
-        tiles = _tiles(batch, height, width, weights.outputs)
+        tiles = tiles_of(batch, height, width, weights.outputs)
         convolve_tiles[(min(tiles, self._multiprocessors),)](
             *x.operands,
             weights.box,
@@ -167,33 +174,13 @@ def hopper_trunk(layers: Sequence[FFCLayer], device: torch.device) -> tuple[Hopp
 
 def why_not_hopper(layer: FFCLayer, device: torch.device) -> str:
     """Say what keeps the Hopper kernels from running, or return an empty string."""
-    if device.type != "cuda" or torch.version.hip is not None:
-        return f"{device} is no Hopper card"
-    capability = torch.cuda.get_device_capability(device)
-    if capability != CAPABILITY:
-        return f"compute capability is {capability[0]}.{capability[1]}, not {CAPABILITY[0]}.{CAPABILITY[1]}"
-    if obstacle := why_not_gluon():
+    if obstacle := why_not_card(device):
         return obstacle
     sums = (layer.local.weight.shape[1], layer.cross.weight.shape[1], layer.leave.shape[1])
     if any(channels % DEPTH for channels in sums):
         return f"sums over {', '.join(map(str, sums))} channels are no multiples of {DEPTH}"
     if layer.local.bias.numel() % OUTPUTS or layer.cross.bias.numel() % OUTPUTS:
         return f"the outputs are no multiples of {OUTPUTS}"
-    return ""
-
-
-def why_not_gluon() -> str:
-    """Say why this Triton cannot compile the Hopper kernels, or return an empty string."""
-    try:
-        from triton.experimental.gluon import language
-        from triton.experimental.gluon.language.nvidia.hopper import tma
-    except ImportError:
-        return f"Triton {triton.__version__} has no Gluon"
-    memory = getattr(language, "shared_memory_descriptor", None)
-    # 3.8 looks at memory as no more than was cut out of it, as later ones do, and cuts out powers of two only.
-    is_between = hasattr(tma, "async_load") and not hasattr(memory, "reinterpret")
-    if is_between or not (hasattr(memory, "reinterpret") or hasattr(memory, "_reinterpret")):
-        return f"the Gluon of Triton {triton.__version__} does not look at shared memory in the shapes needed"
     return ""
 
 
@@ -226,10 +213,6 @@ def side_columns(x: Tensor, channels: int) -> Tensor:
     return torch.cat([x[:, :, 1:2], x[:, :, :7], x[:, :, -7:], x[:, :, -2:-1]], dim=2)
 
 
-def _tiles(batch: int, height: int, width: int, outputs: int) -> int:
-    return batch * (height // ROWS) * (width // COLUMNS) * (outputs // OUTPUTS)
-
-
 def _trial_difference(trunk: HopperTrunk, layer: FFCLayer) -> float:
     """Run a layer's convolutions on noise: the largest relative difference from the other kernels, infinite for NaN."""
     device = trunk.device
@@ -253,6 +236,5 @@ def _trial_difference(trunk: HopperTrunk, layer: FFCLayer) -> float:
         convolve(x, local, expected, tile=tile, add_to_out=add)
         convolve(x, cross, expected, tile=cross_tile, tail_channel=channels, to_channel=outputs, add_to_out=add)
         for actual, reference in ((out.pixels, expected), (out.side, side_columns(expected, channels))):
-            difference = (actual.float() - reference.float()).norm() / reference.float().norm()
-            largest = max(largest, difference.nan_to_num(nan=math.inf).item())
+            largest = max(largest, trial_difference(actual, reference))
     return largest

@@ -38,7 +38,7 @@ def test_this_triton_compiles_what_runs_on_a_hopper_card(tmp_path: Path, monkeyp
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     pytest.importorskip("triton.experimental.gluon")
     from bench.compile_cards import compiled_for_hopper
-    from lama.kernels.hopper_trunk import CAPABILITY, why_not_gluon
+    from lama.kernels.hopper_card import CAPABILITY, why_not_gluon
     from lama.kernels.tiles import shared_bytes_of
 
     obstacle = why_not_gluon()

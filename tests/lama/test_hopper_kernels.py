@@ -13,18 +13,16 @@ pytest.importorskip("triton.experimental.gluon")
 import triton
 
 from lama.kernels.convolution import convolve_reference, row_convolution
+from lama.kernels.hopper_card import COLUMNS, DEPTH, OUTPUTS, ROWS, why_not_gluon
+from lama.kernels.hopper_decoder import STEPS, HopperUpsampling, hopper_upsamplings
 from lama.kernels.hopper_trunk import (
-    COLUMNS,
-    DEPTH,
-    OUTPUTS,
-    ROWS,
     HopperTrunk,
     hopper_trunk,
     side_columns,
     stepped_convolution,
-    why_not_gluon,
     why_not_hopper,
 )
+from lama.kernels.upsampling import row_upsampling, upsample_reference
 
 CPU = torch.device("cpu")
 on_hopper = pytest.mark.skipif(
@@ -49,6 +47,13 @@ def random_convolution(outputs: int, inputs: int, kernel_px: int) -> Convolution
     weight = torch.randn(outputs, inputs, kernel_px, kernel_px, generator=random, dtype=torch.float64)
     bias = torch.randn(outputs, generator=random, dtype=torch.float64)
     return Convolution(weight * (inputs * kernel_px**2) ** -0.5, bias)
+
+
+def random_upsampling(inputs: int, outputs: int) -> Convolution:
+    random = torch.Generator().manual_seed(inputs + outputs)
+    weight = torch.randn(inputs, outputs, 3, 3, generator=random, dtype=torch.float64)
+    bias = torch.randn(outputs, generator=random, dtype=torch.float64)
+    return Convolution(weight * (inputs * 9 / 4) ** -0.5, bias)
 
 
 def skip_where_gluon_cannot() -> None:
@@ -103,11 +108,37 @@ def test_weights_and_side_columns_give_the_convolution() -> None:
             assert torch.allclose(finished, expected[0, y0 : y0 + ROWS, x0 : x0 + COLUMNS])
 
 
+def test_steps_of_an_upsampling_give_the_transposed_convolution() -> None:
+    """The kernel's sum, step by step, in float64, with zeros beyond the right and the lower border."""
+    height, width, inputs, outputs = 5, 6, 2 * DEPTH, OUTPUTS
+    convolution = random_upsampling(inputs, outputs)
+    form = HopperUpsampling(convolution, CPU)
+    x = torch.randn(1, height, width, inputs + 3).half().double()
+    expected = torch.empty(1, 2 * height, 2 * width, outputs, dtype=torch.float64)
+    upsample_reference(x, row_upsampling(convolution, CPU), expected)
+
+    seen = torch.nn.functional.pad(x[..., :inputs], (0, 0, 0, 1, 0, 1))
+    weights = iter(form.weight.double().view(-1, 3, outputs, DEPTH))
+    for odd_column, steps in ((1, STEPS[0]), (0, STEPS[1])):
+        odd, even = (form.bias.double().expand(1, height, width, outputs) for _ in range(2))
+        for chunk in seen.split(DEPTH, dim=3):
+            for dx in range(len(steps)):
+                pixels = chunk[:, :, dx : dx + width]
+                here, below, of_even = next(weights)
+                odd = odd + pixels[:, :height] @ here.T + pixels[:, 1:] @ below.T
+                even = even + pixels[:, :height] @ of_even.T
+        assert torch.allclose(odd.relu(), expected[:, 1::2, odd_column::2])
+        assert torch.allclose(even.relu(), expected[:, 0::2, odd_column::2])
+    assert next(weights, None) is None
+
+
 def test_says_why_not_on_other_devices() -> None:
     layer = random_layer(32)
     assert "no Hopper card" in why_not_hopper(layer, CPU)
     trunk, obstacle = hopper_trunk([layer], CPU)
     assert trunk is None and "no Hopper card" in obstacle
+    forms, obstacle = hopper_upsamplings([random_upsampling(64, 64)], CPU)
+    assert forms == [None] and "no Hopper card" in obstacle
 
 
 @pytest.mark.parametrize(
@@ -163,6 +194,44 @@ def test_convolutions_of_a_layer(width: int, batch: int, height: int, columns: i
     assert ((out.double() - expected).norm() / expected.norm()).item() < 1e-3
     assert torch.equal(out[..., channels:], expected[..., channels:].half())
     assert torch.equal(target.side, side_columns(out, channels))
+
+
+@on_hopper
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "batch", "height", "width"),
+    [(512, 256, 1, 64, 128), (128, 64, 2, 160, 72), (64, 64, 1, 32, 8), (256, 128, 3, 256, 64)],
+)
+def test_upsampling(inputs: int, outputs: int, batch: int, height: int, width: int) -> None:
+    device = torch.device("cuda")
+    convolution = random_upsampling(inputs, outputs)
+    skip_where_gluon_cannot()
+    x = torch.randn(batch, height, width, inputs + 64, device=device).half()
+    shape = (batch, 2 * height, 2 * width, outputs)
+    expected = torch.empty(shape, dtype=torch.float64, device=device)
+    upsample_reference(x.double(), row_upsampling(convolution, device), expected)
+    form = HopperUpsampling(convolution, device)
+    for _ in range(3):  # a race shows in one of several
+        out = torch.full(shape, math.nan, dtype=torch.float16, device=device)
+        form.upsample(x, out)
+        assert ((out.double() - expected).norm() / expected.norm()).item() < 1e-3
+        assert (out.double() - expected).abs().max().item() < 2e-3 * expected.abs().max().item()
+
+
+@on_hopper
+@pytest.mark.gpu
+def test_upsamples_only_what_keeps_the_card_at_work() -> None:
+    device = torch.device("cuda")
+    skip_where_gluon_cannot()
+    forms, failure = hopper_upsamplings([random_upsampling(*pair) for pair in ((256, 128), (64, 32))], device)
+    assert not failure and forms[1] is None
+    form = forms[0]
+    assert form is not None
+    tiles = torch.cuda.get_device_properties(device).multi_processor_count
+    assert form.takes(torch.empty(tiles // 2, 32, 8, 256, device=device))  # two tiles of outputs each
+    assert not form.takes(torch.empty(tiles // 2 + 1, 32, 8, 256, device=device))
+    assert not form.takes(torch.empty(tiles // 2, 32, 12, 256, device=device))
+    assert not form.takes(torch.empty(1, 32, 8, 256, device=device))
 
 
 @on_hopper

@@ -1,0 +1,47 @@
+"""What the Hopper kernels have in common on the host's side: their tile, and whether this card and this Triton can."""
+
+import math
+
+import torch
+import triton
+from torch import Tensor
+
+CAPABILITY = (9, 0)
+ROWS, COLUMNS, OUTPUTS, DEPTH = 32, 8, 64, 32  # as in hopper_steps, which not every Triton can import
+LARGEST_TRIAL_DIFFERENCE = 2e-3
+
+
+def why_not_card(device: torch.device) -> str:
+    """Say what keeps Hopper kernels from running on `device`, or return an empty string."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return f"{device} is no Hopper card"
+    capability = torch.cuda.get_device_capability(device)
+    if capability != CAPABILITY:
+        return f"compute capability is {capability[0]}.{capability[1]}, not {CAPABILITY[0]}.{CAPABILITY[1]}"
+    return why_not_gluon()
+
+
+def why_not_gluon() -> str:
+    """Say why this Triton cannot compile Hopper kernels, or return an empty string."""
+    try:
+        from triton.experimental.gluon import language
+        from triton.experimental.gluon.language.nvidia.hopper import tma
+    except ImportError:
+        return f"Triton {triton.__version__} has no Gluon"
+    memory = getattr(language, "shared_memory_descriptor", None)
+    # 3.8 looks at memory as no more than was cut out of it, as later ones do, and cuts out powers of two only.
+    is_between = hasattr(tma, "async_load") and not hasattr(memory, "reinterpret")
+    if is_between or not (hasattr(memory, "reinterpret") or hasattr(memory, "_reinterpret")):
+        return f"the Gluon of Triton {triton.__version__} does not look at shared memory in the shapes needed"
+    return ""
+
+
+def tiles_of(batch: int, height: int, width: int, outputs: int) -> int:
+    """Return how many tiles a map (batch, height, width) with `outputs` channels has."""
+    return batch * (height // ROWS) * (width // COLUMNS) * (outputs // OUTPUTS)
+
+
+def trial_difference(actual: Tensor, expected: Tensor) -> float:
+    """Return the relative difference of a trial from what other kernels gave, infinite for NaN."""
+    difference = (actual.float() - expected.float()).norm() / expected.float().norm()
+    return difference.nan_to_num(nan=math.inf).item()
