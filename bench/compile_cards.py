@@ -26,12 +26,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lama import triton_backend as triton_form
 from lama.checkpoint import load_generator
+from lama.dft import dft_matrices
 from lama.fold_batchnorm import fold_generator
 from lama.generator import Generator
-from lama.kernels import convolution, hopper_card, hopper_decoder, hopper_trunk, tiles
+from lama.kernels import convolution, hopper_card, hopper_decoder, hopper_path, hopper_trunk, tiles
+from lama.kernels.convolution import row_convolution
+from lama.kernels.fourier import kernel_matrices
 
 CAPABILITIES = "8.0,8.6,8.9,12.0"
 SIZES = "1x256x256,1x384x384,1x512x512,8x512x512,1x768x768,1x1024x1024"
+MULTIPROCESSORS = 132  # of an H100 or H200
 BIG = (64, 1)  # big-lama's width; its blocks are all alike
 
 Fit = tuple[str, int]
@@ -75,20 +79,32 @@ def compiled(generator: Generator, capability: tuple[int, int], sizes: Sequence[
 
 
 def compiled_for_hopper(
-    generator: Generator, *, kernels: Sequence[str] = ("local", "cross", "upsampling")
+    generator: Generator, *, kernels: Sequence[str] = ("local", "cross", "entry", "upsampling")
 ) -> list[Fit]:
     """Compile the Hopper kernels, the trunk's with and without what they are added to; return what each came to."""
     fits: list[Fit] = []
     network = fold_generator(generator)
     layer, device = network.layers[0], torch.device("cpu")
-    with as_on_a_card(hopper_card.CAPABILITY, fits):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(as_on_a_card(hopper_card.CAPABILITY, fits))
+        for module in (hopper_decoder, hopper_path, hopper_trunk):
+            stack.enter_context(mock.patch.object(module, "multiprocessors", return_value=MULTIPROCESSORS))
         trunk = hopper_trunk.HopperTrunk([layer], device)
         channels = layer.local.weight.shape[1] + layer.leave.shape[1]
-        source, target = (trunk.sided(torch.zeros(1, 128, 128, channels).half(), filled=True) for _ in range(2))
-        for add in (False, True):
-            for kernel in kernels:
-                if kernel != "upsampling":
-                    getattr(trunk, f"convolve_{kernel}")(0, source, target, add=add)
+        for batch in (1, 4):  # the local convolution has another number of slots where there are many tiles
+            source, target = (trunk.sided(torch.zeros(batch, 128, 128, channels).half(), filled=True) for _ in range(2))
+            for add in (False, True):
+                for kernel in kernels:
+                    if kernel in ("local", "cross"):
+                        getattr(trunk, f"convolve_{kernel}")(0, source, target, add=add)
+        if "entry" in kernels and hopper_path.has_entry(layer.enter):
+            enter = row_convolution(layer.enter, device)
+            for side in hopper_path.WIDTHS:
+                matrices = kernel_matrices(dft_matrices(side, side), device)
+                planes = torch.zeros(1, side, 2, matrices.frequencies, enter.outputs).half()
+                x = torch.zeros(1, side, side, channels).half()
+                from_channel = layer.local.bias.numel()
+                hopper_path.enter_strips(x, enter, matrices, planes, from_channel=from_channel)
         if "upsampling" in kernels:
             for up in network.ups:
                 if hopper_decoder.is_whole(up):

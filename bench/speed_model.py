@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from lama import triton_trunk
 from lama.fast_generator import FastGenerator
 from lama.generator import Generator
+from lama.kernels import hopper_trunk
 from lama.triton_backend import TritonBackend
 
 MEASURED_TFLOPS = 790  # a large float16 matrix product on an H200
@@ -202,17 +204,18 @@ def put_on_one_stream(backend: TritonBackend) -> None:
     backend.trunk._stream = backend.trunk._cross_stream = None
 
 
-def with_rows(fused: FastGenerator, x: Tensor, rows: dict[str, int]) -> Tensor:
-    """Run the forward with other limits between the orders in which a layer's launches go."""
-    with mock.patch.dict(vars(triton_trunk), rows):
+def with_numbers(fused: FastGenerator, x: Tensor, module: ModuleType, numbers: dict[str, int]) -> Tensor:
+    """Run the forward with other numbers in a module, such as the limits between the orders of a layer's launches."""
+    with mock.patch.dict(vars(module), numbers):
         return fused(x)
 
 
 def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor], Tensor]:
     """Build the forward of one form.
 
-    Forms: ours fp16, ours one stream, ours no Hopper, ours local after, ours local beside, ours cross after, ours cross
-    beside, ours fp16 torch, eager, trace, compile.
+    Forms: ours fp16, ours one stream, ours no Hopper, ours Hopper convolutions alone (of the trunk, before there were
+    others), ours local after, ours local beside, ours cross after, ours cross beside, ours fp16 torch, eager, trace,
+    compile.
     """
     if form.startswith("ours"):
         kernels = "torch" if form.endswith("torch") else "auto"
@@ -222,10 +225,15 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
                 put_on_one_stream(fused.backend)
             if "no Hopper" in form:
                 fused.backend.trunk._hopper = None
+            if "no Hopper" in form or "convolutions alone" in form:
                 fused.backend._hopper_ups = [None] * len(fused.backend._hopper_ups)
+            if "convolutions alone" in form and fused.backend.trunk._hopper is not None:
+                fused.backend.trunk._hopper._has_entry = False
+                slots = {"LOCAL_SLOTS_OF_MANY": hopper_trunk.LOCAL_SLOTS}
+                return lambda x: with_numbers(fused, x, hopper_trunk, slots)
             for words, rows in ORDERS.items():
                 if words in form:
-                    return lambda x: with_rows(fused, x, rows)
+                    return lambda x: with_numbers(fused, x, triton_trunk, rows)
         elif not form.endswith("torch"):
             raise RuntimeError(fused.describe())
         return fused

@@ -32,6 +32,7 @@ from lama.kernels.fourier import (
     transform_columns,
     transform_rows,
 )
+from lama.kernels.hopper_path import enter_strips
 from lama.kernels.hopper_trunk import SidedMap, hopper_trunk
 from lama.kernels.spectral_path import (
     FUSED_WIDTHS,
@@ -220,7 +221,9 @@ class TritonTrunk:
         """Leave t = ReLU(1x1 of the global channels) in the last C channels of `x`, its row transform in the planes."""
         tiles, matrices = shared.tiles, shared.matrices
         from_channel = layer.local.outputs
-        if x.shape[2] in FUSED_WIDTHS:
+        if self._hopper is not None and self._hopper.enters(x):
+            enter_strips(x, layer.enter, matrices, shared.planes, from_channel=from_channel)
+        elif x.shape[2] in FUSED_WIDTHS:
             enter_rows(x, layer.enter, matrices, shared.planes, from_channel=from_channel, tile=tiles["enter_rows"])
         else:
             to_channel = x.shape[3] - self.inner_channels

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lama.dft import dft_matrices
 from lama.fold_batchnorm import Convolution, FFCLayer
 from lama.kernels.convolution import convolve, row_convolution
+from lama.kernels.fourier import kernel_matrices
 from lama.kernels.hopper_card import (
     COLUMNS,
     DEPTH,
@@ -25,10 +27,14 @@ from lama.kernels.hopper_card import (
     trial_difference,
     why_not_card,
 )
+from lama.kernels.hopper_path import enter_strips, has_entry, takes_strips
+from lama.kernels.spectral_path import enter_rows
 from lama.kernels.tiles import multiprocessors, tile_for
 
 SIDE_COLUMNS = 16  # as in hopper_steps
 LOCAL_SLOTS = 3  # 87 or 97 KB: programs of the spectral path fit beside it
+MANY_TILES, LOCAL_SLOTS_OF_MANY = 1.5, 4
+"""From this many tiles for each multiprocessor on, a step more in flight is worth more than places beside it."""
 CROSS_SLOTS = 6
 FEWEST_TILES, FEWEST_NARROW_TILES = 0.2, 0.7
 """Of the local convolution, for each multiprocessor: with fewer, the smaller tiles of the other kernels are faster. The
@@ -73,13 +79,18 @@ class SteppedConvolution:
 
 
 class HopperTrunk:
-    """Both convolutions of every layer, from one map to another."""
+    """Both convolutions of every layer, from one map to another; whether `enter_strips` takes its spectral path."""
 
     def __init__(self, layers: Sequence[FFCLayer], device: torch.device) -> None:
         self.device = device
         self._local = [stepped_convolution(layer.local, device) for layer in layers]
         self._cross = [stepped_convolution(layer.cross, device, tail=layer.leave) for layer in layers]
+        self._has_entry = has_entry(layers[0].enter)
         self._multiprocessors = multiprocessors(device)
+
+    def enters(self, x: Tensor) -> bool:
+        """Whether the spectral path of a map of this shape (B, H, W, C) begins with `hopper_path.enter_strips`."""
+        return self._has_entry and takes_strips(x)
 
     def takes(self, x: Tensor) -> bool:
         """Whether maps of this shape (B, H, W, C) divide into tiles, and into enough of them."""
@@ -110,7 +121,8 @@ class HopperTrunk:
 
         weights = self._local[layer]
         batch, height, width, _ = x.pixels.shape
-        convolve_tile[(tiles_of(batch, height, width, weights.outputs),)](
+        tiles = tiles_of(batch, height, width, weights.outputs)
+        convolve_tile[(tiles,)](
             *x.operands,
             weights.box,
             out.result,
@@ -123,7 +135,7 @@ class HopperTrunk:
             ALL_OUTPUTS=weights.outputs,
             SIDE=out.side.shape[3],
             ADD=add,
-            SLOTS=LOCAL_SLOTS,
+            SLOTS=LOCAL_SLOTS if tiles < MANY_TILES * self._multiprocessors else LOCAL_SLOTS_OF_MANY,
             num_warps=4,
         )
 
@@ -214,27 +226,52 @@ def side_columns(x: Tensor, channels: int) -> Tensor:
 
 
 def _trial_difference(trunk: HopperTrunk, layer: FFCLayer) -> float:
-    """Run a layer's convolutions on noise: the largest relative difference from the other kernels, infinite for NaN."""
+    """Run a layer's kernels on noise: the largest relative difference from the other kernels, infinite for NaN."""
     device = trunk.device
-    outputs = layer.local.bias.numel()
     channels, tail = layer.local.weight.shape[1], layer.leave.shape[1]
     random = torch.Generator(device).manual_seed(0)
-    shape = (*TRIAL_SHAPE, channels + tail)
-    x = torch.randn(shape, generator=random, device=device).half()
+    x = torch.randn(*TRIAL_SHAPE, channels + tail, generator=random, device=device).half()
+    largest = max(_trial_of_convolutions(trunk, layer, x, random, add=add) for add in (False, True))
+    return max(largest, _trial_of_entry(layer, x)) if has_entry(layer.enter) else largest
+
+
+def _trial_of_convolutions(
+    trunk: HopperTrunk, layer: FFCLayer, x: Tensor, random: torch.Generator, *, add: bool
+) -> float:
+    device, outputs = trunk.device, layer.local.bias.numel()
+    channels, tail = layer.local.weight.shape[1], layer.leave.shape[1]
     local, cross = row_convolution(layer.local, device), row_convolution(layer.cross, device, tail=layer.leave)
     rows = x[..., 0].numel()
     tile = tile_for("local", rows, columns=outputs, depth=channels, device=device)
     cross_tile = tile_for("global", rows, columns=cross.outputs, depth=math.gcd(outputs, tail), device=device)
-    largest = 0.0
-    for add in (False, True):
-        start = torch.randn(shape, generator=random, device=device).half()
-        out, expected = trunk.sided(start.clone(), filled=False), start.clone()
-        out.side.fill_(math.nan)
-        source = trunk.sided(x, filled=True)
-        trunk.convolve_local(0, source, out, add=add)
-        trunk.convolve_cross(0, source, out, add=add)
-        convolve(x, local, expected, tile=tile, add_to_out=add)
-        convolve(x, cross, expected, tile=cross_tile, tail_channel=channels, to_channel=outputs, add_to_out=add)
-        for actual, reference in ((out.pixels, expected), (out.side, side_columns(expected, channels))):
-            largest = max(largest, trial_difference(actual, reference))
-    return largest
+    start = torch.randn(x.shape, generator=random, device=device).half()
+    out, expected = trunk.sided(start.clone(), filled=False), start.clone()
+    out.side.fill_(math.nan)
+    source = trunk.sided(x, filled=True)
+    trunk.convolve_local(0, source, out, add=add)
+    trunk.convolve_cross(0, source, out, add=add)
+    convolve(x, local, expected, tile=tile, add_to_out=add)
+    convolve(x, cross, expected, tile=cross_tile, tail_channel=channels, to_channel=outputs, add_to_out=add)
+    side = side_columns(expected, channels)
+    return max(trial_difference(out.pixels, expected), trial_difference(out.side, side))
+
+
+def _trial_of_entry(layer: FFCLayer, x: Tensor) -> float:
+    batch, height, width, _ = x.shape
+    enter, matrices = row_convolution(layer.enter, x.device), kernel_matrices(dft_matrices(height, width), x.device)
+    from_channel = layer.local.bias.numel()
+    results = []
+    for kernel in ("strips", "rows"):
+        out = x.clone()
+        out[..., -enter.outputs :] = math.nan
+        shape = (batch, height, 2, matrices.frequencies, enter.outputs)
+        planes = torch.zeros(shape, dtype=torch.float16, device=x.device)
+        if kernel == "strips":
+            enter_strips(out, enter, matrices, planes, from_channel=from_channel)
+        else:
+            tile = tile_for(
+                "enter_short_rows", batch * height * width, columns=enter.outputs, depth=enter.inputs, device=x.device
+            )
+            enter_rows(out, enter, matrices, planes, from_channel=from_channel, tile=tile)
+        results.append((out, planes))
+    return max(trial_difference(*pair) for pair in zip(*results, strict=True))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lama.dft import dft_matrices
 from lama.fold_batchnorm import Convolution, FFCLayer
 
 pytest.importorskip("triton.experimental.gluon")
@@ -13,8 +14,10 @@ pytest.importorskip("triton.experimental.gluon")
 import triton
 
 from lama.kernels.convolution import convolve_reference, row_convolution
+from lama.kernels.fourier import kernel_matrices
 from lama.kernels.hopper_card import COLUMNS, DEPTH, OUTPUTS, ROWS, why_not_gluon
 from lama.kernels.hopper_decoder import STEPS, HopperUpsampling, hopper_upsamplings
+from lama.kernels.hopper_path import enter_strips, has_entry
 from lama.kernels.hopper_trunk import (
     HopperTrunk,
     hopper_trunk,
@@ -220,6 +223,32 @@ def test_upsampling(inputs: int, outputs: int, batch: int, height: int, width: i
 
 @on_hopper
 @pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("width", "batch", "height", "columns"), [(64, 1, 128, 128), (64, 3, 64, 64), (32, 9, 62, 64), (32, 2, 96, 128)]
+)
+def test_entry_of_the_spectral_path(width: int, batch: int, height: int, columns: int) -> None:
+    device = torch.device("cuda")
+    layer = random_layer(width)
+    skip_where_gluon_cannot()
+    assert has_entry(layer.enter)
+    channels, local, inner = 8 * width, 2 * width, 3 * width
+    enter = row_convolution(layer.enter, device)
+    matrices = dft_matrices(height, columns)
+    x = torch.randn(batch, height, columns, channels + inner, device=device).half()
+    t = torch.empty(batch, height, columns, inner, dtype=torch.float64, device=device)
+    convolve_reference(x.double(), enter, t, from_channel=local)
+    expected = torch.einsum("fw,bhwc->bhfc", matrices.row.to(device, torch.float64), t)
+    for _ in range(3):  # a race shows in one of several
+        out, planes = x.clone(), torch.zeros(*expected.shape, dtype=torch.float16, device=device)
+        out[..., channels:] = math.nan
+        enter_strips(out, enter, kernel_matrices(matrices, device), planes, from_channel=local)
+        assert torch.equal(out[..., :channels], x[..., :channels])
+        for actual, reference in ((out[..., channels:], t), (planes, expected)):
+            assert ((actual.double() - reference).norm() / reference.norm()).item() < 1e-3
+
+
+@on_hopper
+@pytest.mark.gpu
 def test_upsamples_only_what_keeps_the_card_at_work() -> None:
     device = torch.device("cuda")
     skip_where_gluon_cannot()
@@ -246,6 +275,9 @@ def test_takes_only_maps_that_fill_the_card() -> None:
     assert trunk.takes(torch.empty(1, 64, 64, 704, device=device))
     assert not trunk.takes(torch.empty(1, 32, 32, 704, device=device))
     assert not trunk.takes(torch.empty(1, 144, 128, 704, device=device))
+    assert trunk.enters(torch.empty(1, 128, 128, 704, device=device))
+    assert not trunk.enters(torch.empty(1, 64, 64, 704, device=device))
+    assert not trunk.enters(torch.empty(8, 64, 96, 704, device=device))
 
 
 def test_tiles_match_the_kernels() -> None:
