@@ -106,6 +106,16 @@ def _first_page_note(count: int, what: str) -> Note:
     return Note(text, code="first_page_only", count=count, what=what)
 
 
+def _channels_note(count: int) -> Note:
+    what = "a channel" if count == 1 else f"{count} channels"
+    text = f"The file holds {what} besides colours and transparency; the result does not hold what is in there."
+    return Note(text, code="channels_left_out", count=count)
+
+
+def _fewer_bits_note() -> Note:
+    return Note("The file holds 16 bits for each ink; the result holds 8.", code="fewer_bits")
+
+
 def _read_png(data: bytes, admit: Admission) -> Photo:
     parts = png.parse(data)
     admit(parts.width_px, parts.height_px, deep=parts.depth == 16)
@@ -211,6 +221,8 @@ def _read_tiff(data: bytes, admit: Admission) -> Photo:
     left_out = False
     if tiff.is_raw(first):
         raise raw_file()
+    if reason := tiff.why_unreadable(first):
+        raise not_an_image(reason)
     admit(first.number(tiff.WIDTH, 0), first.number(tiff.HEIGHT, 0), deep=tiff.is_deep(first))
     tiff.check_strips(data, first)
     blobs: dict[int, bytes] = {}
@@ -236,26 +248,49 @@ def _read_tiff(data: bytes, admit: Admission) -> Photo:
         icc=blobs.get(tiff.ICC),
         xmp=blobs.get(tiff.XMP),
         iptc=iptc,
-        tiff=TiffSettings(compression, 1 if tiff.is_deep(first) and first.number(tiff.EXTRA_SAMPLES, 2) == 1 else 2),
+        tiff=TiffSettings(compression, tiff.PLAIN_ALPHA),
+        dpi=_tiff_dpi(first),
         size_bytes=len(data),
         left_out=left_out,
     )
     pages = len(tiff_pages.page_offsets(data, first))
     notes: tuple[Note, ...] = (_first_page_note(pages, "pages"),) if pages > 1 else ()
     if tiff.is_deep(first):
-        pixels = tiff.decode_deep(data, first)
-        source = replace(source, dpi=_tiff_dpi(first))
-        return assemble("TIFF", pixels, source, notes, orientation=_tiff_orientation(first))
-    with TiffImagePlugin.TiffImageFile(BytesIO(tiff.bare(data, first))) as picture:
+        return _photo_of_tiff(first, tiff.decode_deep(data, first), source, notes)
+    with _opened_tiff(data, first) as picture:
         admit(*picture.size)
-        source = replace(source, dpi=_tiff_dpi(first))
         mode = picture.mode
         picture.load()
         if mode == "CMYK":
+            notes += (_fewer_bits_note(),) if max(first.numbers(tiff.BITS), default=8) > 8 else ()
             return _photo_of_inks("TIFF", np.asarray(picture), source, notes, _tiff_orientation(first))
         if mode in ("1", "P", "PA"):
             notes += (_palette_note("one bit per pixel" if mode == "1" else "a palette"),)
-        return assemble("TIFF", _pixels_of(picture), source, notes, orientation=_tiff_orientation(first))
+            return assemble("TIFF", _pixels_of(picture), source, notes, orientation=_tiff_orientation(first))
+        return _photo_of_tiff(first, _pixels_of(picture), source, notes)
+
+
+def _opened_tiff(data: bytes, first: tiff_tags.Directory) -> TiffImagePlugin.TiffImageFile:
+    try:
+        return TiffImagePlugin.TiffImageFile(BytesIO(tiff.bare_for_pillow(data, first)))
+    except SyntaxError as error:
+        if "unknown" not in str(error):
+            raise
+        raise not_an_image(tiff.unknown_channels(first)) from error
+
+
+def _photo_of_tiff(first: tiff_tags.Directory, pixels: np.ndarray, source: Source, notes: tuple[Note, ...]) -> Photo:
+    """Make a photo of (H, W, C) grey or RGB as stored; what is multiplied by its alpha is kept beside what is shown."""
+    orientation = _tiff_orientation(first)
+    left_out = first.number(tiff.SAMPLES, 1) - pixels.shape[2]
+    if left_out > 0 and first.number(tiff.PHOTOMETRIC, 1) in (0, 1, 2):
+        notes += (_channels_note(left_out),)
+    if tiff.is_associated(first, pixels.shape[2]):
+        stored = turn_upright(pixels[..., :-1], orientation)
+        settings = TiffSettings(source.tiff.compression if source.tiff else tiff.NONE, tiff.ASSOCIATED)
+        source = replace(source, premultiplied=stored, tiff=settings)
+        pixels = tiff.straight(pixels)
+    return assemble("TIFF", pixels, source, notes, orientation=orientation)
 
 
 def _tiff_orientation(first: tiff_tags.Directory) -> int:

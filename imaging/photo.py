@@ -41,7 +41,8 @@ class Source:
     """All that is needed to write a photo back in its own manner; nothing here is for other rooms.
 
     `exif` is a bare TIFF block, orientation 1, without thumbnails. `stored` is "grey", "rgb" or "cmyk"; `cmyk` keeps
-    the inks (H, W, 4) uint8, upright, 255 = full ink. `png_chunks` are (type, payload) to be repeated as they are.
+    the inks (H, W, 4) uint8, upright, 255 = full ink; `premultiplied` keeps colours that are stored multiplied by their
+    alpha (H, W, 1 or 3), upright. `png_chunks` are (type, payload) to be repeated as they are.
     `left_out` says that some metadata was too much.
     """
 
@@ -53,6 +54,7 @@ class Source:
     iptc: bytes | None = None
     dpi: tuple[float, float] | None = None
     cmyk: np.ndarray | None = None
+    premultiplied: np.ndarray | None = None
     jpeg: JpegSettings | None = None
     tiff: TiffSettings | None = None
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()

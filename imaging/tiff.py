@@ -27,6 +27,11 @@ PREDICTOR, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT = 317, 324, 32
 XMP, IPTC, PHOTOSHOP, ICC = 700, 33723, 34377, 34675
 NEW_SUBFILE_TYPE, SUB_DIRECTORIES, DNG_VERSION = 254, 330, 50706
 SENSOR_PHOTOMETRICS = (32803, 34892)  # colour filter array, linear raw
+INKS = 5  # of PHOTOMETRIC
+LABS = (8, 9, 10)  # of PHOTOMETRIC
+SIGNED, FLOATING = 2, 3  # of SAMPLE_FORMAT
+ROWS_AT_ONCE = 256  # that are divided by their alpha, in four bytes a number
+ASSOCIATED, PLAIN_ALPHA = 1, 2  # of EXTRA_SAMPLES; colours are multiplied by an associated alpha
 # What a decoder needs of a directory. The rest is kept from it: libtiff, Pillow and OpenCV each copy every value they
 # find, and some turn the picture by themselves where others do not.
 PIXEL_TAGS = frozenset(
@@ -54,6 +59,53 @@ def is_raw(first: Directory) -> bool:
     return DNG_VERSION in tags or is_reduced or first.number(PHOTOMETRIC, 1) in SENSOR_PHOTOMETRICS
 
 
+def why_unreadable(first: Directory) -> str:
+    """Say what of a TIFF's numbers nothing here reads, or return an empty string."""
+    formats, bits = first.numbers(SAMPLE_FORMAT), first.numbers(BITS)
+    if FLOATING in formats:
+        return "this TIFF holds floating-point numbers. Export it with 16 bits per channel"
+    if SIGNED in formats:
+        return "this TIFF holds signed numbers. Export it with 8 or 16 bits per channel"
+    if max(bits, default=1) > 16:
+        return f"this TIFF holds {max(bits)} bits per channel. Export it with 16"
+    if first.number(PHOTOMETRIC, 1) in LABS:
+        return "this TIFF holds Lab colours. Export it as RGB"
+    return ""
+
+
+def unknown_channels(first: Directory) -> str:
+    """Say which mixture of channels a TIFF has that nothing here reads."""
+    samples, bits = first.number(SAMPLES, 1), max(first.numbers(BITS), default=1)
+    return (
+        f"this TIFF has {samples} channels of {bits} bits in a mixture that is not supported. Export it as RGB or grey"
+    )
+
+
+def is_associated(first: Directory, channels: int) -> bool:
+    """Say whether the last of the decoded `channels` is an alpha that the others are multiplied by."""
+    return channels in (2, 4) and first.number(EXTRA_SAMPLES, 2) == ASSOCIATED
+
+
+def straight(pixels: np.ndarray) -> np.ndarray:
+    """Divide the colours of (H, W, 2 or 4) pixels by their alpha; where it is 0 they stay as they are."""
+    divided = pixels.copy()
+    most = np.uint32(np.iinfo(pixels.dtype).max)
+    for top in range(0, len(pixels), ROWS_AT_ONCE):
+        part = divided[top : top + ROWS_AT_ONCE]
+        alpha = part[..., -1:].astype(np.uint32)
+        colours = (part[..., :-1] * most + alpha // 2) // np.maximum(alpha, 1)
+        part[..., :-1] = np.where(alpha > 0, np.minimum(colours, most), part[..., :-1])
+    return divided
+
+
+def multiplied(pixels: np.ndarray) -> np.ndarray:
+    """Multiply the colours of (N, 2 or 4) pixels by their alpha; where it is 0 they stay as they are."""
+    alpha = pixels[:, -1:].astype(np.uint32)
+    most = np.uint32(np.iinfo(pixels.dtype).max)
+    colours = np.where(alpha > 0, (pixels[:, :-1] * alpha + most // 2) // most, pixels[:, :-1])
+    return np.concatenate([colours.astype(pixels.dtype), pixels[:, -1:]], axis=1)
+
+
 def check_strips(data: bytes, first: Directory) -> None:
     """Raise ImagingError `truncated_image` when strips or tiles lie outside the file, or are more than there can be."""
     rows = first.number(HEIGHT, 0) * max(1, first.number(SAMPLES, 1))
@@ -70,6 +122,15 @@ def bare(data: bytes, first: Directory) -> bytes:
     """Return the file with only what a decoder needs of its first page, for a decoder."""
     long_lists = {e.tag for e in first.entries if e.tag in SHORT_LIST_TAGS and e.count > MAX_SAMPLES}
     return tiff_tags.with_tags(data, first, PIXEL_TAGS - long_lists)
+
+
+def bare_for_pillow(data: bytes, first: Directory) -> bytes:
+    """Return `bare` with an alpha called plain: Pillow would divide colours by it, and reads no grey with another."""
+    plain = bytearray(bare(data, first))
+    entry = next((e for e in tiff_tags.read_directory(bytes(plain)).entries if e.tag == EXTRA_SAMPLES), None)
+    if entry is not None and entry.type == SHORT and is_associated(first, first.number(SAMPLES, 1)):
+        struct.pack_into(first.order + "H", plain, entry.value_at, PLAIN_ALPHA)
+    return bytes(plain)
 
 
 def decode_deep(data: bytes, first: Directory) -> np.ndarray:

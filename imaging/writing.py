@@ -21,11 +21,12 @@ from imaging.photo import Encoded, Photo
 from notices import Note
 
 WEBP_MAX_SIDE_PX = 16383
-# Neither format tells the quality it was written at. The first is hard to tell from the original; when the file comes
-# out far larger than its source, the source was of a lower quality, and the second is enough.
-WEBP_QUALITIES = (90, 75)
-AVIF_QUALITIES = (80, 65)
-MAX_GROWTH = 1.3
+# Neither format tells the quality it was written at, but files of the same quality are about as large. The second one
+# here is hard to tell from the original and tried first; from there it goes down or up to the size of the source.
+WEBP_QUALITIES = (75, 90, 96, 100)
+AVIF_QUALITIES = (65, 80, 90, 96, 100)
+FIRST_QUALITY = 1
+LEAST_SHARE, MOST_GROWTH = 0.9, 1.3
 AVIF_SPEED = 8
 PREVIEW_QUALITY = 85
 
@@ -118,6 +119,16 @@ def _inks(photo: Photo, image: np.ndarray) -> np.ndarray:
     return inks
 
 
+def _multiplied(photo: Photo, image: np.ndarray) -> np.ndarray:
+    """Return (H, W, C) pixels with colours multiplied by their alpha: the photo's own where nothing has changed."""
+    colours, alpha = photo.source.premultiplied, photo.alpha
+    assert colours is not None and alpha is not None, "both are kept for every photo that is stored so"
+    changed = (image != photo.image).any(axis=-1)
+    pixels = np.dstack([colours, alpha])
+    pixels[changed] = tiff.multiplied(_as_stored(photo, image)[changed])
+    return pixels
+
+
 def _colour_profile(photo: Photo) -> bytes | None:
     return metadata.profile_for(photo.source.icc, "grey" if photo.source.stored == "grey" else "rgb")
 
@@ -195,14 +206,28 @@ def _write_webp(photo: Photo, image: np.ndarray, quality: int | None = None) -> 
 def _at_fitting_quality(
     photo: Photo, picture: Image.Image, name: str, qualities: tuple[int, ...], options: dict[str, object]
 ) -> bytes:
-    """Encode with the first quality, or with the next when the photo's own file, of this format, was far smaller."""
-    data = b""
-    for quality in qualities:
+    """Encode with the usual one of `qualities`, or with that which comes to the size of the photo's own file."""
+
+    def encoded(quality: int) -> bytes:
         file = BytesIO()
         picture.save(file, name, quality=quality, **options)
-        data = file.getvalue()
-        if photo.format != name or len(data) <= MAX_GROWTH * photo.source.size_bytes:
+        return file.getvalue()
+
+    at = min(FIRST_QUALITY, len(qualities) - 1)
+    data = encoded(qualities[at])
+    if photo.format != name or len(qualities) == 1:
+        return data
+    most = MOST_GROWTH * photo.source.size_bytes
+    # An AVIF's alpha, lossless here, may be what makes it larger: then a lower quality would only cost colours.
+    if len(data) > most and not (name == "AVIF" and photo.alpha is not None):
+        return encoded(qualities[at - 1])
+    for quality in qualities[at + 1 :]:
+        if len(data) >= LEAST_SHARE * photo.source.size_bytes:
             break
+        better = encoded(quality)
+        if len(better) > most:
+            break
+        data = better
     return data
 
 
@@ -210,7 +235,10 @@ def _write_tiff(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
     source = photo.source
     own = photo.format == "TIFF"
     inks = own and source.stored == "cmyk"
-    pixels = _inks(photo, image) if inks else _as_stored(photo, image)
+    if own and source.premultiplied is not None:
+        pixels = _multiplied(photo, image)
+    else:
+        pixels = _inks(photo, image) if inks else _as_stored(photo, image)
     data = tiff.encode(pixels, source.tiff if own else None, cmyk=inks)
     data = tiff.with_metadata(
         data,
@@ -249,6 +277,8 @@ def _write_avif(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
         "exif": source.exif or b"",
         "xmp": source.xmp or b"",
     }
+    if photo.alpha is not None:
+        options["advanced"] = {"alpha:lossless": "1"}
     return _at_fitting_quality(photo, _picture(pixels), "AVIF", AVIF_QUALITIES, options), True
 
 

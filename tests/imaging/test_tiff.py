@@ -65,6 +65,79 @@ def test_16_bit_tiff_is_exact(channels: int, layout: str) -> None:
         assert (written[..., -1] == pixels[..., -1]).all()
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_colours_multiplied_by_their_alpha_are_exact(channels: int, depth: int) -> None:
+    """Pillow divides them, and what comes of multiplying again is another number."""
+    pixels = noise(48, 64, channels, depth=depth)
+    most, alpha = 2**depth - 1, pixels[..., -1]
+    alpha[:8], alpha[8:16] = 0, most
+    pixels[..., :-1] = pixels[..., :-1].astype(np.uint64) * alpha[..., None] // most
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="rgb" if channels == 4 else "minisblack", extrasamples=["assocalpha"])
+    photo = open_photo(file.getvalue())
+    seen, shown = alpha > most // 2, photo.image.astype(float)
+    error = np.abs(shown[..., : channels - 1] * (alpha / most)[..., None] - pixels[..., :-1])
+    assert error[seen].max() <= 1  # what is shown is the colour itself
+    encoded = encode_photo(photo, repaired(photo))
+    with tifffile.TiffFile(io.BytesIO(encoded.data)) as written:
+        page = written.pages[0]
+        assert [int(kind) for kind in page.extrasamples] == [1]  # type: ignore[union-attr]
+        after = page.asarray().reshape(pixels.shape)
+    outside = np.ones((48, 64), bool)
+    outside[BOX] = False
+    assert (after[outside] == pixels[outside]).all() and (after[..., -1] == alpha).all()
+    new = repaired(photo)[BOX].astype(float)
+    new = np.rint(new @ [0.299, 0.587, 0.114])[..., None] if channels == 2 else new
+    new = new * alpha[BOX][..., None] / most
+    assert (np.abs(after[BOX][..., :-1] - new)[alpha[BOX] > 0] <= 1).all()
+    kept = open_photo(encode_photo(photo, format="png").data)
+    assert (kept.image == photo.image).all() and (kept.alpha == alpha).all()
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize(("extra", "count"), [(["unspecified"], 1), (["unassalpha", "unspecified"], 1)])
+def test_a_channel_that_is_left_out_is_spoken_of(extra: list[str], count: int, depth: int) -> None:
+    file = io.BytesIO()
+    tifffile.imwrite(file, noise(20, 30, 3 + len(extra), depth=depth), photometric="rgb", extrasamples=extra)
+    if depth == 16 and len(extra) == 2:
+        with pytest.raises(ImagingError, match="5 channels of 16 bits in a mixture that is not supported"):
+            open_photo(file.getvalue())
+        return
+    notes = open_photo(file.getvalue()).notes
+    assert [(note.code, note.params) for note in notes] == [("channels_left_out", {"count": count})]
+
+
+def test_inks_of_16_bits_become_8_and_that_is_said() -> None:
+    file = io.BytesIO()
+    tifffile.imwrite(file, noise(20, 30, 4, depth=16), photometric="separated")
+    assert "fewer_bits" in [note.code for note in open_photo(file.getvalue()).notes]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("float32", "floating-point numbers. Export it with 16 bits per channel"),
+        ("float16", "floating-point numbers"),
+        ("int8", "signed numbers"),
+        ("uint32", "32 bits per channel. Export it with 16"),
+        ("lab", "Lab colours. Export it as RGB"),
+        ("inks and alpha", "5 channels of 8 bits in a mixture that is not supported"),
+    ],
+)
+def test_a_sound_tiff_of_another_kind_is_not_called_damaged(kind: str, said: str) -> None:
+    file = io.BytesIO()
+    if kind == "lab":
+        Image.fromarray(noise(20, 30, 3)).convert("LAB").save(file, "TIFF")
+    elif kind == "inks and alpha":
+        tifffile.imwrite(file, noise(20, 30, 5), photometric="separated", extrasamples=["unassalpha"])
+    else:
+        tifffile.imwrite(file, noise(20, 30, 3).astype(kind), photometric="rgb")
+    with pytest.raises(ImagingError) as refused:
+        open_photo(file.getvalue())
+    assert refused.value.code == "not_an_image" and said in refused.value.message
+
+
 @pytest.mark.parametrize("layout", ["tiles", "big-endian", "bigtiff"])
 def test_rare_16_bit_grey_tiffs_with_alpha_are_refused_and_not_misread(layout: str) -> None:
     with pytest.raises(ImagingError) as refused:
