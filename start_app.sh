@@ -96,7 +96,7 @@ print("  weights  {weights}".format(**health))' "$1" "$2" 2>/dev/null
 
 # Wait until the app (pid $1) answers at $2:$3; show the end of its log $4 and exit if it dies or takes too long.
 wait_until_healthy() {
-    local pid=$1 host=$2 port=$3 log=$4 body described deadline=$((SECONDS + ${START_TIMEOUT_S:-180}))
+    local pid=$1 host=$2 port=$3 log=$4 body described status deadline=$((SECONDS + ${START_TIMEOUT_S:-180}))
     while :; do
         if body=$(http_body "$host" "$port" /health) && described=$(describe_health "$body" "$pid"); then
             say "fftlama runs at $(state_value url)"
@@ -109,6 +109,10 @@ wait_until_healthy() {
         if ! is_our_app "$pid"; then
             printf 'Error: the app ended before it answered. The end of %s:\n' "$log" >&2
             tail -n 30 "$log" >&2
+            # Only of an app that was started here the status is known: 2 for a wrong setting, as ours is.
+            status=0
+            wait "$pid" 2>/dev/null || status=$?
+            [ "$status" -ne 2 ] || exit 2
             exit 1
         fi
         if [ "$SECONDS" -ge "$deadline" ]; then

@@ -41,7 +41,7 @@ STEP_BYTES_PER_PX = 30  # of a photo that is opened, repaired and encoded, at mo
 ALL_PAGES = "all"
 Page = int | str
 """Which page of a document is repaired, counted from 1, or ALL_PAGES."""
-State = Literal["repaired", "there_already", "without_mask", "failed"]
+State = Literal["repaired", "unchanged", "there_already", "without_mask", "failed"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ class Outcome:
 
     Attributes:
         task: the photo, its mask and where its result was to go.
-        state: "repaired"; "there_already" and "without_mask" were left alone; "failed" says why in `error`.
+        state: "repaired"; "unchanged" had nothing to repair, and the result is the photo; "there_already" and
+            "without_mask" were left alone; "failed" says why in `error`.
         result: the result's file, None where there is none.
         seconds: how long it took, from reading to writing.
         notes: what there is to say of the result.
@@ -288,16 +289,18 @@ def repair_task(task: Task, repair: "Callable[..., RepairResult]", work: Work) -
     """
     began_s = time.monotonic()
     try:
-        encoded = _repair_file(task, repair, work)
+        encoded, is_changed = _repair_file(task, repair, work)
         target = task.target_for(encoded.extension)
         _write(target, encoded.data)
     # ValueError is every room's own refusal; the last three are a full disk, memory, and CUDA's errors.
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         return Outcome(task, "failed", None, time.monotonic() - began_s, error=sentence_of(error))
-    return Outcome(task, "repaired", target, time.monotonic() - began_s, encoded.notes)
+    state: State = "repaired" if is_changed else "unchanged"
+    return Outcome(task, state, target, time.monotonic() - began_s, encoded.notes)
 
 
-def _repair_file(task: Task, repair: "Callable[..., RepairResult]", work: Work) -> Encoded:
+def _repair_file(task: Task, repair: "Callable[..., RepairResult]", work: Work) -> tuple[Encoded, bool]:
+    """Return the result's file, and whether anything was repaired in it."""
     assert task.mask is not None or task.find, "tasks without a mask are left out before"
     limits, page = work.limits, work.page
     data, mask_data = _read(task.photo, limits), None if task.mask is None else _read(task.mask, limits)
@@ -310,9 +313,10 @@ def _repair_file(task: Task, repair: "Callable[..., RepairResult]", work: Work) 
     own_format = task.format in (None, photo.format)
     if image is None and own_format:
         # Nothing changed, so not a byte should.
-        return Encoded(data, "", task.photo.suffix, notes)
+        return Encoded(data, "", task.photo.suffix, notes), False
     encoded = encode_photo(photo, image, format=None if own_format else task.format)
-    return Encoded(encoded.data, encoded.media_type, encoded.extension, (*notes, *encoded.notes))
+    every = (*notes, *encoded.notes)
+    return Encoded(encoded.data, encoded.media_type, encoded.extension, every), image is not None
 
 
 def _check_page(task: Task, page: Page | None, pages: int) -> None:
@@ -349,8 +353,8 @@ def _open_page(data: bytes, number: int, limits: Limits) -> Photo:
 
 def _repair_pages(
     data: bytes, mask_data: bytes | None, repair: "Callable[..., RepairResult]", work: Work, page: Page
-) -> Encoded:
-    """Repair one page or all, and return a TIFF that holds every page."""
+) -> tuple[Encoded, bool]:
+    """Repair one page or all, and return a TIFF that holds every page, and whether anything was repaired."""
     files: list[bytes] = []
     notes: list[Note] = []
     is_changed = False
@@ -365,7 +369,7 @@ def _repair_pages(
         notes += encoded.notes
         files.append(encoded.data)
     every = tuple({note.code: note for note in notes}.values())
-    return Encoded(join_pages(files) if is_changed else data, "image/tiff", ".tif", every)
+    return Encoded(join_pages(files) if is_changed else data, "image/tiff", ".tif", every), is_changed
 
 
 def _read(path: Path, limits: Limits) -> bytes:

@@ -32,6 +32,7 @@ USUAL_SENSITIVITY = 0.5
 FORMAT_NOTES = frozenset(["not_exact", "palette_converted", "heic_saved_as"])  # true of every such file: said once
 WORDS = {
     "repaired": "repaired",
+    "unchanged": "with nothing to repair",
     "to_repair": "to repair",
     "there_already": "there already",
     "without_mask": "without a mask",

@@ -169,7 +169,8 @@ def _read_rows(path: Path) -> list[_Row]:
         # The parser in C, where there is one, takes a fifth of the time.
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise ProfileError(f"{path} cannot be read: {problem}") from problem
+        # A parser's message is several lines, which a terminal and a log show as one.
+        raise ProfileError(f"{path} cannot be read: {' '.join(str(problem).split())}") from problem
     if not isinstance(content, dict) or list(content) != ["profiles"] or not isinstance(content["profiles"], list):
         raise ProfileError(f"{path} must hold one key, `profiles`, with a list of rows")
     return [_parse_row(row, f"{path.name}, row {number}") for number, row in enumerate(content["profiles"], 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ ENDED = frozenset({"done", "failed", "cancelled"})
 # A version is the row's own, with the place in the queue as its last digits: everybody's place changes with every job
 # that is taken, and that must not cost a write for each of those who wait.
 PLACES = 1 << 14  # more than queue_limit may be
+LEAST_FREE_BYTES = 1 << 20  # on the disk of the data folder; a repair of a small photo writes less
 OBSTACLES = (None, "redis", "workers")  # what may keep every repair from running
 
 
@@ -75,7 +77,7 @@ def obstacles(store: JobStore, workers: Sequence[DeviceWorker]) -> list[str]:
     """Return what keeps every repair from running, nothing when the next one would run.
 
     Args:
-        store: looked whether it can be read.
+        store: looked whether it can be read, and its disk has room.
         workers: the queue's threads.
 
     Returns:
@@ -84,6 +86,8 @@ def obstacles(store: JobStore, workers: Sequence[DeviceWorker]) -> list[str]:
     found = []
     try:
         store.connection().execute("SELECT 1").fetchone()
+        if shutil.disk_usage(store.data_dir).free < LEAST_FREE_BYTES:
+            found.append("storage")
     except (JobError, OSError):
         found.append("storage")
     waiting_for = getattr(workers[0].engine, "waiting_for", None)

@@ -24,6 +24,7 @@ __all__ = ["EMBEDDED_WEIGHTS", "CheckpointError", "load_generator", "save_genera
 
 EMBEDDED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "lama-compact.safetensors"
 
+AFTER_STEM = "1.bn_l.running_mean"  # the batch-norm of the first layer
 STEM = "1.ffc.convl2l.weight"  # (width, 4, 7, 7), after "model."
 BLOCK = re.compile(r"(\d+)\.conv1\.ffc\.convl2l\.weight")
 LONGEST_HEADER_BYTES = 8 << 20  # LaMa's is 60 kB, large diffusion models' about 500 kB; the format allows 100 MB
@@ -214,6 +215,9 @@ def _choose_prefix(tensors: _Tensors) -> str:
     """
     ending = f"model.{STEM}"
     found = [name.removesuffix(STEM) for name in tensors.shapes if name == ending or name.endswith(f".{ending}")]
+    if not found and (rest := [name for name in tensors.shapes if name.endswith(f"model.{AFTER_STEM}")]):
+        missing = rest[0].removesuffix(AFTER_STEM) + STEM
+        raise CheckpointError(f"is a LaMa generator without its first layer, {missing}; {HOW_TO_GET}")
     if not found:
         raise CheckpointError(f"is {_describe_network(tensors)}. {EXPECTED}; {HOW_TO_GET}")
     return min(found, key=lambda prefix: (not f".{prefix}".endswith(".generator.model."), len(prefix), prefix))

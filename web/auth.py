@@ -247,9 +247,21 @@ button {{ background: #1d4ed8; border-color: #1d4ed8; color: #fff; cursor: point
 
 
 def login_warning(settings: Settings) -> str:
-    """Return the sentence for a server that other machines reach without any login, or an empty one."""
+    """Return the sentence for a server that other machines reach without any login, or that nobody can log in to.
+
+    Args:
+        settings: `auth_file`, `auth_proxy_header`, `host` and `port` are read.
+
+    Returns:
+        The sentence, or an empty one.
+    """
     from web.origin_check import is_loopback
 
+    if settings.auth_file and not settings.auth_file.exists() and not settings.auth_proxy_header:
+        return (
+            f"Nobody can log in yet: there is no {settings.auth_file}. "
+            "Make it with the first person in it: `.venv/bin/fftlama user add NAME`."
+        )
     if is_loopback(settings.host) or settings.auth_file or settings.auth_proxy_header:
         return ""
     return (

@@ -28,7 +28,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from config import Settings
-from imaging import Encoded, encode_photo, encode_png, open_photo
+from imaging import FORMATS, Encoded, encode_photo, encode_png, open_photo
 from imaging.decoding import Turn
 from imaging.selection import BRIGHT, adjust_selection, encode_gif, encode_selection, read_brightness
 from jobs.errors import JobError
@@ -328,7 +328,7 @@ class FileInpainter:
                 waiters=self._waiters,
             )  # fmt: skip
         except _NothingToDoError:
-            encoded = await run_in_threadpool(self._unchanged, read_image)
+            return await run_in_threadpool(self._unchanged, read_image)
         return await run_in_threadpool(self._as_gif, encoded) if formats == ["GIF"] else encoded
 
     def _mask_file(self, data: bytes, photo: ImageRecord) -> bytes:
@@ -345,13 +345,20 @@ class FileInpainter:
             return encode_png((hole.view("uint8") * np.uint8(255))[..., None], fast=True)
 
     def _unchanged(self, read_image: FileOf) -> Encoded:
+        """Give the photo's own bytes back; a HEIC as what clients can show."""
+        data = read_image()
         with imaging_as_job_error(), self._queue.images.turns_kept() as turn:
-            return encode_photo(open_photo(read_image(), max_bytes=self._max_bytes, max_px=self._max_px, turn=turn))
+            photo = open_photo(data, max_bytes=self._max_bytes, max_px=self._max_px, turn=turn)
+            if photo.format == "HEIC":
+                return encode_photo(photo)
+        row = FORMATS[photo.format]
+        return Encoded(data, row.media_type, row.extension)
 
     def _as_gif(self, encoded: Encoded) -> Encoded:
         with self._queue.images.memory.going_on():
             data = encode_gif(encoded.data, turn=self._queue.images.turn)
-        return Encoded(data, "image/gif", ".gif", encoded.notes)
+        notes = tuple(note for note in encoded.notes if note.code != "palette_converted")  # it has one again
+        return Encoded(data, "image/gif", ".gif", notes)
 
 
 class _NothingToDoError(Exception):

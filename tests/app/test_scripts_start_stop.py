@@ -31,6 +31,9 @@ from config import load_settings
 mode = Path("mode").read_text() if Path("mode").exists() else ""
 if mode == "dies":
     sys.exit("the model file is broken")
+if mode == "refuses":
+    print("there is no such device")
+    sys.exit(2)
 if mode == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -161,6 +164,13 @@ def test_dead_child_shows_the_log_and_leaves_nothing_behind(checkout: SmallCheck
     assert "did not answer within" not in result.stdout, "the time-out is not waited for"
     assert checkout.pids() == [] and checkout.state() == {}
     assert not (checkout.folder / "run" / "start.lock").exists()
+
+
+def test_a_setting_that_the_app_refuses_is_no_failure_of_the_app(checkout: SmallCheckout) -> None:
+    (checkout.folder / "mode").write_text("refuses")
+    result = checkout.run("start_app.sh")
+    assert result.returncode == 2 and "there is no such device" in result.stdout
+    assert checkout.pids() == [] and checkout.state() == {}
 
 
 def test_app_that_never_answers_is_ended_after_the_timeout(checkout: SmallCheckout) -> None:

@@ -120,6 +120,14 @@ def test_partial_match_is_summarised(tmp_path: Path, weights: dict[str, torch.Te
     assert "1.bn_l.bias (3,) instead of (2,)" in message
 
 
+def test_a_generator_without_its_first_layer_is_called_so(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Beside a discriminator it was taken for one."""
+    without = {f"generator.{name}": value for name, value in weights.items() if name != "model.1.ffc.convl2l.weight"}
+    torch.save({"state_dict": {**without, "discriminator.model.0.weight": torch.zeros(2)}}, tmp_path / "w.ckpt")
+    message = refusal(tmp_path / "w.ckpt")
+    assert "a LaMa generator without its first layer" in message and "generator.model.1.ffc.convl2l.weight" in message
+
+
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
     broken = {name: value.clone() for name, value in weights.items()}
     broken["model.5.conv1.ffc.convl2l.weight"].view(-1)[0] = float("nan")

@@ -244,7 +244,10 @@ def test_a_server_that_others_reach_without_a_login_says_how_to_have_one(
 ) -> None:
     open_to_all = start_server(host="0.0.0.0")
     assert "Everybody who reaches 0.0.0.0" in open_to_all.log and "fftlama user add NAME" in open_to_all.log
-    for settings in ({}, {"auth_file": tmp_path / "a.json"}, {"auth_proxy_header": "X-Forwarded-User"}):
+    accounts = Accounts(tmp_path / "a.json")
+    assert "Nobody can log in yet: there is no" in login_warning(Settings(auth_file=accounts.path))
+    accounts.set_password("ann", PASSWORD)
+    for settings in ({}, {"auth_file": accounts.path}, {"auth_proxy_header": "X-Forwarded-User"}):
         assert login_warning(Settings(host="0.0.0.0" if settings else "127.0.0.1", **settings)) == ""
 
 

@@ -109,6 +109,20 @@ def test_masks_count_by_brightness_alone(client: httpx.Client) -> None:
     assert np.array_equal(np.asarray(unchanged), np.asarray(picture()))
 
 
+def test_an_empty_mask_gives_the_photos_own_bytes_back(client: httpx.Client) -> None:
+    """A JPEG that is encoded again has other pixels everywhere."""
+    empty = file_of(Image.new("L", (WIDTH, HEIGHT)))
+    photo = file_of(picture().convert("RGB"), "JPEG")
+    answer = inpaint(client, photo, empty)
+    assert answer.content == photo and answer.headers["content-type"] == "image/jpeg"
+
+
+def test_a_gif_comes_back_as_one_and_nothing_else_is_said(client: httpx.Client) -> None:
+    answer = inpaint(client, file_of(picture().convert("RGB").quantize(32), "GIF"))
+    assert answer.headers["content-type"] == "image/gif"
+    assert "palette_converted" not in answer.headers.get("x-fftlama-notes", "")
+
+
 def test_adjusted_mask_is_yellow_and_counts_as_a_mask(client: httpx.Client) -> None:
     def adjusted(operate: str) -> np.ndarray:
         body = {"mask": data_url(MASK), "operate": operate, "kernel_size": 3}

@@ -6,11 +6,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
+from jobs.store import JobStore
+from jobs.views import obstacles
 from tests.support.fake_engine import LITTLE_MEMORY
 from tests.support.page_driver import DATA, open_browser
 from tests.support.redis_server import FakeWorker, RedisServer
@@ -44,6 +47,14 @@ def test_a_server_without_its_data_folder_is_not_ready(start_server: Callable[..
         assert (answer.status_code, answer.json()["waiting_for"]) == (503, ["storage"])
         assert answer.headers["retry-after"] and client.get("/health").status_code == 200
         assert client.get("/status").json()["waiting_for"] == ["storage"]
+
+
+def test_a_server_whose_disk_is_full_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = JobStore(tmp_path)
+    worker = SimpleNamespace(engine=SimpleNamespace())
+    assert obstacles(store, [worker]) == []  # type: ignore[list-item]
+    monkeypatch.setattr("jobs.views.LEAST_FREE_BYTES", 1 << 62)
+    assert obstacles(store, [worker]) == ["storage"]  # type: ignore[list-item]
 
 
 def test_status_says_who_waits_and_who_repairs(start_server: Callable[..., RunningServer]) -> None:
