@@ -369,7 +369,9 @@ def _serve(settings: Settings, listeners: list[socket.socket], say_ready: Callab
 
     def on_failure(error: Exception) -> None:
         failures.append(error)
-        log.error("fftlama could not start: %s", error, exc_info=not isinstance(error, EXPLAINED))
+        # Clients are not told where the folder lies; who starts the server needs it.
+        where = f" data_dir is {settings.data_dir}." if getattr(error, "code", "") == "storage_unavailable" else ""
+        log.error("fftlama could not start: %s%s", error, where, exc_info=not isinstance(error, EXPLAINED))
         server.should_exit = True
 
     BoundedProtocol.most_connections = raise_file_limit()

@@ -97,7 +97,9 @@ def _detect(queue: JobQueue, searches: SearchCache, body: dict[str, Any]) -> dic
     kind = body.get("kind")
     if kind not in KINDS:
         raise JobError(
-            "bad_detect", f"kind must be one of {', '.join(KINDS)}, not {str(kind)[:20]!r}.", {"key": "kind"}
+            "bad_detect",
+            f"kind must be one of {', '.join(KINDS)}" + ("." if kind is None else f", not {str(kind)[:20]!r}."),
+            {"key": "kind"},
         )
     if unexpected := sorted(set(body) - set(FIELDS[kind])):
         known = ", ".join(FIELDS[kind])
