@@ -286,6 +286,9 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
 
     if warning := login_warning(settings):
         log.warning("%s", warning)
+    for name in ("input_path", "masks_dir"):
+        if (path := getattr(settings, name)) and not path.exists():
+            log.warning("%s: there is no %s; until there is, IOPaint's clients are shown nothing.", name, path)
     code, clean = _serve(settings, listeners, on_ready or _say_ready)
     logging.shutdown()
     sys.stdout.flush()
