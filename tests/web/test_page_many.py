@@ -16,6 +16,7 @@ from tests.support.serving import RunningServer, ask_repair, follow, upload
 Visit = Callable[..., Person]
 STRIP = '[data-part="strip-list"] button'
 STATE = '[data-part="many-state"]'
+FAILED = '[data-part="many-failed"]'
 
 
 def choose(person: Person, *files: Any) -> None:
@@ -27,15 +28,16 @@ def wait_for_uploads(person: Person, count: int) -> None:
 
 
 def test_one_mask_repairs_all_photos_stretched_to_their_size(person: Person) -> None:
+    """What failed was counted among those that went through."""
     damaged = {"name": "damaged.png", "mimeType": "image/png", "buffer": photo_file()["buffer"][:3000]}
     photos = [photo_file(640, 480, seed=seed, name=f"{seed}.png") for seed in (1, 2)]
     choose(person, photos[0], damaged, photos[1], photo_file(320, 240, seed=3, name="3.png"))
     wait_for_uploads(person, 3)
     expect(person.page.locator(STATUS)).to_contain_text("4 photos are open")
-    expect(person.page.locator('[data-part="many-failed"]')).to_contain_text("damaged.png")
+    expect(person.page.locator(FAILED)).to_contain_text("damaged.png")
     person.paint((0.5, 0.5), (0.6, 0.5))
     person.press("batch-mask")
-    expect(person.page.locator(STATE)).to_have_text("4 of 4 photos went through")
+    expect(person.page.locator(STATE)).to_have_text("3 of 4 photos went through")
     expect(person.page.locator('[data-stage="done"]')).to_have_count(3)
     sent = [json.loads(body) for body in person.posts("/api/v1/repairs")]
     by_width = sorted(max(x for x, _ in one["strokes"][0]["points"]) for one in sent)
@@ -76,7 +78,7 @@ def test_a_batch_is_cancelled_and_a_photo_that_fails_says_why(person: Person) ->
     person.paint((0.5, 0.5), (0.6, 0.5))
     person.press("batch-mask")
     expect(person.page.locator('[data-part="many-failed"] li')).to_have_count(3)
-    expect(person.page.locator('[data-part="many-failed"]')).to_contain_text("2.png: ⚠️")
+    expect(person.page.locator(FAILED)).to_contain_text("2.png: ⚠️")
 
 
 def test_keys_go_from_photo_to_photo_cancel_a_batch_and_download(person: Person) -> None:

@@ -44,7 +44,7 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
     store.update({ status: { key: "ready" }, ...(kind !== "text" && strokes.length && { strokes: [], past: [], future: [] }) });
     if (mask && !mask.image_id) await whenUploaded(photo_number).catch(() => {}); // said there
     const marked = mask && { ...mask, image_id: mask.image_id || imageOf(workOf(store.get(), photo_number)) };
-    await run({ kind, numbers, ended: 0, running: true, mask: marked, sensitivity: sensitivity(), options, items });
+    await run({ kind, numbers, ended: 0, went: 0, running: true, mask: marked, sensitivity: sensitivity(), options, items });
   }
 
   /** Go on with what a reload broke off: photos that have not changed since. @param {Batch | null | undefined} kept */
@@ -58,7 +58,7 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
       if (found) items[found.number] = item;
     }
     const numbers = works.map(({ number }) => number).filter((number) => items[number]);
-    if (numbers.length) await run({ ...kept, numbers, ended: 0, items });
+    if (numbers.length) await run({ ...kept, numbers, ended: 0, went: 0, items });
   }
 
   /** @param {Batch} batch */
@@ -82,12 +82,18 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
     if (batch) store.update({ batch: { ...batch, running: false } });
   }
 
-  /** What is kept of a photo until it has ended. @param {number} number @param {import("./store.js").BatchItem | null} item */
+  /** What is kept of a photo until it has ended. @param {number} number @param {import("./store.js").BatchItem} item */
   function setItem(number, item) {
+    const { batch } = store.get();
+    if (batch) store.update({ batch: { ...batch, items: { ...batch.items, [number]: item } } });
+  }
+
+  /** @param {number} number @param {boolean} hasGone whether it went through; what failed or was removed has only ended */
+  function endItem(number, hasGone) {
     const { batch } = store.get();
     if (!batch) return;
     const others = Object.entries(batch.items).filter(([key]) => Number(key) !== number);
-    store.update({ batch: { ...batch, ended: batch.ended + (item ? 0 : 1), items: Object.fromEntries(item ? [...others, [number, item]] : others) } });
+    store.update({ batch: { ...batch, ended: batch.ended + 1, went: batch.went + (hasGone ? 1 : 0), items: Object.fromEntries(others) } });
   }
 
   /** What is said after a cancel would stay: nobody goes on with it. @param {number} number @param {AbortSignal} signal @param {import("./store.js").Doing | null} doing */
@@ -97,15 +103,19 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
 
   /** @param {number} number @param {Batch} batch as it began @param {AbortSignal} signal */
   async function runOne(number, batch, signal) {
+    let hasGone = false;
     try {
       await whenUploaded(number);
-      if (!signal.aborted && workOf(store.get(), number)?.photo) say(number, signal, await repairOne(number, batch, signal));
+      if (signal.aborted || !workOf(store.get(), number)?.photo) return;
+      const ending = await repairOne(number, batch, signal);
+      hasGone = ending !== null;
+      say(number, signal, ending);
     } catch (error) {
       if (signal.aborted) return;
       const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
       shelf.say(number, { stage: "failed", error: { code, message, params } });
     } finally {
-      if (!signal.aborted) setItem(number, null);
+      if (!signal.aborted) endItem(number, hasGone);
     }
   }
 

@@ -35,12 +35,12 @@ export function createManyPanel({ root, words, store }) {
     part("many-row").hidden = !batch?.running;
     part("many-state").hidden = !batch;
     if (!batch) return;
-    const { ended, numbers } = batch;
-    const params = { ended, count: numbers.length };
-    const share = ended / Math.max(1, numbers.length);
+    const { ended, went, numbers } = batch;
+    const count = numbers.length;
+    const share = ended / Math.max(1, count);
     part("many-progress").style.setProperty("--done", String(share));
     part("many-progress").setAttribute("aria-valuenow", String(Math.round(share * 100)));
-    text("many-state", batch.running ? words.say("many.running", params) : words.say("many.ended", params));
+    text("many-state", batch.running ? words.say("many.running", { ended, count }) : words.say("many.ended", { went, count }));
   }
 
   function showFailed(/** @type {State} */ state) {

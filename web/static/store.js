@@ -18,7 +18,7 @@
 /** @typedef {{stage: "waiting" | "uploading" | "looking" | "queued" | "running" | "done" | "nothing" | "failed", share?: number, error?: Note}} Doing */
 /** @typedef {{strokes: Stroke[], width: number, height: number, image_id: string | null}} BatchMask image_id: what it was painted on */
 /** @typedef {{request_id: string, image_id: string | null}} BatchItem image_id: what is repaired, once the server has it */
-/** @typedef {{kind: "mask" | "text" | "mark", numbers: number[], ended: number, running: boolean, mask: BatchMask | null, sensitivity: number, options: object, items: Record<number, BatchItem>}} Batch mask: null for the text that is found; items: those that have not ended, by number */
+/** @typedef {{kind: "mask" | "text" | "mark", numbers: number[], ended: number, went: number, running: boolean, mask: BatchMask | null, sensitivity: number, options: object, items: Record<number, BatchItem>}} Batch ended: how many have, went: how many of those went through; mask: null for the text that is found; items: those that have not ended, by number */
 
 /**
  * @typedef {object} State
