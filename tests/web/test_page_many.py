@@ -28,7 +28,7 @@ def wait_for_uploads(person: Person, count: int) -> None:
 
 
 def test_one_mask_repairs_all_photos_stretched_to_their_size(person: Person) -> None:
-    """What failed was counted among those that went through."""
+    """What failed was counted among those that went through, and said in the server's words."""
     damaged = {"name": "damaged.png", "mimeType": "image/png", "buffer": photo_file()["buffer"][:3000]}
     photos = [photo_file(640, 480, seed=seed, name=f"{seed}.png") for seed in (1, 2)]
     choose(person, photos[0], damaged, photos[1], photo_file(320, 240, seed=3, name="3.png"))
@@ -39,6 +39,7 @@ def test_one_mask_repairs_all_photos_stretched_to_their_size(person: Person) -> 
     person.press("batch-mask")
     expect(person.page.locator(STATE)).to_have_text("3 of 4 photos went through")
     expect(person.page.locator('[data-stage="done"]')).to_have_count(3)
+    expect(person.page.locator(FAILED)).to_have_text("⚠️ damaged.png is incomplete or damaged")
     sent = [json.loads(body) for body in person.posts("/api/v1/repairs")]
     by_width = sorted(max(x for x, _ in one["strokes"][0]["points"]) for one in sent)
     assert by_width[0] == pytest.approx(by_width[1] / 2, abs=1) and by_width[1] == by_width[2]

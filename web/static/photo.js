@@ -102,10 +102,12 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
   // refused ones stay on the shelf with what is wrong.
   function refuseUpload(/** @type {Opened} */ one, /** @type {unknown} */ error) {
     const known = error instanceof ApiError ? error : new ApiError(0, { error: "upload_failed" });
-    const { code, message, params } = known;
+    // Whoever waits for this upload says it too: a repair of this photo or of all.
+    const params = (known.params = { name: one.name, ...known.params });
+    const { code, message } = known;
     const isRefused = error instanceof ApiError;
     const isSeen = one === newest || one === shown;
-    const note = { code, message, params: { name: one.name, ...params } };
+    const note = { code, message, params };
     if (isRefused && one === shown) putBack(one);
     if (isRefused && one === newest) newest = shown;
     if (isRefused && !one.isOneOfMany) forget(one.number);
