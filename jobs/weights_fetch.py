@@ -166,8 +166,7 @@ class WeightsFetch:
             self._end(download, "cancelled")
         except DownloadError as error:
             log.warning("%s", error)
-            reason = str(error).rstrip(".")
-            self._end(download, "failed", _failure(download.name, reason))
+            self._end(download, "failed", _failure(download.name, error.reason.rstrip(".")))
         except Exception:
             log.exception("%s could not be fetched", download.name)
             self._end(download, "failed", _failure(download.name, "something failed in the server; its log says why"))

@@ -25,7 +25,14 @@ SPARE_BYTES = 64 * 2**20  # left free on the disk
 
 
 class DownloadError(RuntimeError):
-    """The weights could not be fetched; the text says why, for each mirror, and what can be done."""
+    """The weights could not be fetched; the text says why, for each mirror, and what can be done.
+
+    `reason` is the text without a sentence of its own that they could not be fetched, for callers who say that.
+    """
+
+    def __init__(self, text: str, *, reason: str | None = None) -> None:
+        super().__init__(text)
+        self.reason = reason or text
 
 
 @dataclass(frozen=True)
@@ -192,7 +199,8 @@ def fetch(
                     return target
     except OSError as error:
         raise DownloadError(f"{part} can't be written: {error.strerror or error}. What is there is kept") from error
-    raise DownloadError(f"{weights.name} could not be fetched. {'; '.join(reasons)}. {_advice(weights, target)}")
+    reason = f"{'; '.join(reasons)}. {_advice(weights, target)}"
+    raise DownloadError(f"{weights.name} could not be fetched. {reason}", reason=reason)
 
 
 def sha256_of(path: Path) -> str:

@@ -89,12 +89,16 @@ def test_stopped_download_goes_on_where_it_was(
 
 
 def test_failure_is_told_in_words_and_can_be_tried_again(fetches: Callable[..., WeightsFetch]) -> None:
+    """That it failed was said twice, the second time in English, as the reason began with it."""
     running = fetches("wrong_bytes")
     for _ in range(2):
         running.begin("big-lama")
         download = download_when(running, has_ended)
         assert download["state"] == "failed" and download["error"]["error"] == "fetch_failed"
-        assert "sha256" in download["error"]["params"]["reason"] and "Traceback" not in str(download)
+        reason = download["error"]["params"]["reason"]
+        assert reason.startswith("127.0.0.1: ") and "sha256" in reason and "Traceback" not in str(download)
+        assert download["error"]["message"].startswith("big-lama was not fetched: 127.0.0.1: ")
+        assert "could not be fetched" not in str(download)
 
 
 def test_what_is_not_offered_is_refused(fetches: Callable[..., WeightsFetch], mirror: Mirror) -> None:
