@@ -13,9 +13,10 @@ from typing import Any
 
 import gradio as gr
 from gradio.component_meta import ComponentMeta
-from gradio.exceptions import InvalidPathError
+from gradio.data_classes import FileData
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
+from pydantic import ValidationError
 
 from jobs.queue import JobQueue
 from jobs.weights_fetch import is_offered
@@ -79,6 +80,26 @@ class MaskCanvas(gr.HTML, metaclass=WithoutStub):
         return "html"
 
 
+def _not_uploaded() -> gr.Error:
+    """Make the refusal of what is not a file that the caller has uploaded."""
+    return gr.Error("Upload the file first: with gradio_client, give handle_file(path).", print_exception=False)
+
+
+class UploadedFileData(FileData):
+    """A file that the caller has uploaded, as Gradio's clients name it."""
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> UploadedFileData:
+        """Return the file; gr.Error for a bare path and whatever else is none.
+
+        Gradio looks here before it looks at the path, and Pydantic's words for it help no caller.
+        """
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise _not_uploaded() from error
+
+
 class UploadedFile(gr.File, metaclass=WithoutStub):
     """A file that the caller has uploaded; no other path of this machine and no address.
 
@@ -87,9 +108,9 @@ class UploadedFile(gr.File, metaclass=WithoutStub):
     """
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Return the path of an uploaded file; InvalidPathError for every other."""
+        """Return the path of an uploaded file; gr.Error for every other."""
         if url_or_file_path is not None and not is_in_or_equal(url_or_file_path, get_upload_folder()):
-            raise InvalidPathError("Upload the file first: with gradio_client, give handle_file(path).")
+            raise _not_uploaded()
         return await super().async_move_resource_to_block_cache(url_or_file_path)
 
     def get_block_name(self) -> str:
@@ -119,6 +140,8 @@ def _add_repair_endpoint(page: gr.Blocks, queue: JobQueue) -> None:
     """
     image = UploadedFile(label="image", type="filepath", visible=False)
     mask = UploadedFile(label="mask", type="filepath", visible=False)
+    for file in (image, mask):
+        file.data_model = UploadedFileData  # not in an __init__ of ours, by whose parameters Gradio reads `visible`
     options = gr.JSON(label="options", value=None, visible=False)
     repaired = gr.File(label="repaired", visible=False)
     trigger = gr.Button(visible=False)

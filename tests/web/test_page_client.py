@@ -88,13 +88,20 @@ def test_what_cannot_be_repaired_is_said_in_a_sentence(client: Client, mask: Pat
 
 
 def test_files_of_the_server_cannot_be_named(server: RunningServer, mask: Path) -> None:
-    """A path in the request must be one that was uploaded; the photo in the checkout was not."""
-    named = {"path": str(DATA / "pier.jpg"), "meta": {"_type": "gradio.FileData"}}
+    """A path in the request must be one that was uploaded; the photo in the checkout was not.
+
+    Who forgot handle_file read Pydantic's words, and the server's log had a traceback.
+    """
+    tracebacks = server.log.count("Traceback")
+    path = str(DATA / "pier.jpg")
+    named = {"path": path, "meta": {"_type": "gradio.FileData"}}
     with httpx.Client(base_url=server.url, trust_env=False, timeout=20) as http:
-        call = http.post("/gradio_api/call/repair", json={"data": [named, named, None]}).json()
-        answer = http.get(f"/gradio_api/call/repair/{call['event_id']}").text
-    assert "event: error" in answer
-    assert "event: complete" not in answer
+        for file in (named, path, {"path": path}, [named], {**named, "path": "https://127.0.0.1:1/x.png"}):
+            call = http.post("/gradio_api/call/repair", json={"data": [file, file, None]}).json()
+            answer = http.get(f"/gradio_api/call/repair/{call['event_id']}").text
+            assert "event: error" in answer and "give handle_file(path)" in answer, file
+            assert "event: complete" not in answer
+    assert server.log.count("Traceback") == tracebacks, server.log[-3000:]
 
 
 def test_a_cancelled_call_cancels_its_job(client: Client, server: RunningServer, mask: Path) -> None:
