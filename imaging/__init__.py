@@ -11,7 +11,7 @@ from imaging.photo import Encoded, Photo
 from imaging.png import decode_png, encode_png
 from imaging.reading import open_photo
 from imaging.strokes import Polygon, Stroke, parse_strokes, rasterize
-from imaging.writing import encode_photo, encode_preview
+from imaging.writing import check_size, encode_photo, encode_preview
 
 __all__ = [
     "FORMATS",
@@ -21,6 +21,7 @@ __all__ = [
     "Photo",
     "Polygon",
     "Stroke",
+    "check_size",
     "decode_png",
     "encode_photo",
     "encode_png",

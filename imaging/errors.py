@@ -1,7 +1,7 @@
 """The one exception of this room: what a caller can tell a person about a file, a mask or a stroke.
 
 Codes: `empty_file`, `file_too_large`, `image_too_large`, `not_an_image`, `truncated_image`, `mask_size`,
-`bad_mask`, `bad_strokes`, `bad_options`.
+`bad_mask`, `bad_strokes`, `bad_options`, `too_large_for_format`.
 """
 
 from typing import Any
@@ -31,6 +31,12 @@ def truncated_image(format_name: str) -> ImagingError:
 def raw_file() -> ImagingError:
     """Make the refusal of a camera's raw file, whose only ready picture is a small preview."""
     return not_an_image("it is a camera's raw file. Develop it first and save it as TIFF, PNG or JPEG")
+
+
+def too_large_for_format(format_name: str, width_px: int, height_px: int) -> ImagingError:
+    """Make the refusal to write a picture in a format that cannot hold its size."""
+    message = f"An image of {width_px} x {height_px} pixels cannot be saved as {format_name}; PNG can hold it."
+    return ImagingError("too_large_for_format", message, format=format_name, width=width_px, height=height_px)
 
 
 def image_too_large(width_px: int, height_px: int, max_px: int) -> ImagingError:

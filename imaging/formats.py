@@ -16,6 +16,7 @@ class FileFormat:
         alpha: whether it can carry transparency.
         deep: whether it can carry 16 bits per channel.
         lossless: whether what is written comes back exactly, whatever the source was.
+        max_side_px: the longest side that its encoder writes; None = not known here.
     """
 
     name: str
@@ -25,6 +26,7 @@ class FileFormat:
     alpha: bool = True
     deep: bool = False
     lossless: bool = False
+    max_side_px: int | None = None
 
     @property
     def extension(self) -> str:
@@ -36,8 +38,8 @@ FORMATS: dict[str, FileFormat] = {
     row.name: row
     for row in (
         FileFormat("PNG", "image/png", (".png",), deep=True, lossless=True),
-        FileFormat("JPEG", "image/jpeg", (".jpg", ".jpeg", ".jfif"), alpha=False),
-        FileFormat("WEBP", "image/webp", (".webp",)),
+        FileFormat("JPEG", "image/jpeg", (".jpg", ".jpeg", ".jfif"), alpha=False, max_side_px=65_500),
+        FileFormat("WEBP", "image/webp", (".webp",), max_side_px=16_383),
         FileFormat("TIFF", "image/tiff", (".tif", ".tiff"), deep=True),
         FileFormat("BMP", "image/bmp", (".bmp",), lossless=True),
         FileFormat("AVIF", "image/avif", (".avif",)),

@@ -14,13 +14,12 @@ import numpy as np
 from PIL import Image
 
 from imaging import jpeg, metadata, png, tiff, tiff_tags
-from imaging.errors import ImagingError
+from imaging.errors import ImagingError, too_large_for_format
 from imaging.formats import FORMATS, PREVIEW_FORMATS, format_named
 from imaging.levels import eight_bits
 from imaging.photo import Encoded, Photo
 from notices import Note
 
-WEBP_MAX_SIDE_PX = 16383
 # Neither format tells the quality it was written at, but files of the same quality are about as large. The second one
 # here is hard to tell from the original and tried first; from there it goes down or up to the size of the source.
 WEBP_QUALITIES = (75, 90, 96, 100)
@@ -40,25 +39,32 @@ def encode_photo(
     format: "png", "jpeg", "webp", "tiff", "bmp" or "avif" in any case; None or "original" for the photo's own. A GIF
     becomes PNG; a HEIC, which is only read, becomes JPEG (PNG if it has transparency).
     quality: 1 to 100, of a JPEG or a lossy WebP; None for the photo's own in its own format, else a high one.
-    Raises ImagingError `bad_options` for another format or one that cannot hold this size, ValueError for a wrong
-    array.
+    Raises ImagingError `bad_options` for another format, `too_large_for_format` for one that cannot hold this size,
+    ValueError for a wrong array.
     """
     image = photo.image if image is None else image
     if image.shape != photo.image.shape or image.dtype != photo.image.dtype:
         raise ValueError(f"image is {image.dtype} {image.shape}, the photo {photo.image.dtype} {photo.image.shape}")
     name, notes = _format_to_write(photo, format)
+    height, width = image.shape[:2]
+    check_size(name, width, height)
     try:
         data, lossy = _WRITERS[name](photo, image) if quality is None else _at_quality(name, photo, image, quality)
     except (OSError, ValueError) as error:
-        height, width = image.shape[:2]
-        message = f"An image of {width} x {height} pixels cannot be saved as {name}; PNG can hold it."
-        raise ImagingError("bad_options", message, format=name.lower(), width=width, height=height) from error
+        raise too_large_for_format(name, width, height) from error
     if photo.white is not None and not FORMATS[name].deep:
         text = f"{name} holds 8 bits; the photo uses few of its 16-bit values, so the file is brighter than the photo."
         notes.append(Note(text, code="stretched", format=name))
     if lossy or (photo.source.stored == "cmyk"):
         notes.append(_not_exact_note(photo, name, lossy))
     return Encoded(data, FORMATS[name].media_type, FORMATS[name].extension, tuple(notes))
+
+
+def check_size(format: str, width: int, height: int) -> None:
+    """Raise ImagingError `too_large_for_format` where a format, by its name, cannot hold so many pixels."""
+    row = format_named(format)
+    if row and row.max_side_px and max(width, height) > row.max_side_px:
+        raise too_large_for_format(row.name, width, height)
 
 
 def _format_to_write(photo: Photo, wanted: str | None) -> tuple[str, list[Note]]:
@@ -324,7 +330,7 @@ def encode_preview(
     if row is None or row.name not in PREVIEW_FORMATS:
         raise ImagingError("bad_options", f"Unknown preview format {format!r}; use webp, jpeg or png.", format=format)
     name = row.name
-    limit = min(max_px or max(width, height), WEBP_MAX_SIDE_PX if name == "WEBP" else 65500)
+    limit = min(max_px or max(width, height), row.max_side_px or 65500)
     scale = max(1, limit) / max(width, height)
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))

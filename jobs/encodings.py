@@ -49,7 +49,7 @@ class Encodings:
             The encoded file.
 
         Raises:
-            JobError: `unknown_image`, `bad_options` when the format cannot hold the image, `busy`.
+            JobError: `unknown_image`, `too_large_for_format` when the format cannot hold the image, `busy`.
         """
         if image.parent_id is None and format is None and quality is None:
             row = FORMATS[image.format]

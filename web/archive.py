@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import IO, cast
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
 from jobs.errors import JobError
 from jobs.queue import JobQueue
 from jobs.store import ImageRecord
-from web.image_files import attachment, download_name, encode_whole
+from web.image_files import attachment, check_format, check_sizes, download_name, encode_whole
 
 MOST_IMAGES = 500
 NAME = "fftlama.zip"
@@ -51,6 +51,7 @@ def add_archive_route(router: APIRouter, queue: JobQueue) -> None:
 
     @router.get("/api/v1/archive")
     def get_archive(
+        request: Request,
         image: list[str] = Query(),  # noqa: B008 (FastAPI reads it from here)
         format: str | None = None,
         quality: int | None = None,
@@ -58,9 +59,13 @@ def add_archive_route(router: APIRouter, queue: JobQueue) -> None:
         if len(image) > MOST_IMAGES:
             raise JobError("bad_request", f"An archive holds at most {MOST_IMAGES} images, not {len(image)}.")
         images = [queue.image(image_id) for image_id in dict.fromkeys(image)]
-        # The first is made before the answer begins, so that what is wrong with the request still has a status.
+        # Looked at before the answer begins, so that what is wrong with the request still has a status: the sizes of
+        # all, and the first is made.
+        check_format(format)
+        check_sizes(images, format)
         encode_whole(queue, images[0], format=format, quality=quality)
-        body = _zip(queue, images, format=format, quality=quality)
+        is_asked_only = request.method == "HEAD"  # no body is sent, so the others need not be made
+        body = iter(()) if is_asked_only else _zip(queue, images, format=format, quality=quality)
         return StreamingResponse(body, media_type="application/zip", headers=attachment(NAME))
 
 

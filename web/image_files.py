@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import PurePath
 from urllib.parse import quote
 
-from imaging import Encoded
+from imaging import Encoded, ImagingError, check_size
 from imaging.formats import PREVIEW_FORMATS
 from jobs.errors import JobError
 from jobs.queue import JobQueue
@@ -41,6 +42,19 @@ def check_format(format: str | None) -> None:
     """Raise JobError `bad_request` for a format that is not one of `ENCODINGS` or None."""
     if format is not None and format not in ENCODINGS:
         raise JobError("bad_request", f"format must be one of {', '.join(ENCODINGS)}, not {format[:20]!r}.")
+
+
+def check_sizes(images: Iterable[ImageRecord], format: str | None) -> None:
+    """Raise JobError `too_large_for_format`, with its name, for the first image that a format cannot hold."""
+    if format in (None, "original"):
+        return  # each came in its own
+    for image in images:
+        try:
+            check_size(format, image.width, image.height)
+        except ImagingError as error:
+            raise JobError(
+                error.code, f"{image.name}: {error.message}", {"name": image.name, **error.params}
+            ) from error
 
 
 def download_name(image: ImageRecord, encoded: Encoded) -> str:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from imaging import decode_png, encode_photo, encode_png, encode_preview, open_photo
+from imaging import FORMATS, ImagingError, decode_png, encode_photo, encode_png, encode_preview, open_photo
 from imaging.jpeg import MOST_HUFFMAN_TABLES, _huffman_tables
 from tests.support.imaging_files import (
     BOX,
@@ -310,3 +310,16 @@ def test_no_more_huffman_tables_are_read_than_a_jpeg_has() -> None:
     tables = b"".join(bytes([number % 256]) + bytes(16) for number in range(3000))
     segment = b"\xff\xc4" + (len(tables) + 2).to_bytes(2, "big") + tables
     assert len(_huffman_tables(b"\xff\xd8" + 5 * segment + b"\xff\xda\x00\x02")) == MOST_HUFFMAN_TABLES
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+def test_a_format_holds_the_longest_side_of_the_table_and_no_more(format: str) -> None:
+    longest = FORMATS[format].max_side_px
+    assert longest
+    held = encode_photo(open_photo(encode_png(noise(2, longest, 3), fast=True)), format=format)
+    with Image.open(io.BytesIO(held.data)) as written:
+        assert (written.format, written.size) == (format, (longest, 2))
+    with pytest.raises(ImagingError) as refused:
+        encode_photo(open_photo(encode_png(noise(longest + 1, 2, 3), fast=True)), format=format)
+    assert refused.value.code == "too_large_for_format"
+    assert refused.value.params == {"format": format, "width": 2, "height": longest + 1}

@@ -6,7 +6,7 @@ from io import BytesIO
 from PIL import Image
 from playwright.sync_api import Dialog, expect
 
-from tests.support.page_driver import Person, photo_file, with_two_rounds
+from tests.support.page_driver import Person, choose, photo_file, with_two_rounds
 from tests.support.serving import RunningServer
 
 Visit = Callable[..., Person]
@@ -130,6 +130,47 @@ def test_a_download_has_the_format_quality_and_size_that_are_chosen(person: Pers
     assert size.inner_text() == f"{max(1, round(len(data) / 1000))} kB"
     person.visit()
     assert "format=webp&quality=40" in (person.page.locator('[data-part="download"]').get_attribute("href") or "")
+
+
+def test_a_format_that_cannot_hold_a_photo_is_said_and_leaving_asks_on(person: Person) -> None:
+    """The download failed without a word here, and counted as one: leaving asked no more."""
+    asked: list[str] = []
+    downloaded: list[str] = []
+
+    def leave(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.accept()
+
+    person.page.on("dialog", leave)
+    person.page.on("download", lambda download: downloaded.append(download.suggested_filename))
+    person.open(photo_file(16_400, 48, name="wide.png"))
+    repair_at(person, 0.45, 0.4)
+    person.press("save-menu")
+    form, status = person.page.get_by_label("Format", exact=True), person.page.locator('[data-part="status"]')
+    form.select_option("webp")
+    sentence = "wide.png is 16400 × 48, more than a file in WEBP can hold"
+    expect(person.page.locator('[data-part="file-size"]')).to_contain_text(sentence)
+    expect(status).to_contain_text("Done!")
+    person.page.locator('[data-part="download"]').click()
+    expect(status).to_contain_text(sentence)
+    with person.page.expect_response(lambda answer: answer.request.method == "GET" and answer.status == 422):
+        person.key("Control+s")
+    person.press("language")
+    expect(person.page.locator('[data-part="file-size"]')).to_contain_text("WEBP 文件存不下")
+    person.press("language")
+    # A zip is refused too, and says which photo it is.
+    choose(person, photo_file(320, 240, name="small.png"))
+    archive = person.page.locator('[data-part="zip"][href*="&image="]')
+    archive.click()
+    expect(status).to_contain_text(sentence)
+    person.visit()
+    assert downloaded == [] and asked == ["beforeunload"]
+    person.press("save-menu")
+    form.select_option("png")
+    with person.page.expect_download():
+        archive.click()
+    person.visit()
+    assert downloaded == ["fftlama.zip"] and asked == ["beforeunload"]
 
 
 def test_the_picture_is_copied_and_leaving_asks_until_it_was_taken_along(visit: Visit, server: RunningServer) -> None:

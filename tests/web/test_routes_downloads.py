@@ -83,6 +83,23 @@ def test_an_archive_holds_every_image_under_a_name_of_its_own(client: httpx.Clie
         assert all(Image.open(io.BytesIO(archive.read(name))).format == "JPEG" for name in archive.namelist())
 
 
+def test_an_archive_with_a_photo_that_its_format_cannot_hold_is_refused_before_it_begins(client: httpx.Client) -> None:
+    """The zip broke off where the photo came; what the first is has a status anyway."""
+    wide = upload(client, encoded(make_photo(16_384, 4)), "wide.png")["image_id"]
+    query = {"image": [upload(client, encoded(make_photo(80, 60)))["image_id"], wide], "format": "webp"}
+    told, answer = client.head("/api/v1/archive", params=query), client.get("/api/v1/archive", params=query)
+    single = client.get(f"/api/v1/images/{wide}", params={"format": "webp"})
+    for refused in (told, answer, single):
+        assert refused.status_code == 422
+    for refused in (answer, single):
+        said = refused.json()
+        assert said["error"] == "too_large_for_format" and "16384 x 4 pixels" in said["message"]
+        assert said["params"].items() >= {"format": "WEBP", "width": 16_384, "height": 4}.items()
+    assert answer.json()["params"]["name"] == "wide.png"
+    told = client.head("/api/v1/archive", params={**query, "format": "png"})
+    assert told.status_code == 200 and told.headers["content-disposition"].startswith("attachment")
+
+
 @pytest.mark.parametrize(
     ("query", "status", "code"),
     [

@@ -95,6 +95,13 @@ function uploadOnce(file, onProgress, signal) {
   });
 }
 
+/** @param {Response} response @returns {Promise<number>} */
+async function readSize(response) {
+  if (!response.ok) return readAnswer(response);
+  await response.body?.cancel();
+  return Number(response.headers.get("content-length"));
+}
+
 /** @param {(online: boolean) => void} onConnection */
 export function createApi(onConnection) {
   /**
@@ -134,6 +141,20 @@ export function createApi(onConnection) {
   function picture(url, signal) {
     const read = (/** @type {Response} */ response) => (response.ok ? response.blob() : readAnswer(response));
     return untilAnswered((given) => fetchOnce(url, {}, read, PICTURE_LIMIT_MS, given), { signal });
+  }
+
+  /**
+   * Have the server make a file for a download; an ApiError says why there is none.
+   * @param {string} url @param {AbortSignal} [signal] @returns {Promise<number>} its bytes, 0 where they are not known before
+   */
+  async function prepareFile(url, signal) {
+    const ask = (/** @type {string} */ method) => untilAnswered((given) => fetchOnce(url, { method }, readSize, PICTURE_LIMIT_MS, given), { signal });
+    try {
+      return await ask("HEAD");
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      return ask("GET"); // an answer to HEAD has no body, so only this one has the sentence
+    }
   }
 
   /** @param {File} file @param {(fraction: number) => void} onProgress @param {AbortSignal} [signal] */
@@ -199,7 +220,7 @@ export function createApi(onConnection) {
   // Relative, because a proxy may serve this under a path that the server does not know.
   const localUrl = (/** @type {string} */ url) => url.replace(/^.*?(?=api\/v1\/)/, "");
 
-  return { picture, upload, inTurn, submit, submitAndLook, follow, cancel, detect, models, chooseModel, weights, fetchWeights, stopFetch, info, photoUrl, localUrl };
+  return { picture, prepareFile, upload, inTurn, submit, submitAndLook, follow, cancel, detect, models, chooseModel, weights, fetchWeights, stopFetch, info, photoUrl, localUrl };
 }
 
 /** @typedef {ReturnType<typeof createApi>} Api */

@@ -5,6 +5,7 @@ import { createApi } from "./api.js";
 import { createBatch } from "./batch.js";
 import { createBrushSize } from "./brush_size.js";
 import { createDilationLine } from "./dilation_line.js";
+import { createDownloads } from "./downloads.js";
 import { createFileInput } from "./file_input.js";
 import { createGestures } from "./gestures.js";
 import { createI18n } from "./i18n.js";
@@ -79,7 +80,8 @@ export function startCanvas(root) {
   const maskMenu = createMaskMenu({ root, store, words, tools: maskTools, selecting });
   const panel = createPanel({ root, words, layers, onRound: painting.goToRound, onBranch: painting.goToBranch });
   const split = createSplit({ root, store, view, words });
-  const saving = createSaving({ root, store, words, api });
+  const downloads = createDownloads({ store, api });
+  const saving = createSaving({ root, store, words, api, downloads });
   const theme = createTheme();
   const samples = createSamples({
     list: $('[data-part="samples"]'), samples: setup.samples, words, onFile: (file) => photo.open([file]), onFailure: () => photo.refuse("upload_failed"),
@@ -91,7 +93,7 @@ export function startCanvas(root) {
   const photo = createPhoto({ store, api, layers, view, shelf, loading, keeping, setup, words, cancelRepair: repair.cancel, onSize: (width, height) => brushSize.setFirst(width, height) });
   const batch = createBatch({ store, api, layers, shelf, whenUploaded, sensitivity: maskMenu.sensitivity });
   const strip = createStrip({ root, store, words, api, onPhoto: photo.goTo, onRemove: removePhoto });
-  const many = createManyPanel({ root, words, store });
+  const many = createManyPanel({ root, words, store, downloads });
   const gestures = createGestures({
     stage: $(".fft-stage"), ring: $(".fft-ring"), view, getHand, isPainting, photoNumber: () => store.get().photo_number, onStroke: addStroke,
     onOutline: painting.addOutline, onPick: selecting.click, onBox: selecting.selectBox, onRadius: (factor) => brushSize.scale(factor), onChange: () => pen.lift(),
@@ -129,7 +131,7 @@ export function startCanvas(root) {
     ...maskMenu.actions,
     smaller: () => brushSize.scale(1 / 1.2),
     larger: () => brushSize.scale(1.2),
-    save: () => $('a[data-part="download"][aria-disabled="false"]')?.click(),
+    save: saving.download,
     "photo-before": () => strip.step(-1),
     "photo-after": () => strip.step(1),
     "failed-remove": photo.removeRefused,

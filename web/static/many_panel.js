@@ -5,8 +5,8 @@ import { allWork, imageOf, isNoPhoto } from "./shelf.js";
 
 /** @typedef {import("./store.js").State} State */
 
-/** @param {{root: HTMLElement, words: import("./i18n.js").Words, store: import("./store.js").Store}} parts */
-export function createManyPanel({ root, words, store }) {
+/** @param {{root: HTMLElement, words: import("./i18n.js").Words, store: import("./store.js").Store, downloads: import("./downloads.js").Downloads}} parts */
+export function createManyPanel({ root, words, store, downloads }) {
   const part = (/** @type {string} */ name) => /** @type {any} */ (root.querySelector(`[data-part="${name}"]`));
 
   function show(/** @type {State} */ state) {
@@ -21,10 +21,15 @@ export function createManyPanel({ root, words, store }) {
     }
     showProgress(batch);
     showFailed(state);
-    const ids = works.flatMap((work) => imageOf(work) || []);
-    const query = fileQuery(state.hand);
-    part("zip").href = `api/v1/archive?${ids.map((id) => `image=${id}`).join("&")}${query && `&${query}`}`;
+    const { ids, url } = zipOf(state);
+    part("zip").href = url;
     part("zip").setAttribute("aria-disabled", String(!ids.length || isRunning));
+  }
+
+  function zipOf(/** @type {State} */ state) {
+    const ids = allWork(state).flatMap(({ work }) => imageOf(work) || []);
+    const query = fileQuery(state.hand);
+    return { ids, url: `api/v1/archive?${ids.map((id) => `image=${id}`).join("&")}${query && `&${query}`}` };
   }
 
   function text(/** @type {string} */ name, /** @type {string} */ value) {
@@ -57,15 +62,10 @@ export function createManyPanel({ root, words, store }) {
     if (list.textContent !== sentences.join("")) list.replaceChildren(...sentences.map((textContent) => Object.assign(document.createElement("li"), { textContent })));
   }
 
-  // What is in the zip was taken along.
-  part("zip").addEventListener("click", () => {
-    const taken = (/** @type {import("./store.js").Round[]} */ rounds, /** @type {number} */ round) =>
-      rounds.map((one, i) => (i === round - 1 ? { ...one, downloaded: true } : one));
-    const { shelf, rounds, round } = store.get();
-    store.update({
-      shelf: shelf.map((one) => ({ ...one, work: { ...one.work, rounds: taken(one.work.rounds, one.work.round) } })),
-      rounds: taken(rounds, round),
-    });
+  part("zip").addEventListener("click", (/** @type {Event} */ event) => {
+    event.preventDefault();
+    const { ids, url } = zipOf(store.get());
+    if (part("zip").getAttribute("aria-disabled") === "false") void downloads.start(url, ids);
   });
 
   return { show };

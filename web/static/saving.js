@@ -1,7 +1,10 @@
 // Saving: the result as a file or on the clipboard. The format and quality wanted, and the size the file will have:
 // the server makes it when it is asked, and keeps it for the download.
 
+import { refusalOf } from "./downloads.js";
+
 /** @typedef {import("./store.js").State} State */
+/** @typedef {import("./store.js").Note} Note */
 
 const ASK_AFTER_MS = 300; // a slider that is moved asks once, when it rests
 const OWN = "original";
@@ -18,12 +21,13 @@ export function fileQuery({ file_format: format, file_quality: quality }) {
   return `format=${format}${WITH_QUALITY.has(format) ? `&quality=${quality}` : ""}`;
 }
 
-/** @param {{root: HTMLElement, store: import("./store.js").Store, words: import("./i18n.js").Words, api: import("./api.js").Api}} parts */
-export function createSaving({ root, store, words, api }) {
+/** @param {{root: HTMLElement, store: import("./store.js").Store, words: import("./i18n.js").Words, api: import("./api.js").Api, downloads: import("./downloads.js").Downloads}} parts */
+export function createSaving({ root, store, words, api, downloads }) {
   const part = (/** @type {string} */ name) => /** @type {any} */ (root.querySelector(`[data-part="${name}"]`));
   let isOpen = false;
   let asking = new AbortController();
-  let asked = "";
+  /** @type {{url: string, bytes?: number, refusal?: Note}} */
+  let asked = { url: "" }; // for which file, and what was answered
 
   function address(/** @type {State} */ state) {
     const id = shownId(state);
@@ -50,46 +54,47 @@ export function createSaving({ root, store, words, api }) {
     part("quality-row").hidden = !WITH_QUALITY.has(hand.file_format);
     part("file-quality").value = hand.file_quality;
     part("file-quality-value").textContent = String(hand.file_quality);
-    if (isOpen && url) askSize(url);
+    if (!isOpen || !url) return;
+    askSize(url, photo?.name);
+    showSize();
   }
 
-  function askSize(/** @type {string} */ url) {
-    if (url === asked) return;
-    asked = url;
+  function showSize() {
+    const { bytes, refusal } = asked;
+    const told = refusal ? words.sayCoded("errors", refusal) : bytes === undefined ? "…" : words.bytes(bytes);
+    if (part("file-size").textContent !== told) part("file-size").textContent = told;
+  }
+
+  /** @param {string} url @param {string} [name] of the photo */
+  function askSize(url, name) {
+    if (url === asked.url) return;
+    asked = { url };
     asking.abort();
     asking = new AbortController();
     const { signal } = asking;
-    part("file-size").textContent = "…";
     setTimeout(async () => {
       if (signal.aborted) return;
-      const bytes = await sizeOf(url, signal);
-      if (!signal.aborted) part("file-size").textContent = bytes === null ? "–" : words.bytes(bytes);
+      const answer = await api.prepareFile(url, signal).then((bytes) => ({ bytes }), (error) => ({ refusal: refusalOf(error, name) }));
+      if (signal.aborted) return;
+      asked = { url, ...answer };
+      showSize();
     }, ASK_AFTER_MS);
   }
 
-  /** @param {string} url @param {AbortSignal} signal @returns {Promise<number | null>} */
-  async function sizeOf(url, signal) {
-    try {
-      const answer = await fetch(url, { method: "HEAD", signal });
-      return answer.ok ? Number(answer.headers.get("content-length")) : null;
-    } catch {
-      return null; // the download itself will say what is wrong
-    }
-  }
-
-  function markSaved() {
-    const { rounds, round } = store.get();
-    if (round) store.update({ rounds: rounds.map((one, i) => (i === round - 1 ? { ...one, downloaded: true } : one)) });
+  function download() {
+    const state = store.get();
+    const [id, url] = [shownId(state), address(state)];
+    if (id && url) void downloads.start(url, [id], state.photo?.name);
   }
 
   async function copy() {
-    const url = shownId(store.get());
-    if (!url) return;
+    const id = shownId(store.get());
+    if (!id) return;
     try {
       // Within the click, as Safari asks; browsers take PNG only, and only from https or this machine.
-      const picture = fetch(api.photoUrl(url, "?format=png")).then((answer) => (answer.ok ? answer.blob() : Promise.reject(new Error(`HTTP ${answer.status}`))));
+      const picture = fetch(api.photoUrl(id, "?format=png")).then((answer) => (answer.ok ? answer.blob() : Promise.reject(new Error(`HTTP ${answer.status}`))));
       await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
-      markSaved();
+      downloads.markTaken([id]);
       store.update({ status: { key: "copied", tone: "good" } });
     } catch {
       store.update({ status: { error: { code: "copy_refused", message: "" } } });
@@ -102,9 +107,9 @@ export function createSaving({ root, store, words, api }) {
     if (isOpen) part("save-menu").scrollIntoView({ block: "nearest" });
   }
 
-  part("download").addEventListener("click", markSaved);
+  part("download").addEventListener("click", (/** @type {Event} */ event) => (event.preventDefault(), download()));
   part("file-format").addEventListener("change", (/** @type {any} */ { target }) => store.updateHand({ file_format: target.value }));
   part("file-quality").addEventListener("input", (/** @type {any} */ { target }) => store.updateHand({ file_quality: Number(target.value) }));
 
-  return { show, copy, toggle };
+  return { show, download, copy, toggle };
 }
