@@ -79,9 +79,15 @@ def compiled(generator: Generator, capability: tuple[int, int], sizes: Sequence[
 
 
 def compiled_for_hopper(
-    generator: Generator, *, kernels: Sequence[str] = ("local", "cross", "entry", "upsampling")
+    generator: Generator,
+    *,
+    kernels: Sequence[str] = ("local", "cross", "entry", "upsampling"),
+    batches: Sequence[int] = (1, 4),
 ) -> list[Fit]:
-    """Compile the Hopper kernels, the trunk's with and without what they are added to; return what each came to."""
+    """Compile the Hopper kernels, the trunk's with and without what they are added to; return what each came to.
+
+    With four maps of 128x128 the local convolution has another number of slots than with one.
+    """
     fits: list[Fit] = []
     network = fold_generator(generator)
     layer, device = network.layers[0], torch.device("cpu")
@@ -91,7 +97,7 @@ def compiled_for_hopper(
             stack.enter_context(mock.patch.object(module, "multiprocessors", return_value=MULTIPROCESSORS))
         trunk = hopper_trunk.HopperTrunk([layer], device)
         channels = layer.local.weight.shape[1] + layer.leave.shape[1]
-        for batch in (1, 4):  # the local convolution has another number of slots where there are many tiles
+        for batch in batches:
             source, target = (trunk.sided(torch.zeros(batch, 128, 128, channels).half(), filled=True) for _ in range(2))
             for add in (False, True):
                 for kernel in kernels:

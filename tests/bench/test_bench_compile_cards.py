@@ -45,10 +45,9 @@ def test_this_triton_compiles_what_runs_on_a_hopper_card(tmp_path: Path, monkeyp
     if triton.__version__.startswith("3.8."):
         pytest.skip(obstacle)
     assert obstacle == ""
-    fits = compiled_for_hopper(live_generator(64, 1), kernels=("local",))
-    assert [kernel for kernel, _ in fits] == ["convolve_tile"] * 4
-    assert all(0 < shared <= shared_bytes_of(CAPABILITY) // 2 for _, shared in fits[:2])  # others run beside it
-    assert all(0 < shared <= shared_bytes_of(CAPABILITY) for _, shared in fits[2:])
+    fits = compiled_for_hopper(live_generator(64, 1), kernels=("local",), batches=(1,))
+    assert [kernel for kernel, _ in fits] == ["convolve_tile"] * 2
+    assert all(0 < shared <= shared_bytes_of(CAPABILITY) // 2 for _, shared in fits)  # others run beside it
 
 
 @pytest.mark.slow
