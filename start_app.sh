@@ -99,6 +99,8 @@ wait_until_healthy() {
     local pid=$1 host=$2 port=$3 log=$4 body described status deadline=$((SECONDS + ${START_TIMEOUT_S:-180}))
     while :; do
         if body=$(http_body "$host" "$port" /health) && described=$(describe_health "$body" "$pid"); then
+            # It stays, whatever becomes of this script: where its output goes may have been closed by now.
+            STARTED_PID=
             say "fftlama runs at $(state_value url)"
             say "$described"
             say "  log      $log"

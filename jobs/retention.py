@@ -76,7 +76,10 @@ def clean_up(images: ImageStore, *, keep_days: float, keep_mib: float, now_s: fl
     histories = (
         store.connection()
         .execute(
-            "SELECT root_id, MAX(used_s) AS used_s, SUM(size_bytes) AS size_bytes FROM images"
+            # With what was encoded of them, which goes when they go.
+            "SELECT root_id, MAX(used_s) AS used_s, SUM(size_bytes + COALESCE(encoded_bytes, 0)) AS size_bytes"
+            " FROM images LEFT JOIN"
+            " (SELECT image_id, SUM(size_bytes) AS encoded_bytes FROM encodings GROUP BY image_id) USING (image_id)"
             f" GROUP BY root_id HAVING root_id NOT IN (SELECT root_id FROM jobs WHERE {LIVE}) ORDER BY 2"
         )
         .fetchall()

@@ -124,6 +124,17 @@ def test_clean_up_by_size_takes_the_least_recently_used_first(store: JobStore) -
     assert clean_up(images_of(store), keep_days=7, keep_mib=80) == 0
 
 
+def test_clean_up_counts_what_was_encoded_of_a_photo_as_gone_with_it(store: JobStore) -> None:
+    photos = [add_photo(store, age_days=9 - n, size_mib=10) for n in range(6)]
+    with store.transaction() as database:
+        database.execute(
+            "INSERT INTO encodings VALUES (?, 'png', 'image/png', '.png', '[]', ?, ?)",
+            (photos[0], 30 * MIB, time.time()),
+        )
+    assert clean_up(images_of(store), keep_days=99, keep_mib=55) == 1
+    assert [is_there(store, photo) for photo in photos] == [False] + [True] * 5
+
+
 @pytest.mark.parametrize("state", ["queued", "running", "done but not saved"])
 def test_clean_up_never_takes_what_a_live_job_needs(store: JobStore, state: str) -> None:
     photo = add_photo(store, age_days=100, size_mib=500)

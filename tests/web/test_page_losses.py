@@ -37,6 +37,25 @@ def test_pictures_cut_in_a_reload_come_later_and_nothing_is_wiped(person: Person
     assert person.shown_patches == 3
 
 
+def test_a_duplicated_tab_goes_on_with_a_copy_of_its_own(person: Person) -> None:
+    """It has the session storage of the other, and both wrote to one place."""
+    with_two_rounds(person)
+    with person.page.context.expect_page() as opened:
+        person.page.evaluate("window.open(location.href)")
+    other = opened.value
+    other.wait_for_function("document.querySelectorAll('.fft-rounds li').length === 3")
+    tabs = [page.evaluate("sessionStorage.getItem('fftlama.tab')") for page in (person.page, other)]
+    assert tabs[0] != tabs[1]
+    other.locator('[data-act="undo"]').click()
+    other.reload()
+    other.wait_for_function("document.querySelectorAll('.fft-rounds li').length === 3")
+    assert other.evaluate("sessionStorage.getItem('fftlama.tab')") == tabs[1], "its own place stays its own"
+    person.visit()
+    person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 2")
+    assert person.page.evaluate("sessionStorage.getItem('fftlama.tab')") == tabs[0]
+    other.close()
+
+
 def test_a_server_in_trouble_during_a_reload_wipes_nothing_and_a_round_that_is_gone_takes_no_other_along(
     person: Person,
 ) -> None:

@@ -151,6 +151,24 @@ def test_actual_size_is_one_hundred_percent_on_any_screen(visit: Visit, server: 
     assert somebody.photo_box()[2] * ratio == pytest.approx(WIDTH)
 
 
+def test_a_smaller_window_keeps_the_photo_in_sight_and_the_shortcuts_open_at_their_top(person: Person) -> None:
+    for _ in range(3):
+        person.press("zoomOut")
+    person.page.keyboard.down(" ")
+    person.paint((0.5, 0.5), (1.6, 1.6))
+    person.page.keyboard.up(" ")
+    person.page.set_viewport_size({"width": 600, "height": 500})
+    stage = person.page.locator(".fft-stage").bounding_box()
+    assert stage is not None
+    left, top, width, height = person.photo_box()
+    assert left + width > stage["x"] and left < stage["x"] + stage["width"]
+    assert top + height > stage["y"] and top < stage["y"] + stage["height"]
+    for _ in range(2):
+        person.press("help")
+        assert person.page.evaluate("document.querySelector('.fft-help').scrollTop") == 0
+        person.key("Escape")
+
+
 def test_the_space_bar_moves_the_picture_after_a_click_on_a_button_too_and_actual_size_has_one(person: Person) -> None:
     for action in ("brush", "undo", "zoomIn"):
         person.paint((0.3, 0.3))
@@ -162,6 +180,12 @@ def test_the_space_bar_moves_the_picture_after_a_click_on_a_button_too_and_actua
         person.page.keyboard.up(" ")
         assert person.strokes == painted, action
         assert person.stage_point(0, 0) != pytest.approx(before, abs=2), action
+    painted, before = person.strokes, person.stage_point(0, 0)
+    person.page.locator(".fft-size").click()  # a slider that has the focus does nothing with the space bar
+    person.page.keyboard.down(" ")
+    person.paint((0.4, 0.4), (0.45, 0.5))
+    person.page.keyboard.up(" ")
+    assert person.strokes == painted and person.stage_point(0, 0) != pytest.approx(before, abs=2)
     person.open(photo_file(1600, 1200))
     zoom = person.page.locator('[data-part="zoom"]')
     fitted = zoom.inner_text()

@@ -7,7 +7,7 @@ import { drawStroke, rectangleCorners, simplifyLine } from "./strokes.js";
 export function createGestures({ stage, ring, view, getHand, isPainting, photoNumber, onStroke, onOutline, onPick, onBox, onRadius, onChange }) {
   const pointers = new Map();
   /** @type {any} */
-  const live = { stroke: null, corners: null, pinch: null, panning: false, spaceHeld: false, at: null, last: null }; // last: where the last stroke ended, and on which photo
+  const live = { pen: null, stroke: null, corners: null, pinch: null, panning: false, spaceHeld: false, at: null, last: null }; // last: where the last stroke ended, and on which photo
   const LASSO_STEP_PX = 3;
   const PEN_PX = 9; // where the keyboard is with a tool that has no size
   const CLICK_PX = 6; // a finger that only taps moves by so much
@@ -15,6 +15,8 @@ export function createGestures({ stage, ring, view, getHand, isPainting, photoNu
 
   function begin(event) {
     if (event.target.closest("button, label, input, a")) return;
+    if (live.pen && event.pointerType === "touch") return; // the hand that holds the pen
+    if (event.pointerType === "pen") live.pen = event.pointerId;
     stage.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, [event.clientX, event.clientY]);
     if (pointers.size === 2) return beginPinch();
@@ -74,6 +76,7 @@ export function createGestures({ stage, ring, view, getHand, isPainting, photoNu
 
   function end(event) {
     if (!pointers.delete(event.pointerId)) return;
+    if (live.pen === event.pointerId) live.pen = null;
     const { stroke, corners } = live;
     live.panning = false;
     if (pointers.size < 2) live.pinch = null;

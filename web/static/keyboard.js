@@ -12,7 +12,7 @@ export function createKeyboard({ root, stage, actions, holdSpace, pen }) {
   };
 
   const isTyping = (target) => target.closest?.("textarea, select, [contenteditable=true], input:not([type=range], [type=file], [type=radio], [type=checkbox])");
-  const isControl = (target) => target.closest?.("button, a, summary, input, dialog"); // what the space bar works
+  const isControl = (target) => target.closest?.("button, a, summary, input:not([type=range]), dialog"); // what the space bar works
   const isPressed = (target) => target.closest?.("button, a, summary, dialog"); // and what Enter does
 
   function press(event) {

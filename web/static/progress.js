@@ -39,7 +39,7 @@ export function createProgress({ root, words, store, pace }) {
     bar.classList.toggle("fft-unknown", share === null);
     bar.style.setProperty("--done", String(share || 0));
     if (share === null) bar.removeAttribute("aria-valuenow");
-    else bar.setAttribute("aria-valuenow", String(Math.round(share * 100)));
+    else bar.setAttribute("aria-valuenow", String(Math.floor(share * 100)));
     const line = job || looking ? sentence(now) : "";
     if (part("estimate").textContent !== line) part("estimate").textContent = line;
     part("estimate").hidden = !line;

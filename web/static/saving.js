@@ -1,6 +1,7 @@
 // Saving: the result as a file or on the clipboard. The format and quality wanted, and the size the file will have:
 // the server makes it when it is asked, and keeps it for the download.
 
+import { ApiError } from "./api.js";
 import { refusalOf } from "./downloads.js";
 
 /** @typedef {import("./store.js").State} State */
@@ -90,14 +91,20 @@ export function createSaving({ root, store, words, api, downloads }) {
   async function copy() {
     const id = shownId(store.get());
     if (!id) return;
+    /** @type {unknown} */
+    let refused = null;
     try {
       // Within the click, as Safari asks; browsers take PNG only, and only from https or this machine.
-      const picture = fetch(api.photoUrl(id, "?format=png")).then((answer) => (answer.ok ? answer.blob() : Promise.reject(new Error(`HTTP ${answer.status}`))));
+      const picture = api.picture(api.photoUrl(id, "?format=png")).catch((error) => {
+        refused = error;
+        throw error;
+      });
       await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
       downloads.markTaken([id]);
       store.update({ status: { key: "copied", tone: "good" } });
     } catch {
-      store.update({ status: { error: { code: "copy_refused", message: "" } } });
+      const isOurs = refused instanceof ApiError && refused.status > 0;
+      store.update({ status: { error: isOurs ? refusalOf(refused, store.get().photo?.name) : { code: "copy_refused", message: "" } } });
     }
   }
 

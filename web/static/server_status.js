@@ -12,6 +12,10 @@ export function createServerStatus({ dialog, words }) {
 
   function open() {
     dialog.showModal();
+    // It would open where the only button is, at its end.
+    dialog.tabIndex = -1;
+    dialog.focus();
+    dialog.scrollTop = 0;
     void look();
   }
 

@@ -58,14 +58,30 @@ export function createSessionStorage() {
     const all = places();
     const free = all.find((place) => place.closed && Date.now() - place.saved_at < KEPT_MS);
     for (const place of all.slice(PLACES_KEPT)) drop(place.key);
-    const name = free ? free.key : PREFIX + randomId();
+    return take(free ? free.key : PREFIX + randomId());
+  }
+
+  function take(/** @type {string} */ name) {
     sessionStorage.setItem(TAB_KEY, name);
     return name;
   }
 
+  // A tab that is reloaded has closed its place before. Where it is open, another tab is there: this one was duplicated,
+  // which copies sessionStorage too, and goes on with a copy. So does a tab that comes back after the browser crashed.
+  function own(/** @type {string} */ name) {
+    const found = read(name);
+    if (found?.closed) return name;
+    const copy = PREFIX + randomId();
+    if (found && !write(copy, found)) return name;
+    const shelf = found && localStorage.getItem(shelfKey(name));
+    if (shelf) write(shelfKey(copy), JSON.parse(shelf));
+    return take(copy);
+  }
+
   function open() {
     try {
-      tab = sessionStorage.getItem(TAB_KEY) || claim();
+      const name = sessionStorage.getItem(TAB_KEY);
+      tab = name ? own(name) : claim();
     } catch {
       return null;
     }

@@ -72,7 +72,7 @@ export function createView({ stage, world, overlay, draw, onChange }) {
     overlay.width = Math.max(1, Math.round(room.width * ratio));
     overlay.height = Math.max(1, Math.round(room.height * ratio));
     if (view.width && view.fitted) fit();
-    else if (view.width) place();
+    else if (view.width) (keepInSight(), place());
   }
 
   function setSize(width, height) {
