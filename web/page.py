@@ -39,7 +39,7 @@ def page_setup(settings: Any) -> dict[str, Any]:
     """Collect what the scripts need to know.
 
     Args:
-        settings: `max_file_mib`, `language`, `fetch_weights` and `queue` are read.
+        settings: `max_file_mib`, `language`, `fetch_weights`, `queue` and `auth_file` are read.
 
     Returns:
         every word of the page in both languages, the language, and the limits; it can be written as JSON.
@@ -50,6 +50,7 @@ def page_setup(settings: Any) -> dict[str, Any]:
         "max_file_mib": settings.max_file_mib,
         "preview_px": PREVIEW_PX,
         "weights_offered": is_offered(settings),
+        "has_login": settings.auth_file is not None,
         "samples": describe_samples(),
     }
 

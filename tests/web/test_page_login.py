@@ -75,6 +75,29 @@ def test_download_and_reload_are_those_of_the_person(person: Person, browser: Br
     stranger.close()
 
 
+def test_logging_out_leaves_nothing_for_who_comes_next(browser: Browser, server: RunningServer) -> None:
+    context = open_browser(browser)
+    context.request.post(f"{server.url}/login", form={"name": OTHER, "password": PASSWORD})
+    person = Person(context, server.url)
+    person.visit()
+    person.open(photo_file())
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    person.repair()
+    asked: list[str] = []
+    person.page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+    with person.page.expect_navigation(url="**/login*"):
+        person.press("logout")
+    assert len(asked) == 1 and "not downloaded" in asked[0]
+    assert context.request.get(server.url + "/api/v1/models").status == 401
+    person.page.fill("[name=name]", NAME)
+    person.page.fill("[name=password]", PASSWORD)
+    person.page.keyboard.press("Enter")
+    person.page.locator('[data-part="status"]:not([hidden])').wait_for(timeout=PATIENCE_MS)
+    assert person.page.locator(".fft-patch, .fft-photo[src]").count() == 0
+    expect(person.page.locator('[data-part="status"]')).not_to_contain_text("cleaned up")
+    context.close()
+
+
 def test_status_of_the_server_is_shown_to_operators_alone(person: Person, browser: Browser) -> None:
     person.press("help")
     shown = person.page.locator('[data-part="server"]')

@@ -1,4 +1,5 @@
-// Leaving: the browser asks before the page is closed with work that would be lost or was not taken along.
+// Leaving: the browser asks before the page is closed with work that would be lost or was not taken along. Logging out,
+// where there is a login.
 
 import { allWork } from "./shelf.js";
 
@@ -14,9 +15,26 @@ export function hasUnsavedWork(state) {
   return Boolean(batch?.running) || uploaded !== null || isComing || works.some((work) => work.job || !isTaken(work));
 }
 
-/** @param {{store: import("./store.js").Store}} parts */
-export function createLeaving({ store }) {
+/** @param {{store: import("./store.js").Store, session: ReturnType<typeof import("./session_storage.js").createSessionStorage>, words: import("./i18n.js").Words}} parts */
+export function createLeaving({ store, session, words }) {
+  let isLeft = false;
+
   addEventListener("beforeunload", (event) => {
-    if (hasUnsavedWork(store.get())) event.preventDefault();
+    if (!isLeft && hasUnsavedWork(store.get())) event.preventDefault();
   });
+
+  /** Leave for good: what comes next in this browser finds the login page, and nothing of what was here. */
+  async function logOut() {
+    if (hasUnsavedWork(store.get()) && !confirm(words.say("app.logout_unsaved"))) return;
+    try {
+      await fetch("logout", { method: "POST", redirect: "manual" });
+    } catch {
+      return store.update({ status: { error: { code: "logout_failed", message: "" } } });
+    }
+    isLeft = true;
+    session.forget();
+    location.reload();
+  }
+
+  return { logOut };
 }

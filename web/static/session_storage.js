@@ -129,7 +129,18 @@ export function createSessionStorage() {
     if (!read(tab)) write(tab, { state: { ...nothing, hand: now.hand }, saved_at: Date.now(), closed: false });
   }
 
-  return { open, follow, followShelf };
+  /** Forget everything that this browser keeps, of all tabs: who comes next at this machine may be somebody else. */
+  function forget() {
+    tab = null;
+    try {
+      sessionStorage.removeItem(TAB_KEY);
+      for (const { key } of places()) drop(key);
+    } catch {
+      // Where storage is forbidden nothing was kept.
+    }
+  }
+
+  return { open, follow, followShelf, forget };
 }
 
 /** Return 128 random bits; crypto.randomUUID exists only on https and localhost, and this page is also used over a LAN. */

@@ -12,5 +12,6 @@ export const setup: {
   max_file_mib: number;
   preview_px: number;
   weights_offered: boolean;
+  has_login: boolean;
   samples: Sample[];
 };
