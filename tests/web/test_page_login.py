@@ -6,7 +6,7 @@ The tests of `test_page_repair.py` that matter most run here a second time, by s
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Dialog, expect
 
 from tests.support.page_driver import PATIENCE_MS, Person, Profile, open_browser, photo_file
 from tests.support.serving import RunningServer
@@ -84,9 +84,14 @@ def test_logging_out_leaves_nothing_for_who_comes_next(browser: Browser, server:
     person.paint((0.3, 0.3), (0.4, 0.3))
     person.repair()
     asked: list[str] = []
-    person.page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        dialog.accept()
+
+    person.page.on("dialog", answer)
     with person.page.expect_navigation(url="**/login*"):
-        person.press("logout")
+        person.page.locator('[data-part="logout"]').click()
     assert len(asked) == 1 and "not downloaded" in asked[0]
     assert context.request.get(server.url + "/api/v1/models").status == 401
     person.page.fill("[name=name]", NAME)

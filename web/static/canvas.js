@@ -83,8 +83,6 @@ export function startCanvas(root) {
   const downloads = createDownloads({ store, api });
   const saving = createSaving({ root, store, words, api, downloads });
   const theme = createTheme();
-  const leaving = createLeaving({ store, session, words });
-  $('[data-part="logout"]').hidden = !setup.has_login;
   const samples = createSamples({
     list: $('[data-part="samples"]'), samples: setup.samples, words, onFile: (file) => photo.open([file]), onFailure: () => photo.refuse("upload_failed"),
   });
@@ -145,7 +143,6 @@ export function startCanvas(root) {
     choose: () => $(".fft-file").click(),
     help: serverStatus.open,
     theme: theme.toggle,
-    logout: leaving.logOut,
     "choose-folder": () => $(".fft-folder").click(),
     "help-close": () => $(".fft-help").close(),
     language: () => (words.toggle(), words.apply(root), samples.show(), panel.showZoom(view.get()), show()),
@@ -299,4 +296,5 @@ export function startCanvas(root) {
   show();
   catchUp();
   models.start();
+  createLeaving({ root, store, session, words, hasLogin: setup.has_login });
 }

@@ -15,8 +15,9 @@ export function hasUnsavedWork(state) {
   return Boolean(batch?.running) || uploaded !== null || isComing || works.some((work) => work.job || !isTaken(work));
 }
 
-/** @param {{store: import("./store.js").Store, session: ReturnType<typeof import("./session_storage.js").createSessionStorage>, words: import("./i18n.js").Words}} parts */
-export function createLeaving({ store, session, words }) {
+/** @param {{root: HTMLElement, hasLogin: boolean, store: import("./store.js").Store, session: ReturnType<typeof import("./session_storage.js").createSessionStorage>, words: import("./i18n.js").Words}} parts */
+export function createLeaving({ root, store, session, words, hasLogin }) {
+  const button = /** @type {HTMLElement} */ (root.querySelector('[data-part="logout"]'));
   let isLeft = false;
 
   addEventListener("beforeunload", (event) => {
@@ -36,5 +37,6 @@ export function createLeaving({ store, session, words }) {
     location.reload();
   }
 
-  return { logOut };
+  button.hidden = !hasLogin;
+  button.addEventListener("click", logOut);
 }
