@@ -9,6 +9,8 @@ from torch import Tensor
 CAPABILITY = (9, 0)
 ROWS, COLUMNS, OUTPUTS, DEPTH = 32, 8, 64, 32  # as in hopper_steps, which not every Triton can import
 LARGEST_TRIAL_DIFFERENCE = 2e-3
+LEAST_OCCUPANCY = 0.8
+"""Share of the multiprocessors that are at work, on average; with less, other kernels' smaller tiles are faster."""
 
 
 def why_not_card(device: torch.device) -> str:
@@ -39,6 +41,12 @@ def why_not_gluon() -> str:
 def tiles_of(batch: int, height: int, width: int, outputs: int) -> int:
     """Return how many tiles a map (batch, height, width) with `outputs` channels has."""
     return batch * (height // ROWS) * (width // COLUMNS) * (outputs // OUTPUTS)
+
+
+def keeps_at_work(pieces: int, programs: int) -> bool:
+    """Whether `pieces` of the same size, dealt out to `programs` that stay, keep enough of them at work to the end."""
+    rounds = -(-pieces // programs)
+    return pieces >= LEAST_OCCUPANCY * rounds * programs
 
 
 def trial_difference(actual: Tensor, expected: Tensor) -> float:

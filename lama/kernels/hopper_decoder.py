@@ -14,6 +14,7 @@ from lama.kernels.hopper_card import (
     LARGEST_TRIAL_DIFFERENCE,
     OUTPUTS,
     ROWS,
+    keeps_at_work,
     tiles_of,
     trial_difference,
     why_not_card,
@@ -22,8 +23,6 @@ from lama.kernels.tiles import multiprocessors, tile_for
 from lama.kernels.upsampling import row_upsampling, upsample
 
 SLOTS = 5
-LEAST_OCCUPANCY = 0.8
-"""Share of the multiprocessors that are at work, on average; with less, the other kernel's smaller tiles are faster."""
 STEPS = (
     (((2, 2), (0, 2), (1, 2)), ((2, 0), (0, 0), (1, 0))),
     (((2, 1), (0, 1), (1, 1)),),
@@ -72,9 +71,7 @@ class HopperUpsampling:
         _, height, width, _ = x.shape
         if height % ROWS or width % COLUMNS:
             return False
-        tiles = self._tiles(x)
-        rounds = -(-tiles // self._multiprocessors)
-        return tiles >= LEAST_OCCUPANCY * rounds * self._multiprocessors
+        return keeps_at_work(self._tiles(x), self._multiprocessors)
 
     def upsample(self, x: Tensor, out: Tensor) -> None:
         """Write ReLU(transposed convolution + bias) of the first I channels of `x` to `out`.

@@ -7,6 +7,7 @@ from torch import Tensor
 from lama.fold_batchnorm import Convolution
 from lama.kernels.convolution import RowConvolution
 from lama.kernels.fourier import KernelMatrices
+from lama.kernels.hopper_card import keeps_at_work
 from lama.kernels.tiles import multiprocessors
 
 STRIP_PX, HALF_PX, STEP = 128, 64, 64  # as in hopper_entry, which not every Triton can import
@@ -14,8 +15,6 @@ SLOTS = 3
 WIDTHS = (64, 128)
 NARROW = (32, 64)
 """A third of the channels that the kernel computes: what a product has as its columns is a power of two."""
-LEAST_OCCUPANCY = 0.8
-"""Share of the multiprocessors that are at work, on average; with less, the other kernel's smaller tiles are faster."""
 
 
 def has_entry(enter: Convolution) -> bool:
@@ -29,8 +28,7 @@ def takes_strips(x: Tensor) -> bool:
     batch, height, width, _ = x.shape
     if width not in WIDTHS or height * width % STRIP_PX:
         return False
-    strips, programs = batch * height * width // STRIP_PX, multiprocessors(x.device)
-    return strips >= LEAST_OCCUPANCY * -(-strips // programs) * programs
+    return keeps_at_work(batch * height * width // STRIP_PX, multiprocessors(x.device))
 
 
 def enter_strips(

@@ -193,6 +193,19 @@ def test_interrupted_start_leaves_nothing_behind(checkout: SmallCheckout) -> Non
     assert checkout.pids() == [] and checkout.state() == {}
 
 
+def test_the_app_stays_where_nobody_reads_what_the_script_says(checkout: SmallCheckout) -> None:
+    """As in `./start_app.sh | head -1`, where the script ends by a signal when it says that the app runs."""
+    command = [str(checkout.folder / "start_app.sh")]
+    script = subprocess.Popen(command, env=environment(PORT=str(checkout.port)), stdout=subprocess.PIPE, text=True)
+    assert script.stdout is not None
+    while "Starting fftlama" not in (line := script.stdout.readline()):
+        assert line
+    script.stdout.close()
+    script.wait(timeout=30)
+    assert len(checkout.pids()) == 1 and checkout.state()
+    assert checkout.run("stop_app.sh").returncode == 0
+
+
 def test_port_taken_by_another_program_is_said_with_its_pid(checkout: SmallCheckout) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", checkout.port))

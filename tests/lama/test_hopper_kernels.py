@@ -13,9 +13,10 @@ pytest.importorskip("triton.experimental.gluon")
 
 import triton
 
+from lama.kernels import hopper_path
 from lama.kernels.convolution import convolve_reference, row_convolution
 from lama.kernels.fourier import kernel_matrices
-from lama.kernels.hopper_card import COLUMNS, DEPTH, OUTPUTS, ROWS, why_not_gluon
+from lama.kernels.hopper_card import COLUMNS, DEPTH, OUTPUTS, ROWS, keeps_at_work, why_not_gluon
 from lama.kernels.hopper_decoder import STEPS, HopperUpsampling, hopper_upsamplings
 from lama.kernels.hopper_path import enter_strips, has_entry
 from lama.kernels.hopper_trunk import (
@@ -278,6 +279,21 @@ def test_takes_only_maps_that_fill_the_card() -> None:
     assert trunk.enters(torch.empty(1, 128, 128, 704, device=device))
     assert not trunk.enters(torch.empty(1, 64, 64, 704, device=device))
     assert not trunk.enters(torch.empty(8, 64, 96, 704, device=device))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "is_enough"),
+    [(105, False), (106, True), (132, True), (133, False), (211, False), (212, True), (1024, True)],
+)
+def test_pieces_that_leave_a_fifth_of_the_programs_idle_are_too_few(pieces: int, is_enough: bool) -> None:
+    assert keeps_at_work(pieces, 132) is is_enough
+
+
+def test_strips_match_the_kernel() -> None:
+    from lama.kernels import hopper_entry
+
+    assert (hopper_entry.HALF.value, hopper_entry.STEP.value) == (hopper_path.HALF_PX, hopper_path.STEP)
+    assert hopper_path.STRIP_PX == 2 * hopper_path.HALF_PX
 
 
 def test_tiles_match_the_kernels() -> None:

@@ -40,12 +40,18 @@ def test_pictures_cut_in_a_reload_come_later_and_nothing_is_wiped(person: Person
 def test_a_duplicated_tab_goes_on_with_a_copy_of_its_own(person: Person) -> None:
     """It has the session storage of the other, and both wrote to one place."""
     with_two_rounds(person)
+    old = {"state": None, "saved_at": 1, "closed": False}  # as a phone leaves them that ends tabs without a word
+    person.page.evaluate(
+        "old => [...Array(12)].forEach((_, n) => localStorage[`fftlama.tab.${n}`] = JSON.stringify(old))", old
+    )
     with person.page.context.expect_page() as opened:
         person.page.evaluate("window.open(location.href)")
     other = opened.value
     other.wait_for_function("document.querySelectorAll('.fft-rounds li').length === 3")
     tabs = [page.evaluate("sessionStorage.getItem('fftlama.tab')") for page in (person.page, other)]
     assert tabs[0] != tabs[1]
+    places = other.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('fftlama.tab.')).length")
+    assert places <= 9, "the oldest go, or the room is full one day"
     other.locator('[data-act="undo"]').click()
     other.reload()
     other.wait_for_function("document.querySelectorAll('.fft-rounds li').length === 3")

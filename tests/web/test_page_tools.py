@@ -1,10 +1,12 @@
 """The tools: outlines are what was red, the brush's ring and size, straight lines, giving up, and the space bar."""
 
+import io
 import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
@@ -149,6 +151,18 @@ def test_actual_size_is_one_hundred_percent_on_any_screen(visit: Visit, server: 
     somebody.key("1")
     expect(somebody.page.locator('[data-part="zoom"]')).to_have_text("100 %")
     assert somebody.photo_box()[2] * ratio == pytest.approx(WIDTH)
+
+
+def test_what_is_chosen_is_seen_in_high_contrast(person: Person) -> None:
+    """By the pixels: computed styles tell of colours that the system replaces."""
+    person.page.emulate_media(forced_colors="active")
+    colours = []
+    for tool in ("brush", "eraser"):
+        shot = person.page.locator(f'[data-act="{tool}"]').screenshot()
+        pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
+        colours.append(tuple(pixels[5, 5].tolist()))
+    person.page.emulate_media(forced_colors="none")
+    assert colours[0] != colours[1]
 
 
 def test_a_smaller_window_keeps_the_photo_in_sight_and_the_shortcuts_open_at_their_top(person: Person) -> None:

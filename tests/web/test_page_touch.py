@@ -43,6 +43,29 @@ class Finger:
         self.up()
 
 
+def test_the_hand_beside_a_pen_ends_no_stroke(person: Person) -> None:
+    person.open(photo_file(640, 480))
+    session, finger = person.context.new_cdp_session(person.page), Finger(person)
+    points = [person.stage_point(x, 0.4) for x in (0.3, 0.4, 0.5)]
+
+    def pen(kind: str, x: float, y: float) -> None:
+        held = {"button": "left", "buttons": int(kind != "mouseReleased"), "clickCount": 1, "pointerType": "pen"}
+        session.send("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, **held})
+
+    before = person.stage_point(0, 0)
+    pen("mousePressed", *points[0])
+    pen("mouseMoved", *points[1])
+    finger.down(*person.stage_point(0.8, 0.8))
+    finger.up()
+    pen("mouseMoved", *points[2])
+    pen("mouseReleased", *points[2])
+    person.page.wait_for_function("document.querySelector('[data-act=\"clear\"]').disabled === false")
+    (stroke,) = person.strokes
+    ends = [stroke["points"][0][0], stroke["points"][-1][0]]
+    assert ends == pytest.approx([0.3 * 640, 0.5 * 640], abs=6)
+    assert person.stage_point(0, 0) == pytest.approx(before, abs=1), "it was no pinch"
+
+
 def middle(locator: Locator) -> tuple[float, float]:
     box = locator.bounding_box()
     assert box is not None

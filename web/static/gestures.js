@@ -15,7 +15,7 @@ export function createGestures({ stage, ring, view, getHand, isPainting, photoNu
 
   function begin(event) {
     if (event.target.closest("button, label, input, a")) return;
-    if (live.pen && event.pointerType === "touch") return; // the hand that holds the pen
+    if (live.pen !== null && event.pointerType === "touch") return; // the hand that holds the pen
     if (event.pointerType === "pen") live.pen = event.pointerId;
     stage.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, [event.clientX, event.clientY]);

@@ -55,10 +55,15 @@ export function createSessionStorage() {
   }
 
   function claim() {
-    const all = places();
-    const free = all.find((place) => place.closed && Date.now() - place.saved_at < KEPT_MS);
-    for (const place of all.slice(PLACES_KEPT)) drop(place.key);
+    const free = dropOldest().find((place) => place.closed && Date.now() - place.saved_at < KEPT_MS);
     return take(free ? free.key : PREFIX + randomId());
+  }
+
+  // The room is small, and a phone that ends tabs without a word leaves a place each time.
+  function dropOldest() {
+    const all = places();
+    for (const place of all.slice(PLACES_KEPT)) drop(place.key);
+    return all;
   }
 
   function take(/** @type {string} */ name) {
@@ -71,6 +76,7 @@ export function createSessionStorage() {
   function own(/** @type {string} */ name) {
     const found = read(name);
     if (found?.closed) return name;
+    dropOldest();
     const copy = PREFIX + randomId();
     if (found && !write(copy, found)) return name;
     const shelf = found && localStorage.getItem(shelfKey(name));
