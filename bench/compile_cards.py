@@ -5,8 +5,8 @@
 Triton compiles for any card on any machine. This walks through the forward at every size as on a card of each compute
 capability (A100; RTX 30; RTX 40, L4; RTX 50), compiles what would be launched with the block shapes that card gets, and
 compares the shared memory each program takes with what the card has. What a kernel computes is checked elsewhere, in
-Triton's interpreter (`tests/lama/kernels`). At 9.0 (H100, H200) the convolutions in Gluon are compiled too, which no
-interpreter runs. Prints a table; the exit status is 1 if a kernel does not fit.
+Triton's interpreter (`tests/lama/kernels`). At 9.0 (H100, H200) the kernels in Gluon and in CUDA C++ are compiled too,
+which no interpreter runs. Prints a table; the exit status is 1 if a kernel does not fit.
 """
 
 import argparse
@@ -29,7 +29,16 @@ from lama.checkpoint import load_generator
 from lama.dft import dft_matrices
 from lama.fold_batchnorm import fold_generator
 from lama.generator import Generator
-from lama.kernels import convolution, hopper_card, hopper_decoder, hopper_path, hopper_trunk, tiles
+from lama.kernels import (
+    convolution,
+    cuda_kernel,
+    hopper_card,
+    hopper_columns,
+    hopper_decoder,
+    hopper_path,
+    hopper_trunk,
+    tiles,
+)
 from lama.kernels.convolution import row_convolution
 from lama.kernels.fourier import kernel_matrices
 
@@ -58,7 +67,7 @@ def main() -> None:
             largest: dict[str, int] = {}
             fits = compiled(generator, (major, minor), sizes)
             if (major, minor) == hopper_card.CAPABILITY:
-                fits += compiled_for_hopper(generator)
+                fits += compiled_for_hopper(generator) + compiled_columns(generator)
             for kernel, shared in fits:
                 largest[kernel] = max(shared, largest.get(kernel, 0))
             for kernel, shared in largest.items():
@@ -118,6 +127,15 @@ def compiled_for_hopper(
                     x, out = torch.zeros(1, 64, 64, inputs).half(), torch.zeros(1, 128, 128, outputs).half()
                     hopper_decoder.HopperUpsampling(up, device).upsample(x, out)
     return fits
+
+
+def compiled_columns(generator: Generator) -> list[Fit]:
+    """Compile the kernel of the spectrum's columns for every plan of this network; return what each takes."""
+    channels = fold_generator(generator).layers[0].spectrum.bias.numel() // 2
+    plans = [plan for plan, _ in hopper_columns.PLANS if plan.channels == channels]
+    for plan in plans:
+        cuda_kernel.compiled(plan.source(), None)
+    return [("convolve_columns", plan.shared_bytes) for plan in plans]
 
 
 class _AbsentCard:

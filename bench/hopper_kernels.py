@@ -1,8 +1,9 @@
-"""Time the Hopper kernels of upsamplings and of the spectral path's entry alone, each beside the kernel it replaces.
+"""Time the Hopper kernels of upsamplings and of the spectral path alone, each beside the kernels that it replaces.
 
-    python bench/hopper_kernels.py [--sizes 1x128,8x64,1x64]
+    python bench/hopper_kernels.py [--sizes 1x128,8x64,4x64,1x64] [--width 64]
 
-Sizes are batch x side of the trunk's map (features of 8 times fewer pixels), in big-lama's width. Each kernel runs on
+Sizes are batch x side of the trunk's map (features of 8 times fewer pixels); a width of 64 is big-lama's, 32 that of
+the included network, whose upsamplings have other kernels in part. Each kernel runs on
 random inputs into poisoned memory, five times, and its largest difference from the other kernel is printed, as a share
 of the largest number. Times are the replay of a CUDA graph of 20 launches over inputs that rotate through more memory
 than the L2 cache holds. Needs a Hopper card. Prints a Markdown table in microseconds.
@@ -16,22 +17,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import triton
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lama.dft import dft_matrices
-from lama.fold_batchnorm import Convolution
+from lama.fold_batchnorm import Convolution, FFCLayer
 from lama.kernels.convolution import row_convolution
-from lama.kernels.fourier import kernel_matrices
-from lama.kernels.hopper_card import why_not_card
+from lama.kernels.fourier import invert_columns, kernel_matrices, transform_columns
+from lama.kernels.hopper_card import OUTPUTS, why_not_card
+from lama.kernels.hopper_columns import HopperColumns
 from lama.kernels.hopper_decoder import HopperUpsampling
 from lama.kernels.hopper_path import WIDTHS, enter_strips
-from lama.kernels.spectral_path import enter_rows
+from lama.kernels.spectral_path import convolve_spectrum, enter_rows, spectrum_convolution
 from lama.kernels.tiles import tile_for
 from lama.kernels.upsampling import row_upsampling, upsample
 
-WIDTH = 64  # of big-lama
 LAUNCHES, REPLAYS, RUNS = 20, 7, 5
 CACHE_BYTES = 120e6  # more than the L2 cache holds
 Launch = Callable[[int], object]
@@ -40,29 +42,33 @@ Launch = Callable[[int], object]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", default="1x128,8x64,1x64")
+    parser.add_argument("--sizes", default="1x128,8x64,4x64,1x64")
+    parser.add_argument("--width", type=int, default=64)
     options = parser.parse_args()
     device = torch.device("cuda")
     if obstacle := why_not_card(device if torch.cuda.is_available() else torch.device("cpu")):
         raise SystemExit(obstacle)
-    print(torch.cuda.get_device_name())
+    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, Triton {triton.__version__}")
     print("\n| kernel | size | the other, us | for Hopper, us | difference |\n|---|---|---|---|---|")
     for size in options.sizes.split(","):
         batch, side = (int(number) for number in size.split("x"))
         for step in range(3):
-            time_upsampling(step, batch, side << step, device)
+            time_upsampling(step, batch, side << step, options.width, device)
         if side in WIDTHS:
-            time_entry(batch, side, device)
+            time_entry(batch, side, options.width, device)
+            time_columns(batch, side, options.width, device)
 
 
-def time_upsampling(step: int, batch: int, side: int, device: torch.device) -> None:
+def time_upsampling(step: int, batch: int, side: int, width: int, device: torch.device) -> None:
     """Print the row of the decoder's first (0), second or third transposed convolution of a map `side` wide."""
-    inputs, outputs = 8 * WIDTH >> step, 4 * WIDTH >> step
+    inputs, outputs = 8 * width >> step, 4 * width >> step
+    if outputs % OUTPUTS:
+        return
     random = torch.Generator().manual_seed(step)
     weight = torch.randn(inputs, outputs, 3, 3, generator=random) * (inputs * 9 / 4) ** -0.5
     convolution = Convolution(weight, torch.randn(outputs, generator=random))
     other, form = row_upsampling(convolution, device), HopperUpsampling(convolution, device)
-    channels = inputs + (3 * WIDTH if step == 0 else 0)
+    channels = inputs + (3 * width if step == 0 else 0)
     xs = inputs_of(batch, side, channels, device)
     outs = [x.new_empty(batch, 2 * side, 2 * side, outputs) for x in xs]
     tile = tile_for("up", batch * side * side, columns=outputs, depth=inputs, device=device)
@@ -77,9 +83,9 @@ def time_upsampling(step: int, batch: int, side: int, device: torch.device) -> N
     print_row(name, f"{batch}x{side}", launch_other, launch, len(xs), lambda: (outs[0],))
 
 
-def time_entry(batch: int, side: int, device: torch.device) -> None:
+def time_entry(batch: int, side: int, width: int, device: torch.device) -> None:
     """Print the row of the spectral path's first launch."""
-    local, inputs, outputs = 2 * WIDTH, 6 * WIDTH, 3 * WIDTH
+    local, inputs, outputs = 2 * width, 6 * width, 3 * width
     random = torch.Generator().manual_seed(0)
     weight = torch.randn(outputs, inputs, 1, 1, generator=random) * inputs**-0.5
     enter = row_convolution(Convolution(weight, torch.randn(outputs, generator=random)), device)
@@ -102,10 +108,40 @@ def time_entry(batch: int, side: int, device: torch.device) -> None:
     print_row(f"entry {inputs} -> {outputs}", f"{batch}x{side}", launch_other, launch, len(xs), results)
 
 
-def inputs_of(batch: int, side: int, channels: int, device: torch.device) -> list[Tensor]:
-    """Make as many maps (batch, side, side, channels) float16 as are more than the cache holds, two at least."""
-    count = max(2, int(CACHE_BYTES // (batch * side * side * channels * 2)) + 1)
-    return [torch.randn(batch, side, side, channels, device=device).half() for _ in range(count)]
+def time_columns(batch: int, side: int, width: int, device: torch.device) -> None:
+    """Print the row of the spectral path's columns, which are three launches otherwise."""
+    channels = 3 * width
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(2 * channels, 2 * channels, 1, 1, generator=random) * (2 * channels) ** -0.5
+    convolution = Convolution(weight, torch.randn(2 * channels, generator=random))
+    layer = FFCLayer(convolution, convolution, convolution, convolution, weight)
+    form, other = HopperColumns([layer], device), spectrum_convolution(convolution, device)
+    matrices = kernel_matrices(dft_matrices(side, side), device)
+    xs = [x.view(batch, side, 2, -1, channels) for x in inputs_of(batch, 2 * side, channels, device, side // 2 + 1)]
+    plan = form.plan(xs[0])
+    if plan is None:
+        return
+    between, out = (torch.empty_like(xs[0]) for _ in range(2))
+    columns = tile_for("columns", 2 * side, columns=0, depth=0, device=device)
+    rows = batch * side * (side // 2 + 1)
+    spectrum = tile_for("spectrum", rows, columns=2 * channels, depth=channels, device=device)
+
+    def launch_other(n: int) -> None:
+        transform_columns(xs[n], matrices, out, tile=columns)
+        convolve_spectrum(out, other, matrices.spectrum_gain, between, tile=spectrum)
+        invert_columns(between, matrices, out, tile=columns)
+
+    def launch(n: int) -> None:
+        form.convolve(0, xs[n], matrices, out, plan)
+
+    print_row(f"columns of {channels}", f"{batch}x{side}", launch_other, launch, len(xs), lambda: (out,))
+
+
+def inputs_of(batch: int, height: int, channels: int, device: torch.device, width: int | None = None) -> list[Tensor]:
+    """Make as many maps (batch, height, width, channels) float16 as are more than the cache holds, two at least."""
+    width = width or height
+    count = max(2, int(CACHE_BYTES // (batch * height * width * channels * 2)) + 1)
+    return [torch.randn(batch, height, width, channels, device=device).half() for _ in range(count)]
 
 
 def print_row(

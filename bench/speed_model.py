@@ -214,8 +214,8 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
     """Build the forward of one form.
 
     Forms: ours fp16, ours one stream, ours no Hopper, ours Hopper convolutions alone (of the trunk, before there were
-    others), ours local after, ours local beside, ours cross after, ours cross beside, ours fp16 torch, eager, trace,
-    compile.
+    others), ours columns in three launches (before they were one), ours local after, ours local beside, ours cross
+    after, ours cross beside, ours fp16 torch, eager, trace, compile.
     """
     if form.startswith("ours"):
         kernels = "torch" if form.endswith("torch") else "auto"
@@ -223,6 +223,8 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
         if isinstance(fused.backend, TritonBackend):
             if "one stream" in form:
                 put_on_one_stream(fused.backend)
+            if "no Hopper" in form or "alone" in form or "three launches" in form:
+                fused.backend.trunk._columns = None
             if "no Hopper" in form:
                 fused.backend.trunk._hopper = None
             if "no Hopper" in form or "convolutions alone" in form:

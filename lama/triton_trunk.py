@@ -17,6 +17,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from lama.kernels.fourier import (
     transform_columns,
     transform_rows,
 )
+from lama.kernels.hopper_columns import ColumnPlan, hopper_columns
 from lama.kernels.hopper_path import enter_strips
 from lama.kernels.hopper_trunk import SidedMap, hopper_trunk
 from lama.kernels.spectral_path import (
@@ -46,6 +48,9 @@ from lama.kernels.tiles import Tile, tile_for
 
 MANY_ROWS = 128 * 128  # of the trunk's maps: from here on the local convolution waits until the spectral path has begun
 FEW_ROWS = 2 * 64 * 64  # up to here the cross convolution runs beside the spectral path
+NARROW_OUTPUTS, NARROW_GAIN = 64, 2
+"""A network with so few local channels, as the included one, takes maps of up to 64 columns with so many times the rows
+for few, where the spectral path's columns are one launch."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,11 @@ class _Shared:
     matrices: KernelMatrices
     planes: Tensor
     spectrum: Tensor
-    convolved: Tensor
+    convolved: Tensor | None
+    columns: ColumnPlan | None
     scratch: SplitScratch | None
-    local_after_enter: bool
+    local_after: Literal["", "entry", "columns"]
+    """What of the spectral path the local convolution waits for: nothing, its first launch, or that of the columns."""
     sums: tuple[Tensor, Tensor] | None
     """Of the cross convolution where it runs beside the spectral path, of one layer and of the next."""
 
@@ -98,6 +105,8 @@ class TritonTrunk:
         self._layers = [_layer_weights(layer, device) for layer in layers]
         self.inner_channels = layers[0].enter.bias.numel()
         self._hopper, self.why_not_hopper = hopper_trunk(layers, device)
+        self._columns, why_not_columns = hopper_columns(layers, device)
+        self.why_not_hopper = self.why_not_hopper or why_not_columns
         self._matrices: dict[tuple[int, int], KernelMatrices] = {}
         # The spectral path is the longer chain: its launches go first where both streams have one ready.
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
@@ -153,9 +162,9 @@ class TritonTrunk:
             self._stream.wait_stream(main)  # until the layer before has written what this one reads
         with torch.cuda.stream(self._stream) if main is not None else contextlib.nullcontext():
             self._enter_spectral_path(layer, x, shared)
-            is_awaited = main is not None and shared.local_after_enter
-            entered = torch.cuda.current_stream().record_event() if is_awaited else None
-            self._convolve_spectra(layer, shared)
+            awaited = _event() if main is not None and shared.local_after == "entry" else None
+            self._convolve_spectra(index, shared)
+            awaited = _event() if main is not None and shared.local_after == "columns" else awaited
             add_inverse_rows(shared.spectrum, shared.matrices, x, tile=tiles["rows"])
             if self._hopper is not None and sided is not None:
                 self._hopper.convolve_cross(index, *sided, add=add)
@@ -169,8 +178,8 @@ class TritonTrunk:
                     to_channel=layer.local.outputs,
                     add_to_out=add,
                 )
-        if main is not None and entered is not None:
-            main.wait_event(entered)
+        if main is not None and awaited is not None:
+            main.wait_event(awaited)
         if self._hopper is not None and sided is not None:
             self._hopper.convolve_local(index, *sided, add=add)
         else:
@@ -201,7 +210,7 @@ class TritonTrunk:
                 _wait(main, path)
             with _on(path):
                 self._enter_spectral_path(layer, source, shared)
-                self._convolve_spectra(layer, shared)
+                self._convolve_spectra(index, shared)
                 _wait(path, cross)
                 leave_rows(
                     shared.spectrum,
@@ -230,9 +239,13 @@ class TritonTrunk:
             convolve(x, layer.enter, x, tile=tiles["enter"], from_channel=from_channel, to_channel=to_channel)
             transform_rows(x, matrices, shared.planes, tile=tiles["rows"])
 
-    def _convolve_spectra(self, layer: _Layer, shared: _Shared) -> None:
+    def _convolve_spectra(self, index: int, shared: _Shared) -> None:
         """Take the planes to what the inverse row transform makes the Fourier unit of t of, in `shared.spectrum`."""
-        tiles, matrices = shared.tiles, shared.matrices
+        layer, tiles, matrices = self._layers[index], shared.tiles, shared.matrices
+        if self._columns is not None and shared.columns is not None:
+            self._columns.convolve(index, shared.planes, matrices, shared.spectrum, shared.columns)
+            return
+        assert shared.convolved is not None
         transform_columns(shared.planes, matrices, shared.spectrum, tile=tiles["columns"])
         convolve_spectrum(
             shared.spectrum, layer.spectrum, matrices.spectrum_gain, shared.convolved, tile=tiles["spectrum"]
@@ -260,18 +273,27 @@ class TritonTrunk:
             "spectrum": self._tile("spectrum", batch * height * frequencies, columns=2 * inner, depth=inner),
         }
         shape = (batch, height, 2, frequencies, inner)
+        planes = torch.zeros(shape, dtype=torch.float16, device=self._device)
+        columns = None if self._columns is None else self._columns.plan(planes)
+        is_narrow = columns is not None and layer.local.outputs <= NARROW_OUTPUTS
+        few_rows = FEW_ROWS * NARROW_GAIN if is_narrow and width <= 64 else FEW_ROWS
         sums = None
-        if rows <= FEW_ROWS and width in FUSED_WIDTHS:
+        if rows <= few_rows and width in FUSED_WIDTHS:
             sums_shape = (batch, height, width, layer.cross.outputs)
             sums = (self._empty(*sums_shape), self._empty(*sums_shape))
+        local_after: Literal["", "entry", "columns"] = "entry" if rows >= MANY_ROWS else ""
+        if columns is not None:
+            # That launch takes whole multiprocessors, so that the local convolution only runs before or after it.
+            local_after = "columns" if is_narrow else ""
         return _Shared(
             tiles=tiles,
             matrices=self.matrices(height, width),
-            planes=torch.zeros(shape, dtype=torch.float16, device=self._device),
+            planes=planes,
             spectrum=self._empty(*shape),
-            convolved=self._empty(*shape),
+            convolved=self._empty(*shape) if columns is None else None,
+            columns=columns,
             scratch=split_scratch(rows, layer.local.outputs, tile=tiles["local"], device=self._device),
-            local_after_enter=rows >= MANY_ROWS,
+            local_after=local_after,
             sums=sums,
         )
 
@@ -289,6 +311,11 @@ def _layer_weights(layer: FFCLayer, device: torch.device) -> _Layer:
         enter=row_convolution(layer.enter, device),
         spectrum=spectrum_convolution(layer.spectrum, device),
     )
+
+
+def _event() -> torch.cuda.Event:
+    """Mark what has been launched so far on the current stream."""
+    return torch.cuda.current_stream().record_event()
 
 
 def _on(stream: torch.cuda.Stream | None) -> contextlib.AbstractContextManager[object]:

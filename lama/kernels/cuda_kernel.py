@@ -1,0 +1,126 @@
+"""Kernels in CUDA C++: NVRTC compiles them when they are first needed, and they are kept beside Triton's."""
+
+import contextlib
+import ctypes
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+OPTIONS = ("--gpu-architecture=sm_90a", "--std=c++17", "-default-device")
+
+
+class CudaKernel:
+    """A kernel loaded onto the current device.
+
+    Args:
+        source: the program.
+        name: of its `extern "C"` kernel.
+        shared_bytes: the dynamic shared memory of one block.
+        folder: where compiled programs are kept; None compiles anew.
+
+    Raises:
+        ImportError: cuda-bindings, which PyTorch brings on Linux, is not there.
+        RuntimeError: the compiler or the driver refuses; the text says what it said.
+    """
+
+    def __init__(self, source: str, name: str, *, shared_bytes: int, folder: Path | None) -> None:
+        from cuda.bindings import driver
+
+        torch.cuda.current_stream()  # PyTorch makes the device's context; the module is loaded into it
+        self._module = _ask(driver.cuModuleLoadData(compiled(source, folder)))
+        self._function = _ask(driver.cuModuleGetFunction(self._module, name.encode()))
+        self._shared_bytes = shared_bytes
+        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        _ask(driver.cuFuncSetAttribute(self._function, attribute, shared_bytes))
+        self._launch = driver.cuLaunchKernel
+
+    def launch(self, blocks: int, threads: int, values: Sequence[Any], types: Sequence[Any]) -> None:
+        """Launch it on PyTorch's current stream, in a grid of one dimension.
+
+        Args:
+            blocks: how many.
+            threads: of a block.
+            values: the kernel's arguments.
+            types: of these: POINTER, FLOAT, INTEGER, or STRUCTURE for one of cuda-bindings.
+
+        Raises:
+            RuntimeError: the driver refuses.
+        """
+        stream = torch.cuda.current_stream().cuda_stream
+        arguments = (tuple(values), tuple(types))
+        _ask(self._launch(self._function, blocks, 1, 1, threads, 1, 1, self._shared_bytes, stream, arguments, 0))
+
+
+def compiled(source: str, folder: Path | None) -> bytes:
+    """Return the program for Hopper cards, out of `folder` where it was compiled before.
+
+    Raises:
+        ImportError: cuda-bindings is not there.
+        RuntimeError: the compiler refuses; the text says what it said.
+    """
+    digest = hashlib.sha256("\n".join([source, *OPTIONS, str(torch.version.cuda)]).encode()).hexdigest()
+    kept = folder / f"{digest}.cubin" if folder is not None else None
+    if kept is not None and kept.is_file():
+        return kept.read_bytes()
+    from cuda.bindings import nvrtc  # late: a library of 100 MB
+
+    program = _ask(nvrtc.nvrtcCreateProgram(source.encode(), b"kernel.cu", 0, [], []))
+    options = [option.encode() for option in OPTIONS]
+    if nvrtc.nvrtcCompileProgram(program, len(options), options)[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        log = b" " * _ask(nvrtc.nvrtcGetProgramLogSize(program))
+        _ask(nvrtc.nvrtcGetProgramLog(program, log))
+        raise RuntimeError(f"NVRTC refuses a kernel: {log.decode(errors='replace').strip()}")
+    code = b" " * _ask(nvrtc.nvrtcGetCUBINSize(program))
+    _ask(nvrtc.nvrtcGetCUBIN(program, code))
+    _ask(nvrtc.nvrtcDestroyProgram(program))
+    if kept is not None:
+        from imaging.atomic_write import write_atomically  # late: where programs are kept it is not needed
+
+        with contextlib.suppress(OSError):  # a folder that can't be written: the next process compiles again
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(kept, code)
+    return code
+
+
+def tensor_map(values: torch.Tensor, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> Any:
+    """Describe float16 memory to the copy engine, innermost dimension first, in rows of 64 bytes with their swizzle.
+
+    Args:
+        values: where the first number lies.
+        sizes: of the dimensions.
+        strides: of all dimensions but the innermost, in numbers.
+        box: what one copy takes.
+    """
+    from cuda.bindings import driver
+
+    rank = len(sizes)
+    return _ask(
+        driver.cuTensorMapEncodeTiled(
+            driver.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            rank,
+            values.data_ptr(),
+            [driver.cuuint64_t(size) for size in sizes],
+            [driver.cuuint64_t(2 * stride) for stride in strides],
+            [driver.cuuint32_t(size) for size in box],
+            [driver.cuuint32_t(1)] * rank,
+            driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+            driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_64B,
+            driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    )
+
+
+POINTER, FLOAT, INTEGER, STRUCTURE = ctypes.c_void_p, ctypes.c_float, ctypes.c_int, None
+"""Types of a kernel's arguments."""
+
+
+def _ask(answer: tuple[Any, ...]) -> Any:
+    """Return what a call of cuda-bindings gave, or raise what went wrong."""
+    status, *results = answer
+    if int(status) != 0:
+        raise RuntimeError(f"CUDA: {status.name}")
+    return results[0] if len(results) == 1 else tuple(results) if results else None
