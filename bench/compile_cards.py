@@ -24,6 +24,7 @@ from triton.runtime.jit import JITFunction
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench import rows_candidate
 from lama import triton_backend as triton_form
 from lama.checkpoint import load_generator
 from lama.dft import dft_matrices
@@ -67,7 +68,7 @@ def main() -> None:
             largest: dict[str, int] = {}
             fits = compiled(generator, (major, minor), sizes)
             if (major, minor) == hopper_card.CAPABILITY:
-                fits += compiled_for_hopper(generator) + compiled_columns(generator)
+                fits += compiled_for_hopper(generator) + compiled_in_cuda(generator)
             for kernel, shared in fits:
                 largest[kernel] = max(shared, largest.get(kernel, 0))
             for kernel, shared in largest.items():
@@ -129,13 +130,21 @@ def compiled_for_hopper(
     return fits
 
 
-def compiled_columns(generator: Generator) -> list[Fit]:
-    """Compile the kernel of the spectrum's columns for every plan of this network; return what each takes."""
+def compiled_in_cuda(generator: Generator) -> list[Fit]:
+    """Compile the kernels in CUDA C++ for every plan of this network; return what each takes."""
     channels = fold_generator(generator).layers[0].spectrum.bias.numel() // 2
-    plans = [plan for plan, _ in hopper_columns.PLANS if plan.channels == channels]
-    for plan in plans:
-        cuda_kernel.compiled(plan.source(), None)
-    return [("convolve_columns", plan.shared_bytes) for plan in plans]
+    kernels = (
+        ("convolve_columns", [plan for plan, _ in hopper_columns.PLANS]),
+        ("enter_lines", rows_candidate.ENTER_PLANS),
+        ("leave_lines", rows_candidate.LEAVE_PLANS),
+    )
+    fits: list[Fit] = []
+    for name, plans in kernels:
+        for plan in plans:
+            if plan.channels == channels:
+                cuda_kernel.compiled(plan.source, None)
+                fits.append((name, plan.shared_bytes))
+    return fits
 
 
 class _AbsentCard:

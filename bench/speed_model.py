@@ -4,7 +4,7 @@ import copy
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -13,8 +13,10 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from bench.rows_candidate import rows_launches
 from lama import triton_trunk
 from lama.fast_generator import FastGenerator
+from lama.fold_batchnorm import fold_generator
 from lama.generator import Generator
 from lama.kernels import hopper_trunk
 from lama.triton_backend import TritonBackend
@@ -204,7 +206,7 @@ def put_on_one_stream(backend: TritonBackend) -> None:
     backend.trunk._stream = backend.trunk._cross_stream = None
 
 
-def with_numbers(fused: FastGenerator, x: Tensor, module: ModuleType, numbers: dict[str, int]) -> Tensor:
+def with_numbers(fused: FastGenerator, x: Tensor, module: ModuleType, numbers: Mapping[str, Any]) -> Tensor:
     """Run the forward with other numbers in a module, such as the limits between the orders of a layer's launches."""
     with mock.patch.dict(vars(module), numbers):
         return fused(x)
@@ -214,8 +216,8 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
     """Build the forward of one form.
 
     Forms: ours fp16, ours one stream, ours no Hopper, ours Hopper convolutions alone (of the trunk, before there were
-    others), ours columns in three launches (before they were one), ours local after, ours local beside, ours cross
-    after, ours cross beside, ours fp16 torch, eager, trace, compile.
+    others), ours columns in three launches (before they were one), ours rows in CUDA (the candidate), ours local after,
+    ours local beside, ours cross after, ours cross beside, ours fp16 torch, eager, trace, compile.
     """
     if form.startswith("ours"):
         kernels = "torch" if form.endswith("torch") else "auto"
@@ -223,8 +225,11 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
         if isinstance(fused.backend, TritonBackend):
             if "one stream" in form:
                 put_on_one_stream(fused.backend)
-            if "no Hopper" in form or "alone" in form or "three launches" in form:
+            if any(words in form for words in ("no Hopper", "alone", "three launches")):
                 fused.backend.trunk._columns = None
+            if "rows in CUDA" in form:
+                launches = rows_launches(fused.backend.trunk, fold_generator(generator).layers)
+                return lambda x: with_numbers(fused, x, triton_trunk, launches)
             if "no Hopper" in form:
                 fused.backend.trunk._hopper = None
             if "no Hopper" in form or "convolutions alone" in form:

@@ -1,22 +1,12 @@
 // The spectral path between its row transforms, for Hopper: column transform, 1x1 convolution with bias and ReLU, and
-// inverse column transform of a column of the spectrum, in one launch. What stands in capitals and is not defined here,
-// and the functions `multiply_*`, each one wgmma instruction, `hopper_columns.py` writes before this text.
+// inverse column transform of a column of the spectrum, in one launch. What stands in capitals and is not defined here
+// `hopper_columns.py` writes before this text, with `hopper_pieces.cuh`.
 //
-// Two groups of four warps multiply, a thread of a third one starts the copies. Where GROUPS_OF_ROWS is 2 the groups
-// share the columns of every product and have 64 rows each: real and imaginary parts (HEIGHT 128), or two columns of the
-// spectrum (HEIGHT 64). Where it is 1 they share the rows and each has its own channels.
-//
-// All operands lie in pieces of 32 channels or terms: rows of 64 bytes, whose four units of 16 bytes are exchanged by
-// the row's number, as the copy engine writes and wgmma reads them (SWIZZLE_64B).
+// Where GROUPS_OF_ROWS is 2 the groups of warps share the columns of every product and have 64 rows each: real and
+// imaginary parts (HEIGHT 128), or two columns of the spectrum (HEIGHT 64). Where it is 1 they share the rows and each
+// has its own channels.
 
-typedef unsigned int word;
-
-struct alignas(64) TensorMap {
-    wide words[16];
-};
-
-constexpr int PIECE = 32, ROW_BYTES = 64, GROUP_CHANNELS = 96, PIECES_OF_GROUP = GROUP_CHANNELS / PIECE;
-constexpr int THREADS = 384, MULTIPLYING = 256;
+constexpr int GROUP_CHANNELS = 96, PIECES_OF_GROUP = GROUP_CHANNELS / PIECE;
 constexpr int HALF = HEIGHT / 2;
 constexpr int GROUPS_OF_CHANNELS = CHANNELS / GROUP_CHANNELS;
 constexpr int POSITIONS = 64 * GROUPS_OF_ROWS;  // rows of the 1x1 convolution
@@ -44,45 +34,6 @@ constexpr int SHIFTS = 2 * OUTPUTS_OF_PROGRAM, SHIFTS_AT = WEIGHTS_AT + SLOTS * 
 constexpr int BARRIERS_AT = SHIFTS_AT + 4 * SHIFTS;
 static_assert(BARRIERS_AT + 8 * (1 + GROUPS_OF_CHANNELS + 2 * SLOTS) == SHARED_BYTES, "as the host counts it");
 
-__device__ __forceinline__ word shared_address(const void* pointer) {
-    return static_cast<word>(__cvta_generic_to_shared(pointer));
-}
-
-__device__ __forceinline__ void init_barrier(word barrier, int count) {
-    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-
-__device__ __forceinline__ void prefetch_map(const TensorMap* map) {
-    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
-__device__ __forceinline__ void expect_bytes(word barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
-__device__ __forceinline__ void arrive(word barrier) {
-    asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-__device__ __forceinline__ void wait(word barrier, int phase) {
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "again:\n"
-        "mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
-        "@!done bra again;\n"
-        "}\n" ::"r"(barrier),
-        "r"(phase)
-        : "memory");
-}
-
-__device__ __forceinline__ void copy_bytes(word target, const void* source, int bytes, word barrier) {
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
-        "l"(source), "r"(bytes), "r"(barrier)
-        : "memory");
-}
-
 // A piece of one column: its rows are [parity][part][HALF].
 __device__ __forceinline__ void copy_piece(
     word target, const TensorMap* map, int channel, int row, int column, word barrier) {
@@ -91,66 +42,6 @@ __device__ __forceinline__ void copy_piece(
         " [%0], [%1, {%2, %3, %4, %4, %5}], [%6];" ::"r"(target),
         "l"(map), "r"(channel), "r"(row), "r"(0), "r"(column), "r"(barrier)
         : "memory");
-}
-
-__device__ __forceinline__ void meet(int barrier, int threads) {
-    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
-
-__device__ __forceinline__ void begin_products() {
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void commit_products() {
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-template <int LEFT>
-__device__ __forceinline__ void wait_for_products() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
-}
-
-// What was written by threads is seen by wgmma.
-__device__ __forceinline__ void show_to_products() {
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-// An operand whose rows are its terms' (64 bytes of 32 terms), for a product's rows or columns.
-__device__ __forceinline__ wide terms_inside(word address) {
-    return wide(address >> 4) | (wide(1) << 16) | (wide(8 * ROW_BYTES >> 4) << 32) | (wide(2) << 62);
-}
-
-// An operand whose rows are terms, 64 bytes of 32 columns each; further columns lie `piece` bytes on.
-__device__ __forceinline__ wide terms_outside(word address, int piece) {
-    return wide(address >> 4) | (wide(piece >> 4) << 16) | (wide(8 * ROW_BYTES >> 4) << 32) | (wide(2) << 62);
-}
-
-__device__ __forceinline__ word two_halves(float low, float high) {
-    word both;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
-}
-
-__device__ __forceinline__ void store_shared(word address, word value) {
-    asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
-}
-
-__device__ __forceinline__ void load_shared(word address, float& first, float& second) {
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(first), "=f"(second) : "r"(address) : "memory");
-}
-
-// Move 16 bytes from shared memory to the card's.
-__device__ __forceinline__ void move_unit(char* target, word source) {
-    word a, b, c, d;
-    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
-                 : "r"(source)
-                 : "memory");
-    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
-}
-
-__device__ __forceinline__ float rectified(float value) {
-    return value < 0.0f ? 0.0f : value;  // NaN stays NaN, as in PyTorch
 }
 
 // The row that a group computes as its product's row r, HEIGHT 128.
@@ -238,10 +129,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolve_columns(
         for (int step = 0; step < SLOTS && step < STEPS; step++) copy_step(base, weights, program, step, step_there);
     }
     __syncthreads();
-    // A program has a multiprocessor for itself, where others would only slow it down: it takes all registers, dealt
-    // out evenly at first.
     if (thread >= MULTIPLYING) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        give_back_registers();
         if (thread > MULTIPLYING) return;
         for (int step = SLOTS; step < STEPS; step++) {
             wait(step_free + 8 * (step % SLOTS), (step / SLOTS - 1) & 1);
@@ -249,9 +138,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolve_columns(
         }
         return;
     }
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    take_registers();
 
-    const int group = __shfl_sync(0xffffffff, thread / 128, 0);  // tells the compiler that warps do not part here
+    const int group = group_of(thread);
     const int lane = thread % 32, pair = lane % 4;
     const int row = thread % 128 / 32 * 16 + lane / 4;  // of the 64; a thread has this one and the eighth after it
     const int own_rows = GROUPS_OF_ROWS == 2 ? 64 * group : 0;

@@ -8,7 +8,7 @@ for themselves, which costs less than handing it on.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from lama.dft import dft_matrices
 from lama.fold_batchnorm import FFCLayer
-from lama.kernels.cuda_kernel import FLOAT, INTEGER, POINTER, STRUCTURE, CudaKernel, tensor_map
+from lama.kernels.cuda_kernel import FLOAT, INTEGER, POINTER, STRUCTURE, tensor_map
 from lama.kernels.fourier import KernelMatrices, kernel_matrices, multiply_reference
 from lama.kernels.hopper_card import LARGEST_TRIAL_DIFFERENCE, trial_difference, why_not_card
+from lama.kernels.hopper_pieces import PIECE, ROW_BYTES, THREADS, in_pieces, loaded, program, swizzled
 from lama.kernels.spectral_path import SpectrumConvolution, convolve_spectrum_reference, spectrum_convolution
 from lama.kernels.tiles import multiprocessors
 
 SOURCE = Path(__file__).with_suffix(".cu")
-THREADS = 384
-PIECE, ROW_BYTES, GROUP_CHANNELS = 32, 64, 96  # as in the kernel
+GROUP_CHANNELS = 96  # as in the kernel
 TRIAL_COLUMNS = 3
 
 
@@ -69,20 +69,12 @@ class ColumnPlan:
         barriers = 8 * (1 + self.channels // GROUP_CHANNELS + 2 * self.slots)
         return pieces * piece + matrices + weights + shifts + barriers
 
+    @cached_property
     def source(self) -> str:
         """The program to compile."""
-        numbers = {field.name: getattr(self, field.name) for field in fields(self)} | {
-            "shared_bytes": self.shared_bytes
-        }
-        head = [f"constexpr int {name.upper()} = {number};" for name, number in numbers.items()]
-        head.append("typedef unsigned long long wide;")
-        for name, tilts, sizes in (
-            ("multiply_terms_outside", (0, 1), {GROUP_CHANNELS, self.outputs}),
-            ("multiply_terms_inside", (0, 0), {2 * self.outputs}),
-        ):
-            head.append(f"template <int N> __device__ void {name}(float* sums, wide a, wide b, int adds);")
-            head += [_product(name, size, tilts) for size in sorted(sizes)]
-        return "\n".join([*head, SOURCE.read_text(encoding="utf-8")])
+        numbers = {field.name: getattr(self, field.name) for field in fields(self)}
+        numbers["shared_bytes"] = self.shared_bytes
+        return program(SOURCE, numbers, outside=(GROUP_CHANNELS, self.outputs), inside=(2 * self.outputs,))
 
 
 PLANS = (
@@ -119,27 +111,6 @@ def plan_for(height: int, channels: int, columns: int, programs: int) -> ColumnP
     return min(choices, key=lambda choice: choice[0])[1] if choices else None
 
 
-def _product(name: str, columns: int, tilts: tuple[int, int]) -> str:
-    """One wgmma instruction: 64 rows, `columns`, 16 terms; sums = a b, or sums + a b where `adds` is not 0."""
-    count = columns // 2
-    sums = ", ".join(f"%{n}" for n in range(count))
-    operands = ", ".join(f'"+f"(sums[{n}])' for n in range(count))
-    return (
-        f"template <> __device__ __forceinline__ void {name}<{columns}>(float* sums, wide a, wide b, int adds) {{\n"
-        f'    asm volatile("{{\\n.reg .pred adding;\\nsetp.ne.b32 adding, %{count + 2}, 0;\\n'
-        f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.f16.f16 {{{sums}}}, %{count}, %{count + 1}, adding, 1, 1, "
-        f'{tilts[0]}, {tilts[1]};\\n}}\\n" : {operands} : "l"(a), "l"(b), "r"(adds));\n}}'
-    )
-
-
-def swizzled(rows: Tensor) -> Tensor:
-    """Exchange the units of 16 bytes of rows (.., n, 32) float16 as the copy engine does, n a multiple of 8."""
-    count = rows.shape[-2]
-    units = rows.unflatten(-1, (4, 8))
-    order = torch.arange(4)[None, :] ^ (torch.arange(count)[:, None] // 2 % 4)
-    return units.gather(-2, order[:, :, None].expand(*units.shape).to(rows.device)).flatten(-2)
-
-
 def column_weights(convolution: SpectrumConvolution) -> Tensor:
     """Lay out the 1x1's weights: for every 96 outputs, step, part and output the step's 32 terms, units exchanged."""
     channels = convolution.bias.numel() // 2
@@ -168,8 +139,7 @@ def column_matrices(height: int, device: torch.device) -> Tensor:
             torch.cat([torch.cat([c, s], dim=1), torch.cat([-s, c], dim=1)])
             for c, s in zip(cosines, sines, strict=True)
         ]
-    stacked = torch.stack(matrices).half().unflatten(2, (2, PIECE)).transpose(1, 2)  # (matrix, piece, 64, 32)
-    return swizzled(stacked).contiguous().to(device)
+    return in_pieces(torch.stack(matrices).half()).to(device)
 
 
 class HopperColumns:
@@ -205,7 +175,8 @@ class HopperColumns:
             (4 * line, line, 2 * line, channels),
             (PIECE, half, 2, 2, 1),
         )
-        _kernel(plan, planes.device).launch(
+        kernel = loaded(plan.source, "convolve_columns", plan.shared_bytes, planes.device)
+        kernel.launch(
             -(-columns // plan.columns) * plan.programs_of_column,
             THREADS,
             (
@@ -267,15 +238,6 @@ def columns_reference(planes: Tensor, convolution: SpectrumConvolution, matrices
     convolve_spectrum_reference(spectrum, convolution, matrices.spectrum_gain, convolved)
     multiply_reference(matrices.column_inverse, convolved.view(flat), out.view(flat), columns=flat[3])
     return out
-
-
-@cache
-def _kernel(plan: ColumnPlan, device: torch.device) -> CudaKernel:
-    from triton import knobs
-
-    with torch.cuda.device(device):
-        folder = Path(knobs.cache.dir)
-        return CudaKernel(plan.source(), "convolve_columns", shared_bytes=plan.shared_bytes, folder=folder)
 
 
 @cache

@@ -17,7 +17,6 @@ from lama.kernels.cuda_kernel import compiled
 from lama.kernels.fourier import KernelMatrices, kernel_matrices
 from lama.kernels.hopper_columns import (
     GROUP_CHANNELS,
-    PIECE,
     PLANS,
     ColumnPlan,
     HopperColumns,
@@ -25,8 +24,8 @@ from lama.kernels.hopper_columns import (
     column_weights,
     columns_reference,
     plan_for,
-    swizzled,
 )
+from lama.kernels.hopper_pieces import PIECE, swizzled
 from lama.kernels.spectral_path import spectrum_convolution
 
 CPU = torch.device("cpu")
@@ -158,7 +157,7 @@ def test_plans_compile_and_fit(plan: ColumnPlan) -> None:
     """For a card that is not here; that the kernel counts its memory as the plan does, it asserts itself."""
     pytest.importorskip("cuda.bindings.nvrtc")
     assert plan.shared_bytes <= 227 * 1024
-    assert compiled(plan.source(), None).startswith(b"\x7fELF")
+    assert compiled(plan.source, None).startswith(b"\x7fELF")
 
 
 def test_compiled_kernels_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

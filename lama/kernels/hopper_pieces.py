@@ -1,0 +1,66 @@
+"""What the Hopper kernels in CUDA C++ have in common on the host's side: their operands' pieces, and their programs."""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lama.kernels.cuda_kernel import CudaKernel
+
+PIECES = Path(__file__).with_suffix(".cuh")
+PIECE, ROW_BYTES, THREADS = 32, 64, 384  # as in hopper_pieces.cuh
+
+
+def swizzled(rows: Tensor) -> Tensor:
+    """Exchange the units of 16 bytes of rows (.., n, 32) float16 as the copy engine does, n a multiple of 8."""
+    count = rows.shape[-2]
+    units = rows.unflatten(-1, (4, 8))
+    order = torch.arange(4)[None, :] ^ (torch.arange(count)[:, None] // 2 % 4)
+    return units.gather(-2, order[:, :, None].expand(*units.shape).to(rows.device)).flatten(-2)
+
+
+def in_pieces(matrix: Tensor) -> Tensor:
+    """Lay out the rows of a product (.., n, k) float16, k a multiple of 32: (.., k / 32, n, 32), units exchanged."""
+    return swizzled(matrix.unflatten(-1, (-1, PIECE)).transpose(-2, -3)).contiguous()
+
+
+def program(kernel: Path, numbers: Mapping[str, int], *, outside: Iterable[int], inside: Iterable[int]) -> str:
+    """Return the text of a kernel with all that it needs.
+
+    Args:
+        kernel: its file.
+        numbers: constants to write before it.
+        outside: columns of its products whose second operand has terms as its rows.
+        inside: columns of those whose second operand has columns as its rows.
+    """
+    head = [f"constexpr int {constant.upper()} = {number};" for constant, number in numbers.items()]
+    head.append("typedef unsigned long long wide;")
+    for function, tilt, sizes in (("multiply_terms_outside", 1, outside), ("multiply_terms_inside", 0, inside)):
+        head.append(f"template <int N> __device__ void {function}(float* sums, wide a, wide b, int adds);")
+        head += [_product(function, size, tilt) for size in sorted(set(sizes))]
+    texts = [file.read_text(encoding="utf-8") for file in (PIECES, kernel)]
+    return "\n".join([*head, *texts])
+
+
+def _product(function: str, columns: int, tilt: int) -> str:
+    """One wgmma instruction: 64 rows, `columns`, 16 terms; sums = a b, or sums + a b where `adds` is not 0."""
+    count = columns // 2
+    sums = ", ".join(f"%{n}" for n in range(count))
+    operands = ", ".join(f'"+f"(sums[{n}])' for n in range(count))
+    return (
+        f"template <> __device__ __forceinline__ void {function}<{columns}>(float* sums, wide a, wide b, int adds) {{\n"
+        f'    asm volatile("{{\\n.reg .pred adding;\\nsetp.ne.b32 adding, %{count + 2}, 0;\\n'
+        f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.f16.f16 {{{sums}}}, %{count}, %{count + 1}, adding, 1, 1, "
+        f'0, {tilt};\\n}}\\n" : {operands} : "l"(a), "l"(b), "r"(adds));\n}}'
+    )
+
+
+@cache
+def loaded(text: str, name: str, shared_bytes: int, device: torch.device) -> CudaKernel:
+    """Return the kernel of a program, compiled and loaded onto a device once in a process."""
+    from triton import knobs
+
+    with torch.cuda.device(device):
+        return CudaKernel(text, name, shared_bytes=shared_bytes, folder=Path(knobs.cache.dir))
