@@ -55,7 +55,14 @@ class CudaKernel:
 
 
 def compiled(source: str, folder: Path | None) -> bytes:
-    """Return the program for Hopper cards, out of `folder` where it was compiled before.
+    """Compile a program for Hopper cards, or take it out of `folder`.
+
+    Args:
+        source: the program.
+        folder: where compiled programs are kept; None compiles anew.
+
+    Returns:
+        What the driver loads.
 
     Raises:
         ImportError: cuda-bindings is not there.
@@ -93,6 +100,9 @@ def tensor_map(values: torch.Tensor, sizes: Sequence[int], strides: Sequence[int
         sizes: of the dimensions.
         strides: of all dimensions but the innermost, in numbers.
         box: what one copy takes.
+
+    Returns:
+        The description, which a kernel takes as a STRUCTURE.
     """
     from cuda.bindings import driver
 

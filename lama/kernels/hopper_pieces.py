@@ -27,13 +27,16 @@ def in_pieces(matrix: Tensor) -> Tensor:
 
 
 def program(kernel: Path, numbers: Mapping[str, int], *, outside: Iterable[int], inside: Iterable[int]) -> str:
-    """Return the text of a kernel with all that it needs.
+    """Put a kernel and all that it needs together.
 
     Args:
         kernel: its file.
         numbers: constants to write before it.
         outside: columns of its products whose second operand has terms as its rows.
         inside: columns of those whose second operand has columns as its rows.
+
+    Returns:
+        The text to compile.
     """
     head = [f"constexpr int {constant.upper()} = {number};" for constant, number in numbers.items()]
     head.append("typedef unsigned long long wide;")

@@ -107,6 +107,7 @@ def test_plans(
     assert [None if plan is None else plan.outputs for plan in plans] == [entered, left]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", [*ENTER_PLANS, *LEAVE_PLANS], ids=str)
 def test_plans_compile_and_fit(plan: EnterPlan | LeavePlan) -> None:
     """For a card that is not here; that the kernels count their memory as the plans do, they assert themselves."""

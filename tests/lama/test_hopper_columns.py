@@ -152,6 +152,7 @@ def test_plans(height: int, channels: int, columns: int, programs: int, outputs:
     assert (None if plan is None else plan.outputs) == outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", [plan for plan, _ in PLANS], ids=str)
 def test_plans_compile_and_fit(plan: ColumnPlan) -> None:
     """For a card that is not here; that the kernel counts its memory as the plan does, it asserts itself."""
