@@ -181,9 +181,11 @@ def _read_jpeg(data: bytes, admit: Admission) -> Photo:
         size_bytes=size_bytes,
         left_out=left_out,
     )
+    pictures = jpeg.pictures_in(picture)
+    notes = (_first_page_note(pictures, "pictures"),) if pictures > 1 else ()
     if mode == "CMYK":
-        return _photo_of_inks("JPEG", pixels, source, (), orientation)
-    return assemble("JPEG", pixels, source, orientation=orientation)
+        return _photo_of_inks("JPEG", pixels, source, notes, orientation)
+    return assemble("JPEG", pixels, source, notes, orientation=orientation)
 
 
 def _photo_of_inks(name: str, inks: np.ndarray, source: Source, notes: tuple[Note, ...], orientation: int) -> Photo:

@@ -34,6 +34,8 @@ MOST_HUFFMAN_TABLES = 8  # in front of a scan: four for DC, four for AC
 MAX_METADATA_SEGMENTS = 2000  # 128 MB of profile in full segments
 MAX_METADATA_BYTES = 16 << 20
 MAX_CANDIDATES = 1000
+PICTURES_OF_INDEX, PREVIEW = 0xB002, 1  # the tag of the list, and the class of those that show the first one smaller
+MOST_INDEX_FIELDS, MOST_PICTURES = 32, 1000
 MAX_MARKERS = 200_000
 # Quantisation and Huffman tables, restart interval and start of frame: what a picture begins with.
 PICTURE_SEGMENT = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcb\xcd-\xcf\xdb\xdd]\x00|\xff\xc4[\x00\x01]")
@@ -175,6 +177,33 @@ def iptc_of(picture: JpegImagePlugin.JpegImageFile) -> bytes | None:
     """Return the Photoshop image resources of an opened JPEG, its segments joined."""
     parts = [data for name, data in picture.applist if name == "APP13"]
     return b"".join(part.removeprefix(IPTC_KEY) for part in parts if part.startswith(IPTC_KEY)) or None
+
+
+def pictures_in(picture: JpegImagePlugin.JpegImageFile) -> int:
+    """Return how many pictures an opened JPEG says that its file holds, previews of the first one not counted.
+
+    Others are a second eye, parts of a panorama, or what a screen with high dynamic range adds. Their list is that of
+    CIPA DC-007; one that can't be read counts as a list of one.
+    """
+    index = picture.info.get("mp", b"")
+    # By hand: Pillow's directory asks for what a damaged one says it holds.
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(index[:4])
+    if order is None or len(index) > MAX_SEGMENT_BYTES:
+        return 1
+    try:
+        (at,) = struct.unpack_from(f"{order}L", index, 4)
+        (fields,) = struct.unpack_from(f"{order}H", index, at)
+        for n in range(min(fields, MOST_INDEX_FIELDS)):
+            tag, _, size, where = struct.unpack_from(f"{order}HHLL", index, at + 2 + 12 * n)
+            if tag == PICTURES_OF_INDEX:
+                kinds = [
+                    struct.unpack_from(f"{order}L", index, where + 16 * entry)[0] & 0xFFFFFF
+                    for entry in range(min(size // 16, MOST_PICTURES))
+                ]
+                return 1 + sum(kind >> 16 != PREVIEW for kind in kinds[1:])
+    except struct.error:
+        pass  # it is damaged, and the first picture may not be
+    return 1
 
 
 def encode(

@@ -1,10 +1,11 @@
 """Photos come back in their own format, with every pixel outside the repair as it was; checked with others' readers."""
 
+import contextlib
 import io
 import struct
 import zlib
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -221,6 +222,47 @@ def test_only_the_first_of_several_frames_is_used(format: str) -> None:
     code = "first_page_only" if format == "TIFF" else "animated_first_frame"
     assert code in codes(photo.notes) and abs(int(photo.image.mean()) - 200) < 4
     assert encode_photo(photo).extension == {"GIF": ".png", "WEBP": ".webp", "TIFF": ".tif", "AVIF": ".avif"}[format]
+
+
+def with_index(entries: list[int], order: Literal["<", ">"] = "<") -> bytes:
+    """A JPEG with the list of its pictures' kinds, as cameras and phones write it (CIPA DC-007); no others follow."""
+    marks = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    rows = b"".join(struct.pack(f"{order}LLLHH", kind, 0, 0, 0, 0) for kind in entries)
+    fields = struct.pack(f"{order}HHL4s", 0xB000, 7, 4, b"0100") + struct.pack(
+        f"{order}HHLL", 0xB001, 4, 1, len(entries)
+    )
+    fields += struct.pack(f"{order}HHLL", 0xB002, 7, len(rows), 50)
+    body = b"MPF\0" + marks + struct.pack(f"{order}LH", 8, 3) + fields + struct.pack(f"{order}L", 0) + rows
+    plain = saved(Image.fromarray(smooth(24, 32)), "JPEG")
+    return plain[:2] + b"\xff\xe2" + struct.pack(">H", len(body) + 2) + body + plain[2:]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("kinds", "count"),
+    [
+        ([0x030000, 0x020003], 2),  # two eyes
+        ([0x20030000, 0x000000, 0x000000], 3),  # what screens with high dynamic range add
+        ([0x030000, 0x010001, 0x010002], 1),  # previews
+        ([0x030000], 1),
+    ],
+)
+def test_other_pictures_of_a_jpeg_are_told(kinds: list[int], count: int, order: Literal["<", ">"]) -> None:
+    data = with_index(kinds, order)
+    notes = open_photo(data).notes
+    assert [(note.code, note.params["count"]) for note in notes] == ([("first_page_only", count)] if count > 1 else [])
+    for end in range(30, 100):  # a damaged list
+        damaged = bytearray(data)
+        damaged[end : end + 4] = b"\xff" * 4
+        with contextlib.suppress(ImagingError):
+            assert open_photo(bytes(damaged)).image.shape == (24, 32, 3)
+
+
+def test_pictures_that_pillow_writes_into_a_jpeg_are_told() -> None:
+    first, second = (Image.fromarray(np.full((24, 32, 3), value, np.uint8)) for value in (200, 10))
+    photo = open_photo(saved(first, "MPO", save_all=True, append_images=[second]))
+    assert codes(photo.notes) == ["first_page_only"] and abs(int(photo.image.mean()) - 200) < 4
+    assert codes(open_photo(encode_photo(photo).data).notes) == []
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
