@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -9,6 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masks.boxes import Box
+
+GoOn = Callable[[], None]
+"""What a search calls between its steps; it raises where nobody waits for the result any more."""
+
+
+def without_end() -> None:
+    """Let a search run to its end."""
 
 
 class DetectionError(ValueError):

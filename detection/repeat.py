@@ -14,7 +14,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detection.found import Detection, DetectionError, Region, as_uint8, check_sensitivity, outline_of
+from detection.found import (
+    Detection,
+    DetectionError,
+    GoOn,
+    Region,
+    as_uint8,
+    check_sensitivity,
+    outline_of,
+    without_end,
+)
 from masks.boxes import find_bounds
 
 COARSE_PX = 26  # longer side of the mark where all places are looked at
@@ -60,7 +69,12 @@ class _Template:
 
 
 def find_repeats(
-    image: NDArray, mask: NDArray[np.bool_], *, other: NDArray | None = None, sensitivity: float = 0.5
+    image: NDArray,
+    mask: NDArray[np.bool_],
+    *,
+    other: NDArray | None = None,
+    sensitivity: float = 0.5,
+    go_on: GoOn = without_end,
 ) -> Detection:
     """Find a mark again.
 
@@ -69,6 +83,7 @@ def find_repeats(
         mask: (H, W) bool, the mark; not modified.
         other: the photo to look in, of any size; None looks in `image`, whose own mark is then the first region.
         sensitivity: 0 takes only what is the same, 1 what is somewhat like it; more never finds less.
+        go_on: called between steps; what it raises ends the search.
 
     Returns:
         The mark's mask moved to every place, and a region for each.
@@ -82,7 +97,7 @@ def find_repeats(
         raise DetectionError(f"The mask is {mask.shape[::-1]}, the photo {pixels.shape[1::-1]}: they must be alike.")
     where = as_uint8(other) if other is not None else pixels
     template = _take(pixels, mask)
-    found = [place for place in _search(template, where) if place.score >= least]
+    found = [place for place in _search(template, where, go_on) if place.score >= least]
     result = np.zeros(where.shape[:2], np.bool_)
     regions: list[Region] = []
     if other is None:
@@ -112,7 +127,7 @@ def _take(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> _Template:
     return _Template(part, marked, ((left + right) / 2, (top + bottom) / 2))
 
 
-def _search(template: _Template, image: NDArray[np.uint8]) -> list[_Place]:
+def _search(template: _Template, image: NDArray[np.uint8], go_on: GoOn) -> list[_Place]:
     """All places like the mark, the best first, in the photo's pixels."""
     longer = max(template.mask.shape)
     factor = min(1.0, COARSE_PX / longer, MOST_COARSE_PX / max(image.shape[:2]))
@@ -123,11 +138,13 @@ def _search(template: _Template, image: NDArray[np.uint8]) -> list[_Place]:
     places: list[_Place] = []
     for scale in SCALES:
         for angle in ANGLES:
+            go_on()
             places += _peaks(coarse, squares, template, factor, scale, angle)
     fine = min(1.0, FINE_PX / longer)
     field = _differences(_scaled(image, fine), longer * fine)
     fitted: list[_Place] = []
     for place in _apart(places, longer * factor)[:MOST_PLACES]:
+        go_on()
         up = fine / factor
         start = _Place((place.x + 0.5) * up - 0.5, (place.y + 0.5) * up - 0.5, place.scale, place.angle, -1.0)
         fitted.append(_fit(field, template, fine, start, reach_px=2 * up + 2))

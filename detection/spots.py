@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detection.found import Detection, Region, as_uint8, check_sensitivity, cut_box, outline_of
+from detection.found import Detection, GoOn, Region, as_uint8, check_sensitivity, cut_box, outline_of, without_end
 from masks.boxes import Box
 
 TILE_PX = 1024
@@ -77,12 +77,13 @@ class FoundSpots:
         return Detection(mask, tuple(sorted(regions, key=lambda region: -region.score)))
 
 
-def find_spots(image: NDArray, *, box: Box | None = None) -> FoundSpots:
+def find_spots(image: NDArray, *, box: Box | None = None, go_on: GoOn = without_end) -> FoundSpots:
     """Find everything that may be dust, a speck, a hair or a scratch in a photo, or in a part of it.
 
     Args:
         image: (H, W, 3) uint8 or uint16 RGB, not modified.
         box: look only in here.
+        go_on: called between steps; what it raises ends the search.
 
     Returns:
         All candidates, for `FoundSpots.select` to choose from.
@@ -95,6 +96,7 @@ def find_spots(image: NDArray, *, box: Box | None = None) -> FoundSpots:
     thickness_px = int(np.clip(THICKNESS_SHARE * min(size), *THICKNESS_PX)) | 1
     places, scores = [], []
     for left, top, right, bottom in _tiles(cut_box(box, size)):
+        go_on()
         around = 2 * thickness_px
         first_x, first_y = max(0, left - around), max(0, top - around)
         part = pixels[first_y : bottom + around, first_x : right + around]

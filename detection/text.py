@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry import Polygon
 
-from detection.found import Detection, Region, as_uint8, check_sensitivity, cut_box
+from detection.found import Detection, GoOn, Region, as_uint8, check_sensitivity, cut_box, without_end
 from detection.letters import Letters, find_letters
 from detection.text_lines import find_lines
 from detection.text_network import text_probability
@@ -69,12 +69,13 @@ class FoundText:
         return Detection(mask, tuple(self.lines[i] for i in chosen))
 
 
-def find_text(image: NDArray, *, box: Box | None = None) -> FoundText:
+def find_text(image: NDArray, *, box: Box | None = None, go_on: GoOn = without_end) -> FoundText:
     """Find everything that looks like text in a photo, or in a part of it.
 
     Args:
         image: (H, W, 3) uint8 or uint16 RGB, not modified.
         box: look only in here; smaller text is found than in the whole photo.
+        go_on: called between steps; what it raises ends the search.
 
     Returns:
         All candidates, for `FoundText.select` to choose from.
@@ -88,12 +89,15 @@ def find_text(image: NDArray, *, box: Box | None = None) -> FoundText:
     part = pixels[top:bottom, left:right]
     lines: list[Region] = []
     for scale in _scales(max(part.shape[:2])):
+        go_on()
         scaled = _resize(part, scale)
         sure = 1.0 if scale <= 1 else ENLARGED
         seen = find_lines(text_probability(scaled), 1 / scale, (left, top))
         seen = [Region(line.polygon, line.score * sure) for line in seen]
         lines += [_doubted(line, lines) if _height_px(line) * scale > TALL_PX else line for line in seen]
+    go_on()
     tiled = find_tiled_mark(part, offset=(left, top))
+    go_on()
     lines = [line for line in lines if not _lies_in(line, tiled)]
     kept = _without_doubles(lines)
     found = [(line, find_letters(pixels, line.polygon)) for line in kept] + tiled

@@ -1,7 +1,7 @@
 """POST /api/v1/detect: text, spots, marks and clicked objects of a photo or round as a mask; nothing is repaired yet.
 
 Knows the body's form and how much may run at once; what is found is `detection/`'s. What was found as text or as spots
-is kept, so that moving the sensitivity only filters.
+is kept, so that moving the sensitivity only filters. A search whose client has left stops at its next step.
 """
 
 import base64
@@ -11,7 +11,6 @@ from collections import OrderedDict
 from typing import Any
 
 import anyio
-import anyio.to_thread
 import cv2
 import numpy as np
 from fastapi import APIRouter, Request
@@ -19,7 +18,7 @@ from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 
 from detection.click import Point, select_object
-from detection.found import Detection, DetectionError, DetectorMissingError
+from detection.found import Detection, DetectionError, DetectorMissingError, GoOn
 from detection.repeat import find_repeats
 from detection.spots import FoundSpots, find_spots
 from detection.text import FoundText, find_text
@@ -30,6 +29,7 @@ from jobs.request_parsing import build_mask, mask_bytes, read_strokes
 from jobs.store import ImageRecord
 from masks.boxes import Box
 from web.uploads import decode_mask, read_json
+from web.while_there import work_while_there
 
 KINDS = ("text", "click", "repeat", "spots")
 FIELDS = {
@@ -89,11 +89,19 @@ def add_detect_route(router: APIRouter, queue: JobQueue, *, max_file_mib: int) -
         body = await read_json(request, max_file_mib=max_file_mib)
         if running.statistics().tasks_waiting >= MOST_WAITING:
             raise JobError("busy", "Too many selections are being made at once. Try again soon.")
-        answer = await anyio.to_thread.run_sync(lambda: _detect(queue, searches, body), limiter=running)
-        return JSONResponse(answer)
+        left = threading.Event()
+
+        def go_on() -> None:
+            if left.is_set():
+                raise JobError("interrupted", "The client is gone.")
+
+        def search() -> dict[str, Any]:
+            return _detect(queue, searches, body, go_on)
+
+        return JSONResponse(await work_while_there(request, search, limiter=running, on_leave=left.set))
 
 
-def _detect(queue: JobQueue, searches: SearchCache, body: dict[str, Any]) -> dict[str, Any]:
+def _detect(queue: JobQueue, searches: SearchCache, body: dict[str, Any], go_on: GoOn) -> dict[str, Any]:
     kind = body.get("kind")
     if kind not in KINDS:
         raise JobError(
@@ -113,32 +121,41 @@ def _detect(queue: JobQueue, searches: SearchCache, body: dict[str, Any]) -> dic
     image = queue.image(body["image_id"])
     try:
         if kind in ("text", "spots"):
-            found = _search(queue, searches, kind, image, box)
+            found = _search(queue, searches, kind, image, box, go_on)
             with queue.images.memory.reserve(ANSWER_BYTES_PER_PX * image.width * image.height):
                 return _answer(found.select(sensitivity))
         if kind == "click":
             with queue.images.memory.reserve(_cost_bytes(kind, image)):
                 pixels = queue.images.pixels(image)
                 return _answer(select_object(pixels, points, box=box, sensitivity=sensitivity))
-        return _find_repeats(queue, image, body, box, points, sensitivity)
+        return _find_repeats(queue, image, body, box, points, sensitivity, go_on)
     except DetectorMissingError as error:
         raise JobError("detector_missing", str(error)) from error
     except DetectionError as error:
         raise JobError("bad_detect", str(error)) from error
 
 
-def _search(queue: JobQueue, searches: SearchCache, kind: str, image: ImageRecord, box: Box | None) -> Found:
+def _search(
+    queue: JobQueue, searches: SearchCache, kind: str, image: ImageRecord, box: Box | None, go_on: GoOn
+) -> Found:
     found = searches.get(kind, image.image_id, box)
     if found is None:
         with queue.images.memory.reserve(_cost_bytes(kind, image)):
             pixels = queue.images.pixels(image)
-            found = find_text(pixels, box=box) if kind == "text" else find_spots(pixels, box=box)
+            find = find_text if kind == "text" else find_spots
+            found = find(pixels, box=box, go_on=go_on)
         searches.keep(kind, image.image_id, box, found)
     return found
 
 
 def _find_repeats(
-    queue: JobQueue, image: ImageRecord, body: dict[str, Any], box: Box | None, points: list[Point], sensitivity: float
+    queue: JobQueue,
+    image: ImageRecord,
+    body: dict[str, Any],
+    box: Box | None,
+    points: list[Point],
+    sensitivity: float,
+    go_on: GoOn,
 ) -> dict[str, Any]:
     """Look on `image` for what is marked on `mark_image_id`, by default the same photo; return the answer.
 
@@ -162,9 +179,8 @@ def _find_repeats(
         elif box is not None:
             left, top, right, bottom = box
             mask[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = True
-        return _answer(
-            find_repeats(mark_pixels, mask, other=pixels if other else None, sensitivity=sensitivity)
-        )  # fmt: skip
+        found = find_repeats(mark_pixels, mask, other=pixels if other else None, sensitivity=sensitivity, go_on=go_on)
+        return _answer(found)
 
 
 def _cost_bytes(kind: str, image: ImageRecord, marked: ImageRecord | None = None) -> int:

@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 import anyio
-import anyio.to_thread
 from fastapi import Request
 
 from imaging import Encoded
@@ -21,6 +20,7 @@ from jobs.errors import JobError
 from jobs.one_shots import FileOf, MaskOf
 from jobs.queue import JobQueue
 from jobs.store import note_as_dict
+from web.while_there import work_while_there
 
 NOTES_HEADER = "X-Fftlama-Notes"
 LONGEST_HEADER = 4000  # proxies refuse answers whose headers are much longer
@@ -58,24 +58,7 @@ async def repair_for_client(
     def work() -> Encoded:
         return queue.one_shots.repair(job.if_wanted(image), mask, options, filename, on_job=job.begin)
 
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        await anyio.to_thread.run_sync(job.cancel)
-
-    failure: Exception | None = None
-    result: Encoded | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch)
-        try:
-            result = await anyio.to_thread.run_sync(work, limiter=waiters)
-        except Exception as error:
-            failure = error  # raised below: a task group would wrap it
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    assert result is not None, "the work ends with a result or an exception"
-    return result
+    return await work_while_there(request, work, limiter=waiters, on_leave=job.cancel)
 
 
 def notes_header(encoded: Encoded) -> dict[str, str]:

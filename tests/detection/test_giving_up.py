@@ -1,0 +1,54 @@
+"""A search that nobody waits for any more ends between two steps."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from detection import text
+from detection.found import GoOn
+from detection.repeat import find_repeats
+from detection.spots import TILE_PX, find_spots
+
+
+class GivenUpError(Exception):
+    """What a search's owner raises."""
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def repeats(go_on: GoOn) -> object:
+    mask = np.zeros((160, 200), np.bool_)
+    mask[20:60, 30:80] = True
+    return find_repeats(photo(160, 200), mask, go_on=go_on)
+
+
+SEARCHES: dict[str, Callable[[GoOn], object]] = {
+    "text": lambda go_on: text.find_text(photo(700, 700), go_on=go_on),
+    "spots": lambda go_on: find_spots(photo(64, 2 * TILE_PX + 5), go_on=go_on),
+    "repeats": repeats,
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_ends_at_the_step_where_it_is_given_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def look(image: np.ndarray) -> np.ndarray:
+        looks.append(image.shape)
+        return np.zeros(image.shape[:2], np.float32)
+
+    monkeypatch.setattr(text, "text_probability", look)
+    calls = 0
+
+    def go_on() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise GivenUpError
+
+    with pytest.raises(GivenUpError):
+        SEARCHES[name](go_on)
+    assert calls == 3 and len(looks) == (2 if name == "text" else 0)
