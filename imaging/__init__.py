@@ -11,7 +11,7 @@ from imaging.photo import Encoded, Photo
 from imaging.png import decode_png, encode_png
 from imaging.reading import open_photo
 from imaging.strokes import Polygon, Stroke, parse_strokes, rasterize
-from imaging.writing import check_size, encode_photo, encode_preview
+from imaging.writing import check_size, encode_photo, encode_preview, shown_profile
 
 __all__ = [
     "FORMATS",
@@ -31,4 +31,5 @@ __all__ = [
     "parse_strokes",
     "rasterize",
     "read_mask",
+    "shown_profile",
 ]

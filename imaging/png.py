@@ -173,9 +173,24 @@ def _encode_grey_alpha(pixels: np.ndarray) -> bytes:
     return join([(b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b"")])
 
 
-def encode_png(image: np.ndarray, *, fast: bool) -> bytes:
-    """Encode an image (H, W, 3), uint8 or uint16, without loss; `fast` is for patches on their way to a browser."""
-    return encode(image, fast=fast)
+def encode_png(image: np.ndarray, *, fast: bool, icc: bytes | None = None) -> bytes:
+    """Encode an image (H, W, 1 to 4), uint8 or uint16, without loss.
+
+    Args:
+        image: not modified.
+        fast: for patches on their way to a browser.
+        icc: the profile of its colours; None = sRGB.
+
+    Returns:
+        The file's bytes.
+    """
+    data = encode(image, fast=fast)
+    return with_chunks(data, [icc_chunk(icc)]) if icc else data
+
+
+def icc_chunk(icc: bytes) -> tuple[bytes, bytes]:
+    """Return the chunk that holds an ICC profile."""
+    return b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)
 
 
 def decode_png(data: bytes) -> np.ndarray:

@@ -5,7 +5,6 @@ always.
 """
 
 import struct
-import zlib
 from collections.abc import Callable
 from io import BytesIO
 
@@ -28,6 +27,7 @@ FIRST_QUALITY = 1
 LEAST_SHARE, MOST_GROWTH = 0.9, 1.3
 AVIF_SPEED = 8
 PREVIEW_QUALITY = 85
+LARGEST_SHOWN_PROFILE = 64 << 10
 
 
 def encode_photo(
@@ -139,6 +139,20 @@ def _colour_profile(photo: Photo) -> bytes | None:
     return metadata.profile_for(photo.source.icc, "grey" if photo.source.stored == "grey" else "rgb")
 
 
+def shown_profile(photo: Photo) -> bytes | None:
+    """Return the ICC profile that a photo's RGB pixels need to look in a browser as its own file does there.
+
+    Args:
+        photo: as it was opened.
+
+    Returns:
+        The profile; None where there is none, where it is of greys or inks, or where it is so large that every part of
+        the photo that is sent would be mostly profile.
+    """
+    icc = metadata.profile_for(photo.source.icc, "rgb") if photo.source.stored == "rgb" else None
+    return icc if icc and len(icc) <= LARGEST_SHOWN_PROFILE else None
+
+
 def _picture(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
@@ -149,7 +163,7 @@ def _write_png(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
     icc = _colour_profile(photo)
     if photo.format != "PNG":
         if icc:
-            chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)))
+            chunks.append(png.icc_chunk(icc))
         if source.dpi:
             chunks.append((b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in source.dpi), 1)))
     elif source.icc and icc is None:
@@ -309,8 +323,9 @@ def encode_preview(
     format: str = "webp",
     alpha: np.ndarray | None = None,
     white: int | None = None,
+    icc: bytes | None = None,
 ) -> bytes:
-    """Encode an image for looking at, without metadata.
+    """Encode an image for looking at, without metadata but a colour profile.
 
     Args:
         image: (H, W, 3) uint8 or uint16; not modified.
@@ -318,6 +333,7 @@ def encode_preview(
         format: "webp", "jpeg" or "png".
         alpha: (H, W) of the image's dtype, or None; not modified. In a JPEG transparent pixels show white.
         white: the value of 16 bits that is shown as white; None = the largest.
+        icc: the profile of its colours (`shown_profile`); None = sRGB.
 
     Returns:
         The file's bytes, 8 bits per channel.
@@ -339,12 +355,14 @@ def encode_preview(
     if alpha is not None:
         pixels = np.dstack([pixels, eight_bits(alpha)])
         pixels = pixels if row.alpha else _on_white(pixels)
+    profile = {"icc_profile": icc} if icc else {}
     if name == "PNG":
-        return png.encode(pixels, fast=True)
+        data = png.encode(pixels, fast=True)
+        return png.with_chunks(data, [png.icc_chunk(icc)]) if icc else data
     if name == "JPEG":
-        return jpeg.save(Image.fromarray(pixels), {"quality": PREVIEW_QUALITY})
+        return jpeg.save(Image.fromarray(pixels), {"quality": PREVIEW_QUALITY, **profile})
     file = BytesIO()
-    Image.fromarray(pixels).save(file, name, quality=PREVIEW_QUALITY, method=1)
+    Image.fromarray(pixels).save(file, name, quality=PREVIEW_QUALITY, method=1, **profile)
     return file.getvalue()
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from imaging import FORMATS, Encoded, encode_photo, encode_preview
+from imaging import FORMATS, Encoded, encode_photo, encode_preview, shown_profile
 from imaging.atomic_write import write_atomically
 from jobs.errors import JobError, storage_as_job_error
 from jobs.images import ImageStore, imaging_as_job_error, step_bytes
@@ -82,7 +82,14 @@ class Encodings:
         def make() -> Encoded:
             with imaging_as_job_error(), self._images.memory.reserve(step_bytes(image)):
                 pixels, photo = self._images.pixels(image), self._images.original(image)
-                data = encode_preview(pixels, max_px=max_px, format=format, alpha=photo.alpha, white=photo.white)
+                data = encode_preview(
+                    pixels,
+                    max_px=max_px,
+                    format=format,
+                    alpha=photo.alpha,
+                    white=photo.white,
+                    icc=shown_profile(photo),
+                )
             row = FORMATS[format.upper()]
             return Encoded(data, row.media_type, row.extension)
 

@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging import FORMATS, ImagingError, Photo, decode_png, encode_png, open_photo
+from imaging import FORMATS, ImagingError, Photo, decode_png, encode_png, open_photo, shown_profile
 from imaging.atomic_write import write_atomically
 from imaging.decoding import Turn
 from imaging.levels import eight_bits
@@ -198,10 +198,13 @@ class ImageStore:
                 merged = self.pixels(parent)[top:bottom, left:right].copy()
                 for (patch_left, patch_top, patch_right, patch_bottom), array in patches:
                     merged[patch_top - top : patch_bottom - top, patch_left - left : patch_right - left] = array
-            files = [(self.store.patch_path(image_id), encode_png(merged, fast=True))]
+            icc = shown_profile(
+                self.original(parent)
+            )  # or browsers would show the patch in other colours than the photo
+            files = [(self.store.patch_path(image_id), encode_png(merged, fast=True, icc=icc))]
             shown = self._as_shown(merged, parent, box)
             if shown is not merged:
-                files.append((self.store.view_path(image_id), encode_png(shown, fast=True)))
+                files.append((self.store.view_path(image_id), encode_png(shown, fast=True, icc=icc)))
         return files
 
     def _as_shown(self, patch: Pixels, image: ImageRecord, box: Box) -> NDArray:

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from config import Settings
-from imaging import encode_preview, open_photo, png
+from imaging import encode_preview, open_photo, png, shown_profile
 from imaging.reading import format_of
 from jobs.clients import current_client
 from jobs.errors import JobError, storage_as_job_error
@@ -99,7 +99,10 @@ class Gallery:
                 width = THUMBNAIL_PX
             scale = width / full_width if width else height / full_height
             longer_px = min(LARGEST_THUMBNAIL_PX, max(1, round(max(full_width, full_height) * scale)))
-            data = encode_preview(photo.image, max_px=longer_px, format="jpeg", alpha=photo.alpha, white=photo.white)
+            icc = shown_profile(photo)
+            data = encode_preview(
+                photo.image, max_px=longer_px, format="jpeg", alpha=photo.alpha, white=photo.white, icc=icc
+            )
         with Image.open(io.BytesIO(data)) as picture:
             return data, picture.size
 

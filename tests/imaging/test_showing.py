@@ -5,10 +5,10 @@ import io
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
-from imaging import encode_photo, encode_png, encode_preview, open_photo
-from tests.support.imaging_files import smooth
+from imaging import decode_png, encode_photo, encode_png, encode_preview, open_photo, shown_profile
+from tests.support.imaging_files import saved, smooth
 
 
 def deep_png(most: int, alpha: np.ndarray | None = None) -> bytes:
@@ -101,3 +101,36 @@ def test_a_smaller_preview_of_an_opaque_photo_is_as_before() -> None:
     np.testing.assert_array_equal(
         decoded(opaque), cv2.resize(image, (40, 30), interpolation=cv2.INTER_AREA).astype(int)
     )
+
+
+def profile(space: str, *, filler: int = 0) -> bytes:
+    """What stands for an ICC profile of a colour space: its header's signature at the right place."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    data[16:20] = space.encode()
+    return bytes(data) + bytes(filler)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_what_is_shown_has_the_photos_profile(format: str) -> None:
+    """A patch of a photo with a wide colour space stood out in the page, and so did all of it after a reload."""
+    icc = profile("RGB ")
+    photo = open_photo(saved(Image.fromarray(smooth(60, 80)), format, icc_profile=icc))
+    assert shown_profile(photo) == icc
+    patch = encode_png(photo.image[10:30, 20:50], fast=True, icc=icc)
+    assert np.array_equal(decode_png(patch), photo.image[10:30, 20:50])
+    shown = [patch, *(encode_preview(photo.image, max_px=40, format=name, icc=icc) for name in ("png", "webp", "jpeg"))]
+    for data in shown:
+        with Image.open(io.BytesIO(data)) as picture:
+            assert picture.info["icc_profile"] == icc
+
+
+def test_a_profile_that_does_not_fit_what_is_shown_is_left_out() -> None:
+    colours, grey = Image.fromarray(smooth(60, 80)), Image.fromarray(smooth(60, 80)[..., 0])
+    inks = Image.fromarray(np.dstack([smooth(60, 80), smooth(60, 80)[..., 0]]), "CMYK")
+    for picture, icc in (
+        (colours, profile("RGB ", filler=1 << 20)),  # far larger than the parts that are sent
+        (grey, profile("GRAY")),
+        (inks, profile("CMYK")),  # inks are shown as the colours that they were converted to
+        (colours, b""),
+    ):
+        assert shown_profile(open_photo(saved(picture, "TIFF", icc_profile=icc))) is None

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from detection.spots import FoundSpots
 from jobs.errors import JobError
@@ -68,6 +68,19 @@ def test_a_click_from_upload_to_download(client: httpx.Client, api_server: Runni
     info = client.get(f"/api/v1/images/{view['image_id']}/info").json()
     assert info["parent_id"] == image["image_id"] and (info["width"], info["height"]) == (64, 48)
     assert info["name"] == "my photo.png" and info["format"] == "PNG" and info["created"] > 1.7e9
+
+
+def test_what_browsers_show_of_a_photo_has_its_colour_profile(client: httpx.Client) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    photo = upload(client, encoded(GRADIENT, "JPEG", icc_profile=icc))["image_id"]
+    view = follow(client, ask_repair(client, photo))
+    urls = [view["patch"]["url"]] + [
+        f"/api/v1/images/{image_id}?format={format}&max_px=32"
+        for image_id in (photo, view["image_id"])
+        for format in ("png", "webp", "jpeg")
+    ]
+    for url in urls:
+        assert Image.open(io.BytesIO(client.get(url).content)).info["icc_profile"] == icc, url
 
 
 def test_an_uploaded_photo_comes_back_byte_for_byte(client: httpx.Client) -> None:
