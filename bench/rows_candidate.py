@@ -8,7 +8,6 @@ moves to `lama/kernels`, beside `hopper_columns`.
 rows that is about as many programs as there are multiprocessors. `hopper_entry` is for maps that fill the card.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -18,12 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lama.dft import dft_matrices
 from lama.fold_batchnorm import FFCLayer
 from lama.kernels.convolution import RowConvolution, convolve_reference, row_convolution
 from lama.kernels.cuda_kernel import INTEGER, POINTER, STRUCTURE, tensor_map
-from lama.kernels.fourier import KernelMatrices, KernelMatrix, kernel_matrices, multiply_reference
-from lama.kernels.hopper_card import LARGEST_TRIAL_DIFFERENCE, trial_difference, why_not_card
+from lama.kernels.fourier import KernelMatrices, KernelMatrix, multiply_reference
 from lama.kernels.hopper_pieces import PIECE, ROW_BYTES, THREADS, in_pieces, loaded, program
 from lama.kernels.spectral_path import enter_rows, leave_rows
 from lama.kernels.tiles import Tile, multiprocessors
@@ -71,7 +68,8 @@ class EnterPlan:
     @cached_property
     def source(self) -> str:
         """The program to compile."""
-        return program(FOLDER / "rows_enter.cu", _numbers(self), outside=(self.outputs,), inside=(self.outputs,))
+        outputs = (self.outputs,)
+        return program(*_files("rows_enter.cu"), numbers=_numbers(self), outside=outputs, inside=outputs)
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class LeavePlan:
     @cached_property
     def source(self) -> str:
         """The program to compile."""
-        return program(FOLDER / "rows_leave.cu", _numbers(self), outside=(PIECE,), inside=(self.outputs,))
+        return program(*_files("rows_leave.cu"), numbers=_numbers(self), outside=(PIECE,), inside=(self.outputs,))
 
 
 ENTER_PLANS = (
@@ -116,6 +114,10 @@ ENTER_PLANS = (
     EnterPlan(128, 192, 96, outputs=96, slots=6),
 )
 LEAVE_PLANS = (LeavePlan(64, 192, 384, outputs=96), LeavePlan(64, 96, 192, outputs=48))
+
+
+def _files(name: str) -> tuple[Path, Path]:
+    return FOLDER / "rows_pieces.cuh", FOLDER / name
 
 
 def _numbers(plan: EnterPlan | LeavePlan) -> dict[str, int]:
@@ -222,7 +224,8 @@ def rows_launches(trunk: TritonTrunk, layers: Sequence[FFCLayer]) -> dict[str, A
     enters = {id(layer.enter): number for number, layer in enumerate(trunk._layers)}
     leaves = {layer.leave.data_ptr(): number for number, layer in enumerate(trunk._layers)}
     if trunk._hopper is not None:
-        trunk._hopper._has_entry = False  # or it would take maps of 128x128
+        enters_strips = trunk._hopper.enters
+        trunk._hopper.enters = lambda x: form.enter_plan(x) is None and enters_strips(x)  # type: ignore[method-assign]
 
     def enter(
         x: Tensor, weights: RowConvolution, matrices: KernelMatrices, planes: Tensor, *, from_channel: int, tile: Tile
@@ -254,48 +257,6 @@ def rows_launches(trunk: TritonTrunk, layers: Sequence[FFCLayer]) -> dict[str, A
             )
 
     return {"enter_rows": enter, "leave_rows": leave}
-
-
-def hopper_rows(layers: Sequence[FFCLayer], device: torch.device) -> tuple[HopperRows | None, str]:
-    """Build the form of all layers and try it on noise: (form, or None where the channels are others; obstacle)."""
-    if obstacle := why_not_card(device):
-        return None, obstacle
-    outputs, inputs = layers[0].enter.weight.shape[:2]
-    if not any((plan.inputs, plan.channels) == (inputs, outputs) for plan in ENTER_PLANS):
-        return None, ""
-    try:
-        form = HopperRows(layers, device)
-        difference = _trial_difference(form, layers[0])
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:  # a compiler or driver of any kind, or no cuda-bindings: the other kernels do the same
-        return None, f"rows failed in a trial: {type(error).__name__}: {error}"
-    if difference > LARGEST_TRIAL_DIFFERENCE:
-        return None, f"rows differed by {difference:.0e} in a trial"
-    return form, ""
-
-
-def _trial_difference(form: HopperRows, layer: FFCLayer) -> float:
-    """Run a form's first layer on two rows of pixels: the relative difference from the definition on the CPU."""
-    cpu, height, width = torch.device("cpu"), 2, 64
-    enter, leave = row_convolution(layer.enter, cpu), layer.leave.flatten(1).half().t()
-    matrices = [kernel_matrices(dft_matrices(height, width), device) for device in (cpu, form.device)]
-    random = torch.Generator().manual_seed(0)
-    x = torch.randn(1, height, width, enter.inputs + enter.outputs, generator=random).half()
-    waves = torch.randn(1, height, 2, matrices[0].frequencies, enter.outputs, generator=random).half()
-    before = torch.randn(1, height, width, leave.shape[1], generator=random).half()
-    state, expected = enter_reference(x.float(), enter, matrices[0])
-    left = before + leave_reference(waves.float(), x.float(), leave, before.float(), matrices[0])
-    there, out = x.to(form.device, copy=True), before.to(form.device, copy=True)
-    planes = torch.zeros_like(waves, device=form.device)
-    enter_plan, leave_plan = form.enter_plan(there), form.leave_plan(there)
-    if enter_plan is None or leave_plan is None:
-        return math.inf
-    sources = (waves.to(form.device), there, before.to(form.device))
-    form.leave(0, *sources, matrices[1], out, leave_plan, to_channel=0, add_to_out=True)
-    form.enter(0, there, matrices[1], planes, enter_plan, from_channel=0)
-    results = ((there[..., -enter.outputs :].cpu(), state), (planes.cpu(), expected), (out.cpu(), left))
-    return max(trial_difference(*pair) for pair in results)
 
 
 def enter_reference(x: Tensor, enter: RowConvolution, matrices: KernelMatrices) -> tuple[Tensor, Tensor]:

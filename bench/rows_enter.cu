@@ -1,6 +1,6 @@
 // The spectral path's first launch, for Hopper: the 1x1 convolution of a row of pixels with bias and ReLU, which is t,
-// and the row transform of t. What stands in capitals and is not defined here `rows_candidate.py` writes before this text,
-// with `hopper_pieces.cuh`.
+// and the row transform of t. What stands in capitals and is not defined here `rows_candidate.py` writes before this
+// text, with `hopper_pieces.cuh` and `rows_pieces.cuh`.
 //
 // A program has a row of the map, WIDTH pixels, and PROGRAM_OUTPUTS channels of t. With 128 pixels each group of warps
 // has half of them and all channels of the program, with 64 all pixels and half of the channels.

@@ -1,6 +1,6 @@
 // The spectral path's last launch for small maps, for Hopper: t plus the inverse row transform, a 1x1 convolution of
-// that, and ReLU of this and of what the cross convolution has summed before. What stands in capitals and is not defined
-// here `rows_candidate.py` writes before this text, with `hopper_pieces.cuh`.
+// that, and ReLU of this and of what the cross convolution has summed before. What stands in capitals and is not
+// defined here `rows_candidate.py` writes before this text, with `hopper_pieces.cuh` and `rows_pieces.cuh`.
 //
 // A program has a row of the map, WIDTH (64) pixels, and the output channels of its two groups of warps. The groups
 // deal out the pieces of t among themselves, and both use all of them.
@@ -11,7 +11,7 @@ constexpr int SIDE_BYTES = (OUTPUTS + PIECE - 1) / PIECE * PIECE_BYTES, MATRIX_B
 constexpr int WEIGHTS_PIECE = PROGRAM_OUTPUTS * ROW_BYTES;
 
 // Where things lie in shared memory; pieces begin at multiples of 512 bytes.
-constexpr int WAVES_AT = 0;  // what is transformed; later t and its transform
+constexpr int WAVES_AT = 0;  // what is transformed; later t plus its transform
 constexpr int STATE_AT = WAVES_AT + STATE_BYTES, BEFORE_AT = STATE_AT + STATE_BYTES;
 constexpr int OLD_AT = BEFORE_AT + 2 * SIDE_BYTES, MATRIX_AT = OLD_AT + 2 * SIDE_BYTES;
 constexpr int WEIGHTS_AT = MATRIX_AT + MATRIX_BYTES;
@@ -68,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) leave_lines(
     if (adds) fetch_rows<WIDTH, OUTPUTS>(own_old, thread % 128, 128, own_row);
     commit_copies();
 
-    // t and its transform, in the place of what is transformed.
+    // t plus what is transformed, in its place.
     wait_for_copies<1>();
     show_to_products();
     meet(1, MULTIPLYING);

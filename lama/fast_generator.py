@@ -72,10 +72,7 @@ class FastGenerator(nn.Module):
         name = "Triton kernels" if self.uses_triton else "plain PyTorch"
         precision = str(self.dtype).removeprefix("torch.")
         said = f"{name} on {self.device}, {precision} ({self.reason})"
-        if not self.uses_triton:
-            return said
-        obstacle = self.backend.why_not_hopper
-        return f"{said}; " + (f"no Hopper kernels: {obstacle}" if obstacle else "Hopper kernels for large maps")
+        return f"{said}; {self.backend.hopper_kernels}" if self.uses_triton else said
 
 
 def why_not_triton(width: int, device: torch.device, dtype: torch.dtype) -> str:

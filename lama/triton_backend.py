@@ -50,9 +50,12 @@ class TritonBackend(nn.Module):
         self._width = network.stem.bias.numel()
 
     @property
-    def why_not_hopper(self) -> str:
-        """What keeps the Hopper kernels from running, or nothing."""
-        return self.trunk.why_not_hopper or self._why_not_hopper_ups
+    def hopper_kernels(self) -> str:
+        """Which of the Hopper kernels run, in a few words, and what keeps others from it."""
+        if self.trunk.why_not_hopper:
+            return f"no Hopper kernels: {self.trunk.why_not_hopper}"
+        obstacles = [why for why in (self.trunk.why_not_columns, self._why_not_hopper_ups) if why]
+        return "Hopper kernels" + (f" but for some: {'; '.join(obstacles)}" if obstacles else "")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 4, H, W) -> (B, 3, H, W) float32 in [0, 1]; `x` is not modified."""

@@ -4,7 +4,7 @@ The trunk lives in two maps (B, H/8, W/8, D + C): the network's D channels and, 
 layer's spectral path keeps its state, so that the last 1x1 of that path is a few more steps of the 3x3 convolution
 whose output it shares. A block goes from the first map to the second and back, adding to what is there. The local
 convolution and the spectral path do not depend on each other and run on two streams: one keeps the matrix units busy
-while the other, a chain of five short launches, waits for memory.
+while the other, a chain of short launches, waits for memory.
 
 Where maps are too small to fill the card, what counts is the chain from one layer to the next. There the cross
 convolution, which only looks at the local channels, runs on a third stream beside the spectral path, and the path's
@@ -95,18 +95,19 @@ class TritonTrunk:
     Attributes:
         inner_channels: C, which the maps have besides the network's channels.
         why_not_hopper: what keeps the Hopper kernels from running, or nothing.
+        why_not_columns: the same of the spectrum's columns.
     """
 
     inner_channels: int
     why_not_hopper: str
+    why_not_columns: str
 
     def __init__(self, layers: Sequence[FFCLayer], *, device: torch.device) -> None:
         self._device = device
         self._layers = [_layer_weights(layer, device) for layer in layers]
         self.inner_channels = layers[0].enter.bias.numel()
         self._hopper, self.why_not_hopper = hopper_trunk(layers, device)
-        self._columns, why_not_columns = hopper_columns(layers, device)
-        self.why_not_hopper = self.why_not_hopper or why_not_columns
+        self._columns, self.why_not_columns = hopper_columns(layers, device)
         self._matrices: dict[tuple[int, int], KernelMatrices] = {}
         # The spectral path is the longer chain: its launches go first where both streams have one ready.
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None

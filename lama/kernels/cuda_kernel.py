@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+DIGEST_BYTES = 32
 OPTIONS = ("--gpu-architecture=sm_90a", "--std=c++17", "-default-device")
 
 
@@ -23,13 +24,13 @@ class CudaKernel:
 
     Raises:
         ImportError: cuda-bindings, which PyTorch brings on Linux, is not there.
-        RuntimeError: the compiler or the driver refuses; the text says what it said.
+        RuntimeError: the compiler or the driver refuses; the text says what it said. `torch.OutOfMemoryError` is one.
     """
 
     def __init__(self, source: str, name: str, *, shared_bytes: int, folder: Path | None) -> None:
         from cuda.bindings import driver
 
-        torch.cuda.current_stream()  # PyTorch makes the device's context; the module is loaded into it
+        torch.empty(1, device="cuda")  # PyTorch makes the device's context; the module is loaded into it
         self._module = _ask(driver.cuModuleLoadData(compiled(source, folder)))
         self._function = _ask(driver.cuModuleGetFunction(self._module, name.encode()))
         self._shared_bytes = shared_bytes
@@ -70,17 +71,19 @@ def compiled(source: str, folder: Path | None) -> bytes:
     """
     digest = hashlib.sha256("\n".join([source, *OPTIONS, str(torch.version.cuda)]).encode()).hexdigest()
     kept = folder / f"{digest}.cubin" if folder is not None else None
-    if kept is not None and kept.is_file():
-        return kept.read_bytes()
+    if kept is not None and (code := _kept_code(kept)):
+        return code
     from cuda.bindings import nvrtc  # late: a library of 100 MB
 
     program = _ask(nvrtc.nvrtcCreateProgram(source.encode(), b"kernel.cu", 0, [], []))
     options = [option.encode() for option in OPTIONS]
-    if nvrtc.nvrtcCompileProgram(program, len(options), options)[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        log = b" " * _ask(nvrtc.nvrtcGetProgramLogSize(program))
+    status = nvrtc.nvrtcCompileProgram(program, len(options), options)[0]
+    if int(status) != 0:
+        log = bytes(_ask(nvrtc.nvrtcGetProgramLogSize(program)))
         _ask(nvrtc.nvrtcGetProgramLog(program, log))
-        raise RuntimeError(f"NVRTC refuses a kernel: {log.decode(errors='replace').strip()}")
-    code = b" " * _ask(nvrtc.nvrtcGetCUBINSize(program))
+        said = log.decode(errors="replace").rstrip("\0").strip()
+        raise RuntimeError(f"NVRTC refuses a kernel: {status.name}: {said}")
+    code = bytes(_ask(nvrtc.nvrtcGetCUBINSize(program)))
     _ask(nvrtc.nvrtcGetCUBIN(program, code))
     _ask(nvrtc.nvrtcDestroyProgram(program))
     if kept is not None:
@@ -88,8 +91,18 @@ def compiled(source: str, folder: Path | None) -> bytes:
 
         with contextlib.suppress(OSError):  # a folder that can't be written: the next process compiles again
             kept.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(kept, code)
+            write_atomically(kept, hashlib.sha256(code).digest() + code)
     return code
+
+
+def _kept_code(kept: Path) -> bytes | None:
+    """Return a program that was kept, or None where there is none, or not as it was written: the driver trusts it."""
+    try:
+        data = kept.read_bytes()
+    except OSError:
+        return None
+    digest, code = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
+    return code if hashlib.sha256(code).digest() == digest else None
 
 
 def tensor_map(values: torch.Tensor, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> Any:
@@ -106,6 +119,8 @@ def tensor_map(values: torch.Tensor, sizes: Sequence[int], strides: Sequence[int
     """
     from cuda.bindings import driver
 
+    # cuda-bindings keeps the description at a multiple of 16 bytes, where the driver's document asks for 64. Drivers
+    # seen so far take it.
     rank = len(sizes)
     return _ask(
         driver.cuTensorMapEncodeTiled(
@@ -131,6 +146,8 @@ POINTER, FLOAT, INTEGER, STRUCTURE = ctypes.c_void_p, ctypes.c_float, ctypes.c_i
 def _ask(answer: tuple[Any, ...]) -> Any:
     """Return what a call of cuda-bindings gave, or raise what went wrong."""
     status, *results = answer
+    if status.name == "CUDA_ERROR_OUT_OF_MEMORY":
+        raise torch.OutOfMemoryError("CUDA out of memory, as the driver says.")  # callers know PyTorch's
     if int(status) != 0:
         raise RuntimeError(f"CUDA: {status.name}")
     return results[0] if len(results) == 1 else tuple(results) if results else None

@@ -2,9 +2,9 @@
 // inverse column transform of a column of the spectrum, in one launch. What stands in capitals and is not defined here
 // `hopper_columns.py` writes before this text, with `hopper_pieces.cuh`.
 //
-// Where GROUPS_OF_ROWS is 2 the groups of warps share the columns of every product and have 64 rows each: real and
-// imaginary parts (HEIGHT 128), or two columns of the spectrum (HEIGHT 64). Where it is 1 they share the rows and each
-// has its own channels.
+// Where GROUPS_OF_ROWS is 2 the groups of warps share the columns of every product and have 64 rows each: of one column
+// of the spectrum (HEIGHT 128) the real and the imaginary parts in the transforms, 64 frequencies each between them, or
+// a column each (HEIGHT 64). Where it is 1 they share the rows and each has its own channels.
 
 constexpr int GROUP_CHANNELS = 96, PIECES_OF_GROUP = GROUP_CHANNELS / PIECE;
 constexpr int HALF = HEIGHT / 2;
@@ -25,7 +25,7 @@ constexpr int PARTS = OUTPUTS == GROUP_CHANNELS ? 1 : 2, PART_OF_STEP_BYTES = 2 
 constexpr int OUTPUTS_OF_PROGRAM = OUTPUTS * GROUPS_SIDE_BY_SIDE;
 constexpr int PROGRAMS_OF_COLUMN = CHANNELS / OUTPUTS_OF_PROGRAM;
 
-// Where things lie in shared memory; pieces begin at multiples of 1024 bytes.
+// Where things lie in shared memory; pieces begin at multiples of 512 bytes.
 constexpr int INPUT_AT = 0;  // later the spectrum's place, then that of its product with the weights
 constexpr int INPUT_BYTES = GROUPS_OF_CHANNELS * GROUP_BYTES, RESULTS_BYTES = GROUPS_SIDE_BY_SIDE * RESULT_BYTES;
 constexpr int MATRICES_AT = INPUT_AT + (INPUT_BYTES > RESULTS_BYTES ? INPUT_BYTES : RESULTS_BYTES);
@@ -235,8 +235,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolve_columns(
     transform<OUTPUTS>(even, odd, base + MATRICES_AT, result + own_column, INPUT_PIECE, group);
     wait_for_products<0>();
     // Its result goes through the memory of what it transformed, rows [part][HEIGHT], so that it leaves in long pieces.
-    const int threads = GROUPS_OF_ROWS == 1 ? 128 : MULTIPLYING, there = GROUPS_OF_ROWS == 1 ? 2 + group : 1;
-    meet(there, threads);
+    const int threads = GROUPS_OF_ROWS == 1 ? 128 : MULTIPLYING, meeting = GROUPS_OF_ROWS == 1 ? 2 + group : 1;
+    meet(meeting, threads);
 #pragma unroll
     for (int below = 0; below < 2; below++) {
         const int r = row + 8 * below;
@@ -252,7 +252,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolve_columns(
             store_shared(piece + further * ROW_BYTES, two_halves(e0 - o0, e1 - o1));
         }
     }
-    meet(there, threads);
+    meet(meeting, threads);
     constexpr int UNITS = OUTPUTS / 8;
 #pragma unroll 4
     for (int n = thread % threads; n < 2 * POSITIONS * UNITS; n += threads) {

@@ -74,7 +74,7 @@ class ColumnPlan:
         """The program to compile."""
         numbers = {field.name: getattr(self, field.name) for field in fields(self)}
         numbers["shared_bytes"] = self.shared_bytes
-        return program(SOURCE, numbers, outside=(GROUP_CHANNELS, self.outputs), inside=(2 * self.outputs,))
+        return program(SOURCE, numbers=numbers, outside=(GROUP_CHANNELS, self.outputs), inside=(2 * self.outputs,))
 
 
 PLANS = (
@@ -214,19 +214,21 @@ def hopper_columns(layers: Sequence[FFCLayer], device: torch.device) -> tuple[Ho
 
 
 def _trial_difference(form: HopperColumns, layer: FFCLayer) -> float:
-    """Run a form's first layer on a few columns: the relative difference from the definition on the CPU."""
-    cpu, device = torch.device("cpu"), form.device
+    """Run a form's first layer by each of its plans: the largest relative difference from the definition on the CPU."""
+    cpu, differences = torch.device("cpu"), []
     convolution = spectrum_convolution(layer.spectrum, cpu)
-    matrices = kernel_matrices(dft_matrices(64, 2 * TRIAL_COLUMNS - 2), cpu)
-    random = torch.Generator().manual_seed(0)
-    planes = torch.randn(1, 64, 2, TRIAL_COLUMNS, convolution.bias.numel() // 2, generator=random).half()
-    out = torch.full_like(planes, math.nan, device=device)
-    on_card = planes.to(device)
-    plan = form.plan(on_card)
-    if plan is None:
-        return math.inf
-    form.convolve(0, on_card, matrices, out, plan)
-    return trial_difference(out.cpu(), columns_reference(planes.float(), convolution, matrices))
+    channels = convolution.bias.numel() // 2
+    for plan, _ in PLANS:
+        if plan.channels != channels:
+            continue
+        matrices = kernel_matrices(dft_matrices(plan.height, 2 * TRIAL_COLUMNS - 2), cpu)
+        random = torch.Generator().manual_seed(0)
+        planes = torch.randn(1, plan.height, 2, TRIAL_COLUMNS, channels, generator=random).half()
+        out = torch.full_like(planes, math.nan, device=form.device)
+        form.convolve(0, planes.to(form.device), matrices, out, plan)
+        expected = columns_reference(planes.float(), convolution, matrices)
+        differences.append(trial_difference(out.cpu(), expected))
+    return max(differences)
 
 
 def columns_reference(planes: Tensor, convolution: SpectrumConvolution, matrices: KernelMatrices) -> Tensor:

@@ -26,11 +26,11 @@ def in_pieces(matrix: Tensor) -> Tensor:
     return swizzled(matrix.unflatten(-1, (-1, PIECE)).transpose(-2, -3)).contiguous()
 
 
-def program(kernel: Path, numbers: Mapping[str, int], *, outside: Iterable[int], inside: Iterable[int]) -> str:
+def program(*files: Path, numbers: Mapping[str, int], outside: Iterable[int], inside: Iterable[int]) -> str:
     """Put a kernel and all that it needs together.
 
     Args:
-        kernel: its file.
+        *files: its text, what it needs besides `hopper_pieces.cuh` first.
         numbers: constants to write before it.
         outside: columns of its products whose second operand has terms as its rows.
         inside: columns of those whose second operand has columns as its rows.
@@ -43,7 +43,7 @@ def program(kernel: Path, numbers: Mapping[str, int], *, outside: Iterable[int],
     for function, tilt, sizes in (("multiply_terms_outside", 1, outside), ("multiply_terms_inside", 0, inside)):
         head.append(f"template <int N> __device__ void {function}(float* sums, wide a, wide b, int adds);")
         head += [_product(function, size, tilt) for size in sorted(set(sizes))]
-    texts = [file.read_text(encoding="utf-8") for file in (PIECES, kernel)]
+    texts = [file.read_text(encoding="utf-8") for file in (PIECES, *files)]
     return "\n".join([*head, *texts])
 
 

@@ -81,7 +81,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_image_holds_the_program_and_nothing_else() -> None:
     names = set(files_of_the_image())
     program = {f"{name}.py" for name in ROOT_FILES}
-    program |= {path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    program |= {
+        path.relative_to(ROOT).as_posix()
+        for room in ROOMS
+        for kind in ("*.py", "*.cu", "*.cuh")
+        for path in (ROOT / room).rglob(kind)
+    }
     program |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "web").rglob("*") if path.is_file()}
     program = {name for name in program if "__pycache__" not in name}
     assert program - names == set()

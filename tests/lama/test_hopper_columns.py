@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from lama.fold_batchnorm import Convolution, FFCLayer
 
 pytest.importorskip("triton.experimental.gluon")
 
-from lama.kernels import hopper_columns
+from lama.kernels import cuda_kernel, hopper_columns
 from lama.kernels.cuda_kernel import compiled
 from lama.kernels.fourier import KernelMatrices, kernel_matrices
 from lama.kernels.hopper_columns import (
@@ -27,6 +28,7 @@ from lama.kernels.hopper_columns import (
 )
 from lama.kernels.hopper_pieces import PIECE, swizzled
 from lama.kernels.spectral_path import spectrum_convolution
+from tests.support.cuda_compiler import skip_without_compiler
 
 CPU = torch.device("cpu")
 H200 = 132  # multiprocessors
@@ -156,26 +158,33 @@ def test_plans(height: int, channels: int, columns: int, programs: int, outputs:
 @pytest.mark.parametrize("plan", [plan for plan, _ in PLANS], ids=str)
 def test_plans_compile_and_fit(plan: ColumnPlan) -> None:
     """For a card that is not here; that the kernel counts its memory as the plan does, it asserts itself."""
-    pytest.importorskip("cuda.bindings.nvrtc")
+    skip_without_compiler()
     assert plan.shared_bytes <= 227 * 1024
     assert compiled(plan.source, None).startswith(b"\x7fELF")
 
 
 def test_compiled_kernels_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
+    skip_without_compiler()
+    from cuda.bindings import nvrtc
+
     source = 'extern "C" __global__ void set(int* out) { *out = 1; }'
     code = compiled(source, tmp_path / "new")
     monkeypatch.setattr(nvrtc, "nvrtcCreateProgram", lambda *_: pytest.fail("compiled again"))
     assert compiled(source, tmp_path / "new") == code
     monkeypatch.undo()
+    (kept,) = (tmp_path / "new").iterdir()
+    for damaged in (kept.read_bytes()[:-9], b"", b"x" * 40):  # of a disk that was full, say
+        kept.write_bytes(damaged)
+        assert compiled(source, tmp_path / "new") == code
     (tmp_path / "file").touch()
     assert compiled(source, tmp_path / "file" / "below") == code  # it can't be kept there
 
 
 def test_a_refused_kernel_says_what_the_compiler_says(tmp_path: Path) -> None:
-    pytest.importorskip("cuda.bindings.nvrtc")
-    with pytest.raises(RuntimeError, match=r'identifier "nowhere" is undefined'):
+    skip_without_compiler()
+    with pytest.raises(RuntimeError, match=r'identifier "nowhere" is undefined') as refused:
         compiled('extern "C" __global__ void set(int* out) { *out = nowhere; }', tmp_path)
+    assert "NVRTC_ERROR_COMPILATION" in str(refused.value) and "\0" not in str(refused.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -193,17 +202,21 @@ def test_other_cards_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_kernel_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial, with the definition in the kernel's place, and with a fault in it."""
     layers = [layer_of(random_convolution(96))]
-    fault = 0.0
+    fault, tried = 0.0, []
 
-    def convolve(_self: object, _layer: int, planes: Tensor, matrices: KernelMatrices, out: Tensor, _: object) -> None:
+    def convolve(
+        _self: object, _layer: int, planes: Tensor, matrices: KernelMatrices, out: Tensor, plan: ColumnPlan
+    ) -> None:
         right = columns_reference(planes.float(), spectrum_convolution(layers[0].spectrum, CPU), matrices)
-        out.copy_(right * (1 + fault))
+        tried.append(plan)
+        out.copy_(right * (1 + fault * (plan.height == 128)))  # in one of the plans
 
     monkeypatch.setattr(hopper_columns, "why_not_card", lambda _device: "")
     monkeypatch.setattr(HopperColumns, "convolve", convolve)
     monkeypatch.setattr(hopper_columns, "multiprocessors", lambda _device: H200)
     form, obstacle = hopper_columns.hopper_columns(layers, CPU)
     assert form is not None and obstacle == ""
+    assert tried == [plan for plan, _ in PLANS if plan.channels == 96]
     fault = 0.01
     form, obstacle = hopper_columns.hopper_columns(layers, CPU)
     assert form is None and obstacle == "columns differed by 1e-02 in a trial"
@@ -223,8 +236,10 @@ def test_kernel_computes_the_definition(plan: ColumnPlan, batch: int, frequencie
     expected = columns_reference(planes.double(), spectrum_convolution(convolution, CPU), matrices)
     on_card, first = planes.to(device), None
     for _ in range(5):
-        out = torch.full_like(on_card, math.nan)
+        around = torch.full((batch + 2, *planes.shape[1:]), math.nan, dtype=torch.float16, device=device)
+        out = around[1:-1]
         form.convolve(0, on_card, matrices, out, plan)
+        assert around[[0, -1]].isnan().all()  # nothing was written beside it
         first = out if first is None else first
         assert torch.equal(out, first)
     assert first is not None
@@ -235,7 +250,7 @@ def test_kernel_computes_the_definition(plan: ColumnPlan, batch: int, frequencie
 
 @on_hopper
 @pytest.mark.gpu
-def test_kernel_keeps_nan_and_infinity() -> None:
+def test_kernel_keeps_nan() -> None:
     """Nothing is hidden from the check for finite results."""
     plan = PLANS[1][0]
     device = torch.device("cuda")
@@ -245,3 +260,10 @@ def test_kernel_keeps_nan_and_infinity() -> None:
     out = torch.zeros_like(planes)
     form.convolve(0, planes, kernel_matrices(dft_matrices(plan.height, 4), CPU), out, plan)
     assert out[:, :, :, 2].isnan().all() and out[:, :, :, :2].isfinite().all()
+
+
+def test_a_full_card_is_told_as_pytorch_tells_it() -> None:
+    """So that a repair is made smaller, and not without the kernel from then on."""
+    full = (SimpleNamespace(name="CUDA_ERROR_OUT_OF_MEMORY"),)
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        cuda_kernel._ask(full)
