@@ -65,21 +65,37 @@ def test_one_mask_repairs_all_photos_stretched_to_their_size(person: Person) -> 
 
 
 def test_a_batch_is_cancelled_and_a_photo_that_fails_says_why(person: Person) -> None:
+    """The mask was gone for good then. It is painted again where it was painted, after a reload in between too."""
     choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
     wait_for_uploads(person, 3)
+    name = person.page.locator('[data-part="photo-name"]')
     person.paint((0.5, 0.5), (0.6, 0.5))
+    painted = person.strokes
     person.run_until_cancelled()
     person.press("batch-mask")
     expect(person.page.locator('[data-stage="running"]')).not_to_have_count(0)  # those that came together are one batch
+    assert person.strokes == []
+    person.paint((0.2, 0.2))
+    person.key("PageDown")
+    expect(name).to_have_text("1.png")
+    person.visit()
+    expect(person.page.locator('[data-stage="running"]')).not_to_have_count(0)
     person.press("batch-cancel")
     expect(person.page.locator(STATUS)).to_contain_text("What is done stays")
     expect(person.page.locator("[data-stage]:not([data-stage=''])")).to_have_count(0)
+    expect(person.page.locator('[data-part="mask-again"]')).to_be_enabled()
+    assert person.strokes == []
+    person.key("PageUp")
+    expect(name).to_have_text("0.png")
+    assert len(person.strokes) == 2 and person.strokes[:1] == painted
+    person.key("Control+z")
+    assert person.strokes == painted
     person.page.unroute_all()
     person.slow_down(0, dilate_px=1001)  # the fake engine fails
-    person.paint((0.5, 0.5), (0.6, 0.5))
     person.press("batch-mask")
     expect(person.page.locator('[data-part="many-failed"] li')).to_have_count(3)
     expect(person.page.locator(FAILED)).to_contain_text("2.png: ⚠️")
+    assert person.strokes == painted
 
 
 def test_keys_go_from_photo_to_photo_cancel_a_batch_and_download(person: Person) -> None:

@@ -8,6 +8,7 @@ import { maskBody } from "./mask_body.js";
 import { stretchStrokes } from "./stretch.js";
 import { randomId } from "./session_storage.js";
 import { allWork, imageOf, workOf } from "./shelf.js";
+import { paintedAgain } from "./store.js";
 
 /** @typedef {import("./store.js").Stroke} Stroke */
 /** @typedef {import("./store.js").Round} Round */
@@ -41,10 +42,11 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
     const numbers = all.map(({ number }) => number).filter((number) => !isDone(number));
     const options = { ...(quality === "high" && { quality }), ...(dilate_px !== null && { dilate_px }) };
     const items = Object.fromEntries(numbers.map((number) => [number, { request_id: randomId(), image_id: null }]));
-    store.update({ status: { key: "ready" }, ...(kind !== "text" && strokes.length && { strokes: [], past: [], future: [] }) });
+    const painted_on = mask && strokes.length ? photo_number : null;
+    store.update({ status: { key: "ready" }, ...(mask && { used: mask }), ...(painted_on !== null && { strokes: [], past: [], future: [], preview: null }) });
     if (mask && !mask.image_id) await whenUploaded(photo_number).catch(() => {}); // said there
     const marked = mask && { ...mask, image_id: mask.image_id || imageOf(workOf(store.get(), photo_number)) };
-    await run({ kind, numbers, ended: 0, went: 0, running: true, mask: marked, sensitivity: sensitivity(), options, items });
+    await run({ kind, numbers, ended: 0, went: 0, running: true, mask: marked, painted_on, sensitivity: sensitivity(), options, items });
   }
 
   /** Go on with what a reload broke off: photos that have not changed since. @param {Batch | null | undefined} kept */
@@ -53,12 +55,16 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
     const works = allWork(store.get());
     /** @type {Batch["items"]} */
     const items = {};
-    for (const item of Object.values(kept.items)) {
+    /** @type {number | null} */
+    let painted_on = null; // numbers are others after a reload
+    for (const [number, item] of Object.entries(kept.items)) {
       const found = item.image_id && works.find(({ work }) => imageOf(work) === item.image_id);
-      if (found) items[found.number] = item;
+      if (!found) continue;
+      items[found.number] = item;
+      if (Number(number) === kept.painted_on) painted_on = found.number;
     }
     const numbers = works.map(({ number }) => number).filter((number) => items[number]);
-    if (numbers.length) await run({ ...kept, numbers, ended: 0, went: 0, items });
+    if (numbers.length) await run({ ...kept, numbers, ended: 0, went: 0, painted_on, items });
   }
 
   /** @param {Batch} batch */
@@ -96,6 +102,16 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
     store.update({ batch: { ...batch, ended: batch.ended + 1, went: batch.went + (hasGone ? 1 : 0), items: Object.fromEntries(others) } });
   }
 
+  /** The mask is painted again where it was painted, once: that photo did not get its round. */
+  function giveBack() {
+    const { batch } = store.get();
+    if (!batch?.mask || batch.painted_on === null) return;
+    const { painted_on, mask } = batch;
+    const work = workOf(store.get(), painted_on);
+    store.update({ batch: { ...batch, painted_on: null } });
+    if (work) shelf.change(painted_on, paintedAgain(work, mask.strokes));
+  }
+
   /** What is said after a cancel would stay: nobody goes on with it. @param {number} number @param {AbortSignal} signal @param {import("./store.js").Doing | null} doing */
   function say(number, signal, doing) {
     if (!signal.aborted) shelf.say(number, doing);
@@ -115,7 +131,10 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
       const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
       shelf.say(number, { stage: "failed", error: { code, message, params } });
     } finally {
-      if (!signal.aborted) endItem(number, hasGone);
+      if (!signal.aborted) {
+        if (store.get().batch?.painted_on === number) giveBack();
+        endItem(number, hasGone);
+      }
     }
   }
 
@@ -163,6 +182,9 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
   async function addRound(number, base, round, signal) {
     if (store.get().photo_number === number) await layers.loadPatch(round, signal);
     const work = workOf(store.get(), number);
+    if (signal.aborted) return; // the mask was given back
+    const { batch } = store.get();
+    if (batch?.painted_on === number) store.update({ batch: { ...batch, painted_on: null } });
     if (work) shelf.change(number, { ...withRound(work, base, round), shown_id: round.image_id });
     // It came onto the stage in the meantime, so its patch has to be there too.
     if (store.get().photo_number === number) await layers.loadPatch(round, signal).then(() => store.update({ shown_id: `${round.image_id} here` }));
@@ -175,7 +197,8 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
     for (const number of batch.numbers) {
       if (["waiting", "looking", "queued", "running"].includes(doing[number]?.stage)) shelf.say(number, null);
     }
-    store.update({ batch: { ...batch, running: false }, status: { key: "cancelled_many" } });
+    giveBack();
+    store.update({ batch: { ...batch, running: false, painted_on: null }, status: { key: "cancelled_many" } });
     return true;
   }
 

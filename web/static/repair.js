@@ -7,7 +7,7 @@ import { withRound } from "./branches.js";
 import { maskBody } from "./mask_body.js";
 import { randomId } from "./session_storage.js";
 import { allWork, imageOf, workOf } from "./shelf.js";
-import { doneStatus, earlierVersions } from "./store.js";
+import { doneStatus, paintedAgain } from "./store.js";
 
 /** @typedef {import("./store.js").Job} Job */
 /** @typedef {import("./store.js").Round} Round */
@@ -192,11 +192,8 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
     const found = find(request_id);
     following.get(request_id)?.abort();
     if (!found) return;
-    const { number, job, work: { strokes, past } } = found;
-    shelf.change(number, {
-      job: null, status, future: [], strokes: [...job.strokes, ...strokes],
-      past: [...earlierVersions(job.strokes), ...past.map((version) => [...job.strokes, ...version])],
-    });
+    const { number, work, job } = found;
+    shelf.change(number, { job: null, status, ...paintedAgain(work, job.strokes) });
     if (!isShown(number)) shelf.say(number, status.error ? { stage: "failed", error: status.error } : null);
   }
 

@@ -18,7 +18,7 @@
 /** @typedef {{stage: "waiting" | "uploading" | "looking" | "queued" | "running" | "done" | "nothing" | "failed", share?: number, error?: Note}} Doing */
 /** @typedef {{strokes: Stroke[], width: number, height: number, image_id: string | null}} BatchMask image_id: what it was painted on */
 /** @typedef {{request_id: string, image_id: string | null}} BatchItem image_id: what is repaired, once the server has it */
-/** @typedef {{kind: "mask" | "text" | "mark", numbers: number[], ended: number, went: number, running: boolean, mask: BatchMask | null, sensitivity: number, options: object, items: Record<number, BatchItem>}} Batch ended: how many have, went: how many of those went through; mask: null for the text that is found; items: those that have not ended, by number */
+/** @typedef {{kind: "mask" | "text" | "mark", numbers: number[], ended: number, went: number, running: boolean, mask: BatchMask | null, painted_on: number | null, sensitivity: number, options: object, items: Record<number, BatchItem>}} Batch ended: how many have, went: how many of those went through; mask: null for the text that is found; painted_on: the photo that the mask is given back to unless it gets its round; items: those that have not ended, by number */
 
 /**
  * @typedef {object} State
@@ -93,4 +93,13 @@ export function doneStatus(round) {
  */
 export function earlierVersions(strokes) {
   return strokes.map((_, i) => strokes.slice(0, i));
+}
+
+/**
+ * What did not become a round is painted again, under what was painted since.
+ * @param {Pick<Work, "strokes" | "past" | "future">} work @param {Stroke[]} given @returns {Pick<Work, "strokes" | "past" | "future">}
+ */
+export function paintedAgain({ strokes, past, future }, given) {
+  const over = (/** @type {Stroke[]} */ version) => [...given, ...version];
+  return { strokes: over(strokes), past: [...earlierVersions(given), ...past.map(over)], future: future.map(over) };
 }
