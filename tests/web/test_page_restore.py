@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
 from masks.dilation import dilate_mask
-from tests.support.page_driver import RED_PIXELS, STATUS, Person, make_photo, photo_file
+from tests.support.page_driver import RED_PIXELS, STATUS, Held, Person, make_photo, photo_file
 from tests.support.serving import RunningServer
 
 Visit = Callable[..., Person]
@@ -73,6 +73,47 @@ def test_the_original_comes_back_under_the_brush_in_any_round(person: Person) ->
     person.key("Control+z")
     expect(person.page.locator(".fft-rounds li:nth-child(5) button")).to_have_attribute("aria-current", "true")
     assert person.strokes == []
+
+
+def test_strokes_that_wait_for_a_repair_go_when_it_is_cancelled_and_stay_with_their_photo(person: Person) -> None:
+    """They stayed on the screen, nothing removed them, and the next repair of any photo ran them unasked."""
+    status = person.page.locator(STATUS)
+    person.paint((0.2, 0.2), (0.6, 0.2))
+    person.repair()
+    person.paint((0.2, 0.6), (0.4, 0.6))
+    person.page.wait_for_timeout(80)
+    marked = person.red_pixels
+    held = Held(person, "**/api/v1/repairs")
+    person.press("repair")
+    person.key("u")
+    person.paint((0.3, 0.2), (0.4, 0.2))
+    held.wait()
+    assert person.red_pixels > marked
+    person.key("Escape")
+    expect(status).to_have_text("Cancelled. What you painted is still there")
+    person.page.wait_for_function(f"(marked) => ({RED_PIXELS})('.fft-overlay') === marked", arg=marked)
+    held.let_go()
+    person.repair()
+    assert [one["restored"] for one in person.rounds] == [False, False]
+    # What is given up is the original that was to come back: nothing was painted.
+    held = Held(person, "**/api/v1/repairs")
+    person.paint((0.3, 0.2), (0.4, 0.2))
+    held.wait()
+    person.press("cancel")
+    expect(status).to_have_text("Cancelled. The original was not brought back")
+    held.let_go()
+    # The photo is left while its strokes wait: they are worked off there.
+    held = Held(person, "**/api/v1/repairs")
+    person.paint((0.3, 0.2), (0.4, 0.2))
+    held.wait()
+    person.paint((0.5, 0.2), (0.6, 0.2))
+    person.open(photo_file(320, 240, seed=1))
+    held.let_go()
+    expect(person.page.locator('[data-stage="done"]')).to_have_count(1)
+    assert len(person.posts("/api/v1/repairs")) == 6
+    person.key("PageUp")
+    person.page.locator(".fft-rounds li:nth-child(5)").wait_for()
+    assert [one["restored"] for one in person.rounds] == [False, False, True, True]
 
 
 FIELD = """async ([bits, width, height, dilate_px]) => {

@@ -69,7 +69,7 @@ export function startCanvas(root) {
   const whenUploaded = (/** @type {number} */ number) => photo.whenUploaded(number);
   const maskLayer = createMaskLayer({ view, overlay: $(".fft-overlay"), colour: MASK_RGB });
   const shelf = createShelf({ store, layers });
-  const repair = createRepair({ api, store, shelf, layers, whenUploaded, pace, onDone: () => restoring.next() || repairInstantly() });
+  const repair = createRepair({ api, store, shelf, layers, whenUploaded, pace, onDone: repairInstantly });
   const restoring = createRestoring({ store, begin: repair.restore });
   const addStroke = (/** @type {any} */ stroke) => (getHand().tool === "restore" ? restoring.add(stroke) : painting.addStroke(stroke));
   const painting = createPainting({ store, view, startRepair });

@@ -40,25 +40,26 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
 
   const isShown = (/** @type {number} */ number) => store.get().photo_number === number;
 
-  /** @param {Pick<Job, "strokes" | "restored">} what @returns {Job} */
-  function newJob(what) {
-    const { round, hand } = store.get();
-    return { ...what, request_id: randomId(), job_id: null, base_round: round, quality: hand.quality, dilate_px: hand.dilate_px, began_at: Date.now(), running_at: null, upload_ms: 0 };
+  /** @param {number} number of the photo @param {Pick<Job, "strokes" | "restored">} what @returns {Job} */
+  function newJob(number, what) {
+    const { hand } = store.get();
+    const base_round = workOf(store.get(), number)?.round || 0;
+    return { ...what, request_id: randomId(), job_id: null, base_round, quality: hand.quality, dilate_px: hand.dilate_px, began_at: Date.now(), running_at: null, upload_ms: 0 };
   }
 
   /** Begin a repair of what is painted; further strokes belong to the next round. */
   function begin() {
-    const { strokes, photo } = store.get();
-    const job = newJob({ strokes, restored: null });
+    const { strokes, photo, photo_number } = store.get();
+    const job = newJob(photo_number, { strokes, restored: null });
     const used = photo && { strokes, width: photo.width, height: photo.height, image_id: imageOf(store.get()) };
     store.update({ job, strokes: [], past: [], future: [], preview: null, used, status: STARTING });
     return run(job.request_id);
   }
 
   /** Bring the original back; what is painted stays. @param {import("./store.js").BrushStroke[]} restored */
-  function restore(restored) {
-    const job = newJob({ strokes: [], restored });
-    store.update({ job, status: STARTING });
+  function restore(restored, number = store.get().photo_number) {
+    const job = newJob(number, { strokes: [], restored });
+    shelf.change(number, { job, status: STARTING });
     return run(job.request_id);
   }
 
@@ -142,7 +143,7 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
   async function finish(request_id, view, { job_id, patch_png, sent_ms }, signal) {
     const began_at = performance.now();
     if (view.state === "failed") throw new ApiError(500, view.error || {});
-    if (view.state === "cancelled") return giveBack(request_id, { key: "cancelled" });
+    if (view.state === "cancelled") return giveBack(request_id);
     const patch = { image_id: view.image_id, box: view.patch.box, url: view.patch.url };
     const begun = find(request_id);
     if (begun && isShown(begun.number)) await layers.loadPatch(patch, signal, patch_png); // else when it is shown again
@@ -157,7 +158,8 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
     shelf.change(number, { ...withRound(work, job.base_round, round), shown_id: round.image_id, job: null, status: doneStatus(round) });
     if (took_ms && !job.restored) pace.learn(job.quality, job.strokes, took_ms);
     if (!isWritten(view)) setTimeout(() => void followSaved(job_id, round.image_id, view), SAVED_AFTER_MS);
-    if (isShown(number)) onDone();
+    if (job.to_restore?.length) void restore(job.to_restore, number);
+    else if (isShown(number)) onDone();
     else shelf.say(number, { stage: "done" });
   }
 
@@ -187,27 +189,30 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
     shelf.change(owner.number, { rounds: updated, status: isLast ? doneStatus(updated[round - 1]) : status });
   }
 
-  // The job's strokes are painted again, under those that were added while it ran.
-  function giveBack(/** @type {string} */ request_id, /** @type {import("./store.js").Status} */ status) {
+  // The job's strokes are painted again, under those that were added while it ran. Where the original was to come back
+  // is dropped: the repair that was painted over did not come.
+  /** @param {string} request_id @param {import("./store.js").Note | null} [error] null when it was cancelled */
+  function giveBack(request_id, error = null) {
     const found = find(request_id);
     following.get(request_id)?.abort();
     if (!found) return;
     const { number, work, job } = found;
+    const status = error ? { error } : { key: job.restored ? "cancelled_restore" : "cancelled" };
     shelf.change(number, { job: null, status, ...paintedAgain(work, job.strokes) });
-    if (!isShown(number)) shelf.say(number, status.error ? { stage: "failed", error: status.error } : null);
+    if (!isShown(number)) shelf.say(number, error ? { stage: "failed", error } : null);
   }
 
   function fail(/** @type {string} */ request_id, /** @type {unknown} */ error) {
     if (!find(request_id)) return;
     if (!(error instanceof ApiError)) console.error(error);
     const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
-    giveBack(request_id, { error: { code, message, params } });
+    giveBack(request_id, { code, message, params });
   }
 
   function cancel(number = store.get().photo_number) {
     const job = workOf(store.get(), number)?.job;
     if (!job) return;
-    giveBack(job.request_id, { key: "cancelled" });
+    giveBack(job.request_id);
     if (job.job_id) api.cancel(job.job_id).catch(() => {}); // already finished, or gone: nothing left to stop
   }
 

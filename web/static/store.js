@@ -9,7 +9,7 @@
 /** @typedef {{code: string, message?: string, params?: Record<string, any>}} Note */
 /** @typedef {{name: string, width: number, height: number, format: string, image_id: string | null, notes: Note[]}} Photo */
 /** @typedef {{image_id: string, box: number[], url: string, strokes: Stroke[], notes: Note[], times_ms: Record<string, number>, saved: string | null, restored?: boolean, downloaded?: boolean}} Round restored: the original came back in it */
-/** @typedef {{request_id: string, job_id: string | null, base_round: number, strokes: Stroke[], quality: string, dilate_px: number | null, began_at: number, running_at: number | null, upload_ms: number, restored: BrushStroke[] | null}} Job restored: where the original comes back, in place of a repair */
+/** @typedef {{request_id: string, job_id: string | null, base_round: number, strokes: Stroke[], quality: string, dilate_px: number | null, began_at: number, running_at: number | null, upload_ms: number, restored: BrushStroke[] | null, to_restore?: BrushStroke[]}} Job restored: where the original comes back, in place of a repair; to_restore: where it does once this is done */
 /** @typedef {{tool: string, takes_away: boolean, radius: number, instant: boolean, quality: string, dilate_px: number | null, timings: boolean, file_format: string, file_quality: number}} Hand takes_away: what the outline in hand marks is taken out of the mask; dilate_px: null leaves it to the engine */
 /** @typedef {{key?: string, params?: Record<string, any>, tone?: string, round?: string, error?: Note}} Status */
 
