@@ -119,6 +119,30 @@ def test_rounds_build_on_each_other_and_can_be_undone_and_compared(person: Perso
     assert person.shown_patches == 2
 
 
+def test_redo_goes_every_step_again_that_undo_went_back_over_rounds(person: Person) -> None:
+    """Undo over a round dropped what was painted after it."""
+    person.open(photo_file())
+    for y in (0.2, 0.4):
+        person.paint((0.3, y), (0.4, y))
+        person.repair()
+    for y in (0.6, 0.7):
+        person.paint((0.3, y), (0.4, y))
+
+    def step(keys: str) -> tuple[int, list[int]]:
+        person.key(keys)
+        return person.shown_patches, [round(stroke["points"][0][1]) for stroke in person.strokes]
+
+    back = [step("Control+z") for _ in range(6)]
+    assert back == [(2, [288]), (2, []), (1, [192]), (1, []), (0, [96]), (0, [])]
+    forth = [step("Control+Shift+Z") for _ in range(6)]
+    assert forth == [*back[-2::-1], (2, [288, 336])]
+    # What is painted on the way is another way on.
+    for _ in range(3):
+        step("Control+z")
+    person.paint((0.6, 0.6), (0.7, 0.6))
+    assert [step("Control+Shift+Z") for _ in range(2)] == [(2, [192, 288])] * 2
+
+
 def test_download_keeps_format_and_name(person: Person) -> None:
     """TIFF is the first one, when no picture is there yet: Chromium can't show it, so the server's is shown instead."""
     for number, (ending, format) in enumerate({"tif": "TIFF", "jpg": "JPEG", "webp": "WEBP"}.items()):

@@ -1,6 +1,6 @@
 // Painting: the strokes of the round being painted, and going back and forth in them and in the rounds. One line of
 // undo leads through both: strokes first, then the round before, which brings its own strokes back. While a repair
-// runs, what is painted belongs to the next round.
+// runs, what is painted belongs to the next round. Redo goes every step again that undo went back.
 
 import { onBranch, withoutRound } from "./branches.js";
 import { doneStatus, earlierVersions } from "./store.js";
@@ -10,9 +10,13 @@ import { boxOf, finishPolygon, finishStroke } from "./strokes.js";
 
 /** @param {{store: import("./store.js").Store, view: import("./view.js").View, startRepair: () => void}} parts */
 export function createPainting({ store, view, startRepair }) {
+  /** @type {Map<string, Stroke[][]>} */
+  const futures = new Map(); // what redo does after a round, by the id of the round that undo left
+
   /** Take other strokes in place of what is painted, to be undone in one step. @param {Stroke[]} strokes */
   function set(strokes) {
-    const { past, strokes: before, job, status } = store.get();
+    const { past, strokes: before, rounds, job, status } = store.get();
+    for (const { image_id } of rounds) futures.delete(image_id); // this is another way on
     store.update({ preview: null, past: [...past, before], future: [], strokes, status: job ? status : { key: "ready" } });
   }
 
@@ -52,19 +56,22 @@ export function createPainting({ store, view, startRepair }) {
   }
 
   // What was painted and not repaired stays, wherever one goes; what came back with an undone round goes with it.
-  /** @param {Stroke[]} brought by the round that is left @returns {Partial<import("./store.js").State>} */
-  function paintedAfter(brought) {
+  /** @param {Stroke[]} brought by the round that is left @param {Stroke[][]} [future] @returns {Partial<import("./store.js").State>} */
+  function paintedAfter(brought, future = []) {
     const { strokes, rounds } = store.get();
     const text = JSON.stringify(strokes); // after a reload they are no longer the same objects
     const isOwn = strokes.length && !rounds.some((one) => one.strokes === strokes || JSON.stringify(one.strokes) === text);
-    return isOwn ? {} : { strokes: brought, past: earlierVersions(brought), future: [] };
+    return isOwn ? {} : { strokes: brought, past: earlierVersions(brought), future };
   }
 
   function goToRound(/** @type {number} */ number) {
-    const { job, rounds, round } = store.get();
+    const { job, rounds, round, strokes, future } = store.get();
     if (job || number < 0 || number > rounds.length) return;
     const status = number ? doneStatus(rounds[number - 1]) : { key: "ready" };
-    store.update({ round: number, ...paintedAfter(number === round - 1 ? rounds[number].strokes : []), status });
+    if (number < round) futures.set(rounds[round - 1].image_id, strokes.length ? [...future, strokes] : future);
+    const id = number > round ? rounds[number - 1].image_id : ""; // none on the way back
+    store.update({ round: number, ...paintedAfter(number === round - 1 ? rounds[number].strokes : [], futures.get(id)), status });
+    futures.delete(id);
   }
 
   /** Go over to another path of rounds. */
