@@ -270,11 +270,22 @@ def test_a_mask_this_browser_cannot_read_is_read_by_the_server(person: Person) -
     data = BytesIO()
     white(RED).save(data, "TIFF")
     file: Any = {"name": "mask.tif", "mimeType": "image/tiff", "buffer": data.getvalue()}
-    changing(person, lambda: person.page.set_input_files('[data-part="mask-file"]', file))
+    mask_file = '[data-part="mask-file"]'
+    status = person.page.locator(STATUS)
+    held = Held(person, "**/api/v1/images")
+    person.page.set_input_files(mask_file, file)
+    expect(status).to_have_text("Reading the mask…")
+    held.wait()
+    changing(person, held.let_go)
     assert (painted(person) == RED).all()
-    file |= {"name": "no.tif", "buffer": b"nothing of the kind"}
-    person.page.set_input_files('[data-part="mask-file"]', file)
-    expect(person.page.locator(STATUS)).to_contain_text("no.tif is not a picture")
+    person.page.set_input_files(mask_file, {**file, "name": "no.tif", "buffer": b"nothing of the kind"})
+    expect(status).to_contain_text("no.tif is not a picture")
+    # While a repair runs, what is said is its state.
+    repairs = Held(person, "**/api/v1/repairs")
+    person.press("repair")
+    repairs.wait()
+    changing(person, lambda: person.page.set_input_files(mask_file, file))
+    assert person.status == "Starting…"
 
 
 def test_arrow_keys_add_up_on_the_slider_that_grows(person: Person) -> None:

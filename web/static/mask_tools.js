@@ -116,7 +116,8 @@ export function createMaskTools({ store, api, replaceStrokes }) {
 
   /** What this browser cannot draw, TIFF and HEIC mostly, as the server reads it. @param {File} file */
   async function byServer(file) {
-    store.update({ status: { key: "mask_reading", tone: "busy" } });
+    // A repair that runs has the line: nothing would say its state again before its next step.
+    if (!store.get().job) store.update({ status: { key: "mask_reading", tone: "busy" } });
     const { image_id } = await api.upload(file, () => {});
     return createImageBitmap(await api.picture(api.photoUrl(image_id, "?format=png")));
   }
