@@ -48,6 +48,17 @@ def test_the_line_shows_the_original_to_its_left_and_moves_by_mouse_and_keys(per
     person.key("Escape")
     expect(handle).to_be_hidden()
     assert person.pixel(0.46, 0.3) == fill
+    # Without a round there is no line, and it does not keep anybody from painting.
+    for leave in (lambda: person.key("Control+z"), lambda: person.press("round-remove")):
+        person.press("split")
+        expect(handle).to_be_visible()
+        leave()
+        before = len(person.strokes)
+        person.paint((0.2, 0.7), (0.3, 0.7))
+        assert len(person.strokes) == before + 1
+        if before == 1:
+            person.press("round-redo")
+            expect(handle).to_be_hidden()
 
 
 def test_rounds_branch_and_can_be_removed_and_a_reload_keeps_all(person: Person) -> None:

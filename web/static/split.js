@@ -75,5 +75,8 @@ export function createSplit({ root, store, view, words }) {
   for (const type of ["pointerup", "pointercancel"]) stage.addEventListener(type, () => (isDragging = false));
   handle.addEventListener("keydown", press);
 
+  // With its last round the line goes too: out of sight, it would still keep everybody from painting.
+  store.subscribe(({ split, round }) => void (split !== null && !round && close()));
+
   return { show, place, toggle, close };
 }
