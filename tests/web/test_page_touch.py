@@ -66,6 +66,29 @@ def test_the_hand_beside_a_pen_ends_no_stroke(person: Person) -> None:
     assert person.stage_point(0, 0) == pytest.approx(before, abs=1), "it was no pinch"
 
 
+def test_the_view_stays_when_one_of_three_fingers_is_lifted(person: Person) -> None:
+    """It leapt to the size by which the other two were farther apart."""
+    person.open(photo_file(640, 480))
+    session = person.context.new_cdp_session(person.page)
+    spots = dict(enumerate(person.stage_points([(0.5, 0.5), (0.53, 0.5), (0.8, 0.8)])))
+
+    def touch(kind: str, *numbers: int) -> None:  # "touchEnd" lifts those named, or all
+        points = [{"x": spots[number][0], "y": spots[number][1], "id": number} for number in numbers]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    before = person.photo_box()
+    for lifted, left in ((1, [0, 2]), (0, [1, 2])):
+        for count in (1, 2, 3):
+            touch("touchStart", *range(count))
+        touch("touchEnd", lifted)
+        x, y = spots[2]
+        spots[2] = (x + 1, y)
+        touch("touchMove", *left)
+        touch("touchEnd")
+        assert person.photo_box() == pytest.approx(before, abs=12), lifted
+    assert person.strokes == []
+
+
 def middle(locator: Locator) -> tuple[float, float]:
     box = locator.bounding_box()
     assert box is not None

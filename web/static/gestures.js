@@ -79,7 +79,7 @@ export function createGestures({ stage, ring, view, getHand, isPainting, photoNu
     if (live.pen === event.pointerId) live.pen = null;
     const { stroke, corners } = live;
     live.panning = false;
-    if (pointers.size < 2) live.pinch = null;
+    live.pinch = pointers.size > 1 ? measurePinch() : null; // of the fingers that stay, or the view would leap
     live.stroke = live.corners = null;
     if (event.type === "pointerup" && stroke) ((live.last = { point: stroke.points.at(-1), photo: photoNumber() }), onStroke(stroke));
     if (event.type === "pointerup" && corners) endOutline(corners);
