@@ -42,6 +42,41 @@ def until_shown(person: Person, count: int) -> None:
     person.page.wait_for_function(PATCHES.format(count=count))
 
 
+def test_what_is_being_drawn_stays_off_the_photo_that_comes(person: Person) -> None:
+    """It became a stroke there, with the coordinates of the photo before."""
+    choose(person, photo_file(640, 480, name="0.png"), photo_file(100, 80, name="1.png"))
+    show(person, "0.png")
+
+    def go(key: str, name: str) -> None:
+        person.key(key)
+        expect(person.page.locator(NAME)).to_have_text(name)
+
+    def begin_a_drag() -> None:
+        first, second = person.stage_points([(0.06, 0.06), (0.1, 0.06)])
+        person.page.mouse.move(*first)
+        person.page.mouse.down()
+        person.page.mouse.move(*second, steps=3)
+
+    for tool in ("b", "r"):
+        person.key(tool)
+        begin_a_drag()
+        go("PageDown", "1.png")
+        person.page.mouse.up()
+        assert person.strokes == []
+        go("PageUp", "0.png")
+        assert person.strokes == []
+    person.key("b")
+    person.page.locator(".fft-stage").focus()
+    for key in (*["ArrowRight"] * 3, "d", *["ArrowDown"] * 3):
+        person.key(key)
+    go("PageDown", "1.png")
+    assert person.strokes == []
+    begin_a_drag()
+    person.open(photo_file(320, 240, name="2.png"))
+    person.page.mouse.up()
+    assert person.strokes == []
+
+
 def test_a_repair_goes_on_while_another_photo_is_shown_and_lands_on_its_own(person: Person) -> None:
     """Going to another photo cancelled the repair."""
     choose(person, *three_photos()[:2])

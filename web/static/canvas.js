@@ -95,11 +95,11 @@ export function startCanvas(root) {
   const strip = createStrip({ root, store, words, api, onPhoto: photo.goTo, onRemove: removePhoto });
   const many = createManyPanel({ root, words, store, downloads });
   const gestures = createGestures({
-    stage: $(".fft-stage"), ring: $(".fft-ring"), view, getHand, isPainting, photoNumber: () => store.get().photo_number, onStroke: addStroke,
+    stage: $(".fft-stage"), ring: $(".fft-ring"), view, getHand, isPainting, store, onStroke: addStroke,
     onOutline: painting.addOutline, onPick: selecting.click, onBox: selecting.selectBox, onRadius: (factor) => brushSize.scale(factor), onChange: () => pen.lift(),
   });
   const pen = createPen({
-    view, getHand, isPainting, placeRing: gestures.placeRing, onStroke: addStroke,
+    store, view, getHand, isPainting, placeRing: gestures.placeRing, onStroke: addStroke,
     onOutline: painting.addOutline, onPick: selecting.click, onChange: view.redraw,
   });
 

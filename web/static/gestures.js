@@ -3,8 +3,8 @@
 
 import { drawStroke, rectangleCorners, simplifyLine } from "./strokes.js";
 
-/** @param {{stage: HTMLElement, ring: HTMLElement, view: import("./view.js").View, getHand: () => import("./store.js").Hand, isPainting: () => boolean, photoNumber: () => number, onStroke: (stroke: any) => void, onOutline: (corners: number[][], erase: boolean) => void, onPick: (point: number[], takesAway: boolean) => void, onBox: (box: number[], takesAway: boolean) => void, onRadius: (factor: number) => void, onChange: () => void}} parts */
-export function createGestures({ stage, ring, view, getHand, isPainting, photoNumber, onStroke, onOutline, onPick, onBox, onRadius, onChange }) {
+/** @param {{stage: HTMLElement, ring: HTMLElement, view: import("./view.js").View, getHand: () => import("./store.js").Hand, isPainting: () => boolean, store: import("./store.js").Store, onStroke: (stroke: any) => void, onOutline: (corners: number[][], erase: boolean) => void, onPick: (point: number[], takesAway: boolean) => void, onBox: (box: number[], takesAway: boolean) => void, onRadius: (factor: number) => void, onChange: () => void}} parts */
+export function createGestures({ stage, ring, view, getHand, isPainting, store, onStroke, onOutline, onPick, onBox, onRadius, onChange }) {
   const pointers = new Map();
   /** @type {any} */
   const live = { pen: null, stroke: null, corners: null, pinch: null, panning: false, spaceHeld: false, at: null, last: null }; // last: where the last stroke ended, and on which photo
@@ -32,7 +32,7 @@ export function createGestures({ stage, ring, view, getHand, isPainting, photoNu
     const { tool, takes_away } = getHand();
     const erase = isOutline() ? event.altKey !== Boolean(takes_away) : tool === "eraser" || (event.altKey && tool !== "restore");
     if (isOutline()) live.corners = { points: [start], erase };
-    else live.stroke = { points: event.shiftKey && live.last?.photo === photoNumber() ? [live.last.point, start] : [start], radius: getHand().radius, erase };
+    else live.stroke = { points: event.shiftKey && live.last?.photo === store.get().photo_number ? [live.last.point, start] : [start], radius: getHand().radius, erase };
     view.redraw();
   }
 
@@ -81,7 +81,7 @@ export function createGestures({ stage, ring, view, getHand, isPainting, photoNu
     live.panning = false;
     live.pinch = pointers.size > 1 ? measurePinch() : null; // of the fingers that stay, or the view would leap
     live.stroke = live.corners = null;
-    if (event.type === "pointerup" && stroke) ((live.last = { point: stroke.points.at(-1), photo: photoNumber() }), onStroke(stroke));
+    if (event.type === "pointerup" && stroke) ((live.last = { point: stroke.points.at(-1), photo: store.get().photo_number }), onStroke(stroke));
     if (event.type === "pointerup" && corners) endOutline(corners);
     mark(event);
     view.redraw();
@@ -185,6 +185,8 @@ export function createGestures({ stage, ring, view, getHand, isPainting, photoNu
     context.strokeRect(Math.min(ax, bx), Math.min(ay, by), Math.abs(bx - ax), Math.abs(by - ay));
   }
 
+  // What is being drawn would land on the photo that comes, with the coordinates of the one before.
+  store.subscribe((now, before) => void (now.photo_number !== before.photo_number && giveUp()));
   // A stroke that is fast when the finger leaves would be a fling, and Chromium swallows the tap after one.
   stage.addEventListener("touchmove", (event) => pointers.size && event.preventDefault(), { passive: false });
   stage.addEventListener("pointerdown", begin);

@@ -7,8 +7,8 @@ import { drawStroke, rectangleCorners } from "./strokes.js";
 /** @typedef {import("./store.js").Hand} Hand */
 /** @typedef {import("./store.js").BrushStroke} BrushStroke */
 
-/** @param {{view: import("./view.js").View, getHand: () => Hand, isPainting: () => boolean, placeRing: (x: number, y: number, wanted: boolean, isPen: boolean) => void, onStroke: (stroke: BrushStroke) => void, onOutline: (corners: number[][], erase: boolean) => void, onPick: (point: number[], takesAway: boolean) => void, onChange: () => void}} parts */
-export function createPen({ view, getHand, isPainting, placeRing, onStroke, onOutline, onPick, onChange }) {
+/** @param {{store: import("./store.js").Store, view: import("./view.js").View, getHand: () => Hand, isPainting: () => boolean, placeRing: (x: number, y: number, wanted: boolean, isPen: boolean) => void, onStroke: (stroke: BrushStroke) => void, onOutline: (corners: number[][], erase: boolean) => void, onPick: (point: number[], takesAway: boolean) => void, onChange: () => void}} parts */
+export function createPen({ store, view, getHand, isPainting, placeRing, onStroke, onOutline, onPick, onChange }) {
   /** @type {{at: [number, number] | null, stroke: BrushStroke | null, corners: number[][] | null}} */
   const pen = { at: null, stroke: null, corners: null };
 
@@ -64,6 +64,9 @@ export function createPen({ view, getHand, isPainting, placeRing, onStroke, onOu
     if (pen.stroke) drawStroke(context, pen.stroke, colour);
     else if (pen.corners && pen.corners.length > 1) drawStroke(context, { polygon: outline(pen.corners), erase: getHand().takes_away }, colour);
   }
+
+  // What is being drawn would land on the photo that comes, with the coordinates of the one before.
+  store.subscribe((now, before) => void (now.photo_number !== before.photo_number && giveUp()));
 
   return { move, toggle, lift, giveUp, drawLive };
 }
