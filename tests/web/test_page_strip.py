@@ -71,6 +71,10 @@ def test_what_is_being_drawn_stays_off_the_photo_that_comes(person: Person) -> N
         person.key(key)
     go("PageDown", "1.png")
     assert person.strokes == []
+    # The keyboard is inside of the smaller photo.
+    person.key("d")
+    person.key("d")
+    assert [stroke["points"] for stroke in person.strokes] == [[[100, 80]]]
     begin_a_drag()
     person.open(photo_file(320, 240, name="2.png"))
     person.page.mouse.up()

@@ -98,6 +98,34 @@ def ring_px(person: Person) -> float:
     return float(person.page.locator(".fft-ring").evaluate(expression))
 
 
+def test_the_keyboards_ring_stays_on_its_place_of_the_photo_and_has_the_brushs_size(person: Person) -> None:
+    def ring_on_photo() -> tuple[float, float]:
+        box = person.page.locator(".fft-ring").bounding_box()
+        assert box is not None
+        left, top, width, _ = person.photo_box()
+        middle_x, middle_y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        return (middle_x - left) * WIDTH / width, (middle_y - top) * WIDTH / width
+
+    person.page.locator(".fft-stage").focus()
+    for _ in range(6):
+        person.key("ArrowRight")
+    place, before_px = ring_on_photo(), ring_px(person)
+    for _ in range(3):
+        person.key("+")
+    assert ring_on_photo() == pytest.approx(place, abs=1)
+    assert ring_px(person) == pytest.approx(before_px * 1.25**3, abs=1)
+    person.key("]")
+    assert ring_px(person) == pytest.approx(before_px * 1.25**3 * 1.2, abs=1)
+    person.key(" ")
+    assert ring_px(person) > 0, "it is away only while the picture is moved"
+    person.key("d")
+    person.key("d")
+    assert person.strokes[0]["points"][0] == pytest.approx(ring_on_photo(), abs=1)
+    person.page.mouse.move(*person.stage_point(0.5, 0.5))
+    person.key("0")
+    assert ring_px(person) == pytest.approx(before_px * 1.2, abs=1), "the mouse's has the size that is shown too"
+
+
 def test_the_ring_has_the_brushs_size_at_once_and_the_largest_grows_with_the_photo(person: Person) -> None:
     person.page.mouse.move(*person.stage_point(0.5, 0.5))
     before = ring_px(person)

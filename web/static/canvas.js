@@ -64,7 +64,7 @@ export function startCanvas(root) {
   const getHand = () => store.get().hand;
   const isPainting = () => Boolean(store.get().photo) && !store.get().comparing && store.get().split === null;
   const view = createView({
-    stage: $(".fft-stage"), world: $(".fft-world"), overlay: $(".fft-overlay"), draw: drawMask, onChange: (now) => (panel.showZoom(now), split.place()),
+    stage: $(".fft-stage"), world: $(".fft-world"), overlay: $(".fft-overlay"), draw: drawMask, onChange: (now) => (panel.showZoom(now), split.place(), gestures.followRing()),
   });
   const whenUploaded = (/** @type {number} */ number) => photo.whenUploaded(number);
   const maskLayer = createMaskLayer({ view, overlay: $(".fft-overlay"), colour: MASK_RGB });
@@ -99,7 +99,7 @@ export function startCanvas(root) {
     onOutline: painting.addOutline, onPick: selecting.click, onBox: selecting.selectBox, onRadius: (factor) => brushSize.scale(factor), onChange: () => pen.lift(),
   });
   const pen = createPen({
-    store, view, getHand, isPainting, placeRing: gestures.placeRing, onStroke: addStroke,
+    store, view, getHand, isPainting, showRing: gestures.showPen, onStroke: addStroke,
     onOutline: painting.addOutline, onPick: selecting.click, onChange: view.redraw,
   });
 

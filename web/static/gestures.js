@@ -7,7 +7,7 @@ import { drawStroke, rectangleCorners, simplifyLine } from "./strokes.js";
 export function createGestures({ stage, ring, view, getHand, isPainting, store, onStroke, onOutline, onPick, onBox, onRadius, onChange }) {
   const pointers = new Map();
   /** @type {any} */
-  const live = { pen: null, stroke: null, corners: null, pinch: null, panning: false, spaceHeld: false, at: null, last: null }; // last: where the last stroke ended, and on which photo
+  const live = { pen: null, stroke: null, corners: null, pinch: null, panning: false, spaceHeld: false, ring: null, last: null }; // ring: where it is on the stage, as a function, and whether the keyboard took it there; last: where the last stroke ended, and on which photo
   const LASSO_STEP_PX = 3;
   const PEN_PX = 9; // where the keyboard is with a tool that has no size
   const CLICK_PX = 6; // a finger that only taps moves by so much
@@ -127,24 +127,42 @@ export function createGestures({ stage, ring, view, getHand, isPainting, store, 
   }
 
   // The brush's outline under the pointer; a finger covers it, so not for touch.
-  function showRing(event) {
-    const room = stage.getBoundingClientRect();
-    live.at = event.pointerType === "touch" ? null : [event.clientX - room.left, event.clientY - room.top];
-    placeRing(event.clientX - room.left, event.clientY - room.top, event.pointerType !== "touch");
+  function showRing({ clientX, clientY, pointerType }) {
+    if (pointerType === "touch") return hideRing();
+    const where = () => {
+      const room = stage.getBoundingClientRect();
+      return [clientX - room.left, clientY - room.top];
+    };
+    live.ring = { where, isPen: false };
+    followRing();
   }
 
-  function placeRing(x, y, wanted, isPen = false) {
+  /** Have the ring where the keyboard is from now on. @param {() => [number, number]} where */
+  function showPen(where) {
+    live.ring = { where, isPen: true };
+    followRing();
+  }
+
+  /** The ring anew, after its place, its size, or whether anything is painted changed. */
+  function followRing() {
+    if (!live.ring) return;
+    const { where, isPen } = live.ring;
+    const [x, y] = where();
     const size_px = isOutline() ? PEN_PX : Math.max(3, 2 * getHand().radius * view.get().scale);
-    const shown = wanted && (isPen || !isOutline()) && isPainting() && !live.spaceHeld && !live.panning;
+    const shown = (isPen || !isOutline()) && isPainting() && !live.spaceHeld && !live.panning;
     Object.assign(ring.style, { width: `${size_px}px`, height: `${size_px}px`, transform: `translate(${x - size_px / 2}px, ${y - size_px / 2}px)` });
     ring.classList.toggle("fft-shown", shown && Boolean(view.get().width));
   }
 
-  // The ring at its new size: where the pointer is, else in the middle while the slider moves.
+  function hideRing() {
+    live.ring = null;
+    ring.classList.remove("fft-shown");
+  }
+
+  // The ring at its new size: where it is, else in the middle while the slider moves.
   function showRadius(inMiddle = false) {
-    const room = stage.getBoundingClientRect();
-    if (inMiddle) placeRing(room.width / 2, room.height / 2, true);
-    else if (live.at) placeRing(...live.at, true);
+    if (inMiddle) live.ring ||= { where: () => [stage.clientWidth / 2, stage.clientHeight / 2], isPen: false };
+    followRing();
   }
 
   // Gives up what is being drawn; true when there was something.
@@ -159,13 +177,13 @@ export function createGestures({ stage, ring, view, getHand, isPainting, store, 
     stage.classList.toggle("fft-panning", live.panning);
     stage.classList.toggle("fft-grab", live.spaceHeld && !live.panning);
     if (event) showRing(event);
+    else followRing();
     onChange();
   }
 
   function holdSpace(held) {
     if (live.spaceHeld === held) return;
     live.spaceHeld = held;
-    if (held) ring.classList.remove("fft-shown");
     mark();
   }
 
@@ -186,14 +204,17 @@ export function createGestures({ stage, ring, view, getHand, isPainting, store, 
   }
 
   // What is being drawn would land on the photo that comes, with the coordinates of the one before.
-  store.subscribe((now, before) => void (now.photo_number !== before.photo_number && giveUp()));
+  store.subscribe((now, before) => {
+    if (now.photo_number !== before.photo_number) giveUp();
+    if (now.hand !== before.hand || now.photo !== before.photo || now.comparing !== before.comparing || now.split !== before.split) followRing();
+  });
   // A stroke that is fast when the finger leaves would be a fling, and Chromium swallows the tap after one.
   stage.addEventListener("touchmove", (event) => pointers.size && event.preventDefault(), { passive: false });
   stage.addEventListener("pointerdown", begin);
   stage.addEventListener("pointermove", move);
   stage.addEventListener("pointerup", end);
   stage.addEventListener("pointercancel", end);
-  stage.addEventListener("pointerleave", () => ((live.at = null), ring.classList.remove("fft-shown")));
+  stage.addEventListener("pointerleave", hideRing);
   stage.addEventListener("wheel", wheel, { passive: false });
-  return { holdSpace, drawLive, placeRing, showRadius, giveUp };
+  return { holdSpace, drawLive, showPen, followRing, showRadius, giveUp };
 }

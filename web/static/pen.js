@@ -7,18 +7,25 @@ import { drawStroke, rectangleCorners } from "./strokes.js";
 /** @typedef {import("./store.js").Hand} Hand */
 /** @typedef {import("./store.js").BrushStroke} BrushStroke */
 
-/** @param {{store: import("./store.js").Store, view: import("./view.js").View, getHand: () => Hand, isPainting: () => boolean, placeRing: (x: number, y: number, wanted: boolean, isPen: boolean) => void, onStroke: (stroke: BrushStroke) => void, onOutline: (corners: number[][], erase: boolean) => void, onPick: (point: number[], takesAway: boolean) => void, onChange: () => void}} parts */
-export function createPen({ store, view, getHand, isPainting, placeRing, onStroke, onOutline, onPick, onChange }) {
+/** @param {{store: import("./store.js").Store, view: import("./view.js").View, getHand: () => Hand, isPainting: () => boolean, showRing: (where: () => [number, number]) => void, onStroke: (stroke: BrushStroke) => void, onOutline: (corners: number[][], erase: boolean) => void, onPick: (point: number[], takesAway: boolean) => void, onChange: () => void}} parts */
+export function createPen({ store, view, getHand, isPainting, showRing, onStroke, onOutline, onPick, onChange }) {
   /** @type {{at: [number, number] | null, stroke: BrushStroke | null, corners: number[][] | null}} */
   const pen = { at: null, stroke: null, corners: null };
+
+  /** Where it is on the photo, which may be smaller than the one before. @returns {[number, number]} */
+  function place() {
+    const { width, height } = view.get();
+    const [x, y] = pen.at || [width / 2, height / 2];
+    return [Math.max(0, Math.min(width, x)), Math.max(0, Math.min(height, y))];
+  }
 
   /** @param {number[]} direction @param {boolean} fine */
   function move([dx, dy], fine) {
     if (!isPainting()) return;
-    const { width, height } = view.get();
-    const [x, y] = pen.at || [width / 2, height / 2];
+    const [x, y] = place();
     const step_px = fine ? 1 : Math.max(1, getHand().radius / 2);
-    pen.at = [Math.max(0, Math.min(width, x + dx * step_px)), Math.max(0, Math.min(height, y + dy * step_px))];
+    pen.at = [x + dx * step_px, y + dy * step_px];
+    pen.at = place();
     if (pen.stroke) pen.stroke.points.push(pen.at);
     if (pen.corners && getHand().tool === "rectangle") pen.corners[1] = pen.at;
     else if (pen.corners) pen.corners.push(pen.at);
@@ -28,7 +35,7 @@ export function createPen({ store, view, getHand, isPainting, placeRing, onStrok
   function toggle() {
     if (!isPainting()) return;
     const { tool, radius, takes_away } = getHand();
-    pen.at ||= [view.get().width / 2, view.get().height / 2];
+    pen.at = place();
     if (pen.stroke || pen.corners) lift();
     else if (tool === "select") onPick(pen.at, takes_away);
     else if (tool === "lasso" || tool === "rectangle") pen.corners = [pen.at];
@@ -55,7 +62,7 @@ export function createPen({ store, view, getHand, isPainting, placeRing, onStrok
   const outline = (corners) => (getHand().tool === "rectangle" ? rectangleCorners(corners[0], corners[1]) : corners);
 
   function show() {
-    if (pen.at) placeRing(...view.toStage(...pen.at), true, true);
+    showRing(() => view.toStage(...place()));
     onChange();
   }
 
