@@ -37,6 +37,10 @@ def test_the_line_shows_the_original_to_its_left_and_moves_by_mouse_and_keys(per
     for _ in range(3):
         person.key("Shift+ArrowRight")
     expect(handle).to_have_attribute("aria-valuetext", "80 % original")
+    person.key("PageDown")
+    expect(handle).to_have_attribute("aria-valuenow", "70")
+    person.key("PageUp")
+    expect(handle).to_have_attribute("aria-valuenow", "80")
     original = person.pixel(0.53, 0.3)
     assert original != fill
     person.paint((0.9, 0.2), (0.3, 0.2))

@@ -142,6 +142,9 @@ def test_the_ring_has_the_brushs_size_at_once_and_the_largest_grows_with_the_pho
     slider.focus()
     person.key("ArrowRight")
     assert ring_px(person) > before
+    by_arrow_px = ring_px(person)
+    person.key("PageUp")  # the next larger step, and not the photo before
+    assert ring_px(person) > by_arrow_px
     value = person.page.locator('[data-part="size-value"]')
     expect(slider).to_have_attribute("aria-valuetext", value.inner_text())
     person.open(photo_file(3600, 3000, name="large.jpg"))

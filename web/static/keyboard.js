@@ -13,6 +13,7 @@ export function createKeyboard({ root, stage, actions, holdSpace, pen }) {
 
   const isTyping = (target) => target.closest?.("textarea, select, [contenteditable=true], input:not([type=range], [type=file], [type=radio], [type=checkbox])");
   const isControl = (target) => target.closest?.("button, a, summary, input:not([type=range]), dialog"); // what the space bar works
+  const isSlider = (target) => target.closest?.("input[type=range]"); // what Page Up and Page Down work
   const isPressed = (target) => target.closest?.("button, a, summary, dialog"); // and what Enter does
 
   function press(event) {
@@ -38,6 +39,7 @@ export function createKeyboard({ root, stage, actions, holdSpace, pen }) {
     if (event.key.toLowerCase() === "c") return event.repeat || (actions.compare(true), true);
     if (event.target === stage && event.key in ARROWS) return pen.move(ARROWS[event.key], event.shiftKey), true;
     if (event.target === stage && event.key.toLowerCase() === "d") return event.repeat || (pen.toggle(), true);
+    if (isSlider(event.target) && ["PageUp", "PageDown"].includes(event.key)) return false;
     const act = KEYS[event.key.toLowerCase()];
     if (act) act();
     return Boolean(act);

@@ -59,7 +59,7 @@ export function createSplit({ root, store, view, words }) {
   function press(/** @type {KeyboardEvent} */ event) {
     const now = store.get().split ?? 0.5;
     const step = event.shiftKey ? LARGE_STEP : STEP;
-    const to = { ArrowLeft: now - step, ArrowDown: now - step, ArrowRight: now + step, ArrowUp: now + step, Home: 0, End: 1 }[event.key];
+    const to = { ArrowLeft: now - step, ArrowDown: now - step, ArrowRight: now + step, ArrowUp: now + step, PageDown: now - LARGE_STEP, PageUp: now + LARGE_STEP, Home: 0, End: 1 }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     set(to);
