@@ -299,6 +299,10 @@ def test_arrow_keys_add_up_on_the_slider_that_grows(person: Person) -> None:
     left, top, right, bottom = box
     assert person.strokes[-1]["box"] == [left - 5, top - 5, right + 5, bottom + 5]
     person.page.locator('[data-part="grow"]').focus()
+    for _ in range(8):
+        person.key("ArrowRight")
+    person.key("Escape")  # gives the amount up and closes nothing
+    expect(person.page.locator('[data-part="grow-value"]')).to_have_text("0 px", timeout=100)
     for _ in range(3):
         person.key("ArrowRight")
     person.key("Enter")  # at once: what is repaired has grown by all of it

@@ -112,7 +112,7 @@ export function startCanvas(root) {
     clear: painting.clear,
     repair: startRepair,
     cancel: () => cancelRunning() || photo.cancelUpload(),
-    escape: () => gestures.giveUp() || pen.giveUp() || split.close() || cancelRunning() || maskMenu.escape(),
+    escape: () => gestures.giveUp() || pen.giveUp() || maskMenu.giveUpGrowth() || split.close() || cancelRunning() || maskMenu.escape(),
     compare,
     "photo-remove": () => removePhoto(store.get().photo_number),
     "batch-mask": () => batch.start("mask"),

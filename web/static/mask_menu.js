@@ -72,17 +72,33 @@ export function createMaskMenu({ root, store, words, tools, selecting }) {
 
   let taking = 0;
   let isByKey = false;
+  let isTaken = false; // while the amount that the slider shows is computed
 
   // Taken on release, of keys when none comes any more; then the slider is back in the middle, for more of it.
   async function takeGrowth() {
     clearTimeout(taking);
     taking = 0;
-    await tools.grow(Number(grow.value));
+    isTaken = true;
+    try {
+      await tools.grow(Number(grow.value));
+    } finally {
+      isTaken = false;
+    }
     setGrowth(0);
   }
 
   /** Take at once what keys have set, where they have. @returns {Promise<void> | null} */
   const settleGrowth = () => (taking ? takeGrowth() : null);
+
+  /** Give up an amount that is set and not taken yet; false when there is none. */
+  function giveUpGrowth() {
+    if (isTaken || !Number(grow.value)) return false;
+    clearTimeout(taking);
+    taking = 0;
+    setGrowth(0);
+    void tools.grow(0); // what it would be is no longer shown
+    return true;
+  }
 
   dilate.addEventListener("input", () => store.updateHand({ dilate_px: Number(dilate.value) < 0 ? null : Number(dilate.value) }));
   grow.min = -MOST_GROWTH_PX;
@@ -120,5 +136,5 @@ export function createMaskMenu({ root, store, words, tools, selecting }) {
     "mask-again": () => void tools.useAgain(),
   };
 
-  return { show, escape, settleGrowth, sensitivity: wanted, actions };
+  return { show, escape, settleGrowth, giveUpGrowth, sensitivity: wanted, actions };
 }
