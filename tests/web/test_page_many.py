@@ -159,6 +159,16 @@ def test_an_address_opens_an_uploaded_photo_and_a_sample_opens_at_once(visit: Vi
         expect(person.page.locator(f'a[data-part="download"][href$="{opened}"]')).to_be_visible()
     person.paint((0.4, 0.5), (0.6, 0.5))
     person.repair()
+    person.paint((0.4, 0.3), (0.6, 0.3))
+    painted = person.strokes
+    # The address of a photo that is open already shows it as it was left; a second, untouched copy took its place once.
+    for opened in (image_id, edit_id):
+        person.page.goto(f"{server.url}/?image={opened}")
+        shown = person.page.locator(STRIP).nth((image_id, edit_id).index(opened))
+        expect(shown).to_have_attribute("aria-current", "true")
+        person.visit()
+        expect(person.page.locator(STRIP)).to_have_count(2)
+    assert person.strokes == painted and len(person.rounds) == 1
     person.page.goto(f"{server.url}/?image={'0' * 32}")
     expect(person.page.locator(STATUS)).to_contain_text("no longer has this photo")
     expect(person.page.locator(STRIP)).to_have_count(2)

@@ -4,7 +4,7 @@
 import { ApiError } from "./api.js";
 import { judged } from "./file_faults.js";
 import { isShownStretched } from "./loading.js";
-import { isNoPhoto, NO_WORK, restoredWork, workOf } from "./shelf.js";
+import { allWork, isNoPhoto, NO_WORK, restoredWork, workOf } from "./shelf.js";
 import { doneStatus } from "./store.js";
 import { createUploads } from "./uploads.js";
 
@@ -213,8 +213,10 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
     forget(number);
   }
 
-  /** Open a photo that the server has, as a program uploaded it. @param {string} image_id */
+  /** Open a photo that the server has, as a program uploaded it. One that is open is shown as it was left. @param {string} image_id */
   async function openUploaded(image_id) {
+    const known = allWork(store.get()).find(({ work }) => work.photo?.image_id === image_id);
+    if (known) return goTo(known.number);
     const one = take(null, "");
     newest = one;
     try {
@@ -242,13 +244,14 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
     store.update({ hand: { ...store.get().hand, ...hand } });
     /** @type {Opened[]} */
     const goingUp = [];
-    const isCurrent = (/** @type {import("./session_storage.js").KeptShelf[0]} */ one) => one === "shown" || Boolean(one.photo?.image_id && one.photo.image_id === photo?.image_id);
-    const first = photo?.image_id ? others.findIndex(isCurrent) : -1;
+    // While a file goes up, what is shown is that one, and the photo before it is kept twice: here and on the shelf.
+    const marked = others.indexOf("shown");
+    const first = marked >= 0 ? marked : others.findIndex((one) => one !== "shown" && one.photo?.image_id === photo?.image_id);
     const current = photo?.image_id ? take(null, photo.name) : null;
     others.forEach((one, i) => {
       if (i === first && current && photo) shelf.add(current.number, photo.name);
       else if (one !== "shown" && one.upload_key) goingUp.push(takeKept(one, one.upload_key));
-      else if (one !== "shown" && !isCurrent(one) && one.photo) shelf.add(take(null, one.photo.name).number, one.photo.name, restoredWork(one));
+      else if (one !== "shown" && one.photo) shelf.add(take(null, one.photo.name).number, one.photo.name, restoredWork(one));
     });
     const goesOn = goOn(goingUp);
     if (!current || !photo) return goesOn;
