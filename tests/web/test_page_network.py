@@ -31,6 +31,34 @@ def test_a_cut_of_five_seconds_in_mid_job_costs_nothing(visit: Visit, server: Ru
     assert len({json.loads(body)["request_id"] for body in person.posts("/api/v1/repairs")}) == 1
 
 
+def test_a_search_waits_for_the_network_and_one_given_up_leaves_no_word_of_a_lost_connection(
+    visit: Visit, server: RunningServer
+) -> None:
+    """It ended within a second with "Something went wrong on the server", and the banner stayed until another call."""
+    person = visit(server.url)
+    person.open(photo_file())
+    status, banner = person.page.locator('[data-part="status"]'), person.page.locator(".fft-offline")
+    for is_given_up in (False, True):
+        person.context.set_offline(True)
+        person.press("find-spots")
+        expect(banner).to_be_visible()
+        person.page.wait_for_timeout(1500)  # longer than three tries took
+        expect(status).to_have_text("Looking…")
+        if is_given_up:
+            person.press("cancel")
+        person.context.set_offline(False)
+        expect(banner).to_be_hidden(timeout=6000)
+        expect(status).not_to_have_text("Looking…")
+        expect(status).not_to_contain_text("went wrong")
+    # A server that is away for long, while the browser has a network.
+    person.page.evaluate(
+        "() => (window.setTimeout = ((real) => (step, ms) => real(step, Math.min(ms, 20)))(window.setTimeout))"
+    )
+    person.page.route("**/api/v1/detect", lambda route: route.abort("connectionrefused"))
+    person.press("find-spots")
+    expect(status).to_contain_text("cannot be reached")
+
+
 def test_a_click_whose_answer_is_lost_is_repeated_under_its_request_id(visit: Visit, server: RunningServer) -> None:
     person = visit(server.url)
     person.open(photo_file())

@@ -4,7 +4,7 @@
 /** @typedef {import("./store.js").Note} Note */
 /** @typedef {{image_id: string, width: number, height: number, format: string, notes?: Note[]}} Uploaded */
 /** @typedef {{state: string, position: number, waiting_for?: string | null, stage: string | null, version?: number, image_id: string, patch: {box: number[], url: string}, timings_ms: Record<string, number>, notes?: Note[], saved: string | null, error?: any}} JobView */
-/** @typedef {{signal?: AbortSignal, tries?: number, limit_ms?: number}} Patience */
+/** @typedef {{signal?: AbortSignal, tries?: number, waitsOffline?: boolean, limit_ms?: number}} Patience waitsOffline: what fails while the browser has no network counts as no try */
 
 /** @typedef {{job_id: string, job?: JobView, patch_png?: string}} Submitted job: as it ended; patch_png: in base64, where it is small */
 
@@ -104,30 +104,55 @@ async function readSize(response) {
 
 /** @param {(online: boolean) => void} onConnection */
 export function createApi(onConnection) {
+  let isLost = false;
+  let isWatching = false;
+
+  function note(/** @type {boolean} */ online) {
+    isLost = !online;
+    onConnection(online);
+  }
+
+  // Where a call was given up, nothing else would notice that the network is back.
+  async function watch() {
+    if (isWatching) return;
+    isWatching = true;
+    await untilAnswered((given) => fetchOnce("health", {}, readAnswer, CALL_LIMIT_MS, given)).catch(() => {}); // a refusal is an answer too
+    isWatching = false;
+  }
+
   /**
    * @template T
    * @param {(signal?: AbortSignal) => Promise<T>} attempt @param {Patience} [patience] @returns {Promise<T>}
    */
-  async function untilAnswered(attempt, { signal, tries = Infinity } = {}) {
-    for (let n = 1, wait_ms = 250; ; n += 1, wait_ms = Math.min(wait_ms * 2, LONGEST_PAUSE_MS)) {
+  async function untilAnswered(attempt, { signal, tries = Infinity, waitsOffline = false } = {}) {
+    const giveUp = (/** @type {unknown} */ error) => {
+      if (isLost) void watch();
+      throw error;
+    };
+    for (let n = 1, wait_ms = 250; ; n += waitsOffline && !navigator.onLine ? 0 : 1, wait_ms = Math.min(wait_ms * 2, LONGEST_PAUSE_MS)) {
       try {
         const answer = await attempt(signal);
-        onConnection(true);
+        note(true);
         return answer;
       } catch (error) {
         const refused = error instanceof ApiError && !AWAY_STATUSES.has(error.status);
-        if (refused) onConnection(true);
-        if (refused || signal?.aborted || n >= tries) throw error;
-        onConnection(false);
+        if (refused) note(true);
+        if (refused || signal?.aborted || n >= tries) return giveUp(error);
+        note(false);
         await pause(wait_ms, signal);
-        if (signal?.aborted) throw error;
+        if (signal?.aborted) return giveUp(error);
       }
     }
   }
 
-  /** @param {string} path @param {RequestInit} options @param {Patience} [patience] @returns {Promise<any>} */
-  function call(path, options, { signal, limit_ms = CALL_LIMIT_MS, tries } = {}) {
-    return untilAnswered((given) => fetchOnce(`api/v1/${path}`, options, readAnswer, limit_ms, given), { signal, tries });
+  /** Rejects with an ApiError, or because of the signal. @param {string} path @param {RequestInit} options @param {Patience} [patience] @returns {Promise<any>} */
+  async function call(path, options, { limit_ms = CALL_LIMIT_MS, ...patience } = {}) {
+    try {
+      return await untilAnswered((given) => fetchOnce(`api/v1/${path}`, options, readAnswer, limit_ms, given), patience);
+    } catch (error) {
+      if (error instanceof ApiError || patience.signal?.aborted) throw error;
+      throw new ApiError(0, { error: "no_connection" });
+    }
   }
 
   /** @param {string} path @param {object} body @param {Patience} [patience] */
@@ -207,9 +232,10 @@ export function createApi(onConnection) {
     }
   }
 
-  const cancel = (/** @type {string} */ jobId) => call(`jobs/${jobId}`, { method: "DELETE" }, { tries: 3 });
+  const cancel = (/** @type {string} */ jobId) => call(`jobs/${jobId}`, { method: "DELETE" });
+  // Not forever: a search that ends the server each time would do so again and again.
   /** @param {object} body @param {AbortSignal} signal @returns {Promise<{mask_png: string, regions: {polygon: number[][], score: number}[]}>} */
-  const detect = (body, signal) => post("detect", body, { signal, limit_ms: DETECT_LIMIT_MS, tries: 3 });
+  const detect = (body, signal) => post("detect", body, { signal, limit_ms: DETECT_LIMIT_MS, tries: 12, waitsOffline: true });
   const models = () => call("models", {}, { tries: 3 });
   const chooseModel = (/** @type {string} */ name) => post("models", { name });
   const weights = () => call("weights", {}, { tries: 3 });
