@@ -37,6 +37,31 @@ def test_pictures_cut_in_a_reload_come_later_and_nothing_is_wiped(person: Person
     assert person.shown_patches == 3
 
 
+def test_a_browser_whose_storage_is_full_is_said_so_until_there_is_room(person: Person) -> None:
+    """What was painted and repaired then was lost in a reload, without a word."""
+    person.open(photo_file())
+    note = person.page.locator('[data-part="not-kept"]')
+    expect(note).to_be_hidden()
+    person.page.evaluate(
+        """() => {
+          for (let size = 2 ** 20, n = 0; size >= 1; size /= 2) {
+            try { for (;;) localStorage.setItem(`fill ${n += 1}`, 'x'.repeat(size)); } catch { continue; }
+          }
+        }"""
+    )
+    person.paint((0.3, 0.3), (0.5, 0.3))
+    expect(note).to_contain_text("keeps nothing more")
+    person.press("language")
+    expect(note).to_contain_text("存储空间")
+    person.press("language")
+    person.page.evaluate(
+        "Object.keys(localStorage).filter((k) => k.startsWith('fill')).forEach((k) => delete localStorage[k])"
+    )
+    person.paint((0.3, 0.6), (0.5, 0.6))
+    expect(note).to_be_hidden()
+    assert len(person.strokes) == 2
+
+
 def test_a_duplicated_tab_goes_on_with_a_copy_of_its_own(person: Person) -> None:
     """It has the session storage of the other, and both wrote to one place."""
     with_two_rounds(person)

@@ -6,12 +6,14 @@
 /** @typedef {(KeptWork | "shown")[]} KeptShelf the photos of the visit */
 /** @typedef {{state: Kept, saved_at: number, closed: boolean}} Place */
 
-export function createSessionStorage() {
+/** @param {(isKept: boolean) => void} onKept told after every change whether a reload would bring it back */
+export function createSessionStorage(onKept) {
   const PREFIX = "fftlama.tab.";
   const TAB_KEY = "fftlama.tab";
   const SHELF_PREFIX = "fftlama.shelf.";
   const PLACES_KEPT = 8;
   const KEPT_MS = 7 * 24 * 3600 * 1000;
+  const kept = { place: true, shelf: true };
   /** @type {string | null} */
   let tab = null;
 
@@ -32,6 +34,11 @@ export function createSessionStorage() {
     } catch {
       return false;
     }
+  }
+
+  function tell(/** @type {Partial<typeof kept>} */ now) {
+    Object.assign(kept, now);
+    onKept(kept.place && kept.shelf);
   }
 
   // Where there is no room for the masks of all rounds, a reload does without those of rounds that were undone.
@@ -112,10 +119,11 @@ export function createSessionStorage() {
   function follow(/** @type {import("./store.js").State} */ now, /** @type {import("./store.js").State} */ before) {
     const { photo, strokes, rounds, round, branches, job, hand, used, batch } = now;
     const isSame = photo === before.photo && strokes === before.strokes && rounds === before.rounds && round === before.round && branches === before.branches && job === before.job && hand === before.hand && batch === before.batch;
+    if (!tab) tell({ place: !photo }); // storage is forbidden
     if (!tab || isSame || (photo ? !photo.image_id : !before.photo)) return;
     const state = { photo, strokes, rounds, round, branches, job, hand, used, batch: batch?.running ? batch : null };
     const place = { state, saved_at: Date.now(), closed: false };
-    if (!write(tab, place)) write(tab, { ...place, state: withoutOldMasks(state) });
+    tell({ place: write(tab, place) || write(tab, { ...place, state: withoutOldMasks(state) }) });
   }
 
   /** Keep the other photos of the visit, and what is painted on those that are still going up. */
@@ -123,16 +131,18 @@ export function createSessionStorage() {
     const isPainted = now.photo && !now.photo.image_id && now.strokes !== before.strokes;
     if (!tab || (now.shelf === before.shelf && now.photo_number === before.photo_number && !isPainted)) return;
     /** @type {KeptShelf} */
-    const kept = [];
+    const others = [];
     for (const { number, name, upload_key, work: { photo, strokes, rounds, round, branches, job } } of now.shelf) {
       const isShown = number === now.photo_number;
-      if (upload_key) kept.push({ name, upload_key, photo: null, strokes: isShown ? now.strokes : strokes, rounds: [], round: 0, branches: [], job: null });
-      else if (isShown) kept.push("shown");
-      else if (photo?.image_id) kept.push({ photo, strokes, rounds, round, branches, job });
+      if (upload_key) others.push({ name, upload_key, photo: null, strokes: isShown ? now.strokes : strokes, rounds: [], round: 0, branches: [], job: null });
+      else if (isShown) others.push("shown");
+      else if (photo?.image_id) others.push({ photo, strokes, rounds, round, branches, job });
     }
-    write(shelfKey(tab), /** @type {any} */ (kept));
+    const isShelfKept = write(shelfKey(tab), /** @type {any} */ (others));
     const nothing = { photo: null, strokes: [], rounds: [], round: 0, branches: [], job: null, used: null, batch: null };
-    if (!read(tab)) write(tab, { state: { ...nothing, hand: now.hand }, saved_at: Date.now(), closed: false });
+    // Without a place the shelf would not be looked for.
+    const hasPlace = Boolean(read(tab)) || write(tab, { state: { ...nothing, hand: now.hand }, saved_at: Date.now(), closed: false });
+    tell({ shelf: isShelfKept && hasPlace });
   }
 
   /** Forget everything that this browser keeps, of all tabs: who comes next at this machine may be somebody else. */
