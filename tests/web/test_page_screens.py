@@ -74,6 +74,31 @@ def test_paint_lies_under_the_pointer_nothing_is_cut_off_and_a_finger_hits_every
     assert small == []
 
 
+WELCOME = """() => {
+  const welcome = document.querySelector('.fft-welcome'), room = welcome.getBoundingClientRect();
+  return [...welcome.querySelectorAll('p, button')].filter((node) => node.checkVisibility())
+    .map((node) => ({ name: node.textContent.trim(), box: node.getBoundingClientRect() }))
+    .filter(({ box }) => box.top < room.top || box.left < room.left || box.right > room.right || box.height < 18)
+    .map(({ name }) => name);
+}"""
+
+
+@pytest.mark.parametrize("is_touch", [False, True])
+def test_the_welcome_can_be_read_and_scrolled_in_small_windows(
+    visit: Visit, server: RunningServer, is_touch: bool
+) -> None:
+    """It was cut off at the top, where nothing can be scrolled to, and the link in it had no height."""
+    person = visit(server.url, **(TOUCH if is_touch else {}))
+    for width, height in ((320, 460), (375, 553), (360, 560), (320, 256)):
+        person.page.set_viewport_size({"width": width, "height": height})
+        assert person.page.evaluate(WELCOME) == [], (width, height)
+        check_layout(person)
+    if not is_touch:  # for fingers less is said, and all of it fits
+        person.page.locator(".fft-welcome-title:visible").hover()
+        person.page.mouse.wheel(0, 400)
+        person.page.wait_for_function("document.querySelector('.fft-welcome').scrollTop > 0")
+
+
 def test_no_tool_in_hand_moves_the_photo(visit: Visit, server: RunningServer) -> None:
     """Where the brush's size took the toolbar a second row, an outline moved the photo by half a row."""
     person = visit(server.url, viewport={"width": 1200, "height": 800})

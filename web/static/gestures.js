@@ -119,6 +119,7 @@ export function createGestures({ stage, ring, view, getHand, isPainting, store, 
   }
 
   function wheel(event) {
+    if (event.target.closest(".fft-welcome")) return; // in a low window it is scrolled
     event.preventDefault();
     if (event.altKey && isPainting()) return onRadius(event.deltaY > 0 ? 1 / 1.1 : 1.1);
     const lines_px = event.deltaMode === 1 ? 30 : 1;
