@@ -240,7 +240,7 @@ def mask_with_rims_moved(strokes: list[dict], by_px: float, size: tuple[int, int
     return rasterize(parse_strokes(moved), size)
 
 
-def test_a_tick_can_be_seen(visit: Visit, server: RunningServer) -> None:
+def test_a_tick_and_the_focus_on_its_box_can_be_seen(visit: Visit, server: RunningServer) -> None:
     """Once Gradio's style had come, a box that was ticked was white on white, without a border."""
     person = visit(server.url, color_scheme="light")
     person.open(photo_file())
@@ -252,3 +252,9 @@ def test_a_tick_can_be_seen(visit: Visit, server: RunningServer) -> None:
     shot = np.asarray(Image.open(BytesIO(box.screenshot())).convert("RGB"))
     red, green = shot[..., 0], shot[..., 1]
     assert ((red < 60) & (green > 90)).sum() > 5
+    person.page.locator('[data-act="help"]').focus()
+    for _ in range(80):
+        if box.evaluate("(node) => node === document.activeElement"):
+            break
+        person.key("Shift+Tab")
+    expect(box).to_have_css("outline-style", "solid")  # Gradio's style has none
