@@ -5,6 +5,7 @@ from playwright.sync_api import Route, expect
 
 from imaging import encode_png
 from tests.support.page_driver import STATUS, Held, Person, choose, photo_file, with_two_rounds
+from tests.web.test_page_looks import check_layout
 
 WRONG_FILES = [
     ("notes.png", b"This is a text file.\n" * 50, "notes.png is not a picture"),
@@ -192,6 +193,7 @@ def test_what_is_no_photo_among_several_is_named_and_can_be_taken_off_the_list(p
     failed = person.page.locator('[data-part="many-failed"]')
     for name in ("notes.pdf is not a picture", "cut.png is incomplete"):
         expect(failed).to_contain_text(name)
+    check_layout(person)
     person.press("failed-remove")
     expect(person.page.locator('[data-part="strip"]')).to_be_hidden()  # one photo needs none
     expect(person.page.locator('[data-part="photo-name"]')).to_have_text("good.png")

@@ -50,7 +50,7 @@ export function createI18n(strings, preferred) {
     for (const node of find("[data-label]")) {
       const label = say(node.dataset.label || "");
       node.setAttribute("aria-label", label);
-      node.title = node.dataset.keys ? `${label} (${node.dataset.keys})` : label;
+      if (node.matches("button, a, input, select")) node.title = node.dataset.keys ? `${label} (${node.dataset.keys})` : label;
     }
   }
 
