@@ -228,10 +228,26 @@ def load_remote_engines(settings: Settings) -> "Sequence[Engine]":
 
 
 def find_weights_file(settings: Settings) -> Path:
-    """Return the weights file that the settings ask for, the embedded one where they ask for none."""
+    """Return the weights file that the settings ask for, the embedded one where they ask for none.
+
+    Args:
+        settings: `weights` and `weights_dir` are read.
+
+    Returns:
+        A file that can be read.
+
+    Raises:
+        DownloadError: The name is of weights that have not been fetched.
+        CheckpointError: There is no such file, or it can't be read.
+    """
     from lama.catalogue import WEIGHTS_FOLDER, find_weights
 
-    return find_weights(settings.weights, settings.weights_dir) or WEIGHTS_FOLDER / "lama-compact.safetensors"
+    file = find_weights(settings.weights, settings.weights_dir) or WEIGHTS_FOLDER / "lama-compact.safetensors"
+    if not (file.is_file() and os.access(file, os.R_OK)):
+        from lama.checkpoint import load_generator  # with PyTorch, which a server with workers does not need else
+
+        load_generator(file)  # its sentence says what is wrong with the file
+    return file
 
 
 def program_version() -> str:

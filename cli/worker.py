@@ -7,6 +7,7 @@ import logging
 import sys
 from typing import Any
 
+from cli.errors import EXIT_USAGE, CommandError
 from config import Settings
 
 EXIT_REFUSED = 2
@@ -23,6 +24,9 @@ def run_worker(settings: Settings, chosen: argparse.Namespace) -> int:
 
     Returns:
         0 stopped, 1 Redis can't be reached, 2 refused by the server.
+
+    Raises:
+        CommandError: The weights can't be used; the exit code is 2.
     """
     logging.basicConfig(stream=sys.stdout, level=settings.log_level.upper(), format=LOG_FORMAT)
     import redis
@@ -32,7 +36,10 @@ def run_worker(settings: Settings, chosen: argparse.Namespace) -> int:
     from jobs.celery_worker import WorkerRefusedError, check_server, work
     from jobs.remote_engine import fingerprint_of
 
-    weights = find_weights_file(settings)
+    try:
+        weights = find_weights_file(settings)
+    except (ValueError, RuntimeError) as error:  # CheckpointError, DownloadError; their modules bring PyTorch along
+        raise CommandError(str(error), EXIT_USAGE) from error
     version = program_version()
     about = {"version": version, "weights": weights.stem, "fingerprint": fingerprint_of(version, weights)}
     try:

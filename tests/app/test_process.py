@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import app
+from config import Settings
 from tests.support.serving import ROOT, RunningServer, ask_repair, clean_environment, follow, free_port, upload
 
 PHOTO = ROOT / "tests" / "data" / "flower.png"
@@ -56,6 +57,13 @@ def test_a_model_that_cannot_be_loaded_is_one_clear_sentence(tmp_path: Path) -> 
     assert "could not start" in ended.stdout and "lama.pt" in ended.stdout
     assert f"input_path: there is no {tmp_path / 'nowhere'}" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr
+
+
+def test_a_server_with_workers_says_which_weights_are_missing(tmp_path: Path) -> None:
+    """It said "[Errno 2] No such file or directory"."""
+    settings = Settings(queue="celery", weights=str(tmp_path / "gone.pt"))
+    with pytest.raises(ValueError, match=r"gone\.pt does not exist; "):
+        app.load_remote_engines(settings)
 
 
 def test_it_answers_starting_until_it_is_ready_and_stops_at_once(tmp_path: Path) -> None:

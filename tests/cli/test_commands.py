@@ -352,3 +352,17 @@ def test_accounts_are_made_where_the_server_reads_them(tmp_path: Path, monkeypat
     assert cli.main(["user", "add", "ann"]) == 0
     assert load_settings().auth_file == tmp_path / "people.json"
     assert "ann" in (tmp_path / "people.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"), [("gone.pt", "gone.pt does not exist"), (".", "is a folder"), ("big-lama", "is not on this")]
+)
+def test_a_worker_without_its_weights_is_one_clear_sentence(
+    weights: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ended in a traceback, with the status of a server that can't be reached."""
+    monkeypatch.setenv("FFTLAMA_WEIGHTS_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["worker", "--redis", "redis://127.0.0.1:1", "--weights", weights]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.startswith("fftlama: ") and error.count("\n") == 1
