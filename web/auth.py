@@ -31,6 +31,7 @@ from imaging.atomic_write import write_atomically
 from jobs.clients import Client, current_client
 from web.accounts import Accounts
 from web.proxy import path_below_root
+from web.refusals import refusal_body
 from web.words import choose_language, load_strings
 
 COOKIE = "fftlama_session"
@@ -155,8 +156,11 @@ class AuthGate:
             target = quote(path.lstrip("/") + (f"?{query}" if query else ""), safe="/")
             return RedirectResponse(f"{'../' * (path.count('/') - 1)}login?next={target}", 303)
         message = "Log in first, or send an API key (Authorization: Bearer KEY)."
-        body = {"error": "login_required", "message": message, "params": {}, "detail": message, "errors": message}
-        return JSONResponse(body, 401, headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"})
+        return JSONResponse(
+            refusal_body("login_required", message),
+            401,
+            headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"},
+        )
 
     async def _session_page(self, request: Request, path: str) -> Response:
         assert self._accounts is not None and self._signer is not None

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config import Settings
 from jobs.clients import current_client
+from web.refusals import refusal_body
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MIB = 1 << 20
@@ -95,7 +96,7 @@ class ClientLimits:
 
 def _refusal(wait_s: int) -> JSONResponse:
     message = f"Too much was asked in one minute. Try again in {wait_s} s."
-    body = {"error": "too_many_requests", "message": message, "params": {"wait_s": wait_s}}
+    body = refusal_body("too_many_requests", message, {"wait_s": wait_s})
     return JSONResponse(body, 429, headers={"Retry-After": str(wait_s)})
 
 

@@ -12,6 +12,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from web.refusals import refusal_body
+
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OWN_FETCH_SITES = frozenset({"same-origin", "none"})
 
@@ -52,9 +54,11 @@ class OriginCheck:
         host = headers.get("host", "")
         if host and not _host_name(host):
             # Refused on every address: building a URL from such a host fails further in.
-            return _error("bad_host", "The Host header does not name a host.")
+            return refusal_body("bad_host", "The Host header does not name a host.")
         if self._known_names_only and host and not self._is_own(_host_name(host)):
-            return _error("bad_host", "This server does not answer under this name; the setting allowed_hosts adds it.")
+            return refusal_body(
+                "bad_host", "This server does not answer under this name; the setting allowed_hosts adds it."
+            )
         if scope.get("method", "GET") in SAFE_METHODS and scope["type"] == "http":
             return None
         site = headers.get("sec-fetch-site")
@@ -63,7 +67,7 @@ class OriginCheck:
             return None
         # Sec-Fetch-Site is the browser's own judgement, right behind proxies too; over plain http only Origin is sent.
         own = site in OWN_FETCH_SITES if site else origin is None or self._is_own_origin(origin, host)
-        return None if own else _error("cross_site", "Requests from pages of other sites are refused.")
+        return None if own else refusal_body("cross_site", "Requests from pages of other sites are refused.")
 
     def _is_own(self, name: str) -> bool:
         return is_loopback(name) or name.lower() in self._allowed
@@ -93,7 +97,3 @@ def _host_name(host: str) -> str:
     except ValueError:
         return ""
     return parts.hostname or ""
-
-
-def _error(code: str, message: str) -> dict[str, object]:
-    return {"error": code, "message": message, "params": {}}

@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from web.proxy import path_below_root
+from web.refusals import refusal_body
 
 RETRY_AFTER = {"Retry-After": "1", "Cache-Control": "no-store"}
 STARTING_PAGE = (
@@ -70,6 +71,6 @@ class StartupGate:
         if path in ("/health", "/ready"):
             return JSONResponse({"status": "starting"}, status_code=503, headers=RETRY_AFTER)
         if path.startswith("/api/"):
-            body = {"error": "starting", "message": "The server is starting; try again in a moment.", "params": {}}
+            body = refusal_body("starting", "The server is starting; try again in a moment.")
             return JSONResponse(body, status_code=503, headers=RETRY_AFTER)
         return HTMLResponse(STARTING_PAGE, status_code=503, headers=RETRY_AFTER)

@@ -82,6 +82,8 @@ def test_it_answers_starting_until_it_is_ready_and_stops_at_once(tmp_path: Path)
             assert (
                 answers["/api/v1/jobs/x"].status_code == 503 and answers["/api/v1/jobs/x"].json()["error"] == "starting"
             )
+            said = answers["/api/v1/jobs/x"].json()
+            assert said["detail"] == said["errors"] == said["message"]
             assert answers["/"].status_code == 503 and "refresh" in answers["/"].text
         assert server.stop() == 0, "stopping while it starts is no failure"
     finally:

@@ -298,6 +298,7 @@ def test_client_that_asks_too_much_waits(start_server: Callable[..., RunningServ
         for _ in range(3):
             upload(client, (DATA / "flower.png").read_bytes())
         refused = client.post("/api/v1/repairs", json={})
+        assert refused.json()["detail"] == refused.json()["errors"] == refused.json()["message"]
         assert refused.status_code == 429 and 0 < int(refused.headers["retry-after"]) <= 60
         assert client.get("/api/v1/models").status_code == 200
 

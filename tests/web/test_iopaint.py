@@ -163,6 +163,16 @@ def test_refusals_have_the_right_status_and_words(client: httpx.Client) -> None:
     assert client.get("/inpaint").status_code == client.head("/inpaint").status_code == 405
 
 
+def test_refusals_of_the_gate_have_what_these_clients_read(client: httpx.Client) -> None:
+    """IOPaint's clients read `detail` or `errors`; of all the gate's refusals only that of the login had them."""
+    for headers, code in (({"Origin": "https://evil.example"}, "cross_site"), ({"Host": "evil.example"}, "bad_host")):
+        for path in ("/api/v1/inpaint", "/inpaint"):
+            answer = client.post(path, headers=headers)
+            body = answer.json()
+            assert answer.status_code == 403 and body["error"] == code
+            assert body["detail"] == body["errors"] == body["message"]
+
+
 def test_numbers_may_be_text_and_unknown_keys_are_passed_over(client: httpx.Client) -> None:
     answer = inpaint(client, file_of(picture()), sd_seed="12", hd_strategy="Nothing", nobody_knows=[1])
     assert answer.status_code == 200 and answer.headers["x-seed"] == "12"

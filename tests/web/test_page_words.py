@@ -23,7 +23,7 @@ ENGINE = (
     "engine/cuda_graphs.py",
     "preprocess.py",
 )
-ERRORS = {"JobError", "ImagingError", "_error"}
+ERRORS = {"JobError", "ImagingError", "refusal_body"}
 
 
 def calls() -> Iterator[ast.Call]:
@@ -43,8 +43,8 @@ def text_of(node: ast.expr | None) -> str | None:
 
 
 def error_codes() -> set[str]:
-    """Codes of the errors that are made, and of the answer while the server starts."""
-    codes = {"starting"}
+    """Codes of the errors that are made."""
+    codes: set[str] = set()
     for call in calls():
         if isinstance(call.func, ast.Name) and call.func.id in ERRORS and call.args:
             code = text_of(call.args[0])
