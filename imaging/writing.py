@@ -324,6 +324,7 @@ def encode_preview(
     alpha: np.ndarray | None = None,
     white: int | None = None,
     icc: bytes | None = None,
+    quality: int | None = None,
 ) -> bytes:
     """Encode an image for looking at, without metadata but a colour profile.
 
@@ -334,6 +335,7 @@ def encode_preview(
         alpha: (H, W) of the image's dtype, or None; not modified. In a JPEG transparent pixels show white.
         white: the value of 16 bits that is shown as white; None = the largest.
         icc: the profile of its colours (`shown_profile`); None = sRGB.
+        quality: 1 to 100, of a JPEG or WebP; None = `PREVIEW_QUALITY`.
 
     Returns:
         The file's bytes, 8 bits per channel.
@@ -360,9 +362,9 @@ def encode_preview(
         data = png.encode(pixels, fast=True)
         return png.with_chunks(data, [png.icc_chunk(icc)]) if icc else data
     if name == "JPEG":
-        return jpeg.save(Image.fromarray(pixels), {"quality": PREVIEW_QUALITY, **profile})
+        return jpeg.save(Image.fromarray(pixels), {"quality": quality or PREVIEW_QUALITY, **profile})
     file = BytesIO()
-    Image.fromarray(pixels).save(file, name, quality=PREVIEW_QUALITY, method=1, **profile)
+    Image.fromarray(pixels).save(file, name, quality=quality or PREVIEW_QUALITY, method=1, **profile)
     return file.getvalue()
 
 

@@ -64,13 +64,14 @@ class Encodings:
         kind = (format or "own") + (f"-{quality}" if quality is not None else "")
         return self._kept(image, kind, make) if keep else self._find(image, kind) or make()
 
-    def preview(self, image: ImageRecord, *, max_px: int | None, format: str) -> bytes:
+    def preview(self, image: ImageRecord, *, max_px: int | None, format: str, quality: int | None = None) -> bytes:
         """Return a small picture for looking at.
 
         Args:
             image: an original or an edit.
             max_px: its longer side at most; None = the image's own.
             format: "png", "jpeg" or "webp".
+            quality: 1 to 100, with "jpeg" or "webp"; None = one that is good enough to look at.
 
         Returns:
             The file's bytes.
@@ -89,12 +90,14 @@ class Encodings:
                     alpha=photo.alpha,
                     white=photo.white,
                     icc=shown_profile(photo),
+                    quality=quality,
                 )
             row = FORMATS[format.upper()]
             return Encoded(data, row.media_type, row.extension)
 
         side = min(max_px or max(image.width, image.height), max(image.width, image.height))
-        return self._kept(image, f"shown-{format}-{side}", make).data
+        kind = f"shown-{format}-{side}" + (f"-{quality}" if quality is not None else "")
+        return self._kept(image, kind, make).data
 
     def _kept(self, image: ImageRecord, kind: str, make: Callable[[], Encoded]) -> Encoded:
         """Return what was kept, else make it and keep it; who asks for the same meanwhile waits for it."""

@@ -32,8 +32,7 @@ def encode_whole(queue: JobQueue, image: ImageRecord, *, format: str | None, qua
         JobError: `bad_request` for another format or quality, and what `Encodings.whole` raises.
     """
     check_format(format)
-    if quality is not None and (format not in WITH_QUALITY or not 1 <= quality <= 100):
-        raise JobError("bad_request", f"quality is from 1 to 100, with format={' or '.join(WITH_QUALITY)}.")
+    check_quality(format, quality)
     other = None if format in (None, "original") else format
     return queue.encodings.whole(image, format=other, quality=quality)
 
@@ -42,6 +41,12 @@ def check_format(format: str | None) -> None:
     """Raise JobError `bad_request` for a format that is not one of `ENCODINGS` or None."""
     if format is not None and format not in ENCODINGS:
         raise JobError("bad_request", f"format must be one of {', '.join(ENCODINGS)}, not {format[:20]!r}.")
+
+
+def check_quality(format: str | None, quality: int | None) -> None:
+    """Raise JobError `bad_request` for a quality from outside 1 to 100, or of a format not among `WITH_QUALITY`."""
+    if quality is not None and (format not in WITH_QUALITY or not 1 <= quality <= 100):
+        raise JobError("bad_request", f"quality is from 1 to 100, with format={' or '.join(WITH_QUALITY)}.")
 
 
 def check_sizes(images: Iterable[ImageRecord], format: str | None) -> None:

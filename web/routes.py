@@ -29,7 +29,7 @@ from jobs.store import note_as_dict
 from jobs.views import ENDED
 from web.archive import add_archive_route
 from web.detect import add_detect_route
-from web.image_files import attachment, check_format, download_name, encode_whole
+from web.image_files import attachment, check_format, check_quality, download_name, encode_whole
 from web.one_shot import notes_header, repair_for_client
 from web.uploads import decode_mask, file_part, parse_json, read_form, read_json, repair_json_mib, unread_part
 from web.weights import add_weights_routes
@@ -139,7 +139,8 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
             if not 1 <= max_px <= LARGEST_PREVIEW_PX:
                 raise JobError("bad_request", f"max_px must be from 1 to {LARGEST_PREVIEW_PX}.")
             kind = "jpeg" if format in (None, "original") else format
-            data = queue.encodings.preview(image, max_px=max_px, format=kind)
+            check_quality(kind, quality)
+            data = queue.encodings.preview(image, max_px=max_px, format=kind, quality=quality)
             return Response(data, media_type=FORMATS[kind.upper()].media_type, headers=NEVER_CHANGES)
         encoded = encode_whole(queue, image, format=format, quality=quality)
         headers = NEVER_CHANGES | attachment(download_name(image, encoded))

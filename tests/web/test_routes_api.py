@@ -107,6 +107,14 @@ def test_other_formats_and_previews(client: httpx.Client, format: str, media_typ
     assert "content-disposition" not in preview.headers
 
 
+@pytest.mark.parametrize("format", ["", "&format=jpeg", "&format=webp"])
+def test_a_preview_has_the_quality_that_is_asked_for(client: httpx.Client, format: str) -> None:
+    """It was passed over, and what was kept for one quality was given for all."""
+    address = f"/api/v1/images/{upload(client, PHOTO)['image_id']}?max_px=32{format}"
+    sizes = [len(client.get(address + quality).content) for quality in ("&quality=1", "", "&quality=100")]
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
 def test_names_in_any_language_survive_the_header(client: httpx.Client) -> None:
     image = upload(client, PHOTO, "照片 “1”.png")
     header = client.get(f"/api/v1/images/{image['image_id']}").headers["content-disposition"]

@@ -238,7 +238,19 @@ def test_addresses_of_nothing(client: httpx.Client, method: str, path: str, stat
     assert_refused(client.request(method, path), status, code)
 
 
-@pytest.mark.parametrize("query", ["format=bmp", "max_px=0", "max_px=-3", "max_px=many", "max_px=99999999"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "format=bmp",
+        "max_px=0",
+        "max_px=-3",
+        "max_px=many",
+        "max_px=99999999",
+        "max_px=9&quality=500",
+        "max_px=9&quality=0",
+        "max_px=9&quality=50&format=png",
+    ],
+)
 def test_images_asked_for_wrongly(client: httpx.Client, query: str) -> None:
     image_id = upload(client, PHOTO)["image_id"]
     assert_refused(client.get(f"/api/v1/images/{image_id}?{query}"), 400, "bad_request")
