@@ -4,10 +4,9 @@
 and says "starting" while torch and Gradio are imported side by side. SIGTERM lets running repairs end for a few
 seconds, gives the others back to the queue on disk, and exits 0.
 
-Exit codes: 0 stopped, 1 could not start, 2 wrong settings, 3 the port is taken.
+Exit codes: 0 stopped, 1 could not start, 2 wrong settings, 3 it cannot listen at host and port.
 """
 
-import argparse
 import asyncio
 import atexit
 import contextlib
@@ -26,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import CHECKOUT, Settings, SettingsError, add_arguments, load_settings
+from config import CHECKOUT, ExactParser, Settings, SettingsError, add_arguments, load_settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -256,9 +255,17 @@ def program_version() -> str:
     return str(project["project"]["version"])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or Ctrl+C and return the exit code; settings come from `argv`, environment and file."""
-    parser = argparse.ArgumentParser(prog="app.py", description="Serve fftlama: the page, the REST routes and /health.")
+def main(argv: Sequence[str] | None = None, *, program: str = "app.py") -> int:
+    """Serve until SIGTERM or Ctrl+C; settings come from the command line, environment and file.
+
+    Args:
+        argv: The command line's words after the program's name; None for this process's own.
+        program: What the help and the refusals call the program.
+
+    Returns:
+        The exit code.
+    """
+    parser = ExactParser(prog=program, description="Serve fftlama: the page, the REST routes and /health.")
     add_arguments(parser)
     try:
         settings = load_settings(vars(parser.parse_args(argv)))

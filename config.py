@@ -388,6 +388,27 @@ def allowed_values(field: FieldInfo) -> str:
     return field.description if field.metadata and field.description else "text"
 
 
+class ExactParser(argparse.ArgumentParser):
+    """A parser, and one of commands, that takes options by their whole names and names the nearest to a wrong one.
+
+    Args:
+        **options: those of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse a command line; argparse has each command's parser asked in this way, and what it knows is needed."""
+        chosen, unknown = super().parse_known_args(args, namespace)
+        if option := next((word for word in unknown if word.startswith("-")), ""):
+            name = option.partition("=")[0]
+            close = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0.5)
+            hint = f"the nearest is {close[0]!r}" if close else "--help lists those there are"
+            self.error(f"unknown option {short(name)}; {hint}")
+        return chosen, unknown
+
+
 def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str] = ()) -> None:
     """Add an option with its help for each of the settings named, by default for all."""
     wanted = set(names) or Settings.model_fields.keys()

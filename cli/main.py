@@ -19,7 +19,7 @@ from typing import Any
 from cli.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, CommandError, printable
 from cli.loading import load_inpainter
 from cli.paths import named_path
-from config import CHECKOUT, Settings, SettingsError, add_arguments, load_settings
+from config import CHECKOUT, ExactParser, Settings, SettingsError, add_arguments, load_settings
 from engine.profiles import LOCAL_PROFILES_FILE, ProfileError
 
 ENGINE_SETTINGS = ("device", "precision", "weights", "profile")
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments[:1] == ["serve"]:
             from app import main as serve  # has its own arguments and help: every setting
 
-            return serve(arguments[1:])
+            return serve(arguments[1:], program="fftlama serve")
         if arguments[:1] == ["run"]:
             from cli.run import run_folder  # IOPaint's options, of which unknown ones are passed over
 
@@ -72,7 +72,7 @@ def make_parser(*, with_mask: bool = True) -> argparse.ArgumentParser:
     Returns:
         The parser.
     """
-    parser = argparse.ArgumentParser(
+    parser = ExactParser(
         prog="fftlama",
         description="Erase things from photos with a LaMa network on your own machine.",
         epilog="Every setting can also stand in the environment (FFTLAMA_DEVICE=cpu) or in fftlama.yaml.",

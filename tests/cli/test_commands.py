@@ -293,7 +293,8 @@ def test_bench_without_a_name_lists_them(bench: Path, capsys: Any) -> None:
 def test_serve_hands_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
     import app
 
-    monkeypatch.setattr(app, "main", lambda argv: 3 if argv == ["--port", "1"] else 0)
+    asked = (["--port", "1"], "fftlama serve")
+    monkeypatch.setattr(app, "main", lambda argv, program: 3 if (argv, program) == asked else 0)
     assert cli.main(["serve", "--port", "1"]) == 3
 
 
@@ -366,3 +367,25 @@ def test_a_worker_without_its_weights_is_one_clear_sentence(
     assert cli.main(["worker", "--redis", "redis://127.0.0.1:1", "--weights", weights]) == 2
     error = capsys.readouterr().err
     assert told in error and error.startswith("fftlama: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["serve", "--prot", "1"], "fftlama serve: error: unknown option '--prot'; the nearest is '--port'"),
+        (["serve", "--por", "7000"], "fftlama serve: error: unknown option '--por'; the nearest is '--port'"),
+        (["repair", "a", "b", "c", "--dilate=3"], "unknown option '--dilate'; the nearest is '--dilate-px'"),
+        (["weights", "get", "x", "--form", "y"], "fftlama weights get: error: unknown option '--form'; the nearest is"),
+        (["serve", "--qqqq"], "unknown option '--qqqq'; --help lists those there are"),
+    ],
+    ids=str,
+)
+def test_an_unknown_option_is_refused_with_the_nearest(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beginnings of names were taken for the names, and a wrong one was only called unrecognized."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert told in error and "app.py" not in error
