@@ -17,7 +17,7 @@
 # Exit status
 #   0  it runs and answers (started now, or found running)
 #   1  it died or did not answer in time; the end of its log is shown and nothing is left behind
-#   2  unknown argument, a setting is wrong, or this machine cannot listen at HOST:PORT
+#   2  unknown argument, a setting or START_TIMEOUT_S is wrong, or this machine cannot listen at HOST:PORT
 #   3  no Python 3.11 to 3.13, or it cannot make a virtual environment
 #   4  installation failed
 #   5  the port is taken by another program, which is named
@@ -96,7 +96,7 @@ print("  weights  {weights}".format(**health))' "$1" "$2" 2>/dev/null
 
 # Wait until the app (pid $1) answers at $2:$3; show the end of its log $4 and exit if it dies or takes too long.
 wait_until_healthy() {
-    local pid=$1 host=$2 port=$3 log=$4 body described status deadline=$((SECONDS + ${START_TIMEOUT_S:-180}))
+    local pid=$1 host=$2 port=$3 log=$4 body described status deadline=$((SECONDS + START_TIMEOUT_S))
     while :; do
         if body=$(http_body "$host" "$port" /health) && described=$(describe_health "$body" "$pid"); then
             # It stays, whatever becomes of this script: where its output goes may have been closed by now.
@@ -118,7 +118,7 @@ wait_until_healthy() {
             exit 1
         fi
         if [ "$SECONDS" -ge "$deadline" ]; then
-            printf 'Error: the app did not answer within %s s. The end of %s:\n' "${START_TIMEOUT_S:-180}" "$log" >&2
+            printf 'Error: the app did not answer within %s s. The end of %s:\n' "$START_TIMEOUT_S" "$log" >&2
             tail -n 30 "$log" >&2
             [ -n "$STARTED_PID" ] || printf 'It still runs (pid %s); ./stop_app.sh ends it.\n' "$pid" >&2
             exit 1
@@ -186,6 +186,8 @@ main() {
             ;;
         *) fail 2 "unknown argument $1; ./start_app.sh --help says what it takes" ;;
     esac
+    START_TIMEOUT_S=${START_TIMEOUT_S:-180}
+    check_seconds START_TIMEOUT_S "$START_TIMEOUT_S"
     cd "$ROOT"
     mkdir -p run
     trap clean_up EXIT

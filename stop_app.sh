@@ -11,7 +11,7 @@
 # Exit status
 #   0  stopped, or nothing was running
 #   1  it runs but cannot be ended, e.g. because another user started it
-#   2  unknown argument
+#   2  unknown argument, or STOP_TIMEOUT_S is no whole number of seconds
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -30,13 +30,15 @@ case ${1:-} in
         ;;
 esac
 
+STOP_TIMEOUT_S=${STOP_TIMEOUT_S:-15}
+check_seconds STOP_TIMEOUT_S "$STOP_TIMEOUT_S"
 if ! pid=$(running_pid); then
     printf 'fftlama is not running.\n'
     exit 0
 fi
 url=$(state_value url)
 printf 'Stopping fftlama at %s (pid %s)\n' "$url" "$pid"
-if ! end_app "$pid" "${STOP_TIMEOUT_S:-15}"; then
+if ! end_app "$pid" "$STOP_TIMEOUT_S"; then
     printf 'Error: process %s is still there; was it started by another user?\n' "$pid" >&2
     exit 1
 fi

@@ -4,6 +4,17 @@
 
 STATE=$ROOT/run/app.state
 
+# Refuse the value $2 of the variable $1, with status 2, if it is no whole number of seconds. Nothing else may reach
+# bash's arithmetic, which takes words for variables and 08 for a number in base 8.
+check_seconds() {
+    case $2 in
+        '' | *[!0-9]* | 0?* | ???????*)
+            printf 'Error: %s must be a whole number of seconds from 0 to 999999, not %q\n' "$1" "$2" >&2
+            exit 2
+            ;;
+    esac
+}
+
 state_value() { # state_value NAME
     sed -n "s/^$1=//p" "$STATE" 2>/dev/null
 }

@@ -294,6 +294,16 @@ def test_wrong_setting_is_refused_with_the_nearest_name(checkout: SmallCheckout)
     assert checkout.run("start_app.sh", "--frobnicate").returncode == 2
 
 
+@pytest.mark.parametrize("value", ["abc", "1.5", "-3", "08", "12345678901234567890"])
+def test_wrong_seconds_are_refused_in_words(checkout: SmallCheckout, value: str) -> None:
+    """bash said "unbound variable", and the app that had been started went on or was ended."""
+    for script, name in (("start_app.sh", "START_TIMEOUT_S"), ("stop_app.sh", "STOP_TIMEOUT_S")):
+        refused = checkout.run(script, **{name: value})
+        told = f"Error: {name} must be a whole number of seconds from 0 to 999999, not {value}\n"
+        assert (refused.returncode, refused.stdout) == (2, told)
+    assert checkout.state() == {}
+
+
 def test_install_only_starts_nothing(checkout: SmallCheckout) -> None:
     result = checkout.run("start_app.sh", "--install-only")
     assert result.returncode == 0, result.stdout
