@@ -312,10 +312,10 @@ def _repair_file(task: Task, repair: "Callable[..., RepairResult]", work: Work) 
     photo, image, notes = _repair_page(data, mask_data, repair, work, number)
     own_format = task.format in (None, photo.format)
     if image is None and own_format:
-        # Nothing changed, so not a byte should.
+        # Nothing changed, so not a byte should; and what a file written anew loses, this one has.
         return Encoded(data, "", task.photo.suffix, notes), False
     encoded = encode_photo(photo, image, format=None if own_format else task.format)
-    every = (*notes, *encoded.notes)
+    every = (*photo.notes, *notes, *encoded.notes)
     return Encoded(encoded.data, encoded.media_type, encoded.extension, every), image is not None
 
 
@@ -333,7 +333,7 @@ def _check_page(task: Task, page: Page | None, pages: int) -> None:
 def _repair_page(
     data: bytes, mask_data: bytes | None, repair: "Callable[..., RepairResult]", work: Work, number: int
 ) -> tuple[Photo, NDArray | None, tuple[Note, ...]]:
-    """Return a page as it is, what it becomes (None: nothing changes), and the notes."""
+    """Return a page as it is, what it becomes (None: nothing changes), and the repair's notes."""
     rules = work.limits.hole_rules()
     photo = _open_page(data, number, work.limits)
     if mask_data is None:
@@ -342,7 +342,7 @@ def _repair_page(
         mask_page = page_of(mask_data, min(number, count_pages(mask_data)))  # one mask for all pages, or each its own
         mask = hole_of_mask(mask_page, photo, rules)
     result = repair(photo.image, mask, transparent=photo.transparent, **work.options)
-    return photo, result.image if result.patches else None, (*photo.notes, *result.notes)
+    return photo, result.image if result.patches else None, tuple(result.notes)
 
 
 def _open_page(data: bytes, number: int, limits: Limits) -> Photo:
@@ -357,18 +357,20 @@ def _repair_pages(
     """Repair one page or all, and return a TIFF that holds every page, and whether anything was repaired."""
     files: list[bytes] = []
     notes: list[Note] = []
+    of_repairs: list[Note] = []
     is_changed = False
     for number in range(1, count_pages(data) + 1):
         if page in (number, ALL_PAGES):
             photo, image, said = _repair_page(data, mask_data, repair, work, number)
             is_changed |= image is not None
-            notes += said
+            notes += (*photo.notes, *said)
+            of_repairs += said
         else:
             photo, image = _open_page(data, number, work.limits), None
         encoded = encode_photo(photo, image)
         notes += encoded.notes
         files.append(encoded.data)
-    every = tuple({note.code: note for note in notes}.values())
+    every = tuple({note.code: note for note in (notes if is_changed else of_repairs)}.values())
     return Encoded(join_pages(files) if is_changed else data, "image/tiff", ".tif", every), is_changed
 
 

@@ -1,5 +1,6 @@
 """`fftlama repair`: how a mask is named and read, text that is found in its place, and inputs that are none."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,6 +87,20 @@ def test_one_mask_for_all_is_decoded_once_and_another_is_not_taken_for_it(
     no_hole = write_mask(tmp_path / "empty.png", holes=False)
     assert repair(photo, no_hole, tmp_path / "same.png") == 0
     assert (tmp_path / "same.png").read_bytes() == photo.read_bytes()
+
+
+def test_of_a_photo_that_is_only_copied_no_loss_is_told(
+    engine: Engine, photo: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """A GIF without a hole was said to be stored with full colours, though not a byte of it had changed."""
+    gif, no_hole = tmp_path / "a.gif", write_mask(tmp_path / "empty.png", holes=False)
+    Image.open(photo).convert("P").save(gif)
+    for mask, state in ((no_hole, "unchanged"), (write_mask(tmp_path / "m.png"), "repaired")):
+        assert repair(gif, mask, tmp_path / state / "out") == 0
+        row = json.loads(capsys.readouterr().out.splitlines()[0])
+        told = [note["code"] for note in row.get("notes", ())]
+        assert row["state"] == state and told == ([] if state == "unchanged" else ["palette_converted"])
+    assert (tmp_path / "unchanged" / "out" / "a.gif").read_bytes() == gif.read_bytes()
 
 
 def test_lamas_own_names_are_masks_and_of_two_none_is_guessed(

@@ -84,10 +84,11 @@ def test_one_page_can_become_a_picture(document: Path, mask: Path, tmp_path: Pat
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), expected)
 
 
-def test_an_empty_mask_changes_no_byte(document: Path, tmp_path: Path) -> None:
+def test_an_empty_mask_changes_no_byte(document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("L", (32, 24)).save(tmp_path / "empty.png")
     assert repair(document, tmp_path / "empty.png", tmp_path / "out.tif", "--page", "all") == 0
     assert (tmp_path / "out.tif").read_bytes() == document.read_bytes()
+    assert "not_exact" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("page", "words"), [("4", "asks for number 4"), ("all", "PNG holds one")])
