@@ -162,7 +162,7 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
     @router.post("/api/v1/repairs", status_code=202)
     async def add_repair(request: Request) -> JSONResponse:
         body = await read_json(request, max_file_mib=json_mib)
-        settle_s = _settling(body.pop("settle_s", None))
+        settle_s = _settling_asked(body.pop("settle_s", None))
         job_id = await run_in_threadpool(_submit, queue, body)
         answer: dict[str, Any] = {"job_id": job_id}
         if settle_s > 0 and waiters.available_tokens > 0:
@@ -233,10 +233,18 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
     return router
 
 
-def _settling(value: object) -> float:
-    """Return how long a change is held back, in seconds; what is no number above nothing is no time at all."""
-    is_time = isinstance(value, int | float) and value > 0
-    return min(float(value), LONGEST_SETTLING_S) if is_time else 0.0  # type: ignore[arg-type]
+def _settling_asked(value: object) -> float:
+    """Return how long a JSON body wants a change held back, in seconds; JobError `bad_request` for what is no number."""
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise JobError("bad_request", "settle_s must be a number of seconds.")
+    return _settling(value)
+
+
+def _settling(seconds: float) -> float:
+    """Return how long a change is held back, in seconds; what is not above nothing is no time at all."""
+    return float(min(seconds, LONGEST_SETTLING_S)) if seconds > 0 else 0.0
 
 
 def _ended_at_once(queue: JobQueue, job_id: str, settle_s: float) -> dict[str, Any]:
@@ -257,7 +265,8 @@ def _submit(queue: JobQueue, body: dict[str, Any]) -> str:
     """Queue a repair from a JSON body; JobError for everything that is wrong with it."""
     allowed = {"image_id", "request_id", "strokes", "mask_png", "options"}
     if unexpected := sorted(set(body) - allowed):
-        raise JobError("bad_request", f"Unknown field {unexpected[0][:40]!r}; known: {', '.join(sorted(allowed))}.")
+        known = ", ".join(sorted(allowed | {"settle_s"}))  # which is taken out before
+        raise JobError("bad_request", f"Unknown field {unexpected[0][:40]!r}; known: {known}.")
     if body.get("image_id") in (None, ""):
         raise JobError("no_image", "No photo was named (image_id).")
     mask = body.get("mask_png")

@@ -155,6 +155,8 @@ def text_of(mask: bytes) -> str:
         ({"request_id": 5}, 400, "bad_request"),
         ({"request_id": "x" * 1000}, 400, "bad_request"),
         ({"option": {}}, 400, "bad_request"),
+        ({"settle_s": "1"}, 400, "bad_request"),
+        ({"settle_s": True}, 400, "bad_request"),
         ({"options": []}, 422, "bad_options"),
         ({"options": {"dilate": 3}}, 422, "bad_options"),
         ({"options": {"dilate_px": -1}}, 422, "bad_options"),
