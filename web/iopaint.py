@@ -50,6 +50,7 @@ from web.iopaint_schema import (
     server_config,
 )
 from web.one_shot import notes_header, repair_for_client
+from web.other_methods import allow_header, refuse_other_methods
 from web.routes import STATUSES, WAITERS, AsciiJson
 from web.uploads import MIB, file_part, is_form, read_form, read_json, unread_part
 
@@ -93,7 +94,7 @@ class IopaintRoute(APIRoute):
             except JobError as error:
                 status, text = status_and_text(error)
                 body = error_body(status, text, text)
-                headers = {"Retry-After": "5"} if status == 503 else {}
+                headers = ({"Retry-After": "5"} if status == 503 else {}) | allow_header(error)
             except (ValidationError, RequestValidationError) as error:  # of a body, or of a query
                 status, text = 422, spell_problems(error)
                 body = error_body(status, problems_of(error), text)
@@ -147,10 +148,6 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
             encoded = await inpainter.inpaint(request, photo, mask)
         headers = {"X-Seed": str(seed_of(asked.sd_seed)), **notes_header(encoded)}
         return Response(encoded.data, media_type=encoded.media_type, headers=headers)
-
-    @router.api_route("/api/v1/inpaint", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE"], include_in_schema=False)
-    def refuse_method() -> None:
-        raise JobError("method_not_allowed", "Method Not Allowed")
 
     @router.get("/api/v1/server-config")
     def get_server_config() -> dict[str, Any]:
@@ -228,6 +225,7 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
     def get_media_thumbnail(tab: str, filename: str, width: int = 0, height: int = 0) -> Response:
         return thumbnail_response(gallery, tab, filename, width=width, height=height)
 
+    refuse_other_methods(router)
     return router
 
 

@@ -30,6 +30,7 @@ from web.iopaint import (
 from web.iopaint_files import Gallery
 from web.iopaint_plugins import PLUGINS, Plugins
 from web.one_shot import notes_header
+from web.other_methods import allow_header, refuse_other_methods
 from web.routes import WAITERS
 from web.uploads import file_part, parse_json, read_fields, read_form
 
@@ -52,7 +53,7 @@ class PlainTextRoute(APIRoute):
                 return await inner(request)
             except JobError as error:
                 status, text = old_status_and_text(error)
-                headers = {"Retry-After": "5"} if status == 503 else None
+                headers = ({"Retry-After": "5"} if status == 503 else {}) | allow_header(error)
                 return PlainTextResponse(text.encode("utf-8", "replace"), status_code=status, headers=headers)
             except RequestValidationError as error:  # of a query
                 return PlainTextResponse(spell_problems(error).encode("utf-8", "replace"), status_code=422)
@@ -89,10 +90,6 @@ def create_lama_cleaner_routes(queue: JobQueue, settings: Settings) -> APIRouter
         return Response(
             encoded.data, media_type=encoded.media_type, headers={"X-Seed": str(seed), **notes_header(encoded)}
         )
-
-    @router.api_route("/inpaint", methods=["GET", "HEAD"], include_in_schema=False)
-    def tell_alive() -> Response:  # what asks this way wants to know whether the server is there
-        return PlainTextResponse("Method Not Allowed", status_code=405, headers={"Allow": "POST"})
 
     @router.get("/model")
     def get_model() -> Response:
@@ -159,6 +156,7 @@ def create_lama_cleaner_routes(queue: JobQueue, settings: Settings) -> APIRouter
         data = await plugins.select(name, image[0] if image else b"", clicks)
         return Response(data, media_type="image/png")
 
+    refuse_other_methods(router)  # who asks /inpaint with GET wants to know whether the server is there
     return router
 
 

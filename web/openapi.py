@@ -23,6 +23,7 @@ from web.docs_page import docs_page
 from web.iopaint import STATUS_HERE
 from web.iopaint_schema import AdjustMaskRequest, InpaintRequest, ModelRequest, PluginRequest, SwitchPluginRequest
 from web.lama_cleaner import OLD_STATUSES
+from web.other_methods import refuse_other_methods
 from web.routes import STATUSES, ApiRoute
 
 FOLDER = Path(__file__).parent / "api_document"
@@ -166,4 +167,5 @@ def create_document_routes(settings: Settings, *, version: str) -> APIRouter:
     def get_docs() -> Response:
         return HTMLResponse(page)
 
+    refuse_other_methods(router)
     return router

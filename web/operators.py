@@ -21,6 +21,7 @@ from jobs.clients import current_client
 from jobs.errors import JobError
 from jobs.queue import JobQueue
 from web.metrics import Metrics
+from web.other_methods import refuse_other_methods
 from web.routes import ApiRoute
 from web.words import choose_language, load_strings
 
@@ -70,6 +71,7 @@ def create_operator_routes(queue: JobQueue, settings: Settings, *, metrics: Metr
         check_operator()
         return Response(metrics.render(queue.status()), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    refuse_other_methods(router)
     return router
 
 

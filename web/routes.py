@@ -19,7 +19,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
-from starlette.routing import Match
 
 from config import Settings
 from imaging.formats import FORMATS
@@ -31,6 +30,7 @@ from web.archive import add_archive_route
 from web.detect import add_detect_route
 from web.image_files import attachment, check_format, check_quality, download_name, encode_whole
 from web.one_shot import notes_header, repair_for_client
+from web.other_methods import EVERY_METHOD, allow_header, refuse_other_methods
 from web.uploads import decode_mask, file_part, parse_json, read_form, read_json, repair_json_mib, unread_part
 from web.weights import add_weights_routes
 
@@ -59,7 +59,6 @@ WAITERS = 128
 UPLOADS_AT_ONCE = 4  # files are whole in memory only while they are checked
 LARGEST_PREVIEW_PX = 20_000
 NEVER_CHANGES = {"Cache-Control": "private, max-age=31536000, immutable"}
-EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
 
 log = logging.getLogger("fftlama.web")
 
@@ -75,7 +74,8 @@ class AsciiJson(JSONResponse):
 def error_response(error: JobError) -> JSONResponse:
     """Return an error in the form and with the status that clients know."""
     status = STATUSES.get(error.code, 500)
-    return AsciiJson(error.as_dict(), status_code=status, headers=EXTRA_HEADERS.get(error.code))
+    headers = EXTRA_HEADERS.get(error.code, {}) | allow_header(error)
+    return AsciiJson(error.as_dict(), status_code=status, headers=headers)
 
 
 class ApiRoute(APIRoute):
@@ -223,18 +223,17 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
 
     add_weights_routes(router, queue.weights_fetch, settings)
 
-    @router.api_route("/api/v1/{rest:path}", methods=EVERY_METHOD, include_in_schema=False)
-    def unknown(request: Request) -> Response:
-        known = any(route.matches(request.scope)[0] is Match.PARTIAL for route in router.routes)
-        if known:
-            raise JobError("method_not_allowed", f"{request.method} is not allowed here.")
+    refuse_other_methods(router)
+
+    @router.api_route("/api/v1/{rest:path}", methods=sorted(EVERY_METHOD), include_in_schema=False)
+    def unknown() -> Response:
         raise JobError("not_found", "There is nothing under this address.")
 
     return router
 
 
 def _settling_asked(value: object) -> float:
-    """Return how long a JSON body wants a change held back, in seconds; JobError `bad_request` for what is no number."""
+    """Return how long a JSON body has a change held back, in seconds; JobError `bad_request` for what is no number."""
     if value is None:
         return 0.0
     if isinstance(value, bool) or not isinstance(value, int | float):

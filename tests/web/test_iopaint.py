@@ -163,6 +163,26 @@ def test_refusals_have_the_right_status_and_words(client: httpx.Client) -> None:
     assert client.get("/inpaint").status_code == client.head("/inpaint").status_code == 405
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/api/v1/samplers", "GET"),
+        ("POST", "/api/v1/server-config", "GET"),
+        ("PUT", "/api/v1/model", "GET, POST"),
+        ("GET", "/api/v1/adjust_mask", "POST"),
+        ("GET", "/api/v1/inpaint", "POST"),
+    ],
+)
+def test_another_method_is_not_called_an_address_of_nothing(
+    client: httpx.Client, method: str, path: str, allowed: str
+) -> None:
+    answer = client.request(method, path)
+    is_refusal(answer, 405, allowed)
+    assert answer.headers["allow"] == allowed
+    old = client.put("/inpaint")
+    assert (old.status_code, old.headers["allow"]) == (405, "POST") and "not allowed" in old.text
+
+
 def test_refusals_of_the_gate_have_what_these_clients_read(client: httpx.Client) -> None:
     """IOPaint's clients read `detail` or `errors`; of all the gate's refusals only that of the login had them."""
     for headers, code in (({"Origin": "https://evil.example"}, "cross_site"), ({"Host": "evil.example"}, "bad_host")):

@@ -220,6 +220,25 @@ def test_one_shots_that_cannot_be(
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/api/v1/repairs", "POST"),
+        ("PATCH", "/api/v1/jobs/x", "DELETE, GET, HEAD"),
+        ("POST", "/health", "GET, HEAD"),
+        ("POST", "/metrics", "GET, HEAD"),
+        ("DELETE", "/openapi.json", "GET, HEAD"),
+    ],
+)
+def test_another_method_is_refused_with_those_that_are_taken(
+    client: httpx.Client, method: str, path: str, allowed: str
+) -> None:
+    """Beside /api/v1 it was said that there is nothing under the address, and nowhere what is allowed."""
+    answer = client.request(method, path)
+    assert_refused(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == allowed and allowed in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
         ("GET", "/api/v1/images/" + "A" * 22, 404, "unknown_image"),
