@@ -188,15 +188,17 @@ class Settings(BaseSettings):
 class _Source(PydanticBaseSettingsSource):
     """The settings that one place gives, as text; what is relative in them is taken from `folder`.
 
+    YAML's null, which a name without a value is too, counts as not given where the default is empty.
+
     Raises SettingsError for a key that is no setting, and for a value that is no single text or number.
     """
 
     def __init__(self, place: str, values: Mapping[Any, Any], folder: Path) -> None:
         super().__init__(Settings)
         self.place = place
-        self.values = values
+        self.values = {name: value for name, value in values.items() if value is not None or not _may_be_empty(name)}
         self._folder = folder
-        for name, value in values.items():
+        for name, value in self.values.items():
             if name not in Settings.model_fields:
                 raise SettingsError(f"{place} has an unknown setting {short(name)}; {nearest(str(name)[:80])}")
             # YAML's true, lists and tables would pass for numbers or text once they are converted. Line breaks and
@@ -244,6 +246,11 @@ class _Source(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         """Return every setting that this place gives."""
         return {name: self.get_field_value(Settings.model_fields[name], name)[0] for name in self.values}
+
+
+def _may_be_empty(name: Any) -> bool:
+    """Tell whether this is the name of a setting whose default is empty."""
+    return name in Settings.model_fields and Settings.model_fields[name].default in ("", None)
 
 
 def load_settings(

@@ -161,6 +161,18 @@ def test_what_somebody_means_is_taken(tmp_path: Path, content: str) -> None:
     load_settings(environ={}, file=file)
 
 
+def test_a_name_without_a_value_is_not_set_where_the_default_is_empty(tmp_path: Path) -> None:
+    """README gives "(empty)" as their default, and a line such as `weights:` was refused."""
+    empty = [name for name, field in Settings.model_fields.items() if field.default in ("", None)]
+    assert {"weights", "auth_file", "input_path", "operators", "devices"} <= set(empty)
+    file = tmp_path / "fftlama.yaml"
+    file.write_text("".join(f"{name}:\n" for name in empty))
+    assert load_settings(environ={}, file=file) == load_settings(environ={})
+    file.write_text("wieghts:\n")
+    with pytest.raises(SettingsError, match="the nearest is 'weights'"):
+        load_settings(environ={}, file=file)
+
+
 def test_missing_file_that_was_asked_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         load_settings(environ={}, file=tmp_path / "absent.yaml")
