@@ -53,7 +53,7 @@ async def read_form(
     if not is_form(request):
         raise JobError("bad_request", "Send the file as multipart/form-data.")
     limit_bytes = files * max_file_mib * MIB + FORM_OVERHEAD_BYTES
-    stream = _limited(request, limit_bytes, max_file_mib)
+    stream = _limited(request, limit_bytes, too_large(max_file_mib))
     parser = MultiPartParser(request.headers, stream, max_files=MOST_PARTS, max_fields=fields)
     try:
         with storage_as_job_error():
@@ -87,7 +87,7 @@ async def read_fields(request: Request) -> dict[str, str]:
     if is_form(request):
         async with read_form(request, max_file_mib=1) as form:
             return {name: value for name, value in form.items() if isinstance(value, str)}
-    body = await _whole(request, FORM_OVERHEAD_BYTES, max_file_mib=1)
+    body = await _whole(request, max_mib=1)
     try:
         pairs = parse_qsl(body.decode("utf-8", "replace"), max_num_fields=MOST_PARTS)
     except ValueError as error:
@@ -135,7 +135,7 @@ async def read_json(request: Request, *, max_file_mib: int) -> dict[str, Any]:
 
     NaN and Infinity, which Python's and JavaScript's sloppier clients send, are read here and refused as strokes.
     """
-    body = await _whole(request, max_file_mib * MIB, max_file_mib)
+    body = await _whole(request, max_mib=max_file_mib)
     try:
         value = await run_in_threadpool(_parse, body)
     except JobError:
@@ -185,31 +185,35 @@ def decode_mask(text: object) -> bytes:
 
 def too_large(max_file_mib: int) -> JobError:
     """Return the error for a file above the limit."""
-    return JobError("file_too_large", f"The file is larger than {max_file_mib} MiB.", {"max_mib": max_file_mib})
+    return _above_limit("file", max_file_mib)
 
 
-async def _whole(request: Request, limit_bytes: int, max_file_mib: int) -> bytearray:
+def _above_limit(what: str, max_mib: int) -> JobError:
+    return JobError("file_too_large", f"The {what} is larger than {max_mib} MiB.", {"max_mib": max_mib})
+
+
+async def _whole(request: Request, *, max_mib: int) -> bytearray:
     body = bytearray()
     try:
-        async for chunk in _limited(request, limit_bytes, max_file_mib):
+        async for chunk in _limited(request, max_mib * MIB, _above_limit("request", max_mib)):
             body += chunk
     except ClientDisconnect as error:
         raise JobError("bad_request", "The request was cut off.") from error
     return body
 
 
-async def _limited(request: Request, limit_bytes: int, max_file_mib: int) -> AsyncGenerator[bytes, None]:
+async def _limited(request: Request, limit_bytes: int, refusal: JobError) -> AsyncGenerator[bytes, None]:
     declared = request.headers.get("content-length", "")
     stream = request.stream()
     if declared.isdigit() and int(declared) > limit_bytes:
         await _discard(stream, limit_bytes * DISCARD_FACTOR)
-        raise too_large(max_file_mib)
+        raise refusal
     taken = 0
     async for chunk in stream:
         taken += len(chunk)
         if taken > limit_bytes:
             await _discard(stream, limit_bytes * DISCARD_FACTOR)
-            raise too_large(max_file_mib)
+            raise refusal
         yield chunk
 
 

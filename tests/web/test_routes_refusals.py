@@ -185,7 +185,9 @@ def test_bodies_that_are_no_json_object(client: httpx.Client, body: bytes) -> No
 
 
 def test_a_json_body_has_a_limit_too(client: httpx.Client) -> None:
-    assert_refused(client.post("/api/v1/repairs", content=b'{"strokes": "' + bytes(3 * MIB)), 413, "file_too_large")
+    answer = client.post("/api/v1/repairs", content=b'{"strokes": "' + bytes(3 * MIB))
+    assert_refused(answer, 413, "file_too_large")
+    assert answer.json()["message"] == "The request is larger than 2 MiB.", "there is no file in it"
 
 
 @pytest.mark.parametrize("path", ["/api/v1/repairs", "/api/v1/detect", "/api/v1/inpaint", "/api/v1/adjust_mask"])
