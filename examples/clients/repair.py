@@ -2,6 +2,8 @@
 
 python repair.py photo.jpg result.jpg --stroke 100,80,180,120 --radius 20
 python repair.py photo.jpg result.jpg --mask mask.png
+
+Variables: LAMA_SERVER_URL (http://127.0.0.1:7860), LAMA_API_KEY.
 """
 
 import argparse
@@ -34,11 +36,25 @@ def ask(url: str, *, data: bytes | None = None, kind: str = "application/json") 
         sys.exit(f"{url} can't be reached: {error}")
 
 
+def read(file: Path) -> bytes:
+    """Return a file's bytes; SystemExit with a sentence where it can't be read."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        sys.exit(f"{file} can't be read: {error.strerror}")
+
+
+def points_of(text: str) -> list[tuple[float, float]]:
+    """Return the points of "x,y,x,y"."""
+    numbers = [float(number) for number in text.split(",")]
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
 def upload(server: str, photo: Path) -> dict[str, Any]:
     """Send the photo once and return its id and size."""
     boundary = uuid.uuid4().hex
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="photo{photo.suffix}"\r\n\r\n'
-    body = head.encode() + photo.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+    body = head.encode() + read(photo) + f"\r\n--{boundary}--\r\n".encode()
     answer = ask(f"{server}/api/v1/images", data=body, kind=f"multipart/form-data; boundary={boundary}")
     return dict(json.loads(answer))
 
@@ -48,32 +64,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photo", type=Path)
     parser.add_argument("result", type=Path)
-    parser.add_argument("--server", default="http://127.0.0.1:7860")
-    parser.add_argument("--stroke", help="x,y,x,y,… of the brush, in pixels")
+    parser.add_argument("--server", default=os.environ.get("LAMA_SERVER_URL") or "http://127.0.0.1:7860")
+    parser.add_argument("--stroke", type=points_of, help="x,y,x,y,… of the brush, in pixels")
     parser.add_argument("--radius", type=float, default=20)
     parser.add_argument("--mask", type=Path, help="PNG of the photo's size, white = what goes")
     chosen = parser.parse_args()
     if not chosen.stroke and not chosen.mask:
         parser.error("give --stroke or --mask")
 
-    image_id = upload(chosen.server, chosen.photo)["image_id"]
+    server = chosen.server.rstrip("/")
+    mask = read(chosen.mask) if chosen.mask else b""  # before the photo is sent for nothing
+    image_id = upload(server, chosen.photo)["image_id"]
     # A retry with the same request_id finds the job that the first try has made.
     wanted: dict[str, Any] = {"image_id": image_id, "request_id": uuid.uuid4().hex, "strokes": []}
     if chosen.stroke:
-        numbers = [float(number) for number in chosen.stroke.split(",")]
-        points = list(zip(numbers[::2], numbers[1::2], strict=True))
-        wanted["strokes"] = [{"points": points, "radius": chosen.radius, "erase": False}]
+        wanted["strokes"] = [{"points": chosen.stroke, "radius": chosen.radius, "erase": False}]
     if chosen.mask:
-        wanted["mask_png"] = base64.b64encode(chosen.mask.read_bytes()).decode()
-    job_id = json.loads(ask(f"{chosen.server}/api/v1/repairs", data=json.dumps(wanted).encode()))["job_id"]
+        wanted["mask_png"] = base64.b64encode(mask).decode()
+    job_id = json.loads(ask(f"{server}/api/v1/repairs", data=json.dumps(wanted).encode()))["job_id"]
     view: dict[str, Any] = {"state": "queued"}
     while view["state"] in ("queued", "running"):
         # The server answers when something has changed, after 20 s at the latest.
-        view = json.loads(ask(f"{chosen.server}/api/v1/jobs/{job_id}?wait_s=20"))
+        view = json.loads(ask(f"{server}/api/v1/jobs/{job_id}?wait_s=20"))
         print(view["state"], view.get("stage") or "", file=sys.stderr)
     if view["state"] != "done":
         sys.exit(f"the repair {view['state']}: {view.get('message', '')}")
-    chosen.result.write_bytes(ask(f"{chosen.server}/api/v1/images/{view['image_id']}"))
+    repaired = ask(f"{server}/api/v1/images/{view['image_id']}")
+    try:
+        chosen.result.write_bytes(repaired)
+    except OSError as error:
+        sys.exit(f"{chosen.result} can't be written: {error.strerror}")
     print(chosen.result)
 
 

@@ -5,6 +5,7 @@
 set -euo pipefail
 
 server=${LAMA_SERVER_URL:-http://127.0.0.1:7860}
+server=${server%/}
 [ $# -ge 2 ] || {
     sed -n '2,4s/^# \{0,1\}//p' "$0" >&2
     exit 2

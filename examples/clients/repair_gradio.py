@@ -1,16 +1,22 @@
 """Repair a photo with gradio_client: files in, file out.
 
-python repair_gradio.py photo.jpg mask.png result.jpg
+python repair_gradio.py photo.jpg mask.png result.jpg [SERVER]
+
+Variables: LAMA_SERVER_URL (http://127.0.0.1:7860), LAMA_API_KEY.
 """
 
+import argparse
 import os
 import shutil
 import sys
+from pathlib import Path
 
+import httpx
 from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 
 
-def main(photo: str, mask: str, result: str, server: str = "http://127.0.0.1:7860") -> None:
+def repair(photo: str, mask: str, result: str, server: str) -> None:
     """Send both files and keep the answer."""
     key = os.environ.get("LAMA_API_KEY")
     client = Client(server, headers={"Authorization": f"Bearer {key}"} if key else None, verbose=False)
@@ -19,5 +25,24 @@ def main(photo: str, mask: str, result: str, server: str = "http://127.0.0.1:786
     shutil.copy(path, result)
 
 
+def main() -> None:
+    """Repair what the command line names; SystemExit with a sentence where that can't be."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photo")
+    parser.add_argument("mask", help="picture of the photo's size, white = what goes")
+    parser.add_argument("result")
+    parser.add_argument("server", nargs="?", default=os.environ.get("LAMA_SERVER_URL") or "http://127.0.0.1:7860")
+    chosen = parser.parse_args()
+    for file in (chosen.photo, chosen.mask):
+        if not Path(file).is_file():
+            sys.exit(f"there is no file {file}")
+    try:
+        repair(chosen.photo, chosen.mask, chosen.result, chosen.server)
+    except AppError as error:
+        sys.exit(f"the server refused: {error}")
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        sys.exit(f"it could not be repaired: {error}")
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

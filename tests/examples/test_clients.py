@@ -57,6 +57,33 @@ def test_python_says_what_the_server_says(folder: Path, api_server: RunningServe
     assert not (folder / "x.png").exists()
 
 
+def test_python_takes_the_server_from_the_variable_that_the_other_examples_read(
+    folder: Path, api_server: RunningServer
+) -> None:
+    words = [sys.executable, str(CLIENTS / "repair.py"), "photo.png", "result.png", "--mask", "mask.png"]
+    done = run(folder, *words, LAMA_SERVER_URL=api_server.url + "/")
+    assert done.returncode == 0 and done.stdout == "result.png\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (["repair.py", "gone.png", "x.png", "--mask", "mask.png"], 1, "gone.png can't be read: No such file"),
+        (["repair.py", "photo.png", "x.png", "--mask", "gone.png"], 1, "gone.png can't be read: No such file"),
+        (["repair.py", "photo.png", "x.png", "--stroke", "1,2,3"], 2, "--stroke"),
+        (["repair_gradio.py"], 2, "usage: repair_gradio.py"),
+        (["repair_gradio.py", "gone.png", "mask.png", "x.png"], 1, "there is no file gone.png"),
+        (["repair_gradio.py", "photo.png", "mask.png", "x.png"], 1, "it could not be repaired: "),
+    ],
+    ids=str,
+)
+def test_what_is_missing_is_said_in_a_sentence(folder: Path, words: list[str], status: int, told: str) -> None:
+    """These ended in tracebacks."""
+    done = run(folder, sys.executable, str(CLIENTS / words[0]), *words[1:], LAMA_SERVER_URL="http://127.0.0.1:9")
+    assert done.returncode == status and told in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not (folder / "x.png").exists()
+
+
 def test_curl_repairs_several_photos_and_goes_on_after_a_bad_one(folder: Path, api_server: RunningServer) -> None:
     (folder / "bad.png").write_text("no picture")
     words = [str(CLIENTS / "repair.sh"), "mask.png", "photo.png", "bad.png", "odd, name;.jpg"]
@@ -70,7 +97,8 @@ def test_curl_repairs_several_photos_and_goes_on_after_a_bad_one(folder: Path, a
 
 
 def test_gradio_client_repairs(folder: Path, server: RunningServer) -> None:
-    words = [sys.executable, str(CLIENTS / "repair_gradio.py"), "photo.png", "mask.png", "result.png", server.url]
-    done = run(folder, *words)
+    words = [sys.executable, str(CLIENTS / "repair_gradio.py"), "photo.png", "mask.png", "result.png"]
+    done = run(folder, *words, LAMA_SERVER_URL=server.url)
     assert done.returncode == 0, done.stderr
+    assert run(folder, *words, server.url, LAMA_SERVER_URL="http://127.0.0.1:9").returncode == 0
     assert changed(folder, "result.png")[20:30, 30:50].mean() > 0.9
