@@ -86,13 +86,14 @@ def hole_of_picture(mask: Photo, size: tuple[int, int], *, photo: np.ndarray | N
     if photo is not None and share > MOST_MARKED_SHARE:
         raise _bad(
             f"it marks {100 * share:.0f} % of the photo, which leaves nothing to fill it from. White is what goes: if"
-            " black was meant, invert the mask"
+            " black was meant, invert the mask",
+            why="everything",
         )
     return hole
 
 
-def _bad(what: str) -> ImagingError:
-    return ImagingError("bad_mask", f"The mask cannot be used: {what}.", detail=what)
+def _bad(what: str, **params: str) -> ImagingError:
+    return ImagingError("bad_mask", f"The mask cannot be used: {what}.", detail=what, **params)
 
 
 def _hole_of_layer(mask: Photo, visible: np.ndarray | None, photo: np.ndarray | None) -> np.ndarray:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
-from tests.support.page_driver import RED_PIXELS, STATUS, Held, Person
+from tests.support.page_driver import RED_PIXELS, STATUS, Held, Person, photo_file
 from tests.support.serving import RunningServer
 
 Visit = Callable[..., Person]
@@ -208,6 +208,14 @@ def grown(mask: np.ndarray, px: int) -> np.ndarray:
     if px > 0:
         return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= px + 1e-3
     return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > -px + 1e-3
+
+
+def test_a_photo_that_is_marked_as_a_whole_is_not_sent_back_as_a_wrong_picture(person: Person) -> None:
+    """It was said that the picture could not be a mask, where nobody had chosen one."""
+    person.open(photo_file())
+    person.press("invert")
+    person.press("repair")
+    expect(person.page.locator('[data-part="status"]')).to_contain_text("Nearly all of the photo is marked")
 
 
 def test_the_mask_grows_and_shrinks_by_exact_distances_shown_before_and_is_inverted(person: Person) -> None:

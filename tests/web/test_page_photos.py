@@ -1,6 +1,9 @@
 """Photos that are opened: wrong ones, several, large and dark ones, and one in the place of another."""
 
+import io
+
 import numpy as np
+from PIL import Image
 from playwright.sync_api import Route, expect
 
 from imaging import encode_png
@@ -129,6 +132,21 @@ def test_a_photo_of_few_levels_is_shown_bright_by_photo_and_patch(person: Person
     person.paint((0.3, 0.3), (0.4, 0.3))
     person.repair()
     assert min(person.pixel(0.35, 0.3)) > 80
+
+
+def test_of_an_animation_the_frame_that_is_repaired_is_shown(person: Person) -> None:
+    """It went on playing under the result."""
+    frames = [Image.new("RGB", (320, 240), colour) for colour in ((200, 30, 30), (30, 200, 30), (30, 30, 200))]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0)
+    person.open({"name": "moving.gif", "mimeType": "image/gif", "buffer": file.getvalue()})
+    expect(person.page.locator('[data-part="photo-notes"]')).to_contain_text("only its first frame")
+    person.page.wait_for_timeout(300)
+    seen = set()
+    for _ in range(6):
+        seen.add(person.pixel(0.8, 0.8))
+        person.page.wait_for_timeout(60)
+    assert len(seen) == 1 and seen.pop()[0] > 150
 
 
 DROP = """(files) => {

@@ -29,7 +29,8 @@ export function createI18n(strings, preferred) {
   // Sentence for an answer {error|code, message, params}: ours where we have one, else the server's.
   /** @param {string} group @param {import("./store.js").Note} note */
   function sayCoded(group, { code, message, params }) {
-    const key = `${group}.${code}`;
+    const general = `${group}.${code}`, special = `${general}_${params?.why}`; // of a code that has several reasons
+    const key = special in strings.en ? special : general;
     const text = key in strings.en ? say(key, params || {}) : "";
     return text && !/\{\w+\}/.test(text) ? text : message || say("errors.server_error");
   }

@@ -9,9 +9,13 @@ import { ApiError } from "./api.js";
 const BROWSER_FORMATS = new Set(["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"]);
 const LARGEST_PREVIEW_PX = 16_384; // longer sides are more than browsers draw
 
-// Of 16 bits such a photo uses few values: a browser shows it black, the server's picture is stretched, as patches are.
+/** @param {Photo | null} photo @param {string} code */
+const isNoted = (photo, code) => Boolean(photo?.notes?.some((note) => note.code === code));
+
+// Photos that a browser shows otherwise than they are repaired: of 16 bits with few values it makes black, where the
+// server stretches them, as in patches; of several frames it plays all, where the first is repaired.
 /** @param {Photo | null} photo */
-export const isShownStretched = (photo) => Boolean(photo?.notes?.some(({ code }) => code === "few_levels"));
+export const isShownOtherwise = (photo) => isNoted(photo, "few_levels") || isNoted(photo, "animated_first_frame");
 
 /** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, view: import("./view.js").View, setup: {preview_px: number}}} parts */
 export function createLoading({ store, api, layers, view, setup }) {
@@ -38,7 +42,8 @@ export function createLoading({ store, api, layers, view, setup }) {
   async function showWhole(number, signal) {
     const { photo } = store.get();
     if (!isShown(number) || !photo?.image_id || Math.max(photo.width, photo.height) <= setup.preview_px) return;
-    const whole = BROWSER_FORMATS.has(photo.format) && !isShownStretched(photo) ? "" : `?max_px=${LARGEST_PREVIEW_PX}&format=jpeg`;
+    const format = isNoted(photo, "animated_first_frame") ? "png" : "jpeg"; // frames may be transparent
+    const whole = BROWSER_FORMATS.has(photo.format) && !isShownOtherwise(photo) ? "" : `?max_px=${LARGEST_PREVIEW_PX}&format=${format}`;
     const picture = await layers.load(api.photoUrl(photo.image_id, whole), signal).catch(() => null);
     if (picture && isShown(number)) layers.showPhoto(picture);
   }

@@ -3,7 +3,7 @@
 
 import { ApiError } from "./api.js";
 import { judged } from "./file_faults.js";
-import { isShownStretched } from "./loading.js";
+import { isShownOtherwise } from "./loading.js";
 import { allWork, isNoPhoto, NO_WORK, restoredWork, workOf } from "./shelf.js";
 import { doneStatus } from "./store.js";
 import { createUploads } from "./uploads.js";
@@ -87,7 +87,7 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
     shelf.change(one.number, { photo });
     uploads.letGo(one);
     if (one === shown) {
-      const isOtherwise = before?.width !== width || before.height !== height || isShownStretched(photo);
+      const isOtherwise = before?.width !== width || before.height !== height || isShownOtherwise(photo);
       if (isOtherwise) await loading.showPhoto(one.number, one.leaving.signal);
     } else if (one === newest || !shown) {
       newest = one;
@@ -162,7 +162,7 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
     newest = one;
     const isHere = shelf.has(number);
     const before = workOf(store.get(), number);
-    const isLocal = !isHere && one.file && !isShownStretched(before?.photo || null);
+    const isLocal = !isHere && one.file && !isShownOtherwise(before?.photo || null);
     const picture = isLocal ? await layers.decode(/** @type {File} */ (one.file)) : null;
     const work = workOf(store.get(), number);
     if (newest !== one || !work) return;
