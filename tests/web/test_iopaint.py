@@ -145,6 +145,7 @@ def test_refusals_have_the_right_status_and_words(client: httpx.Client) -> None:
     photo = file_of(picture())
     smaller = file_of(mask_picture().resize((64, 50)))
     is_refusal(inpaint(client, photo, smaller), 400, "Image size((96, 128)) and mask size((50, 64)) not match.")
+    is_refusal(inpaint(client, photo, file_of(Image.new("L", (WIDTH, HEIGHT), 255))), 422, "marks 100 %")
     is_refusal(client.post("/api/v1/inpaint", json={"mask": data_url(MASK)}), 422, "image")
     is_refusal(client.post("/api/v1/inpaint", json={"image": data_url(photo)}), 422, "mask")
     is_refusal(client.post("/api/v1/inpaint", json={"image": "A", "mask": "A"}), 422, "base64")
