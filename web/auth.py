@@ -207,7 +207,7 @@ class AuthGate:
     def _form(
         self, request: Request, status: int, *, problem: str = "", wait_s: float = 0.0, target: str | None = None
     ) -> Response:
-        language = choose_language(self._language, request.headers.get("accept-language", ""))
+        language = choose_language(self._language, request)
         words = load_strings()[language]
         text = words[problem].replace("{seconds}", str(int(wait_s) + 1)) if problem else ""
         headers = {"Cache-Control": "no-store"}

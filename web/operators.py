@@ -63,7 +63,7 @@ def create_operator_routes(queue: JobQueue, settings: Settings, *, metrics: Metr
         }  # fmt: skip
         if "text/html" not in request.headers.get("accept", ""):
             return JSONResponse(told, headers=NOT_KEPT)
-        language = choose_language(settings.language, request.headers.get("accept-language", ""))
+        language = choose_language(settings.language, request)
         return HTMLResponse(status_page(told, language), headers=NOT_KEPT)
 
     @router.get("/metrics")

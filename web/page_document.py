@@ -13,7 +13,8 @@ import json
 import re
 
 from fastapi import FastAPI
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -61,7 +62,7 @@ class PageDocument:
         if scope["type"] != "http" or scope["method"] != "GET" or path_below_root(scope) != "/":
             await self._app(scope, receive, send)
             return
-        language = choose_language(self._language, Headers(scope=scope).get("accept-language", ""))
+        language = choose_language(self._language, HTTPConnection(scope))
         start: Message = {}
         parts: list[bytes] = []
 
@@ -78,7 +79,7 @@ class PageDocument:
             if start["status"] == 200 and headers.get("content-type", "").startswith("text/html"):
                 body = self.written(body.decode("utf-8"), language).encode("utf-8")
                 headers["Content-Length"] = str(len(body))
-                headers.add_vary_header("Accept-Language")
+                headers.add_vary_header("Accept-Language, Cookie")
             await send(start)
             await send({"type": "http.response.body", "body": body})
 

@@ -4,9 +4,12 @@ import functools
 from pathlib import Path
 
 import yaml
+from starlette.requests import HTTPConnection
 
 LOCALES_FOLDER = Path(__file__).parent / "locales"
 LANGUAGES = ("zh-CN", "en")
+LANGUAGE_COOKIE = "fftlama_language"
+"""What was chosen on the page, as `static/i18n.js` writes it; what is none of `LANGUAGES` is passed over."""
 
 
 @functools.cache
@@ -18,16 +21,20 @@ def load_strings() -> dict[str, dict[str, str]]:
     }
 
 
-def choose_language(setting: str, accepted: str) -> str:
+def choose_language(setting: str, connection: HTTPConnection) -> str:
     """Choose the language of a page that the server writes.
 
     Args:
         setting: the setting `language`; "auto" leaves it to the browser.
-        accepted: the browser's header Accept-Language.
+        connection: with the cookie of what was chosen on the page, and the browser's header Accept-Language.
 
     Returns:
         one of `LANGUAGES`.
     """
+    chosen = connection.cookies.get(LANGUAGE_COOKIE)
+    if chosen in LANGUAGES:
+        return chosen
     if setting != "auto":
         return setting
+    accepted = connection.headers.get("accept-language", "")
     return "zh-CN" if accepted.lower().lstrip().startswith("zh") else "en"

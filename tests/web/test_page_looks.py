@@ -84,6 +84,13 @@ def test_the_language_is_the_browsers_and_can_be_switched(
         expect(repair).to_have_text("🚀 Repair")
         person.visit()
         expect(repair).to_have_text("🚀 Repair")
+        person.page.locator("#fftlama .fft").wait_for()  # Gradio has written the browser's language by then
+        expect(person.page.locator("html")).to_have_attribute("lang", "en")
+        person.page.goto(f"{server.url}/status")
+        expect(person.page.locator("html")).to_have_attribute("lang", "en")
+        person.page.context.add_cookies([{"name": "fftlama_language", "value": "../x", "url": server.url}])
+        person.page.reload()
+        expect(person.page.locator("html")).to_have_attribute("lang", "zh-CN")
 
 
 def test_every_control_has_a_name_and_no_word_is_missing(visit: Visit, server: RunningServer) -> None:
@@ -95,6 +102,12 @@ def test_every_control_has_a_name_and_no_word_is_missing(visit: Visit, server: R
              .map((node) => node.outerHTML)"""
     )
     assert [html for html in unnamed if 'role="status"' not in html] == []
+    # A tooltip of the stage would lie on the photo while the mouse rests.
+    assert person.page.locator(".fft [title]:not(button, a, input, select)").count() == 0
+    # A screen reader finds no control beside the buttons that open the files.
+    person.open(photo_file())
+    tree = person.page.locator(".fft").aria_snapshot()
+    assert "Choose a" not in tree and tree.count("Mask from a file") == 1
     assert not re.search(
         r"\b(?:app|tool|edit|view|status|help|action|rounds)\.\w+", person.page.locator(".fft").inner_text()
     )

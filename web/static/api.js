@@ -4,7 +4,7 @@
 /** @typedef {import("./store.js").Note} Note */
 /** @typedef {{image_id: string, width: number, height: number, format: string, notes?: Note[]}} Uploaded */
 /** @typedef {{state: string, position: number, waiting_for?: string | null, stage: string | null, version?: number, image_id: string, patch: {box: number[], url: string}, timings_ms: Record<string, number>, notes?: Note[], saved: string | null, error?: any}} JobView */
-/** @typedef {{signal?: AbortSignal, tries?: number, waitsOffline?: boolean, limit_ms?: number}} Patience waitsOffline: what fails while the browser has no network counts as no try */
+/** @typedef {{signal?: AbortSignal, tries?: number, waitsOffline?: boolean, limit_ms?: number}} Patience waitsOffline: what fails while the browser has no network counts as no try, and an answer that says why is soon believed */
 
 /** @typedef {{job_id: string, job?: JobView, patch_png?: string}} Submitted job: as it ended; patch_png: in base64, where it is small */
 
@@ -21,6 +21,8 @@ export class ApiError extends Error {
 }
 
 const AWAY_STATUSES = new Set([502, 503, 504]); // a proxy, or a server that is starting
+const AWAY_CODES = new Set(["server_error", "starting"]); // of such an answer, where it is a proxy's or the door's
+const TRIES_WHERE_TOLD = 3;
 const FULL = new Set(["queue_full", "client_queue_full", "too_many_requests"]);
 const LONGEST_TURN_MS = 10_000;
 const LONGEST_PAUSE_MS = 4000;
@@ -137,7 +139,9 @@ export function createApi(onConnection) {
       } catch (error) {
         const refused = error instanceof ApiError && !AWAY_STATUSES.has(error.status);
         if (refused) note(true);
-        if (refused || signal?.aborted || n >= tries) return giveUp(error);
+        // A server that says what it lacks, as a detector, says the same in half a minute.
+        const isTold = error instanceof ApiError && !AWAY_CODES.has(error.code);
+        if (refused || signal?.aborted || n >= (isTold && waitsOffline ? TRIES_WHERE_TOLD : tries)) return giveUp(error);
         note(false);
         await pause(wait_ms, signal);
         if (signal?.aborted) return giveUp(error);

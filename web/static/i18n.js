@@ -4,8 +4,16 @@
 /** @param {Record<string, Record<string, string>>} strings language to key to text @param {string} preferred */
 export function createI18n(strings, preferred) {
   const STORE_KEY = "fftlama.language";
+  const COOKIE = "fftlama_language"; // for the pages that the server writes: login, status, and this one's first words
+  const COOKIE_S = 365 * 24 * 3600;
   const languages = Object.keys(strings);
   let language = readChoice() || (languages.includes(preferred) ? preferred : fromBrowser());
+
+  // Beside this page, wherever a proxy has put it; other programs of the same host do not get it.
+  function tellServer(/** @type {string | null} */ chosen) {
+    const path = location.pathname.replace(/[^/]*$/, "");
+    document.cookie = `${COOKIE}=${chosen || ""}; path=${path}; max-age=${chosen ? COOKIE_S : 0}; samesite=lax`;
+  }
 
   function readChoice() {
     try {
@@ -57,12 +65,18 @@ export function createI18n(strings, preferred) {
 
   function toggle() {
     language = languages[(languages.indexOf(language) + 1) % languages.length];
+    tellServer(language);
     try {
       localStorage.setItem(STORE_KEY, language);
     } catch {
       // not remembered, still switched
     }
   }
+
+  tellServer(readChoice());
+  // Gradio writes the browser's language there when it comes.
+  const keepLanguage = () => document.documentElement.lang !== language && (document.documentElement.lang = language);
+  new MutationObserver(keepLanguage).observe(document.documentElement, { attributeFilter: ["lang"] });
 
   return { say, sayCoded, duration, bytes, apply, toggle };
 }
