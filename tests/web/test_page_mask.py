@@ -215,7 +215,7 @@ def test_a_photo_that_is_marked_as_a_whole_is_not_sent_back_as_a_wrong_picture(p
     person.open(photo_file())
     person.press("invert")
     person.press("repair")
-    expect(person.page.locator('[data-part="status"]')).to_contain_text("Nearly all of the photo is marked")
+    expect(person.page.locator(STATUS)).to_contain_text("Nearly all of the photo is marked")
 
 
 def test_the_mask_grows_and_shrinks_by_exact_distances_shown_before_and_is_inverted(person: Person) -> None:
@@ -286,7 +286,8 @@ def test_a_mask_this_browser_cannot_read_is_read_by_the_server(person: Person) -
     held.wait()
     changing(person, held.let_go)
     assert (painted(person) == RED).all()
-    person.page.set_input_files(mask_file, {**file, "name": "no.tif", "buffer": b"nothing of the kind"})
+    wrong: Any = {**file, "name": "no.tif", "buffer": b"nothing of the kind"}
+    person.page.set_input_files(mask_file, wrong)
     expect(status).to_contain_text("no.tif is not a picture")
     # While a repair runs, what is said is its state.
     repairs = Held(person, "**/api/v1/repairs")
