@@ -87,7 +87,7 @@ async def read_fields(request: Request) -> dict[str, str]:
     if is_form(request):
         async with read_form(request, max_file_mib=1) as form:
             return {name: value for name, value in form.items() if isinstance(value, str)}
-    body = await _whole(request, max_mib=1)
+    body = await _whole(request, FORM_OVERHEAD_BYTES)
     try:
         pairs = parse_qsl(body.decode("utf-8", "replace"), max_num_fields=MOST_PARTS)
     except ValueError as error:
@@ -135,7 +135,7 @@ async def read_json(request: Request, *, max_file_mib: int) -> dict[str, Any]:
 
     NaN and Infinity, which Python's and JavaScript's sloppier clients send, are read here and refused as strokes.
     """
-    body = await _whole(request, max_mib=max_file_mib)
+    body = await _whole(request, max_file_mib * MIB)
     try:
         value = await run_in_threadpool(_parse, body)
     except JobError:
@@ -185,17 +185,19 @@ def decode_mask(text: object) -> bytes:
 
 def too_large(max_file_mib: int) -> JobError:
     """Return the error for a file above the limit."""
-    return _above_limit("file", max_file_mib)
+    return _above_limit("file", max_file_mib * MIB)
 
 
-def _above_limit(what: str, max_mib: int) -> JobError:
-    return JobError("file_too_large", f"The {what} is larger than {max_mib} MiB.", {"max_mib": max_mib})
+def _above_limit(what: str, limit_bytes: int) -> JobError:
+    size = f"{limit_bytes // MIB} MiB" if limit_bytes >= MIB else f"{limit_bytes // 1024} KiB"
+    max_mib = limit_bytes // MIB or limit_bytes / MIB
+    return JobError("file_too_large", f"The {what} is larger than {size}.", {"max_mib": max_mib})
 
 
-async def _whole(request: Request, *, max_mib: int) -> bytearray:
+async def _whole(request: Request, limit_bytes: int) -> bytearray:
     body = bytearray()
     try:
-        async for chunk in _limited(request, max_mib * MIB, _above_limit("request", max_mib)):
+        async for chunk in _limited(request, limit_bytes, _above_limit("request", limit_bytes)):
             body += chunk
     except ClientDisconnect as error:
         raise JobError("bad_request", "The request was cut off.") from error

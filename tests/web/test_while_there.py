@@ -3,6 +3,8 @@
 import json
 import threading
 import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
@@ -36,6 +38,12 @@ class Client:
         return Request({"type": "http", "method": "POST", "headers": []}, cast(Any, self.receive))
 
 
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    """Run it in a thread of its own: a browser's tests leave a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(anyio.run, main).result()
+
+
 def test_work_gives_its_result_and_its_own_error() -> None:
     async def main() -> None:
         limiter = anyio.CapacityLimiter(1)
@@ -43,7 +51,7 @@ def test_work_gives_its_result_and_its_own_error() -> None:
         with pytest.raises(ZeroDivisionError):
             await work_while_there(Client().request(), lambda: 1 // 0, limiter=limiter, on_leave=pytest.fail)
 
-    anyio.run(main)
+    run(main)
 
 
 def test_who_leaves_before_its_turn_leaves_the_line() -> None:
@@ -76,7 +84,7 @@ def test_who_leaves_before_its_turn_leaves_the_line() -> None:
             release.set()
         assert begun == ["left"] and refusals == ["interrupted"]
 
-    anyio.run(main)
+    run(main)
 
 
 @pytest.mark.parametrize("kind", ["text", "spots", "repeat"])
@@ -135,4 +143,4 @@ def test_a_search_whose_client_leaves_ends(kind: str, monkeypatch: pytest.Monkey
                     await anyio.sleep(0.01)
         assert ended.is_set() and refusals == ["interrupted"]
 
-    anyio.run(main)
+    run(main)

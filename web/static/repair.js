@@ -197,7 +197,8 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
     following.get(request_id)?.abort();
     if (!found) return;
     const { number, work, job } = found;
-    const status = error ? { error } : { key: job.restored ? "cancelled_restore" : "cancelled" };
+    const cancelled = job.restored ? { key: "cancelled_restore" } : { key: "cancelled" };
+    const status = error ? { error } : cancelled;
     shelf.change(number, { job: null, status, ...paintedAgain(work, job.strokes) });
     if (!isShown(number)) shelf.say(number, error ? { stage: "failed", error } : null);
   }
