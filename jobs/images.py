@@ -191,16 +191,16 @@ class ImageStore:
         """Return the paths and contents of a new edit's files."""
         left, top, right, bottom = box
         need_bytes = (right - left) * (bottom - top) * bytes_per_px(parent.format)
-        with self.memory.reserve(need_bytes + (step_bytes(parent) if len(patches) > 1 else 0)):
+        is_at_hand = self._cached(parent.root_id) is not None  # the original, whose profile and transparency count
+        with self.memory.reserve(need_bytes + (step_bytes(parent) if len(patches) > 1 or not is_at_hand else 0)):
             on_turn()
             merged = patches[0][1]
             if len(patches) > 1:
                 merged = self.pixels(parent)[top:bottom, left:right].copy()
                 for (patch_left, patch_top, patch_right, patch_bottom), array in patches:
                     merged[patch_top - top : patch_bottom - top, patch_left - left : patch_right - left] = array
-            icc = shown_profile(
-                self.original(parent)
-            )  # or browsers would show the patch in other colours than the photo
+            # Without it browsers would show the patch in other colours than the photo.
+            icc = shown_profile(self.original(parent))
             files = [(self.store.patch_path(image_id), encode_png(merged, fast=True, icc=icc))]
             shown = self._as_shown(merged, parent, box)
             if shown is not merged:

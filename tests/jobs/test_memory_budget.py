@@ -17,7 +17,7 @@ from config import Settings
 from imaging import encode_png
 from jobs import encodings
 from jobs.errors import JobError
-from jobs.images import STEPS_AT_ONCE, ImageStore
+from jobs.images import STEPS_AT_ONCE, ImageStore, step_bytes
 from jobs.memory_budget import MIB, MemoryBudget
 from jobs.one_shots import AT_ONCE
 from jobs.queue import JobQueue
@@ -305,6 +305,26 @@ def test_a_turn_inside_a_turn_takes_from_it() -> None:
         assert other == ["busy"], "the inner block gave back what the outer one holds"
     with budget.reserve(100):
         pass
+
+
+def test_an_edit_of_a_photo_that_left_the_cache_has_the_memory_for_opening_it(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its colour profile and transparency are the original's, which is opened again for them."""
+    image, reserved = queue.add_image(PHOTO, "a.png"), []
+    reserve = queue.images.memory.reserve
+
+    def noted(need_bytes: int) -> Any:
+        reserved.append(need_bytes)
+        return reserve(need_bytes)
+
+    monkeypatch.setattr(queue.images.memory, "reserve", noted)
+    patch = np.zeros((2, 2, 3), np.uint8)
+    queue.images.write_edit(image, [((0, 0, 2, 2), patch)])
+    queue.images._cache.clear()
+    queue.images.write_edit(image, [((0, 0, 2, 2), patch)])
+    at_hand, opened, *inside = reserved
+    assert opened == at_hand + step_bytes(image) and sum(inside) <= opened - at_hand
 
 
 def test_nobody_waits_for_a_turn_with_a_photo_in_their_hands(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
