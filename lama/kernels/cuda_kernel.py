@@ -105,14 +105,17 @@ def _kept_code(kept: Path) -> bytes | None:
     return code if hashlib.sha256(code).digest() == digest else None
 
 
-def tensor_map(values: torch.Tensor, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> Any:
-    """Describe float16 memory to the copy engine, innermost dimension first, in rows of 64 bytes with their swizzle.
+def tensor_map(
+    values: torch.Tensor, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int], *, row_bytes: int = 64
+) -> Any:
+    """Describe float16 memory to the copy engine, innermost dimension first.
 
     Args:
         values: where the first number lies.
         sizes: of the dimensions.
         strides: of all dimensions but the innermost, in numbers.
         box: what one copy takes.
+        row_bytes: of its rows in shared memory, 64 or 128, whose units of 16 bytes are exchanged.
 
     Returns:
         The description, which a kernel takes as a STRUCTURE.
@@ -132,7 +135,7 @@ def tensor_map(values: torch.Tensor, sizes: Sequence[int], strides: Sequence[int
             [driver.cuuint32_t(size) for size in box],
             [driver.cuuint32_t(1)] * rank,
             driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
-            driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_64B,
+            getattr(driver.CUtensorMapSwizzle, f"CU_TENSOR_MAP_SWIZZLE_{row_bytes}B"),
             driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
             driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )
