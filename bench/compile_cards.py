@@ -24,7 +24,6 @@ from triton.runtime.jit import JITFunction
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import rows_candidate
 from lama import triton_backend as triton_form
 from lama.checkpoint import load_generator
 from lama.dft import dft_matrices
@@ -37,6 +36,7 @@ from lama.kernels import (
     hopper_columns,
     hopper_decoder,
     hopper_path,
+    hopper_rows,
     hopper_trunk,
     tiles,
 )
@@ -135,8 +135,7 @@ def compiled_in_cuda(generator: Generator) -> list[Fit]:
     channels = fold_generator(generator).layers[0].spectrum.bias.numel() // 2
     kernels = (
         ("convolve_columns", [plan for plan, _ in hopper_columns.PLANS]),
-        ("enter_lines", rows_candidate.ENTER_PLANS),
-        ("leave_lines", rows_candidate.LEAVE_PLANS),
+        ("enter_rows", hopper_rows.PLANS),
     )
     fits: list[Fit] = []
     for name, plans in kernels:

@@ -22,7 +22,6 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.rows_candidate import HopperRows
 from lama.dft import dft_matrices
 from lama.fold_batchnorm import Convolution, FFCLayer
 from lama.kernels.convolution import row_convolution
@@ -31,7 +30,8 @@ from lama.kernels.hopper_card import OUTPUTS, why_not_card
 from lama.kernels.hopper_columns import HopperColumns
 from lama.kernels.hopper_decoder import HopperUpsampling
 from lama.kernels.hopper_path import WIDTHS, enter_strips
-from lama.kernels.spectral_path import convolve_spectrum, enter_rows, leave_rows, spectrum_convolution
+from lama.kernels.hopper_rows import HopperRows
+from lama.kernels.spectral_path import convolve_spectrum, enter_rows, spectrum_convolution
 from lama.kernels.tiles import tile_for
 from lama.kernels.upsampling import row_upsampling, upsample
 
@@ -140,53 +140,29 @@ def time_columns(batch: int, side: int, width: int, device: torch.device) -> Non
 
 
 def time_rows(batch: int, side: int, width: int, device: torch.device) -> None:
-    """Print the rows of the candidates for the spectral path's first and last launch where maps are small."""
-    channels, inputs, local, outputs = 3 * width, 6 * width, 2 * width, 6 * width
+    """Print the row of the spectral path's first launch on maps of 128 columns, beside the other Hopper kernel."""
+    channels, inputs, local = 3 * width, 6 * width, 2 * width
     random = torch.Generator().manual_seed(0)
-    first = Convolution(
-        torch.randn(channels, inputs, 1, 1, generator=random) * inputs**-0.5, torch.randn(channels, generator=random)
-    )
-    last = torch.randn(outputs, channels, 1, 1, generator=random) * channels**-0.5
-    form = HopperRows([FFCLayer(first, first, first, first, last)], device)
-    enter, leave = row_convolution(first, device), last.flatten(1).t().half().to(device).contiguous()
-    matrices = kernel_matrices(dft_matrices(side, side), device)
+    weight = torch.randn(channels, inputs, 1, 1, generator=random) * inputs**-0.5
+    first = Convolution(weight, torch.randn(channels, generator=random))
+    form = HopperRows([FFCLayer(first, first, first, first, weight)], device)
+    enter, matrices = row_convolution(first, device), kernel_matrices(dft_matrices(side, side), device)
     xs = inputs_of(batch, side, local + inputs + channels, device)
     planes = torch.zeros(batch, side, 2, matrices.frequencies, channels, dtype=torch.float16, device=device)
-    rows = batch * side * side
-    enter_plan, leave_plan = form.enter_plan(xs[0]), form.leave_plan(xs[0])
-    if enter_plan is not None:
-        kernel = "enter_rows" if side > WIDTHS[0] else "enter_short_rows"
-        enter_tile = tile_for(kernel, rows, columns=channels, depth=inputs, device=device)
+    if not form.takes(xs[0]):
+        return
 
-        def enter_other(n: int) -> None:
-            enter_rows(xs[n], enter, matrices, planes, from_channel=local, tile=enter_tile)
+    def launch_other(n: int) -> None:
+        enter_strips(xs[n], enter, matrices, planes, from_channel=local)
 
-        def enter_here(n: int) -> None:
-            form.enter(0, xs[n], matrices, planes, enter_plan, from_channel=local)
+    def launch(n: int) -> None:
+        form.enter(0, xs[n], planes, from_channel=local)
 
-        def entered() -> tuple[Tensor, ...]:
-            flat, real = planes.flatten(2, 3), matrices.frequencies
-            return xs[0][..., -channels:], flat[:, :, :real], flat[:, :, real + 1 : -1]
+    def results() -> tuple[Tensor, ...]:
+        rows, real = planes.flatten(2, 3), matrices.frequencies
+        return xs[0][..., -channels:], rows[:, :, :real], rows[:, :, real + 1 : -1]
 
-        print_row(f"enter {inputs} -> {channels}", f"{batch}x{side}", enter_other, enter_here, len(xs), entered)
-    if leave_plan is not None:
-        planes.normal_()
-        before = torch.randn(batch, side, side, outputs, device=device).half()
-        out = torch.empty_like(xs[0])
-        leave_tile = tile_for("leave_rows", rows, columns=outputs, depth=channels, device=device)
-
-        def leave_other(n: int) -> None:
-            leave_rows(planes, xs[n], leave, before, matrices, out, to_channel=local, tile=leave_tile)
-
-        def leave_here(n: int) -> None:
-            form.leave(
-                0, planes, xs[n], before, matrices, out, leave_plan, to_channel=local, add_to_out=False
-            )  # fmt: skip
-
-        def left() -> tuple[Tensor, ...]:
-            return (out[..., local : local + outputs],)
-
-        print_row(f"leave {channels} -> {outputs}", f"{batch}x{side}", leave_other, leave_here, len(xs), left)
+    print_row(f"rows {inputs} -> {channels}", f"{batch}x{side}", launch_other, launch, len(xs), results)
 
 
 def inputs_of(batch: int, height: int, channels: int, device: torch.device, width: int | None = None) -> list[Tensor]:

@@ -13,10 +13,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bench.rows_candidate import rows_launches
 from lama import triton_trunk
 from lama.fast_generator import FastGenerator
-from lama.fold_batchnorm import fold_generator
 from lama.generator import Generator
 from lama.kernels import hopper_trunk
 from lama.triton_backend import TritonBackend
@@ -216,8 +214,9 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
     """Build the forward of one form.
 
     Forms: ours fp16, ours one stream, ours no Hopper, ours Hopper convolutions alone (of the trunk, before there were
-    others), ours columns in three launches (before they were one), ours rows in CUDA (the candidate), ours local after,
-    ours local beside, ours cross after, ours cross beside, ours fp16 torch, eager, trace, compile.
+    others), ours columns in three launches (before they were one), ours rows in Gluon (the first launch, before it was
+    in CUDA C++), ours local after, ours local beside, ours cross after, ours cross beside, ours fp16 torch, eager,
+    trace, compile.
     """
     if form.startswith("ours"):
         kernels = "torch" if form.endswith("torch") else "auto"
@@ -227,9 +226,8 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
                 put_on_one_stream(fused.backend)
             if any(words in form for words in ("no Hopper", "alone", "three launches")):
                 fused.backend.trunk._columns = None
-            if "rows in CUDA" in form:
-                launches = rows_launches(fused.backend.trunk, fold_generator(generator).layers)
-                return lambda x: with_numbers(fused, x, triton_trunk, launches)
+            if any(words in form for words in ("no Hopper", "alone", "three launches", "rows in Gluon")):
+                fused.backend.trunk._rows = None
             if "no Hopper" in form:
                 fused.backend.trunk._hopper = None
             if "no Hopper" in form or "convolutions alone" in form:

@@ -54,7 +54,9 @@ class TritonBackend(nn.Module):
         """Which of the Hopper kernels run, in a few words, and what keeps others from it."""
         if self.trunk.why_not_hopper:
             return f"no Hopper kernels: {self.trunk.why_not_hopper}"
-        obstacles = [why for why in (self.trunk.why_not_columns, self._why_not_hopper_ups) if why]
+        obstacles = [
+            why for why in (self.trunk.why_not_columns, self.trunk.why_not_rows, self._why_not_hopper_ups) if why
+        ]
         return "Hopper kernels" + (f" but for some: {'; '.join(obstacles)}" if obstacles else "")
 
     def forward(self, x: Tensor) -> Tensor:

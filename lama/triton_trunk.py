@@ -35,6 +35,7 @@ from lama.kernels.fourier import (
 )
 from lama.kernels.hopper_columns import ColumnPlan, hopper_columns
 from lama.kernels.hopper_path import enter_strips
+from lama.kernels.hopper_rows import hopper_rows
 from lama.kernels.hopper_trunk import SidedMap, hopper_trunk
 from lama.kernels.spectral_path import (
     FUSED_WIDTHS,
@@ -96,11 +97,13 @@ class TritonTrunk:
         inner_channels: C, which the maps have besides the network's channels.
         why_not_hopper: what keeps the Hopper kernels from running, or nothing.
         why_not_columns: the same of the spectrum's columns.
+        why_not_rows: the same of the spectral path's first launch on maps of 128 columns.
     """
 
     inner_channels: int
     why_not_hopper: str
     why_not_columns: str
+    why_not_rows: str
 
     def __init__(self, layers: Sequence[FFCLayer], *, device: torch.device) -> None:
         self._device = device
@@ -108,6 +111,7 @@ class TritonTrunk:
         self.inner_channels = layers[0].enter.bias.numel()
         self._hopper, self.why_not_hopper = hopper_trunk(layers, device)
         self._columns, self.why_not_columns = hopper_columns(layers, device)
+        self._rows, self.why_not_rows = hopper_rows(layers, device)
         self._matrices: dict[tuple[int, int], KernelMatrices] = {}
         # The spectral path is the longer chain: its launches go first where both streams have one ready.
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
@@ -162,7 +166,7 @@ class TritonTrunk:
         if main is not None and self._stream is not None:
             self._stream.wait_stream(main)  # until the layer before has written what this one reads
         with torch.cuda.stream(self._stream) if main is not None else contextlib.nullcontext():
-            self._enter_spectral_path(layer, x, shared)
+            self._enter_spectral_path(index, x, shared)
             awaited = _event() if main is not None and shared.local_after == "entry" else None
             self._convolve_spectra(index, shared)
             awaited = _event() if main is not None and shared.local_after == "columns" else awaited
@@ -210,7 +214,7 @@ class TritonTrunk:
             if index > 0:
                 _wait(main, path)
             with _on(path):
-                self._enter_spectral_path(layer, source, shared)
+                self._enter_spectral_path(index, source, shared)
                 self._convolve_spectra(index, shared)
                 _wait(path, cross)
                 leave_rows(
@@ -227,11 +231,13 @@ class TritonTrunk:
             convolve(source, layer.local, target, tile=tiles["local"], add_to_out=add, scratch=shared.scratch)
         _wait(main, path)
 
-    def _enter_spectral_path(self, layer: _Layer, x: Tensor, shared: _Shared) -> None:
+    def _enter_spectral_path(self, index: int, x: Tensor, shared: _Shared) -> None:
         """Leave t = ReLU(1x1 of the global channels) in the last C channels of `x`, its row transform in the planes."""
-        tiles, matrices = shared.tiles, shared.matrices
+        layer, tiles, matrices = self._layers[index], shared.tiles, shared.matrices
         from_channel = layer.local.outputs
-        if self._hopper is not None and self._hopper.enters(x):
+        if self._rows is not None and self._rows.takes(x):
+            self._rows.enter(index, x, shared.planes, from_channel=from_channel)
+        elif self._hopper is not None and self._hopper.enters(x):
             enter_strips(x, layer.enter, matrices, shared.planes, from_channel=from_channel)
         elif x.shape[2] in FUSED_WIDTHS:
             enter_rows(x, layer.enter, matrices, shared.planes, from_channel=from_channel, tile=tiles["enter_rows"])
