@@ -35,6 +35,7 @@ from lama.kernels import (
     hopper_card,
     hopper_columns,
     hopper_decoder,
+    hopper_head,
     hopper_path,
     hopper_rows,
     hopper_trunk,
@@ -132,7 +133,8 @@ def compiled_for_hopper(
 
 def compiled_in_cuda(generator: Generator) -> list[Fit]:
     """Compile the kernels in CUDA C++ for every plan of this network; return what each takes."""
-    channels = fold_generator(generator).layers[0].spectrum.bias.numel() // 2
+    network = fold_generator(generator)
+    channels, head_inputs = network.layers[0].spectrum.bias.numel() // 2, network.head.weight.shape[1]
     kernels = (
         ("convolve_columns", [plan for plan, _ in hopper_columns.PLANS]),
         ("enter_rows", hopper_rows.PLANS),
@@ -143,6 +145,10 @@ def compiled_in_cuda(generator: Generator) -> list[Fit]:
             if plan.channels == channels:
                 cuda_kernel.compiled(plan.source, None)
                 fits.append((name, plan.shared_bytes))
+    if head_inputs in hopper_head.PROGRAMS:
+        head = hopper_head.PROGRAMS[head_inputs]
+        cuda_kernel.compiled(head.source, None)
+        fits.append(("convolve_head", head.shared_bytes))
     return fits
 
 

@@ -1,4 +1,4 @@
-"""Time the Hopper kernels of upsamplings and of the spectral path alone, each beside the kernels that it replaces.
+"""Time the Hopper kernels of upsamplings, spectral path and head alone, each beside the kernels that it replaces.
 
     python bench/hopper_kernels.py [--sizes 1x128,8x64,4x64,1x64] [--width 64]
 
@@ -29,9 +29,11 @@ from lama.kernels.fourier import invert_columns, kernel_matrices, transform_colu
 from lama.kernels.hopper_card import OUTPUTS, why_not_card
 from lama.kernels.hopper_columns import HopperColumns
 from lama.kernels.hopper_decoder import HopperUpsampling
+from lama.kernels.hopper_head import PROGRAMS, HopperHead
 from lama.kernels.hopper_path import WIDTHS, enter_strips
 from lama.kernels.hopper_rows import HopperRows
 from lama.kernels.spectral_path import convolve_spectrum, enter_rows, spectrum_convolution
+from lama.kernels.stem_head import COLOURS, TAPS, convolve_head, head_weights
 from lama.kernels.tiles import tile_for
 from lama.kernels.upsampling import row_upsampling, upsample
 
@@ -55,6 +57,7 @@ def main() -> None:
         batch, side = (int(number) for number in size.split("x"))
         for step in range(3):
             time_upsampling(step, batch, side << step, options.width, device)
+        time_head(batch, 8 * side, options.width, device)
         if side in WIDTHS:
             time_entry(batch, side, options.width, device)
             time_columns(batch, side, options.width, device)
@@ -83,6 +86,28 @@ def time_upsampling(step: int, batch: int, side: int, width: int, device: torch.
 
     name = f"upsampling {inputs} -> {outputs}"
     print_row(name, f"{batch}x{side}", launch_other, launch, len(xs), lambda: (outs[0],))
+
+
+def time_head(batch: int, side: int, width: int, device: torch.device) -> None:
+    """Print the row of the last convolution with its sigmoid, which are two launches otherwise."""
+    if width not in PROGRAMS:
+        return
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(COLOURS, width, TAPS, TAPS, generator=random) * (width * TAPS * TAPS) ** -0.5
+    convolution = Convolution(weight, torch.randn(COLOURS, generator=random))
+    other, form = head_weights(convolution, device), HopperHead(convolution, device)
+    xs = inputs_of(batch, side, width, device)
+    planes = xs[0].new_empty(batch, side, TAPS * COLOURS, side)
+    out = torch.empty(batch, COLOURS, side, side, device=device)
+    tile, plan = tile_for("head", batch * side * side, columns=0, depth=0, device=device), form.plan(xs[0])
+
+    def launch_other(n: int) -> None:
+        convolve_head(xs[n], other, planes, out, tile=tile)
+
+    def launch(n: int) -> None:
+        form.convolve(xs[n], out, plan)
+
+    print_row(f"head {width} -> {COLOURS}", f"{batch}x{side}", launch_other, launch, len(xs), lambda: (out,))
 
 
 def time_entry(batch: int, side: int, width: int, device: torch.device) -> None:

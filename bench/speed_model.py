@@ -232,6 +232,7 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
                 fused.backend.trunk._hopper = None
             if "no Hopper" in form or "convolutions alone" in form:
                 fused.backend._hopper_ups = [None] * len(fused.backend._hopper_ups)
+                fused.backend._hopper_head = None
             if "convolutions alone" in form and fused.backend.trunk._hopper is not None:
                 fused.backend.trunk._hopper._has_entry = False
                 slots = {"LOCAL_SLOTS_OF_MANY": hopper_trunk.LOCAL_SLOTS}

@@ -11,6 +11,7 @@ from lama.devices import on_card
 from lama.fold_batchnorm import FoldedNetwork
 from lama.kernels.convolution import convolve, row_convolution
 from lama.kernels.hopper_decoder import hopper_upsamplings
+from lama.kernels.hopper_head import hopper_head
 from lama.kernels.stem_head import (
     BORDER_PX,
     COLOURS,
@@ -47,6 +48,7 @@ class TritonBackend(nn.Module):
         self._ups = [row_upsampling(up, device) for up in network.ups]
         self._hopper_ups, self._why_not_hopper_ups = hopper_upsamplings(network.ups, device)
         self._head = head_weights(network.head, device)
+        self._hopper_head, self._why_not_hopper_head = hopper_head(network.head, device)
         self._width = network.stem.bias.numel()
 
     @property
@@ -54,9 +56,9 @@ class TritonBackend(nn.Module):
         """Which of the Hopper kernels run, in a few words, and what keeps others from it."""
         if self.trunk.why_not_hopper:
             return f"no Hopper kernels: {self.trunk.why_not_hopper}"
-        obstacles = [
-            why for why in (self.trunk.why_not_columns, self.trunk.why_not_rows, self._why_not_hopper_ups) if why
-        ]
+        trunk = self.trunk
+        parts = (trunk.why_not_columns, trunk.why_not_rows, self._why_not_hopper_ups, self._why_not_hopper_head)
+        obstacles = [why for why in parts if why]
         return "Hopper kernels" + (f" but for some: {'; '.join(obstacles)}" if obstacles else "")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,8 +106,11 @@ class TritonBackend(nn.Module):
                 upsample(x, up, out, tile=tile)
             x = out
         batch, height, width, _ = x.shape
-        planes = self._empty(batch, height, TAPS * COLOURS, width)
         image = torch.empty((batch, COLOURS, height, width), dtype=torch.float32, device=self.device)
+        if self._hopper_head is not None and self._hopper_head.takes(x):
+            self._hopper_head.convolve(x, image, self._hopper_head.plan(x))
+            return image
+        planes = self._empty(batch, height, TAPS * COLOURS, width)
         convolve_head(x, self._head, planes, image, tile=self._tile("head", batch * height * width))
         return image
 
