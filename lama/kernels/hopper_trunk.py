@@ -34,7 +34,8 @@ from lama.kernels.tiles import multiprocessors, tile_for
 SIDE_COLUMNS = 16  # as in hopper_steps
 LOCAL_SLOTS = 3  # 87 or 97 KB: programs of the spectral path fit beside it
 MANY_TILES, LOCAL_SLOTS_OF_MANY = 1.5, 4
-"""From this many tiles for each multiprocessor on, a step more in flight is worth more than places beside it."""
+"""From this many tiles for each multiprocessor on, a step more in flight is worth more than places beside it. The same
+where the network is as narrow as the included one: its local convolution waits for the spectral path's columns."""
 CROSS_SLOTS = 6
 FEWEST_TILES, FEWEST_NARROW_TILES = 0.2, 0.7
 """Of the local convolution, for each multiprocessor: with fewer, the smaller tiles of the other kernels are faster. The
@@ -122,6 +123,7 @@ class HopperTrunk:
         weights = self._local[layer]
         batch, height, width, _ = x.pixels.shape
         tiles = tiles_of(batch, height, width, weights.outputs)
+        has_places_beside = weights.outputs > OUTPUTS and tiles < MANY_TILES * self._multiprocessors
         convolve_tile[(tiles,)](
             *x.operands,
             weights.box,
@@ -135,7 +137,7 @@ class HopperTrunk:
             ALL_OUTPUTS=weights.outputs,
             SIDE=out.side.shape[3],
             ADD=add,
-            SLOTS=LOCAL_SLOTS if tiles < MANY_TILES * self._multiprocessors else LOCAL_SLOTS_OF_MANY,
+            SLOTS=LOCAL_SLOTS if has_places_beside else LOCAL_SLOTS_OF_MANY,
             num_warps=4,
         )
 
