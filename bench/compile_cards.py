@@ -38,6 +38,7 @@ from lama.kernels import (
     hopper_head,
     hopper_path,
     hopper_rows,
+    hopper_stem,
     hopper_trunk,
     tiles,
 )
@@ -149,6 +150,10 @@ def compiled_in_cuda(generator: Generator) -> list[Fit]:
         head = hopper_head.PROGRAMS[head_inputs]
         cuda_kernel.compiled(head.source, None)
         fits.append(("convolve_head", head.shared_bytes))
+    for stem in hopper_stem.PLANS:
+        if stem.outputs == network.stem.bias.numel():
+            cuda_kernel.compiled(stem.source, None)
+            fits.append(("convolve_stem", stem.shared_bytes))
     return fits
 
 

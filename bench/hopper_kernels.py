@@ -1,4 +1,4 @@
-"""Time the Hopper kernels of upsamplings, spectral path and head alone, each beside the kernels that it replaces.
+"""Time the Hopper kernels of stem, upsamplings, spectral path and head alone, each beside those that it replaces.
 
     python bench/hopper_kernels.py [--sizes 1x128,8x64,4x64,1x64] [--width 64]
 
@@ -32,8 +32,19 @@ from lama.kernels.hopper_decoder import HopperUpsampling
 from lama.kernels.hopper_head import PROGRAMS, HopperHead
 from lama.kernels.hopper_path import WIDTHS, enter_strips
 from lama.kernels.hopper_rows import HopperRows
+from lama.kernels.hopper_stem import HopperStem
 from lama.kernels.spectral_path import convolve_spectrum, enter_rows, spectrum_convolution
-from lama.kernels.stem_head import COLOURS, TAPS, convolve_head, head_weights
+from lama.kernels.stem_head import (
+    BORDER_PX,
+    COLOURS,
+    INPUT_CHANNELS,
+    PADDED_COLUMNS,
+    TAPS,
+    convolve_head,
+    convolve_stem,
+    head_weights,
+    stem_weights,
+)
 from lama.kernels.tiles import tile_for
 from lama.kernels.upsampling import row_upsampling, upsample
 
@@ -55,6 +66,7 @@ def main() -> None:
     print("\n| kernel | size | the other, us | for Hopper, us | difference |\n|---|---|---|---|---|")
     for size in options.sizes.split(","):
         batch, side = (int(number) for number in size.split("x"))
+        time_stem(batch, 8 * side, options.width, device)
         for step in range(3):
             time_upsampling(step, batch, side << step, options.width, device)
         time_head(batch, 8 * side, options.width, device)
@@ -62,6 +74,29 @@ def main() -> None:
             time_entry(batch, side, options.width, device)
             time_columns(batch, side, options.width, device)
             time_rows(batch, side, options.width, device)
+
+
+def time_stem(batch: int, side: int, width: int, device: torch.device) -> None:
+    """Print the row of the first convolution of an image `side` wide."""
+    terms = TAPS * TAPS * INPUT_CHANNELS
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(width, INPUT_CHANNELS, TAPS, TAPS, generator=random) * terms**-0.5
+    convolution = Convolution(weight, torch.randn(width, generator=random))
+    other, form = stem_weights(convolution, device), HopperStem(convolution, device)
+    xs = inputs_of(batch, side + 2 * BORDER_PX, INPUT_CHANNELS, device, side + PADDED_COLUMNS)
+    outs = [x.new_empty(batch, side, side, width) for x in xs]
+    if not form.takes(outs[0]):
+        return
+    tile = tile_for("stem", batch * side * side // 2, columns=2 * width, depth=0, device=device)
+
+    def launch_other(n: int) -> None:
+        convolve_stem(xs[n], other, outs[n], tile=tile)
+
+    def launch(n: int) -> None:
+        form.convolve(xs[n], outs[n])
+
+    name = f"stem {INPUT_CHANNELS} -> {width}"
+    print_row(name, f"{batch}x{side}", launch_other, launch, len(xs), lambda: (outs[0],))
 
 
 def time_upsampling(step: int, batch: int, side: int, width: int, device: torch.device) -> None:

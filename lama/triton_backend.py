@@ -12,6 +12,7 @@ from lama.fold_batchnorm import FoldedNetwork
 from lama.kernels.convolution import convolve, row_convolution
 from lama.kernels.hopper_decoder import hopper_upsamplings
 from lama.kernels.hopper_head import hopper_head
+from lama.kernels.hopper_stem import hopper_stem
 from lama.kernels.stem_head import (
     BORDER_PX,
     COLOURS,
@@ -43,6 +44,7 @@ class TritonBackend(nn.Module):
         super().__init__()
         self.device = device
         self._stem = stem_weights(network.stem, device)
+        self._hopper_stem, self._why_not_hopper_stem = hopper_stem(network.stem, device)
         self._downs = [row_convolution(down, device, stride=2) for down in network.downs]
         self.trunk = TritonTrunk(network.layers, device=device)
         self._ups = [row_upsampling(up, device) for up in network.ups]
@@ -57,7 +59,13 @@ class TritonBackend(nn.Module):
         if self.trunk.why_not_hopper:
             return f"no Hopper kernels: {self.trunk.why_not_hopper}"
         trunk = self.trunk
-        parts = (trunk.why_not_columns, trunk.why_not_rows, self._why_not_hopper_ups, self._why_not_hopper_head)
+        parts = (
+            self._why_not_hopper_stem,
+            trunk.why_not_columns,
+            trunk.why_not_rows,
+            self._why_not_hopper_ups,
+            self._why_not_hopper_head,
+        )
         obstacles = [why for why in parts if why]
         return "Hopper kernels" + (f" but for some: {'; '.join(obstacles)}" if obstacles else "")
 
@@ -81,8 +89,11 @@ class TritonBackend(nn.Module):
         padded = self._empty(batch, height + 2 * BORDER_PX, width + PADDED_COLUMNS, INPUT_CHANNELS)
         pad_input(x, padded)
         y = self._empty(batch, height, width, self._width)
-        tile = self._tile("stem", batch * height * width // 2, columns=2 * self._width)
-        convolve_stem(padded, self._stem, y, tile=tile)
+        if self._hopper_stem is not None and self._hopper_stem.takes(y):
+            self._hopper_stem.convolve(padded, y)
+        else:
+            tile = self._tile("stem", batch * height * width // 2, columns=2 * self._width)
+            convolve_stem(padded, self._stem, y, tile=tile)
         del padded
         for step, down in enumerate(self._downs):
             extra_channels = self.trunk.inner_channels if step == len(self._downs) - 1 else 0
