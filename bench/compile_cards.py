@@ -35,6 +35,7 @@ from lama.kernels import (
     hopper_card,
     hopper_columns,
     hopper_decoder,
+    hopper_downsampling,
     hopper_head,
     hopper_path,
     hopper_rows,
@@ -154,6 +155,10 @@ def compiled_in_cuda(generator: Generator) -> list[Fit]:
         if stem.outputs == network.stem.bias.numel():
             cuda_kernel.compiled(stem.source, None)
             fits.append(("convolve_stem", stem.shared_bytes))
+    if network.downs[0].weight.shape[:2] == (hopper_downsampling.OUTPUTS, hopper_downsampling.CHANNELS):
+        for downsampling in hopper_downsampling.PLANS:
+            cuda_kernel.compiled(downsampling.source, None)
+            fits.append(("downsample", downsampling.shared_bytes))
     return fits
 
 

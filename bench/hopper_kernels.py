@@ -1,4 +1,4 @@
-"""Time the Hopper kernels of stem, upsamplings, spectral path and head alone, each beside those that it replaces.
+"""Time the Hopper kernels outside the trunk's convolutions alone, each beside the kernels that it replaces.
 
     python bench/hopper_kernels.py [--sizes 1x128,8x64,4x64,1x64] [--width 64]
 
@@ -24,11 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lama.dft import dft_matrices
 from lama.fold_batchnorm import Convolution, FFCLayer
-from lama.kernels.convolution import row_convolution
+from lama.kernels.convolution import convolve, row_convolution
 from lama.kernels.fourier import invert_columns, kernel_matrices, transform_columns
 from lama.kernels.hopper_card import OUTPUTS, why_not_card
 from lama.kernels.hopper_columns import HopperColumns
 from lama.kernels.hopper_decoder import HopperUpsampling
+from lama.kernels.hopper_downsampling import CHANNELS, PLANS, DownsamplingPlan, HopperDownsampling
 from lama.kernels.hopper_head import PROGRAMS, HopperHead
 from lama.kernels.hopper_path import WIDTHS, enter_strips
 from lama.kernels.hopper_rows import HopperRows
@@ -67,6 +68,7 @@ def main() -> None:
     for size in options.sizes.split(","):
         batch, side = (int(number) for number in size.split("x"))
         time_stem(batch, 8 * side, options.width, device)
+        time_downsampling(batch, 8 * side, options.width, device)
         for step in range(3):
             time_upsampling(step, batch, side << step, options.width, device)
         time_head(batch, 8 * side, options.width, device)
@@ -97,6 +99,32 @@ def time_stem(batch: int, side: int, width: int, device: torch.device) -> None:
 
     name = f"stem {INPUT_CHANNELS} -> {width}"
     print_row(name, f"{batch}x{side}", launch_other, launch, len(xs), lambda: (outs[0],))
+
+
+def time_downsampling(batch: int, side: int, width: int, device: torch.device) -> None:
+    """Print the rows of the first downsampling's plans for features `side` wide, where the kernel takes them."""
+    if width != CHANNELS:
+        return
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(2 * width, width, 3, 3, generator=random) * (9 * width) ** -0.5
+    convolution = Convolution(weight, torch.randn(2 * width, generator=random))
+    other, form = row_convolution(convolution, device, stride=2), HopperDownsampling(convolution, device)
+    xs = inputs_of(batch, side, width, device)
+    if not form.takes(xs[0]):
+        return
+    outs = [x.new_empty(batch, side // 2, side // 2, 2 * width) for x in xs]
+    tile = tile_for("down", batch * side * side // 4, columns=2 * width, depth=width, device=device)
+
+    def launch_other(n: int) -> None:
+        convolve(xs[n], other, outs[n], tile=tile)
+
+    for plan in PLANS:
+
+        def launch(n: int, plan: DownsamplingPlan = plan) -> None:
+            form.downsample(xs[n], outs[n], plan=plan)
+
+        name = f"downsampling {width} -> {2 * width}, {'shifted' if plan.shifted else 'copied'}"
+        print_row(name, f"{batch}x{side}", launch_other, launch, len(xs), lambda: (outs[0],))
 
 
 def time_upsampling(step: int, batch: int, side: int, width: int, device: torch.device) -> None:

@@ -214,9 +214,9 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
     """Build the forward of one form.
 
     Forms: ours fp16, ours one stream, ours no Hopper, ours Hopper convolutions alone (of the trunk, before there were
-    others), ours columns in three launches (before they were one), ours rows in Gluon (the first launch, before it was
-    in CUDA C++), ours local after, ours local beside, ours cross after, ours cross beside, ours fp16 torch, eager,
-    trace, compile.
+    others), ours columns in three launches (before they were one), ours ends in Triton (before stem, first
+    downsampling, head and rows were in CUDA C++), ours rows in Gluon, ours local after, ours local beside, ours cross
+    after, ours cross beside, ours fp16 torch, eager, trace, compile.
     """
     if form.startswith("ours"):
         kernels = "torch" if form.endswith("torch") else "auto"
@@ -224,15 +224,18 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
         if isinstance(fused.backend, TritonBackend):
             if "one stream" in form:
                 put_on_one_stream(fused.backend)
-            if any(words in form for words in ("no Hopper", "alone", "three launches")):
+            has_columns = not any(words in form for words in ("no Hopper", "alone", "three launches"))
+            has_ends = has_columns and "ends in Triton" not in form
+            if not has_columns:
                 fused.backend.trunk._columns = None
-            if any(words in form for words in ("no Hopper", "alone", "three launches", "rows in Gluon")):
+            if not has_ends:
+                fused.backend._hopper_stem = fused.backend._hopper_down = fused.backend._hopper_head = None
+            if not has_ends or "rows in Gluon" in form:
                 fused.backend.trunk._rows = None
             if "no Hopper" in form:
                 fused.backend.trunk._hopper = None
             if "no Hopper" in form or "convolutions alone" in form:
                 fused.backend._hopper_ups = [None] * len(fused.backend._hopper_ups)
-                fused.backend._hopper_head = None
             if "convolutions alone" in form and fused.backend.trunk._hopper is not None:
                 fused.backend.trunk._hopper._has_entry = False
                 slots = {"LOCAL_SLOTS_OF_MANY": hopper_trunk.LOCAL_SLOTS}

@@ -11,6 +11,7 @@ from lama.devices import on_card
 from lama.fold_batchnorm import FoldedNetwork
 from lama.kernels.convolution import convolve, row_convolution
 from lama.kernels.hopper_decoder import hopper_upsamplings
+from lama.kernels.hopper_downsampling import hopper_downsampling
 from lama.kernels.hopper_head import hopper_head
 from lama.kernels.hopper_stem import hopper_stem
 from lama.kernels.stem_head import (
@@ -44,30 +45,24 @@ class TritonBackend(nn.Module):
         super().__init__()
         self.device = device
         self._stem = stem_weights(network.stem, device)
-        self._hopper_stem, self._why_not_hopper_stem = hopper_stem(network.stem, device)
+        self._hopper_stem, why_not_stem = hopper_stem(network.stem, device)
         self._downs = [row_convolution(down, device, stride=2) for down in network.downs]
+        self._hopper_down, why_not_down = hopper_downsampling(network.downs[0], device)
         self.trunk = TritonTrunk(network.layers, device=device)
         self._ups = [row_upsampling(up, device) for up in network.ups]
-        self._hopper_ups, self._why_not_hopper_ups = hopper_upsamplings(network.ups, device)
+        self._hopper_ups, why_not_ups = hopper_upsamplings(network.ups, device)
         self._head = head_weights(network.head, device)
-        self._hopper_head, self._why_not_hopper_head = hopper_head(network.head, device)
+        self._hopper_head, why_not_head = hopper_head(network.head, device)
         self._width = network.stem.bias.numel()
+        obstacles = (why_not_stem, why_not_down, *self.trunk.why_not_path, why_not_ups, why_not_head)
+        self._obstacles = [why for why in obstacles if why]
 
     @property
     def hopper_kernels(self) -> str:
         """Which of the Hopper kernels run, in a few words, and what keeps others from it."""
         if self.trunk.why_not_hopper:
             return f"no Hopper kernels: {self.trunk.why_not_hopper}"
-        trunk = self.trunk
-        parts = (
-            self._why_not_hopper_stem,
-            trunk.why_not_columns,
-            trunk.why_not_rows,
-            self._why_not_hopper_ups,
-            self._why_not_hopper_head,
-        )
-        obstacles = [why for why in parts if why]
-        return "Hopper kernels" + (f" but for some: {'; '.join(obstacles)}" if obstacles else "")
+        return "Hopper kernels" + (f" but for some: {'; '.join(self._obstacles)}" if self._obstacles else "")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 4, H, W) -> (B, 3, H, W) float32 in [0, 1]; `x` is not modified."""
@@ -99,8 +94,11 @@ class TritonBackend(nn.Module):
             extra_channels = self.trunk.inner_channels if step == len(self._downs) - 1 else 0
             height, width = height // 2, width // 2
             out = self._empty(batch, height, width, down.outputs + extra_channels)
-            tile = self._tile("down", batch * height * width, columns=down.outputs, depth=down.inputs)
-            convolve(y, down, out, tile=tile)
+            if step == 0 and self._hopper_down is not None and self._hopper_down.takes(y):
+                self._hopper_down.downsample(y, out)
+            else:
+                tile = self._tile("down", batch * height * width, columns=down.outputs, depth=down.inputs)
+                convolve(y, down, out, tile=tile)
             y = out
         return y
 

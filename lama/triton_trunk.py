@@ -96,22 +96,21 @@ class TritonTrunk:
     Attributes:
         inner_channels: C, which the maps have besides the network's channels.
         why_not_hopper: what keeps the Hopper kernels from running, or nothing.
-        why_not_columns: the same of the spectrum's columns.
-        why_not_rows: the same of the spectral path's first launch on maps of 128 columns.
+        why_not_path: the same of the spectral path's launches in CUDA C++: of the columns, and of the rows.
     """
 
     inner_channels: int
     why_not_hopper: str
-    why_not_columns: str
-    why_not_rows: str
+    why_not_path: tuple[str, str]
 
     def __init__(self, layers: Sequence[FFCLayer], *, device: torch.device) -> None:
         self._device = device
         self._layers = [_layer_weights(layer, device) for layer in layers]
         self.inner_channels = layers[0].enter.bias.numel()
         self._hopper, self.why_not_hopper = hopper_trunk(layers, device)
-        self._columns, self.why_not_columns = hopper_columns(layers, device)
-        self._rows, self.why_not_rows = hopper_rows(layers, device)
+        self._columns, why_not_columns = hopper_columns(layers, device)
+        self._rows, why_not_rows = hopper_rows(layers, device)
+        self.why_not_path = (why_not_columns, why_not_rows)
         self._matrices: dict[tuple[int, int], KernelMatrices] = {}
         # The spectral path is the longer chain: its launches go first where both streams have one ready.
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None

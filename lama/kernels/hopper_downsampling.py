@@ -1,0 +1,198 @@
+"""The first downsampling in one launch on a Hopper card, as `hopper_downsampling.cu` takes it.
+
+A 3x3 convolution with a step of two pixels. Its input is seen as pairs of pixels: output x needs the odd pixel of the
+pair before, and both of pair x. Weights stay in the registers of the warps that multiply.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lama.fold_batchnorm import Convolution
+from lama.kernels.convolution import convolve_reference, row_convolution
+from lama.kernels.cuda_kernel import INTEGER, POINTER, STRUCTURE, tensor_map
+from lama.kernels.hopper_card import LARGEST_TRIAL_DIFFERENCE, keeps_at_work, trial_difference, why_not_card
+from lama.kernels.hopper_pieces import THREADS, loaded, program
+from lama.kernels.tiles import multiprocessors
+
+SOURCE = Path(__file__).with_suffix(".cu")
+CHANNELS, OUTPUTS, PIXELS = 64, 128, 64  # as in the kernel
+PIXEL_BYTES = 2 * CHANNELS
+TILE_BYTES = PIXELS * PIXEL_BYTES
+EXCHANGE_BYTES = 8 * PIXEL_BYTES
+TRIAL_SHAPE, TRIAL_PROGRAMS = (1, 14, 6 * PIXELS, CHANNELS), 2
+"""Runs that cross strips and use every slot again."""
+
+
+@dataclass(frozen=True)
+class DownsamplingPlan:
+    """How the kernel keeps its input; the names in capitals are the kernel's.
+
+    Attributes:
+        shifted: 1: the odd pixels from the pair before on are read where the odd ones lie, one pixel earlier; 0: they
+            are another copy.
+        slots: input rows in flight and in use.
+    """
+
+    shifted: int
+    slots: int
+
+    @property
+    def slot_bytes(self) -> int:
+        """Shared memory of one input row."""
+        return EXCHANGE_BYTES + 2 * TILE_BYTES if self.shifted else 3 * TILE_BYTES
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of one program."""
+        return self.slots * self.slot_bytes + 4 * TILE_BYTES + 8 * 2 * self.slots
+
+    @cached_property
+    def source(self) -> str:
+        """The program to compile."""
+        numbers = {field.name: getattr(self, field.name) for field in fields(self)}
+        numbers["shared_bytes"] = self.shared_bytes
+        return _product() + "\n" + program(SOURCE, numbers=numbers, outside=(), inside=())
+
+
+PLANS = (DownsamplingPlan(shifted=0, slots=8), DownsamplingPlan(shifted=1, slots=11))
+PLAN = PLANS[0]
+"""What runs."""
+
+
+def downsampling_weights(weight: Tensor) -> Tensor:
+    """Lay out weights (128, 64, 3, 3) as the threads hold them: (2, 36, 128, 8) float16.
+
+    For each group of warps and step of 16 channels (taps row by row, then channels) a thread has eight numbers: two
+    neighbouring channels of an output, of the eighth output after it, then of both the two channels eight further on.
+    """
+    # (group, warp, further output, output, chunk, further channels, pair of channels, channel, tap)
+    parts = weight.reshape(2, 4, 2, 8, 4, 2, 4, 2, 9)
+    return parts.permute(0, 8, 4, 1, 3, 6, 5, 2, 7).reshape(2, 36, 128, 8).half().contiguous()
+
+
+class HopperDownsampling:
+    """A downsampling of 64 channels to 128 on a Hopper card.
+
+    Args:
+        convolution: weight (128, 64, 3, 3).
+        device: where it runs.
+
+    Attributes:
+        weight: as `downsampling_weights` lays it out, on the device.
+        bias: (128,) float32.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, convolution: Convolution, device: torch.device) -> None:
+        self.weight = downsampling_weights(convolution.weight).to(device)
+        self.bias = convolution.bias.to(device, torch.float32).contiguous()
+        self._multiprocessors = multiprocessors(device)
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether a map (B, H, W, C) has this kernel's channels, and pieces of 64 outputs that keep the card at work.
+
+        The included network's 32 channels it does not take.
+        """
+        _, height, width, channels = x.shape
+        if channels != CHANNELS or height % 2 or width % (2 * PIXELS):
+            return False
+        return keeps_at_work(units_of(x), self._multiprocessors)
+
+    def downsample(self, x: Tensor, out: Tensor, *, plan: DownsamplingPlan = PLAN, programs: int | None = None) -> None:
+        """Write ReLU(convolution + bias) of `x` to the first 128 channels of `out`.
+
+        Args:
+            x: (B, H, W, 64) float16, contiguous; H even, W a multiple of 128.
+            out: (B, H/2, W/2, C) float16, contiguous; C a multiple of 8, at least 128.
+            plan: how the kernel keeps its input.
+            programs: that share the work; None: one for each multiprocessor.
+
+        Raises:
+            RuntimeError: the driver refuses.
+        """
+        batch, height, width, _ = x.shape
+        row, pairs, units = width * CHANNELS, width // 2, units_of(x)
+        sizes, strides = (CHANNELS, 2, pairs, batch * height), (CHANNELS, 2 * CHANNELS, row)
+        maps = [
+            tensor_map(x, sizes, strides, (CHANNELS, 1, pixels, 1), row_bytes=PIXEL_BYTES)
+            for pixels in (PIXELS, 1, PIXELS - 1)
+        ]
+        out_pixels, out_channels = batch * (height // 2) * pairs, out.shape[-1]
+        results = tensor_map(out, (OUTPUTS, out_pixels), (out_channels,), (OUTPUTS // 2, PIXELS), row_bytes=PIXEL_BYTES)
+        kernel = loaded(plan.source, "downsample", plan.shared_bytes, x.device)
+        kernel.launch(
+            min(units, programs or self._multiprocessors),
+            THREADS,
+            (
+                *maps,
+                results,
+                self.weight.data_ptr(),
+                self.bias.data_ptr(),
+                units,
+                pairs // PIXELS,
+                height // 2,
+            ),
+            (STRUCTURE, STRUCTURE, STRUCTURE, STRUCTURE, POINTER, POINTER, INTEGER, INTEGER, INTEGER),
+        )
+
+
+def units_of(x: Tensor) -> int:
+    """Return how many units of work a map (B, H, W, C) has: 64 pixels of an output row each."""
+    batch, height, width, _ = x.shape
+    return batch * (height // 2) * (width // 2 // PIXELS)
+
+
+def hopper_downsampling(convolution: Convolution, device: torch.device) -> tuple[HopperDownsampling | None, str]:
+    """Build the form of a downsampling and try it on noise: (form, or None where the channels are others; obstacle)."""
+    if obstacle := why_not_card(device):
+        return None, obstacle
+    if convolution.weight.shape != (OUTPUTS, CHANNELS, 3, 3):
+        return None, ""
+    try:
+        form = HopperDownsampling(convolution, device)
+        difference = _trial_difference(form, convolution)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # a compiler or driver of any kind, or no cuda-bindings: the other kernel does the same
+        return None, f"downsampling failed in a trial: {type(error).__name__}: {error}"
+    if difference > LARGEST_TRIAL_DIFFERENCE:
+        return None, f"downsampling differed by {difference:.0e} in a trial"
+    return form, ""
+
+
+def _trial_difference(form: HopperDownsampling, convolution: Convolution) -> float:
+    """Run a form on noise: the relative difference from the definition on the CPU."""
+    batch, height, width, _ = TRIAL_SHAPE
+    x = torch.randn(TRIAL_SHAPE, generator=torch.Generator().manual_seed(0)).half()
+    shape = (batch, height // 2, width // 2, OUTPUTS)
+    out = torch.full(shape, math.nan, dtype=torch.float16, device=form.weight.device)
+    form.downsample(x.to(form.weight.device), out, programs=TRIAL_PROGRAMS)
+    expected = torch.empty(shape)
+    convolve_reference(x.float(), row_convolution(convolution, torch.device("cpu"), stride=2), expected)
+    return trial_difference(out.cpu(), expected)
+
+
+def _product() -> str:
+    """One wgmma instruction: 64 rows from registers, 64 columns, 16 terms, which are inside the second operand's rows.
+
+    sums = a b, or sums + a b where `adds` is not 0.
+    """
+    count = PIXELS // 2
+    sums = ", ".join(f"%{n}" for n in range(count))
+    rows = ", ".join(f"%{count + n}" for n in range(4))
+    operands = ", ".join(f'"+f"(sums[{n}])' for n in range(count))
+    held = ", ".join(f'"r"(a[{n}])' for n in range(4))
+    return (
+        "__device__ __forceinline__ void multiply_weights(\n"
+        "    float* sums, const unsigned int* a, unsigned long long b, int adds) {\n"
+        f'    asm volatile("{{\\n.reg .pred adding;\\nsetp.ne.b32 adding, %{count + 5}, 0;\\n'
+        f"wgmma.mma_async.sync.aligned.m64n{PIXELS}k16.f32.f16.f16 {{{sums}}}, {{{rows}}}, %{count + 4}, adding, 1, 1, "
+        f'0;\\n}}\\n" : {operands} : {held}, "l"(b), "r"(adds));\n}}'
+    )
