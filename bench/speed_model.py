@@ -16,7 +16,8 @@ from torch import Tensor
 from lama import triton_trunk
 from lama.fast_generator import FastGenerator
 from lama.generator import Generator
-from lama.kernels import hopper_trunk
+from lama.kernels import cuda_kernel, hopper_trunk
+from lama.kernels.cuda_kernel import driver_config
 from lama.triton_backend import TritonBackend
 
 MEASURED_TFLOPS = 790  # a large float16 matrix product on an H200
@@ -210,13 +211,19 @@ def with_numbers(fused: FastGenerator, x: Tensor, module: ModuleType, numbers: M
         return fused(x)
 
 
+def late_config(*sizes: int, early: bool) -> Any:
+    """`driver_config` of a launch that waits for the one before."""
+    return driver_config(*sizes, early=False)
+
+
 def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor], Tensor]:
     """Build the forward of one form.
 
     Forms: ours fp16, ours one stream, ours no Hopper, ours Hopper convolutions alone (of the trunk, before there were
     others), ours columns in three launches (before they were one), ours ends in Triton (before stem, first
-    downsampling, head and rows were in CUDA C++), ours rows in Gluon, ours local after, ours local beside, ours cross
-    after, ours cross beside, ours fp16 torch, eager, trace, compile.
+    downsampling, head and rows were in CUDA C++), ours rows in Gluon, ours none early (each launch waits for the one
+    before), ours local after, ours local beside, ours cross after, ours cross beside, ours fp16 torch, eager, trace,
+    compile.
     """
     if form.startswith("ours"):
         kernels = "torch" if form.endswith("torch") else "auto"
@@ -240,6 +247,8 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
                 fused.backend.trunk._hopper._has_entry = False
                 slots = {"LOCAL_SLOTS_OF_MANY": hopper_trunk.LOCAL_SLOTS}
                 return lambda x: with_numbers(fused, x, hopper_trunk, slots)
+            if "none early" in form:
+                return lambda x: with_numbers(fused, x, cuda_kernel, {"driver_config": late_config})
             for words, rows in ORDERS.items():
                 if words in form:
                     return lambda x: with_numbers(fused, x, triton_trunk, rows)

@@ -36,9 +36,11 @@ class CudaKernel:
         self._shared_bytes = shared_bytes
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _ask(driver.cuFuncSetAttribute(self._function, attribute, shared_bytes))
-        self._launch = driver.cuLaunchKernel
+        self._launch = driver.cuLaunchKernelEx
 
-    def launch(self, blocks: int, threads: int, values: Sequence[Any], types: Sequence[Any]) -> None:
+    def launch(
+        self, blocks: int, threads: int, values: Sequence[Any], types: Sequence[Any], *, early: bool = False
+    ) -> None:
         """Launch it on PyTorch's current stream, in a grid of one dimension.
 
         Args:
@@ -46,13 +48,16 @@ class CudaKernel:
             threads: of a block.
             values: the kernel's arguments.
             types: of these: POINTER, FLOAT, INTEGER, or STRUCTURE for one of cuda-bindings.
+            early: blocks may begin while the launch before is still at work on the same stream, which was a kernel and
+                is all that this one has to wait for: it waits for that itself.
 
         Raises:
             RuntimeError: the driver refuses.
         """
-        stream = torch.cuda.current_stream().cuda_stream
-        arguments = (tuple(values), tuple(types))
-        _ask(self._launch(self._function, blocks, 1, 1, threads, 1, 1, self._shared_bytes, stream, arguments, 0))
+        config = driver_config(
+            blocks, threads, self._shared_bytes, torch.cuda.current_stream().cuda_stream, early=early
+        )
+        _ask(self._launch(config, self._function, (tuple(values), tuple(types)), 0))
 
 
 def compiled(source: str, folder: Path | None) -> bytes:
@@ -103,6 +108,24 @@ def _kept_code(kept: Path) -> bytes | None:
         return None
     digest, code = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
     return code if hashlib.sha256(code).digest() == digest else None
+
+
+def driver_config(blocks: int, threads: int, shared_bytes: int, stream: int, *, early: bool) -> Any:
+    """Describe a launch to the driver, as `CudaKernel.launch` says."""
+    from cuda.bindings import driver
+
+    config = driver.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
+    config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+    config.sharedMemBytes, config.hStream = shared_bytes, stream
+    if early:
+        value = driver.CUlaunchAttributeValue()
+        value.programmaticStreamSerializationAllowed = 1
+        attribute = driver.CUlaunchAttribute()
+        attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        attribute.value = value
+        config.attrs, config.numAttrs = [attribute], 1
+    return config
 
 
 def tensor_map(

@@ -191,6 +191,7 @@ class HopperColumns:
                 columns,
             ),
             (STRUCTURE, POINTER, POINTER, POINTER, POINTER, FLOAT, FLOAT, INTEGER, INTEGER),
+            early=True,
         )
 
 

@@ -140,6 +140,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) downsample(
         if (thread > MULTIPLYING) return;
         // Rows are counted as they are copied: three for a unit that begins a run or a strip, two for the others.
         word row = 0;
+        wait_for_launch_before();
         for (int unit = first_unit; unit < end_unit; unit++) {
             const int y = unit % out_height, strip = unit / out_height;
             const int image_row = strip / strips * (2 * out_height), pair = strip % strips * PIXELS;

@@ -140,6 +140,7 @@ class HopperDownsampling:
                 height // 2,
             ),
             (STRUCTURE, STRUCTURE, STRUCTURE, STRUCTURE, POINTER, POINTER, INTEGER, INTEGER, INTEGER),
+            early=True,
         )
 
 

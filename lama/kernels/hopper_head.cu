@@ -175,6 +175,7 @@ extern "C" __global__ void __launch_bounds__(ALL_THREADS, 1) convolve_head(
     if (thread >= MULTIPLIERS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
         if (thread > MULTIPLIERS) return;
+        wait_for_launch_before();
 #pragma unroll 1
         for (int number = blockIdx.x; number < tasks; number += gridDim.x) {
             const Task task = task_of(number, height, strips, chunks, chunk_rows);

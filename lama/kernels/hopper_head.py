@@ -194,6 +194,7 @@ class HopperHead:
                 plan.tasks,
             ),
             (STRUCTURE, POINTER, POINTER, POINTER, *([INTEGER] * 6)),
+            early=True,
         )
 
 

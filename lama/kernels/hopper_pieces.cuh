@@ -84,6 +84,17 @@ __device__ __forceinline__ wide terms_outside(word address, int piece) {
     return wide(address >> 4) | (wide(piece >> 4) << 16) | (wide(8 * ROW_BYTES >> 4) << 32) | (wide(2) << 62);
 }
 
+// A program may have begun before the launch before it has ended (`early` in `cuda_kernel.py`): from here on it has, and
+// what it wrote is there. Until then only weights are read.
+__device__ __forceinline__ void wait_for_launch_before() {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+// Programs of the next launch may begin where there is room, once all of this one's have come here.
+__device__ __forceinline__ void let_next_launch_begin() {
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 __device__ __forceinline__ word two_halves(float low, float high) {
     word both;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));

@@ -187,6 +187,7 @@ extern "C" __global__ void __launch_bounds__(STEM_THREADS, 1) convolve_stem(
     const int parity = group % PARITIES;
 
     if (thread == 0) {
+        let_next_launch_begin();
         prefetch_map(&out);
 #pragma unroll 1
         for (int n = 0; n < LINES + TURNS; n++) init_barrier(line_there + 8 * n, n < LINES ? 1 : WARPS);
@@ -210,6 +211,7 @@ extern "C" __global__ void __launch_bounds__(STEM_THREADS, 1) convolve_stem(
         stream.turns = 0;
         stream.used = 0;
         stream.y = start.y;
+        wait_for_launch_before();
         copy_lines(stream, 0, 0, base, line_there, turn_done, height, columns);
         kept = stream;
     }

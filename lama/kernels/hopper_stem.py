@@ -153,6 +153,7 @@ class HopperStem:
                 lines,
             ),
             (STRUCTURE, POINTER, POINTER, POINTER, INTEGER, INTEGER, INTEGER),
+            early=True,
         )
 
 

@@ -151,7 +151,9 @@ class Card:
                     matrix[row + below, 2 * pair + further + half :: 16] = numbers
         return matrix
 
-    def launch(self, blocks: int, threads: int, values: tuple[Any, ...], _types: tuple[Any, ...]) -> None:
+    def launch(
+        self, blocks: int, threads: int, values: tuple[Any, ...], _types: tuple[Any, ...], *, early: bool
+    ) -> None:
         assert threads == THREADS
         (out, *self.box), _, _, _, self.height, self.columns, self.lines = values
         self.out = out

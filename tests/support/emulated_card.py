@@ -43,7 +43,7 @@ class EmulatedKernel:
         self._run = ctypes.CDLL(str(library)).run
         self._run.restype = ctypes.c_long
 
-    def launch(self, blocks: int, _threads: int, values: Sequence[Any], _types: Sequence[Any]) -> None:
+    def launch(self, blocks: int, _threads: int, values: Sequence[Any], _types: Sequence[Any], *, early: bool) -> None:
         """Run all programs; the arguments are the kernel's."""
         *maps, weights, bias, units, strips, out_height = values
         together = (ctypes.c_uint64 * (14 * len(maps)))(*[number for each in maps for number in each])
