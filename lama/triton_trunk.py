@@ -136,8 +136,10 @@ class TritonTrunk:
         if shared.sums is not None:
             self._run_layers_beside(x, y, shared, shared.sums)
             return x
-        # A block is two layers: the first writes `y`, the second adds to `x`, which is the block's shortcut.
+        # The side columns are made while the first layer's spectral path begins, which does not look at them.
+        _wait(self._stream, torch.cuda.current_stream() if self._stream is not None else None)
         there, back = self._sided(x, y)
+        # A block is two layers: the first writes `y`, the second adds to `x`, which is the block's shortcut.
         for index in range(0, len(self._layers), 2):
             self._run_layer(index, x, y, shared, sided=there, add=False)
             self._run_layer(index + 1, y, x, shared, sided=back, add=True)
@@ -162,14 +164,16 @@ class TritonTrunk:
     ) -> None:
         layer, tiles = self._layers[index], shared.tiles
         main = torch.cuda.current_stream() if self._stream is not None else None
-        if main is not None and self._stream is not None:
-            self._stream.wait_stream(main)  # until the layer before has written what this one reads
+        if index > 0:
+            _wait(self._stream, main)  # until the layer before has written what this one reads
         with torch.cuda.stream(self._stream) if main is not None else contextlib.nullcontext():
             self._enter_spectral_path(index, x, shared)
             awaited = _event() if main is not None and shared.local_after == "entry" else None
             self._convolve_spectra(index, shared)
             awaited = _event() if main is not None and shared.local_after == "columns" else awaited
             add_inverse_rows(shared.spectrum, shared.matrices, x, tile=tiles["rows"])
+            if index == 0:
+                _wait(self._stream, main)  # until there are side columns
             if self._hopper is not None and sided is not None:
                 self._hopper.convolve_cross(index, *sided, add=add)
             else:
@@ -279,7 +283,8 @@ class TritonTrunk:
             "spectrum": self._tile("spectrum", batch * height * frequencies, columns=2 * inner, depth=inner),
         }
         shape = (batch, height, 2, frequencies, inner)
-        planes = torch.zeros(shape, dtype=torch.float16, device=self._device)
+        planes = self._empty(*shape)
+        planes[:, :, 1, :: max(1, frequencies - 1)] = 0  # imaginary parts that are always 0 and that no kernel writes
         columns = None if self._columns is None else self._columns.plan(planes)
         is_narrow = columns is not None and layer.local.outputs <= NARROW_OUTPUTS
         few_rows = FEW_ROWS * NARROW_GAIN if is_narrow and width <= 64 else FEW_ROWS

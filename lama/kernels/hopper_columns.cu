@@ -114,8 +114,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolve_columns(
         show_to_products();
         expect_bytes(matrices_there, MATRICES * MATRIX_BYTES);
         copy_bytes(base + MATRICES_AT, matrices, MATRICES * MATRIX_BYTES, matrices_there);
-        for (int step = 0; step < SLOTS && step < STEPS; step++) copy_step(base, weights, program, step, step_there);
-        wait_for_launch_before();
         for (int channels = 0; channels < GROUPS_OF_CHANNELS; channels++) {
             const word there = input_there + 8 * channels;
             expect_bytes(there, GROUP_BYTES);
@@ -128,6 +126,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolve_columns(
                 }
             }
         }
+        for (int step = 0; step < SLOTS && step < STEPS; step++) copy_step(base, weights, program, step, step_there);
     }
     __syncthreads();
     if (thread >= MULTIPLYING) {

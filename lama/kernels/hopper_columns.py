@@ -191,7 +191,6 @@ class HopperColumns:
                 columns,
             ),
             (STRUCTURE, POINTER, POINTER, POINTER, POINTER, FLOAT, FLOAT, INTEGER, INTEGER),
-            early=True,
         )
 
 

@@ -42,7 +42,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) enter_rows(
 
     // The warp that starts copies does not wait for the others: its thread has made the barriers itself.
     if (thread == MULTIPLYING) {
-        let_next_launch_begin();
         prefetch_map(&pixels);
         init_barrier(matrix_there, 1);
         for (int slot = 0; slot < SLOTS; slot++) {
