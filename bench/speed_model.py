@@ -245,7 +245,7 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
                 fused.backend._hopper_ups = [None] * len(fused.backend._hopper_ups)
             if "convolutions alone" in form and fused.backend.trunk._hopper is not None:
                 fused.backend.trunk._hopper._has_entry = False
-                slots = {"LOCAL_SLOTS_OF_MANY": hopper_trunk.LOCAL_SLOTS}
+                slots = {"local_slots": lambda **_: 3}
                 return lambda x: with_numbers(fused, x, hopper_trunk, slots)
             if "none early" in form:
                 return lambda x: with_numbers(fused, x, cuda_kernel, {"driver_config": late_config})

@@ -189,7 +189,7 @@ class TritonTrunk:
         if main is not None and awaited is not None:
             main.wait_event(awaited)
         if self._hopper is not None and sided is not None:
-            self._hopper.convolve_local(index, *sided, add=add)
+            self._hopper.convolve_local(index, *sided, add=add, beside=not shared.local_after)
         else:
             convolve(x, layer.local, out, tile=tiles["local"], add_to_out=add, scratch=shared.scratch)
         if main is not None and self._stream is not None:
@@ -238,7 +238,7 @@ class TritonTrunk:
         """Leave t = ReLU(1x1 of the global channels) in the last C channels of `x`, its row transform in the planes."""
         layer, tiles, matrices = self._layers[index], shared.tiles, shared.matrices
         from_channel = layer.local.outputs
-        if self._rows is not None and self._rows.takes(x):
+        if self._rows is not None and self._takes_rows(x):
             self._rows.enter(index, x, shared.planes, from_channel=from_channel)
         elif self._hopper is not None and self._hopper.enters(x):
             enter_strips(x, layer.enter, matrices, shared.planes, from_channel=from_channel)
@@ -295,7 +295,7 @@ class TritonTrunk:
         local_after: Literal["", "entry", "columns"] = "entry" if rows >= MANY_ROWS else ""
         if columns is not None:
             # That launch takes whole multiprocessors, so that the local convolution only runs before or after it.
-            local_after = "columns" if is_narrow else ""
+            local_after = "columns" if is_narrow else "entry" if self._takes_rows(x) else ""
         return _Shared(
             tiles=tiles,
             matrices=self.matrices(height, width),
@@ -307,6 +307,10 @@ class TritonTrunk:
             local_after=local_after,
             sums=sums,
         )
+
+    def _takes_rows(self, x: Tensor) -> bool:
+        """Whether the spectral path of this map begins with a launch that takes whole multiprocessors."""
+        return self._rows is not None and self._rows.takes(x)
 
     def _tile(self, kernel: str, rows: int, *, columns: int = 0, depth: int = 0) -> Tile:
         return tile_for(kernel, rows, columns=columns, depth=depth, device=self._device)

@@ -32,10 +32,8 @@ from lama.kernels.spectral_path import enter_rows
 from lama.kernels.tiles import multiprocessors, tile_for
 
 SIDE_COLUMNS = 16  # as in hopper_steps
-LOCAL_SLOTS = 3  # 87 or 97 KB: programs of the spectral path fit beside it
-MANY_TILES, LOCAL_SLOTS_OF_MANY = 1.5, 4
-"""From this many tiles for each multiprocessor on, a step more in flight is worth more than places beside it. The same
-where the network is as narrow as the included one: its local convolution waits for the spectral path's columns."""
+MANY_TILES = 1.5
+"""From this many tiles of a wide network's local convolution for each multiprocessor on, they are many."""
 CROSS_SLOTS = 6
 FEWEST_TILES, FEWEST_NARROW_TILES = 0.2, 0.7
 """Of the local convolution, for each multiprocessor: with fewer, the smaller tiles of the other kernels are faster. The
@@ -116,14 +114,22 @@ class HopperTrunk:
         result = TensorDescriptor.from_tensor(x, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX.value)
         return SidedMap(x, side, (*pixel_boxes, *side_boxes), result)
 
-    def convolve_local(self, layer: int, x: SidedMap, out: SidedMap, *, add: bool) -> None:
-        """Write ReLU(local convolution) of all network channels of `x` into the first channels of `out`, or add it."""
+    def convolve_local(self, layer: int, x: SidedMap, out: SidedMap, *, add: bool, beside: bool = True) -> None:
+        """Write ReLU(local convolution) of all network channels of `x` into the first channels of `out`, or add it.
+
+        Args:
+            layer: whose convolution.
+            x: the map to read.
+            out: the map to write.
+            add: to what `out` holds.
+            beside: it waits for nothing of the spectral path, whose programs are to fit beside it.
+        """
         from lama.kernels.hopper_convolution import convolve_tile
 
         weights = self._local[layer]
         batch, height, width, _ = x.pixels.shape
         tiles = tiles_of(batch, height, width, weights.outputs)
-        has_places_beside = weights.outputs > OUTPUTS and tiles < MANY_TILES * self._multiprocessors
+        is_many = weights.outputs > OUTPUTS and tiles >= MANY_TILES * self._multiprocessors
         convolve_tile[(tiles,)](
             *x.operands,
             weights.box,
@@ -137,7 +143,7 @@ class HopperTrunk:
             ALL_OUTPUTS=weights.outputs,
             SIDE=out.side.shape[3],
             ADD=add,
-            SLOTS=LOCAL_SLOTS if has_places_beside else LOCAL_SLOTS_OF_MANY,
+            SLOTS=local_slots(is_many=is_many, enters_strips=self.enters(x.pixels), beside=beside),
             num_warps=4,
         )
 
@@ -167,6 +173,22 @@ class HopperTrunk:
             SLOTS=CROSS_SLOTS,
             num_warps=4,
         )
+
+
+def local_slots(*, is_many: bool, enters_strips: bool, beside: bool) -> int:
+    """Choose how many steps of the local convolution are in flight.
+
+    Args:
+        is_many: there are many tiles, so that steps in flight are worth more than places beside them.
+        enters_strips: the spectral path begins with `enter_strips`, which leaves no place beside it.
+        beside: the local convolution waits for nothing of the spectral path.
+
+    Returns:
+        3: 87 or 97 KB, beside which programs of the spectral path fit; 4 or 5 where they would not be there.
+    """
+    if is_many:
+        return 5 if enters_strips else 4
+    return 3 if beside else 4
 
 
 def hopper_trunk(layers: Sequence[FFCLayer], device: torch.device) -> tuple[HopperTrunk | None, str]:

@@ -22,6 +22,7 @@ from lama.kernels.hopper_path import enter_strips, has_entry
 from lama.kernels.hopper_trunk import (
     HopperTrunk,
     hopper_trunk,
+    local_slots,
     side_columns,
     stepped_convolution,
     why_not_hopper,
@@ -287,6 +288,22 @@ def test_takes_only_maps_that_fill_the_card() -> None:
 )
 def test_pieces_that_leave_a_fifth_of_the_programs_idle_are_too_few(pieces: int, is_enough: bool) -> None:
     assert keeps_at_work(pieces, 132) is is_enough
+
+
+@pytest.mark.parametrize(
+    ("is_many", "enters_strips", "beside", "slots"),
+    [
+        (False, False, True, 3),
+        (False, True, True, 3),
+        (False, True, False, 4),
+        (True, False, False, 4),
+        (True, True, False, 5),
+    ],
+)
+def test_steps_in_flight_leave_places_where_there_is_something_to_place(
+    is_many: bool, enters_strips: bool, beside: bool, slots: int
+) -> None:
+    assert local_slots(is_many=is_many, enters_strips=enters_strips, beside=beside) == slots
 
 
 def test_strips_match_the_kernel() -> None:
