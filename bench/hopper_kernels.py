@@ -26,7 +26,7 @@ from lama.dft import dft_matrices
 from lama.fold_batchnorm import Convolution, FFCLayer
 from lama.kernels.convolution import convolve, row_convolution
 from lama.kernels.fourier import invert_columns, kernel_matrices, transform_columns
-from lama.kernels.hopper_card import OUTPUTS, why_not_card
+from lama.kernels.hopper_card import OUTPUTS, why_not_card, why_not_gluon
 from lama.kernels.hopper_columns import HopperColumns
 from lama.kernels.hopper_decoder import HopperUpsampling
 from lama.kernels.hopper_downsampling import CHANNELS, PLANS, DownsamplingPlan, HopperDownsampling
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     options = parser.parse_args()
     device = torch.device("cuda")
-    if obstacle := why_not_card(device if torch.cuda.is_available() else torch.device("cpu")):
+    if obstacle := why_not_card(device if torch.cuda.is_available() else torch.device("cpu")) or why_not_gluon():
         raise SystemExit(obstacle)
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, Triton {triton.__version__}")
     print("\n| kernel | size | the other, us | for Hopper, us | difference |\n|---|---|---|---|---|")

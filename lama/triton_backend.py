@@ -54,15 +54,17 @@ class TritonBackend(nn.Module):
         self._head = head_weights(network.head, device)
         self._hopper_head, why_not_head = hopper_head(network.head, device)
         self._width = network.stem.bias.numel()
-        obstacles = (why_not_stem, why_not_down, *self.trunk.why_not_path, why_not_ups, why_not_head)
-        self._obstacles = [why for why in obstacles if why]
+        forms = (self._hopper_stem, self._hopper_down, *self._hopper_ups, self._hopper_head)
+        self._has_hopper = self.trunk.has_hopper or any(form is not None for form in forms)
+        obstacles = (why_not_stem, why_not_down, *self.trunk.why_not_hopper, why_not_ups, why_not_head)
+        self._obstacles = "; ".join(dict.fromkeys(why for why in obstacles if why))
 
     @property
     def hopper_kernels(self) -> str:
         """Which of the Hopper kernels run, in a few words, and what keeps others from it."""
-        if self.trunk.why_not_hopper:
-            return f"no Hopper kernels: {self.trunk.why_not_hopper}"
-        return "Hopper kernels" + (f" but for some: {'; '.join(self._obstacles)}" if self._obstacles else "")
+        if not self._has_hopper:
+            return f"no Hopper kernels: {self._obstacles}"
+        return "Hopper kernels" + (f" but for some: {self._obstacles}" if self._obstacles else "")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 4, H, W) -> (B, 3, H, W) float32 in [0, 1]; `x` is not modified."""

@@ -95,26 +95,30 @@ class TritonTrunk:
 
     Attributes:
         inner_channels: C, which the maps have besides the network's channels.
-        why_not_hopper: what keeps the Hopper kernels from running, or nothing.
-        why_not_path: the same of the spectral path's launches in CUDA C++: of the columns, and of the rows.
+        why_not_hopper: what keeps Hopper kernels from running, or nothing: the convolutions, the columns and the rows of
+            the spectral path.
     """
 
     inner_channels: int
-    why_not_hopper: str
-    why_not_path: tuple[str, str]
+    why_not_hopper: tuple[str, str, str]
 
     def __init__(self, layers: Sequence[FFCLayer], *, device: torch.device) -> None:
         self._device = device
         self._layers = [_layer_weights(layer, device) for layer in layers]
         self.inner_channels = layers[0].enter.bias.numel()
-        self._hopper, self.why_not_hopper = hopper_trunk(layers, device)
+        self._hopper, why_not_convolutions = hopper_trunk(layers, device)
         self._columns, why_not_columns = hopper_columns(layers, device)
         self._rows, why_not_rows = hopper_rows(layers, device)
-        self.why_not_path = (why_not_columns, why_not_rows)
+        self.why_not_hopper = (why_not_convolutions, why_not_columns, why_not_rows)
         self._matrices: dict[tuple[int, int], KernelMatrices] = {}
         # The spectral path is the longer chain: its launches go first where both streams have one ready.
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._cross_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @property
+    def has_hopper(self) -> bool:
+        """Whether any of the trunk's Hopper kernels runs."""
+        return any(form is not None for form in (self._hopper, self._columns, self._rows))
 
     def matrices(self, height: int, width: int) -> KernelMatrices:
         """The transform for (height, width) features, built once."""

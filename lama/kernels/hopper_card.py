@@ -20,11 +20,14 @@ def why_not_card(device: torch.device) -> str:
     capability = torch.cuda.get_device_capability(device)
     if capability != CAPABILITY:
         return f"compute capability is {capability[0]}.{capability[1]}, not {CAPABILITY[0]}.{CAPABILITY[1]}"
-    return why_not_gluon()
+    return ""
 
 
 def why_not_gluon() -> str:
-    """Say why this Triton cannot compile Hopper kernels, or return an empty string."""
+    """Say why this Triton cannot compile the Hopper kernels in Gluon, or return an empty string.
+
+    Those in CUDA C++ do not ask for Triton.
+    """
     try:
         from triton.experimental.gluon import language
         from triton.experimental.gluon.language.nvidia.hopper import tma

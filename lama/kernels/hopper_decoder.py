@@ -18,6 +18,7 @@ from lama.kernels.hopper_card import (
     tiles_of,
     trial_difference,
     why_not_card,
+    why_not_gluon,
 )
 from lama.kernels.tiles import multiprocessors, tile_for
 from lama.kernels.upsampling import row_upsampling, upsample
@@ -113,7 +114,7 @@ def hopper_upsamplings(
 ) -> tuple[list[HopperUpsampling | None], str]:
     """Build the Hopper form of those that have one, and try the first: (forms, None for the others; obstacle)."""
     none: list[HopperUpsampling | None] = [None] * len(convolutions)
-    if obstacle := why_not_card(device):
+    if obstacle := why_not_card(device) or why_not_gluon():
         return none, obstacle
     try:
         forms = [HopperUpsampling(each, device) if is_whole(each) else None for each in convolutions]

@@ -26,6 +26,7 @@ from lama.kernels.hopper_card import (
     tiles_of,
     trial_difference,
     why_not_card,
+    why_not_gluon,
 )
 from lama.kernels.hopper_path import enter_strips, has_entry, takes_strips
 from lama.kernels.spectral_path import enter_rows
@@ -210,7 +211,7 @@ def hopper_trunk(layers: Sequence[FFCLayer], device: torch.device) -> tuple[Hopp
 
 def why_not_hopper(layer: FFCLayer, device: torch.device) -> str:
     """Say what keeps the Hopper kernels from running, or return an empty string."""
-    if obstacle := why_not_card(device):
+    if obstacle := why_not_card(device) or why_not_gluon():
         return obstacle
     sums = (layer.local.weight.shape[1], layer.cross.weight.shape[1], layer.leave.shape[1])
     if any(channels % DEPTH for channels in sums):
