@@ -156,9 +156,8 @@ def compiled_in_cuda(generator: Generator) -> list[Fit]:
             cuda_kernel.compiled(stem.source, None)
             fits.append(("convolve_stem", stem.shared_bytes))
     if network.downs[0].weight.shape[:2] == (hopper_downsampling.OUTPUTS, hopper_downsampling.CHANNELS):
-        for downsampling in hopper_downsampling.PLANS:
-            cuda_kernel.compiled(downsampling.source, None)
-            fits.append(("downsample", downsampling.shared_bytes))
+        cuda_kernel.compiled(hopper_downsampling.source(), None)
+        fits.append(("downsample", hopper_downsampling.SHARED_BYTES))
     return fits
 
 

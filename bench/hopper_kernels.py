@@ -29,7 +29,7 @@ from lama.kernels.fourier import invert_columns, kernel_matrices, transform_colu
 from lama.kernels.hopper_card import OUTPUTS, why_not_card, why_not_gluon
 from lama.kernels.hopper_columns import HopperColumns
 from lama.kernels.hopper_decoder import HopperUpsampling
-from lama.kernels.hopper_downsampling import CHANNELS, PLANS, DownsamplingPlan, HopperDownsampling
+from lama.kernels.hopper_downsampling import CHANNELS, HopperDownsampling
 from lama.kernels.hopper_head import PROGRAMS, HopperHead
 from lama.kernels.hopper_path import WIDTHS, enter_strips
 from lama.kernels.hopper_rows import HopperRows
@@ -102,7 +102,7 @@ def time_stem(batch: int, side: int, width: int, device: torch.device) -> None:
 
 
 def time_downsampling(batch: int, side: int, width: int, device: torch.device) -> None:
-    """Print the rows of the first downsampling's plans for features `side` wide, where the kernel takes them."""
+    """Print the row of the first downsampling of features `side` wide, where the kernel takes them."""
     if width != CHANNELS:
         return
     random = torch.Generator().manual_seed(0)
@@ -118,13 +118,11 @@ def time_downsampling(batch: int, side: int, width: int, device: torch.device) -
     def launch_other(n: int) -> None:
         convolve(xs[n], other, outs[n], tile=tile)
 
-    for plan in PLANS:
+    def launch(n: int) -> None:
+        form.downsample(xs[n], outs[n])
 
-        def launch(n: int, plan: DownsamplingPlan = plan) -> None:
-            form.downsample(xs[n], outs[n], plan=plan)
-
-        name = f"downsampling {width} -> {2 * width}, {'shifted' if plan.shifted else 'copied'}"
-        print_row(name, f"{batch}x{side}", launch_other, launch, len(xs), lambda: (outs[0],))
+    name = f"downsampling {width} -> {2 * width}"
+    print_row(name, f"{batch}x{side}", launch_other, launch, len(xs), lambda: (outs[0],))
 
 
 def time_upsampling(step: int, batch: int, side: int, width: int, device: torch.device) -> None:

@@ -5,8 +5,7 @@ pair before, and both of pair x. Weights stay in the registers of the warps that
 """
 
 import math
-from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -23,45 +22,17 @@ SOURCE = Path(__file__).with_suffix(".cu")
 CHANNELS, OUTPUTS, PIXELS = 64, 128, 64  # as in the kernel
 PIXEL_BYTES = 2 * CHANNELS
 TILE_BYTES = PIXELS * PIXEL_BYTES
-EXCHANGE_BYTES = 8 * PIXEL_BYTES
+SLOTS = 8  # input rows in flight and in use; there is no room for more
+SHARED_BYTES = 3 * SLOTS * TILE_BYTES + 4 * TILE_BYTES + 8 * 2 * SLOTS  # of one program
+NUMBERS = {"slots": SLOTS, "shared_bytes": SHARED_BYTES}
 TRIAL_SHAPE, TRIAL_PROGRAMS = (1, 14, 6 * PIXELS, CHANNELS), 2
 """Runs that cross strips and use every slot again."""
 
 
-@dataclass(frozen=True)
-class DownsamplingPlan:
-    """How the kernel keeps its input; the names in capitals are the kernel's.
-
-    Attributes:
-        shifted: 1: the odd pixels from the pair before on are read where the odd ones lie, one pixel earlier; 0: they
-            are another copy.
-        slots: input rows in flight and in use.
-    """
-
-    shifted: int
-    slots: int
-
-    @property
-    def slot_bytes(self) -> int:
-        """Shared memory of one input row."""
-        return EXCHANGE_BYTES + 2 * TILE_BYTES if self.shifted else 3 * TILE_BYTES
-
-    @property
-    def shared_bytes(self) -> int:
-        """Shared memory of one program."""
-        return self.slots * self.slot_bytes + 4 * TILE_BYTES + 8 * 2 * self.slots
-
-    @cached_property
-    def source(self) -> str:
-        """The program to compile."""
-        numbers = {field.name: getattr(self, field.name) for field in fields(self)}
-        numbers["shared_bytes"] = self.shared_bytes
-        return _product() + "\n" + program(SOURCE, numbers=numbers, outside=(), inside=())
-
-
-PLANS = (DownsamplingPlan(shifted=0, slots=8), DownsamplingPlan(shifted=1, slots=11))
-PLAN = PLANS[0]
-"""What runs."""
+@cache
+def source() -> str:
+    """Return the program to compile."""
+    return _product() + "\n" + program(SOURCE, numbers=NUMBERS, outside=(), inside=())
 
 
 def downsampling_weights(weight: Tensor) -> Tensor:
@@ -105,13 +76,12 @@ class HopperDownsampling:
             return False
         return keeps_at_work(units_of(x), self._multiprocessors)
 
-    def downsample(self, x: Tensor, out: Tensor, *, plan: DownsamplingPlan = PLAN, programs: int | None = None) -> None:
+    def downsample(self, x: Tensor, out: Tensor, *, programs: int | None = None) -> None:
         """Write ReLU(convolution + bias) of `x` to the first 128 channels of `out`.
 
         Args:
             x: (B, H, W, 64) float16, contiguous; H even, W a multiple of 128.
             out: (B, H/2, W/2, C) float16, contiguous; C a multiple of 8, at least 128.
-            plan: how the kernel keeps its input.
             programs: that share the work; None: one for each multiprocessor.
 
         Raises:
@@ -126,7 +96,7 @@ class HopperDownsampling:
         ]
         out_pixels, out_channels = batch * (height // 2) * pairs, out.shape[-1]
         results = tensor_map(out, (OUTPUTS, out_pixels), (out_channels,), (OUTPUTS // 2, PIXELS), row_bytes=PIXEL_BYTES)
-        kernel = loaded(plan.source, "downsample", plan.shared_bytes, x.device)
+        kernel = loaded(source(), "downsample", SHARED_BYTES, x.device)
         kernel.launch(
             min(units, programs or self._multiprocessors),
             THREADS,

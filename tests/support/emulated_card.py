@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from lama.kernels.hopper_downsampling import DownsamplingPlan
+from lama.kernels.hopper_downsampling import NUMBERS, SOURCE
 
 INSTRUCTIONS = Path(__file__).with_suffix(".hpp")
 FLAGS = ("-std=c++20", "-O2", "-w", "-shared", "-fPIC", "-pthread", "-mf16c")
@@ -61,12 +61,11 @@ class EmulatedKernel:
         return [values.data_ptr(), len(sizes), *filled[0], *steps, *filled[1], row_bytes]
 
 
-def emulated(source: Path, plan: DownsamplingPlan, folder: Path) -> EmulatedKernel:
-    """Compile a kernel's text for this machine, without its single instructions, which the emulated card has."""
-    numbers = {"SHIFTED": plan.shifted, "SLOTS": plan.slots, "SHARED_BYTES": plan.shared_bytes}
-    constants = "".join(f"constexpr int {name} = {number};\n" for name, number in numbers.items())
+def emulated(folder: Path) -> EmulatedKernel:
+    """Compile the kernel's text for this machine, without its single instructions, which the emulated card has."""
+    constants = "".join(f"constexpr int {name.upper()} = {number};\n" for name, number in NUMBERS.items())
     # Definitions begin at the start of a line, with what is said of them before.
-    blocks = re.split(r"(?m)^(?=__device__|extern|//|constexpr|static_assert)", source.read_text(encoding="utf-8"))
+    blocks = re.split(r"(?m)^(?=__device__|extern|//|constexpr|static_assert)", SOURCE.read_text(encoding="utf-8"))
     text = "".join(block for block in blocks if "asm" not in block)
     text = text.replace("extern __shared__ __align__(1024) char memory[];", "char* memory = nullptr;")
     program, library = folder / "kernel.cpp", folder / "kernel.so"
