@@ -44,6 +44,10 @@ __device__ __forceinline__ void copy_piece(
         : "memory");
 }
 
+__device__ __forceinline__ void load_two(word address, float& first, float& second) {
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(first), "=f"(second) : "r"(address) : "memory");
+}
+
 // The row that a group computes as its product's row r, HEIGHT 128.
 __device__ __forceinline__ int row_of(int r, int group) {
     return group == 0 ? r : (HEIGHT - r) % HEIGHT;
@@ -130,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolve_columns(
     }
     __syncthreads();
     if (thread >= MULTIPLYING) {
-        give_back_registers();
+        give_back_registers<40>();
         if (thread > MULTIPLYING) return;
         for (int step = SLOTS; step < STEPS; step++) {
             wait(step_free + 8 * (step % SLOTS), (step / SLOTS - 1) & 1);
@@ -138,7 +142,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolve_columns(
         }
         return;
     }
-    take_registers();
+    take_registers<232>();
 
     const int group = group_of(thread);
     const int lane = thread % 32, pair = lane % 4;
@@ -215,7 +219,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolve_columns(
             const int part = i / (OUTPUTS / 8), channel = i % (OUTPUTS / 8) * 8;
             float s0, s1;
             const int shift = part * OUTPUTS_OF_PROGRAM + first_output % OUTPUTS_OF_PROGRAM + channel + 2 * pair;
-            load_shared(base + SHIFTS_AT + 4 * shift, s0, s1);
+            load_two(base + SHIFTS_AT + 4 * shift, s0, s1);
 #pragma unroll
             for (int below = 0; below < 2; below++) {
                 const int frequency = (HEIGHT == 128 ? own_rows : 0) + row + 8 * below;

@@ -1,6 +1,6 @@
 // The first downsampling, for Hopper: a 3x3 convolution of 64 channels to 128 with a step of two pixels, a border
 // reflected by one pixel, bias and ReLU, in one launch. What stands in capitals and is not defined here
-// `hopper_downsampling.py` writes before this text, with `multiply_weights` and `hopper_pieces.cuh`.
+// `hopper_downsampling.py` writes before this text, with `hopper_pieces.cuh`.
 //
 // The product is transposed: its rows are output channels, 64 of each of two groups of warps, whose weights stay in
 // registers for the program's life; its columns are 64 pixels of an output row. So a step reads 2 KiB of shared memory,
@@ -43,50 +43,11 @@ __device__ __forceinline__ void store_pixels(const TensorMap* map, int channel, 
         : "memory");
 }
 
-__device__ __forceinline__ void commit_stores() {
-    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
-
-// Wait until the stores that this thread has started have read shared memory.
-__device__ __forceinline__ void wait_until_stores_have_read() {
-    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-}
-
-// Store four matrices of 8x8 halves, each transposed; the lanes 8n to 8n + 7 say where the rows of the nth go.
-__device__ __forceinline__ void store_transposed(word address, word a, word b, word c, word d) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a),
-                 "r"(b), "r"(c), "r"(d)
-                 : "memory");
-}
-
-// Load 16 bytes that nothing changes. The compiler does not see that it could load them again instead of keeping them.
-__device__ __forceinline__ void load_constant(const char* source, word* four) {
-    asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(four[0]), "=r"(four[1]), "=r"(four[2]), "=r"(four[3])
-                 : "l"(source));
-}
-
-// An operand whose rows are pixels, 128 bytes each (SWIZZLE_128B), of which a product takes 32 bytes. They lie `bytes`
-// after `address`, a multiple of 16 both.
+// What `terms_inside` gives for pixels `bytes` after `address`, both multiples of 16. Its halves are put together apart,
+// so that another step's operand is one addition of 32 bits away.
 __device__ __forceinline__ wide channels_of_pixels(word address, int bytes) {
     const word low = (address >> 4 | 1 << 16) + (bytes >> 4), high = EXCHANGE_BYTES >> 4 | 1 << 30;
     return wide(high) << 32 | low;
-}
-
-// Weights and two sets of sums are 208 registers of a thread, with which 232 are too few: the compiler would wait after
-// every product.
-__device__ __forceinline__ void give_back_most_registers() {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-}
-
-__device__ __forceinline__ void take_most_registers() {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-}
-
-// Nothing that uses these sums is moved to before this.
-__device__ __forceinline__ void hold_back(float* sums) {
-#pragma unroll
-    for (int n = 0; n < PIXELS / 2; n++) asm volatile("" : "+f"(sums[n])::"memory");
 }
 
 // Begin a unit's products; its input rows are `row`, the next and the one after it, as the program counts them. All are
@@ -102,7 +63,7 @@ __device__ __forceinline__ void multiply_unit(
 #pragma unroll
         for (int step = 0; step < 3 * CHUNKS; step++) {
             const int dx = step / CHUNKS, at = dx == 0 ? BEFORE_AT : dx == 1 ? EVEN_AT : ODD_AT;
-            multiply_weights(
+            multiply_registers<PIXELS>(
                 sums, weights[dy * 3 * CHUNKS + step], channels_of_pixels(slot, at + step % CHUNKS * 32),
                 dy + step > 0);
         }
@@ -134,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) downsample(
     }
     __syncthreads();
     if (thread >= MULTIPLYING) {
-        give_back_most_registers();
+        give_back_registers<24>();
         if (thread > MULTIPLYING) return;
         // Rows are counted as they are copied: three for a unit that begins a run or a strip, two for the others.
         word row = 0;
@@ -157,7 +118,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) downsample(
         }
         return;
     }
-    take_most_registers();
+    // Weights and two sets of sums are 208 registers of a thread. With 232 in all the compiler would wait after every
+    // product.
+    take_registers<240>();
 
     const int group = group_of(thread), lane = thread % 32, warp = thread % 128 / 32;
     const int channel = group * GROUP_OUTPUTS + warp * 16 + lane / 4;  // a thread has this one and the eighth after it
@@ -182,8 +145,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) downsample(
     const auto multiply_next = [&](float* sums) {
         multiply_unit(sums, own_weights, base, rows_there, row + rows_to_next());
     };
-    const auto handle = [&](float* sums, int turn) {
-        hold_back(sums);
+    const auto handle = [&](float (&sums)[PIXELS / 2], int turn) {
+        hold(sums);
         if (lane == 0) {
             for (word n = 0; n < rows_to_next(); n++) arrive(rows_free + 8 * ((row + n) % SLOTS));
         }
@@ -201,7 +164,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) downsample(
         }
         show_to_products();
         // When the group has met, the store before this one has read its memory, to which the next unit goes.
-        if (stores) wait_until_stores_have_read();
+        if (stores) wait_for_sources<0>();
         meet(1 + group, 128);
         if (stores) {
             const int strip = unit / out_height;
@@ -235,5 +198,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) downsample(
         wait_for_products<0>();
         handle(sums, 0);
     }
-    if (stores) wait_until_stores_have_read();
+    if (stores) wait_for_sources<0>();
 }

@@ -32,7 +32,7 @@ TRIAL_SHAPE, TRIAL_PROGRAMS = (1, 14, 6 * PIXELS, CHANNELS), 2
 @cache
 def source() -> str:
     """Return the program to compile."""
-    return _product() + "\n" + program(SOURCE, numbers=NUMBERS, outside=(), inside=())
+    return program(SOURCE, numbers=NUMBERS, from_registers=(PIXELS,))
 
 
 def downsampling_weights(weight: Tensor) -> Tensor:
@@ -148,22 +148,3 @@ def _trial_difference(form: HopperDownsampling, convolution: Convolution) -> flo
     expected = torch.empty(shape)
     convolve_reference(x.float(), row_convolution(convolution, torch.device("cpu"), stride=2), expected)
     return trial_difference(out.cpu(), expected)
-
-
-def _product() -> str:
-    """One wgmma instruction: 64 rows from registers, 64 columns, 16 terms, which are inside the second operand's rows.
-
-    sums = a b, or sums + a b where `adds` is not 0.
-    """
-    count = PIXELS // 2
-    sums = ", ".join(f"%{n}" for n in range(count))
-    rows = ", ".join(f"%{count + n}" for n in range(4))
-    operands = ", ".join(f'"+f"(sums[{n}])' for n in range(count))
-    held = ", ".join(f'"r"(a[{n}])' for n in range(4))
-    return (
-        "__device__ __forceinline__ void multiply_weights(\n"
-        "    float* sums, const unsigned int* a, unsigned long long b, int adds) {\n"
-        f'    asm volatile("{{\\n.reg .pred adding;\\nsetp.ne.b32 adding, %{count + 5}, 0;\\n'
-        f"wgmma.mma_async.sync.aligned.m64n{PIXELS}k16.f32.f16.f16 {{{sums}}}, {{{rows}}}, %{count + 4}, adding, 1, 1, "
-        f'0;\\n}}\\n" : {operands} : {held}, "l"(b), "r"(adds));\n}}'
-    )

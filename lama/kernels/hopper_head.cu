@@ -39,12 +39,6 @@ __device__ __forceinline__ Task task_of(int number, int height, int strips, int 
     return {number / strips / chunks, number % strips * OUTPUTS, top, min(chunk_rows, height - top)};
 }
 
-// An operand whose rows are its terms', PIXEL_BYTES each.
-__device__ __forceinline__ wide operand(word address) {
-    constexpr wide EXCHANGE = PIXEL_BYTES == 128 ? 1 : 2;
-    return wide(address >> 4) | (wide(1) << 16) | (wide(8 * PIXEL_BYTES >> 4) << 32) | (EXCHANGE << 62);
-}
-
 // PIXELS pixels of one row; those beside the map are zeros.
 __device__ __forceinline__ void copy_pixels(word target, const TensorMap* map, int first, int row, word barrier) {
     asm volatile(
@@ -58,13 +52,6 @@ __device__ __forceinline__ float load_number(word address) {
     float value;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
     return value;
-}
-
-// The compiler takes the sums for written where a product begins: here it has to have them in their registers, so that
-// reading and writing them moves across neither the end of the products before nor the beginning of the next.
-__device__ __forceinline__ void hold(float (&sums)[SUMS]) {
-#pragma unroll
-    for (int n = 0; n < SUMS; n++) asm volatile("" : "+f"(sums[n])::"memory");
 }
 
 // Take a finished block out of the ring; the row that begins there starts from 0.
@@ -173,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(ALL_THREADS, 1) convolve_head(
     __syncthreads();
     int slot = 0, phase = 0;
     if (thread >= MULTIPLIERS) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+        give_back_registers<32>();
         if (thread > MULTIPLIERS) return;
         wait_for_launch_before();
 #pragma unroll 1
@@ -192,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(ALL_THREADS, 1) convolve_head(
         }
         return;
     }
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 160;");  // 384 x 160 + 128 x 32 are all there are
+    take_registers<160>();  // 384 x 160 + 128 x 32 are all there are
 
     const int group = group_of(thread), lane = thread % 32;
     const int pixel = thread / 32 * 16 + lane / 4;  // of the strip; a thread has this one and the eighth after it
@@ -215,7 +202,8 @@ extern "C" __global__ void __launch_bounds__(ALL_THREADS, 1) convolve_head(
         const word a = own_pixels + slot * SLOT_BYTES, b = base + WEIGHTS_AT + (TAPS - 1 - turn) * BLOCK_BYTES;
 #pragma unroll
         for (int bytes = 0; bytes < PIXEL_BYTES; bytes += 32) {
-            multiply_terms_inside<TAPS * BLOCK_COLUMNS>(sums, operand(a + bytes), operand(b + bytes), 1);
+            multiply_terms_inside<TAPS * BLOCK_COLUMNS>(
+                sums, terms_inside<PIXEL_BYTES>(a + bytes), terms_inside<PIXEL_BYTES>(b + bytes), 1);
         }
         commit_products();
     };

@@ -55,7 +55,7 @@ class HeadProgram:
     def source(self) -> str:
         """The program to compile."""
         numbers = {"inputs": self.inputs, "slots": self.slots, "shared_bytes": self.shared_bytes}
-        return program(SOURCE, numbers=numbers, outside=(), inside=(TAPS * BLOCK_COLUMNS,))
+        return program(SOURCE, numbers=numbers, inside=(TAPS * BLOCK_COLUMNS,))
 
 
 PROGRAMS = {32: HeadProgram(32, slots=9), 64: HeadProgram(64, slots=6)}

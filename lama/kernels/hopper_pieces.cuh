@@ -1,17 +1,19 @@
 // What the Hopper kernels in CUDA C++ have in common: single instructions of the card, by what they do.
 //
-// Operands lie in pieces of 32 channels or terms: rows of 64 bytes, whose four units of 16 bytes are exchanged by the
-// row's number, as the copy engine writes and wgmma reads them (SWIZZLE_64B). Two groups of four warps multiply, a
-// thread of a third one starts the copies. The functions `multiply_*`, each one wgmma instruction, `hopper_pieces.py`
-// writes before this text.
-
-typedef unsigned int word;
+// Operands in shared memory have rows of 64 or 128 bytes, whose units of 16 bytes are exchanged by the row's number, as
+// the copy engine writes and wgmma reads them (SWIZZLE_64B, SWIZZLE_128B); only the stem's lines are not exchanged.
+// A product is done by a group of four warps; how many groups there are, and which thread starts the copies, each kernel
+// says. `hopper_pieces.py` writes the types `word` and `wide` before this text, and the functions `multiply_*`, each one
+// wgmma instruction.
 
 struct alignas(64) TensorMap {
     wide words[16];
 };
 
-constexpr int PIECE = 32, ROW_BYTES = 64, THREADS = 384, MULTIPLYING = 256;
+// Where operands lie in pieces of 32 channels or terms, these are rows of 64 bytes.
+constexpr int PIECE = 32, ROW_BYTES = 64;
+// Where two groups of warps multiply and a thread of a third one starts the copies.
+constexpr int THREADS = 384, MULTIPLYING = 256;
 
 __device__ __forceinline__ word shared_address(const void* pointer) {
     return static_cast<word>(__cvta_generic_to_shared(pointer));
@@ -69,14 +71,25 @@ __device__ __forceinline__ void wait_for_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
 }
 
-// What was written by threads is seen by wgmma.
+// Have the compiler read and write sums on this side of it only. It takes them for written where a product begins, and
+// does not know when products are done.
+template <int COUNT>
+__device__ __forceinline__ void hold(float (&sums)[COUNT]) {
+#pragma unroll
+    for (int n = 0; n < COUNT; n++) asm volatile("" : "+f"(sums[n])::"memory");
+}
+
+// What was written by threads is seen by wgmma and the copy engine.
 __device__ __forceinline__ void show_to_products() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// An operand whose rows are its terms' (64 bytes of 32 terms), for a product's rows or columns.
+// An operand whose rows hold terms, BYTES in each, for a product's rows or columns. A product takes 32 bytes of each.
+template <int BYTES = ROW_BYTES>
 __device__ __forceinline__ wide terms_inside(word address) {
-    return wide(address >> 4) | (wide(1) << 16) | (wide(8 * ROW_BYTES >> 4) << 32) | (wide(2) << 62);
+    static_assert(BYTES == 64 || BYTES == 128, "as the copy engine exchanges units");
+    constexpr wide EXCHANGE = BYTES == 64 ? 2 : 1;
+    return wide(address >> 4) | (wide(1) << 16) | (wide(8 * BYTES >> 4) << 32) | (EXCHANGE << 62);
 }
 
 // An operand whose rows are terms, 64 bytes of 32 columns each; further columns lie `piece` bytes on.
@@ -105,8 +118,30 @@ __device__ __forceinline__ void store_shared(word address, word value) {
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
-__device__ __forceinline__ void load_shared(word address, float& first, float& second) {
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(first), "=f"(second) : "r"(address) : "memory");
+// Load 16 bytes that nothing changes. The compiler does not see that it could load them again instead of keeping them.
+__device__ __forceinline__ void load_constant(const char* source, word* four) {
+    asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(four[0]), "=r"(four[1]), "=r"(four[2]), "=r"(four[3])
+                 : "l"(source));
+}
+
+// Store four matrices of 8 x 8 halves as sums lie in registers, their columns as rows of 16 bytes: lane n says where row
+// n % 8 of the rows of matrix n / 8 goes.
+__device__ __forceinline__ void store_transposed(word address, word a, word b, word c, word d) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a),
+                 "r"(b), "r"(c), "r"(d)
+                 : "memory");
+}
+
+// Make a group of the copy engine's stores that this thread has started since its last group.
+__device__ __forceinline__ void commit_stores() {
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Wait until all of this thread's groups of stores but the last LEFT have read shared memory.
+template <int LEFT>
+__device__ __forceinline__ void wait_for_sources() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(LEFT) : "memory");
 }
 
 // Move 16 bytes from shared memory to the card's.
@@ -124,13 +159,15 @@ __device__ __forceinline__ float rectified(float value) {
 }
 
 // A program has a multiprocessor for itself, where others would only slow it down: it takes all registers, which are
-// dealt out evenly at first.
+// dealt out evenly at first. Threads that only start copies keep COUNT, those that multiply go up to COUNT.
+template <int COUNT>
 __device__ __forceinline__ void give_back_registers() {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
+template <int COUNT>
 __device__ __forceinline__ void take_registers() {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
 // The group of warps that a thread belongs to; the compiler sees that the threads of a warp do not part there.

@@ -26,7 +26,13 @@ def in_pieces(matrix: Tensor) -> Tensor:
     return swizzled(matrix.unflatten(-1, (-1, PIECE)).transpose(-2, -3)).contiguous()
 
 
-def program(*files: Path, numbers: Mapping[str, int], outside: Iterable[int], inside: Iterable[int]) -> str:
+def program(
+    *files: Path,
+    numbers: Mapping[str, int],
+    outside: Iterable[int] = (),
+    inside: Iterable[int] = (),
+    from_registers: Iterable[int] = (),
+) -> str:
     """Put a kernel and all that it needs together.
 
     Args:
@@ -34,29 +40,43 @@ def program(*files: Path, numbers: Mapping[str, int], outside: Iterable[int], in
         numbers: constants to write before it.
         outside: columns of its products whose second operand has terms as its rows.
         inside: columns of those whose second operand has columns as its rows.
+        from_registers: columns of those whose first operand is in registers; the second has columns as its rows.
 
     Returns:
         The text to compile.
     """
     head = [f"constexpr int {constant.upper()} = {number};" for constant, number in numbers.items()]
-    head.append("typedef unsigned long long wide;")
-    for function, tilt, sizes in (("multiply_terms_outside", 1, outside), ("multiply_terms_inside", 0, inside)):
-        head.append(f"template <int N> __device__ void {function}(float* sums, wide a, wide b, int adds);")
-        head += [_product(function, size, tilt) for size in sorted(set(sizes))]
+    head.append("typedef unsigned int word;\ntypedef unsigned long long wide;")
+    for function, operand, tilt, sizes in (
+        ("multiply_terms_outside", "wide", 1, outside),
+        ("multiply_terms_inside", "wide", 0, inside),
+        ("multiply_registers", "const word*", 0, from_registers),
+    ):
+        head.append(f"template <int N> __device__ void {function}(float* sums, {operand} a, wide b, int adds);")
+        head += [_product(function, operand, size, tilt) for size in sorted(set(sizes))]
     texts = [file.read_text(encoding="utf-8") for file in (PIECES, *files)]
     return "\n".join([*head, *texts])
 
 
-def _product(function: str, columns: int, tilt: int) -> str:
-    """One wgmma instruction: 64 rows, `columns`, 16 terms; sums = a b, or sums + a b where `adds` is not 0."""
+def _product(function: str, operand: str, columns: int, tilt: int) -> str:
+    """One wgmma instruction: 64 rows, `columns`, 16 terms; sums = a b, or sums + a b where `adds` is not 0.
+
+    `a` is a description of shared memory, or four registers of each thread.
+    """
     count = columns // 2
     sums = ", ".join(f"%{n}" for n in range(count))
     operands = ", ".join(f'"+f"(sums[{n}])' for n in range(count))
+    if operand == "wide":
+        last, first, given, tilts = count, f"%{count}", '"l"(a)', f"0, {tilt}"
+    else:
+        last, first = count + 3, f"{{%{count}, %{count + 1}, %{count + 2}, %{count + 3}}}"
+        given, tilts = '"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])', f"{tilt}"
     return (
-        f"template <> __device__ __forceinline__ void {function}<{columns}>(float* sums, wide a, wide b, int adds) {{\n"
-        f'    asm volatile("{{\\n.reg .pred adding;\\nsetp.ne.b32 adding, %{count + 2}, 0;\\n'
-        f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.f16.f16 {{{sums}}}, %{count}, %{count + 1}, adding, 1, 1, "
-        f'0, {tilt};\\n}}\\n" : {operands} : "l"(a), "l"(b), "r"(adds));\n}}'
+        f"template <> __device__ __forceinline__ void {function}<{columns}>("
+        f"float* sums, {operand} a, wide b, int adds) {{\n"
+        f'    asm volatile("{{\\n.reg .pred adding;\\nsetp.ne.b32 adding, %{last + 2}, 0;\\n'
+        f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.f16.f16 {{{sums}}}, {first}, %{last + 1}, adding, 1, 1, "
+        f'{tilts};\\n}}\\n" : {operands} : {given}, "l"(b), "r"(adds));\n}}'
     )
 
 

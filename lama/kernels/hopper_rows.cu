@@ -57,7 +57,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) enter_rows(
     }
     __syncthreads();
     if (thread >= MULTIPLYING) {
-        give_back_registers();
+        give_back_registers<40>();
         if (thread > MULTIPLYING) return;
         for (int step = SLOTS; step < STEPS; step++) {
             wait(step_free + 8 * (step % SLOTS), (step / SLOTS - 1) & 1);
@@ -65,7 +65,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) enter_rows(
         }
         return;
     }
-    take_registers();
+    take_registers<232>();
 
     const int group = group_of(thread), lane = thread % 32, pair = lane % 4, own_rows = 64 * group;
     const int row = own_rows + thread % 128 / 32 * 16 + lane / 4;  // a thread has this one and the eighth after it

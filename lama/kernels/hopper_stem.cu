@@ -40,33 +40,6 @@ __device__ __forceinline__ wide pairs_at(word unit) {
     return wide(unit) | (wide(UNIT_BYTES >> 4) << 16) | (wide(8 * UNIT_BYTES >> 4) << 32);
 }
 
-// Add the product of 64 rows, whose 16 terms are in registers, and 64 columns.
-__device__ __forceinline__ void add_product(float* sums, const word* a, wide b) {
-    asm volatile(
-        "{\n.reg .pred adding;\nsetp.eq.b32 adding, 0, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
-        "%13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-        "{%32, %33, %34, %35}, %36, adding, 1, 1, 0;\n}\n"
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]), "+f"(sums[4]), "+f"(sums[5]), "+f"(sums[6]),
-          "+f"(sums[7]), "+f"(sums[8]), "+f"(sums[9]), "+f"(sums[10]), "+f"(sums[11]), "+f"(sums[12]), "+f"(sums[13]),
-          "+f"(sums[14]), "+f"(sums[15]), "+f"(sums[16]), "+f"(sums[17]), "+f"(sums[18]), "+f"(sums[19]),
-          "+f"(sums[20]), "+f"(sums[21]), "+f"(sums[22]), "+f"(sums[23]), "+f"(sums[24]), "+f"(sums[25]),
-          "+f"(sums[26]), "+f"(sums[27]), "+f"(sums[28]), "+f"(sums[29]), "+f"(sums[30]), "+f"(sums[31])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-__device__ __forceinline__ void load_unit(const char* source, word* values) {
-    asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(values[0]), "=r"(values[1]), "=r"(values[2]), "=r"(values[3])
-                 : "l"(source));
-}
-
-// Have the compiler read and write sums on this side of it only: it does not know when products are done.
-__device__ __forceinline__ void hold(float* sums) {
-#pragma unroll
-    for (int i = 0; i < PAIRS / 2; i++) asm volatile("" : "+f"(sums[i])::"memory");
-}
-
 // ReLU of two numbers as halves; NaN stays NaN.
 __device__ __forceinline__ word two_rectified(float low, float high) {
     word both;
@@ -74,26 +47,11 @@ __device__ __forceinline__ word two_rectified(float low, float high) {
     return both;
 }
 
-// Four matrices of 8 x 8 halves as sums lie in registers, their columns as rows of 16 bytes: lane n says where row
-// n % 8 of matrix n / 8 goes.
-__device__ __forceinline__ void store_transposed(word address, word a, word b, word c, word d) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a),
-                 "r"(b), "r"(c), "r"(d)
-                 : "memory");
-}
-
 __device__ __forceinline__ void copy_out(const TensorMap* map, int parity, int pair, word source) {
     asm volatile(
         "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(map), "r"(0),
         "r"(parity), "r"(pair), "r"(source)
         : "memory");
-    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
-
-// Wait until no more than LEFT of this thread's copies out have their source to read.
-template <int LEFT>
-__device__ __forceinline__ void wait_for_sources() {
-    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(LEFT) : "memory");
 }
 
 // A line of the map, on the way down one column of 128 pixels after the other.
@@ -220,7 +178,7 @@ extern "C" __global__ void __launch_bounds__(STEM_THREADS, 1) convolve_stem(
     word taps[4 * STEPS];
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
-        load_unit(weights + ((parity * STEPS + step) * 128 + thread % 128) * UNIT_BYTES, taps + 4 * step);
+        load_constant(weights + ((parity * STEPS + step) * 128 + thread % 128) * UNIT_BYTES, taps + 4 * step);
     }
     const float upper = bias[16 * warp + lane / 4], lower = bias[16 * warp + lane / 4 + 8];
 
@@ -254,8 +212,8 @@ extern "C" __global__ void __launch_bounds__(STEM_THREADS, 1) convolve_stem(
 #pragma unroll
         for (int tap = 0; tap < TAPS; tap++) {
             const word unit = first_unit + (place.first + tap) % LINES * (LINE_BYTES / UNIT_BYTES);
-            add_product(sums, taps + 8 * tap, pairs_at(unit));
-            add_product(sums, taps + 8 * tap + 4, pairs_at(unit + 2));
+            multiply_registers<PAIRS>(sums, taps + 8 * tap, pairs_at(unit), 1);
+            multiply_registers<PAIRS>(sums, taps + 8 * tap + 4, pairs_at(unit + 2), 1);
         }
         commit_products();
         wait_for_products<0>();
@@ -270,12 +228,13 @@ extern "C" __global__ void __launch_bounds__(STEM_THREADS, 1) convolve_stem(
                 own_row + buffer + i * 8 * RESULT_ROW_BYTES, two_rectified(two[0], two[1]),
                 two_rectified(two[2], two[3]), two_rectified(two[4], two[5]), two_rectified(two[6], two[7]));
         }
-        show_to_products();  // to the copy engine as well
+        show_to_products();
         // After the meeting all know that the next turn's buffer has been read.
         if (is_copying) wait_for_sources<BUFFERS - 2>();
         meet(1 + group, 128);
         if (is_copying) {
             copy_out(&out, parity, (place.row * columns + place.column) * PAIRS, own_results + buffer);
+            commit_stores();
         }
         __syncwarp();
         line += LINES_AT_ONCE;

@@ -67,7 +67,7 @@ class StemPlan:
         """The program to compile."""
         numbers = {field.name: getattr(self, field.name) for field in fields(self)}
         numbers["shared_bytes"] = self.shared_bytes
-        return program(SOURCE, numbers=numbers, outside=(), inside=())
+        return program(SOURCE, numbers=numbers, from_registers=(PIXELS // 2,))
 
 
 PLANS = (StemPlan(64), StemPlan(32))

@@ -154,7 +154,9 @@ inline void store_pixels(const TensorMap* map, int channel, int pixel, word sour
 }
 inline void commit_stores() {}
 inline void prefetch_map(const TensorMap*) {}
-inline void wait_until_stores_have_read() {
+template <int LEFT>
+inline void wait_for_sources() {
+    static_assert(LEFT == 0);
     for (const Store& store : stores) copy_box(store.map, store.first, store.source, false);
     stores.clear();
 }
@@ -171,8 +173,11 @@ static thread_local std::deque<size_t> ends;  // of groups that are not waited f
 static thread_local size_t done;
 
 inline void begin_products() {}
-inline void hold_back(float*) {}
-inline void multiply_weights(float* sums, const word* weights, wide pixels, int adds) {
+template <int COUNT>
+inline void hold(float (&)[COUNT]) {}
+template <int COLUMNS>
+inline void multiply_registers(float* sums, const word* weights, wide pixels, int adds) {
+    static_assert(COLUMNS == 64);
     begun[threadIdx.x].push_back({sums, weights, pixels, adds});
 }
 inline void commit_products() { ends.push_back(begun[threadIdx.x].size()); }
@@ -217,8 +222,10 @@ inline void wait_for_products() {
 
 // Threads' own.
 inline void show_to_products() {}
-inline void give_back_most_registers() {}
-inline void take_most_registers() {}
+template <int COUNT>
+inline void give_back_registers() {}
+template <int COUNT>
+inline void take_registers() {}
 inline word shared_address(const void*) { return BASE; }
 inline int group_of(int thread) { return thread / GROUP; }
 inline float rectified(float value) { return value < 0.0f ? 0.0f : value; }
