@@ -15,7 +15,7 @@ from lama.fold_batchnorm import Convolution
 from lama.kernels.convolution import convolve_reference, row_convolution
 from lama.kernels.cuda_kernel import INTEGER, POINTER, STRUCTURE, tensor_map
 from lama.kernels.hopper_card import LARGEST_TRIAL_DIFFERENCE, keeps_at_work, trial_difference, why_not_card
-from lama.kernels.hopper_pieces import THREADS, loaded, program
+from lama.kernels.hopper_pieces import THREADS, in_registers, loaded, program
 from lama.kernels.tiles import multiprocessors
 
 SOURCE = Path(__file__).with_suffix(".cu")
@@ -38,12 +38,9 @@ def source() -> str:
 def downsampling_weights(weight: Tensor) -> Tensor:
     """Lay out weights (128, 64, 3, 3) as the threads hold them: (2, 36, 128, 8) float16.
 
-    For each group of warps and step of 16 channels (taps row by row, then channels) a thread has eight numbers: two
-    neighbouring channels of an output, of the eighth output after it, then of both the two channels eight further on.
+    Of two groups of 64 outputs the terms are taps, row by row, and in each the channels.
     """
-    # (group, warp, further output, output, chunk, further channels, pair of channels, channel, tap)
-    parts = weight.reshape(2, 4, 2, 8, 4, 2, 4, 2, 9)
-    return parts.permute(0, 8, 4, 1, 3, 6, 5, 2, 7).reshape(2, 36, 128, 8).half().contiguous()
+    return in_registers(weight.permute(0, 2, 3, 1).reshape(2, OUTPUTS // 2, 9 * CHANNELS)).half()
 
 
 class HopperDownsampling:

@@ -16,7 +16,7 @@ from torch import Tensor
 from lama.fold_batchnorm import Convolution
 from lama.kernels.cuda_kernel import INTEGER, POINTER, STRUCTURE, tensor_map
 from lama.kernels.hopper_card import LARGEST_TRIAL_DIFFERENCE, trial_difference, why_not_card
-from lama.kernels.hopper_pieces import loaded, program
+from lama.kernels.hopper_pieces import loaded, program, swizzled
 from lama.kernels.stem_head import BORDER_PX, COLOURS, TAPS
 from lama.kernels.tiles import multiprocessors
 
@@ -24,7 +24,6 @@ SOURCE = Path(__file__).with_suffix(".cu")
 PIXELS, THREADS, BLOCK_COLUMNS = 192, 512, 24  # as in the kernel
 STRIP_PX = PIXELS - 2 * BORDER_PX
 PITCH = PIXELS + 4  # as in the kernel
-UNIT = 8  # numbers of the 16 bytes that are exchanged
 LEAST_WIDTH, LEAST_HEIGHT = 2 * BORDER_PX + 2, BORDER_PX + 1
 """A narrower map has pixels that are reflected at both sides, where the kernel has one place for each; a lower one has
 no rows to reflect."""
@@ -113,16 +112,6 @@ def plan_for(batch: int, height: int, width: int, programs: int) -> HeadPlan:
     return min(plans, key=lambda plan: plan.steps)
 
 
-def exchanged(rows: Tensor) -> Tensor:
-    """Exchange the units of 16 bytes of rows (.., n, I) float16, I 32 or 64, as the copy engine does; n: of 8."""
-    count, numbers = rows.shape[-2:]
-    units = rows.unflatten(-1, (-1, UNIT))
-    n = torch.arange(count)
-    turn = n % 8 if numbers == 64 else n // 2 % 4
-    order = torch.arange(numbers // UNIT)[None, :] ^ turn[:, None]
-    return units.gather(-2, order[:, :, None].expand(*units.shape).to(rows.device)).flatten(-2)
-
-
 def block_weights(convolution: Convolution) -> Tensor:
     """Lay out the last convolution (3, I, 7, 7): (13 * 24, I) float16, units exchanged.
 
@@ -132,7 +121,7 @@ def block_weights(convolution: Convolution) -> Tensor:
     inputs = convolution.weight.shape[1]
     rows = convolution.weight.permute(2, 3, 0, 1).reshape(TAPS, TAPS * COLOURS, inputs).flip(0)
     blocks = F.pad(rows, (0, 0, 0, BLOCK_COLUMNS - TAPS * COLOURS))
-    return exchanged(torch.cat([blocks, blocks[:-1]]).flatten(0, 1).half()).contiguous()
+    return swizzled(torch.cat([blocks, blocks[:-1]]).flatten(0, 1).half()).contiguous()
 
 
 class HopperHead:

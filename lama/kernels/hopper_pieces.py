@@ -11,19 +11,36 @@ from lama.kernels.cuda_kernel import CudaKernel
 
 PIECES = Path(__file__).with_suffix(".cuh")
 PIECE, ROW_BYTES, THREADS = 32, 64, 384  # as in hopper_pieces.cuh
+UNIT = 8  # numbers of the 16 bytes that are exchanged
 
 
 def swizzled(rows: Tensor) -> Tensor:
-    """Exchange the units of 16 bytes of rows (.., n, 32) float16 as the copy engine does, n a multiple of 8."""
-    count = rows.shape[-2]
-    units = rows.unflatten(-1, (4, 8))
-    order = torch.arange(4)[None, :] ^ (torch.arange(count)[:, None] // 2 % 4)
+    """Exchange the units of 16 bytes of rows (.., n, 32 or 64) float16 as the copy engine does, n a multiple of 8."""
+    units = rows.unflatten(-1, (-1, UNIT))
+    count, in_row = units.shape[-3:-1]
+    turn = torch.arange(count) * in_row // 8 % in_row  # of each row: it changes every 128 bytes
+    order = torch.arange(in_row)[None, :] ^ turn[:, None]
     return units.gather(-2, order[:, :, None].expand(*units.shape).to(rows.device)).flatten(-2)
 
 
 def in_pieces(matrix: Tensor) -> Tensor:
     """Lay out the rows of a product (.., n, k) float16, k a multiple of 32: (.., k / 32, n, 32), units exchanged."""
     return swizzled(matrix.unflatten(-1, (-1, PIECE)).transpose(-2, -3)).contiguous()
+
+
+def in_registers(rows: Tensor) -> Tensor:
+    """Lay out the rows of products as wgmma takes its first operand from registers.
+
+    Args:
+        rows: (groups, 64, terms), terms a multiple of 16.
+
+    Returns:
+        (groups, terms / 16, 128, 8): step of 16 terms, thread, and the numbers of its four registers: two neighbouring
+        terms of a row, of the eighth row after it, then of both the two terms eight further on.
+    """
+    # (group, warp, eight of rows, row, step, eight of terms, pair of terms, term)
+    parts = rows.reshape(len(rows), 4, 2, 8, -1, 2, 4, 2)
+    return parts.permute(0, 4, 1, 3, 6, 5, 2, 7).reshape(len(rows), -1, 128, 8).contiguous()
 
 
 def program(

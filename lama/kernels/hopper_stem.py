@@ -15,7 +15,7 @@ from torch import Tensor
 from lama.fold_batchnorm import Convolution
 from lama.kernels.cuda_kernel import INTEGER, POINTER, STRUCTURE, tensor_map
 from lama.kernels.hopper_card import LARGEST_TRIAL_DIFFERENCE, trial_difference, why_not_card
-from lama.kernels.hopper_pieces import loaded, program
+from lama.kernels.hopper_pieces import in_registers, loaded, program
 from lama.kernels.stem_head import (
     BORDER_PX,
     INPUT_CHANNELS,
@@ -89,22 +89,6 @@ def stem_rows(convolution: Convolution) -> Tensor:
     return torch.stack([even, odd]).reshape(-1, ROWS, TAPS * WINDOW * INPUT_CHANNELS)
 
 
-def stem_registers(rows: Tensor) -> Tensor:
-    """Lay out rows (parity, 64, terms) as wgmma takes its first operand from registers.
-
-    Args:
-        rows: their number of terms is a multiple of 16.
-
-    Returns:
-        (parity, terms / 16, 128, 8): step of 16 terms, thread, and the halves of its four registers.
-    """
-    parts = rows.reshape(len(rows), 4, 2, 8, -1, 2, 4, 2)
-    # (parity, warp, eight of rows, row, step, eight of terms, pair of terms, term)
-    # -> (parity, step, warp, row, pair, eight of terms, eight of rows, term)
-    ordered = parts.permute(0, 4, 1, 3, 6, 5, 2, 7)
-    return ordered.reshape(len(rows), -1, 128, 8).contiguous()
-
-
 class HopperStem:
     """The first convolution on a Hopper card.
 
@@ -117,7 +101,7 @@ class HopperStem:
     def __init__(self, convolution: Convolution, device: torch.device, *, programs: int | None = None) -> None:
         self.device = device
         self.plan = next(plan for plan in PLANS if plan.outputs == convolution.bias.numel())
-        self._weights = stem_registers(stem_rows(convolution)).to(device, torch.float16)
+        self._weights = in_registers(stem_rows(convolution)).to(device, torch.float16)
         self._bias = convolution.bias.repeat(2 // self.plan.parities).to(device, torch.float32)
         self._programs = programs or multiprocessors(device)
 

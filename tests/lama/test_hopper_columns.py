@@ -63,13 +63,18 @@ def put_back(rows: Tensor) -> Tensor:
     return plain
 
 
-def test_units_are_exchanged_as_the_copy_engine_does() -> None:
-    """Bits 4 and 5 of an address are exchanged with bits 7 and 8, in rows of 64 bytes."""
-    rows = torch.arange(16 * 32, dtype=torch.float16).view(16, 32)
+@pytest.mark.parametrize(("numbers", "bits"), [(32, 3), (64, 7)])
+def test_units_are_exchanged_as_the_copy_engine_does(numbers: int, bits: int) -> None:
+    """Bits of an address: in rows of 64 bytes 4 and 5 with 7 and 8, in rows of 128 bytes 4 to 6 with 7 to 9."""
+    rows = torch.arange(24 * numbers, dtype=torch.float16).view(24, numbers)
     memory = swizzled(rows).flatten()
-    for n in range(16 * 32):
+    for n in range(24 * numbers):
         address = 2 * n
-        assert memory[(address ^ (address >> 7 & 3) << 4) // 2] == n
+        assert memory[(address ^ (address >> 7 & bits) << 4) // 2] == n
+
+
+def test_put_back_undoes_the_exchange() -> None:
+    rows = torch.arange(16 * 32, dtype=torch.float16).view(16, 32)
     assert torch.equal(put_back(swizzled(rows)), rows)
 
 

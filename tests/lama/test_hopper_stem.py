@@ -19,6 +19,7 @@ pytest.importorskip("triton")
 
 from lama.kernels import hopper_stem
 from lama.kernels.cuda_kernel import compiled
+from lama.kernels.hopper_pieces import in_registers
 from lama.kernels.hopper_stem import (
     GROUPS,
     LINE_BYTES,
@@ -27,7 +28,6 @@ from lama.kernels.hopper_stem import (
     THREADS,
     HopperStem,
     StemPlan,
-    stem_registers,
     stem_rows,
 )
 from lama.kernels.stem_head import convolve_stem_reference, pad_input_reference, stem_weights
@@ -363,7 +363,7 @@ def test_rows_give_the_definition(outputs: int) -> None:
     sums = torch.einsum("byncij,poijc->bynpo", windows, rows).flatten(2, 3) + stem.bias
     assert torch.allclose(sums.relu(), definition(padded, stem), atol=1e-6)  # the bias is float32 there
     numbers = torch.arange(outputs // 32 * 64 * 224).view(-1, 64, 224)
-    assert torch.equal(stem_registers(numbers).flatten().sort().values, numbers.flatten())
+    assert torch.equal(in_registers(numbers).flatten().sort().values, numbers.flatten())
 
 
 def test_other_sizes_are_not_taken() -> None:
