@@ -1,10 +1,12 @@
 // The spectral path between its row transforms, for Hopper: column transform, 1x1 convolution with bias and ReLU, and
-// inverse column transform of a column of the spectrum, in one launch. What stands in capitals and is not defined here
-// `hopper_columns.py` writes before this text, with `hopper_pieces.cuh`.
+// inverse column transform of a column of the spectrum, in one launch. Constants in capitals that are not defined
+// here are written before this text by `hopper_columns.py`, with `hopper_pieces.cuh`.
 //
-// Where GROUPS_OF_ROWS is 2 the groups of warps share the columns of every product and have 64 rows each: of one column
-// of the spectrum (HEIGHT 128) the real and the imaginary parts in the transforms, 64 frequencies each between them, or
-// a column each (HEIGHT 64). Where it is 1 they share the rows and each has its own channels.
+// Two groups of warps multiply, a thread of a third one starts the copies. Where GROUPS_OF_ROWS is 2 both groups have
+// all columns of a product and each has 64 of its rows. With HEIGHT 128 a program has one column of the spectrum: one
+// group has its real parts in the transforms, the other one its imaginary parts, and each has half of the frequencies
+// in the 1x1 convolution. With HEIGHT 64 each group has a column of the spectrum. Where GROUPS_OF_ROWS is 1 both groups
+// have the same 64 rows, and each has its own channels.
 
 constexpr int GROUP_CHANNELS = 96, PIECES_OF_GROUP = GROUP_CHANNELS / PIECE;
 constexpr int HALF = HEIGHT / 2;
@@ -44,6 +46,7 @@ __device__ __forceinline__ void copy_piece(
         : "memory");
 }
 
+// Load two neighbouring numbers from shared memory.
 __device__ __forceinline__ void load_two(word address, float& first, float& second) {
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(first), "=f"(second) : "r"(address) : "memory");
 }
@@ -54,7 +57,7 @@ __device__ __forceinline__ int row_of(int r, int group) {
 }
 
 // Begin the products of a column transform: the sums over even and over odd terms, 64 rows by N columns each. `terms`
-// holds [parity][part][HALF] rows. Both directions are the same but for the order of the parts: the inverse is told
+// holds [parity][part][HALF] rows. Both directions are the same but for the order of the parts: the inverse is given
 // imaginary parts first and gives them first. With HEIGHT 128 the second group of warps, which gives the second part,
 // computes row -r where the first computes r: cos y - sin x is cos y + sin x there, so that both add the same matrices.
 template <int N>

@@ -30,7 +30,7 @@ TRIAL_COLUMNS = 3
 
 @dataclass(frozen=True)
 class ColumnPlan:
-    """How the kernel divides its work; the names in capitals are the kernel's.
+    """How the kernel divides its work; there these are constants, their names in capitals.
 
     Attributes:
         height: H of the map, 64 or 128.

@@ -1,11 +1,11 @@
 // The first downsampling, for Hopper: a 3x3 convolution of 64 channels to 128 with a step of two pixels, a border
-// reflected by one pixel, bias and ReLU, in one launch. What stands in capitals and is not defined here
-// `hopper_downsampling.py` writes before this text, with `hopper_pieces.cuh`.
+// reflected by one pixel, bias and ReLU, in one launch. Constants in capitals that are not defined here are written
+// before this text by `hopper_downsampling.py`, with `hopper_pieces.cuh`.
 //
-// The product is transposed: its rows are output channels, 64 of each of two groups of warps, whose weights stay in
-// registers for the program's life; its columns are 64 pixels of an output row. So a step reads 2 KiB of shared memory,
-// where the weights would be another 2 KiB. A group has two sets of sums: it handles one unit's while the next unit's
-// products run.
+// The product is transposed: its rows are output channels, its columns are 64 pixels of an output row. Two groups of
+// warps multiply, for 64 output channels each, whose weights stay in registers as long as the program runs. So a step
+// reads 2 KiB of shared memory, where the weights would be another 2 KiB. A group has two sets of sums: it handles one
+// unit's while the next unit's products run. A thread of a third group starts the copies.
 //
 // Units of work are (image, strip of 64 output columns, output row), rows fastest; a program has a run of them. Input
 // rows go through a ring of slots. An output row needs three, of which the next output row of the strip needs the last.
@@ -15,9 +15,9 @@ constexpr int CHUNKS = CHANNELS / 16, STEPS = 9 * CHUNKS;
 constexpr int PIXEL_BYTES = 2 * CHANNELS, TILE_BYTES = PIXELS * PIXEL_BYTES;
 constexpr int EXCHANGE_BYTES = 8 * PIXEL_BYTES;  // the order of a pixel's units of 16 bytes repeats after eight pixels
 
-// Where an input row's pixels lie in its slot: the odd ones of 64 pairs, the even ones, and once more odd ones, those of
-// the 64 pairs that begin one pair earlier. Without this third copy, with these read from the first one, a pixel earlier,
-// eight images of 512x512 took 152.8 us instead of 141.
+// Where an input row's pixels lie in its slot: the odd ones of 64 pairs, the even ones, and odd ones again, of the 64
+// pairs from the pair before on. Where these were read out of the first copy, a pixel earlier, eight images of 512x512
+// took 152.8 us instead of 141.
 constexpr int ODD_AT = 0, EVEN_AT = TILE_BYTES, BEFORE_AT = 2 * TILE_BYTES, SLOT_BYTES = 3 * TILE_BYTES;
 
 // Where things lie in shared memory; slots and staged results begin at multiples of 1024 bytes.
@@ -26,7 +26,7 @@ constexpr int BARRIERS_AT = STAGED_AT + 2 * GROUP_STAGED_BYTES;
 static_assert(BARRIERS_AT + 8 * 2 * SLOTS == SHARED_BYTES, "as the host counts it");
 static_assert(SLOTS >= 6, "two units that follow each other in different strips have six input rows");
 
-// Pixels of one phase in one input row.
+// Copy the even pixels (phase 0) or the odd ones (1) of one input row, as many as the map's box has.
 __device__ __forceinline__ void copy_pixels(
     word target, const TensorMap* map, int phase, int pair, int row, word barrier) {
     asm volatile(
@@ -43,8 +43,8 @@ __device__ __forceinline__ void store_pixels(const TensorMap* map, int channel, 
         : "memory");
 }
 
-// What `terms_inside` gives for pixels `bytes` after `address`, both multiples of 16. Its halves are put together apart,
-// so that another step's operand is one addition of 32 bits away.
+// What `terms_inside` gives for pixels that lie `bytes` after `address`, multiples of 16 both. Its two words are
+// computed apart, so that from one step's to the next one's it is an addition of 32 bits.
 __device__ __forceinline__ wide channels_of_pixels(word address, int bytes) {
     const word low = (address >> 4 | 1 << 16) + (bytes >> 4), high = EXCHANGE_BYTES >> 4 | 1 << 30;
     return wide(high) << 32 | low;

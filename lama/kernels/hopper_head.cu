@@ -1,13 +1,13 @@
 // The last convolution for Hopper: 7x7 from INPUTS channels to 3 colours with reflect padding, bias and sigmoid, in one
-// launch. What stands in capitals and is not defined here `hopper_head.py` writes before this text, with
+// launch. Constants in capitals that are not defined here are written before this text by `hopper_head.py`, with
 // `hopper_pieces.cuh`.
 //
-// A program walks down the rows of a strip. Three groups of warps have 64 pixels of a row each; one product multiplies
-// them by the weights of all 7 x 7 taps and 3 colours, whose sums a thread holds for seven output rows at once, in a
-// ring of seven blocks of registers. A product's registers have to lie in the order of its columns, so that what is
-// turned from row to row is not the ring but the weights: their seven blocks lie in shared memory almost twice, and a
-// product begins at another one each time. A finished block has the 7 horizontal taps x 3 colours of each pixel, which
-// are added across pixels through shared memory, while the next row is multiplied.
+// A program walks down the rows of a strip. Three groups of warps have 64 pixels of a row each; a thread of a fourth
+// one starts the copies. One product multiplies the pixels by the weights of all 7 x 7 taps and 3 colours. A thread
+// holds its sums for seven output rows at once, in a ring of seven blocks of registers. A product's registers have to
+// lie in the order of its columns. So the ring stays where it is and the weights turn: their seven blocks lie in shared
+// memory almost twice, and from row to row a product begins at another one. A finished block has the 7 horizontal taps
+// x 3 colours of each pixel, which are added across pixels through shared memory, while the next row is multiplied.
 
 constexpr int TAPS = 7, BORDER = TAPS / 2, COLOURS = 3;
 constexpr int GROUPS = 3, GROUP_PIXELS = 64, PIXELS = GROUPS * GROUP_PIXELS;
@@ -114,9 +114,9 @@ __device__ __forceinline__ void store_block(const float (&finished)[BLOCK_SUMS],
     }
 }
 
-// Add the finished sums of a row across pixels and write its numbers of the image. Two memories take turns: whoever
-// writes to one has met all others since its last use, who had read it before they came to that meeting. So one meeting
-// a row is enough.
+// Add the finished sums of a row across pixels and write its numbers of the image. Two memories take turns, so that one
+// meeting a row is enough: between two uses of a memory there is the meeting of the row between, to which every thread
+// comes after it has read that memory.
 __device__ __forceinline__ void finish_row(
     const float (&finished)[BLOCK_SUMS], Place& place, word memory, int thread, const float* bias, int width) {
 #pragma unroll

@@ -33,7 +33,7 @@ TRIAL_SHAPE, TRIAL_ROWS, TRIAL_PROGRAMS = (2, 9, 200), 7, 3
 
 @dataclass(frozen=True)
 class HeadProgram:
-    """The kernel for one number of channels; the names in capitals are the kernel's.
+    """The kernel for one number of channels; there these are constants, their names in capitals.
 
     Attributes:
         inputs: I, 32 or 64.

@@ -1,18 +1,18 @@
 // What the Hopper kernels in CUDA C++ have in common: single instructions of the card, by what they do.
 //
-// Operands in shared memory have rows of 64 or 128 bytes, whose units of 16 bytes are exchanged by the row's number, as
-// the copy engine writes and wgmma reads them (SWIZZLE_64B, SWIZZLE_128B); only the stem's lines are not exchanged.
-// A product is done by a group of four warps; how many groups there are, and which thread starts the copies, each kernel
-// says. `hopper_pieces.py` writes the types `word` and `wide` before this text, and the functions `multiply_*`, each one
-// wgmma instruction.
+// Operands in shared memory have rows of 64 or 128 bytes. The units of 16 bytes in a row are exchanged by the row's
+// number, as the copy engine writes and wgmma reads them (SWIZZLE_64B, SWIZZLE_128B); only in the stem they are not.
+// Four warps, here called a group, compute a product. Each kernel says how many groups it has, and which thread starts
+// its copies. Before this text `hopper_pieces.py` writes the types `word` and `wide`, of 32 and of 64 bits, and the
+// functions `multiply_*`, each of which is one wgmma instruction.
 
 struct alignas(64) TensorMap {
     wide words[16];
 };
 
-// Where operands lie in pieces of 32 channels or terms, these are rows of 64 bytes.
+// Of operands that are divided into pieces of 32 channels or terms: a piece has rows of 64 bytes.
 constexpr int PIECE = 32, ROW_BYTES = 64;
-// Where two groups of warps multiply and a thread of a third one starts the copies.
+// Of kernels where two groups of warps multiply and a thread of a third one starts the copies.
 constexpr int THREADS = 384, MULTIPLYING = 256;
 
 __device__ __forceinline__ word shared_address(const void* pointer) {
@@ -71,20 +71,21 @@ __device__ __forceinline__ void wait_for_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
 }
 
-// Have the compiler read and write sums on this side of it only. It takes them for written where a product begins, and
-// does not know when products are done.
+// Keep the compiler from moving what reads or writes sums across this. It takes them for written where a product
+// begins, and does not know when products are done.
 template <int COUNT>
 __device__ __forceinline__ void hold(float (&sums)[COUNT]) {
 #pragma unroll
     for (int n = 0; n < COUNT; n++) asm volatile("" : "+f"(sums[n])::"memory");
 }
 
-// What was written by threads is seen by wgmma and the copy engine.
+// Make what this thread has written to shared memory, and its new barriers, visible to wgmma and the copy engine.
 __device__ __forceinline__ void show_to_products() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// An operand whose rows hold terms, BYTES in each, for a product's rows or columns. A product takes 32 bytes of each.
+// Describe an operand for wgmma: a row of BYTES for each of the product's rows or columns, which holds their terms. A
+// product takes 16 terms, 32 bytes of each row from `address` on.
 template <int BYTES = ROW_BYTES>
 __device__ __forceinline__ wide terms_inside(word address) {
     static_assert(BYTES == 64 || BYTES == 128, "as the copy engine exchanges units");
@@ -92,13 +93,13 @@ __device__ __forceinline__ wide terms_inside(word address) {
     return wide(address >> 4) | (wide(1) << 16) | (wide(8 * BYTES >> 4) << 32) | (EXCHANGE << 62);
 }
 
-// An operand whose rows are terms, 64 bytes of 32 columns each; further columns lie `piece` bytes on.
+// Describe an operand with a row for each term, 64 bytes for 32 columns; further columns lie `piece` bytes on.
 __device__ __forceinline__ wide terms_outside(word address, int piece) {
     return wide(address >> 4) | (wide(piece >> 4) << 16) | (wide(8 * ROW_BYTES >> 4) << 32) | (wide(2) << 62);
 }
 
-// A program may have begun before the launch before it has ended (`early` in `cuda_kernel.py`): from here on it has, and
-// what it wrote is there. Until then only weights are read.
+// A program may have begun before the launch before it has ended (`early` in `cuda_kernel.py`): from here on it has,
+// and what it wrote is there. Until then only weights and biases are read.
 __device__ __forceinline__ void wait_for_launch_before() {
     asm volatile("griddepcontrol.wait;" ::: "memory");
 }
@@ -118,15 +119,15 @@ __device__ __forceinline__ void store_shared(word address, word value) {
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
-// Load 16 bytes that nothing changes. The compiler does not see that it could load them again instead of keeping them.
+// Load 16 bytes that nothing changes. As the compiler does not know this, it keeps them and does not load them again.
 __device__ __forceinline__ void load_constant(const char* source, word* four) {
     asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(four[0]), "=r"(four[1]), "=r"(four[2]), "=r"(four[3])
                  : "l"(source));
 }
 
-// Store four matrices of 8 x 8 halves as sums lie in registers, their columns as rows of 16 bytes: lane n says where row
-// n % 8 of the rows of matrix n / 8 goes.
+// Store four matrices of 8 x 8 halves, which lie in registers as sums do. Each column of a matrix becomes 16 bytes:
+// lane n says where column n % 8 of matrix n / 8 goes.
 __device__ __forceinline__ void store_transposed(word address, word a, word b, word c, word d) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a),
                  "r"(b), "r"(c), "r"(d)

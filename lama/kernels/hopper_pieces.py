@@ -1,4 +1,4 @@
-"""What the Hopper kernels in CUDA C++ have in common on the host's side: their operands' pieces, and their programs."""
+"""What the Hopper kernels in CUDA C++ have in common on the host's side: layouts of operands, and their programs."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache

@@ -1,8 +1,9 @@
 // The spectral path's first launch on maps of 128 columns, for Hopper: the 1x1 convolution of a row of pixels with bias
-// and ReLU, which is t, and the row transform of t. What stands in capitals and is not defined here `hopper_rows.py`
-// writes before this text, with `hopper_pieces.cuh`.
+// and ReLU, which is t, and the row transform of t. Constants in capitals that are not defined here are written before
+// this text by `hopper_rows.py`, with `hopper_pieces.cuh`.
 //
-// A program has a row of the map, each of its two groups of warps half of the pixels and all channels.
+// A program has one row of the map. Two groups of warps multiply, each for half of the row's pixels and all channels; a
+// thread of a third one starts the copies.
 
 constexpr int WIDTH = 128;
 constexpr int PIXELS_PIECE = WIDTH * ROW_BYTES, STEPS = INPUTS / PIECE, MATRIX_BYTES = WIDTH / PIECE * PIXELS_PIECE;
@@ -14,7 +15,7 @@ constexpr int STEPS_AT = 0, STATE_AT = STEPS_AT + SLOTS * STEP_BYTES;
 constexpr int MATRIX_AT = STATE_AT + CHANNELS / PIECE * PIXELS_PIECE, BARRIERS_AT = MATRIX_AT + MATRIX_BYTES;
 static_assert(BARRIERS_AT + 8 * (1 + 2 * SLOTS) == SHARED_BYTES, "as the host counts it");
 
-// A step: the row's pixels in 32 channels, and the weights for these.
+// Start the copies of a step: 32 channels of the row's pixels, and the weights of these channels.
 __device__ __forceinline__ void copy_step(
     word base, const TensorMap* pixels, const char* weights, int line, int from, int step, word there) {
     const word target = base + STEPS_AT + step % SLOTS * STEP_BYTES, barrier = there + 8 * (step % SLOTS);
@@ -113,7 +114,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) enter_rows(
     char* const there = map + ((long long)line * WIDTH * map_channels + to) * 2;
 #pragma unroll 4
     for (int n = thread; n < WIDTH * UNITS; n += MULTIPLYING) {
-        move_unit(there + (long long)(n / UNITS) * map_channels * 2 + n % UNITS * 16, state + unit_at(n / UNITS, n % UNITS));
+        move_unit(
+            there + (long long)(n / UNITS) * map_channels * 2 + n % UNITS * 16, state + unit_at(n / UNITS, n % UNITS));
     }
     wait_for_products<0>();
     meet(1, MULTIPLYING);  // t has been read: its transform takes its place
@@ -126,7 +128,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) enter_rows(
         }
     }
     meet(1, MULTIPLYING);
-    // Real parts, then imaginary ones without the first, which is always 0.
+    // Real parts, then imaginary parts. The first and the last of these are always 0: none of them is written.
 #pragma unroll 4
     for (int n = thread; n < WIDTH * UNITS; n += MULTIPLYING) {
         const int r = n / UNITS;

@@ -28,7 +28,7 @@ TRIAL_HEIGHT = 2
 
 @dataclass(frozen=True)
 class RowPlan:
-    """How the kernel divides its work; the names in capitals are the kernel's.
+    """How the kernel divides its work; there these are constants, their names in capitals.
 
     Attributes:
         inputs: channels that the 1x1 takes, a multiple of 32.
@@ -61,7 +61,7 @@ PLANS = (RowPlan(384, 192, slots=7), RowPlan(192, 96, slots=6))
 
 
 class HopperRows:
-    """The spectral paths' first 1x1 convolutions of all layers with the row transforms, on a Hopper card."""
+    """The first 1x1 convolutions of all layers' spectral paths, with the row transforms, on a Hopper card."""
 
     def __init__(self, layers: Sequence[FFCLayer], device: torch.device) -> None:
         self.device = device
@@ -69,7 +69,7 @@ class HopperRows:
         self._plan = plan_for(rows[0])
         self._weights = [in_pieces(row.weight.t()) for row in rows]
         self._biases = [row.bias for row in rows]
-        matrices = kernel_matrices(dft_matrices(TRIAL_HEIGHT, WIDTH), device)  # a row's do not ask for the height
+        matrices = kernel_matrices(dft_matrices(TRIAL_HEIGHT, WIDTH), device)  # the height does not change a row's
         self._matrix = in_pieces(matrices.row.values[:, :WIDTH])
         self._frequencies = matrices.frequencies
         self._multiprocessors = multiprocessors(device)

@@ -1,11 +1,13 @@
-// The first 7x7 convolution, 4 to OUTPUTS channels with bias and ReLU, for Hopper. What stands in capitals and is not
-// defined here `hopper_stem.py` writes before this text, with `hopper_pieces.cuh`.
+// The first 7x7 convolution, 4 to OUTPUTS channels with bias and ReLU, for Hopper. Constants in capitals that are not
+// defined here are written before this text by `hopper_stem.py`, with `hopper_pieces.cuh`.
 //
 // The product is transposed: its 64 rows are outputs, its columns are the 64 pairs of pixels in 128 pixels of a line,
 // and its terms are 7 lines x 8 pixels x 4 channels, which for a pair are 64 bytes of each line as it lies in memory.
 // The next pair's begin 16 bytes on, so that wgmma reads overlapping columns where the line is and nothing is laid out
 // anew. The weights stay in registers. With 64 outputs a group of warps computes the even or the odd pixels of a line
 // (PARITIES 2); with 32 the rows are the outputs of the even pixel, then those of the odd one (PARITIES 1).
+//
+// All groups of warps multiply; the first thread of the first one starts the copies of lines as well.
 //
 // A program walks down columns of 128 pixels with a share of all lines of the map. The lines that it reads are counted
 // on from column to column, each with six more than are written: line n of this stream lies in slot n % LINES.
@@ -17,10 +19,11 @@ constexpr int STEPS = 2 * TAPS;  // of 16 terms: 4 pixels of a line
 constexpr int PIXELS = 128, PAIRS = PIXELS / 2, PIXEL_BYTES = 8;
 constexpr int LINE_BYTES = (PIXELS + FURTHER) * PIXEL_BYTES;  // the last pair's window ends with it
 constexpr int UNIT_BYTES = 16, RESULT_ROW_BYTES = 128, RESULT_BYTES = PAIRS * RESULT_ROW_BYTES;
-// A turn is a line of each group, or of each two. No group is this many turns ahead of another: it would need lines for
-// whose slots the other's are not free yet.
+// In a turn each group has a line, or each two groups have one. No group is this many turns ahead of another: it would
+// need lines whose slots still have lines that the other one needs.
 constexpr int TURNS = LINES / LINES_AT_ONCE;
-// The thread that starts copies waits for other groups to be no more than this many turns behind it.
+// Where no slot is free, the thread that starts copies waits for the other groups until they are at most this many
+// turns behind it, or longer if lines of its own turn are still missing.
 constexpr int TURNS_BEHIND = 8 / LINES_AT_ONCE;
 // Lines that a turn reads, at most: a column ends within it no more than once.
 constexpr int TURN_LINES = LINES_AT_ONCE - 1 + FURTHER + TAPS;
@@ -34,8 +37,9 @@ constexpr int STREAM_AT = BARRIERS_AT + 8 * (LINES + TURNS), STREAM_BYTES = 40;
 static_assert(LINE_BYTES % UNIT_BYTES == 0 && BARRIERS_AT % 8 == 0);
 static_assert(STREAM_AT + STREAM_BYTES == SHARED_BYTES, "as the host counts it");
 
-// Pairs of pixels as the product's columns, from a unit of shared memory on: the unit is half of a step's terms; those
-// of the next pair are one unit on, as are the other half's, and eight pairs take 128 bytes.
+// Describe pairs of pixels, from a unit of 16 bytes in shared memory on, as the product's columns; units are not
+// exchanged here. A unit holds half of a step's terms of one pair. The next unit holds the other half, and at the same
+// time the first half of the next pair, so that eight pairs take 128 bytes.
 __device__ __forceinline__ wide pairs_at(word unit) {
     return wide(unit) | (wide(UNIT_BYTES >> 4) << 16) | (wide(8 * UNIT_BYTES >> 4) << 32);
 }
@@ -47,7 +51,7 @@ __device__ __forceinline__ word two_rectified(float low, float high) {
     return both;
 }
 
-__device__ __forceinline__ void copy_out(const TensorMap* map, int parity, int pair, word source) {
+__device__ __forceinline__ void store_pairs(const TensorMap* map, int parity, int pair, word source) {
     asm volatile(
         "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(map), "r"(0),
         "r"(parity), "r"(pair), "r"(source)
@@ -68,7 +72,7 @@ struct Place {
         first = line - share + FURTHER * (strip - share / height);
     }
 
-    // To the next turn's line; a map is no lower than a turn.
+    // Go to the next turn's line; a map has at least as many lines as a turn.
     __device__ __forceinline__ void go_on(int height, int columns) {
         first += LINES_AT_ONCE;
         row += LINES_AT_ONCE;
@@ -85,8 +89,8 @@ struct Place {
     }
 };
 
-// What the thread that starts copies knows of them. From turn to turn it lies in shared memory: other threads need the
-// registers.
+// What the thread that starts copies knows of them. It is kept in shared memory between turns: in registers it would
+// take those of all threads.
 struct Stream {
     const char* source;
     word next, end;    // lines of the stream
@@ -186,7 +190,7 @@ extern "C" __global__ void __launch_bounds__(STEM_THREADS, 1) convolve_stem(
     const word own_results = base + RESULTS_AT + group * BUFFERS * RESULT_BYTES;
     const word own_row = own_results + (lane / 16 * 8 + lane % 8) * RESULT_ROW_BYTES
         + ((2 * warp + lane / 8 % 2) ^ (lane % 8)) * UNIT_BYTES;
-    const bool is_copying = thread % 128 == 32;  // not in the warp that starts the copies of lines
+    const bool is_storing = thread % 128 == 32;  // not in the warp that starts the copies of lines
 
     const word first_unit = (base + LINES_AT) / UNIT_BYTES;
     int line = share + group / PARITIES;
@@ -230,15 +234,15 @@ extern "C" __global__ void __launch_bounds__(STEM_THREADS, 1) convolve_stem(
         }
         show_to_products();
         // After the meeting all know that the next turn's buffer has been read.
-        if (is_copying) wait_for_sources<BUFFERS - 2>();
+        if (is_storing) wait_for_sources<BUFFERS - 2>();
         meet(1 + group, 128);
-        if (is_copying) {
-            copy_out(&out, parity, (place.row * columns + place.column) * PAIRS, own_results + buffer);
+        if (is_storing) {
+            store_pairs(&out, parity, (place.row * columns + place.column) * PAIRS, own_results + buffer);
             commit_stores();
         }
         __syncwarp();
         line += LINES_AT_ONCE;
         place.go_on(height, columns);
     }
-    if (is_copying) wait_for_sources<0>();  // shared memory is there until then
+    if (is_storing) wait_for_sources<0>();  // a program's shared memory is there only until its end
 }

@@ -28,7 +28,7 @@ from lama.kernels.tiles import multiprocessors
 
 SOURCE = Path(__file__).with_suffix(".cu")
 GROUPS, THREADS = 4, 512  # as in the kernel
-LEAST_HEIGHT = 4  # lines of a turn; a map that is reflected at its borders has as many
+LEAST_HEIGHT = 4  # lines of a turn, at most; a map has as many where it is reflected at its borders
 ROWS, PIXELS = 64, 128  # outputs and pixels of a product
 WINDOW = TAPS + 1  # pixels of a line that a pair of them sees
 LINE_BYTES = (PIXELS + TAPS - 1) * INPUT_CHANNELS * 2
@@ -38,7 +38,7 @@ TRIAL_SHAPE, TRIAL_PROGRAMS = (2, 25, 2 * PIXELS), 3
 
 @dataclass(frozen=True)
 class StemPlan:
-    """What the kernel is compiled for; the names in capitals are the kernel's.
+    """What the kernel is compiled for; there these are constants, their names in capitals.
 
     Attributes:
         outputs: channels that it gives, 32 or 64.

@@ -1,6 +1,6 @@
 // What `lama/kernels/hopper_downsampling.cu` needs of a card, for this machine's processor: every single instruction
-// that the kernel uses, by the name of the function that has it there. `emulated_card.py` puts the kernel's text after
-// this.
+// that the kernel uses, by the name of the function that has it there or in `hopper_pieces.cuh`. `emulated_card.py`
+// puts the kernel's text after this.
 //
 // Threads of a program are threads here, programs run one after another. Products run when they are waited for, stores
 // when memory is waited for that they read, and copies at once: memory that is used again too early shows.
