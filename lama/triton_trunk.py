@@ -95,8 +95,8 @@ class TritonTrunk:
 
     Attributes:
         inner_channels: C, which the maps have besides the network's channels.
-        why_not_hopper: what keeps Hopper kernels from running, or nothing: the convolutions, the columns and the rows of
-            the spectral path.
+        why_not_hopper: what keeps Hopper kernels from running, or nothing: the convolutions, the columns, and the rows
+            of the spectral path.
     """
 
     inner_channels: int

@@ -1,11 +1,14 @@
 """What the Hopper kernels have in common on the host's side: their tile, and whether this card and this Triton can."""
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import triton
 from torch import Tensor
 
+Form = TypeVar("Form")
 CAPABILITY = (9, 0)
 ROWS, COLUMNS, OUTPUTS, DEPTH = 32, 8, 64, 32  # as in hopper_steps, which not every Triton can import
 LARGEST_TRIAL_DIFFERENCE = 2e-3
@@ -39,6 +42,30 @@ def why_not_gluon() -> str:
     if is_between or not (hasattr(memory, "reinterpret") or hasattr(memory, "_reinterpret")):
         return f"the Gluon of Triton {triton.__version__} does not look at shared memory in the shapes needed"
     return ""
+
+
+def tried(what: str, build: Callable[[], tuple[Form, float]]) -> tuple[Form | None, str]:
+    """Build a form of Hopper kernels, and take it if it does in a trial what it is to do.
+
+    Args:
+        what: it computes, for the sentence that says why it is not taken.
+        build: returns the form and its relative difference from other kernels or from the definition.
+
+    Returns:
+        The form, or None and what keeps it from running: those other kernels do the same.
+
+    Raises:
+        torch.OutOfMemoryError: the card is full.
+    """
+    try:
+        form, difference = build()
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # a compiler or driver of any kind, or no cuda-bindings
+        return None, f"{what} failed in a trial: {type(error).__name__}: {error}"
+    if difference > LARGEST_TRIAL_DIFFERENCE:
+        return None, f"{what} differed by {difference:.0e} in a trial"
+    return form, ""
 
 
 def tiles_of(batch: int, height: int, width: int, outputs: int) -> int:

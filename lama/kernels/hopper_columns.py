@@ -18,7 +18,7 @@ from lama.dft import dft_matrices
 from lama.fold_batchnorm import FFCLayer
 from lama.kernels.cuda_kernel import FLOAT, INTEGER, POINTER, STRUCTURE, tensor_map
 from lama.kernels.fourier import KernelMatrices, kernel_matrices, multiply_reference
-from lama.kernels.hopper_card import LARGEST_TRIAL_DIFFERENCE, trial_difference, why_not_card
+from lama.kernels.hopper_card import trial_difference, tried, why_not_card
 from lama.kernels.hopper_pieces import PIECE, ROW_BYTES, THREADS, in_pieces, loaded, program, swizzled
 from lama.kernels.spectral_path import SpectrumConvolution, convolve_spectrum_reference, spectrum_convolution
 from lama.kernels.tiles import multiprocessors
@@ -201,16 +201,12 @@ def hopper_columns(layers: Sequence[FFCLayer], device: torch.device) -> tuple[Ho
     channels = layers[0].spectrum.bias.numel() // 2
     if not any(plan.channels == channels for plan, _ in PLANS):
         return None, ""
-    try:
+
+    def build() -> tuple[HopperColumns, float]:
         form = HopperColumns(layers, device)
-        difference = _trial_difference(form, layers[0])
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:  # a compiler or driver of any kind, or no cuda-bindings: the other kernels do the same
-        return None, f"columns failed in a trial: {type(error).__name__}: {error}"
-    if difference > LARGEST_TRIAL_DIFFERENCE:
-        return None, f"columns differed by {difference:.0e} in a trial"
-    return form, ""
+        return form, _trial_difference(form, layers[0])
+
+    return tried("columns", build)
 
 
 def _trial_difference(form: HopperColumns, layer: FFCLayer) -> float:

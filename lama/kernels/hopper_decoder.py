@@ -11,12 +11,12 @@ from lama.fold_batchnorm import Convolution
 from lama.kernels.hopper_card import (
     COLUMNS,
     DEPTH,
-    LARGEST_TRIAL_DIFFERENCE,
     OUTPUTS,
     ROWS,
     keeps_at_work,
     tiles_of,
     trial_difference,
+    tried,
     why_not_card,
     why_not_gluon,
 )
@@ -116,21 +116,16 @@ def hopper_upsamplings(
     none: list[HopperUpsampling | None] = [None] * len(convolutions)
     if obstacle := why_not_card(device) or why_not_gluon():
         return none, obstacle
-    try:
+
+    def build() -> tuple[list[HopperUpsampling | None], float]:
         forms = [HopperUpsampling(each, device) if is_whole(each) else None for each in convolutions]
         for form, convolution in zip(forms, convolutions, strict=True):
             if form is not None:
-                difference = _trial_difference(form, convolution)
-                break
-        else:
-            return forms, ""
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:  # a compiler or driver of any kind: the other kernel does the same
-        return none, f"upsampling failed in a trial: {type(error).__name__}: {error}"
-    if difference > LARGEST_TRIAL_DIFFERENCE:
-        return none, f"upsampling differed by {difference:.0e} in a trial"
-    return forms, ""
+                return forms, _trial_difference(form, convolution)
+        return forms, 0.0
+
+    forms, obstacle = tried("upsampling", build)
+    return forms or none, obstacle
 
 
 def is_whole(convolution: Convolution) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lama.fold_batchnorm import Convolution
 from lama.kernels.convolution import convolve_reference, row_convolution
 from lama.kernels.cuda_kernel import INTEGER, POINTER, STRUCTURE, tensor_map
-from lama.kernels.hopper_card import LARGEST_TRIAL_DIFFERENCE, keeps_at_work, trial_difference, why_not_card
+from lama.kernels.hopper_card import keeps_at_work, trial_difference, tried, why_not_card
 from lama.kernels.hopper_pieces import THREADS, in_registers, loaded, program
 from lama.kernels.tiles import multiprocessors
 
@@ -123,16 +123,12 @@ def hopper_downsampling(convolution: Convolution, device: torch.device) -> tuple
         return None, obstacle
     if convolution.weight.shape != (OUTPUTS, CHANNELS, 3, 3):
         return None, ""
-    try:
+
+    def build() -> tuple[HopperDownsampling, float]:
         form = HopperDownsampling(convolution, device)
-        difference = _trial_difference(form, convolution)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:  # a compiler or driver of any kind, or no cuda-bindings: the other kernel does the same
-        return None, f"downsampling failed in a trial: {type(error).__name__}: {error}"
-    if difference > LARGEST_TRIAL_DIFFERENCE:
-        return None, f"downsampling differed by {difference:.0e} in a trial"
-    return form, ""
+        return form, _trial_difference(form, convolution)
+
+    return tried("downsampling", build)
 
 
 def _trial_difference(form: HopperDownsampling, convolution: Convolution) -> float:

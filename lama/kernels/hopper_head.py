@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lama.fold_batchnorm import Convolution
 from lama.kernels.cuda_kernel import INTEGER, POINTER, STRUCTURE, tensor_map
-from lama.kernels.hopper_card import LARGEST_TRIAL_DIFFERENCE, trial_difference, why_not_card
+from lama.kernels.hopper_card import trial_difference, tried, why_not_card
 from lama.kernels.hopper_pieces import loaded, program, swizzled
 from lama.kernels.stem_head import BORDER_PX, COLOURS, TAPS
 from lama.kernels.tiles import multiprocessors
@@ -201,16 +201,12 @@ def hopper_head(convolution: Convolution, device: torch.device) -> tuple[HopperH
         return None, obstacle
     if convolution.weight.shape[1] not in PROGRAMS:
         return None, ""
-    try:
+
+    def build() -> tuple[HopperHead, float]:
         form = HopperHead(convolution, device)
-        difference = _trial_difference(form, convolution, device)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:  # a compiler or driver of any kind, or no cuda-bindings: the other kernels do the same
-        return None, f"head failed in a trial: {type(error).__name__}: {error}"
-    if difference > LARGEST_TRIAL_DIFFERENCE:
-        return None, f"head differed by {difference:.0e} in a trial"
-    return form, ""
+        return form, _trial_difference(form, convolution, device)
+
+    return tried("head", build)
 
 
 def _trial_difference(form: HopperHead, convolution: Convolution, device: torch.device) -> float:

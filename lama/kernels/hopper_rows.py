@@ -17,7 +17,7 @@ from lama.fold_batchnorm import FFCLayer
 from lama.kernels.convolution import RowConvolution, convolve_reference, row_convolution
 from lama.kernels.cuda_kernel import INTEGER, POINTER, STRUCTURE, tensor_map
 from lama.kernels.fourier import KernelMatrices, kernel_matrices, multiply_reference
-from lama.kernels.hopper_card import LARGEST_TRIAL_DIFFERENCE, trial_difference, why_not_card
+from lama.kernels.hopper_card import trial_difference, tried, why_not_card
 from lama.kernels.hopper_pieces import PIECE, ROW_BYTES, THREADS, in_pieces, loaded, program
 from lama.kernels.tiles import multiprocessors
 
@@ -126,16 +126,12 @@ def hopper_rows(layers: Sequence[FFCLayer], device: torch.device) -> tuple[Hoppe
     enter = row_convolution(layers[0].enter, cpu)
     if plan_for(enter) is None:
         return None, ""
-    try:
+
+    def build() -> tuple[HopperRows, float]:
         form = HopperRows(layers, device)
-        difference = _trial_difference(form, enter)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:  # a compiler or driver of any kind, or no cuda-bindings: the other kernels do the same
-        return None, f"rows failed in a trial: {type(error).__name__}: {error}"
-    if difference > LARGEST_TRIAL_DIFFERENCE:
-        return None, f"rows differed by {difference:.0e} in a trial"
-    return form, ""
+        return form, _trial_difference(form, enter)
+
+    return tried("rows", build)
 
 
 def _trial_difference(form: HopperRows, enter: RowConvolution) -> float:

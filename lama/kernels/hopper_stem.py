@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lama.fold_batchnorm import Convolution
 from lama.kernels.cuda_kernel import INTEGER, POINTER, STRUCTURE, tensor_map
-from lama.kernels.hopper_card import LARGEST_TRIAL_DIFFERENCE, trial_difference, why_not_card
+from lama.kernels.hopper_card import trial_difference, tried, why_not_card
 from lama.kernels.hopper_pieces import in_registers, loaded, program
 from lama.kernels.stem_head import (
     BORDER_PX,
@@ -147,16 +147,12 @@ def hopper_stem(convolution: Convolution, device: torch.device) -> tuple[HopperS
         return None, obstacle
     if not any(plan.outputs == convolution.bias.numel() for plan in PLANS):
         return None, ""
-    try:
+
+    def build() -> tuple[HopperStem, float]:
         form = HopperStem(convolution, device)
-        difference = _trial_difference(convolution, device)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:  # a compiler or driver of any kind, or no cuda-bindings: the other kernel does the same
-        return None, f"stem failed in a trial: {type(error).__name__}: {error}"
-    if difference > LARGEST_TRIAL_DIFFERENCE:
-        return None, f"stem differed by {difference:.0e} in a trial"
-    return form, ""
+        return form, _trial_difference(convolution, device)
+
+    return tried("stem", build)
 
 
 def _trial_difference(convolution: Convolution, device: torch.device) -> float:

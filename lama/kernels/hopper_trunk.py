@@ -20,11 +20,11 @@ from lama.kernels.fourier import kernel_matrices
 from lama.kernels.hopper_card import (
     COLUMNS,
     DEPTH,
-    LARGEST_TRIAL_DIFFERENCE,
     OUTPUTS,
     ROWS,
     tiles_of,
     trial_difference,
+    tried,
     why_not_card,
     why_not_gluon,
 )
@@ -197,16 +197,12 @@ def hopper_trunk(layers: Sequence[FFCLayer], device: torch.device) -> tuple[Hopp
     obstacle = why_not_hopper(layers[0], device)
     if obstacle:
         return None, obstacle
-    try:
-        trunk = HopperTrunk(layers, device)
-        difference = _trial_difference(trunk, layers[0])
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:  # a compiler or driver of any kind: the other kernels do the same
-        return None, f"failed in a trial: {type(error).__name__}: {error}"
-    if difference > LARGEST_TRIAL_DIFFERENCE:
-        return None, f"differed by {difference:.0e} in a trial"
-    return trunk, ""
+
+    def build() -> tuple[HopperTrunk, float]:
+        form = HopperTrunk(layers, device)
+        return form, _trial_difference(form, layers[0])
+
+    return tried("convolutions", build)
 
 
 def why_not_hopper(layer: FFCLayer, device: torch.device) -> str:
