@@ -19,7 +19,7 @@ sums() {
 }
 
 # Print the files of the program, relative to the checkout, NUL after each, sorted: what lies in the root, and every
-# folder that is a package, but for those only developers need.
+# folder that is a package, but for those only developers need; of docs/ what README.md's readers are sent to.
 program_files() {
     (
         cd "$ROOT" || exit 1
@@ -31,6 +31,8 @@ program_files() {
                 case ${package%/*} in bench | tests | training | docs | examples) continue ;; esac
                 find "./${package%/*}" -name __pycache__ -prune -o -type f -print0
             done
+            [ ! -d docs ] || find ./docs -maxdepth 2 -type f \( -name '*.md' -o -name '*.json' -o -path './docs/jobs/*' \
+                -o -name before-mask-after.jpg \) -print0
             find ./scripts -name __pycache__ -prune -o -type f -print0
             [ ! -d weights ] || find ./weights -maxdepth 1 -type f \( -name 'lama-compact*' -o -name '*.md' \) -print0
         } | LC_ALL=C sort -z

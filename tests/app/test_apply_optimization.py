@@ -1,5 +1,7 @@
 """apply_optimization.sh over folders as people have them: what it puts in, what it keeps, and that it all goes back."""
 
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +14,7 @@ import pytest
 import yaml
 
 from tests.support.original_folders import ADDRESSES, SHAPES, state_of
-from tests.support.serving import clean_environment, free_port
+from tests.support.serving import ROOT, clean_environment, free_port
 from tests.support.small_fftlama import Checkout, without_added
 
 REPLACED = {"app.py", "start_app.sh", "stop_app.sh"}
@@ -185,6 +187,18 @@ def test_script_changed_after_the_upgrade_is_not_lost(fftlama: Checkout, folder:
     reverted = fftlama.run(folder, "--revert")
     assert reverted.returncode == 0 and "app.py.changed-after-upgrade" in reverted.stdout
     assert (folder / "app.py.changed-after-upgrade").read_text() == "my own work\n"
+
+
+def test_the_readme_in_the_folder_leads_to_its_documents() -> None:
+    """What README.md and the pages it leads to show of docs/ comes along; what is in other folders does not."""
+    command = f'ROOT="{ROOT}"; . "$ROOT/scripts/upgrade.sh"; program_files'
+    listed = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
+    files = {os.path.normpath(name) for name in listed.split("\0")}
+    for readme in ("README.md", "README.zh-CN.md"):
+        for link in re.findall(r"\]\((docs/[^)#]+)", (ROOT / readme).read_text(encoding="utf-8")):
+            assert link in files
+    assert {"docs/jobs/a-wire.webp", "docs/grafana-dashboard.json"} < files
+    assert not any(name.startswith(("tests", "bench", "training")) or name.endswith(".pyc") for name in files)
 
 
 def test_damaged_backup_is_noticed_before_anything_is_changed(fftlama: Checkout, folder: Path) -> None:
