@@ -1,8 +1,10 @@
 """The tools: outlines are what was red, the brush's ring and size, straight lines, giving up, and the space bar."""
 
 import io
+import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
-from tests.support.page_driver import Person, photo_file
+from tests.support.page_driver import STATUS, Person, photo_file
 from tests.support.serving import RunningServer
 
 Visit = Callable[..., Person]
@@ -173,6 +175,53 @@ def test_escape_gives_up_a_lasso_and_resizing_the_window_in_mid_stroke_adds_no_l
     person.page.mouse.up()
     points = np.array([point for stroke in person.strokes for point in stroke["points"]])
     assert np.abs(points[:, 1] - 0.3 * HEIGHT).max() <= 3
+
+
+def test_what_is_being_drawn_ends_by_the_tool_that_began_it(person: Person) -> None:
+    """A rectangle that ended as a lasso had its first two corners, and was no outline at all."""
+
+    def drag(tool: str, other: str) -> None:
+        person.key(tool)
+        start, middle, end = person.stage_points([(0.2, 0.2), (0.5, 0.3), (0.6, 0.6)])
+        person.page.mouse.move(*start)
+        person.page.mouse.down()
+        person.page.mouse.move(*middle, steps=8)
+        person.key(other)
+        person.page.mouse.move(*end, steps=8)
+        person.page.mouse.up()
+
+    def newest() -> dict[str, Any]:
+        return dict(person.strokes[-1])
+
+    for other in ("l", "b", "s", "u"):
+        drag("r", other)
+        (left, top), _, (right, bottom), _ = newest()["polygon"]
+        assert (left, top, right, bottom) == pytest.approx([128, 96, 384, 288], abs=1.5), other
+    for other in ("r", "s", "e"):
+        drag("l", other)
+        assert len(newest()["polygon"]) == 3, other  # of two straight legs
+    drag("b", "u")
+    assert "points" in newest() and not newest()["erase"]
+    drawn = person.strokes
+    with person.page.expect_response("**/api/v1/detect"):
+        drag("s", "r")
+    assert json.loads(person.posts("/api/v1/detect")[0])["box"] == pytest.approx([128, 96, 384, 288], abs=1.5)
+    drag("u", "b")
+    expect(person.page.locator(STATUS)).to_contain_text("nothing to bring back")
+    assert person.strokes[: len(drawn)] == drawn and "points" not in person.strokes[-1]
+
+
+def test_the_keyboards_outline_ends_by_the_tool_that_began_it(person: Person) -> None:
+    person.page.locator(".fft-stage").focus()
+    for tool, other in (("r", "b"), ("l", "r")):
+        person.key(tool)
+        person.key("d")
+        for key in ("ArrowRight", "ArrowDown", other, "ArrowRight", "ArrowDown", "ArrowDown", "d"):
+            person.key(key)
+    rectangle, lasso = person.strokes
+    (left, top), _, (right, bottom), _ = rectangle["polygon"]
+    assert len(rectangle["polygon"]) == 4 and bottom - top == pytest.approx(1.5 * (right - left)) and right > left
+    assert len(lasso["polygon"]) == 6
 
 
 @pytest.mark.parametrize("ratio", [1, 2])

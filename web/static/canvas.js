@@ -71,7 +71,7 @@ export function startCanvas(root) {
   const shelf = createShelf({ store, layers });
   const repair = createRepair({ api, store, shelf, layers, whenUploaded, pace, onDone: repairInstantly });
   const restoring = createRestoring({ store, begin: repair.restore });
-  const addStroke = (/** @type {any} */ stroke) => (getHand().tool === "restore" ? restoring.add(stroke) : painting.addStroke(stroke));
+  const addStroke = (/** @type {any} */ stroke, /** @type {string} */ tool) => (tool === "restore" ? restoring.add(stroke) : painting.addStroke(stroke));
   const painting = createPainting({ store, view, startRepair });
   const progress = createProgress({ root, words, store, pace });
   const selecting = createSelecting({ store, api, whenUploaded, replaceStrokes: painting.replace });
@@ -177,9 +177,9 @@ export function startCanvas(root) {
       else drawStroke(context, stroke, MASK_COLOUR);
     }
     restoring.draw(context);
-    const colour = getHand().tool === "restore" ? restoring.colour : MASK_COLOUR;
-    gestures.drawLive(context, colour);
-    pen.drawLive(context, colour);
+    const colourOf = (/** @type {string} */ tool) => (tool === "restore" ? restoring.colour : MASK_COLOUR);
+    gestures.drawLive(context, colourOf);
+    pen.drawLive(context, colourOf);
   }
 
   // Painting while half of the original is shown would be guessing.

@@ -3,15 +3,15 @@
 
 import { drawStroke, rectangleCorners, simplifyLine } from "./strokes.js";
 
-/** @param {{stage: HTMLElement, ring: HTMLElement, view: import("./view.js").View, getHand: () => import("./store.js").Hand, isPainting: () => boolean, store: import("./store.js").Store, onStroke: (stroke: any) => void, onOutline: (corners: number[][], erase: boolean) => void, onPick: (point: number[], takesAway: boolean) => void, onBox: (box: number[], takesAway: boolean) => void, onRadius: (factor: number) => void, onChange: () => void}} parts */
+/** @param {{stage: HTMLElement, ring: HTMLElement, view: import("./view.js").View, getHand: () => import("./store.js").Hand, isPainting: () => boolean, store: import("./store.js").Store, onStroke: (stroke: any, tool: string) => void, onOutline: (corners: number[][], erase: boolean) => void, onPick: (point: number[], takesAway: boolean) => void, onBox: (box: number[], takesAway: boolean) => void, onRadius: (factor: number) => void, onChange: () => void}} parts */
 export function createGestures({ stage, ring, view, getHand, isPainting, store, onStroke, onOutline, onPick, onBox, onRadius, onChange }) {
   const pointers = new Map();
   /** @type {any} */
-  const live = { pen: null, stroke: null, corners: null, pinch: null, panning: false, spaceHeld: false, ring: null, last: null }; // ring: where it is on the stage, as a function, and whether the keyboard took it there; last: where the last stroke ended, and on which photo
+  const live = { pen: null, tool: "", stroke: null, corners: null, pinch: null, panning: false, spaceHeld: false, ring: null, last: null }; // tool: which began what is being drawn, and ends it; ring: where it is on the stage, as a function, and whether the keyboard took it there; last: where the last stroke ended, and on which photo
   const LASSO_STEP_PX = 3;
   const PEN_PX = 9; // where the keyboard is with a tool that has no size
   const CLICK_PX = 6; // a finger that only taps moves by so much
-  const isOutline = () => ["lasso", "rectangle", "select"].includes(getHand().tool);
+  const isOutline = (tool = getHand().tool) => ["lasso", "rectangle", "select"].includes(tool);
 
   function begin(event) {
     if (event.target.closest("button, label, input, a")) return;
@@ -30,8 +30,9 @@ export function createGestures({ stage, ring, view, getHand, isPainting, store, 
   function beginTool(event) {
     const start = view.toImage(event.clientX, event.clientY);
     const { tool, takes_away } = getHand();
-    const erase = isOutline() ? event.altKey !== Boolean(takes_away) : tool === "eraser" || (event.altKey && tool !== "restore");
-    if (isOutline()) live.corners = { points: [start], erase };
+    const erase = isOutline(tool) ? event.altKey !== Boolean(takes_away) : tool === "eraser" || (event.altKey && tool !== "restore");
+    live.tool = tool;
+    if (isOutline(tool)) live.corners = { points: [start], erase };
     else live.stroke = { points: event.shiftKey && live.last?.photo === store.get().photo_number ? [live.last.point, start] : [start], radius: getHand().radius, erase };
     view.redraw();
   }
@@ -61,8 +62,8 @@ export function createGestures({ stage, ring, view, getHand, isPainting, store, 
   function extendOutline(event) {
     const point = inPhoto(view.toImage(event.clientX, event.clientY));
     const { points } = live.corners;
-    if (getHand().tool === "rectangle") points[1] = point;
-    else if (getHand().tool === "select") points[1] = points[1] || apart_px(points[0], point) > CLICK_PX ? point : undefined;
+    if (live.tool === "rectangle") points[1] = point;
+    else if (live.tool === "select") points[1] = points[1] || apart_px(points[0], point) > CLICK_PX ? point : undefined;
     else if (apart_px(points.at(-1), point) > LASSO_STEP_PX) points.push(point);
     view.redraw();
   }
@@ -81,21 +82,21 @@ export function createGestures({ stage, ring, view, getHand, isPainting, store, 
     live.panning = false;
     live.pinch = pointers.size > 1 ? measurePinch() : null; // of the fingers that stay, or the view would leap
     live.stroke = live.corners = null;
-    if (event.type === "pointerup" && stroke) ((live.last = { point: stroke.points.at(-1), photo: store.get().photo_number }), onStroke(stroke));
+    if (event.type === "pointerup" && stroke) ((live.last = { point: stroke.points.at(-1), photo: store.get().photo_number }), onStroke(stroke, live.tool));
     if (event.type === "pointerup" && corners) endOutline(corners);
     mark(event);
     view.redraw();
   }
 
   function endOutline({ points, erase }) {
-    if (getHand().tool !== "select") return onOutline(outlineCorners(points), erase);
+    if (live.tool !== "select") return onOutline(outlineCorners(points), erase);
     const [[ax, ay], [bx, by]] = [inPhoto(points[0]), points[1] || points[0]];
     if (points[1]) onBox([Math.min(ax, bx), Math.min(ay, by), Math.max(ax, bx), Math.max(ay, by)].map(Math.round), erase);
     else if (ax === points[0][0] && ay === points[0][1]) onPick(points[0], erase); // beside the photo there is nothing
   }
 
   function outlineCorners(points) {
-    if (getHand().tool !== "rectangle") return simplifyLine(points, 0.5 / view.get().scale);
+    if (live.tool !== "rectangle") return simplifyLine(points, 0.5 / view.get().scale);
     return points.length > 1 ? rectangleCorners(inPhoto(points[0]), points[1]) : [];
   }
 
@@ -188,12 +189,14 @@ export function createGestures({ stage, ring, view, getHand, isPainting, store, 
     mark();
   }
 
-  function drawLive(context, colour) {
+  /** @param {CanvasRenderingContext2D} context @param {(tool: string) => string} colourOf */
+  function drawLive(context, colourOf) {
+    const colour = colourOf(live.tool);
     if (live.stroke) drawStroke(context, live.stroke, colour);
     if (!live.corners || live.corners.points.length < 2) return;
     const { points } = live.corners;
-    if (getHand().tool === "select") return points[1] && drawBox(context, points[0], points[1], colour);
-    const polygon = getHand().tool === "rectangle" ? rectangleCorners(points[0], points[1]) : points;
+    if (live.tool === "select") return points[1] && drawBox(context, points[0], points[1], colour);
+    const polygon = live.tool === "rectangle" ? rectangleCorners(points[0], points[1]) : points;
     drawStroke(context, { polygon, erase: live.corners.erase }, colour);
   }
 

@@ -7,10 +7,10 @@ import { drawStroke, rectangleCorners } from "./strokes.js";
 /** @typedef {import("./store.js").Hand} Hand */
 /** @typedef {import("./store.js").BrushStroke} BrushStroke */
 
-/** @param {{store: import("./store.js").Store, view: import("./view.js").View, getHand: () => Hand, isPainting: () => boolean, showRing: (where: () => [number, number]) => void, onStroke: (stroke: BrushStroke) => void, onOutline: (corners: number[][], erase: boolean) => void, onPick: (point: number[], takesAway: boolean) => void, onChange: () => void}} parts */
+/** @param {{store: import("./store.js").Store, view: import("./view.js").View, getHand: () => Hand, isPainting: () => boolean, showRing: (where: () => [number, number]) => void, onStroke: (stroke: BrushStroke, tool: string) => void, onOutline: (corners: number[][], erase: boolean) => void, onPick: (point: number[], takesAway: boolean) => void, onChange: () => void}} parts */
 export function createPen({ store, view, getHand, isPainting, showRing, onStroke, onOutline, onPick, onChange }) {
-  /** @type {{at: [number, number] | null, stroke: BrushStroke | null, corners: number[][] | null}} */
-  const pen = { at: null, stroke: null, corners: null };
+  /** @type {{at: [number, number] | null, tool: string, takes_away: boolean, stroke: BrushStroke | null, corners: number[][] | null}} */
+  const pen = { at: null, tool: "", takes_away: false, stroke: null, corners: null }; // tool, takes_away: as they were when what is being drawn was begun
 
   /** Where it is on the photo, which may be smaller than the one before. @returns {[number, number]} */
   function place() {
@@ -27,27 +27,33 @@ export function createPen({ store, view, getHand, isPainting, showRing, onStroke
     pen.at = [x + dx * step_px, y + dy * step_px];
     pen.at = place();
     if (pen.stroke) pen.stroke.points.push(pen.at);
-    if (pen.corners && getHand().tool === "rectangle") pen.corners[1] = pen.at;
+    if (pen.corners && pen.tool === "rectangle") pen.corners[1] = pen.at;
     else if (pen.corners) pen.corners.push(pen.at);
     show();
   }
 
   function toggle() {
     if (!isPainting()) return;
-    const { tool, radius, takes_away } = getHand();
+    const { tool, takes_away } = getHand();
     pen.at = place();
     if (pen.stroke || pen.corners) lift();
     else if (tool === "select") onPick(pen.at, takes_away);
-    else if (tool === "lasso" || tool === "rectangle") pen.corners = [pen.at];
-    else pen.stroke = { points: [pen.at], radius, erase: tool === "eraser" };
+    else begin(pen.at);
     show();
   }
 
+  function begin(/** @type {[number, number]} */ at) {
+    const { tool, radius, takes_away } = getHand();
+    Object.assign(pen, { tool, takes_away });
+    if (tool === "lasso" || tool === "rectangle") pen.corners = [at];
+    else pen.stroke = { points: [at], radius, erase: tool === "eraser" };
+  }
+
   function lift() {
-    const { stroke, corners } = pen;
+    const { tool, takes_away, stroke, corners } = pen;
     pen.stroke = pen.corners = null;
-    if (stroke) onStroke(stroke);
-    if (corners && corners.length > 1) onOutline(outline(corners), getHand().takes_away);
+    if (stroke) onStroke(stroke, tool);
+    if (corners && corners.length > 1) onOutline(outline(corners), takes_away);
   }
 
   /** Give up what is being drawn; false when nothing is. */
@@ -59,17 +65,18 @@ export function createPen({ store, view, getHand, isPainting, showRing, onStroke
   }
 
   /** @param {number[][]} corners */
-  const outline = (corners) => (getHand().tool === "rectangle" ? rectangleCorners(corners[0], corners[1]) : corners);
+  const outline = (corners) => (pen.tool === "rectangle" ? rectangleCorners(corners[0], corners[1]) : corners);
 
   function show() {
     showRing(() => view.toStage(...place()));
     onChange();
   }
 
-  /** @param {CanvasRenderingContext2D} context @param {string} colour */
-  function drawLive(context, colour) {
+  /** @param {CanvasRenderingContext2D} context @param {(tool: string) => string} colourOf */
+  function drawLive(context, colourOf) {
+    const colour = colourOf(pen.tool);
     if (pen.stroke) drawStroke(context, pen.stroke, colour);
-    else if (pen.corners && pen.corners.length > 1) drawStroke(context, { polygon: outline(pen.corners), erase: getHand().takes_away }, colour);
+    else if (pen.corners && pen.corners.length > 1) drawStroke(context, { polygon: outline(pen.corners), erase: pen.takes_away }, colour);
   }
 
   // What is being drawn would land on the photo that comes, with the coordinates of the one before.
