@@ -116,6 +116,65 @@ def test_strokes_that_wait_for_a_repair_go_when_it_is_cancelled_and_stay_with_th
     assert [one["restored"] for one in person.rounds] == [False, False, True, True]
 
 
+def test_undo_and_redo_take_strokes_that_wait_for_a_repair_in_the_order_in_which_they_were_drawn(
+    person: Person,
+) -> None:
+    """Undo passed over them, to what was painted before, and only a cancel of the whole repair removed them."""
+    person.paint((0.2, 0.2), (0.6, 0.2))
+    person.repair()
+    person.paint((0.2, 0.6), (0.4, 0.6))
+    held = Held(person, "**/api/v1/repairs")
+    person.press("repair")
+    held.wait()
+    undo, redo = (person.page.locator(f'[data-act="{name}"]').first for name in ("undo", "redo"))
+
+    def draw(tool: str, y: float) -> None:
+        person.key(tool)
+        person.paint((0.3, y), (0.5, y))
+
+    def rows(strokes: list[dict[str, Any]]) -> list[int]:
+        return [round(10 * stroke["points"][0][1] / HEIGHT) for stroke in strokes]
+
+    def now() -> tuple[list[int], list[int]]:
+        kept = person.kept
+        return rows(kept["strokes"]), rows([one["stroke"] for one in kept["job"].get("waiting", [])])
+
+    expect(undo).to_be_disabled()
+    steps: list[tuple[list[int], list[int]]] = [([], [])]
+    for tool, y in (("u", 0.2), ("b", 0.4), ("u", 0.3), ("u", 0.5), ("b", 0.8)):
+        draw(tool, y)
+        steps.append(now())
+    assert steps[-1] == ([4, 8], [2, 3, 5])
+    for step in reversed(steps[:-1]):
+        person.press("undo")
+        assert now() == step
+    expect(undo).to_be_disabled()
+    for step in steps[1:]:
+        person.key("Control+y")
+        assert now() == step
+    expect(redo).to_be_disabled()
+    # What is drawn next leaves nothing to redo, whichever it is.
+    for tool, y in (("u", 0.7), ("b", 0.9)):
+        person.key("Control+z")
+        person.key("Control+z")
+        draw(tool, y)
+        expect(redo).to_be_disabled()
+    assert now() == ([4, 9], [2])
+    # What was taken back before its turn comes when it is wanted, after the repair too.
+    draw("u", 0.3)
+    for _ in range(2):
+        person.key("Control+z")
+    assert now() == ([4], [2])
+    held.let_go()
+    person.page.locator(".fft-rounds li:nth-child(4)").wait_for()
+    person.page.locator('.fft[data-phase="ready"]').wait_for()
+    for _ in range(2):
+        person.key("Control+y")
+    person.page.locator(".fft-rounds li:nth-child(5)").wait_for()
+    sent = [json.loads(body)["strokes"] for body in person.posts("/api/v1/repairs")[-2:]]
+    assert list(map(rows, [*sent, person.strokes])) == [[2], [3], [4, 9]]
+
+
 FIELD = """async ([bits, width, height, dilate_px]) => {
   const { href } = document.querySelector('link[rel="modulepreload"][href$="/rings.js"]');
   const { outsideDilated } = await import(href);

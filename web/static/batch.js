@@ -43,7 +43,7 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
     const options = { ...(quality === "high" && { quality }), ...(dilate_px !== null && { dilate_px }) };
     const items = Object.fromEntries(numbers.map((number) => [number, { request_id: randomId(), image_id: null }]));
     const painted_on = mask && strokes.length ? photo_number : null;
-    store.update({ status: { key: "ready" }, ...(mask && { used: mask }), ...(painted_on !== null && { strokes: [], past: [], future: [], preview: null }) });
+    store.update({ status: { key: "ready" }, ...(mask && { used: mask }), ...(painted_on !== null && { strokes: [], past: [], future: [], taken_back: [], preview: null }) });
     if (mask && !mask.image_id) await whenUploaded(photo_number).catch(() => {}); // said there
     const marked = mask && { ...mask, image_id: mask.image_id || imageOf(workOf(store.get(), photo_number)) };
     await run({ kind, numbers, ended: 0, went: 0, running: true, mask: marked, painted_on, sensitivity: sensitivity(), options, items });

@@ -72,7 +72,7 @@ export function startCanvas(root) {
   const repair = createRepair({ api, store, shelf, layers, whenUploaded, pace, onDone: repairInstantly });
   const restoring = createRestoring({ store, begin: repair.restore });
   const addStroke = (/** @type {any} */ stroke, /** @type {string} */ tool) => (tool === "restore" ? restoring.add(stroke) : painting.addStroke(stroke));
-  const painting = createPainting({ store, view, startRepair });
+  const painting = createPainting({ store, view, restoring, startRepair });
   const progress = createProgress({ root, words, store, pace });
   const selecting = createSelecting({ store, api, whenUploaded, replaceStrokes: painting.replace });
   const dilationLine = createDilationLine({ store, view, canvas: $(".fft-line"), overlay: $(".fft-overlay"), colour: MASK_COLOUR });

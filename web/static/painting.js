@@ -1,6 +1,7 @@
 // Painting: the strokes of the round being painted, and going back and forth in them and in the rounds. One line of
 // undo leads through both: strokes first, then the round before, which brings its own strokes back. While a repair
-// runs, what is painted belongs to the next round. Redo goes every step again that undo went back.
+// runs, what is painted belongs to the next round, and strokes that bring the original back are on that line too. Redo
+// goes every step again that undo went back.
 
 import { onBranch, withoutRound } from "./branches.js";
 import { doneStatus, earlierVersions } from "./store.js";
@@ -8,8 +9,8 @@ import { boxOf, finishPolygon, finishStroke } from "./strokes.js";
 
 /** @typedef {import("./store.js").Stroke} Stroke */
 
-/** @param {{store: import("./store.js").Store, view: import("./view.js").View, startRepair: () => void}} parts */
-export function createPainting({ store, view, startRepair }) {
+/** @param {{store: import("./store.js").Store, view: import("./view.js").View, restoring: import("./restoring.js").Restoring, startRepair: () => void}} parts */
+export function createPainting({ store, view, restoring, startRepair }) {
   /** @type {Map<string, Stroke[][]>} */
   const futures = new Map(); // what redo does after a round, by the id of the round that undo left
 
@@ -17,7 +18,7 @@ export function createPainting({ store, view, startRepair }) {
   function set(strokes) {
     const { past, strokes: before, rounds, job, status } = store.get();
     for (const { image_id } of rounds) futures.delete(image_id); // this is another way on
-    store.update({ preview: null, past: [...past, before], future: [], strokes, status: job ? status : { key: "ready" } });
+    store.update({ preview: null, past: [...past, before], future: [], taken_back: [], strokes, status: job ? status : { key: "ready" } });
   }
 
   // A third of a screen pixel: nobody sees it move.
@@ -44,12 +45,14 @@ export function createPainting({ store, view, startRepair }) {
   }
 
   function undo() {
+    if (restoring.undo()) return;
     const { past, future, strokes, round } = store.get();
     if (!past.length) return goToRound(round - 1);
     store.update({ strokes: past[past.length - 1], past: past.slice(0, -1), future: [...future, strokes] });
   }
 
   function redo() {
+    if (restoring.redo()) return;
     const { past, future, strokes, round } = store.get();
     if (!future.length) return goToRound(round + 1);
     store.update({ strokes: future[future.length - 1], past: [...past, strokes], future: future.slice(0, -1) });
@@ -61,7 +64,7 @@ export function createPainting({ store, view, startRepair }) {
     const { strokes, rounds } = store.get();
     const text = JSON.stringify(strokes); // after a reload they are no longer the same objects
     const isOwn = strokes.length && !rounds.some((one) => one.strokes === strokes || JSON.stringify(one.strokes) === text);
-    return isOwn ? {} : { strokes: brought, past: earlierVersions(brought), future };
+    return { taken_back: [], ...(!isOwn && { strokes: brought, past: earlierVersions(brought), future }) };
   }
 
   function goToRound(/** @type {number} */ number) {

@@ -62,9 +62,9 @@ export function createPanel({ root, words, layers, onRound, onBranch }) {
     text("photo-size", photo?.width ? `${photo.width} × ${photo.height}${photo.format ? ` · ${photo.format}` : ""}` : "");
   }
 
-  function showControls(/** @type {State} */ { hand, job, photo, past, future, strokes, rounds, round, comparing }) {
+  function showControls(/** @type {State} */ { hand, job, photo, past, future, taken_back, strokes, rounds, round, comparing }) {
     const able = {
-      undo: past.length || (!job && round), redo: future.length || (!job && round < rounds.length), clear: strokes.length,
+      undo: past.length || (job ? job.waiting?.length : round), redo: future.length || taken_back.length || (!job && round < rounds.length), clear: strokes.length,
       repair: photo && !job, "round-undo": !job && round, "round-redo": !job && round < rounds.length, compare: round, "round-remove": !job && round,
     };
     for (const [name, usable] of Object.entries(able)) {

@@ -52,7 +52,7 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
     const { strokes, photo, photo_number } = store.get();
     const job = newJob(photo_number, { strokes, restored: null });
     const used = photo && { strokes, width: photo.width, height: photo.height, image_id: imageOf(store.get()) };
-    store.update({ job, strokes: [], past: [], future: [], preview: null, used, status: STARTING });
+    store.update({ job, strokes: [], past: [], future: [], taken_back: [], preview: null, used, status: STARTING });
     return run(job.request_id);
   }
 
@@ -158,7 +158,7 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
     shelf.change(number, { ...withRound(work, job.base_round, round), shown_id: round.image_id, job: null, status: doneStatus(round) });
     if (took_ms && !job.restored) pace.learn(job.quality, job.strokes, took_ms);
     if (!isWritten(view)) setTimeout(() => void followSaved(job_id, round.image_id, view), SAVED_AFTER_MS);
-    if (job.to_restore?.length) void restore(job.to_restore, number);
+    if (job.waiting?.length) void restore(job.waiting.map(({ stroke }) => stroke), number);
     else if (isShown(number)) onDone();
     else shelf.say(number, { stage: "done" });
   }

@@ -12,12 +12,12 @@ const PICTURES_KEPT = 2; // of photos shown before; others are fetched again, so
 
 /** @type {Work} */
 export const NO_WORK = {
-  photo: null, strokes: [], past: [], future: [], rounds: [], round: 0, branches: [], job: null, status: { key: "waiting" }, shown_id: null,
+  photo: null, strokes: [], past: [], future: [], taken_back: [], rounds: [], round: 0, branches: [], job: null, status: { key: "waiting" }, shown_id: null,
 };
 
 /** @param {State} state @returns {Work} */
-export function currentWork({ photo, strokes, past, future, rounds, round, branches, job, status, shown_id }) {
-  return { photo, strokes, past, future, rounds, round, branches, job, status, shown_id };
+export function currentWork({ photo, strokes, past, future, taken_back, rounds, round, branches, job, status, shown_id }) {
+  return { photo, strokes, past, future, taken_back, rounds, round, branches, job, status, shown_id };
 }
 
 /** What a photo of the visit has come to, shown or not. @param {State} state @param {number} number @returns {Work | null} */

@@ -9,11 +9,12 @@
 /** @typedef {{code: string, message?: string, params?: Record<string, any>}} Note */
 /** @typedef {{name: string, width: number, height: number, format: string, image_id: string | null, notes: Note[]}} Photo */
 /** @typedef {{image_id: string, box: number[], url: string, strokes: Stroke[], notes: Note[], times_ms: Record<string, number>, saved: string | null, restored?: boolean, downloaded?: boolean}} Round restored: the original came back in it */
-/** @typedef {{request_id: string, job_id: string | null, base_round: number, strokes: Stroke[], quality: string, dilate_px: number | null, began_at: number, running_at: number | null, upload_ms: number, restored: BrushStroke[] | null, to_restore?: BrushStroke[]}} Job restored: where the original comes back, in place of a repair; to_restore: where it does once this is done */
+/** @typedef {{stroke: BrushStroke, past: number, future: number}} Waiting drawn during a job; past: how many steps back there were in the strokes then; future: how many forth when undo took it */
+/** @typedef {{request_id: string, job_id: string | null, base_round: number, strokes: Stroke[], quality: string, dilate_px: number | null, began_at: number, running_at: number | null, upload_ms: number, restored: BrushStroke[] | null, waiting?: Waiting[]}} Job restored: where the original comes back, in place of a repair; waiting: where it does once this is done */
 /** @typedef {{tool: string, takes_away: boolean, radius: number, instant: boolean, quality: string, dilate_px: number | null, timings: boolean, file_format: string, file_quality: number}} Hand takes_away: what the outline in hand marks is taken out of the mask; dilate_px: null leaves it to the engine */
 /** @typedef {{key?: string, params?: Record<string, any>, tone?: string, round?: string, error?: Note}} Status */
 
-/** @typedef {Pick<State, "photo" | "strokes" | "past" | "future" | "rounds" | "round" | "branches" | "job" | "status" | "shown_id">} Work */
+/** @typedef {Pick<State, "photo" | "strokes" | "past" | "future" | "taken_back" | "rounds" | "round" | "branches" | "job" | "status" | "shown_id">} Work */
 /** @typedef {{number: number, name: string, work: Work, upload_key: string | null}} Shelved the work is not the newest while the photo is shown; upload_key: of its file, until the server has it */
 /** @typedef {{stage: "waiting" | "uploading" | "looking" | "queued" | "running" | "done" | "nothing" | "failed", share?: number, error?: Note}} Doing */
 /** @typedef {{strokes: Stroke[], width: number, height: number, image_id: string | null}} BatchMask image_id: what it was painted on */
@@ -31,6 +32,7 @@
  * @property {Stroke[]} strokes of the round being painted
  * @property {Stroke[][]} past earlier versions of strokes
  * @property {Stroke[][]} future undone ones
+ * @property {Waiting[]} taken_back what was to bring the original back, undone before its turn came
  * @property {MaskStroke | null} preview shown in place of the strokes while a slider is moved
  * @property {UsedMask | null} used the mask of the last repair, for the same again
  * @property {Round[]} rounds
@@ -48,7 +50,7 @@
 
 /** @type {State} */
 export const FIRST_STATE = {
-  photo: null, photo_number: 0, uploaded: null, shelf: [], doing: {}, batch: null, strokes: [], past: [], future: [], preview: null,
+  photo: null, photo_number: 0, uploaded: null, shelf: [], doing: {}, batch: null, strokes: [], past: [], future: [], taken_back: [], preview: null,
   used: null, rounds: [], round: 0, branches: [], job: null, hand: { tool: "brush", takes_away: false, radius: 20, instant: false, quality: "fast", dilate_px: null, timings: false, file_format: "original", file_quality: 90 }, looking: null, comparing: false, split: null, online: true,
   shown_id: null, status: { key: "waiting" },
 };
@@ -97,9 +99,9 @@ export function earlierVersions(strokes) {
 
 /**
  * What did not become a round is painted again, under what was painted since.
- * @param {Pick<Work, "strokes" | "past" | "future">} work @param {Stroke[]} given @returns {Pick<Work, "strokes" | "past" | "future">}
+ * @param {Pick<Work, "strokes" | "past" | "future">} work @param {Stroke[]} given @returns {Pick<Work, "strokes" | "past" | "future" | "taken_back">}
  */
 export function paintedAgain({ strokes, past, future }, given) {
   const over = (/** @type {Stroke[]} */ version) => [...given, ...version];
-  return { strokes: over(strokes), past: [...earlierVersions(given), ...past.map(over)], future: future.map(over) };
+  return { strokes: over(strokes), past: [...earlierVersions(given), ...past.map(over)], future: future.map(over), taken_back: [] };
 }
