@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import expect
 
-from tests.support.page_driver import STATUS, Person, make_photo, photo_file
+from tests.support.page_driver import DONE, STATUS, Held, Person, make_photo, photo_file
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 
 Visit = Callable[..., Person]
@@ -96,6 +96,48 @@ def test_a_batch_is_cancelled_and_a_photo_that_fails_says_why(person: Person) ->
     expect(person.page.locator('[data-part="many-failed"] li')).to_have_count(3)
     expect(person.page.locator(FAILED)).to_contain_text("2.png: ⚠️")
     assert person.strokes == painted
+
+
+def test_a_batch_is_cancelled_before_the_first_upload_has_ended(person: Person) -> None:
+    """It had no Cancel, and that of the upload removed the photo, with what was painted on it."""
+    broken: list[str] = []
+    person.page.on("requestfailed", lambda request: broken.append(request.url))
+    held = Held(person, "**/api/v1/images")
+    name = person.page.locator('[data-part="photo-name"]')
+    choose(person, *[photo_file(320, 240, seed=i, name=f"{i}.{'tif' if i == 3 else 'png'}") for i in range(4)])
+    held.wait()
+    expect(person.page.locator(STATUS)).to_contain_text("4 photos are open")
+    for cancel in ("cancel", "batch-cancel", "Escape"):
+        person.paint((0.5, 0.5), (0.6, 0.5))
+        person.press("batch-mask")
+        expect(person.page.locator(STATE)).to_have_text("0 of 4 done")
+        person.press(cancel) if cancel != "Escape" else person.key(cancel)
+        expect(person.page.locator(STATUS)).to_contain_text("What is done stays")
+        expect(person.page.locator('[data-act="batch-cancel"]')).to_be_hidden()
+        expect(person.page.locator('[data-act="clear"]')).to_be_enabled()  # the mask is there again
+        person.press("clear")
+        expect(person.page.locator('[data-stage="stopped"]')).to_have_count(4)
+    person.page.wait_for_function("document.querySelector('[data-part=progress-row]').hidden")
+    assert len(held.routes) == len(broken) and set(broken) == {f"{person.url}/api/v1/images"}
+    # What is wanted is sent: by a repair of one, which a cancel of all does not hold up, by a look at one, and by all.
+    person.paint((0.5, 0.5), (0.6, 0.5))
+    person.press("batch-mask")
+    person.paint((0.2, 0.2), (0.3, 0.2))
+    person.press("repair")
+    person.press("batch-cancel")
+    asked = len(person.posts("/api/v1/images"))
+    held.let_go()
+    person.page.locator(DONE).wait_for()
+    wait_for_uploads(person, 1)
+    assert len(person.rounds) == len(person.strokes) == len(person.posts("/api/v1/repairs")) == 1
+    person.page.locator(f'{STRIP}[title="3.tif"]').click()
+    expect(name).to_have_text("3.tif")
+    person.page.locator(f'{STRIP}[title="0.png"]').click()
+    expect(name).to_have_text("0.png")
+    expect(person.page.locator('[data-stage="stopped"]')).to_have_count(2)
+    person.press("batch-mask")
+    expect(person.page.locator(STATE)).to_have_text("4 of 4 photos went through")
+    assert len(person.posts("/api/v1/repairs")) == 5 and len(person.posts("/api/v1/images")) <= asked + 4
 
 
 def test_keys_go_from_photo_to_photo_cancel_a_batch_and_download(person: Person) -> None:

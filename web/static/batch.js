@@ -18,8 +18,8 @@ import { paintedAgain } from "./store.js";
 const AT_ONCE = 3; // browsers open six connections to one server, and the page needs some itself
 const FINISHED = new Set(["done", "failed", "cancelled"]);
 
-/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, shelf: import("./shelf.js").Shelf, whenUploaded: (number: number) => Promise<void>, sensitivity: () => number}} parts */
-export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivity }) {
+/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, shelf: import("./shelf.js").Shelf, whenUploaded: (number: number, signal: AbortSignal) => Promise<void>, stopUploads: (numbers: number[]) => void, sensitivity: () => number}} parts */
+export function createBatch({ store, api, layers, shelf, whenUploaded, stopUploads, sensitivity }) {
   let stopping = new AbortController();
 
   /** What is painted, else what was repaired last on the shown photo. @returns {Mask | null} */
@@ -44,9 +44,12 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
     const items = Object.fromEntries(numbers.map((number) => [number, { request_id: randomId(), image_id: null }]));
     const painted_on = mask && strokes.length ? photo_number : null;
     store.update({ status: { key: "ready" }, ...(mask && { used: mask }), ...(painted_on !== null && { strokes: [], past: [], future: [], taken_back: [], preview: null }) });
-    if (mask && !mask.image_id) await whenUploaded(photo_number).catch(() => {}); // said there
+    const signal = begin({ kind, numbers, ended: 0, went: 0, running: true, mask, painted_on, sensitivity: sensitivity(), options, items });
+    if (mask && !mask.image_id) await whenUploaded(photo_number, signal).catch(() => {}); // said there
+    const { batch: begun } = store.get();
+    if (signal.aborted || !begun) return;
     const marked = mask && { ...mask, image_id: mask.image_id || imageOf(workOf(store.get(), photo_number)) };
-    await run({ kind, numbers, ended: 0, went: 0, running: true, mask: marked, painted_on, sensitivity: sensitivity(), options, items });
+    await run({ ...begun, mask: marked }, signal);
   }
 
   /** Go on with what a reload broke off: photos that have not changed since. @param {Batch | null | undefined} kept */
@@ -64,14 +67,21 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
       if (Number(number) === kept.painted_on) painted_on = found.number;
     }
     const numbers = works.map(({ number }) => number).filter((number) => items[number]);
-    if (numbers.length) await run({ ...kept, numbers, ended: 0, went: 0, painted_on, items });
+    if (!numbers.length) return;
+    const batch = { ...kept, numbers, ended: 0, went: 0, painted_on, items };
+    await run(batch, begin(batch));
   }
 
-  /** @param {Batch} batch */
-  async function run(batch) {
+  /** From here on it can be cancelled. @param {Batch} batch @returns {AbortSignal} */
+  function begin(batch) {
     stopping = new AbortController();
-    const { signal } = stopping;
     for (const number of batch.numbers) if (store.get().doing[number]?.stage !== "uploading") shelf.say(number, { stage: "waiting" });
+    store.update({ batch });
+    return stopping.signal;
+  }
+
+  /** @param {Batch} batch @param {AbortSignal} signal */
+  async function run(batch, signal) {
     store.update({ batch });
     const known = batch.numbers.flatMap((number) => ({ number, image_id: imageOf(workOf(store.get(), number)) }));
     for (const { number, image_id } of known) if (image_id) setItem(number, { ...batch.items[number], image_id });
@@ -121,7 +131,7 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
   async function runOne(number, batch, signal) {
     let hasGone = false;
     try {
-      await whenUploaded(number);
+      await whenUploaded(number, signal);
       if (signal.aborted || !workOf(store.get(), number)?.photo) return;
       const ending = await repairOne(number, batch, signal);
       hasGone = ending !== null;
@@ -197,6 +207,7 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, sensitivi
     for (const number of batch.numbers) {
       if (["waiting", "looking", "queued", "running"].includes(doing[number]?.stage)) shelf.say(number, null);
     }
+    stopUploads(batch.numbers);
     giveBack();
     store.update({ batch: { ...batch, running: false, painted_on: null }, status: { key: "cancelled_many" } });
     return true;

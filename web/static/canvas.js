@@ -66,7 +66,7 @@ export function startCanvas(root) {
   const view = createView({
     stage: $(".fft-stage"), world: $(".fft-world"), overlay: $(".fft-overlay"), draw: drawMask, onChange: (now) => (panel.showZoom(now), split.place(), gestures.followRing()),
   });
-  const whenUploaded = (/** @type {number} */ number) => photo.whenUploaded(number);
+  const whenUploaded = (/** @type {number} */ number, /** @type {AbortSignal | undefined} */ signal = undefined) => photo.whenUploaded(number, signal);
   const maskLayer = createMaskLayer({ view, overlay: $(".fft-overlay"), colour: MASK_RGB });
   const shelf = createShelf({ store, layers });
   const repair = createRepair({ api, store, shelf, layers, whenUploaded, pace, onDone: repairInstantly });
@@ -91,7 +91,7 @@ export function startCanvas(root) {
   const serverStatus = createServerStatus({ dialog: $(".fft-help"), words });
   const loading = createLoading({ store, api, layers, view, setup });
   const photo = createPhoto({ store, api, layers, view, shelf, loading, keeping, setup, words, cancelRepair: repair.cancel, onSize: (width, height) => brushSize.setFirst(width, height) });
-  const batch = createBatch({ store, api, layers, shelf, whenUploaded, sensitivity: maskMenu.sensitivity });
+  const batch = createBatch({ store, api, layers, shelf, whenUploaded, stopUploads: photo.stopUploads, sensitivity: maskMenu.sensitivity });
   const strip = createStrip({ root, store, words, api, onPhoto: photo.goTo, onRemove: removePhoto });
   const many = createManyPanel({ root, words, store, downloads });
   const gestures = createGestures({

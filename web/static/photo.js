@@ -29,7 +29,7 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
 
   /** @param {File | null} file @param {string} name @param {boolean} isOneOfMany @returns {Opened} */
   function take(file, name, isOneOfMany = false) {
-    const one = { number: (count += 1), file, key: null, name, isOneOfMany, uploading: null, leaving: new AbortController() };
+    const one = { number: (count += 1), file, key: null, name, isOneOfMany, uploading: null, sending: null, leaving: new AbortController() };
     opened.set(one.number, one);
     return one;
   }
@@ -167,8 +167,9 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
     const work = workOf(store.get(), number);
     if (newest !== one || !work) return;
     if (!isHere && !picture && !work.photo?.image_id) {
-      const { doing } = store.get();
-      return store.update({ status: doing[number]?.error ? { error: doing[number].error } : { key: "uploading", tone: "busy" } });
+      const { stage, error } = store.get().doing[number] || {};
+      if (stage === "stopped") uploads.whenUploaded(number).catch(() => {}); // said there
+      return store.update({ status: error ? { error } : { key: "uploading", tone: "busy" } });
     }
     leave();
     shown = one;
@@ -281,5 +282,5 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
     return one;
   }
 
-  return { open, goTo, remove, removeRefused, cancelUpload, refuse, restore, openUploaded, whenUploaded: uploads.whenUploaded };
+  return { open, goTo, remove, removeRefused, cancelUpload, refuse, restore, openUploaded, whenUploaded: uploads.whenUploaded, stopUploads: uploads.stop };
 }

@@ -16,7 +16,7 @@
 
 /** @typedef {Pick<State, "photo" | "strokes" | "past" | "future" | "taken_back" | "rounds" | "round" | "branches" | "job" | "status" | "shown_id">} Work */
 /** @typedef {{number: number, name: string, work: Work, upload_key: string | null}} Shelved the work is not the newest while the photo is shown; upload_key: of its file, until the server has it */
-/** @typedef {{stage: "waiting" | "uploading" | "looking" | "queued" | "running" | "done" | "nothing" | "failed", share?: number, error?: Note}} Doing */
+/** @typedef {{stage: "waiting" | "uploading" | "looking" | "queued" | "running" | "done" | "nothing" | "failed" | "stopped", share?: number, error?: Note}} Doing stopped: on the way to the server; it is sent when somebody needs it */
 /** @typedef {{strokes: Stroke[], width: number, height: number, image_id: string | null}} BatchMask image_id: what it was painted on */
 /** @typedef {{request_id: string, image_id: string | null}} BatchItem image_id: what is repaired, once the server has it */
 /** @typedef {{kind: "mask" | "text" | "mark", numbers: number[], ended: number, went: number, running: boolean, mask: BatchMask | null, painted_on: number | null, sensitivity: number, options: object, items: Record<number, BatchItem>}} Batch ended: how many have, went: how many of those went through; mask: null for the text that is found; painted_on: the photo that the mask is given back to unless it gets its round; items: those that have not ended, by number */

@@ -1,9 +1,11 @@
-// Uploads: sending files to the server, a few at a time, in its turn; until it has them they are kept for a reload.
+// Uploads: sending files to the server, a few at a time, in its turn; until it has them they are kept for a reload. One that
+// is stopped is sent when somebody needs it.
 
+import { ApiError } from "./api.js";
 import { randomId } from "./session_storage.js";
 import { workOf } from "./shelf.js";
 
-/** @typedef {{number: number, file: File | null, key: string | null, name: string, isOneOfMany: boolean, uploading: Promise<void> | null, leaving: AbortController}} Opened key: under which the file is kept until the server has it */
+/** @typedef {{number: number, file: File | null, key: string | null, name: string, isOneOfMany: boolean, uploading: Promise<void> | null, sending: AbortController | null, leaving: AbortController}} Opened sending: stops the upload that runs; key: under which the file is kept until the server has it */
 
 const UPLOADS_AT_ONCE = 2;
 
@@ -33,6 +35,11 @@ export function createUploads({ store, api, shelf, keeping, opened, isNewest, on
 
   async function upload(/** @type {Opened} */ one) {
     if (!one.file) return;
+    const sending = new AbortController();
+    const { signal } = sending;
+    const leave = () => sending.abort();
+    one.sending = sending;
+    one.leaving.signal.addEventListener("abort", leave);
     const onProgress = (/** @type {number} */ fraction) => {
       const share = Math.min(0.99, fraction);
       shelf.say(one.number, { stage: "uploading", share });
@@ -41,16 +48,32 @@ export function createUploads({ store, api, shelf, keeping, opened, isNewest, on
     onProgress(0);
     try {
       const file = one.file;
-      await onAccepted(one, await api.inTurn(() => api.upload(file, onProgress, one.leaving.signal), one.leaving.signal));
+      await onAccepted(one, await api.inTurn(() => api.upload(file, onProgress, signal), signal));
       shelf.say(one.number, null);
     } catch (error) {
       if (one.leaving.signal.aborted) throw error; // nobody wants it any more
+      if (signal.aborted) throw notSent();
       if (isNewest(one)) store.update({ uploaded: null }); // another may be the newest after that
       const refusal = onRefused(one, error);
       if (refusal.code !== "upload_failed") letGo(one); // it would be refused again
       throw refusal;
     } finally {
+      one.leaving.signal.removeEventListener("abort", leave);
+      one.sending = null;
       if (isNewest(one)) store.update({ uploaded: null });
+    }
+  }
+
+  const notSent = () => new ApiError(0, { error: "upload_failed" });
+
+  /** Send no more of these photos. @param {number[]} numbers */
+  function stop(numbers) {
+    for (const number of numbers) {
+      const one = opened.get(number);
+      if (!one?.key) continue; // it is there, or was refused
+      one.sending?.abort();
+      if (!one.uploading) (one.uploading = Promise.reject(notSent())).catch(() => {}); // its turn is over
+      shelf.say(number, { stage: "stopped" });
     }
   }
 
@@ -66,16 +89,19 @@ export function createUploads({ store, api, shelf, keeping, opened, isNewest, on
     return Boolean(one.file);
   }
 
-  /** Resolves when the server has a photo; rejects with what it said, or "upload_failed". */
-  async function whenUploaded(/** @type {number} */ number) {
+  /**
+   * Resolves when the server has a photo; rejects with what it said, or "upload_failed".
+   * @param {number} number @param {AbortSignal} [signal] after which it is not sent for this
+   */
+  async function whenUploaded(number, signal) {
     const one = opened.get(number);
     if (!one || workOf(store.get(), number)?.photo?.image_id) return;
-    one.uploading ||= send(one); // its turn has not come yet
-    await one.uploading.catch((error) => {
-      if (error.code !== "upload_failed") throw error;
-      return send(one); // a click on Repair is the other try
+    const first = (one.uploading ||= send(one)); // its turn has not come yet
+    await first.catch((error) => {
+      if (error.code !== "upload_failed" || signal?.aborted) throw error;
+      return one.uploading === first ? send(one) : one.uploading; // a click on Repair is the other try
     });
   }
 
-  return { keep, sendAll, letGo, recall, whenUploaded };
+  return { keep, sendAll, stop, letGo, recall, whenUploaded };
 }
