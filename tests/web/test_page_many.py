@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import expect
 
+from tests.support.fake_engine import FAIL
 from tests.support.page_driver import DONE, STATUS, Held, Person, make_photo, photo_file
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 
@@ -40,6 +41,8 @@ def test_one_mask_repairs_all_photos_stretched_to_their_size(person: Person) -> 
     expect(person.page.locator(STATE)).to_have_text("3 of 4 photos went through")
     expect(person.page.locator('[data-stage="done"]')).to_have_count(3)
     expect(person.page.locator(FAILED)).to_have_text("⚠️ damaged.png is incomplete or damaged")
+    person.press("batch-mask")
+    expect(person.page.locator(STATUS)).to_contain_text("Nothing is left to do")
     sent = [json.loads(body) for body in person.posts("/api/v1/repairs")]
     by_width = sorted(max(x for x, _ in one["strokes"][0]["points"]) for one in sent)
     assert by_width[0] == pytest.approx(by_width[1] / 2, abs=1) and by_width[1] == by_width[2]
@@ -140,6 +143,113 @@ def test_a_batch_is_cancelled_before_the_first_upload_has_ended(person: Person) 
     assert len(person.posts("/api/v1/repairs")) == 5 and len(person.posts("/api/v1/images")) <= asked + 4
 
 
+def go_to(person: Person, name: str) -> None:
+    person.page.locator(f'{STRIP}[title="{name}"]').click()
+    expect(person.page.locator('[data-part="photo-name"]')).to_have_text(name)
+
+
+def repaired(person: Person) -> list[dict[str, Any]]:
+    """What was asked for until now."""
+    return [json.loads(body) for body in person.posts("/api/v1/repairs")]
+
+
+def test_a_second_repair_of_all_leaves_out_what_went_through_and_is_as_it_was(person: Person) -> None:
+    """It repaired all of them again, on top of their results."""
+    sizes = [(320, 240), (320, 240), (487, 331)]
+    choose(person, *[photo_file(*size, seed=seed, name=f"{seed}.png") for seed, size in enumerate(sizes)])
+    wait_for_uploads(person, 3)
+
+    def nothing_is_left() -> None:
+        before = len(repaired(person))
+        person.press("batch-mask")
+        expect(person.page.locator(STATUS)).to_have_text(
+            "Nothing is left to do: all photos went through with this already"
+        )
+        expect(person.page.locator('[data-act="batch-cancel"]')).to_be_hidden()
+        assert len(repaired(person)) == before
+
+    def goes_again(count: int) -> list[dict[str, Any]]:
+        before = len(repaired(person))
+        person.press("batch-mask")
+        expect(person.page.locator(STATE)).to_have_text(f"{count} of {count} photos went through")
+        assert len(repaired(person)) == before + count
+        return repaired(person)[before:]
+
+    person.paint((0.5, 0.5), (0.6, 0.5))
+    first = goes_again(3)
+    nothing_is_left()
+    person.visit()
+    go_to(person, "2.png")  # stretched to its size and back, it is the same mask
+    nothing_is_left()
+    person.press("language")
+    expect(person.page.locator(STATUS)).to_have_text("没有需要处理的照片：全部都已这样处理过")
+    person.press("language")
+    # One that was repaired further and one that was undone go again; what was undone and redone does not.
+    go_to(person, "1.png")
+    person.paint((0.2, 0.2), (0.3, 0.2))
+    person.repair()
+    go_to(person, "0.png")
+    (again,) = goes_again(1)
+    go_to(person, "1.png")
+    assert again["image_id"] == person.rounds[1]["image_id"] and len(person.rounds) == 3
+    go_to(person, "2.png")
+    person.key("Control+z")
+    person.key("Control+y")
+    nothing_is_left()
+    person.key("Control+z")
+    go_to(person, "0.png")
+    assert goes_again(1)[0]["image_id"] in [one["image_id"] for one in first]
+    # By another method all go, from the picture as it was before.
+    person.page.locator('input[value="high"]').check()
+    other = goes_again(3)
+    assert {one["image_id"] for one in other} == {first[0]["image_id"], again["image_id"], first[2]["image_id"]}
+    assert len(person.rounds) == len(person.kept["branches"]) == 1
+    nothing_is_left()
+    models = [{"name": name, "title": name, "size": 1, "active": name == "b", "installed": True} for name in "ab"]
+    answer = {"models": models, "active": "b", "switching": None, "error": None}
+    person.page.route("**/api/v1/models", lambda route: route.fulfill(json=answer))
+    person.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(person.page.locator('select[data-part="model"]')).to_have_value("b")
+    other = goes_again(3)
+    nothing_is_left()
+    # The same mask painted on a result is a wish for more of it.
+    person.press("mask-again")
+    more = goes_again(3)
+    assert not {one["image_id"] for one in more} & {one["image_id"] for one in other} and len(person.rounds) == 2
+
+
+def test_what_was_cancelled_or_failed_goes_again_and_what_went_through_does_not(person: Person) -> None:
+    choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
+    wait_for_uploads(person, 3)
+    held: list[Any] = []
+    count = 0
+
+    def send(route: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            held.append(route)
+        else:
+            body = json.loads(route.request.post_data or "")
+            route.continue_(post_data=json.dumps({**body, "options": {"dilate_px": FAIL} if count == 4 else {}}))
+
+    person.paint((0.5, 0.5), (0.6, 0.5))
+    painted = person.strokes
+    person.page.route("**/api/v1/repairs", send)
+    person.press("batch-mask")
+    expect(person.page.locator('[data-stage="done"]')).to_have_count(2)
+    person.press("batch-cancel")
+    assert person.strokes == painted
+    held[0].continue_()
+    person.press("batch-mask")
+    expect(person.page.locator(STATE)).to_have_text("0 of 1 photos went through")
+    assert person.strokes == painted
+    person.press("batch-mask")
+    expect(person.page.locator(STATE)).to_have_text("1 of 1 photos went through")
+    ids = [one["image_id"] for one in repaired(person)]
+    assert len(set(ids[:3])) == 3 and ids[3:] == 2 * [ids[0]]
+
+
 def test_keys_go_from_photo_to_photo_cancel_a_batch_and_download(person: Person) -> None:
     choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
     wait_for_uploads(person, 3)
@@ -187,6 +297,15 @@ def test_a_mark_is_removed_from_all_wherever_it_is_on_each(person: Person) -> No
         expect(person.page.locator('[data-part="photo-name"]')).to_have_text(f"{seed}.png")
         (one,) = person.rounds
         assert one["box"] == pytest.approx([left, top, left + 90, top + 54], abs=8)
+    # Those on which there was none are left out too; by another way the mark is looked for where it was.
+    person.press("batch-mark")
+    expect(person.page.locator(STATUS)).to_contain_text("Nothing is left to do")
+    assert len(person.posts("/api/v1/detect")) == 4
+    person.page.locator('input[value="high"]').check()
+    person.press("batch-mark")
+    expect(person.page.locator(STATE)).to_have_text("4 of 4 photos went through", timeout=60_000)
+    expect(person.page.locator('[data-stage="done"]')).to_have_count(3)
+    assert len(person.posts("/api/v1/detect")) == 8 and len(person.rounds) == 1
 
 
 def test_an_address_opens_an_uploaded_photo_and_a_sample_opens_at_once(visit: Visit, server: RunningServer) -> None:

@@ -1,13 +1,15 @@
 // Batch: one repair of all photos of the visit: the mask that is painted, stretched to each photo's size, or what is found
 // on each: text, or the mark that is painted over, wherever it is. A few at a time, so that one is sent while another is repaired. Each result is a round of its photo.
+// Photos that went through already and are as they were then are left out; with other settings they go again, from before that.
 // A reload goes on with it: asked for again under the same request ids, the server answers with the same jobs.
 
 import { ApiError } from "./api.js";
 import { withRound } from "./branches.js";
+import { baseFor, hasSeen, howOf, isThrough, whatOf, withNothing } from "./gone_through.js";
 import { maskBody } from "./mask_body.js";
 import { stretchStrokes } from "./stretch.js";
 import { randomId } from "./session_storage.js";
-import { allWork, imageOf, workOf } from "./shelf.js";
+import { allWork, imageOf, isNoPhoto, workOf } from "./shelf.js";
 import { paintedAgain } from "./store.js";
 
 /** @typedef {import("./store.js").Stroke} Stroke */
@@ -18,38 +20,56 @@ import { paintedAgain } from "./store.js";
 const AT_ONCE = 3; // browsers open six connections to one server, and the page needs some itself
 const FINISHED = new Set(["done", "failed", "cancelled"]);
 
-/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, shelf: import("./shelf.js").Shelf, whenUploaded: (number: number, signal: AbortSignal) => Promise<void>, stopUploads: (numbers: number[]) => void, sensitivity: () => number}} parts */
-export function createBatch({ store, api, layers, shelf, whenUploaded, stopUploads, sensitivity }) {
+/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, shelf: import("./shelf.js").Shelf, whenUploaded: (number: number, signal: AbortSignal) => Promise<void>, stopUploads: (numbers: number[]) => void, sensitivity: () => number, model: () => string}} parts */
+export function createBatch({ store, api, layers, shelf, whenUploaded, stopUploads, sensitivity, model }) {
   let stopping = new AbortController();
 
-  /** What is painted, else what was repaired last on the shown photo. @returns {Mask | null} */
-  function maskInUse() {
-    const { strokes, rounds, round, photo } = store.get();
-    const used = strokes.length ? strokes : round ? rounds[round - 1].strokes : [];
-    if (!photo || !used.some(({ erase }) => !erase)) return null;
-    const { image_id } = (strokes.length ? rounds[round - 1] : rounds[round - 2]) || photo;
-    return { strokes: used, width: photo.width, height: photo.height, image_id };
+  /** What is painted, else what was repaired last on the shown photo. @param {Batch["kind"]} kind @returns {{mask: Mask | null, what: string} | null} */
+  function maskInUse(kind) {
+    if (kind === "text") return { mask: null, what: kind };
+    const { strokes, rounds, round, photo, used } = store.get();
+    if (!photo) return null;
+    const last = rounds[round - 1];
+    const painted = strokes.length ? strokes : last?.strokes || [];
+    if (painted.some(({ erase }) => !erase)) {
+      const { image_id } = (strokes.length ? last : rounds[round - 2]) || photo;
+      const mask = { strokes: painted, width: photo.width, height: photo.height, image_id };
+      const came = strokes.length ? "" : last.asked?.what || ""; // stretched to this photo, it is the same mask
+      return { mask, what: came.startsWith(`${kind} `) ? came : whatOf(kind, mask, photo.image_id) };
+    }
+    const what = kind === "mark" && used ? whatOf(kind, used, null) : "";
+    return what && hasSeen(store.get(), what) ? { mask: used, what } : null; // such a round has no strokes
   }
 
   /** @param {Batch["kind"]} kind */
   async function start(kind) {
-    const { batch, shelf: all, photo_number, strokes, hand: { quality, dilate_px } } = store.get();
-    if (batch?.running || allWork(store.get()).some(({ work }) => work.job)) return;
-    const mask = kind === "text" ? null : maskInUse();
-    if (kind !== "text" && !mask) return store.update({ status: { key: "no_mask", tone: "warn" } });
-    // A photo that has this mask's round already is left out.
-    const isDone = (/** @type {number} */ number) => kind !== "text" && number === photo_number && !strokes.length;
-    const numbers = all.map(({ number }) => number).filter((number) => !isDone(number));
+    const state = store.get();
+    const { batch, photo_number, strokes, hand: { quality, dilate_px } } = state;
+    const works = allWork(state);
+    if (batch?.running || works.some(({ work }) => work.job)) return;
+    const found = maskInUse(kind);
+    if (!found) return store.update({ status: { key: "no_mask", tone: "warn" } });
+    const { mask, what } = found;
+    const wanted = sensitivity();
+    const asked = { what, how: howOf(kind, state.hand, wanted), model: model() };
+    // A photo that the mark was taken from by itself is left out too.
+    const isMarksOwn = kind === "mark" && !strokes.length && mask !== state.used;
+    const isDone = (/** @type {typeof works[0]} */ { number, work }) => isThrough(work, asked) || (isMarksOwn && number === photo_number);
+    const numbers = works.filter((one) => !isDone(one)).map(({ number }) => number);
+    if (numbers.every((number) => isNoPhoto(state, number))) return store.update({ status: { key: "nothing_left" } });
     const options = { ...(quality === "high" && { quality }), ...(dilate_px !== null && { dilate_px }) };
     const items = Object.fromEntries(numbers.map((number) => [number, { request_id: randomId(), image_id: null }]));
-    const painted_on = mask && strokes.length ? photo_number : null;
+    const painted_on = mask && strokes.length && numbers.includes(photo_number) ? photo_number : null;
     store.update({ status: { key: "ready" }, ...(mask && { used: mask }), ...(painted_on !== null && { strokes: [], past: [], future: [], taken_back: [], preview: null }) });
-    const signal = begin({ kind, numbers, ended: 0, went: 0, running: true, mask, painted_on, sensitivity: sensitivity(), options, items });
+    const signal = begin({ kind, numbers, ended: 0, went: 0, running: true, mask, painted_on, sensitivity: wanted, options, asked, items });
     if (mask && !mask.image_id) await whenUploaded(photo_number, signal).catch(() => {}); // said there
     const { batch: begun } = store.get();
     if (signal.aborted || !begun) return;
-    const marked = mask && { ...mask, image_id: mask.image_id || imageOf(workOf(store.get(), photo_number)) };
-    await run({ ...begun, mask: marked }, signal);
+    if (!mask || mask.image_id) return run(begun, signal);
+    const image_id = imageOf(workOf(store.get(), photo_number));
+    const marked = { ...mask, image_id };
+    if (store.get().used === mask) store.update({ used: marked });
+    await run({ ...begun, mask: marked, asked: { ...asked, what: whatOf(kind, marked, image_id) } }, signal);
   }
 
   /** Go on with what a reload broke off: photos that have not changed since. @param {Batch | null | undefined} kept */
@@ -68,7 +88,7 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, stopUploa
     }
     const numbers = works.map(({ number }) => number).filter((number) => items[number]);
     if (!numbers.length) return;
-    const batch = { ...kept, numbers, ended: 0, went: 0, painted_on, items };
+    const batch = { ...kept, asked: kept.asked || { what: "", how: "", model: "" }, numbers, ended: 0, went: 0, painted_on, items };
     await run(batch, begin(batch));
   }
 
@@ -149,12 +169,14 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, stopUploa
   }
 
   /** @param {number} number @param {Batch} batch @param {AbortSignal} signal @returns {Promise<import("./store.js").Doing | null>} how it ended */
-  async function repairOne(number, { kind, mask, options, items, sensitivity: wanted }, signal) {
+  async function repairOne(number, { kind, mask, options, asked, items, sensitivity: wanted }, signal) {
     const work = workOf(store.get(), number);
-    const image_id = imageOf(work);
-    if (!work?.photo || !image_id) return null;
+    const standing_id = imageOf(work);
+    if (!work?.photo || !standing_id) return null;
     const { request_id } = items[number];
-    setItem(number, { request_id, image_id });
+    setItem(number, { request_id, image_id: standing_id });
+    const base = baseFor(work, asked.what);
+    const image_id = imageOf({ ...work, round: base });
     const { width, height } = work.photo;
     const strokes = mask && kind === "mask" ? await stretchStrokes(mask, width, height) : [];
     /** @type {Record<string, any>} */
@@ -163,7 +185,7 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, stopUploa
       say(number, signal, { stage: "looking" });
       const mark = mask && { ...(await maskBody(mask.strokes, mask.width, mask.height)), mark_image_id: mask.image_id };
       const found = await api.detect({ image_id, sensitivity: wanted, ...(mark ? { kind: "repeat", ...mark } : { kind: "text" }) }, signal);
-      if (!found.regions.length) return { stage: "nothing" };
+      if (!found.regions.length) return noteNothing(number, standing_id, asked);
       body.mask_png = found.mask_png;
     }
     if (Object.keys(options).length) body.options = options;
@@ -181,11 +203,18 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, stopUploa
     if (view.state !== "done") return null;
     /** @type {Round} */
     const round = {
-      image_id: view.image_id, box: view.patch.box, url: view.patch.url, strokes, notes: view.notes || [], saved: view.saved || null,
+      image_id: view.image_id, box: view.patch.box, url: view.patch.url, strokes, notes: view.notes || [], saved: view.saved || null, asked,
       times_ms: { ...view.timings_ms, total: Date.now() - began_at },
     };
-    await addRound(number, work.round, round, signal);
+    await addRound(number, base, round, signal);
     return { stage: "done" };
+  }
+
+  /** @param {number} number @param {string} image_id that was looked at @param {Batch["asked"]} asked @returns {import("./store.js").Doing} */
+  function noteNothing(number, image_id, asked) {
+    const work = workOf(store.get(), number);
+    if (work && imageOf(work) === image_id) shelf.change(number, withNothing(work, asked));
+    return { stage: "nothing" };
   }
 
   /** @param {number} number @param {number} base @param {Round} round @param {AbortSignal} signal */

@@ -69,7 +69,7 @@ export function startCanvas(root) {
   const whenUploaded = (/** @type {number} */ number, /** @type {AbortSignal | undefined} */ signal = undefined) => photo.whenUploaded(number, signal);
   const maskLayer = createMaskLayer({ view, overlay: $(".fft-overlay"), colour: MASK_RGB });
   const shelf = createShelf({ store, layers });
-  const repair = createRepair({ api, store, shelf, layers, whenUploaded, pace, onDone: repairInstantly });
+  const repair = createRepair({ api, store, shelf, layers, whenUploaded, pace, model: () => models.inUse(), onDone: repairInstantly });
   const restoring = createRestoring({ store, begin: repair.restore });
   const addStroke = (/** @type {any} */ stroke, /** @type {string} */ tool) => (tool === "restore" ? restoring.add(stroke) : painting.addStroke(stroke));
   const painting = createPainting({ store, view, restoring, startRepair });
@@ -91,7 +91,7 @@ export function startCanvas(root) {
   const serverStatus = createServerStatus({ dialog: $(".fft-help"), words });
   const loading = createLoading({ store, api, layers, view, setup });
   const photo = createPhoto({ store, api, layers, view, shelf, loading, keeping, setup, words, cancelRepair: repair.cancel, onSize: (width, height) => brushSize.setFirst(width, height) });
-  const batch = createBatch({ store, api, layers, shelf, whenUploaded, stopUploads: photo.stopUploads, sensitivity: maskMenu.sensitivity });
+  const batch = createBatch({ store, api, layers, shelf, whenUploaded, stopUploads: photo.stopUploads, sensitivity: maskMenu.sensitivity, model: models.inUse });
   const strip = createStrip({ root, store, words, api, onPhoto: photo.goTo, onRemove: removePhoto });
   const many = createManyPanel({ root, words, store, downloads });
   const gestures = createGestures({

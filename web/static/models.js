@@ -82,6 +82,9 @@ export function createModels({ root, words, api }) {
     return { code: answer?.error || "server_error", message: answer?.message, params: answer?.params };
   }
 
+  /** What a repair that begins now will run on. */
+  const inUse = () => wanted || known.switching || known.active || "";
+
   const look = () => void (document.hidden || wanted || refresh().then(show));
 
   function start() {
@@ -90,5 +93,5 @@ export function createModels({ root, words, api }) {
     look();
   }
 
-  return { show, start, look };
+  return { show, start, look, inUse };
 }

@@ -4,6 +4,7 @@
 
 import { ApiError } from "./api.js";
 import { withRound } from "./branches.js";
+import { howOf, whatOf } from "./gone_through.js";
 import { maskBody } from "./mask_body.js";
 import { randomId } from "./session_storage.js";
 import { allWork, imageOf, workOf } from "./shelf.js";
@@ -25,8 +26,8 @@ function isWritten(/** @type {JobView} */ { saved, notes }) {
   return Boolean(saved) || (notes || []).some(({ code }) => code === "not_saved");
 }
 
-/** @param {{api: import("./api.js").Api, store: import("./store.js").Store, shelf: import("./shelf.js").Shelf, layers: import("./layers.js").Layers, whenUploaded: (number: number) => Promise<void>, pace: import("./pace.js").Pace, onDone: () => void}} parts onDone: of the shown photo */
-export function createRepair({ api, store, shelf, layers, whenUploaded, pace, onDone }) {
+/** @param {{api: import("./api.js").Api, store: import("./store.js").Store, shelf: import("./shelf.js").Shelf, layers: import("./layers.js").Layers, whenUploaded: (number: number) => Promise<void>, pace: import("./pace.js").Pace, model: () => string, onDone: () => void}} parts model: which is in use; onDone: of the shown photo */
+export function createRepair({ api, store, shelf, layers, whenUploaded, pace, model, onDone }) {
   /** @type {Map<string, AbortController>} */
   const following = new Map();
 
@@ -44,7 +45,7 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
   function newJob(number, what) {
     const { hand } = store.get();
     const base_round = workOf(store.get(), number)?.round || 0;
-    return { ...what, request_id: randomId(), job_id: null, base_round, quality: hand.quality, dilate_px: hand.dilate_px, began_at: Date.now(), running_at: null, upload_ms: 0 };
+    return { ...what, request_id: randomId(), job_id: null, base_round, quality: hand.quality, dilate_px: hand.dilate_px, model: model(), began_at: Date.now(), running_at: null, upload_ms: 0 };
   }
 
   /** Begin a repair of what is painted; further strokes belong to the next round. */
@@ -61,6 +62,14 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
     const job = newJob(number, { strokes: [], restored });
     shelf.change(number, { job, status: STARTING });
     return run(job.request_id);
+  }
+
+  /** What a round of this job came of. @param {Job} job @param {import("./store.js").Work} work */
+  function askedOf(job, { photo, rounds }) {
+    const { strokes, base_round, restored } = job;
+    if (restored || !photo) return undefined;
+    const image_id = base_round ? rounds[base_round - 1]?.image_id : photo.image_id;
+    return { what: whatOf("mask", { strokes, width: photo.width, height: photo.height, image_id }, photo.image_id), how: howOf("mask", job), model: job.model };
   }
 
   /** @param {Job} job */
@@ -153,7 +162,7 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, on
     const upload = sent_ms + performance.now() - began_at;
     const times_ms = { ...view.timings_ms, upload, total: Date.now() - job.began_at };
     /** @type {Round} */
-    const round = { ...patch, strokes: job.strokes, notes: view.notes || [], saved: view.saved || null, times_ms, restored: Boolean(job.restored) };
+    const round = { ...patch, strokes: job.strokes, notes: view.notes || [], saved: view.saved || null, times_ms, restored: Boolean(job.restored), asked: askedOf(job, work) };
     const took_ms = job.running_at ? Date.now() - job.running_at : view.timings_ms.total;
     shelf.change(number, { ...withRound(work, job.base_round, round), shown_id: round.image_id, job: null, status: doneStatus(round) });
     if (took_ms && !job.restored) pace.learn(job.quality, job.strokes, took_ms);

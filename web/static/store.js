@@ -7,10 +7,11 @@
 /** @typedef {BrushStroke | PolygonStroke | MaskStroke} Stroke */
 /** @typedef {{strokes: Stroke[], width: number, height: number, image_id: string | null}} UsedMask of a photo of this size; image_id: before the repair */
 /** @typedef {{code: string, message?: string, params?: Record<string, any>}} Note */
-/** @typedef {{name: string, width: number, height: number, format: string, image_id: string | null, notes: Note[]}} Photo */
-/** @typedef {{image_id: string, box: number[], url: string, strokes: Stroke[], notes: Note[], times_ms: Record<string, number>, saved: string | null, restored?: boolean, downloaded?: boolean}} Round restored: the original came back in it */
+/** @typedef {{what: string, how: string, model: string}} Asked a repair; what: the mask, or what is looked for; how: with which settings; model: "" where it was not known */
+/** @typedef {{name: string, width: number, height: number, format: string, image_id: string | null, notes: Note[], nothing?: Asked[]}} Photo nothing: which repairs of all found nothing on it */
+/** @typedef {{image_id: string, box: number[], url: string, strokes: Stroke[], notes: Note[], times_ms: Record<string, number>, saved: string | null, restored?: boolean, downloaded?: boolean, asked?: Asked, nothing?: Asked[]}} Round restored: the original came back in it; asked: which repair it came of; nothing: as a photo's */
 /** @typedef {{stroke: BrushStroke, past: number, future: number}} Waiting drawn during a job; past: how many steps back there were in the strokes then; future: how many forth when undo took it */
-/** @typedef {{request_id: string, job_id: string | null, base_round: number, strokes: Stroke[], quality: string, dilate_px: number | null, began_at: number, running_at: number | null, upload_ms: number, restored: BrushStroke[] | null, waiting?: Waiting[]}} Job restored: where the original comes back, in place of a repair; waiting: where it does once this is done */
+/** @typedef {{request_id: string, job_id: string | null, base_round: number, strokes: Stroke[], quality: string, dilate_px: number | null, model: string, began_at: number, running_at: number | null, upload_ms: number, restored: BrushStroke[] | null, waiting?: Waiting[]}} Job restored: where the original comes back, in place of a repair; waiting: where it does once this is done */
 /** @typedef {{tool: string, takes_away: boolean, radius: number, instant: boolean, quality: string, dilate_px: number | null, timings: boolean, file_format: string, file_quality: number}} Hand takes_away: what the outline in hand marks is taken out of the mask; dilate_px: null leaves it to the engine */
 /** @typedef {{key?: string, params?: Record<string, any>, tone?: string, round?: string, error?: Note}} Status */
 
@@ -19,7 +20,7 @@
 /** @typedef {{stage: "waiting" | "uploading" | "looking" | "queued" | "running" | "done" | "nothing" | "failed" | "stopped", share?: number, error?: Note}} Doing stopped: on the way to the server; it is sent when somebody needs it */
 /** @typedef {{strokes: Stroke[], width: number, height: number, image_id: string | null}} BatchMask image_id: what it was painted on */
 /** @typedef {{request_id: string, image_id: string | null}} BatchItem image_id: what is repaired, once the server has it */
-/** @typedef {{kind: "mask" | "text" | "mark", numbers: number[], ended: number, went: number, running: boolean, mask: BatchMask | null, painted_on: number | null, sensitivity: number, options: object, items: Record<number, BatchItem>}} Batch ended: how many have, went: how many of those went through; mask: null for the text that is found; painted_on: the photo that the mask is given back to unless it gets its round; items: those that have not ended, by number */
+/** @typedef {{kind: "mask" | "text" | "mark", numbers: number[], ended: number, went: number, running: boolean, mask: BatchMask | null, painted_on: number | null, sensitivity: number, options: object, asked: Asked, items: Record<number, BatchItem>}} Batch ended: how many have, went: how many of those went through; mask: null for the text that is found; painted_on: the photo that the mask is given back to unless it gets its round; items: those that have not ended, by number */
 
 /**
  * @typedef {object} State
