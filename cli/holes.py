@@ -15,6 +15,7 @@ from cli.plan import BatchError
 from imaging import Photo
 from imaging.masks import hole_of_picture
 from imaging.reading import open_to_look_at
+from imaging.selection import BRIGHT
 
 Find = Literal["text"]
 FINDS: tuple[Find, ...] = ("text",)
@@ -61,19 +62,23 @@ def hole_of_mask(data: bytes, photo: Photo, rules: HoleRules) -> NDArray[np.bool
     """
     size = (photo.image.shape[0], photo.image.shape[1])
     mask = _opened(data, rules.max_bytes, rules.max_px)
-    is_layer = False
-    if rules.invert or rules.fit:
-        pixels: NDArray = _eight_bits(mask.image)
-        alpha = None if mask.alpha is None else _eight_bits(mask.alpha)
-        is_layer = alpha is not None and bool((alpha < 255).any())
-        if rules.fit and pixels.shape[:2] != size:
-            _check_proportions((pixels.shape[0], pixels.shape[1]), size)
-            pixels, alpha = _resized(pixels, size), None if alpha is None else _resized(alpha, size)
-        if rules.invert and not is_layer:
-            pixels, alpha = 255 - pixels, None
-        mask = replace(mask, image=pixels, alpha=alpha)
-    hole = hole_of_picture(mask, size, photo=photo.image)
-    return ~hole if rules.invert and is_layer else hole
+    if rules.fit and mask.image.shape[:2] != size:
+        _check_proportions((mask.image.shape[0], mask.image.shape[1]), size)
+        alpha = None if mask.alpha is None else _resized(mask.alpha, size)
+        mask = replace(mask, image=_resized(mask.image, size), alpha=alpha)
+    if not rules.invert:
+        return hole_of_picture(mask, size, photo=photo.image)
+    if mask.alpha is not None and bool((_eight_bits(mask.alpha) < 255).any()):
+        return ~hole_of_picture(mask, size, photo=photo.image)
+    return hole_of_picture(_inverted(mask, size), size, photo=photo.image)
+
+
+def _inverted(mask: Photo, size: tuple[int, int]) -> Photo:
+    """Return an opaque mask with black and white exchanged; of labels, which are dark, with white around them."""
+    if cv2.cvtColor(_eight_bits(mask.image), cv2.COLOR_RGB2GRAY).max() > BRIGHT:
+        return replace(mask, image=np.iinfo(mask.image.dtype).max - mask.image, alpha=None)
+    around = np.where(hole_of_picture(mask, size), 0, 255).astype(np.uint8)
+    return replace(mask, image=cv2.cvtColor(around, cv2.COLOR_GRAY2RGB), alpha=None)
 
 
 def _opened(data: bytes, max_bytes: int, max_px: int) -> Photo:
@@ -88,9 +93,8 @@ def _opened(data: bytes, max_bytes: int, max_px: int) -> Photo:
     return mask
 
 
-def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    nearest = cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=cv2.INTER_NEAREST)
-    return np.asarray(nearest, np.uint8)
+def _resized(pixels: NDArray, size: tuple[int, int]) -> NDArray:
+    return np.asarray(cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=cv2.INTER_NEAREST))
 
 
 def hole_of_found(find: Find, photo: Photo, rules: HoleRules) -> NDArray[np.bool_]:

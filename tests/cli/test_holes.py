@@ -63,6 +63,24 @@ def test_mask_of_another_size_is_brought_to_the_photos_where_asked(
     assert "other proportions" in capsys.readouterr().err and not (tmp_path / "no.png").exists()
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("words", [(), ("--fit-masks",), ("--invert",), ("--invert", "--fit-masks")])
+def test_labels_of_0_and_1_are_understood_with_every_option(
+    engine: Engine, photo: Path, tmp_path: Path, kind: type, words: tuple[str, ...]
+) -> None:
+    """With --fit-masks those of 16 bits became all black: nothing was repaired, and no word said so."""
+    marked = np.asarray(Image.open(write_mask(tmp_path / "m.png"))) > 0
+    labels: np.ndarray = (~marked if "--invert" in words else marked).astype(kind)
+    if "--fit-masks" in words:
+        labels = labels.repeat(2, axis=0).repeat(2, axis=1)
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    assert repair(photo, tmp_path / "m.png", tmp_path / "plain.png") == 0
+    assert repair(photo, tmp_path / "labels.png", tmp_path / "out.png", *words) == 0
+    plain, out = (np.asarray(Image.open(tmp_path / name)) for name in ("plain.png", "out.png"))
+    assert np.array_equal(plain, out)
+    assert green(tmp_path / "out.png")
+
+
 def test_one_mask_for_all_is_decoded_once_and_another_is_not_taken_for_it(
     engine: Engine, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
