@@ -225,7 +225,7 @@ def _read_tiff(data: bytes, admit: Admission) -> Photo:
         raise raw_file()
     if reason := tiff.why_unreadable(first):
         raise not_an_image(reason)
-    admit(first.number(tiff.WIDTH, 0), first.number(tiff.HEIGHT, 0), deep=tiff.is_deep(first))
+    admit(first.number(tiff.WIDTH, 0), first.number(tiff.HEIGHT, 0), deep=max(first.numbers(tiff.BITS), default=8) > 8)
     tiff.check_strips(data, first)
     blobs: dict[int, bytes] = {}
     for entry in first.entries:
@@ -257,6 +257,21 @@ def _read_tiff(data: bytes, admit: Admission) -> Photo:
     )
     pages = len(tiff_pages.page_offsets(data, first))
     notes: tuple[Note, ...] = (_first_page_note(pages, "pages"),) if pages > 1 else ()
+    try:
+        return _pixels_of_tiff(data, first, admit, source, notes)
+    except ImagingError as error:
+        if error.code != "truncated_image" or not (reason := tiff.unread_compression(first)):
+            raise
+        raise not_an_image(reason) from error
+    except (OSError, SyntaxError) as error:
+        if not (reason := tiff.unread_compression(first)):
+            raise
+        raise not_an_image(reason) from error
+
+
+def _pixels_of_tiff(
+    data: bytes, first: tiff_tags.Directory, admit: Admission, source: Source, notes: tuple[Note, ...]
+) -> Photo:
     if tiff.is_deep(first):
         return _photo_of_tiff(first, tiff.decode_deep(data, first), source, notes)
     with _opened_tiff(data, first) as picture:
@@ -264,12 +279,17 @@ def _read_tiff(data: bytes, admit: Admission) -> Photo:
         mode = picture.mode
         picture.load()
         if mode == "CMYK":
+            spots = first.number(tiff.SAMPLES, 4) - 4
+            notes += (_channels_note(spots),) if spots > 0 else ()
             notes += (_fewer_bits_note(),) if max(first.numbers(tiff.BITS), default=8) > 8 else ()
             return _photo_of_inks("TIFF", np.asarray(picture), source, notes, _tiff_orientation(first))
         if mode in ("1", "P", "PA"):
             notes += (_palette_note("one bit per pixel" if mode == "1" else "a palette"),)
             return assemble("TIFF", _pixels_of(picture), source, notes, orientation=_tiff_orientation(first))
-        return _photo_of_tiff(first, _pixels_of(picture), source, notes)
+        pixels = _pixels_of(picture)
+        if first.numbers(tiff.BITS) == (12,):  # which become 16: full white stays so
+            pixels = ((pixels.astype(np.uint32) * 65535 + 2047) // 4095).astype(np.uint16)
+        return _photo_of_tiff(first, pixels, source, notes)
 
 
 def _opened_tiff(data: bytes, first: tiff_tags.Directory) -> TiffImagePlugin.TiffImageFile:

@@ -39,9 +39,16 @@ PIXEL_TAGS = frozenset(
     | {PREDICTOR, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT}
     | {266, 292, 293, 320, 322, 323, 332, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532}
 )
+COMPRESSIONS = {
+    34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34892: "JPEG", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP",
+    50002: "JPEG XL", 52546: "JPEG XL",
+}  # fmt: skip
 SHORT_LIST_TAGS = (BITS, SAMPLE_FORMAT, EXTRA_SAMPLES)
 MAX_SAMPLES = 64
-NONE, LZW, JPEG, ADOBE_DEFLATE, PACKBITS, DEFLATE = 1, 5, 7, 8, 32773, 32946
+NONE, LZW, OLD_JPEG, JPEG, ADOBE_DEFLATE, PACKBITS, DEFLATE = 1, 5, 6, 7, 8, 32773, 32946
+FAX = (2, 3, 4)
+# Read by every build of the libraries; what else a decoder gives up on may be sound.
+READ_EVERYWHERE = (NONE, *FAX, LZW, OLD_JPEG, JPEG, ADOBE_DEFLATE, PACKBITS, DEFLATE)
 PILLOW_NAMES = {NONE: None, LZW: "tiff_lzw", JPEG: "jpeg", PACKBITS: "packbits", ADOBE_DEFLATE: "tiff_adobe_deflate"}
 
 
@@ -71,6 +78,15 @@ def why_unreadable(first: Directory) -> str:
     if first.number(PHOTOMETRIC, 1) in LABS:
         return "this TIFF holds Lab colours. Export it as RGB"
     return ""
+
+
+def unread_compression(first: Directory) -> str:
+    """Say what of a TIFF's compression a decoder may have lacked, or return an empty string."""
+    compression = first.number(COMPRESSION, NONE)
+    if compression in READ_EVERYWHERE:
+        return ""
+    name = COMPRESSIONS.get(compression, f"number {compression}")
+    return f"this TIFF is damaged, or its compression, {name}, is not supported. Export it with LZW, ZIP or none"
 
 
 def unknown_channels(first: Directory) -> str:

@@ -109,6 +109,39 @@ def test_a_channel_that_is_left_out_is_spoken_of(extra: list[str], count: int, d
     assert [(note.code, note.params) for note in notes] == [("channels_left_out", {"count": count})]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_spot_colour_beside_the_inks_is_spoken_of(count: int) -> None:
+    """It was left out without a word."""
+    file = io.BytesIO()
+    extra = ["unspecified"] * count
+    tifffile.imwrite(file, noise(20, 30, 4 + count), photometric="separated", extrasamples=extra)
+    notes = open_photo(file.getvalue()).notes
+    assert [(note.code, note.params) for note in notes] == [("channels_left_out", {"count": count})]
+
+
+def test_grey_of_12_bits_has_its_brightness_in_16() -> None:
+    """Its 4095 stayed 4095, which is dark grey there."""
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    pairs = values.reshape(-1, 2).astype(np.uint32)
+    packed = pairs[:, 0] << 12 | pairs[:, 1]
+    strip = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=1).astype(np.uint8).tobytes()
+    entries: list[tuple[int, int, tuple[int, ...]]] = [
+        (256, 3, (64,)),
+        (257, 3, (64,)),
+        (258, 3, (12,)),
+        (259, 3, (1,)),
+        (262, 3, (1,)),
+        (273, 4, (8,)),
+    ]
+    entries += [(277, 3, (1,)), (278, 3, (64,)), (279, 4, (len(strip),))]
+    at = 8 + len(strip)
+    photo = open_photo(b"II*\0" + struct.pack("<I", at) + strip + directory(entries, at))
+    assert photo.image.dtype == np.uint16 and photo.notes == ()
+    assert np.array_equal(photo.image[..., 0], np.rint(values * (65535 / 4095)))
+    again = open_photo(encode_photo(photo).data)
+    assert np.array_equal(again.image, photo.image)
+
+
 def test_inks_of_16_bits_become_8_and_that_is_said() -> None:
     file = io.BytesIO()
     tifffile.imwrite(file, noise(20, 30, 4, depth=16), photometric="separated")
@@ -137,6 +170,20 @@ def test_a_sound_tiff_of_another_kind_is_not_called_damaged(kind: str, said: str
     with pytest.raises(ImagingError) as refused:
         open_photo(file.getvalue())
     assert refused.value.code == "not_an_image" and said in refused.value.message
+
+
+@pytest.mark.parametrize(("number", "name"), [(34712, "JPEG 2000"), (50002, "JPEG XL"), (33003, "number 33003")])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_compression_that_nothing_here_reads_is_named(number: int, name: str, depth: int) -> None:
+    """Such files were called damaged, and saving or downloading them again was asked for."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, noise(20, 30, 3, depth=depth), photometric="rgb")
+    data = bytearray(file.getvalue())
+    tag = data.index(struct.pack("<HHI", 259, 3, 1))
+    struct.pack_into("<H", data, tag + 8, number)
+    with pytest.raises(ImagingError, match=f"its compression, {name}, is not supported. Export it") as refused:
+        open_photo(bytes(data))
+    assert refused.value.code == "not_an_image"
 
 
 @pytest.mark.parametrize("layout", ["tiles", "big-endian", "bigtiff"])
