@@ -30,6 +30,8 @@ from notices import Note
 # Every scan of a progressive JPEG goes over all its pixels: a small file with thousands of scans would take hours.
 MAX_SCANNED_PX = 10_000_000_000
 AVIF_SUBSAMPLING = {(0, 0): "4:4:4", (1, 0): "4:2:2", (1, 1): "4:2:0"}
+COLOUR_BOX = b"colrnclx"
+USUAL_COLOURS = ((1, 13), (2, 2))  # sRGB, and nothing said (ITU-T H.273)
 CHANNELS_OF_MODE = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "I;16": 1}
 
 
@@ -112,8 +114,9 @@ def _channels_note(count: int) -> Note:
     return Note(text, code="channels_left_out", count=count)
 
 
-def _fewer_bits_note() -> Note:
-    return Note("The file holds 16 bits for each ink; the result holds 8.", code="fewer_bits")
+def _fewer_bits_notes(bits: int) -> tuple[Note, ...]:
+    text = f"The file holds {bits} bits per channel; the result holds 8."
+    return (Note(text, code="fewer_bits", bits=bits),) if bits > 8 else ()
 
 
 def _read_png(data: bytes, admit: Admission) -> Photo:
@@ -158,6 +161,8 @@ def _is_plain_text(kind: bytes, payload: bytes) -> bool:
 def _read_jpeg(data: bytes, admit: Admission) -> Photo:
     size_bytes = len(data)
     data, left_out = jpeg.without_excess(data)
+    if reason := jpeg.why_unreadable(data):
+        raise not_an_image(reason)
     picture = JpegImagePlugin.JpegImageFile(BytesIO(data))
     admit(*picture.size)
     if jpeg.scan_count(data) * picture.width * picture.height > MAX_SCANNED_PX:
@@ -281,7 +286,7 @@ def _pixels_of_tiff(
         if mode == "CMYK":
             spots = first.number(tiff.SAMPLES, 4) - 4
             notes += (_channels_note(spots),) if spots > 0 else ()
-            notes += (_fewer_bits_note(),) if max(first.numbers(tiff.BITS), default=8) > 8 else ()
+            notes += _fewer_bits_notes(max(first.numbers(tiff.BITS), default=8))
             return _photo_of_inks("TIFF", np.asarray(picture), source, notes, _tiff_orientation(first))
         if mode in ("1", "P", "PA"):
             notes += (_palette_note("one bit per pixel" if mode == "1" else "a palette"),)
@@ -331,13 +336,22 @@ def _tiff_dpi(first: tiff_tags.Directory) -> tuple[float, float] | None:
 
 
 def _read_bmp(data: bytes, admit: Admission) -> Photo:
-    with BmpImagePlugin.BmpImageFile(BytesIO(data)) as picture:
+    with _opened_bmp(data) as picture:
         admit(*picture.size)
         notes: tuple[Note, ...] = (_palette_note("a palette"),) if picture.mode == "P" else ()
         notes += (_palette_note("one bit per pixel"),) if picture.mode == "1" else ()
         picture.load()
         source = Source(dpi=metadata.plausible_dpi(picture.info.get("dpi")), size_bytes=len(data))
         return assemble("BMP", _pixels_of(picture), source, notes)
+
+
+def _opened_bmp(data: bytes) -> BmpImagePlugin.BmpImageFile:
+    try:
+        return BmpImagePlugin.BmpImageFile(BytesIO(data))
+    except OSError as error:
+        if "Unsupported" not in str(error):
+            raise
+        raise not_an_image("this kind of BMP is not supported. Save it with 24 or 32 bits, or as PNG") from error
 
 
 def _read_gif(data: bytes, admit: Admission) -> Photo:
@@ -365,6 +379,7 @@ def _read_avif(data: bytes, admit: Admission) -> Photo:
     exif = metadata.bare_exif(info.get("exif"))
     box = data.find(b"av1C")
     flags = data[box + 6] if 0 <= box < len(data) - 6 else 0x0C
+    bits = (8, 8, 10, 12)[flags >> 5 & 3]
     subsampling = AVIF_SUBSAMPLING.get((flags >> 3 & 1, flags >> 2 & 1), "4:2:0")
     source = Source(
         lossy=True,
@@ -372,12 +387,22 @@ def _read_avif(data: bytes, admit: Admission) -> Photo:
         icc=info.get("icc_profile"),
         xmp=info.get("xmp"),
         avif_subsampling="4:0:0" if flags & 0x10 else subsampling,
+        colour_code=_colour_code(data),
         size_bytes=len(data),
     )
     if flags & 0x10:
         pixels = pixels[..., [0, 3] if pixels.shape[2] == 4 else [0]] if pixels.shape[2] >= 3 else pixels
-    notes = (_first_frame_note(frames),) if frames > 1 else ()
+    notes = ((_first_frame_note(frames),) if frames > 1 else ()) + _fewer_bits_notes(bits)
     return assemble("AVIF", pixels, source, notes, orientation=metadata.orientation_of(exif))
+
+
+def _colour_code(avif: bytes) -> tuple[int, int] | None:
+    """Return the numbers of the colours and of the curve that an AVIF's values stand for; None for the usual ones."""
+    at = avif.find(COLOUR_BOX) + len(COLOUR_BOX)
+    if at < len(COLOUR_BOX) or at + 4 > len(avif):
+        return None
+    colours, curve = struct.unpack_from(">HH", avif, at)
+    return (colours, curve) if (colours, curve) not in USUAL_COLOURS and max(colours, curve) < 256 else None
 
 
 def _read_heic(data: bytes, admit: Admission) -> Photo:
@@ -394,9 +419,8 @@ def _read_heic(data: bytes, admit: Admission) -> Photo:
         xmp=parts.metadata.get("xmp"),
         size_bytes=len(data),
     )
-    return assemble(
-        "HEIC", parts.pixels.copy(), source, (_first_page_note(parts.images, "pictures"),) if parts.images > 1 else ()
-    )
+    notes = (_first_page_note(parts.images, "pictures"),) if parts.images > 1 else ()
+    return assemble("HEIC", parts.pixels.copy(), source, notes + _fewer_bits_notes(heic.stated_bits(data)))
 
 
 READERS: dict[str, Callable[[bytes, Admission], Photo]] = {

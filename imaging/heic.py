@@ -17,6 +17,7 @@ import numpy as np
 TIME_LIMIT_S = 60
 BLOBS = ("exif", "icc_profile", "xmp")
 ISPE = b"ispe"
+HEVC_SETTINGS, LUMA_BITS_AT = b"hvcC", 17  # ISO/IEC 14496-15, 8.3.3.1: the byte that says how many more than 8
 MOST_PICTURES = 10_000  # what is behind so many is not looked at
 
 
@@ -42,6 +43,12 @@ def stated_size(data: bytes) -> tuple[int, int]:
         sizes.append(struct.unpack_from(">II", data, at + 8))  # behind version and flags
         at = data.find(ISPE, at + 1)
     return max(sizes, key=lambda size: size[0] * size[1])
+
+
+def stated_bits(data: bytes) -> int:
+    """Return how many bits a channel of a file's first picture has as it states; 8 where it states none."""
+    at = data.find(HEVC_SETTINGS) + len(HEVC_SETTINGS) + LUMA_BITS_AT
+    return 8 + (data[at] & 7) if HEVC_SETTINGS in data and at < len(data) else 8
 
 
 def decode(data: bytes, *, max_px: int) -> HeicFile:

@@ -26,6 +26,9 @@ IPTC_KEY = b"Photoshop 3.0\0"
 EXIF_KEY = b"Exif\0\0"
 APP1, APP2, APP13, COMMENT = 0xE1, 0xE2, 0xED, 0xFE
 START_OF_SCAN, END_OF_IMAGE, HUFFMAN_TABLES = 0xDA, 0xD9, 0xC4
+FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA, 0xCB)
+JPEG_LS = 0xF7
+UNREAD_FRAMES = (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, JPEG_LS)
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in scans, FF is followed by 00 or by a restart, D0-D7
 DEFAULT_QUALITY = 92
 COARSE_COLOURS_UP_TO = 95
@@ -142,6 +145,25 @@ def _leads_to_scan(data: bytes, at: int) -> bool:
         if kind == START_OF_SCAN:
             return True
     return False
+
+
+def why_unreadable(data: bytes) -> str:
+    """Say what of a JPEG's way to hold a picture nothing here reads, or return an empty string."""
+    at = 2
+    for _ in range(MAX_SEGMENTS):
+        if (segment := _segment(data, at)) is None or segment[0] == START_OF_SCAN:
+            break
+        kind, stop = segment
+        if kind in UNREAD_FRAMES:
+            name = "JPEG-LS" if kind == JPEG_LS else "a hierarchical JPEG"
+            return f"it is {name}, which is not supported. Save it as an ordinary JPEG or as PNG"
+        if kind in FRAMES:
+            bits = data[data.index(kind, at) + 3]
+            if 8 < bits <= 16:
+                return f"this JPEG holds {bits} bits per channel. Save it with 8, or as PNG or TIFF"
+            break
+        at = stop
+    return ""
 
 
 def scan_count(data: bytes) -> int:

@@ -24,7 +24,8 @@ DESCRIPTIVE_TAGS = {
     *(0x010D, 0x010E, 0x010F, 0x0110, 0x011D, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749, 0x8298),
     *(0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F, tiff_tags.EXIF_IFD, tiff_tags.GPS_IFD),
 }
-RESOLUTION_TAGS = {0x011A, 0x011B, 0x0128}
+X_RESOLUTION, Y_RESOLUTION, RATIONAL = 0x011A, 0x011B, 5
+RESOLUTION_TAGS = {X_RESOLUTION, Y_RESOLUTION, 0x0128}
 IPTC_RESOURCES = (0x0404, 0x040A, 0x040B)  # IPTC record, copyright flag, URL; the rest are previews and editor state
 # Pointers to pictures and films appended to the file (gain maps, motion photos), which a re-encoded file no longer has.
 APPENDED_MEDIA = (b"hdrgm:", b"Container:Directory", b"GCamera:", b"apdi:")
@@ -58,13 +59,14 @@ def within_budget(blob: bytes | None) -> bytes | None:
     return blob
 
 
-def clean_exif(exif: bytes | None, *, width_px: int, height_px: int) -> bytes | None:
+def clean_exif(exif: bytes | None, *, width_px: int, height_px: int, is_turned: bool = False) -> bytes | None:
     """Return the EXIF block for the upright picture: orientation 1, its size, no thumbnail, no embedded JPEG.
 
     Args:
         exif: a TIFF block, or None.
         width_px: of the upright picture.
         height_px: of the upright picture.
+        is_turned: whether width and height were swapped for it, and with them the resolutions.
 
     Returns:
         A block of the same layout, None when it can't be read.
@@ -96,6 +98,9 @@ def clean_exif(exif: bytes | None, *, width_px: int, height_px: int) -> bytes | 
             for tags, value in (((ORIENTATION,), 1), (WIDTH_TAGS, width_px), (HEIGHT_TAGS, height_px)):
                 if entry.tag in tags:
                     struct.pack_into(code, block, entry.value_at, min(value, limit))
+    across, down = (_rational_at(first.entries, tag) for tag in (X_RESOLUTION, Y_RESOLUTION))
+    if is_turned and across and down:
+        block[across : across + 8], block[down : down + 8] = block[down : down + 8], block[across : across + 8]
     if first.next_at:
         struct.pack_into(first.order + "I", block, first.next_pointer_at, 0)
         _blank_thumbnail(block, first.next_at)
@@ -103,6 +108,11 @@ def clean_exif(exif: bytes | None, *, width_px: int, height_px: int) -> bytes | 
         del block[end:]
     _blank_embedded_jpegs(block)
     return bytes(block)
+
+
+def _rational_at(entries: tuple[Entry, ...], tag: int) -> int:
+    """Return where the value of a tag of one rational number lies, 0 where there is none."""
+    return next((e.value_at for e in entries if e.tag == tag and e.type == RATIONAL and e.count == 1), 0)
 
 
 def _all_entries(entries: tuple[Entry, ...]) -> Iterator[Entry]:

@@ -10,6 +10,7 @@ from imaging import metadata
 from imaging.levels import white_level
 from notices import Note
 
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 MOST_UNSEEN_ALPHA = 128  # of 65535: what rounds to 0 of 255
 
 
@@ -43,6 +44,8 @@ class Source:
     `exif` is a bare TIFF block, orientation 1, without thumbnails. `stored` is "grey", "rgb" or "cmyk"; `cmyk` keeps
     the inks (H, W, 4) uint8, upright, 255 = full ink; `premultiplied` keeps colours that are stored multiplied by their
     alpha (H, W, 1 or 3), upright. `png_chunks` are (type, payload) to be repeated as they are.
+    `colour_code` is what an AVIF says of its colours where they are not those of sRGB: the numbers of the primaries and
+    of the transfer curve (ITU-T H.273).
     `left_out` says that some metadata was too much.
     """
 
@@ -59,6 +62,7 @@ class Source:
     tiff: TiffSettings | None = None
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
     avif_subsampling: str = "4:2:0"
+    colour_code: tuple[int, int] | None = None
     size_bytes: int = 0
     left_out: bool = False
 
@@ -104,7 +108,7 @@ class Encoded:
 
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Return (H, W, C) pixels turned as EXIF orientation 1-8 asks; 5 to 8 swap height and width."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in SIDEWAYS:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
@@ -133,10 +137,14 @@ def assemble(
     image = np.broadcast_to(pixels[..., :1], (height, width, 3)) if grey else np.ascontiguousarray(pixels[..., :3])
     alpha = np.ascontiguousarray(pixels[..., -1]) if channels in (2, 4) else None
     stored = source.stored if source.cmyk is not None else "grey" if grey else "rgb"
+    is_sideways = orientation in SIDEWAYS
+    if is_sideways:
+        chunks = tuple((kind, _turned_density(body) if kind == b"pHYs" else body) for kind, body in source.png_chunks)
+        source = replace(source, dpi=source.dpi and source.dpi[::-1], png_chunks=chunks)
     cleaned: dict[str, bytes | None] = {}
     left_out = source.left_out
     for name, clean in (
-        ("exif", lambda: metadata.clean_exif(source.exif, width_px=width, height_px=height)),
+        ("exif", lambda: metadata.clean_exif(source.exif, width_px=width, height_px=height, is_turned=is_sideways)),
         ("xmp", lambda: metadata.clean_xmp(source.xmp)),
         ("iptc", lambda: metadata.clean_iptc(source.iptc)),
         ("icc", lambda: metadata.within_budget(source.icc)),
@@ -153,3 +161,8 @@ def assemble(
         return photo
     text = "The photo uses few of its 16-bit values; it is shown brighter than it is stored."
     return replace(photo, notes=(*notes, Note(text, code="few_levels")))
+
+
+def _turned_density(chunk: bytes) -> bytes:
+    """Return a pHYs chunk, pixels per unit across and down, for a picture that was turned on its side."""
+    return chunk[4:8] + chunk[:4] + chunk[8:]

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from imaging import jpeg, metadata, png, tiff, tiff_tags
+from imaging.decoding import COLOUR_BOX
 from imaging.errors import ImagingError, too_large_for_format
 from imaging.formats import FORMATS, PREVIEW_FORMATS, format_named
 from imaging.levels import eight_bits
@@ -28,6 +29,7 @@ LEAST_SHARE, MOST_GROWTH = 0.9, 1.3
 AVIF_SPEED = 8
 PREVIEW_QUALITY = 85
 LARGEST_SHOWN_PROFILE = 64 << 10
+BMP_RESOLUTION_AT = 38  # pixels per metre, across and down, in four bytes each
 
 
 def encode_photo(
@@ -164,6 +166,8 @@ def _write_png(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
     if photo.format != "PNG":
         if icc:
             chunks.append(png.icc_chunk(icc))
+        elif source.colour_code:
+            chunks.append((b"cICP", bytes([*source.colour_code, 0, 1])))  # RGB, of full range
         if source.dpi:
             chunks.append((b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in source.dpi), 1)))
     elif source.icc and icc is None:
@@ -284,6 +288,9 @@ def _write_bmp(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
             np.dstack([pixels[..., :1]] * 3 + [pixels[..., -1:]]) if pixels.shape[2] == 2 else pixels[..., [2, 1, 0, 3]]
         )
         data = cv2.imencode(".bmp", np.ascontiguousarray(colours))[1].tobytes()
+        if photo.source.dpi:
+            metres = struct.pack("<II", *(round(value / 0.0254) for value in photo.source.dpi))
+            data = data[:BMP_RESOLUTION_AT] + metres + data[BMP_RESOLUTION_AT + len(metres) :]
     return data, photo.image.dtype != np.uint8
 
 
@@ -299,7 +306,11 @@ def _write_avif(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
     }
     if photo.alpha is not None:
         options["advanced"] = {"alpha:lossless": "1"}
-    return _at_fitting_quality(photo, _picture(pixels), "AVIF", AVIF_QUALITIES, options), True
+    data = _at_fitting_quality(photo, _picture(pixels), "AVIF", AVIF_QUALITIES, options)
+    at = data.find(COLOUR_BOX) + len(COLOUR_BOX)
+    if source.colour_code and at >= len(COLOUR_BOX):  # Pillow writes those of sRGB
+        data = data[:at] + struct.pack(">HH", *source.colour_code) + data[at + 4 :]
+    return data, True
 
 
 _WRITERS: dict[str, Callable[[Photo, np.ndarray], tuple[bytes, bool]]] = {

@@ -137,6 +137,26 @@ def test_text_named_png_is_not_an_image(data: bytes) -> None:
     assert refusal(b"hello, I am text\n").code == "not_an_image"
 
 
+@pytest.mark.parametrize(
+    ("frame", "bits", "said"),
+    [(0xC1, 12, "holds 12 bits per channel"), (0xF7, 8, "it is JPEG-LS"), (0xC5, 8, "a hierarchical JPEG")],
+)
+def test_a_sound_jpeg_of_another_kind_is_not_called_damaged(frame: int, bits: int, said: str) -> None:
+    data = bytearray(FILES["jpeg"])
+    at = data.index(b"\xff\xc0")
+    data[at + 1], data[at + 4] = frame, bits
+    error = refusal(bytes(data))
+    assert error.code == "not_an_image" and said in error.message
+
+
+def test_a_sound_bmp_of_another_kind_is_not_called_damaged() -> None:
+    """Photoshop writes 16 bits with four for each channel and the alpha."""
+    masks = struct.pack("<4I", 0x0F00, 0x00F0, 0x000F, 0xF000)
+    header = struct.pack("<IiiHHIIiiII", 56, 4, 4, 1, 16, 3, 32, 0, 0, 0, 0) + masks
+    error = refusal(b"BM" + struct.pack("<IHHI", 14 + 56 + 32, 0, 0, 70) + header + bytes(32))
+    assert error.code == "not_an_image" and "this kind of BMP is not supported" in error.message
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("share", [0.4, 0.7, 0.9])
 def test_cut_file_is_truncated(name: str, share: float) -> None:

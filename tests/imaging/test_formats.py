@@ -289,6 +289,32 @@ def test_avif_comes_back_as_avif(subsampling: str) -> None:
     assert photo.source.avif_subsampling == open_photo(encoded.data).source.avif_subsampling == subsampling
 
 
+@pytest.mark.parametrize(("colours", "curve"), [(9, 16), (12, 13)])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_avif_keeps_what_its_colours_are(colours: int, curve: int, alpha: bool) -> None:
+    """The colours of a photo for HDR screens came back as those of sRGB, washed out all over."""
+    data = bytearray(saved(Image.fromarray(noise(64, 96, 4 if alpha else 3)), "AVIF"))
+    at = data.index(b"nclx") + 4
+    assert struct.unpack_from(">HH", data, at) == (1, 13)
+    struct.pack_into(">HH", data, at, colours, curve)
+    photo = open_photo(bytes(data))
+    written = encode_photo(photo).data
+    assert struct.unpack_from(">HH", written, written.index(b"nclx") + 4) == (colours, curve)
+    assert open_photo(written).image.shape == photo.image.shape
+    png = encode_photo(photo, format="png").data
+    assert png[png.index(b"cICP") + 4 :].startswith(bytes([colours, curve, 0, 1]))
+
+
+def test_more_than_8_bits_of_an_avif_or_heic_are_spoken_of() -> None:
+    deep = cv2.imencode(".avif", noise(64, 64, 3, depth=10), [cv2.IMWRITE_AVIF_DEPTH, 10])[1].tobytes()
+    assert [(note.code, note.params) for note in open_photo(deep).notes] == [("fewer_bits", {"bits": 10})]
+    data = bytearray((DATA / "flower.heic").read_bytes())
+    assert open_photo(bytes(data)).notes == ()
+    at = data.index(b"hvcC") + 21
+    data[at] |= 2
+    assert [(note.code, note.params) for note in open_photo(bytes(data)).notes] == [("fewer_bits", {"bits": 10})]
+
+
 def test_heic_is_upright_and_saved_as_jpeg() -> None:
     photo = open_photo((DATA / "flower.heic").read_bytes())
     upright = np.array(Image.open(DATA / "flower.png"))

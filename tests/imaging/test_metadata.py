@@ -5,11 +5,13 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from imaging import encode_photo, open_photo
+from tests.support.imaging_files import noise
 
 DATA = Path(__file__).parents[1] / "data"
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -173,6 +175,30 @@ def test_resolution_is_kept(format: str) -> None:
     data = saved(Image.fromarray(smooth()), format, dpi=(240, 200))
     with Image.open(io.BytesIO(encode_photo(open_photo(data)).data)) as after:
         assert after.info["dpi"] == pytest.approx((240, 200), abs=0.1)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_resolution_is_turned_with_the_photo(format: str, orientation: int) -> None:
+    """A fax of 204 by 98 dots that was turned upright came back squeezed."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A], exif[0x011B], exif[0x0128] = orientation, 240.0, 200.0, 2
+    told = {"tiffinfo": {0x0112: orientation}} if format == "TIFF" else {"exif": exif}
+    data = saved(Image.fromarray(smooth()), format, dpi=(240, 200), **told)
+    expected = (200, 240) if orientation == 6 else (240, 200)
+    for wanted in ("original", "png", "jpeg", "tiff"):
+        with Image.open(io.BytesIO(encode_photo(open_photo(data), format=wanted).data)) as after:
+            assert after.info["dpi"] == pytest.approx(expected, abs=0.1)
+            if format != "TIFF" and wanted != "tiff":
+                assert (after.getexif()[0x011A], after.getexif()[0x011B]) == expected
+
+
+def test_resolution_of_a_bmp_with_alpha_is_kept() -> None:
+    data = bytearray(cv2.imencode(".bmp", noise(20, 30, 4))[1].tobytes())
+    struct.pack_into("<II", data, 38, 9449, 7874)  # pixels per metre
+    encoded = encode_photo(open_photo(bytes(data)))
+    assert struct.unpack_from("<II", encoded.data, 38) == (9449, 7874)
+    assert np.array_equal(open_photo(encoded.data).image, open_photo(bytes(data)).image)
 
 
 def test_png_text_and_colour_chunks_are_kept_but_raw_profiles_are_not() -> None:

@@ -145,7 +145,8 @@ def test_grey_of_12_bits_has_its_brightness_in_16() -> None:
 def test_inks_of_16_bits_become_8_and_that_is_said() -> None:
     file = io.BytesIO()
     tifffile.imwrite(file, noise(20, 30, 4, depth=16), photometric="separated")
-    assert "fewer_bits" in [note.code for note in open_photo(file.getvalue()).notes]
+    notes = open_photo(file.getvalue()).notes
+    assert [(note.code, note.params) for note in notes] == [("fewer_bits", {"bits": 16})]
 
 
 @pytest.mark.parametrize(
