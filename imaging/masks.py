@@ -151,13 +151,20 @@ def _is_same(image: np.ndarray, photo: np.ndarray, where: np.ndarray | None) -> 
     # Most masks are nothing like the photo, which few pixels tell.
     if _near_share(image, photo, where, SPARSE_STEP, least=LEAST_SPARSE) < CLEARLY_OTHER_SHARE:
         return False
-    if where is not None and not where[::SAMPLE_STEP, ::SAMPLE_STEP].any():
+    step = np.s_[::SAMPLE_STEP, ::SAMPLE_STEP]
+    one, other = (p[step] >> 8 * (p.itemsize - 1) for p in (image, photo))
+    chosen = np.ones(one.shape[:2], bool) if where is None else where[step]
+    if not chosen.any() or _near_share(image, photo, where, SAMPLE_STEP, least=1) <= SAME_SHARE:
         return False
-    if _near_share(image, photo, where, SAMPLE_STEP, least=1) <= SAME_SHARE:
-        return False
+    # A night sky is black nearly everywhere, and so is a mask for it: what tells is where not both are black or white.
+    both_dark = _in_all_channels(np.maximum(one, other) <= NEAR_LEVELS)
+    both_bright = _in_all_channels(np.minimum(one, other) >= 255 - NEAR_LEVELS)
+    near = _in_all_channels(np.abs(one.astype(np.int16) - other) <= NEAR_LEVELS)
+    telling = chosen & ~both_dark & ~both_bright
+    if telling.any():
+        return bool(near[telling].mean() > SAME_SHARE)
     # A flat photo, a black frame say, is the same as a mask that marks nothing.
-    sample = photo[::SAMPLE_STEP, ::SAMPLE_STEP] >> 8 * (photo.itemsize - 1)
-    return bool(np.ptp(sample.reshape(-1, 3), axis=0).max() > NEAR_LEVELS)
+    return bool(np.ptp(other.reshape(-1, 3), axis=0).max() > NEAR_LEVELS)
 
 
 def _near_share(image: np.ndarray, photo: np.ndarray, where: np.ndarray | None, step_px: int, *, least: int) -> float:

@@ -158,6 +158,33 @@ def test_the_photo_as_its_own_mask_is_refused(format: str) -> None:
     assert "the photo itself" in why_refused(saved(SCENE, format))
 
 
+def starry() -> np.ndarray:
+    sky = np.random.default_rng(3).integers(0, 10, SCENE.shape).astype(np.uint8)
+    sky[10:100:9, 10:150:9] = 200
+    sky[41:50, 60:69] = 240
+    return sky
+
+
+def test_a_mask_for_a_night_sky_is_not_taken_for_the_photo() -> None:
+    """Black is most of both: the mask was refused as the photo itself."""
+    sky, size = starry(), SCENE.shape[:2]
+    assert (read_mask(saved((MARKED * 255).astype(np.uint8)), size, photo=sky) == MARKED).all()
+    layer = np.zeros((*size, 4), np.uint8)  # white on black, in an otherwise transparent layer
+    layer[MARKED, :3], layer[20:70, 30:100, 3] = 255, 255
+    assert (read_mask(saved(layer), size, photo=sky) == MARKED).all()
+    with pytest.raises(ImagingError, match="the photo itself"):
+        read_mask(saved(sky), size, photo=sky)
+
+
+def test_a_mask_of_much_of_a_white_page_is_not_taken_for_the_photo() -> None:
+    page, size = 255 - starry(), SCENE.shape[:2]
+    much = np.ones(size, bool)
+    much[60:80, 50:110] = False
+    assert (read_mask(saved((much * 255).astype(np.uint8)), size, photo=page) == much).all()
+    with pytest.raises(ImagingError, match="the photo itself"):
+        read_mask(saved(page), size, photo=page)
+
+
 def test_another_picture_is_no_mask() -> None:
     assert "many tones" in why_refused(saved(SCENE[::-1, ::-1] // 3 * 2 + 40))
 
