@@ -174,11 +174,15 @@ def parse_json(data: bytes | bytearray | str) -> Any:
 
 
 def decode_mask(text: object) -> bytes:
-    """Return the bytes of a mask file in base64, with or without a `data:` prefix; JobError `bad_request`."""
+    """Return the bytes of a mask file in base64, also of several lines, with or without a `data:` prefix.
+
+    Raises JobError `bad_request`.
+    """
     try:
         if not isinstance(text, str):
             raise ValueError("not a text")
-        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+        text = "".join(text.split())  # the command base64 writes lines of 76 characters
+        return base64.b64decode(text.partition(",")[2] if text[:5].lower() == "data:" else text, validate=True)
     except (ValueError, binascii.Error) as error:
         raise JobError("bad_request", f"mask_png must be a PNG file in base64: {error}.") from error
 

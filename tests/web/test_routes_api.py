@@ -43,6 +43,20 @@ def client(api_server: RunningServer) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.parametrize("written", ["{}", "data:image/png;base64,{}", "DATA:image/png;base64,{}", "in lines"])
+def test_a_mask_may_come_in_lines_and_as_a_data_url(client: httpx.Client, written: str) -> None:
+    """`base64 mask.png` writes lines of 76 characters, and they were refused."""
+    marked = np.zeros((48, 64), np.uint8)
+    marked[20:30, 20:30] = 255
+    mask = base64.b64encode(encoded(marked)).decode()
+    lines = "".join(f"{mask[at : at + 76]}\r\n" for at in range(0, len(mask), 76))
+    text = lines if written == "in lines" else written.format(mask)
+    body = {"image_id": upload(client, PHOTO)["image_id"], "request_id": written, "mask_png": text}
+    answer = client.post("/api/v1/repairs", json=body)
+    assert answer.status_code == 202
+    assert follow(client, answer.json()["job_id"])["state"] == "done"
+
+
 def test_a_click_from_upload_to_download(client: httpx.Client, api_server: RunningServer) -> None:
     image = upload(client, PHOTO, "my photo.png")
     assert image | {"image_id": ""} == {
