@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from imaging.decoding import Turn
+from imaging.photo import Photo
 from imaging.png import encode_png
 from imaging.reading import open_to_look_at
 
@@ -87,9 +88,54 @@ def encode_selection(mask: np.ndarray) -> bytes:
     return encode_png(pixels, fast=True)
 
 
-def encode_gif(png: bytes, *, turn: Turn) -> bytes:
-    """Return a PNG file as a GIF of 256 colours, for who sent a GIF and reads nothing else back; see `open_photo`."""
+def encode_gif(png: bytes, original: Photo, *, turn: Turn) -> bytes:
+    """Return a repaired GIF, which is a PNG file, as a GIF of 256 colours, for who reads nothing else back.
+
+    Args:
+        png: the file, of the original's size.
+        original: the GIF as it was; not modified. What was not repaired has its colours exactly.
+        turn: what decoding waits for; see `open_photo`.
+
+    Returns:
+        The GIF.
+    """
     buffer = io.BytesIO()
     with PngImagePlugin.PngImageFile(io.BytesIO(png)) as picture, turn(picture.width * picture.height, False):
-        picture.save(buffer, "GIF")
+        after = np.asarray(picture.convert("RGB"))
+        hidden = np.zeros(after.shape[:2], bool) if original.alpha is None else original.alpha == 0
+        codes, before = _colour_codes(after), _colour_codes(original.image)
+        changed = (codes != before) & ~hidden
+        kept = np.unique(before[~changed & ~hidden])
+        palette, room = kept, 256 - len(kept) - int(hidden.any())
+        if changed.any():
+            rows, columns = (np.flatnonzero(changed.any(axis=axis)) for axis in (1, 0))
+            box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            inside = Image.fromarray(np.where(changed[box][..., None], after[box], after[changed][0]))
+            if room > 0:
+                fewer = np.asarray(inside.quantize(room, dither=Image.Dither.NONE).convert("RGB"))
+                palette = np.union1d(kept, _colour_codes(fewer))
+            colours = _palette_of(palette)
+            nearest = np.asarray(inside.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG))
+        indices = np.searchsorted(palette, before).astype(np.uint8)
+        if changed.any():
+            indices[box][changed[box]] = nearest[changed[box]]
+        options = {}
+        if hidden.any():
+            indices[hidden], options = len(palette), {"transparency": len(palette)}
+        result = Image.fromarray(indices)
+        result.putpalette(_palette_of(palette).getpalette() or [])
+        result.save(buffer, "GIF", **options)
     return buffer.getvalue()
+
+
+def _colour_codes(image: np.ndarray) -> np.ndarray:
+    """Return (H, W) uint32, one number for each colour of (H, W, 3) uint8."""
+    red, green, blue = (image[..., channel].astype(np.uint32) for channel in range(3))
+    return red << 16 | green << 8 | blue
+
+
+def _palette_of(codes: np.ndarray) -> Image.Image:
+    """Return a picture that has the palette of at most 256 colour numbers."""
+    colours = Image.new("P", (1, 1))
+    colours.putpalette(np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1).astype(np.uint8).tobytes())
+    return colours

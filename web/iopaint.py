@@ -327,7 +327,7 @@ class FileInpainter:
             )  # fmt: skip
         except _NothingToDoError:
             return await run_in_threadpool(self._unchanged, read_image)
-        return await run_in_threadpool(self._as_gif, encoded) if formats == ["GIF"] else encoded
+        return await run_in_threadpool(self._as_gif, encoded, read_image) if formats == ["GIF"] else encoded
 
     def _mask_file(self, data: bytes, photo: ImageRecord) -> bytes:
         """Return a mask file of black and white for one whose brightness counts; _NothingToDoError for an empty one."""
@@ -352,9 +352,11 @@ class FileInpainter:
         row = FORMATS[photo.format]
         return Encoded(data, row.media_type, row.extension)
 
-    def _as_gif(self, encoded: Encoded) -> Encoded:
-        with self._queue.images.memory.going_on():
-            data = encode_gif(encoded.data, turn=self._queue.images.turn)
+    def _as_gif(self, encoded: Encoded, read_image: FileOf) -> Encoded:
+        images = self._queue.images
+        with images.memory.going_on(), imaging_as_job_error():
+            photo = open_photo(read_image(), max_bytes=self._max_bytes, max_px=self._max_px, turn=images.turn)
+            data = encode_gif(encoded.data, photo, turn=images.turn)
         notes = tuple(note for note in encoded.notes if note.code != "palette_converted")  # it has one again
         return Encoded(data, "image/gif", ".gif", notes)
 

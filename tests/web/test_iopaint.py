@@ -118,8 +118,14 @@ def test_an_empty_mask_gives_the_photos_own_bytes_back(client: httpx.Client) -> 
     assert answer.content == photo and answer.headers["content-type"] == "image/jpeg"
 
 
-def test_a_gif_comes_back_as_one_and_nothing_else_is_said(client: httpx.Client) -> None:
-    answer = inpaint(client, file_of(picture().convert("RGB").quantize(32), "GIF"))
+@pytest.mark.parametrize("colours", [32, 256])
+def test_a_gif_comes_back_as_one_and_nothing_else_is_said(client: httpx.Client, colours: int) -> None:
+    """Its colours were chosen anew, so that what was not marked changed too."""
+    photo = picture().convert("RGB").quantize(colours)
+    answer = inpaint(client, file_of(photo, "GIF"))
+    before, after = (np.asarray(image.convert("RGB")) for image in (photo, opened(answer, "GIF")))
+    hole = np.asarray(mask_picture()) > 127
+    assert np.array_equal(after[~hole], before[~hole]) and (after[hole] != before[hole]).any()
     assert answer.headers["content-type"] == "image/gif"
     assert "palette_converted" not in answer.headers.get("x-fftlama-notes", "")
 
