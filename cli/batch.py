@@ -24,7 +24,7 @@ from cli.photo_processes import PhotoProcesses, ProcessLostError
 from cli.plan import BatchError, Task
 from imaging import Encoded, Photo, encode_photo, open_photo
 from imaging.atomic_write import write_atomically
-from imaging.tiff_pages import count_pages, join_pages, page_of
+from imaging.tiff_pages import can_join, count_pages, join_pages, page_of
 from jobs.shared_arrays import CAN_SHARE
 from notices import Note
 
@@ -360,13 +360,18 @@ def _repair_pages(
     of_repairs: list[Note] = []
     is_changed = False
     for number in range(1, count_pages(data) + 1):
+        photo: Photo | None = None
+        image: NDArray | None = None
         if page in (number, ALL_PAGES):
             photo, image, said = _repair_page(data, mask_data, repair, work, number)
             is_changed |= image is not None
-            notes += (*photo.notes, *said)
             of_repairs += said
-        else:
-            photo, image = _open_page(data, number, work.limits), None
+            notes += said
+        if image is None and can_join(as_it_is := page_of(data, number)):
+            files.append(join_pages([as_it_is]))  # that page alone
+            continue
+        photo = photo or _open_page(data, number, work.limits)
+        notes += photo.notes
         encoded = encode_photo(photo, image)
         notes += encoded.notes
         files.append(encoded.data)

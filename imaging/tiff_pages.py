@@ -5,12 +5,15 @@ Bytes in, bytes out. Thumbnails, which say of themselves that they are a reduced
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+
+import numpy as np
 
 from imaging import tiff_tags
 from imaging.tiff_tags import LONG, Directory, entry_of_numbers
 
-NEW_SUBFILE_TYPE, STRIP_OFFSETS, STRIP_BYTES = 254, 273, 279
+NEW_SUBFILE_TYPE, COMPRESSION, OLD_JPEG = 254, 259, 6
+PIECES = ((273, 279), (324, 325))  # offsets and sizes of strips, and of tiles
+POINTERS = (330, 513)  # to further pictures in the file, which are not taken along
 MOST_PAGES = 1000
 MAX_BYTES = (1 << 32) - 1  # of a classic TIFF, whose offsets have 32 bits
 
@@ -55,11 +58,34 @@ def page_of(data: bytes, page: int) -> bytes:
     return data[:at] + struct.pack(word, offsets[page - 1]) + data[at + struct.calcsize(word) :]
 
 
+def can_join(data: bytes) -> bool:
+    """Say whether the first page of a TIFF can be taken into another file as it is, with nothing decoded.
+
+    Args:
+        data: the file.
+
+    Returns:
+        Whether it is one for `join_pages`.
+    """
+    if not data.startswith(b"II*\0"):
+        return False
+    try:
+        page = tiff_tags.read_directory(data)
+    except ValueError:
+        return False
+    pieces = [(page.array(at), page.array(size)) for at, size in PIECES]
+    are_whole = all(
+        len(at) == len(size) and (at.astype(np.uint64) + size.astype(np.uint64) <= len(data)).all()
+        for at, size in pieces
+    )
+    return are_whole and sum(len(at) for at, _ in pieces) > 0 and page.number(COMPRESSION, 1) != OLD_JPEG
+
+
 def join_pages(files: Sequence[bytes]) -> bytes:
     """Return one file of several pages.
 
     Args:
-        files: TIFFs of one page each as `tiff.encode` writes them: classic, little-endian, in strips.
+        files: TIFFs whose first pages are taken, as `tiff.encode` writes them or such that `can_join` is true.
 
     Returns:
         A classic TIFF with the pages in this order.
@@ -71,19 +97,22 @@ def join_pages(files: Sequence[bytes]) -> bytes:
     pointer_at = 4
     for data in files:
         page = tiff_tags.read_directory(data)
-        offsets = []
-        for at, size in zip(page.array(STRIP_OFFSETS).tolist(), page.array(STRIP_BYTES).tolist(), strict=True):
-            offsets.append(len(joined))
-            joined += data[at : at + size]
-            joined += bytes(len(joined) % 2)
-        moved = entry_of_numbers(STRIP_OFFSETS, LONG, *offsets)
-        entries = {entry.tag: entry for entry in page.entries} | {STRIP_OFFSETS: moved}
+        entries = {entry.tag: entry for entry in page.entries if entry.tag not in POINTERS}
+        for offsets_tag, sizes_tag in PIECES:
+            offsets = []
+            for at, size in zip(page.array(offsets_tag).tolist(), page.array(sizes_tag).tolist(), strict=True):
+                offsets.append(len(joined))
+                joined += data[at : at + size]
+                joined += bytes(len(joined) % 2)
+            if offsets:
+                entries[offsets_tag] = entry_of_numbers(offsets_tag, LONG, *offsets)
         if len(joined) > MAX_BYTES:
             raise ValueError("the pages are larger than 4 GiB together")
         struct.pack_into("<I", joined, pointer_at, len(joined))
-        kept = tuple(replace(entry, children=None) for entry in entries.values())
-        pointer_at = len(joined) + 2 + 12 * len(kept)
-        joined += tiff_tags.pack_directory(kept, len(joined))
+        directory = tiff_tags.pack_directory(tuple(entries.values()), len(joined))
+        (count,) = struct.unpack_from("<H", directory)
+        pointer_at = len(joined) + 2 + 12 * count
+        joined += directory
         joined += bytes(len(joined) % 2)
     return bytes(joined)
 

@@ -6,20 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from imaging import encode_photo, open_photo
-from imaging.tiff_pages import count_pages, join_pages, page_of
-from tests.support.imaging_files import noise
+from imaging.tiff_pages import can_join, count_pages, join_pages, page_of
+from tests.support.imaging_files import noise, saved
 
 
 def document(pages: list[np.ndarray], **options: Any) -> bytes:
     file = io.BytesIO()
-    compression = options.pop("compression", None)
+    written = {name: options.pop(name) for name in ("compression", "tile", "rowsperstrip") if name in options}
     with tifffile.TiffWriter(file, **options) as writer:
         for page in pages:
             colours = "minisblack" if page.ndim == 2 else "rgb"
             extra = ["unassalpha"] if page.ndim == 3 and page.shape[2] == 4 else None
-            writer.write(page, photometric=colours, extrasamples=extra, compression=compression, metadata=None)
+            writer.write(page, photometric=colours, extrasamples=extra, metadata=None, **written)
     return file.getvalue()
 
 
@@ -54,6 +55,40 @@ def test_metadata_of_each_page_stays_with_it() -> None:
     joined = join_pages([encode_photo(open_photo(page_of(data, number))).data for number in (1, 2, 3)])
     with tifffile.TiffFile(io.BytesIO(joined)) as opened:
         assert [page.aspage().tags["ImageDescription"].value for page in opened.pages] == ["page 0", "page 1", "page 2"]
+
+
+def test_pages_with_exif_are_joined_and_keep_it() -> None:
+    """A directory below a page's own was counted and not written: the pages behind it were lost."""
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    exif[0x8769] = {0x9003: "2020:01:02 03:04:05"}
+    pages = [Image.fromarray(page) for page in (PAGES[0], PAGES[0][::-1])]
+    data = saved(pages[0], "TIFF", save_all=True, append_images=pages[1:], exif=exif.tobytes())
+    encoded = [encode_photo(open_photo(page_of(data, number))).data for number in (1, 2)]
+    for files in (encoded, [page_of(data, 1), page_of(data, 2)]):
+        joined = join_pages(files)
+        with Image.open(io.BytesIO(joined)) as opened:
+            assert getattr(opened, "n_frames", 1) == 2
+            for number, page in enumerate(pages):
+                opened.seek(number)
+                assert np.array_equal(np.asarray(opened), np.asarray(page))
+                assert opened.getexif().get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16)}, {"rowsperstrip": 3}])
+def test_pages_are_joined_as_they_are(options: dict[str, Any]) -> None:
+    data = document(PAGES, **options)
+    files = [page_of(data, number) for number in range(1, 5)]
+    assert all(map(can_join, files))
+    for got, page in zip(pages_of(join_pages([join_pages([file]) for file in files])), PAGES, strict=True):
+        np.testing.assert_array_equal(got, page)
+    assert len(join_pages(files[:1])) < len(data) / 2
+
+
+@pytest.mark.parametrize("options", [{"byteorder": ">"}, {"bigtiff": True}])
+def test_pages_of_another_layout_are_not_joined_as_they_are(options: dict[str, Any]) -> None:
+    data = document(PAGES, **options)
+    assert not can_join(data) and not can_join(data[:20]) and not can_join(b"")
 
 
 def test_a_thumbnail_is_no_page() -> None:
