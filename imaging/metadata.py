@@ -19,10 +19,12 @@ MAX_VALUE_BYTES = 200  # of an XMP property that is looked at
 THUMBNAIL_TAGS = {0x0201, 0x0202}
 WIDTH_TAGS, HEIGHT_TAGS = (0x0100, 0xA002), (0x0101, 0xA003)
 # Tags that describe the picture and not the way its pixels are stored: description, make, model, software, date,
-# artist, host, copyright, rating, the Windows title/comment/author/keywords/subject, and the sub-directories.
+# artist, host, copyright, rating, the Windows title/comment/author/keywords/subject, the sub-directories, and where on
+# the earth it lies (GeoTIFF 1.1, and GDAL's remarks).
 DESCRIPTIVE_TAGS = {
     *(0x010D, 0x010E, 0x010F, 0x0110, 0x011D, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749, 0x8298),
     *(0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F, tiff_tags.EXIF_IFD, tiff_tags.GPS_IFD),
+    *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),
 }
 X_RESOLUTION, Y_RESOLUTION, RATIONAL = 0x011A, 0x011B, 5
 RESOLUTION_TAGS = {X_RESOLUTION, Y_RESOLUTION, 0x0128}

@@ -4,10 +4,12 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 
 from imaging import encode_photo, open_photo
@@ -168,6 +170,26 @@ def test_tiff_keeps_its_exif_directory() -> None:
         assert exif_of(data)[0x010F] == "Maker" and exif_of(data).get_ifd(0x8769)[0x927C] == b"A longer NOTE"
         data = encode_photo(open_photo(data)).data
     assert exif_of(tiff)[0x010F] == "Test Phone"
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_where_a_tiff_lies_on_the_earth_is_kept(byteorder: Literal["<", ">"]) -> None:
+    """An aerial photo came back without its place, and no word said so."""
+    tags: list[tuple[int, str, int, object, bool]] = [
+        (33550, "d", 3, (0.25, 0.25, 0.0), True),
+        (33922, "d", 6, (0.0, 0.0, 0.0, 500000.5, 5400000.25, 0.0), True),
+        (34735, "H", 8, (1, 1, 0, 1, 1024, 0, 1, 1), True),
+        (34736, "d", 1, (6378137.0,), True),
+        (34737, "s", 0, "WGS 84 / UTM zone 32N|", True),
+        (42113, "s", 0, "0", True),
+    ]
+    file = io.BytesIO()
+    tifffile.imwrite(file, noise(20, 30, 3), photometric="rgb", byteorder=byteorder, extratags=tags, metadata=None)
+    with tifffile.TiffFile(io.BytesIO(encode_photo(open_photo(file.getvalue())).data)) as after:
+        kept = after.pages[0].aspage().tags
+        for number, _, _, value, _ in tags:
+            told = kept[number].value
+            assert (told if isinstance(told, str | tuple) else (told,)) == value
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "BMP"])
