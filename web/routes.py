@@ -19,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
 
 from config import Settings
 from imaging.formats import FORMATS
@@ -58,6 +59,7 @@ SWITCH_WAIT_S = 10.0  # most models are loaded by then; who waits longer asks ag
 WAITERS = 128
 UPLOADS_AT_ONCE = 4  # files are whole in memory only while they are checked
 LARGEST_PREVIEW_PX = 20_000
+MOST_OPTIONS_BYTES = 64 << 10
 NEVER_CHANGES = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 log = logging.getLogger("fftlama.web")
@@ -189,7 +191,10 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
     @router.post("/api/v1/repair")
     async def repair_file(request: Request) -> Response:
         async with read_form(request, max_file_mib=max_mib, files=2) as form:
-            options = _parse_options_field(form.get("options"))
+            text = form.get("options")
+            if isinstance(text, UploadFile):  # as `form.append("options", new Blob([json]))` sends it
+                text = (await text.read(MOST_OPTIONS_BYTES)).decode("utf-8", "replace")
+            options = _parse_options_field(text)
             image = unread_part(form, "image", max_file_mib=max_mib)
             mask = unread_part(form, "mask", max_file_mib=max_mib)
             if image is None:

@@ -241,6 +241,9 @@ def test_one_shot_returns_the_file_in_its_own_format(client: httpx.Client) -> No
     assert answer.status_code == 200 and answer.headers["content-type"] == "image/jpeg"
     assert 'filename="a_repaired.jpg"' in answer.headers["content-disposition"]
     assert Image.open(io.BytesIO(answer.content)).size == (64, 48)
+    as_file = ("options", ("blob", json.dumps({"dilate_px": "x"}).encode(), "application/json"))  # FormData of a Blob
+    refused = client.post("/api/v1/repair", files=[*files.items(), as_file])
+    assert "dilate_px is 'x'" in refused.json()["message"]
     failed = client.post("/api/v1/repair", files=files, data={"options": json.dumps({"dilate_px": FAIL})})
     assert failed.status_code == 500 and failed.json()["error"] == "server_error"
 
