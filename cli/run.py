@@ -177,6 +177,7 @@ def _repair_all(
     began_s = time.monotonic()
     engine = load_inpainter(settings) if any(mask for _, mask, _ in rows) else None
     done = skipped = failed = 0
+    taken = {real_path(path) for row in rows for path in row if path is not None}
     # None: a bar on a terminal, nothing where nobody looks.
     for photo, mask, target in tqdm(rows, unit="photo", disable=None):
         if mask is None or engine is None:
@@ -185,8 +186,9 @@ def _repair_all(
             continue
         try:
             encoded = repair_pair(photo, mask, engine, settings, keep_format=keep_format, concat=concat)
-            same_format = format_of_name(target) == format_of_name(f"x{encoded.extension}")
-            write_atomically(target if same_format else target.with_suffix(encoded.extension), encoded.data)
+            if format_of_name(target) != format_of_name(f"x{encoded.extension}"):
+                target = _free_target(target, encoded.extension, taken)
+            write_atomically(target, encoded.data)
             done += 1
         # ValueError is every room's own refusal; the last three are a full disk, memory, and CUDA's errors.
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
@@ -196,6 +198,17 @@ def _repair_all(
     words = ", ".join(f"{count} {what}" for count, what in counts if count)
     print(f"{words}, in {time.monotonic() - began_s:.1f} s")
     return EXIT_FAILED if failed else 0
+
+
+def _free_target(target: Path, extension: str, taken: set[Path]) -> Path:
+    """Return where a result goes whose format is not what its photo's name says; its name is taken from then on."""
+    number = 1
+    path = target.with_suffix(extension)
+    while real_path(path) in taken:
+        path = target.with_name(f"{target.name}{'' if number == 1 else f'_{number}'}{extension}")
+        number += 1
+    taken.add(real_path(path))
+    return path
 
 
 def repair_pair(

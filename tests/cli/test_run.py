@@ -150,6 +150,24 @@ def test_concat_puts_photo_mask_and_result_side_by_side(engine: Engine, photos: 
     assert (result[mask[..., 0] == 255] == GREEN).all()
 
 
+def test_photos_of_another_format_than_their_names_say_lose_no_result(engine: Engine, tmp_path: Path) -> None:
+    """Two results had one name: one was lost, and both were counted. Masks and photos could be replaced as well."""
+    folder, out, mask = tmp_path / "photos", tmp_path / "out", np.zeros((24, 32), np.uint8)
+    folder.mkdir()
+    out.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 24, 32, 3), np.uint8)
+    for name, picture in zip(("a.jpg", "a.png", "b.jpg"), pixels, strict=True):
+        Image.fromarray(picture).save(folder / name, "PNG")
+    mask[4:9, 5:9] = 255
+    Image.fromarray(mask).save(out / "b.png")
+    before = (out / "b.png").read_bytes()
+    assert run(folder, out / "b.png", out, "--keep-format") == 0
+    assert sorted(path.name for path in out.iterdir()) == ["a.jpg.png", "a.png", "b.jpg.png", "b.png"]
+    assert (out / "b.png").read_bytes() == before
+    for name, picture in zip(("a.jpg.png", "a.png", "b.jpg.png"), pixels, strict=True):
+        assert np.array_equal(np.asarray(Image.open(out / name))[mask == 0], picture[mask == 0])
+
+
 def test_keep_format_keeps_name_and_format_and_an_empty_mask_changes_no_byte(
     engine: Engine, photos: Path, tmp_path: Path
 ) -> None:
