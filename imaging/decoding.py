@@ -114,6 +114,17 @@ def _channels_note(count: int) -> Note:
     return Note(text, code="channels_left_out", count=count)
 
 
+def _layers_note() -> Note:
+    text = "The file holds layers; the picture that they make is used, and the result holds no layers."
+    return Note(text, code="layers_left_out")
+
+
+def _film_note() -> Note:
+    return Note(
+        "The file holds a short film besides the photo; the result holds the photo alone.", code="film_left_out"
+    )
+
+
 def _fewer_bits_notes(bits: int) -> tuple[Note, ...]:
     text = f"The file holds {bits} bits per channel; the result holds 8."
     return (Note(text, code="fewer_bits", bits=bits),) if bits > 8 else ()
@@ -187,7 +198,8 @@ def _read_jpeg(data: bytes, admit: Admission) -> Photo:
         left_out=left_out,
     )
     pictures = jpeg.pictures_in(picture)
-    notes = (_first_page_note(pictures, "pictures"),) if pictures > 1 else ()
+    notes: tuple[Note, ...] = (_first_page_note(pictures, "pictures"),) if pictures > 1 else ()
+    notes += (_film_note(),) if metadata.has_film(source.xmp) else ()
     if mode == "CMYK":
         return _photo_of_inks("JPEG", pixels, source, notes, orientation)
     return assemble("JPEG", pixels, source, notes, orientation=orientation)
@@ -262,6 +274,7 @@ def _read_tiff(data: bytes, admit: Admission) -> Photo:
     )
     pages = len(tiff_pages.page_offsets(data, first))
     notes: tuple[Note, ...] = (_first_page_note(pages, "pages"),) if pages > 1 else ()
+    notes += (_layers_note(),) if tiff.has_layers(first) else ()
     try:
         return _pixels_of_tiff(data, first, admit, source, notes)
     except ImagingError as error:

@@ -6,6 +6,7 @@ offsets that break when they are moved. What cannot be understood is dropped; wh
 and the caller says so.
 """
 
+import re
 import struct
 from collections.abc import Iterator
 
@@ -30,6 +31,7 @@ X_RESOLUTION, Y_RESOLUTION, RATIONAL = 0x011A, 0x011B, 5
 RESOLUTION_TAGS = {X_RESOLUTION, Y_RESOLUTION, 0x0128}
 IPTC_RESOURCES = (0x0404, 0x040A, 0x040B)  # IPTC record, copyright flag, URL; the rest are previews and editor state
 # Pointers to pictures and films appended to the file (gain maps, motion photos), which a re-encoded file no longer has.
+FILM = re.compile(rb"""Camera:(?:MotionPhoto|MicroVideo)(?:\s*=\s*["']|>)\s*1\b""")
 APPENDED_MEDIA = (b"hdrgm:", b"Container:Directory", b"GCamera:", b"apdi:")
 
 
@@ -150,6 +152,11 @@ def _blank_embedded_jpegs(block: bytearray) -> None:
         stop = len(block) if stop < 0 else stop + 2
         block[start:stop] = bytes(stop - start)
         start = block.find(b"\xff\xd8\xff", stop)
+
+
+def has_film(xmp: bytes | None) -> bool:
+    """Say whether an XMP packet tells of a film behind the photo, as phones take one with each."""
+    return xmp is not None and len(xmp) <= MAX_PROFILE_BYTES and FILM.search(xmp) is not None
 
 
 def clean_xmp(xmp: bytes | None) -> bytes | None:

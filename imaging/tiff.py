@@ -25,6 +25,7 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR = 273, 277, 278, 279, 284
 PREDICTOR, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT = 317, 324, 325, 338, 339
 XMP, IPTC, PHOTOSHOP, ICC = 700, 33723, 34377, 34675
+LAYERS, LAYERS_MARK = 37724, b"Adobe Photoshop Document Data Block\0"
 NEW_SUBFILE_TYPE, SUB_DIRECTORIES, DNG_VERSION = 254, 330, 50706
 SENSOR_PHOTOMETRICS = (32803, 34892)  # colour filter array, linear raw
 INKS = 5  # of PHOTOMETRIC
@@ -64,6 +65,11 @@ def is_raw(first: Directory) -> bool:
     tags = {entry.tag for entry in first.entries}
     is_reduced = bool(first.number(NEW_SUBFILE_TYPE, 0) & 1) and SUB_DIRECTORIES in tags
     return DNG_VERSION in tags or is_reduced or first.number(PHOTOMETRIC, 1) in SENSOR_PHOTOMETRICS
+
+
+def has_layers(first: Directory) -> bool:
+    """Say whether a TIFF holds Photoshop's layers beside the picture that they make."""
+    return any(entry.tag == LAYERS and bytes(entry.data[: len(LAYERS_MARK)]) == LAYERS_MARK for entry in first.entries)
 
 
 def why_unreadable(first: Directory) -> str:

@@ -266,6 +266,22 @@ def test_packed_text_is_never_unpacked() -> None:
     assert bomb in written
 
 
+@pytest.mark.parametrize(
+    ("told", "is_film"),
+    [
+        (b'<rdf:Description GCamera:MotionPhoto="1" GCamera:MotionPhotoVersion="1"/>', True),
+        (b"<rdf:Description><GCamera:MicroVideo>1</GCamera:MicroVideo></rdf:Description>", True),
+        (b'<rdf:Description GCamera:MotionPhoto="0"/>', False),
+        (b'<rdf:Description xmp:Rating="1"/>', False),
+    ],
+)
+def test_a_film_behind_a_photo_is_spoken_of(told: bytes, is_film: bool) -> None:
+    data = saved(Image.fromarray(smooth()), "JPEG", xmp=b"<x:xmpmeta>" + told + b"</x:xmpmeta>") + b"film" * 1000
+    photo = open_photo(data)
+    assert [note.code for note in photo.notes] == ["film_left_out"] * is_film
+    assert open_photo(encode_photo(photo).data).notes == ()
+
+
 def test_photo_that_points_at_an_appended_film_loses_the_pointer() -> None:
     xmp = b'<x:xmpmeta><rdf:Description GCamera:MicroVideoOffset="12345"/></x:xmpmeta>'
     data = saved(Image.fromarray(smooth()), "JPEG", xmp=xmp) + b"film" * 1000

@@ -119,6 +119,18 @@ def test_a_spot_colour_beside_the_inks_is_spoken_of(count: int) -> None:
     assert [(note.code, note.params) for note in notes] == [("channels_left_out", {"count": count})]
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+def test_layers_that_are_left_out_are_spoken_of(depth: int) -> None:
+    """A retoucher's file came back flat without a word."""
+    file = io.BytesIO()
+    block = b"Adobe Photoshop Document Data Block\0" + b"8BIM" + b"Layr"[::-1] + bytes(40)
+    extra = [(37724, 7, len(block), block, True)]
+    tifffile.imwrite(file, noise(20, 30, 3, depth=depth), photometric="rgb", extratags=extra, metadata=None)
+    photo = open_photo(file.getvalue())
+    assert [note.code for note in photo.notes] == ["layers_left_out"]
+    assert open_photo(encode_photo(photo).data).notes == ()
+
+
 def test_grey_of_12_bits_has_its_brightness_in_16() -> None:
     """Its 4095 stayed 4095, which is dark grey there."""
     values = np.arange(4096, dtype=np.uint16).reshape(64, 64)

@@ -7,7 +7,7 @@ import { createRoundsList } from "./rounds_list.js";
 /** @typedef {import("./store.js").Note} Note */
 
 const TIMES = ["total", "upload", "queued", "predict", "refine", "composite"];
-const FILE_NOTES = new Set(["not_exact", "animated_first_frame", "first_page_only", "channels_left_out", "fewer_bits", "few_levels", "stretched", "palette_converted", "heic_saved_as"]); // of the file, not the round
+const FILE_NOTES = new Set(["not_exact", "animated_first_frame", "first_page_only", "channels_left_out", "layers_left_out", "film_left_out", "fewer_bits", "few_levels", "stretched", "palette_converted", "heic_saved_as"]); // of the file, not the round
 
 /** @param {{root: HTMLElement, words: import("./i18n.js").Words, layers: import("./layers.js").Layers, onRound: (number: number) => void, onBranch: (index: number) => void}} parts */
 export function createPanel({ root, words, layers, onRound, onBranch }) {
