@@ -114,7 +114,7 @@ def hole_of_found(find: Find, photo: Photo, rules: HoleRules) -> NDArray[np.bool
     assert find == "text", "the only thing that is looked for without being shown"
     from detection.text import find_text  # heavy, and only used where asked for
 
-    return find_text(photo.image).select(rules.sensitivity).mask
+    return find_text(photo.shown).select(rules.sensitivity).mask
 
 
 def _eight_bits(values: NDArray) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from imaging import metadata
-from imaging.levels import white_level
+from imaging.levels import eight_bits, white_level
 from notices import Note
 
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
@@ -86,6 +86,11 @@ class Photo:
     def white(self) -> int | None:
         """The value that is shown as white where the photo uses few of its 16 bits, else None."""
         return white_level(self.image, self.transparent)
+
+    @property
+    def shown(self) -> np.ndarray:
+        """(H, W, 3), the image as people see it: 8 bits, stretched, where it uses few of its 16 bits, else itself."""
+        return self.image if self.white is None else eight_bits(self.image, self.white)
 
     @property
     def transparent(self) -> np.ndarray | None:

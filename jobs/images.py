@@ -147,6 +147,12 @@ class ImageStore:
         self._keep(image.root_id, photo)
         return photo
 
+    def shown(self, image: ImageRecord) -> Pixels:
+        """Return `pixels` as people see them: 8 bits, stretched, where the photo uses few of its 16 bits."""
+        pixels = self.pixels(image)
+        white = self.original(image).white if pixels.dtype == np.uint16 else None
+        return pixels if white is None else eight_bits(pixels, white)
+
     def transparent(self, image: ImageRecord) -> NDArray[np.bool_] | None:
         """Return which pixels of an original or edit nobody sees, (H, W) bool; None where none is transparent."""
         return self.original(image).transparent if FORMATS[image.format].alpha else None

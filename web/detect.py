@@ -126,7 +126,7 @@ def _detect(queue: JobQueue, searches: SearchCache, body: dict[str, Any], go_on:
                 return _answer(found.select(sensitivity))
         if kind == "click":
             with queue.images.memory.reserve(_cost_bytes(kind, image)):
-                pixels = queue.images.pixels(image)
+                pixels = queue.images.shown(image)
                 return _answer(select_object(pixels, points, box=box, sensitivity=sensitivity))
         return _find_repeats(queue, image, body, box, points, sensitivity, go_on)
     except DetectorMissingError as error:
@@ -141,7 +141,7 @@ def _search(
     found = searches.get(kind, image.image_id, box)
     if found is None:
         with queue.images.memory.reserve(_cost_bytes(kind, image)):
-            pixels = queue.images.pixels(image)
+            pixels = queue.images.shown(image)
             find = find_text if kind == "text" else find_spots
             found = find(pixels, box=box, go_on=go_on)
         searches.keep(kind, image.image_id, box, found)
@@ -172,8 +172,8 @@ def _find_repeats(
     # Of strokes too the whole mask is painted here.
     masks_bytes = mask_bytes(marked, strokes, has_file=data is not None) + 2 * marked.width * marked.height
     with queue.images.memory.reserve(_cost_bytes("repeat", image, marked) + masks_bytes):
-        mark_pixels, pixels = queue.images.pixels(marked), queue.images.pixels(image)
-        mask = build_mask(strokes, data, image=marked, pixels=mark_pixels if data is not None else None)
+        mask = build_mask(strokes, data, image=marked, pixels=queue.images.pixels(marked) if data is not None else None)
+        mark_pixels, pixels = queue.images.shown(marked), queue.images.shown(image)
         if points:
             mask |= select_object(mark_pixels, points, box=box).mask
         elif box is not None:

@@ -57,7 +57,7 @@ class Plugins:
         # What finding takes is less than decoding took, so the turn goes on.
         with self._queue.images.turns_kept() as turn:
             with imaging_as_job_error():
-                pixels = open_photo(image, max_bytes=self._max_bytes, max_px=self._max_px, turn=turn).image
+                pixels = open_photo(image, max_bytes=self._max_bytes, max_px=self._max_px, turn=turn).shown
             try:
                 found = select_object(pixels, points)
             except DetectionError as error:

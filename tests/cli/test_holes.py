@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
@@ -143,9 +144,12 @@ def test_text_is_found_in_the_place_of_masks(engine: Engine, tmp_path: Path, cap
     font = ImageFont.load_default(size=40)
     ImageDraw.Draw(written).text((40, 50), "SAMPLE", fill=(250, 250, 250), font=font)
     written.save(photos / "written.png")
+    cv2.imwrite(str(photos / "dark.png"), np.asarray(written)[..., ::-1].astype(np.uint16) * 4)  # 10 bits of 16
     Image.new("RGB", (64, 48), (9, 9, 9)).save(photos / "plain.png")
     assert repair(photos, "--find", "text", out) == 0
-    assert summary(capsys)["summary"] == "1 repaired, 1 with nothing to repair"
+    assert summary(capsys)["summary"] == "2 repaired, 1 with nothing to repair"
+    dark = np.asarray(cv2.imread(str(out / "dark.png"), cv2.IMREAD_UNCHANGED))
+    assert (dark != np.asarray(written)[..., ::-1].astype(np.uint16) * 4).any()
     changed = (np.asarray(Image.open(out / "written.png")) == (0, 255, 0)).all(axis=2)
     letters = (np.asarray(written) > 200).all(axis=2)
     assert changed[letters].mean() > 0.9 and not changed[:30].any() and not changed[130:].any()

@@ -57,6 +57,26 @@ def test_a_click_selects_on_a_photo_and_on_a_round(client: httpx.Client, image_i
         assert len(regions) == 1 and set(regions[0]) == {"polygon", "score"} and len(regions[0]["polygon"][0]) == 2
 
 
+@pytest.mark.parametrize("kind", ["click", "repeat", "spots"])
+def test_a_photo_of_10_bits_in_16_is_looked_at_as_it_is_shown(client: httpx.Client, kind: str) -> None:
+    """It was looked at as it is stored, four shades of black, and hardly anything was found."""
+    image = np.full((300, 400), 150, np.uint16) + np.random.default_rng(0).integers(0, 4, (300, 400), np.uint16)
+    image[50:53, 60:63] = 20
+    for top, left in ((100, 50), (200, 250)):
+        image[top : top + 40, left : left + 90] = 60
+        image[top + 8 : top + 32, left + 10 : left + 25] = image[top + 25 : top + 32, left + 40 : left + 80] = 240
+    asked: dict[str, dict[str, Any]] = {
+        "click": {"points": [[90, 106, True]]}, "repeat": {"box": [50, 100, 140, 140]}, "spots": {},
+    }  # fmt: skip
+    found = []
+    for pixels in (image * 4, (image * 257)):
+        uploaded = upload(client, png(pixels))["image_id"]
+        found.append(detect(client, image_id=uploaded, kind=kind, **asked[kind])[0])
+    expected = {"click": np.s_[102:106, 80:130], "repeat": np.s_[205:235, 262:270], "spots": np.s_[50:53, 60:63]}[kind]
+    assert found[1][expected].all() and found[0][expected].all()
+    assert (found[0] != found[1]).mean() < 0.01
+
+
 def test_text_is_looked_for_in_a_box(client: httpx.Client, image_id: str) -> None:
     mask, regions = detect(client, image_id=image_id, kind="text", box=[0, 0, 120, 90], sensitivity=0.2)
     assert mask.shape == (384, 512) and isinstance(regions, list)
