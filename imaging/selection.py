@@ -103,8 +103,8 @@ def encode_gif(png: bytes, original: Photo, *, turn: Turn) -> bytes:
     with PngImagePlugin.PngImageFile(io.BytesIO(png)) as picture, turn(picture.width * picture.height, False):
         after = np.asarray(picture.convert("RGB"))
         hidden = np.zeros(after.shape[:2], bool) if original.alpha is None else original.alpha == 0
-        codes, before = _colour_codes(after), _colour_codes(original.image)
-        changed = (codes != before) & ~hidden
+        before = _colour_codes(original.image)
+        changed = (_colour_codes(after) != before) & ~hidden
         kept = np.unique(before[~changed & ~hidden])
         palette, room = kept, 256 - len(kept) - int(hidden.any())
         if changed.any():
@@ -116,7 +116,7 @@ def encode_gif(png: bytes, original: Photo, *, turn: Turn) -> bytes:
                 palette = np.union1d(kept, _colour_codes(fewer))
             colours = _palette_of(palette)
             nearest = np.asarray(inside.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG))
-        indices = np.searchsorted(palette, before).astype(np.uint8)
+        indices = np.stack([np.searchsorted(palette, row).astype(np.uint8) for row in before])
         if changed.any():
             indices[box][changed[box]] = nearest[changed[box]]
         options = {}
@@ -130,8 +130,11 @@ def encode_gif(png: bytes, original: Photo, *, turn: Turn) -> bytes:
 
 def _colour_codes(image: np.ndarray) -> np.ndarray:
     """Return (H, W) uint32, one number for each colour of (H, W, 3) uint8."""
-    red, green, blue = (image[..., channel].astype(np.uint32) for channel in range(3))
-    return red << 16 | green << 8 | blue
+    codes = image[..., 0].astype(np.uint32)
+    for channel in (1, 2):
+        codes <<= 8
+        codes |= image[..., channel]
+    return codes
 
 
 def _palette_of(codes: np.ndarray) -> Image.Image:

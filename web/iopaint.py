@@ -354,9 +354,9 @@ class FileInpainter:
 
     def _as_gif(self, encoded: Encoded, read_image: FileOf) -> Encoded:
         images = self._queue.images
-        with images.memory.going_on(), imaging_as_job_error():
-            photo = open_photo(read_image(), max_bytes=self._max_bytes, max_px=self._max_px, turn=images.turn)
-            data = encode_gif(encoded.data, photo, turn=images.turn)
+        with images.memory.going_on(), imaging_as_job_error(), images.turns_kept() as turn:
+            photo = open_photo(read_image(), max_bytes=self._max_bytes, max_px=self._max_px, turn=turn)
+            data = encode_gif(encoded.data, photo, turn=turn)
         notes = tuple(note for note in encoded.notes if note.code != "palette_converted")  # it has one again
         return Encoded(data, "image/gif", ".gif", notes)
 

@@ -174,4 +174,4 @@ def test_a_gif_goes_through_the_same_memory(client: TestClient, monkeypatch: pyt
     monkeypatch.setattr(images, "turn", noted)
     answer = inpaint(client, MASK, file_of(Image.fromarray(PIXELS), "GIF"))
     assert answer.status_code == 200 and answer.content[:4] == b"GIF8", answer.text
-    assert sizes == [90 * 120] * 3, "the photo, its mask, and the result as a GIF"
+    assert sizes == [90 * 120] * 4, "the photo, its mask, the photo again for its colours, and the result as a GIF"
