@@ -35,7 +35,9 @@ LOST_MESSAGE_S = 6.0  # so long an attempt may be neither in a queue nor claimed
 ATTEMPTS_PER_WORKER = 2  # one that runs and one that waits in Redis, so that no worker waits for the web process
 MOST_IN_FLIGHT = 64
 BLOB_SPARE_S = 120  # blobs outlive the attempt's deadline by so much
-UNAVAILABLE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, kombu.exceptions.OperationalError)
+FULL_S = 30.0  # so long pixels are sent again that Redis has no memory for, though it takes what is small
+# A Redis that is there may refuse too: it is full, became a replica, or can't write to its disk.
+UNAVAILABLE = (redis.RedisError, kombu.exceptions.OperationalError)
 
 log = logging.getLogger("fftlama.jobs")
 
@@ -117,9 +119,10 @@ class Fleet:
                 self._slots.notify()
 
     def lose_redis(self, error: Exception) -> None:
-        """Note that Redis did not answer; the watching thread says when it is back."""
+        """Note that Redis did not answer, or refused; the watching thread says when it is back."""
         if not self.error:
-            log.warning("Redis is not reachable, so repairs wait: %s", error)
+            what = "takes nothing" if isinstance(error, redis.ResponseError) else "is not reachable"
+            log.warning("Redis %s, so repairs wait: %s", what, error)
             self.error = str(error) or type(error).__name__
             self.on_change()
 
@@ -127,10 +130,18 @@ class Fleet:
         while not self._closing.wait(HEARTBEAT_S):
             self._look()
 
-    def _look(self) -> None:
+    def announce(self) -> None:
+        """Write into Redis what is asked of workers.
+
+        Raises:
+            redis.RedisError: Redis is away, or takes nothing.
+        """
         asked = {"version": self.version, "weights": self.weights_name, "fingerprint": self.fingerprint}
+        self.client.set(SERVER_KEY, json.dumps(asked), ex=int(HEARTBEAT_S * 30))
+
+    def _look(self) -> None:
         try:
-            self.client.set(SERVER_KEY, json.dumps(asked), ex=int(HEARTBEAT_S * 30))
+            self.announce()
             names = list(self.client.scan_iter(f"{WORKER_PREFIX}*", count=1000))
             texts = self.client.mget(names) if names else []
         except redis.RedisError as error:
@@ -228,12 +239,13 @@ class RemoteEngine:
 
         Raises:
             JobError: the worker refused the repair, or two workers were lost over it.
+            redis.OutOfMemoryError: Redis has no memory for the pixels of this repair, though for what is small.
             EngineUnavailableError: Redis or every worker is away; the repair can be tried again as if it had not begun.
         """
         return [self._repair(request, on_stage or (lambda stage: None)) for request in requests]
 
     def _repair(self, request: Any, on_stage: Callable[[str], None]) -> RemoteResult:
-        lost_workers = 0
+        lost_workers, refused_since_s = 0, float("inf")
         while True:
             keys = AttemptKeys(secrets.token_urlsafe(16))
             try:
@@ -247,10 +259,28 @@ class RemoteEngine:
                 if lost_workers >= MOST_LOST_WORKERS:
                     raise workers_lost(lost_workers) from error
             except UNAVAILABLE as error:
-                self.fleet.lose_redis(error)
-                raise EngineUnavailableError("Redis is not reachable, so the repair waits.") from error
+                refused_since_s = min(refused_since_s, time.monotonic())
+                if not self._refuses_these_alone(error):
+                    self.fleet.lose_redis(error)
+                    raise EngineUnavailableError("Redis is not reachable, so the repair waits.") from error
+                if time.monotonic() - refused_since_s >= FULL_S:
+                    raise
+                on_stage("plan")
             finally:
                 self._forget(keys)
+
+    def _refuses_these_alone(self, error: Exception) -> bool:
+        """Tell whether Redis takes what is small, but these pixels do not fit beside what lies there at the moment."""
+        if not isinstance(error, redis.OutOfMemoryError):
+            return False
+        # A connection keeps a buffer as large as what came on it last, which counts as memory in use.
+        self.fleet.client.connection_pool.disconnect(inuse_connections=False)
+        time.sleep(POLL_S)
+        try:
+            self.fleet.announce()
+        except redis.RedisError:
+            return False
+        return True
 
     def _attempt(
         self, keys: AttemptKeys, request: Any, on_stage: Callable[[str], None], *, may_give_back: bool

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 
 from engine.requests import RepairRequest
 from jobs.celery_app import TASK_NAME, AttemptRunner, connect, create_celery
 from jobs.celery_worker import STALLED_S, Heartbeat
+from jobs.errors import EngineUnavailableError
 from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, pack, queue_name, unpack
 from jobs.remote_engine import WORKER_TTL_S, Fleet, RemoteEngine, _AttemptLostError, fingerprint_of
 from jobs.windows import options_of
@@ -114,6 +116,59 @@ def test_claim_that_nobody_works_on_is_given_up(tmp_path: Path) -> None:
         assert check("", WORKER_TTL_S + 1) < 1, "it has been answered"
     finally:
         redis_.kill()
+
+
+@pytest.mark.parametrize("cause", ["full", "replica", "alone"])
+def test_repairs_wait_for_a_redis_that_takes_nothing(cause: str, tmp_path: Path) -> None:
+    """They failed, out of memory or with an error of the server, though the next look said that Redis is awaited."""
+    redis_ = RedisServer(tmp_path / "redis").start()
+    fleet = Fleet(redis_.url, version="test", weights=WEIGHTS)
+    engine = RemoteEngine(fleet, deadline_s=60)
+    try:
+        fleet._look()
+        if cause == "full":
+            redis_.client.config_set("maxmemory", "1mb")
+        elif cause == "replica":
+            redis_.client.replicaof("127.0.0.1", "1")
+        else:
+            redis_.client.config_set("min-replicas-to-write", "1")
+        with pytest.raises(EngineUnavailableError):
+            engine.repair_many([request_of(64)])
+        assert engine.waiting_for == "redis"
+    finally:
+        redis_.kill()
+
+
+def test_a_repair_that_is_too_large_for_redis_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis takes what others send, so to wait for it would never end."""
+    monkeypatch.setattr("jobs.remote_engine.FULL_S", 0.1)
+    redis_ = RedisServer(tmp_path / "redis").start()
+    client = redis_.client
+    fleet = Fleet(redis_.url, version="test", weights=WEIGHTS)
+    try:
+        fleet._look()
+        client.config_set("maxmemory", client.info("memory")["used_memory"] + (4 << 20))
+        with pytest.raises(redis.OutOfMemoryError):
+            RemoteEngine(fleet, deadline_s=60).repair_many([request_of(1600)])
+        assert fleet.is_reachable
+        monkeypatch.setattr("jobs.remote_engine.FULL_S", 60.0)
+        with pytest.raises(InterruptedError):  # cancelled meanwhile
+            RemoteEngine(fleet, deadline_s=60).repair_many([request_of(1600)], on_stage=cancel)
+    finally:
+        redis_.kill()
+
+
+def cancel(stage: str) -> None:
+    """End a repair at its next stage."""
+    raise InterruptedError(stage)
+
+
+def request_of(size_px: int) -> RepairRequest:
+    """Return a request of noise, all of which is needed, as so much of it is marked."""
+    image = np.random.default_rng(0).integers(0, 256, (size_px, size_px, 3), np.uint8)
+    mask = np.zeros((size_px, size_px), bool)
+    mask[: size_px - 8, : size_px - 8] = True
+    return RepairRequest(image, mask, None, None, "fast")
 
 
 def test_worker_takes_people_who_wait_before_a_batch_that_came_first(tmp_path: Path) -> None:
