@@ -24,6 +24,7 @@
 #   3  no Python 3.11 to 3.13, or it cannot make a virtual environment
 #   4  the libraries could not be installed; the old app is still in place
 set -euo pipefail
+unset CDPATH # or cd may go elsewhere, and says where it went
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 

@@ -15,6 +15,7 @@
 #   4  installation failed
 #   6  Chromium, redis-server, nginx or openssl is missing, and it cannot be installed from here
 set -euo pipefail
+unset CDPATH # or cd may go elsewhere, and says where it went
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 FAILED=

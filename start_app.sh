@@ -22,6 +22,8 @@
 #   4  installation failed
 #   5  the port is taken by another program, which is named
 set -euo pipefail
+unset CDPATH         # or cd may go elsewhere, and says where it went
+unset PYTHONSAFEPATH # or Python does not find the program's own modules
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 LOCK=$ROOT/run/start.lock
@@ -38,7 +40,8 @@ take_lock() {
         [ -d "$LOCK" ] || tries=$((tries + 1))
         [ "$tries" -lt 20 ] || fail 1 "$LOCK cannot be made; can you write to $ROOT?"
         owner=$(cat "$LOCK/pid" 2>/dev/null || true)
-        case $(command_line "${owner:-0}") in
+        # Our own pid is that of one before us: in a container all starts may have the same.
+        case $([ "$owner" = "$$" ] || command_line "${owner:-0}") in
             *start_app.sh*)
                 [ -n "$said" ] || say "Another start_app.sh (pid $owner) is at work; waiting for it"
                 said=yes
@@ -67,11 +70,12 @@ clean_up() {
     exit "$status"
 }
 
-# Print the body of GET $3 from $1:$2 if the status is 200. bash connects by itself, so curl is not needed.
+# Print the body of GET $3 from $1:$2 if the status is 200. bash connects by itself, so curl is not needed. It asks for
+# localhost, which the app always answers to: allowed_hosts may leave out the address it listens on.
 http_body() {
     (
         exec 3<>"/dev/tcp/$1/$2" || exit 1
-        printf 'GET %s HTTP/1.0\r\nHost: %s:%s\r\n\r\n' "$3" "$1" "$2" >&3
+        printf 'GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n' "$3" >&3
         IFS= read -r -t 5 line <&3
         case $line in *" 200 "*) ;; *) exit 1 ;; esac
         body=

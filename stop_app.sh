@@ -13,6 +13,7 @@
 #   1  it runs but cannot be ended, e.g. because another user started it
 #   2  unknown argument, or STOP_TIMEOUT_S is no whole number of seconds
 set -euo pipefail
+unset CDPATH # or cd may go elsewhere, and says where it went
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source=scripts/running.sh

@@ -65,7 +65,7 @@ PYTHON
             cat <<BASH
 #!/usr/bin/env bash
 # Hands over to fftlama, which took the place of what was here; see fftlama/README.md. Written by apply_optimization.sh.
-exec bash "\$(cd "\$(dirname "\${BASH_SOURCE[0]}")" && pwd -P)/fftlama/$1" "\$@"
+exec bash "\$(CDPATH='' cd "\$(dirname "\${BASH_SOURCE[0]}")" && pwd -P)/fftlama/$1" "\$@"
 BASH
             ;;
     esac

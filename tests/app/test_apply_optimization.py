@@ -231,3 +231,13 @@ def test_current_folder_is_the_default(fftlama: Checkout, folder: Path) -> None:
     script = str(fftlama.root / "apply_optimization.sh")
     done = subprocess.run(["bash", script, "--dry-run"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and f"In {folder} this will" in done.stdout, done.stderr
+
+
+def test_folder_is_the_one_that_is_named_whatever_cdpath_says(fftlama: Checkout, folder: Path, tmp_path: Path) -> None:
+    """`cd` looks through CDPATH first: another folder of that name would have been upgraded."""
+    other = tmp_path / "elsewhere" / folder.name
+    shutil.copytree(folder, other, symlinks=True)
+    variables = {**fftlama.environment, "CDPATH": str(other.parent)}
+    command = ["bash", str(fftlama.root / "apply_optimization.sh"), "--dry-run", folder.name]
+    done = subprocess.run(command, cwd=folder.parent, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0 and f"In {folder} this will" in done.stdout, done.stderr

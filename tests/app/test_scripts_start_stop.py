@@ -24,8 +24,9 @@ from imaging import encode_png, open_photo
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL_APP = """
-import http.server, json, os, signal, sys
+import http.server, json, os, signal, socket, sys
 from pathlib import Path
+from urllib.parse import urlsplit
 from config import load_settings
 
 mode = Path("mode").read_text() if Path("mode").exists() else ""
@@ -39,13 +40,16 @@ if mode == "deaf":
 
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(503 if mode == "never ready" else 200)
+        is_known = urlsplit("//" + self.headers["Host"]).hostname in ("localhost", "127.0.0.1")
+        self.send_response(503 if mode == "never ready" else 200 if is_known else 403)
         self.end_headers()
         health = {"pid": os.getpid(), "device": "cpu", "precision": "fp32", "profile": "cpu",
                   "profile_reason": "There is no card.", "weights": "none"}
         self.wfile.write(json.dumps(health).encode())
 
 settings = load_settings()
+if ":" in settings.host:
+    http.server.HTTPServer.address_family = socket.AF_INET6
 http.server.HTTPServer((settings.host, settings.port), Health).serve_forever()
 """
 
@@ -285,6 +289,41 @@ def test_lock_of_a_killed_start_does_not_block(checkout: SmallCheckout) -> None:
     gone.wait()
     (lock / "pid").write_text(f"{gone.pid}\n")
     assert checkout.run("start_app.sh").returncode == 0
+
+
+def test_lock_of_a_killed_start_with_our_own_pid_does_not_block(checkout: SmallCheckout) -> None:
+    """In a container that is started again everything may have the pid it had: it waited for itself."""
+    lock = checkout.folder / "run" / "start.lock"
+    lock.mkdir(parents=True)
+    script = 'echo $$ >"$1/run/start.lock/pid"; exec bash "$1/start_app.sh" --install-only'
+    command = ["bash", "-c", script, "bash", str(checkout.folder)]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "is at work" not in result.stdout
+
+
+@pytest.mark.parametrize("host", ["::1", "127.0.0.2"])
+def test_health_is_asked_by_a_name_that_the_app_always_answers_to(checkout: SmallCheckout, host: str) -> None:
+    """`Host: ::1:7860` names no host, and with `allowed_hosts` the address itself may be refused."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        pytest.skip(f"this machine has no {host}")
+    result = checkout.run("start_app.sh", HOST=host, START_TIMEOUT_S="20")
+    assert result.returncode == 0, result.stdout
+
+
+def test_variables_that_people_export_break_no_script(checkout: SmallCheckout) -> None:
+    """With CDPATH `cd` prints where it went; with PYTHONSAFEPATH Python does not look beside the script."""
+    variables = environment(PORT=str(checkout.port), CDPATH=".:/", PYTHONSAFEPATH="1")
+    for script in ("start_app.sh", "stop_app.sh"):
+        command = ["bash", f"{checkout.folder.name}/{script}"]
+        result = subprocess.run(
+            command, cwd=checkout.folder.parent, env=variables, capture_output=True, text=True, timeout=60
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stderr == ""
 
 
 def test_wrong_setting_is_refused_with_the_nearest_name(checkout: SmallCheckout) -> None:
