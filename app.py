@@ -314,8 +314,12 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
             log.warning("%s: there is no %s; until there is, IOPaint's clients are shown nothing.", name, path)
     code, clean = _serve(settings, listeners, on_ready or _say_ready)
     logging.shutdown()
-    sys.stdout.flush()
-    if not clean or is_preparing():
+    is_read = True
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody reads it any more, or its disk is full; Python would try again and end with 120
+        is_read = False
+    if not clean or is_preparing() or not is_read:
         # A repair that runs on, or a model still loading or preparing, can't be interrupted: all are safe to leave.
         os._exit(code)
     return code
@@ -391,7 +395,8 @@ def _serve(settings: Settings, listeners: list[socket.socket], say_ready: Callab
     failures: list[Exception] = []
 
     def on_ready() -> None:
-        say_ready(f"http://{host}:{settings.port}{settings.root_path}")
+        with contextlib.suppress(OSError):  # a full disk under the log, or a pipe that nobody reads, stops no server
+            say_ready(f"http://{host}:{settings.port}{settings.root_path}")
 
     def on_failure(error: Exception) -> None:
         failures.append(error)

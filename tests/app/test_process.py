@@ -90,6 +90,23 @@ def test_it_answers_starting_until_it_is_ready_and_stops_at_once(tmp_path: Path)
         server.kill()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_log_that_nobody_takes_stops_no_server(tmp_path: Path) -> None:
+    """Where the disk under the log was full it started, failed to say that it was ready, and ended."""
+    server = RunningServer(tmp_path, kind="api", is_forked=False)
+    words = [f"--port={server.port}", f"--data-dir={server.data_dir}", f"--outputs-dir={server.outputs_dir}"]
+    with Path("/dev/full").open("ab") as full, (tmp_path / "server.log").open("ab") as log:
+        command = [sys.executable, "tests/support/serve_fake.py", "api", *words]
+        server.process = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=full, stderr=log)
+    try:
+        server.wait_until_healthy()
+        with server.client as client:
+            upload(client, PHOTO.read_bytes())
+        assert server.stop() == 0
+    finally:
+        server.kill()
+
+
 def test_stopping_does_not_wait_for_patient_clients(start_server: Callable[..., RunningServer]) -> None:
     server = start_server(kind="api")
     with server.client as client:
