@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 from playwright.sync_api import expect
 
@@ -157,14 +158,18 @@ def test_a_photo_that_is_gone_from_the_server_is_said_so(visit: Visit, server: R
 def test_a_file_that_is_no_photo_gets_a_sentence(visit: Visit, server: RunningServer) -> None:
     person = visit(server.url)
     too_large = {"error": "file_too_large", "message": "?", "params": {"max_mib": 1}}
+    proxys: dict[str, Any] = {"status": 413, "body": "<html>413 Too Large</html>", "content_type": "text/html"}
     for name, data, sentence in (
         ("notes.png", b"This is a text file.\n" * 50, "not a picture"),
         ("empty.png", b"", "empty (0 bytes)"),
         ("cut.png", photo_file(900, 700)["buffer"][:20_000], "incomplete or damaged"),
         ("huge.jpg", b"\0" * (2**20 * 2), "too large"),
+        ("large.jpg", b"\0" * (2**20 * 2), "A proxy in front of the server lets nothing so large through"),
     ):
         if name == "huge.jpg":  # the server's own refusal, without sending it a hundred megabytes
             person.page.route("**/api/v1/images", lambda route: route.fulfill(status=413, json=too_large))
+        elif name == "large.jpg":  # nginx's, which lets one megabyte through unless it is told otherwise
+            person.page.route("**/api/v1/images", lambda route: route.fulfill(**proxys))
         person.page.set_input_files(".fft-file", {"name": name, "mimeType": "image/png", "buffer": data})
         expect(person.page.locator('[data-part="status"]')).to_contain_text(sentence)
         assert person.page.locator(".fft").get_attribute("data-phase") == "empty"

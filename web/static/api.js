@@ -14,12 +14,13 @@ export class ApiError extends Error {
     super(answer.message || `HTTP ${status}`);
     this.status = status;
     /** @type {string} */
-    this.code = answer.error || "server_error";
+    this.code = answer.error || (status === TOO_LARGE_STATUS ? "too_large_for_proxy" : "server_error");
     /** @type {Record<string, any>} */
     this.params = answer.params || {};
   }
 }
 
+const TOO_LARGE_STATUS = 413; // without a code it is a proxy's, which lets through less than the server takes
 const AWAY_STATUSES = new Set([502, 503, 504]); // a proxy, or a server that is starting
 const AWAY_CODES = new Set(["server_error", "starting"]); // of such an answer, where it is a proxy's or the door's
 const TRIES_WHERE_TOLD = 3;
