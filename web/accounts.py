@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import re
 import secrets
 import threading
@@ -27,6 +28,8 @@ LEAST_PASSWORD_LENGTH = 8
 MOST_PASSWORD_LENGTH = 1024
 KEY_PREFIX = "fft_"
 FILE_MODE = 0o600
+
+log = logging.getLogger("fftlama.web")
 
 
 class AccountError(ValueError):
@@ -74,7 +77,7 @@ class Accounts:
                 return {}
             state = (stat.st_mtime_ns, stat.st_size)
             if state != self._read_of:
-                self._accounts, self._read_of = self._read(), state
+                self._accounts, self._read_of = read_accounts(self.path), state
             return self._accounts
 
     def has_password(self, name: str, password: str) -> bool:
@@ -159,12 +162,39 @@ class Accounts:
         write_atomically(self.path, json.dumps({"users": users}, indent=1).encode())
         self.path.chmod(FILE_MODE)
 
-    def _read(self) -> dict[str, Account]:
+
+class KeptAccounts(Accounts):
+    """The accounts of a server that runs: those read last count on while the file can't be read, such as half written.
+
+    They are nobody where it could never be read. The log says so.
+    """
+
+    def all(self) -> dict[str, Account]:
+        """Return every account by its name; raises nothing."""
         try:
-            content: Any = json.loads(self.path.read_text(encoding="utf-8"))
-            return {
-                str(name): Account(str(name), str(user.get("password", "")), dict(user.get("keys", {})))
-                for name, user in content["users"].items()
-            }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AccountError(f"{self.path} can't be read as a file of accounts: {error}") from error
+            return super().all()
+        except (AccountError, OSError) as error:
+            log.warning("Those who could log in before still can, and nobody else: %s", error)
+            return self._accounts
+
+
+def read_accounts(path: Path) -> dict[str, Account]:
+    """Read a file of accounts.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Every account by its name.
+
+    Raises:
+        AccountError: the file can't be read, or is none of accounts.
+    """
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            str(name): Account(str(name), str(user.get("password", "")), dict(user.get("keys", {})))
+            for name, user in content["users"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AccountError(f"{path} can't be read as a file of accounts: {error}") from error

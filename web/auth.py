@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from config import Settings
 from imaging.atomic_write import write_atomically
 from jobs.clients import Client, current_client
-from web.accounts import Accounts
+from web.accounts import AccountError, KeptAccounts, read_accounts
 from web.proxy import path_below_root
 from web.refusals import refusal_body
 from web.words import choose_language, load_strings
@@ -85,7 +85,7 @@ class AuthGate:
 
     def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
         self._app = app
-        self._accounts = Accounts(settings.auth_file) if settings.auth_file else None
+        self._accounts = KeptAccounts(settings.auth_file) if settings.auth_file else None
         self._header = settings.auth_proxy_header.lower()
         self._proxies = [ipaddress.ip_network(part, strict=False) for part in _parts(settings.auth_proxy_from)]
         self._lockout = Lockout()
@@ -266,6 +266,11 @@ def login_warning(settings: Settings) -> str:
             f"Nobody can log in yet: there is no {settings.auth_file}. "
             "Make it with the first person in it: `.venv/bin/fftlama user add NAME`."
         )
+    if settings.auth_file and settings.auth_file.exists():
+        try:
+            read_accounts(settings.auth_file)
+        except AccountError as error:
+            return f"Nobody of auth_file can log in until it is mended: {error}."
     if is_loopback(settings.host) or settings.auth_file or settings.auth_proxy_header:
         return ""
     return (

@@ -268,6 +268,34 @@ def test_damaged_accounts_file_is_a_sentence(tmp_path: Path) -> None:
         Accounts(tmp_path / "accounts.json").all()
 
 
+def test_a_server_goes_on_with_the_accounts_it_knew_while_their_file_is_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everybody who was logged in, and every key, was answered "Internal Server Error" while somebody edited it."""
+    path = tmp_path / "accounts.json"
+    Accounts(path).set_password("ann", PASSWORD)
+    key = Accounts(path).add_key("ann")
+    sound = path.read_bytes()
+    settings = Settings(auth_file=path, data_dir=tmp_path / "data", outputs_dir=tmp_path / "out")
+    with TestClient(app.create_api(settings, FakeEngine()), base_url="http://127.0.0.1") as client:
+        statuses = []
+        for content in (sound, b'{"users": {', sound.replace(b'"ann"', b'"bob"')):
+            path.write_bytes(content)
+            answer = client.get("/api/v1/models", headers={"Authorization": f"Bearer {key}"})
+            stranger = client.get("/api/v1/models", headers={"Authorization": "Bearer fft_none"})
+            statuses.append((answer.status_code, stranger.status_code))
+            login = client.post("/login", data={"name": "bob", "password": PASSWORD}, follow_redirects=False)
+            statuses.append((login.status_code, "can't be read" in caplog.text))
+    assert statuses == [(200, 401), (401, False), (200, 401), (401, True), (200, 401), (303, True)]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"users": []}', None])
+def test_a_start_says_that_the_accounts_cannot_be_read(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "accounts.json"
+    path.mkdir() if content is None else path.write_text(content)
+    assert "Nobody of auth_file can log in until it is mended" in login_warning(Settings(auth_file=path))
+
+
 @pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example", "/\\evil.example", "%2f%2fevil.example"])
 def test_login_leads_to_this_site_only(target: str) -> None:
     assert "evil" not in _safe_target(target) or _safe_target(target).startswith("./")
