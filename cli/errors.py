@@ -21,6 +21,8 @@ def sentence_of(error: Exception) -> str:
         return error.message
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:  # of a write, as to a full disk
+        return error.strerror
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

@@ -8,12 +8,14 @@ Exit codes: 0 done, 1 failed (of a folder: at least one photo), 2 wrong argument
 """
 
 import argparse
+import errno
 import os
 import signal
 import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cli.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, CommandError, printable
@@ -30,6 +32,8 @@ MOST_JOBS = 64
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # closed by who called us, `>&-`
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (open until the end)
     try:
         if arguments[:1] == ["serve"]:
             from app import main as serve  # has its own arguments and help: every setting
@@ -60,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Who reads our output has gone (`| head`); Python would complain of it once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"fftlama: stopped: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
 
 

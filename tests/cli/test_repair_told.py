@@ -1,6 +1,8 @@
 """What `fftlama repair` tells people and programs: rows, summary, report, plan; and several photos at once."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -212,3 +214,30 @@ def test_people_see_the_plan_of_a_dry_run(folder: Path) -> None:
     words = ["repair", str(folder / "photos"), str(folder / "mask.png"), str(folder / "out"), "--dry-run"]
     shown, code = on_terminal([sys.executable, "-c", SLOW_PROGRAM, *words], cwd=folder)
     assert code == 0 and shown.count(" -> ") == 6 and "6 to repair" in shown
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_under_what_is_told_is_a_sentence(
+    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert repair(folder) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "fftlama: stopped: No space left on device"
+
+
+def test_closed_standard_output_stops_nothing(engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `>&-`, in the crontabs of some: Python has no sys.stdout then."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert repair(folder) == 0
+
+
+def test_a_result_that_cannot_be_written_is_said_in_words(
+    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_room(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("cli.batch.write_atomically", no_room)
+    assert repair(folder) == 1
+    assert {row.get("error") for row in rows(capsys)[:-1]} == {"No space left on device"}
