@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -19,8 +21,19 @@ class PeerAddress:
         """Note the peer and pass the request on."""
         if scope["type"] in ("http", "websocket"):
             client = scope.get("client")
-            scope["fftlama.peer"] = str(client[0]) if client else ""
+            if client:
+                client = (_as_ipv4(str(client[0])), client[1])
+                scope = {**scope, "client": client}
+            scope["fftlama.peer"] = client[0] if client else ""
         await self._app(scope, receive, send)  # type: ignore[arg-type]
+
+
+def _as_ipv4(address: str) -> str:
+    """Return the IPv4 address that `::ffff:127.0.0.1` stands for: with host `::` connections by IPv4 come so."""
+    try:
+        return str(getattr(ipaddress.ip_address(address), "ipv4_mapped", None) or address)
+    except ValueError:  # of a socket that has none
+        return address
 
 
 class RootPath:

@@ -3,6 +3,7 @@
 import contextlib
 import html
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -237,6 +238,21 @@ def test_people_whose_long_names_differ_at_the_end_are_two(start_server: Callabl
         image_id = client.post("/api/v1/images", files=files, headers=first).json()["image_id"]
         statuses = [client.get(f"/api/v1/images/{image_id}", headers=who).status_code for who in (first, second)]
     assert statuses == [200, 404]
+
+
+def test_a_proxy_is_known_by_its_ipv4_address_where_the_server_listens_on_all(
+    start_server: Callable[..., RunningServer],
+) -> None:
+    """With host `::` a connection from 127.0.0.1 comes from `::ffff:127.0.0.1`, and nobody was let in."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    server = start_server(host="::", auth_proxy_header="X-Forwarded-User")
+    with server.client as client:
+        assert client.get("/api/v1/models", headers={"X-Forwarded-User": "ann"}).status_code == 200
+        assert client.get("/api/v1/models").status_code == 401
 
 
 def test_a_server_that_others_reach_without_a_login_says_how_to_have_one(
