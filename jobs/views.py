@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -77,7 +78,7 @@ def obstacles(store: JobStore, workers: Sequence[DeviceWorker]) -> list[str]:
     """Return what keeps every repair from running, nothing when the next one would run.
 
     Args:
-        store: looked whether it can be read, and its disk has room.
+        store: looked whether it can be read, and its disk can be written to and has room.
         workers: the queue's threads.
 
     Returns:
@@ -86,7 +87,9 @@ def obstacles(store: JobStore, workers: Sequence[DeviceWorker]) -> list[str]:
     found = []
     try:
         store.connection().execute("SELECT 1").fetchone()
-        if shutil.disk_usage(store.data_dir).free < LEAST_FREE_BYTES:
+        folder = store.images_dir
+        # A disk with faults is mounted read-only by the system.
+        if shutil.disk_usage(folder).free < LEAST_FREE_BYTES or not os.access(folder, os.W_OK):
             found.append("storage")
     except (JobError, OSError):
         found.append("storage")

@@ -57,6 +57,20 @@ def test_a_server_whose_disk_is_full_is_not_ready(tmp_path: Path, monkeypatch: p
     assert obstacles(store, [worker]) == ["storage"]  # type: ignore[list-item]
 
 
+def test_a_server_whose_photos_have_no_folder_or_a_read_only_one_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that it was ready while it refused every upload."""
+    store = JobStore(tmp_path)
+    worker = SimpleNamespace(engine=SimpleNamespace())
+    with monkeypatch.context() as patched:
+        patched.setattr("jobs.views.os.access", lambda path, mode: path != store.images_dir)
+        assert obstacles(store, [worker]) == ["storage"]  # type: ignore[list-item]
+    assert obstacles(store, [worker]) == []  # type: ignore[list-item]
+    shutil.rmtree(store.images_dir)
+    assert obstacles(store, [worker]) == ["storage"]  # type: ignore[list-item]
+
+
 def test_status_says_who_waits_and_who_repairs(start_server: Callable[..., RunningServer]) -> None:
     server = start_server(kind="api")
     with server.client as client:
