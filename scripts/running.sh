@@ -29,7 +29,8 @@ command_line() {
 }
 
 # Whether the process $1 is this checkout's app: its command line is a Python, then this app.py, and nothing else.
-# (A Python built as a macOS framework shows its own path in place of .venv's.)
+# (A Python built as a macOS framework shows its own path in place of .venv's.) Where the folder was renamed since, the
+# command line has the old path, and the folder it runs in the new one.
 is_our_app() {
     local words
     case $1 in '' | *[!0-9]*) return 1 ;; esac
@@ -37,6 +38,7 @@ is_our_app() {
     words=${words% }
     case $words in
         "$ROOT/.venv/bin/python $ROOT/app.py" | *"/Python $ROOT/app.py") return 0 ;;
+        /*/.venv/bin/python\ /*/app.py) [ "$(readlink "/proc/$1/cwd" 2>/dev/null)" = "$ROOT" ] ;;
         *) return 1 ;;
     esac
 }

@@ -263,6 +263,21 @@ def test_reused_pid_is_never_stopped(checkout: SmallCheckout) -> None:
         editor.wait()
 
 
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="only /proc says where a process runs")
+def test_an_app_whose_folder_was_renamed_is_found_and_stopped(checkout: SmallCheckout) -> None:
+    """It was called another program, its record removed, and went on with the port."""
+    assert checkout.run("start_app.sh").returncode == 0
+    (pid,) = checkout.pids()
+    moved = SmallCheckout(checkout.folder.rename(checkout.folder.with_name("renamed")))
+    try:
+        assert "already running" in moved.run("start_app.sh").stdout
+        assert "Stopped." in moved.run("stop_app.sh").stdout
+        assert not Path(f"/proc/{pid}/cwd").exists()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_app_that_ignores_term_is_killed_and_said_so(checkout: SmallCheckout) -> None:
     (checkout.folder / "mode").write_text("deaf")
     checkout.run("start_app.sh")
