@@ -19,6 +19,7 @@ from jobs.errors import JobError, storage_as_job_error, storage_unavailable
 FILE_NAME = "jobs.sqlite3"
 IMAGES_NAME = "images"
 LOCK_NAME = "lock"
+TRIAL_NAME = "trial"
 BUSY_TIMEOUT_S = 30.0
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS images (
@@ -168,7 +169,7 @@ class Database:
         Raises:
             JobError: `disk_full`, or `storage_unavailable` when the folder is gone or read-only.
         """
-        with storage_as_job_error():
+        with storage_as_job_error(), self._telling_why():
             connection = self.connection()
             with self._writing:
                 connection.execute("BEGIN IMMEDIATE")
@@ -179,6 +180,20 @@ class Database:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                     raise
+
+    @contextmanager
+    def _telling_why(self) -> Iterator[None]:
+        """Try a write where SQLite's failed: the system says whether the disk is full or became read-only."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_WRITE:
+                trial = self.folder / TRIAL_NAME
+                try:
+                    trial.write_bytes(b"x")
+                finally:
+                    trial.unlink(missing_ok=True)  # another thread may have tried too
+            raise
 
     def _open(self) -> sqlite3.Connection:
         (self.folder / IMAGES_NAME).mkdir(exist_ok=True)  # a folder that came back empty lacks it too

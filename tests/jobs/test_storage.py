@@ -1,7 +1,9 @@
 """A data folder in trouble: used twice, damaged, removed, read-only."""
 
+import errno
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -12,6 +14,7 @@ import pytest
 
 from config import Settings
 from imaging import encode_png
+from jobs.database import Database
 from jobs.errors import JobError
 from jobs.queue import JobQueue
 from tests.support.fake_engine import FakeEngine
@@ -134,3 +137,25 @@ def test_a_read_only_data_folder_is_said_and_it_recovers(tmp_path: Path) -> None
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", *command]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["storage_unavailable", "a.png", "b.png"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.EROFS, "storage_unavailable"), (errno.EDQUOT, "disk_full"), (0, "disk_full")]
+)
+def test_a_write_that_sqlite_fails_in_is_told_by_what_the_disk_says(
+    number: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that the system had made read-only was called full; SQLite names a quota and that alike."""
+    database = Database(tmp_path)
+    failed = sqlite3.OperationalError("disk I/O error")
+    failed.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+
+    def write(path: Path, data: bytes) -> None:
+        raise OSError(number, os.strerror(number))
+
+    if number:
+        monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(JobError) as told, database.transaction():
+        raise failed
+    assert told.value.code == code
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("trial")) == []
