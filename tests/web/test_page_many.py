@@ -250,6 +250,25 @@ def test_what_was_cancelled_or_failed_goes_again_and_what_went_through_does_not(
     assert len(set(ids[:3])) == 3 and ids[3:] == 2 * [ids[0]]
 
 
+@pytest.mark.parametrize("action", ["batch-mask", "repair"])
+def test_a_reload_before_the_upload_has_ended_brings_back_the_mask_that_waited_for_it(
+    person: Person, action: str
+) -> None:
+    """What was to be repaired was gone then, without a word."""
+    held = Held(person, "**/api/v1/images")
+    choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
+    held.wait()
+    expect(person.page.locator(STATUS)).to_contain_text("3 photos are open")
+    person.paint((0.5, 0.5), (0.6, 0.5))
+    person.press(action)
+    person.paint((0.2, 0.2), (0.3, 0.2))
+    person.visit()
+    held.let_go()
+    wait_for_uploads(person, 3)
+    assert [stroke["points"][0] for stroke in person.strokes] == [[160, 120], [64, 48]]
+    assert person.rounds == repaired(person) == []
+
+
 def test_keys_go_from_photo_to_photo_cancel_a_batch_and_download(person: Person) -> None:
     choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
     wait_for_uploads(person, 3)

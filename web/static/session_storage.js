@@ -126,15 +126,18 @@ export function createSessionStorage(onKept) {
     tell({ place: write(tab, place) || write(tab, { ...place, state: withoutOldMasks(state) }) });
   }
 
-  /** Keep the other photos of the visit, and what is painted on those that are still going up. */
+  /** Keep the other photos of the visit, and what is painted on those that are still going up: no reload goes on with their repair. */
   function followShelf(/** @type {import("./store.js").State} */ now, /** @type {import("./store.js").State} */ before) {
-    const isPainted = now.photo && !now.photo.image_id && now.strokes !== before.strokes;
+    const isPainted = now.photo && !now.photo.image_id && (now.strokes !== before.strokes || now.job !== before.job || now.batch !== before.batch);
+    const { mask, painted_on } = (now.batch?.running && now.batch) || { mask: null, painted_on: null };
     if (!tab || (now.shelf === before.shelf && now.photo_number === before.photo_number && !isPainted)) return;
     /** @type {KeptShelf} */
     const others = [];
     for (const { number, name, upload_key, work: { photo, strokes, rounds, round, branches, job } } of now.shelf) {
       const isShown = number === now.photo_number;
-      if (upload_key) others.push({ name, upload_key, photo: null, strokes: isShown ? now.strokes : strokes, rounds: [], round: 0, branches: [], job: null });
+      const painted = isShown ? [...(now.job?.strokes || []), ...now.strokes] : [...(job?.strokes || []), ...strokes];
+      const all = number === painted_on ? [...(mask?.strokes || []), ...painted] : painted;
+      if (upload_key) others.push({ name, upload_key, photo: null, strokes: all, rounds: [], round: 0, branches: [], job: null });
       else if (isShown) others.push("shown");
       else if (photo?.image_id) others.push({ photo, strokes, rounds, round, branches, job });
     }
