@@ -269,6 +269,23 @@ def test_a_reload_before_the_upload_has_ended_brings_back_the_mask_that_waited_f
     assert person.rounds == repaired(person) == []
 
 
+def test_a_photo_that_failed_and_was_repaired_alone_is_not_listed_as_failed(person: Person) -> None:
+    """The next repair of all left it out, and what had been wrong with it stayed."""
+    choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(2)])
+    wait_for_uploads(person, 2)
+    person.slow_down(0, dilate_px=FAIL)
+    person.paint((0.5, 0.5), (0.6, 0.5))
+    person.press("batch-mask")
+    expect(person.page.locator(f"{FAILED} li")).to_have_count(2)
+    person.page.unroute_all()
+    person.repair()
+    expect(person.page.locator(f"{FAILED} li")).to_have_count(1)
+    expect(person.page.locator(FAILED)).to_contain_text("1.png")
+    person.press("batch-mask")
+    expect(person.page.locator(STATE)).to_have_text("1 of 1 photos went through")
+    expect(person.page.locator(FAILED)).to_be_hidden()
+
+
 def test_keys_go_from_photo_to_photo_cancel_a_batch_and_download(person: Person) -> None:
     choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
     wait_for_uploads(person, 3)

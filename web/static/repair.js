@@ -168,8 +168,11 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, mo
     if (took_ms && !job.restored) pace.learn(job.quality, job.strokes, took_ms);
     if (!isWritten(view)) setTimeout(() => void followSaved(job_id, round.image_id, view), SAVED_AFTER_MS);
     if (job.waiting?.length) void restore(job.waiting.map(({ stroke }) => stroke), number);
-    else if (isShown(number)) onDone();
-    else shelf.say(number, { stage: "done" });
+    else if (!isShown(number)) shelf.say(number, { stage: "done" });
+    else {
+      if (store.get().doing[number]?.error) shelf.say(number, null); // of a repair of all: it went through now
+      onDone();
+    }
   }
 
   // The file in outputs/ is written after the patch is out: its path, or a note that it could not be written, arrives with
