@@ -286,6 +286,17 @@ def test_a_photo_that_failed_and_was_repaired_alone_is_not_listed_as_failed(pers
     expect(person.page.locator(FAILED)).to_be_hidden()
 
 
+def test_a_repair_of_all_takes_what_the_keyboards_pen_draws(person: Person) -> None:
+    """It said that nothing was painted, as a repair of one does not."""
+    choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(2)])
+    wait_for_uploads(person, 2)
+    person.page.locator(".fft-stage").focus()
+    for key in ("d", "ArrowRight"):
+        person.key(key)
+    person.press("batch-mask")
+    expect(person.page.locator(STATE)).to_have_text("2 of 2 photos went through")
+
+
 def test_keys_go_from_photo_to_photo_cancel_a_batch_and_download(person: Person) -> None:
     choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
     wait_for_uploads(person, 3)
