@@ -297,6 +297,25 @@ def test_a_repair_of_all_takes_what_the_keyboards_pen_draws(person: Person) -> N
     expect(person.page.locator(STATE)).to_have_text("2 of 2 photos went through")
 
 
+def test_a_mark_on_a_photo_that_the_server_refuses_is_looked_for_on_none(person: Person) -> None:
+    """All others were said to have failed: nothing could be selected "with that", with advice to click elsewhere."""
+    held = Held(person, "**/api/v1/images")
+    choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
+    held.wait()
+    expect(person.page.locator(STATUS)).to_contain_text("3 photos are open")
+    person.key("r")
+    person.paint((0.5, 0.5), (0.6, 0.6))
+    person.press("batch-mark")
+    expect(person.page.locator(STATE)).to_have_text("0 of 3 done")
+    held.routes.pop(0).fulfill(status=415, json={"error": "not_an_image", "message": "?", "params": {}})
+    held.let_go()
+    expect(person.page.locator(STATE)).to_have_text("0 of 3 photos went through")
+    wait_for_uploads(person, 2)
+    expect(person.page.locator("[data-stage]:not([data-stage=''])")).to_have_count(1)
+    expect(person.page.locator(FAILED)).to_have_text("⚠️ 0.png is not a picture, or not in a format we can read")
+    assert person.posts("/api/v1/detect") == []
+
+
 def test_keys_go_from_photo_to_photo_cancel_a_batch_and_download(person: Person) -> None:
     choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
     wait_for_uploads(person, 3)

@@ -67,6 +67,7 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, stopUploa
     if (signal.aborted || !begun) return;
     if (!mask || mask.image_id) return run(begun, signal);
     const image_id = imageOf(workOf(store.get(), photo_number));
+    if (kind === "mark" && !image_id) return breakOff(begun); // the photo that it was painted over was refused or removed
     const marked = { ...mask, image_id };
     if (store.get().used === mask) store.update({ used: marked });
     await run({ ...begun, mask: marked, asked: { ...asked, what: whatOf(kind, marked, image_id) } }, signal);
@@ -111,6 +112,19 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, stopUploa
     };
     await Promise.all(Array.from({ length: AT_ONCE }, work));
     if (stopping.signal === signal) end();
+  }
+
+  /** Without what is to be looked for. @param {Batch} batch */
+  function breakOff({ numbers }) {
+    sayNothing(numbers.filter((number) => imageOf(workOf(store.get(), number)))); // the others wait for their upload
+    giveBack();
+    end();
+  }
+
+  /** Of those that nobody goes on with. @param {number[]} numbers */
+  function sayNothing(numbers) {
+    const { doing } = store.get();
+    for (const number of numbers) if (["waiting", "looking", "queued", "running"].includes(doing[number]?.stage)) shelf.say(number, null);
   }
 
   function end() {
@@ -230,12 +244,10 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, stopUploa
   }
 
   function cancel() {
-    const { batch, doing } = store.get();
+    const { batch } = store.get();
     if (!batch?.running) return false;
     stopping.abort();
-    for (const number of batch.numbers) {
-      if (["waiting", "looking", "queued", "running"].includes(doing[number]?.stage)) shelf.say(number, null);
-    }
+    sayNothing(batch.numbers);
     stopUploads(batch.numbers);
     giveBack();
     store.update({ batch: { ...batch, running: false, painted_on: null }, status: { key: "cancelled_many" } });
