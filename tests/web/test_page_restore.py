@@ -175,6 +175,26 @@ def test_undo_and_redo_take_strokes_that_wait_for_a_repair_in_the_order_in_which
     assert list(map(rows, [*sent, person.strokes])) == [[2], [3], [4, 9]]
 
 
+def test_undo_takes_strokes_that_wait_before_the_mask_that_a_cancel_of_all_gave_back(person: Person) -> None:
+    """They were drawn after it, and it went first."""
+    person.open(photo_file(320, 240, seed=1))
+    person.paint((0.5, 0.5), (0.6, 0.5))
+    person.repair()
+    person.paint((0.2, 0.2), (0.3, 0.2))
+    held = Held(person, "**/api/v1/repairs")
+    person.press("batch-mask")
+    held.wait()
+    person.key("u")
+    for x in (0.5, 0.6):  # the first is being done, the second waits
+        person.paint((x, 0.5), (x + 0.05, 0.5))
+    person.press("batch-cancel")
+    left = []
+    for key in ("", "Control+z", "Control+z", "Control+y", "Control+y"):
+        person.key(key) if key else None
+        left.append((len(person.strokes), len(person.kept["job"]["waiting"])))
+    assert left == [(1, 1), (1, 0), (0, 0), (1, 0), (1, 1)]
+
+
 FIELD = """async ([bits, width, height, dilate_px]) => {
   const { href } = document.querySelector('link[rel="modulepreload"][href$="/rings.js"]');
   const { outsideDilated } = await import(href);

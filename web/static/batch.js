@@ -153,7 +153,9 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, stopUploa
     const { painted_on, mask } = batch;
     const work = workOf(store.get(), painted_on);
     store.update({ batch: { ...batch, painted_on: null } });
-    if (work) shelf.change(painted_on, paintedAgain(work, mask.strokes));
+    if (!work) return;
+    const waiting = work.job?.waiting?.map((one) => ({ ...one, past: one.past + mask.strokes.length })); // drawn after the mask
+    shelf.change(painted_on, { ...paintedAgain(work, mask.strokes), ...(work.job && waiting && { job: { ...work.job, waiting } }) });
   }
 
   /** What is said after a cancel would stay: nobody goes on with it. @param {number} number @param {AbortSignal} signal @param {import("./store.js").Doing | null} doing */
