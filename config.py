@@ -10,11 +10,13 @@ import difflib
 import ipaddress
 import logging
 import os
+import re
 import reprlib
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 import yaml
 from annotated_types import Ge, Le
@@ -46,6 +48,17 @@ def _check_networks(text: str) -> str:
     """Return a list of addresses and networks as it is; ValueError where one is none."""
     for part in text.replace(",", " ").split():
         ipaddress.ip_network(part, strict=False)
+    return text
+
+
+def _check_redis_url(text: str) -> str:
+    """Return a Redis's address as it is; ValueError where host, port or the database's number can be none."""
+    parts = urlsplit(text)
+    # A `#`, `/` or `?` of the password that is not percent-encoded ends the host there.
+    if parts.port == 0 or (parts.netloc and not parts.hostname) or parts.fragment:
+        raise ValueError("no address")
+    if not re.fullmatch(r"(/[0-9]*/?)?", parts.path):
+        raise ValueError("no number of a database")
     return text
 
 
@@ -119,10 +132,11 @@ class Settings(BaseSettings):
         default="local",
         description="where repairs run: local = in this process; celery = on the workers that meet at redis_url",
     )
-    redis_url: str = Field(
+    redis_url: Annotated[str, AfterValidator(_check_redis_url)] = Field(
         default="redis://127.0.0.1:6379/0",
         pattern=r"^rediss?://\S+$",
-        description="where queue=celery meets its workers, redis://[:password@]host:port/number or rediss://",
+        description="where queue=celery meets its workers, redis://[:password@]host:port/number or rediss://; "
+        "#, / and ? in the password are written %23, %2F and %3F",
     )
     devices: str = Field(
         default="",
@@ -209,9 +223,10 @@ class _Source(PydanticBaseSettingsSource):
     def refusal(self, name: str) -> SettingsError:
         """Return the error for the value that this place gives for a setting."""
         field = Settings.model_fields[name]
-        return SettingsError(
-            f"{self.place}: {name}: {short(self.values[name])} is not allowed; allowed: {allowed_values(field)}"
-        )
+        value = short(self.values[name])
+        if name == "redis_url":
+            value = re.sub(r"://.*@", "://...@", value)  # a refusal is shown and logged, a password is not
+        return SettingsError(f"{self.place}: {name}: {value} is not allowed; allowed: {allowed_values(field)}")
 
     def _path(self, name: str, text: str) -> Path:
         """Return a path, absolute; SettingsError where it begins with the home of nobody."""

@@ -173,6 +173,32 @@ def test_a_name_without_a_value_is_not_set_where_the_default_is_empty(tmp_path: 
         load_settings(environ={}, file=file)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "redis://:secret#1@h:6379/0", "redis://:secret/1@h/0", "redis://:12?secret@h/0", "redis://:12#secret@h/0",
+        "redis://:secret@h:port/0", "redis://:secret@h:6379/first", "redis://:secret@h:70000", "http://:secret@h",
+        "redis://[::1:6379",
+    ],
+)  # fmt: skip
+def test_an_address_of_redis_that_is_none_is_refused_without_its_password(address: str) -> None:
+    """A `#` in a password: the start ended with "Port could not be cast to integer value" and a piece of it."""
+    with pytest.raises(SettingsError, match=r"redis_url.*is not allowed; allowed: .*%23") as refusal:
+        load_settings(environ={"FFTLAMA_REDIS_URL": address})
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "redis://h", "redis://h/", "redis://:a%23b@h:6379/0", "redis://who:a@b@h:6379/15", "redis:///", "redis://[::1]:1/2",
+        "rediss://h/0?ssl_ca_certs=/path/ca.pem",
+    ],
+)  # fmt: skip
+def test_an_address_of_redis_is_taken_as_it_is(address: str) -> None:
+    assert load_settings(environ={"FFTLAMA_REDIS_URL": address}).redis_url == address
+
+
 def test_missing_file_that_was_asked_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         load_settings(environ={}, file=tmp_path / "absent.yaml")
