@@ -21,6 +21,9 @@ def run_user(settings: Settings, chosen: argparse.Namespace) -> int:
     if settings.auth_file is None:
         print("fftlama: name the file of accounts first: --auth-file accounts.json", file=sys.stderr)
         return EXIT_REFUSED
+    if chosen.action != "list" and not chosen.name:
+        print(f"fftlama: name the person: fftlama user {chosen.action} NAME", file=sys.stderr)
+        return EXIT_REFUSED
     accounts = Accounts(settings.auth_file)
     try:
         if chosen.action == "list":

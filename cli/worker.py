@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from typing import Any
 
@@ -12,14 +11,13 @@ from config import Settings
 
 EXIT_REFUSED = 2
 EXIT_FAILED = 1
-LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
 def run_worker(settings: Settings, chosen: argparse.Namespace) -> int:
     """Load the engine and work until told to stop; return the exit code.
 
     Args:
-        settings: `redis_url`, `device`, `precision`, `weights`, `weights_dir` and `profile` are read.
+        settings: `redis_url`, `log_format`, `log_level` and those of the engine are read.
         chosen: `name`.
 
     Returns:
@@ -28,10 +26,11 @@ def run_worker(settings: Settings, chosen: argparse.Namespace) -> int:
     Raises:
         CommandError: The weights can't be used; the exit code is 2.
     """
-    logging.basicConfig(stream=sys.stdout, level=settings.log_level.upper(), format=LOG_FORMAT)
+    from app import find_weights_file, program_version, set_up_logging
+
+    set_up_logging(settings)
     import redis
 
-    from app import find_weights_file, program_version
     from cli.main import load_inpainter
     from jobs.celery_worker import WorkerRefusedError, check_server, work
     from jobs.remote_engine import fingerprint_of

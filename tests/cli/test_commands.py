@@ -1,6 +1,7 @@
 """The console script's other commands: help, exit codes, weights, profile, bench, serve."""
 
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from lama import catalogue as downloads
 from lama.transfer import Progress
 from tests.support.misbehaving_mirror import CONTENT, SHA256
 from tests.support.terminal import on_terminal
+from web.json_log import JsonFormatter
 
 ROOT = Path(cli.__file__).parents[1]
 WITHOUT_HEAVY = """
@@ -355,6 +357,16 @@ def test_accounts_are_made_where_the_server_reads_them(tmp_path: Path, monkeypat
     assert "ann" in (tmp_path / "people.json").read_text()
 
 
+@pytest.mark.parametrize("action", ["add", "key", "remove"])
+def test_an_account_without_a_name_is_asked_for(
+    action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`user key` said that there is no account '', and to add it with `fftlama user add `."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
+    assert cli.main(["user", action, "--auth-file", str(tmp_path / "people.json")]) == 2
+    assert capsys.readouterr().err == f"fftlama: name the person: fftlama user {action} NAME\n"
+
+
 @pytest.mark.parametrize(
     ("weights", "told"), [("gone.pt", "gone.pt does not exist"), (".", "is a folder"), ("big-lama", "is not on this")]
 )
@@ -367,6 +379,18 @@ def test_a_worker_without_its_weights_is_one_clear_sentence(
     assert cli.main(["worker", "--redis", "redis://127.0.0.1:1", "--weights", weights]) == 2
     error = capsys.readouterr().err
     assert told in error and error.startswith("fftlama: ") and error.count("\n") == 1
+
+
+def test_a_worker_logs_in_the_form_that_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With log_format: json a server wrote objects, its workers text."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    monkeypatch.setenv("FFTLAMA_LOG_FORMAT", "json")
+    missing = str(tmp_path / "gone.pt")
+    assert cli.main(["worker", "--redis", "redis://127.0.0.1:1", "--weights", missing, "--log-level", "error"]) == 2
+    (handler,) = logging.root.handlers
+    assert isinstance(handler.formatter, JsonFormatter)
+    assert logging.root.level == logging.ERROR
 
 
 @pytest.mark.parametrize(
