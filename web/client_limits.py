@@ -22,6 +22,7 @@ from web.refusals import refusal_body
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MIB = 1 << 20
+STEP_BYTES = 16 << 10  # what bytes are counted in: the library keeps 8 bytes for each of a minute's steps
 LEFT: Message = {"type": "http.disconnect"}
 
 
@@ -37,7 +38,7 @@ class ClientLimits:
         self._app = app
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._requests = _per_minute(settings.client_requests_per_minute, "requests")
-        self._mib = _per_minute(settings.client_mib_per_minute, "mib")
+        self._bytes = _per_minute(settings.client_mib_per_minute * (MIB // STEP_BYTES), "bytes")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -47,11 +48,11 @@ class ClientLimits:
         key = current_client.get().key
         declared = Headers(scope=scope).get("content-length", "")
         is_declared = declared.isdigit() and len(declared) < 16
-        size_mib = math.ceil(int(declared) / MIB) if is_declared else 1
-        wait_s = self._wait_s(self._requests, key, 1) or self._wait_s(self._mib, key, max(1, size_mib))
+        steps = math.ceil(int(declared) / STEP_BYTES) if is_declared else 1
+        wait_s = self._wait_s(self._requests, key, 1) or self._wait_s(self._bytes, key, max(1, steps))
         if wait_s:
             await _refusal(wait_s)(scope, receive, send)
-        elif is_declared or self._mib is None:
+        elif is_declared or self._bytes is None:
             await self._app(scope, receive, send)
         else:
             await self._pass_undeclared(scope, receive, send, key)
@@ -61,15 +62,16 @@ class ClientLimits:
 
         When it is too much, the program behind is told that the client has left, and the client is refused.
         """
-        counted_mib, received_bytes, wait_s, is_answered = 1, 0, 0, False
+        counted_steps, received_bytes, wait_s, is_answered = 1, 0, 0, False
 
         async def counted_receive() -> Message:
-            nonlocal counted_mib, received_bytes, wait_s
+            nonlocal counted_steps, received_bytes, wait_s
             message = await receive() if not wait_s else LEFT
             received_bytes += len(message.get("body", b""))
-            while not wait_s and received_bytes > counted_mib * MIB:
-                wait_s = self._wait_s(self._mib, key, 1)
-                counted_mib += 1
+            more_steps = math.ceil(received_bytes / STEP_BYTES) - counted_steps
+            if more_steps > 0:
+                wait_s = self._wait_s(self._bytes, key, more_steps)
+                counted_steps += more_steps
             return LEFT if wait_s else message
 
         async def watched_send(message: Message) -> None:

@@ -366,6 +366,17 @@ def test_a_body_whose_size_is_not_told_counts_too(start_server: Callable[..., Ru
         assert client.get("/health").status_code == 200
 
 
+def test_what_is_small_counts_as_little(start_server: Callable[..., RunningServer]) -> None:
+    """Each click and each cancel counted as a whole MiB: a limit of 10 refused the eleventh of a minute."""
+    server = start_server(client_mib_per_minute=1)
+    with server.client as client:
+        asked = [client.post("/api/v1/repairs", json={"image_id": "x", "request_id": str(n)}) for n in range(8)]
+        asked += [client.delete("/api/v1/jobs/x") for _ in range(8)]
+        assert [answer.status_code for answer in asked] == [404] * 16
+        refused = client.post("/api/v1/images", files={"file": ("a.png", bytes(900 << 10))})
+        assert refused.status_code == 429, "sixteen small ones are a quarter MiB"
+
+
 def test_two_people_may_call_their_requests_the_same(closed_server: RunningServer) -> None:
     """The second was told of a conflict with a request that was none of hers."""
     strokes = [{"points": [[20, 20], [40, 40]], "radius": 5, "erase": False}]
