@@ -105,7 +105,9 @@ def _point(index: int, point: object) -> tuple[float, float]:
         x, y = _number(point[0]), _number(point[1])
         if x is not None and y is not None and max(abs(x), abs(y)) <= MAX_COORDINATE_PX:
             return x, y
-    raise _bad(index, "every point must be [x, y] with two finite numbers")
+    raise _bad(
+        index, f"every point must be [x, y] with two numbers from -{MAX_COORDINATE_PX:.0f} to {MAX_COORDINATE_PX:.0f}"
+    )
 
 
 def bounds_of(strokes: Iterable[Stroke | Polygon], size: tuple[int, int]) -> tuple[int, int, int, int]:

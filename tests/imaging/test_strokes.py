@@ -269,6 +269,13 @@ def test_bad_strokes_are_refused_with_their_index(bad: object) -> None:
     assert refused.value.message.startswith("Stroke 2 ")
 
 
+def test_a_point_too_far_away_is_told_how_far_it_may_be() -> None:
+    """1000001 was refused with "two finite numbers", which it is one of."""
+    parse_strokes([{"points": [[1_000_000, -1_000_000]], "radius": 3}])
+    with pytest.raises(ImagingError, match="two numbers from -1000000 to 1000000"):
+        parse_strokes([{"points": [[1_000_001, 0]], "radius": 3}])
+
+
 @pytest.mark.parametrize("bad", [None, {}, "[]", 3])
 def test_strokes_that_are_no_list_are_refused(bad: object) -> None:
     with pytest.raises(ImagingError, match="must be a list"):

@@ -13,6 +13,8 @@ from fastapi.routing import APIRoute, iter_route_contexts
 
 import app
 from config import Settings
+from engine.requests import MAX_ASKED_PX
+from imaging.strokes import MAX_POINTS
 from tests.support.documented_requests import PHOTO, Scene, mask_of
 from tests.support.fake_engine import FakeEngine
 from tests.support.serving import RunningServer
@@ -196,6 +198,15 @@ def test_page_shows_every_route_and_loads_nothing(scene: Scene) -> None:
         assert DOCUMENT["paths"][path][method]["operationId"] in page.ids
         assert path in answer.text
     assert scene.client.get("/openapi.json").json()["paths"].keys() == DOCUMENT["paths"].keys()
+
+
+def test_document_has_the_limits_of_what_may_be_asked() -> None:
+    """It let any dilate_px and feather_px pass, and the limit of points count for each stroke."""
+    schemas = DOCUMENT["components"]["schemas"]
+    options = schemas["Options"]["properties"]
+    assert options["dilate_px"]["maximum"] == options["feather_px"]["maximum"] == MAX_ASKED_PX
+    for request in ("NewRepair", "Detect"):
+        assert f"{MAX_POINTS:,} points in all" in schemas[request]["properties"]["strokes"]["description"]
 
 
 def test_document_knows_login_and_sub_path() -> None:
