@@ -165,6 +165,7 @@ def work(engine: RepairingEngine, *, redis_url: str, about: dict[str, Any], name
         without_mingle=True,
         without_heartbeat=True,
         loglevel="WARNING",
+        quiet=True,  # its banner is no line of our log, and no JSON
     )
 
     def renew() -> None:

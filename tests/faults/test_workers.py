@@ -193,6 +193,9 @@ def test_worker_takes_people_who_wait_before_a_batch_that_came_first(tmp_path: P
             claimed += [one for one in names if one not in claimed and redis_.client.exists(AttemptKeys(one).claim)]
             time.sleep(0.01)
         assert claimed == ["person-0", "person-1", "batch-0", "batch-1"]
+        log = worker.log_path.read_text()
+        assert "is ready for repairs" in log
+        assert "[queues]" not in log, "Celery's banner, which is no JSON either"
     finally:
         worker.kill()
         redis_.kill()
