@@ -51,7 +51,7 @@ from web.iopaint_schema import (
 )
 from web.one_shot import notes_header, repair_for_client
 from web.other_methods import allow_header, refuse_other_methods
-from web.routes import STATUSES, WAITERS, AsciiJson
+from web.routes import EXTRA_HEADERS, STATUSES, WAITERS, AsciiJson
 from web.uploads import MIB, file_part, is_form, read_form, read_json, unread_part
 
 STATUS_HERE = {**STATUSES, "mask_mismatch": 400, "bad_base64": 422, "no_plugin": 422, "no_file": 422, "queue_full": 503}
@@ -80,6 +80,11 @@ def status_and_text(error: JobError) -> tuple[int, str]:
     return STATUS_HERE.get(error.code, 500), text
 
 
+def headers_of(error: JobError, status: int) -> dict[str, str]:
+    """Return an error's headers: those of the other routes, and when to come again where it is only busy."""
+    return ({"Retry-After": "5"} if status == 503 else {}) | EXTRA_HEADERS.get(error.code, {}) | allow_header(error)
+
+
 class IopaintRoute(APIRoute):
     """A route whose errors have IOPaint's shape."""
 
@@ -94,7 +99,7 @@ class IopaintRoute(APIRoute):
             except JobError as error:
                 status, text = status_and_text(error)
                 body = error_body(status, text, text)
-                headers = ({"Retry-After": "5"} if status == 503 else {}) | allow_header(error)
+                headers = headers_of(error, status)
             except (ValidationError, RequestValidationError) as error:  # of a body, or of a query
                 status, text = 422, spell_problems(error)
                 body = error_body(status, problems_of(error), text)

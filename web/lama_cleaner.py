@@ -22,6 +22,7 @@ from web.iopaint import (
     FORM_FIELDS,
     FileInpainter,
     NamedModels,
+    headers_of,
     seed_of,
     spell_problems,
     status_and_text,
@@ -30,7 +31,7 @@ from web.iopaint import (
 from web.iopaint_files import Gallery
 from web.iopaint_plugins import PLUGINS, Plugins
 from web.one_shot import notes_header
-from web.other_methods import allow_header, refuse_other_methods
+from web.other_methods import refuse_other_methods
 from web.routes import WAITERS
 from web.uploads import file_part, parse_json, read_fields, read_form
 
@@ -53,7 +54,7 @@ class PlainTextRoute(APIRoute):
                 return await inner(request)
             except JobError as error:
                 status, text = old_status_and_text(error)
-                headers = ({"Retry-After": "5"} if status == 503 else {}) | allow_header(error)
+                headers = headers_of(error, status)
                 return PlainTextResponse(text.encode("utf-8", "replace"), status_code=status, headers=headers)
             except RequestValidationError as error:  # of a query
                 return PlainTextResponse(spell_problems(error).encode("utf-8", "replace"), status_code=422)

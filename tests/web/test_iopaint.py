@@ -271,6 +271,26 @@ def test_full_queue_is_called_busy(tmp_path: Path) -> None:
         server.stop()
 
 
+@pytest.mark.slow
+def test_one_client_above_its_limit_is_told_when_to_come_again(tmp_path: Path) -> None:
+    """The routes of the other programs left Retry-After out."""
+    server = RunningServer(tmp_path, settings={"client_waiting_jobs": 1}).start()
+    try:
+        with server.client as client:
+            image_id = upload(client, file_of(picture()))["image_id"]
+            strokes = [{"points": [[60, 40]], "radius": 9, "erase": False}]
+            for number in range(2):
+                body = {"image_id": image_id, "request_id": f"n{number}", "strokes": strokes}
+                job_id = client.post("/api/v1/repairs", json={**body, "options": {"feather_px": 300}}).json()["job_id"]
+                if number == 0:
+                    follow(client, job_id, until="running")
+            for route in ("/api/v1/inpaint", "/inpaint", "/api/v1/repair"):
+                refused = client.post(route, files={"image": file_of(picture()), "mask": MASK})
+                assert (refused.status_code, refused.headers.get("retry-after")) == (429, "5"), route
+    finally:
+        server.stop()
+
+
 @pytest.mark.parametrize("route", ["/api/v1/inpaint", "/inpaint", "/api/v1/repair"])
 def test_client_that_goes_away_cancels_its_job(client: httpx.Client, route: str) -> None:
     image_id = upload(client, file_of(picture()))["image_id"]
