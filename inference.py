@@ -280,6 +280,7 @@ class Inpainter:
             RepairError: one of the requests is not as `repair` describes; nothing has run then.
             MemoryError: memory did not suffice, the CPU's included.
         """
+        requests = tuple(requests)  # a generator's can be gone through once
         for request in requests:
             check_request(request)
         timer = StageTimer(self._runner.device, on_stage)

@@ -58,6 +58,13 @@ def random_mask(rng: np.random.Generator, kind: str, size: tuple[int, int]) -> n
     return mask
 
 
+def test_requests_may_come_from_a_generator(inpainter: Inpainter) -> None:
+    """Checking them used it up, and nothing was repaired."""
+    image, mask = noise((64, 64)), block((64, 64), 20, 20, 12)
+    results = inpainter.repair_many(RepairRequest(image, mask) for _ in range(2))  # type: ignore[arg-type]
+    assert [len(result.patches) for result in results] == [1, 1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", range(40))
 def test_random_images_and_masks_are_repaired(inpainter: Inpainter, case: int) -> None:
