@@ -34,6 +34,7 @@ MOST_PARTS = 8
 MOST_VALUES = 200_000
 STROKES_MIB = 4
 BASE64_BITS_PER_BIT = 4 / 3
+ENCODED_WORD = re.compile(r"=\?utf-8\?b\?([\w+/]+=*)\?=", re.IGNORECASE | re.ASCII)
 HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -98,7 +99,7 @@ async def read_fields(request: Request) -> dict[str, str]:
 async def file_part(form: FormData, name: str, *, max_file_mib: int) -> tuple[bytes, str] | None:
     """Return the bytes and file name of a form's file; None when it has none of that name."""
     part = _part_of(form, name, max_file_mib)
-    return None if part is None else (await part.read(), part.filename or "")
+    return None if part is None else (await part.read(), _name_of(part))
 
 
 def unread_part(form: FormData, name: str, *, max_file_mib: int) -> tuple[Callable[[], bytes], str] | None:
@@ -112,7 +113,17 @@ def unread_part(form: FormData, name: str, *, max_file_mib: int) -> tuple[Callab
         file.seek(0)
         return file.read()
 
-    return read, part.filename or ""
+    return read, _name_of(part)
+
+
+def _name_of(part: UploadFile) -> str:
+    """Return a file's name; that of a .NET client which is not ASCII comes as an encoded word of mail (RFC 2047)."""
+    name = part.filename or ""
+    try:
+        word = ENCODED_WORD.fullmatch(name)
+        return base64.b64decode(word[1], validate=True).decode() if word else name
+    except ValueError:
+        return name
 
 
 def _part_of(form: FormData, name: str, max_file_mib: int) -> UploadFile | None:

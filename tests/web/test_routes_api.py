@@ -135,6 +135,19 @@ def test_names_in_any_language_survive_the_header(client: httpx.Client) -> None:
     assert "filename*=UTF-8''%E7%85%A7%E7%89%87%20%E2%80%9C1%E2%80%9D.png" in header
 
 
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("=?utf-8?B?54Wn54mHLnBuZw==?=", "照片.png"),
+        ("=?utf-8?B?Lz8/LnBuZw==?=", "??.png"),
+        ("=?utf-8?B?/w==?=", "w==?="),
+    ],
+)
+def test_a_name_as_dotnet_clients_write_it_is_read(client: httpx.Client, sent: str, kept: str) -> None:
+    """It was kept as an encoded word, of which a slash cut off the beginning."""
+    assert upload(client, PHOTO, sent)["name"] == kept
+
+
 def test_a_retry_is_harmless_and_another_body_a_conflict(client: httpx.Client) -> None:
     image = upload(client, PHOTO)
     first = ask_repair(client, image["image_id"], "one click")
