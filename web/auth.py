@@ -168,11 +168,11 @@ class AuthGate:
         if path == "/logout":
             response: Response = RedirectResponse("login", 303)
             response.delete_cookie(COOKIE, path=self._cookie_path, httponly=True, samesite="lax", secure=is_https)
-            return response if request.method == "POST" else self._form(request, 405)
+            return response if request.method == "POST" else self._form(request, 405, allow="POST")
         if request.method in ("GET", "HEAD"):
             return self._form(request, 200)
         if request.method != "POST":
-            return self._form(request, 405)
+            return self._form(request, 405, allow="GET, HEAD, POST")
         body = await _small_body(request)
         if body is None:
             return self._form(request, 413)
@@ -205,12 +205,13 @@ class AuthGate:
         return response
 
     def _form(
-        self, request: Request, status: int, *, problem: str = "", wait_s: float = 0.0, target: str | None = None
-    ) -> Response:
+        self, request: Request, status: int, *, problem: str = "", wait_s: float = 0.0, target: str | None = None,
+        allow: str = "",
+    ) -> Response:  # fmt: skip
         language = choose_language(self._language, request)
         words = load_strings()[language]
         text = words[problem].replace("{seconds}", str(int(wait_s) + 1)) if problem else ""
-        headers = {"Cache-Control": "no-store"}
+        headers = {"Cache-Control": "no-store"} | ({"Allow": allow} if allow else {})
         if status == 429:
             headers["Retry-After"] = str(int(wait_s) + 1)
         target = request.query_params.get("next", "") if target is None else target

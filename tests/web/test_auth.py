@@ -141,6 +141,17 @@ def test_login_leads_to_the_photo_that_was_asked_for_after_a_wrong_password_too(
         assert answer.status_code == 303 and answer.headers["location"] == "./?image=abc&x=1"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"), [("PUT", "/login", "GET, HEAD, POST"), ("GET", "/logout", "POST")]
+)
+def test_another_method_at_the_login_is_told_which_there_are(
+    closed_server: RunningServer, method: str, path: str, allowed: str
+) -> None:
+    with closed_server.client as client:
+        answer = client.request(method, path)
+    assert (answer.status_code, answer.headers.get("allow")) == (405, allowed)
+
+
 def test_session_cookie_is_for_this_site_and_no_script(closed_server: RunningServer) -> None:
     with closed_server.client as client:
         answer = client.post("/login", data={"name": "ann", "password": PASSWORD})
