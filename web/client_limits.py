@@ -7,7 +7,6 @@ answered 429 with Retry-After. Reading is not limited: the page polls while some
 from __future__ import annotations
 
 import math
-import time
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -23,6 +22,7 @@ from web.refusals import refusal_body
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MIB = 1 << 20
 STEP_BYTES = 16 << 10  # what bytes are counted in: the library keeps 8 bytes for each of a minute's steps
+WINDOW_S = 60
 LEFT: Message = {"type": "http.disconnect"}
 
 
@@ -36,7 +36,8 @@ class ClientLimits:
 
     def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
         self._app = app
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._storage = MemoryStorage()
+        self._limiter = MovingWindowRateLimiter(self._storage)
         self._requests = _per_minute(settings.client_requests_per_minute, "requests")
         self._bytes = _per_minute(settings.client_mib_per_minute * (MIB // STEP_BYTES), "bytes")
 
@@ -93,7 +94,14 @@ class ClientLimits:
         """Count a cost and return 0, or return how many seconds to wait for it."""
         if limit is None or self._limiter.hit(limit, key, cost=min(cost, limit.amount)):
             return 0
-        return max(1, math.ceil(self._limiter.get_window_stats(limit, key).reset_time - time.time()))
+        # What is left of the last minute by then leaves room for the whole cost, not for one of it alone.
+        room, storage_key = limit.amount - min(cost, limit.amount), limit.key_for(key)
+        kept_s = (kept_s for kept_s in range(WINDOW_S - 1, 0, -1) if self._counted(storage_key, limit, kept_s) <= room)
+        return WINDOW_S - next(kept_s, 0)
+
+    def _counted(self, storage_key: str, limit: RateLimitItemPerMinute, last_s: int) -> int:
+        """Return what was counted in the last seconds."""
+        return self._storage.get_moving_window(storage_key, limit.amount, last_s)[1]
 
 
 def _refusal(wait_s: int) -> JSONResponse:

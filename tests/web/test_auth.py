@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from starlette.responses import PlainTextResponse
 
 import app
 from config import Settings, load_settings
@@ -21,6 +22,7 @@ from tests.support.page_driver import DATA
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 from web.accounts import AccountError, Accounts
 from web.auth import GUESSES, Lockout, _safe_target, login_warning
+from web.client_limits import ClientLimits
 from web.openapi import build_document
 
 PASSWORD = "correct horse"
@@ -386,6 +388,27 @@ def test_what_is_small_counts_as_little(start_server: Callable[..., RunningServe
         assert [answer.status_code for answer in asked] == [404] * 16
         refused = client.post("/api/v1/images", files={"file": ("a.png", bytes(900 << 10))})
         assert refused.status_code == 429, "sixteen small ones are a quarter MiB"
+
+
+def test_the_time_that_is_told_leaves_room_for_a_large_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was told when the first MiB of the last minute would be over, and refused again then."""
+    now_s = 1000.0
+    monkeypatch.setattr("time.time", lambda: now_s)
+    client = TestClient(ClientLimits(PlainTextResponse("taken"), settings=Settings(client_mib_per_minute=10)))
+
+    def send(mib: int) -> Any:
+        return client.post("/api/v1/images", headers={"Content-Length": str(mib << 20)})
+
+    for _ in range(5):
+        assert send(2).status_code == 200
+        now_s += 10
+    now_s += 0.5
+    refused = send(7)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "40")
+    now_s += 39
+    assert send(7).status_code == 429
+    now_s += 1
+    assert send(7).status_code == 200
 
 
 def test_two_people_may_call_their_requests_the_same(closed_server: RunningServer) -> None:
