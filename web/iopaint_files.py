@@ -92,6 +92,8 @@ class Gallery:
     def thumbnail(self, tab: str, name: str, *, width: int, height: int) -> tuple[bytes, tuple[int, int]]:
         """Return a JPEG and its (width, height): as wide as asked, else as high, else of 256 px."""
         path = self.file(tab, name)
+        # A number of hundreds of digits is none that can be divided.
+        width, height = (max(0, min(side, LARGEST_THUMBNAIL_PX)) for side in (width, height))
         with imaging_as_job_error(), self._images.turns_kept() as turn:
             photo = open_photo(path.read_bytes(), max_bytes=self._max_bytes, max_px=self._max_px, turn=turn)
             full_height, full_width = photo.image.shape[:2]

@@ -340,6 +340,9 @@ def test_folder_is_looked_through_and_nothing_leads_out_of_it(tmp_path: Path) ->
             small = client.get("/api/v1/media_thumbnail_file", params=parameters)
             assert Image.open(io.BytesIO(small.content)).size == (64, 48)
             assert (small.headers["x-width"], small.headers["x-height"]) == ("64", "48")
+            for sides in ({"width": "9" * 400}, {"width": "-" + "9" * 400, "height": "9" * 400}):
+                vast = client.get("/api/v1/media_thumbnail_file", params={**asked, **sides})
+                assert (vast.status_code, vast.headers.get("x-width")) == (200, str(WIDTH))
             assert client.get("/api/v1/inputimage").status_code == 404
             for _ in range(2):  # the second does not replace the first
                 saved = client.post("/api/v1/save_image", files={"file": ("../../evil.png", file_of(picture()))})
