@@ -106,7 +106,7 @@ def test_a_search_whose_client_leaves_ends(kind: str, monkeypatch: pytest.Monkey
         monkeypatch.setattr(detect, name, search)
     image = SimpleNamespace(image_id="photo", width=32, height=24, channels=3, depth=8)
     memory = SimpleNamespace(reserve=lambda _bytes: nullcontext())
-    images = SimpleNamespace(memory=memory, pixels=lambda _image: np.zeros((24, 32, 3), np.uint8))
+    images = SimpleNamespace(memory=memory, shown=lambda _image: np.zeros((24, 32, 3), np.uint8))
     queue = cast(JobQueue, SimpleNamespace(image=lambda _id: image, images=images))
     monkeypatch.setattr(detect, "step_bytes", lambda _image: 0)
     monkeypatch.setattr(detect, "mask_bytes", lambda *_args, **_named: 0)
