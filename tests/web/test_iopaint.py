@@ -250,19 +250,24 @@ def test_own_routes_stay_beside_iopaints(client: httpx.Client) -> None:
     assert answer.status_code == 200 and answer.json()["errors"] == "200: No input image configured"
 
 
+def keep_busy(client: httpx.Client) -> None:
+    """Begin one long repair, and leave another waiting."""
+    image_id = upload(client, file_of(picture()))["image_id"]
+    strokes = [{"points": [[60, 40]], "radius": 9, "erase": False}]
+    for number in range(2):
+        body = {"image_id": image_id, "request_id": f"n{number}", "strokes": strokes, "options": {"feather_px": 300}}
+        answer = client.post("/api/v1/repairs", json=body)
+        assert answer.status_code == 202
+        if number == 0:
+            follow(client, answer.json()["job_id"], until="running")
+
+
 @pytest.mark.slow
 def test_full_queue_is_called_busy(tmp_path: Path) -> None:
     server = RunningServer(tmp_path, settings={"queue_limit": 1}).start()
     try:
         with server.client as client:
-            image_id = upload(client, file_of(picture()))["image_id"]
-            strokes = [{"points": [[60, 40]], "radius": 9, "erase": False}]
-            for number in range(2):
-                body = {"image_id": image_id, "request_id": f"n{number}", "strokes": strokes}
-                answer = client.post("/api/v1/repairs", json={**body, "options": {"feather_px": 300}})
-                assert answer.status_code == 202
-                if number == 0:
-                    follow(client, answer.json()["job_id"], until="running")
+            keep_busy(client)
             refused = inpaint(client, file_of(picture()))
             is_refusal(refused, 503, "busy")
             assert refused.headers["retry-after"]
@@ -277,13 +282,7 @@ def test_one_client_above_its_limit_is_told_when_to_come_again(tmp_path: Path) -
     server = RunningServer(tmp_path, settings={"client_waiting_jobs": 1}).start()
     try:
         with server.client as client:
-            image_id = upload(client, file_of(picture()))["image_id"]
-            strokes = [{"points": [[60, 40]], "radius": 9, "erase": False}]
-            for number in range(2):
-                body = {"image_id": image_id, "request_id": f"n{number}", "strokes": strokes}
-                job_id = client.post("/api/v1/repairs", json={**body, "options": {"feather_px": 300}}).json()["job_id"]
-                if number == 0:
-                    follow(client, job_id, until="running")
+            keep_busy(client)
             for route in ("/api/v1/inpaint", "/inpaint", "/api/v1/repair"):
                 refused = client.post(route, files={"image": file_of(picture()), "mask": MASK})
                 assert (refused.status_code, refused.headers.get("retry-after")) == (429, "5"), route
