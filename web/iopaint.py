@@ -30,7 +30,8 @@ from starlette.datastructures import FormData, UploadFile
 from config import Settings
 from imaging import FORMATS, Encoded, encode_photo, encode_png, open_photo
 from imaging.decoding import Turn
-from imaging.selection import BRIGHT, adjust_selection, encode_gif, encode_selection, read_brightness
+from imaging.gif import encode_gif
+from imaging.selection import BRIGHT, adjust_selection, encode_selection, read_brightness
 from jobs.errors import JobError
 from jobs.images import imaging_as_job_error
 from jobs.one_shots import FileOf

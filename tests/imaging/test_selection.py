@@ -1,16 +1,12 @@
 """Growing and shrinking selections, against OpenCV's own ellipse; a repaired GIF."""
 
-import contextlib
-import io
-
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
-from imaging import encode_photo, selection
+from imaging import selection
 from imaging.reading import open_photo, open_to_look_at
-from imaging.selection import adjust_selection, encode_gif, read_brightness
+from imaging.selection import adjust_selection, read_brightness
 
 
 def by_opencv(mask: np.ndarray, operate: str, radius_px: int) -> np.ndarray:
@@ -69,32 +65,3 @@ def test_grey_is_read_as_its_value_and_photos_of_grey_can_be_written_to() -> Non
     assert tuple(photo.image[0, 0]) == (1, 2, 3)
     looked_at = open_to_look_at(file)
     assert np.array_equal(looked_at.image, np.repeat(values[..., None], 3, axis=2))
-
-
-@pytest.mark.parametrize("colours", [4, 200, 255])
-@pytest.mark.parametrize("is_clear", [False, True])
-def test_a_gif_keeps_the_colours_of_what_was_not_repaired(colours: int, is_clear: bool) -> None:
-    rng = np.random.default_rng(colours)
-    palette = rng.integers(0, 256, (256, 3)).astype(np.uint8)
-    indices = rng.integers(0, colours, (40, 50)).astype(np.uint8)
-    clear = np.zeros(indices.shape, bool)
-    if is_clear:
-        clear[:10] = indices[:10] > colours // 2
-        indices[clear] = colours
-    picture = Image.fromarray(indices)
-    picture.putpalette(palette.tobytes())
-    gif = io.BytesIO()
-    picture.save(gif, "GIF", **({"transparency": colours} if is_clear else {}))
-    photo = open_photo(gif.getvalue())
-    image = photo.image.copy()
-    image[5:30, 10:40] = rng.integers(0, 256, (25, 30, 3))
-    png = encode_photo(photo, image).data
-    again = open_photo(encode_gif(png, photo, turn=lambda _px, _deep: contextlib.nullcontext()))
-    outside = np.ones(indices.shape, bool)
-    outside[5:30, 10:40] = False
-    assert again.format == "GIF"
-    assert np.array_equal(again.image[outside & ~clear], photo.image[outside & ~clear])
-    assert (photo.alpha is not None) == (again.alpha is not None) == is_clear
-    assert again.alpha is None or np.array_equal(again.alpha == 0, clear)
-    mended = again.image[~outside & ~clear].astype(int) - image[~outside & ~clear]
-    assert np.abs(mended).mean() < (20 if colours < 255 else 50)
