@@ -220,7 +220,9 @@ def test_libraries_that_cannot_be_had_leave_the_old_app_in_place(
     shutil.copytree(fftlama.root, lacking.root, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
     before = state_of(folder)
     offline = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple"}
-    failed = lacking.run(folder, PIP_RETRIES="0", **offline)
+    # Who runs the tests may have an environment in use, whose Python would be found there.
+    path = [part for part in os.environ["PATH"].split(":") if not (Path(part).parent / "pyvenv.cfg").exists()]
+    failed = lacking.run(folder, PIP_RETRIES="0", PATH=":".join(path), **offline)
     assert failed.returncode == 4, failed.stdout
     assert without_added(state_of(folder)) == before
     assert lacking.run(folder, "--revert").returncode == 0
