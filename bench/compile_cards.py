@@ -196,6 +196,8 @@ def as_on_a_card(capability: tuple[int, int], fits: list[Fit]) -> Iterator[None]
     run, architecture = JITFunction.run, 10 * capability[0] + capability[1]
 
     def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        if capability == hopper_card.CAPABILITY and "EARLY" in self.arg_names:
+            options |= {"EARLY": True, "launch_pdl": True}  # as some launches are there
         kernel = run(self, *arguments, grid=grid, warmup=True, **options)
         if kernel.metadata.target.arch != architecture:
             raise RuntimeError(f"compiled for {kernel.metadata.target}, not for {architecture}")

@@ -100,7 +100,7 @@ class TritonBackend(nn.Module):
                 self._hopper_down.downsample(y, out)
             else:
                 tile = self._tile("down", batch * height * width, columns=down.outputs, depth=down.inputs)
-                convolve(y, down, out, tile=tile)
+                convolve(y, down, out, tile=tile, early=True)
             y = out
         return y
 
@@ -114,7 +114,7 @@ class TritonBackend(nn.Module):
                 hopper_up.upsample(x, out)
             else:
                 tile = self._tile("up", batch * height * width, columns=outputs, depth=up.inputs)
-                upsample(x, up, out, tile=tile)
+                upsample(x, up, out, tile=tile, early=True)
             x = out
         batch, height, width, _ = x.shape
         image = torch.empty((batch, COLOURS, height, width), dtype=torch.float32, device=self.device)

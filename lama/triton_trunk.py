@@ -84,6 +84,9 @@ class _Shared:
     """What of the spectral path the local convolution waits for: nothing, its first launch, or that of the columns."""
     sums: tuple[Tensor, Tensor] | None
     """Of the cross convolution where it runs beside the spectral path, of one layer and of the next."""
+    chain_early: bool
+    columns_early: bool
+    """Which launches begin early (`early_launch`): those of a layer but for the columns, and the columns."""
 
 
 class TritonTrunk:
@@ -140,8 +143,9 @@ class TritonTrunk:
         if shared.sums is not None:
             self._run_layers_beside(x, y, shared, shared.sums)
             return x
-        # The side columns are made while the first layer's spectral path begins, which does not look at them.
+        # Gaps and side columns are made while the first layer's spectral path begins, which does not look at them.
         _wait(self._stream, torch.cuda.current_stream() if self._stream is not None else None)
+        _fill_gaps(shared.planes)
         there, back = self._sided(x, y)
         # A block is two layers: the first writes `y`, the second adds to `x`, which is the block's shortcut.
         for index in range(0, len(self._layers), 2):
@@ -173,11 +177,11 @@ class TritonTrunk:
         with torch.cuda.stream(self._stream) if main is not None else contextlib.nullcontext():
             self._enter_spectral_path(index, x, shared)
             awaited = _event() if main is not None and shared.local_after == "entry" else None
+            if index == 0:
+                _wait(self._stream, main)  # until gaps and side columns are filled
             self._convolve_spectra(index, shared)
             awaited = _event() if main is not None and shared.local_after == "columns" else awaited
             add_inverse_rows(shared.spectrum, shared.matrices, x, tile=tiles["rows"])
-            if index == 0:
-                _wait(self._stream, main)  # until there are side columns
             if self._hopper is not None and sided is not None:
                 self._hopper.convolve_cross(index, *sided, add=add)
             else:
@@ -209,19 +213,22 @@ class TritonTrunk:
         """
         path, cross = self._stream, self._cross_stream
         main = torch.cuda.current_stream() if path is not None else None
-        tiles = shared.tiles
+        tiles, early = shared.tiles, shared.chain_early
         _wait(path, main)
+        _fill_gaps(shared.planes)
         for index, layer in enumerate(self._layers):
             source, target = (x, y) if index % 2 == 0 else (y, x)
             add, before = index % 2 == 1, sums[index % 2]
             _wait(cross, main)
             with _on(cross):
                 taps = layer.cross.without_tail()
-                convolve(source, taps, before, tile=tiles["cross_taps"], rectify=False)
+                convolve(source, taps, before, tile=tiles["cross_taps"], rectify=False, early=early)
             if index > 0:
                 _wait(main, path)
             with _on(path):
                 self._enter_spectral_path(index, source, shared)
+                if index == 0:
+                    _wait(path, main)  # until the gaps are filled
                 self._convolve_spectra(index, shared)
                 _wait(path, cross)
                 leave_rows(
@@ -234,8 +241,11 @@ class TritonTrunk:
                     to_channel=layer.local.outputs,
                     tile=tiles["leave_rows"],
                     add_to_out=add,
+                    early=early,
                 )
-            convolve(source, layer.local, target, tile=tiles["local"], add_to_out=add, scratch=shared.scratch)
+            convolve(
+                source, layer.local, target, tile=tiles["local"], add_to_out=add, scratch=shared.scratch, early=early
+            )
         _wait(main, path)
 
     def _enter_spectral_path(self, index: int, x: Tensor, shared: _Shared) -> None:
@@ -247,7 +257,8 @@ class TritonTrunk:
         elif self._hopper is not None and self._hopper.enters(x):
             enter_strips(x, layer.enter, matrices, shared.planes, from_channel=from_channel)
         elif x.shape[2] in FUSED_WIDTHS:
-            enter_rows(x, layer.enter, matrices, shared.planes, from_channel=from_channel, tile=tiles["enter_rows"])
+            tile, early = tiles["enter_rows"], shared.chain_early
+            enter_rows(x, layer.enter, matrices, shared.planes, from_channel=from_channel, tile=tile, early=early)
         else:
             to_channel = x.shape[3] - self.inner_channels
             convolve(x, layer.enter, x, tile=tiles["enter"], from_channel=from_channel, to_channel=to_channel)
@@ -257,15 +268,17 @@ class TritonTrunk:
         """Take the planes to what the inverse row transform makes the Fourier unit of t of, in `shared.spectrum`."""
         layer, tiles, matrices = self._layers[index], shared.tiles, shared.matrices
         if self._columns is not None and shared.columns is not None:
-            self._columns.convolve(index, shared.planes, matrices, shared.spectrum, shared.columns)
+            planes, early = shared.planes, shared.columns_early
+            self._columns.convolve(index, planes, matrices, shared.spectrum, shared.columns, early=early)
             return
         assert shared.convolved is not None
-        transform_columns(shared.planes, matrices, shared.spectrum, tile=tiles["columns"])
+        spectrum, tile, early = shared.spectrum, tiles["columns"], shared.columns_early
+        transform_columns(shared.planes, matrices, spectrum, tile=tile, early=early)
         convolve_spectrum(
-            shared.spectrum, layer.spectrum, matrices.spectrum_gain, shared.convolved, tile=tiles["spectrum"]
+            spectrum, layer.spectrum, matrices.spectrum_gain, shared.convolved, tile=tiles["spectrum"], early=early
         )
         # The spectrum has been read: its memory takes the inverse planes.
-        invert_columns(shared.convolved, matrices, shared.spectrum, tile=tiles["columns"])
+        invert_columns(shared.convolved, matrices, spectrum, tile=tile, early=early)
 
     def _share(self, x: Tensor) -> _Shared:
         batch, height, width, _ = x.shape
@@ -288,7 +301,6 @@ class TritonTrunk:
         }
         shape = (batch, height, 2, frequencies, inner)
         planes = self._empty(*shape)
-        planes[:, :, 1, :: max(1, frequencies - 1)] = 0  # imaginary parts that are always 0 and that no kernel writes
         columns = None if self._columns is None else self._columns.plan(planes)
         is_narrow = columns is not None and layer.local.outputs <= NARROW_OUTPUTS
         few_rows = FEW_ROWS * NARROW_GAIN if is_narrow and width <= 64 else FEW_ROWS
@@ -310,6 +322,10 @@ class TritonTrunk:
             scratch=split_scratch(rows, layer.local.outputs, tile=tiles["local"], device=self._device),
             local_after=local_after,
             sums=sums,
+            # Each was measured (bench/NOTES.md): a lone launch of a wide network's columns takes whole multiprocessors,
+            # which others would have until then, and so do a narrow one's where there are many.
+            chain_early=sums is not None and columns is not None,
+            columns_early=columns is None or (is_narrow and rows <= FEW_ROWS),
         )
 
     def _takes_rows(self, x: Tensor) -> bool:
@@ -321,6 +337,11 @@ class TritonTrunk:
 
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float16, device=self._device)
+
+
+def _fill_gaps(planes: Tensor) -> None:
+    """Write the imaginary parts of (B, H, 2, K, C) that are always 0 and that no kernel writes."""
+    planes[:, :, 1, :: max(1, planes.shape[3] - 1)] = 0
 
 
 def _layer_weights(layer: FFCLayer, device: torch.device) -> _Layer:

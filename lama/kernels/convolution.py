@@ -16,6 +16,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from lama.fold_batchnorm import Convolution
+from lama.kernels.early_launch import early_options, wait_for_launches_before
 from lama.kernels.tiles import Tile, copies_boxes
 
 
@@ -75,12 +76,14 @@ def convolve(
     add_to_out: bool = False,
     rectify: bool = True,
     scratch: "SplitScratch | None" = None,
+    early: bool = False,
 ) -> None:
     """Write ReLU(convolution + bias) of channels of `x` into channels of `out`, or the sum itself without `rectify`.
 
     Arguments: `x` (B, H, W, Cx) and `out` (B, H', W', Cy), contiguous; H' = ceil(H / stride). Input channels start at
     `from_channel`, tail channels at `tail_channel`, output channels at `to_channel`. With `add_to_out` the result is
-    added to what `out` holds, after the ReLU. `scratch` is needed where the tile splits the sum.
+    added to what `out` holds, after the ReLU. `scratch` is needed where the tile splits the sum. `early`: see
+    `early_launch`.
     """
     batch, height, width, x_channels = x.shape
     _, out_height, out_width, out_channels = out.shape
@@ -122,6 +125,7 @@ def convolve(
         BK=tile.depth,
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **early_options(x.device, early=early),
     )
 
 
@@ -251,7 +255,9 @@ def _convolve_kernel(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):
+    wait_for_launches_before(EARLY)
     # Programs that share rows of x run next to each other, so that the second finds them in the L2 cache.
     column_tiles: tl.constexpr = OUTPUTS // BN
     tile = tl.program_id(0)

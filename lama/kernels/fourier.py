@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lama.dft import DftMatrices
+from lama.kernels.early_launch import early_options, wait_for_launches_before
 from lama.kernels.tiles import Tile
 
 DEPTH_MULTIPLE = 64  # the matrices' columns are filled up with zeros to a multiple of the deepest tile
@@ -96,24 +97,29 @@ def transform_rows(x: Tensor, matrices: KernelMatrices, planes: Tensor, *, tile:
     )
 
 
-def transform_columns(planes: Tensor, matrices: KernelMatrices, spectrum: Tensor, *, tile: Tile) -> None:
-    """Write the column transform of `planes` to `spectrum`, both (B, H, 2, K, C)."""
+def transform_columns(
+    planes: Tensor, matrices: KernelMatrices, spectrum: Tensor, *, tile: Tile, early: bool = False
+) -> None:
+    """Write the column transform of `planes` to `spectrum`, both (B, H, 2, K, C); `early`: see `early_launch`."""
     batch, height, _, frequencies, channels = planes.shape
     if matrices.column_halves is not None:
-        _multiply_halves(matrices.column_halves, planes, spectrum, tile=tile)
+        _multiply_halves(matrices.column_halves, planes, spectrum, tile=tile, early=early)
         return
     shape = (1, batch, 2 * height, frequencies * channels)
-    _multiply(matrices.column, planes.view(shape), spectrum.view(shape), columns=shape[3], tile=tile)
+    _multiply(matrices.column, planes.view(shape), spectrum.view(shape), columns=shape[3], tile=tile, early=early)
 
 
-def invert_columns(spectrum: Tensor, matrices: KernelMatrices, planes: Tensor, *, tile: Tile) -> None:
-    """Write the inverse column transform of `spectrum` to `planes`, both (B, H, 2, K, C)."""
+def invert_columns(
+    spectrum: Tensor, matrices: KernelMatrices, planes: Tensor, *, tile: Tile, early: bool = False
+) -> None:
+    """Write the inverse column transform of `spectrum` to `planes`, as `transform_columns`."""
     batch, height, _, frequencies, channels = planes.shape
     if matrices.column_inverse_halves is not None:
-        _multiply_halves(matrices.column_inverse_halves, spectrum, planes, tile=tile)
+        _multiply_halves(matrices.column_inverse_halves, spectrum, planes, tile=tile, early=early)
         return
     shape = (1, batch, 2 * height, frequencies * channels)
-    _multiply(matrices.column_inverse, spectrum.view(shape), planes.view(shape), columns=shape[3], tile=tile)
+    there, back = spectrum.view(shape), planes.view(shape)
+    _multiply(matrices.column_inverse, there, back, columns=shape[3], tile=tile, early=early)
 
 
 def add_inverse_rows(planes: Tensor, matrices: KernelMatrices, x: Tensor, *, tile: Tile) -> None:
@@ -169,6 +175,7 @@ def _multiply(
     x_gap: int | None = None,
     out_gap: int | None = None,
     add: bool = False,
+    early: bool = False,
 ) -> None:
     """Launch what `multiply_reference` defines, for `x` and `out` of four dimensions; columns are contiguous."""
     row_tiles, column_tiles = triton.cdiv(matrix.rows, tile.rows), triton.cdiv(columns, tile.columns)
@@ -196,6 +203,7 @@ def _multiply(
         BK=tile.depth,
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **early_options(x.device, early=early),
     )
 
 
@@ -226,7 +234,9 @@ def _multiply_kernel(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):
+    wait_for_launches_before(EARLY)
     tile = tl.program_id(0)
     m = (tile % row_tiles) * BM + tl.arange(0, BM)
     n = (tile // row_tiles % column_tiles) * BN + tl.arange(0, BN)
@@ -252,7 +262,7 @@ def _multiply_kernel(
     tl.store(pointers, acc.to(tl.float16), mask=mask)
 
 
-def _multiply_halves(matrix: KernelMatrix, x: Tensor, out: Tensor, *, tile: Tile) -> None:
+def _multiply_halves(matrix: KernelMatrix, x: Tensor, out: Tensor, *, tile: Tile, early: bool) -> None:
     """Launch a column transform, `x` and `out` (B, H, 2, K, C), from the even and odd terms of its upper rows."""
     batch, height, _, frequencies, channels = x.shape
     columns = frequencies * channels
@@ -272,6 +282,7 @@ def _multiply_halves(matrix: KernelMatrix, x: Tensor, out: Tensor, *, tile: Tile
         BK=tile.depth,
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **early_options(x.device, early=early),
     )
 
 
@@ -289,7 +300,9 @@ def _multiply_halves_kernel(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):
+    wait_for_launches_before(EARLY)
     tile = tl.program_id(0)
     m = (tile % row_tiles) * BM + tl.arange(0, BM)
     n = (tile // row_tiles % column_tiles) * BN + tl.arange(0, BN)

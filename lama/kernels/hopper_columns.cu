@@ -99,9 +99,14 @@ __device__ __forceinline__ void copy_step(word base, const char* weights, int pr
     }
 }
 
+// Start the copies that find free memory.
+__device__ __forceinline__ void copy_first_steps(word base, const char* weights, int program, word step_there) {
+    for (int step = 0; step < SLOTS && step < STEPS; step++) copy_step(base, weights, program, step, step_there);
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) convolve_columns(
     const __grid_constant__ TensorMap planes, const char* matrices, const char* weights, const float* bias, char* out,
-    float gain, float forward_gain, int frequencies, int all_columns) {
+    float gain, float forward_gain, int frequencies, int all_columns, int early) {
     extern __shared__ __align__(1024) char memory[];
     const word base = shared_address(memory);
     const word matrices_there = base + BARRIERS_AT, input_there = matrices_there + 8;  // one of each group of channels
@@ -121,6 +126,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolve_columns(
         show_to_products();
         expect_bytes(matrices_there, MATRICES * MATRIX_BYTES);
         copy_bytes(base + MATRICES_AT, matrices, MATRICES * MATRIX_BYTES, matrices_there);
+        // A launch that has begun early has time for its weights; another one wants its input first.
+        if (early) {
+            copy_first_steps(base, weights, program, step_there);
+            wait_for_launch_before();
+        }
         for (int channels = 0; channels < GROUPS_OF_CHANNELS; channels++) {
             const word there = input_there + 8 * channels;
             expect_bytes(there, GROUP_BYTES);
@@ -133,7 +143,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolve_columns(
                 }
             }
         }
-        for (int step = 0; step < SLOTS && step < STEPS; step++) copy_step(base, weights, program, step, step_there);
+        if (!early) copy_first_steps(base, weights, program, step_there);
     }
     __syncthreads();
     if (thread >= MULTIPLYING) {

@@ -157,7 +157,16 @@ class HopperColumns:
         batch, height, _, frequencies, channels = planes.shape
         return plan_for(height, channels, batch * frequencies, self._multiprocessors)
 
-    def convolve(self, layer: int, planes: Tensor, matrices: KernelMatrices, out: Tensor, plan: ColumnPlan) -> None:
+    def convolve(
+        self,
+        layer: int,
+        planes: Tensor,
+        matrices: KernelMatrices,
+        out: Tensor,
+        plan: ColumnPlan,
+        *,
+        early: bool = False,
+    ) -> None:
         """Do what `transform_columns`, `convolve_spectrum` and `invert_columns` do, from `planes` to `out`.
 
         Args:
@@ -166,6 +175,7 @@ class HopperColumns:
             matrices: of the transform, whose gain the bias needs.
             out: as `planes`; other memory.
             plan: what `plan` chose.
+            early: as in `CudaKernel.launch`.
         """
         batch, height, _, frequencies, channels = planes.shape
         half, line, columns = height // 2, frequencies * channels, batch * frequencies
@@ -189,8 +199,10 @@ class HopperColumns:
                 2 / height,
                 frequencies,
                 columns,
+                early,
             ),
-            (STRUCTURE, POINTER, POINTER, POINTER, POINTER, FLOAT, FLOAT, INTEGER, INTEGER),
+            (STRUCTURE, POINTER, POINTER, POINTER, POINTER, FLOAT, FLOAT, INTEGER, INTEGER, INTEGER),
+            early=early,
         )
 
 

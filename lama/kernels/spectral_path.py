@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lama.fold_batchnorm import Convolution
 from lama.kernels.convolution import RowConvolution, relu
+from lama.kernels.early_launch import early_options, wait_for_launches_before
 from lama.kernels.fourier import KernelMatrices
 from lama.kernels.tiles import Tile
 
@@ -22,12 +23,19 @@ FUSED_WIDTHS = (16, 32, 64, 128)  # map widths that `enter_rows` and `leave_rows
 
 
 def enter_rows(
-    x: Tensor, enter: RowConvolution, matrices: KernelMatrices, planes: Tensor, *, from_channel: int, tile: Tile
+    x: Tensor,
+    enter: RowConvolution,
+    matrices: KernelMatrices,
+    planes: Tensor,
+    *,
+    from_channel: int,
+    tile: Tile,
+    early: bool = False,
 ) -> None:
     """Write t = ReLU(1x1 convolution) to the last channels of `x`, and its row transform to `planes`, in one launch.
 
     The pixels of a row of `x` are contiguous, its rows and images need not be. Its width must be one of FUSED_WIDTHS.
-    `convolve` and `transform_rows` do the same for any width.
+    `convolve` and `transform_rows` do the same for any width. `early`: see `early_launch`.
     """
     batch, height, width, x_channels = x.shape
     _enter_rows_kernel[(batch * height, enter.outputs // tile.columns)](
@@ -50,6 +58,7 @@ def enter_rows(
         BK=tile.depth,
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **early_options(x.device, early=early),
     )
 
 
@@ -64,6 +73,7 @@ def leave_rows(
     to_channel: int,
     tile: Tile,
     add_to_out: bool = False,
+    early: bool = False,
 ) -> None:
     """Write ReLU(`before` + 1x1 convolution of (t + inverse row transform of `planes`)) to channels of `out`.
 
@@ -73,6 +83,7 @@ def leave_rows(
     Arguments: `planes` (B, H, 2, K, C); `x` (B, H, W, Cx) with t in its last C channels, W one of FUSED_WIDTHS; `leave`
     (C, O) float16; `before` (B, H, W, O) float16, the sum so far with its bias; `out` (B, H, W, Cy), written from
     `to_channel` on. With `add_to_out` the result is added to what `out` holds, after the ReLU. All are contiguous.
+    `early`: see `early_launch`.
     """
     batch, height, width, x_channels = x.shape
     channels, outputs = leave.shape
@@ -95,6 +106,7 @@ def leave_rows(
         BN=tile.columns,
         BK=tile.depth,
         num_warps=tile.warps,
+        **early_options(x.device, early=early),
     )
 
 
@@ -115,9 +127,18 @@ def spectrum_convolution(convolution: Convolution, device: torch.device) -> Spec
 
 
 def convolve_spectrum(
-    spectrum: Tensor, convolution: SpectrumConvolution, gain: float, out: Tensor, *, tile: Tile
+    spectrum: Tensor,
+    convolution: SpectrumConvolution,
+    gain: float,
+    out: Tensor,
+    *,
+    tile: Tile,
+    early: bool = False,
 ) -> None:
-    """Write ReLU(1x1 convolution + gain bias) of `spectrum` to `out`, both (B, H, 2, K, C)."""
+    """Write ReLU(1x1 convolution + gain bias) of `spectrum` to `out`, both (B, H, 2, K, C).
+
+    `early`: see `early_launch`.
+    """
     batch, height, _, frequencies, channels = spectrum.shape
     rows = batch * height * frequencies
     _spectrum_kernel[(triton.cdiv(rows, tile.rows) * (2 * channels // tile.columns),)](
@@ -134,6 +155,7 @@ def convolve_spectrum(
         BK=tile.depth,
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **early_options(spectrum.device, early=early),
     )
 
 
@@ -164,7 +186,9 @@ def _enter_rows_kernel(
     MATRIX_STRIDE: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):
+    wait_for_launches_before(EARLY)
     line = tl.program_id(0)
     m = tl.arange(0, WIDTH)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -203,6 +227,7 @@ def _leave_rows_kernel(
     ADD: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):
     line = tl.program_id(0).to(tl.int64)
     m = tl.arange(0, WIDTH)
@@ -213,6 +238,7 @@ def _leave_rows_kernel(
     state = x + ((line * WIDTH + m[:, None]) * X_CHANNELS + (X_CHANNELS - CHANNELS) + k[None, :])
     rows = weight + (k[:, None] * OUTPUTS + n[None, :])
     inverse = tl.load(matrix + (m[:, None] * MATRIX_STRIDE + m[None, :]))
+    wait_for_launches_before(EARLY)
     # Few steps, written out, each with its numbers asked for a step ahead: a loop would wait for them every time.
     wave, t, w = tl.load(plane), tl.load(state), tl.load(rows)
     acc = tl.load(before + ((line * WIDTH + m[:, None]) * OUTPUTS + n[None, :])).to(tl.float32)
@@ -246,7 +272,9 @@ def _spectrum_kernel(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):
+    wait_for_launches_before(EARLY)
     column_tiles: tl.constexpr = 2 * CHANNELS // BN
     tile = tl.program_id(0)
     m = (tile // column_tiles) * BM + tl.arange(0, BM)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lama.fold_batchnorm import Convolution
 from lama.kernels.convolution import relu
+from lama.kernels.early_launch import early_options, wait_for_launches_before
 from lama.kernels.tiles import Tile
 
 
@@ -36,10 +37,10 @@ def row_upsampling(convolution: Convolution, device: torch.device) -> RowUpsampl
     )
 
 
-def upsample(x: Tensor, upsampling: RowUpsampling, out: Tensor, *, tile: Tile) -> None:
+def upsample(x: Tensor, upsampling: RowUpsampling, out: Tensor, *, tile: Tile, early: bool = False) -> None:
     """Write ReLU(transposed convolution + bias) of the first channels of `x` (B, H, W, Cx) to `out` (B, 2H, 2W, O).
 
-    The pixels of a row of `x` are contiguous, its rows and images need not be.
+    The pixels of a row of `x` are contiguous, its rows and images need not be. `early`: see `early_launch`.
     """
     batch, height, width, x_channels = x.shape
     outputs = out.shape[3]
@@ -63,6 +64,7 @@ def upsample(x: Tensor, upsampling: RowUpsampling, out: Tensor, *, tile: Tile) -
         BK=tile.depth,
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **early_options(x.device, early=early),
     )
 
 
@@ -92,7 +94,9 @@ def _upsample_kernel(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):
+    wait_for_launches_before(EARLY)
     column_tiles: tl.constexpr = OUTPUTS // BN
     tile = tl.program_id(0)
     odd_y = 1 - tl.program_id(1)  # the longer sums first: the short ones fill the end of the launch

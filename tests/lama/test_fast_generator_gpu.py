@@ -52,3 +52,38 @@ def test_both_orders_of_a_layer_compute_the_same(
         expected = plain(x)
         for _ in range(REPEATS):
             assert (fused(x) - expected).abs().max().item() <= LARGEST_DIFFERENCE
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper card"
+)
+@pytest.mark.parametrize("network", ["included", "as wide as big-lama"])
+@pytest.mark.parametrize(("side", "batch"), SIZES)
+def test_launches_that_begin_early_read_what_is_written(
+    network: str, side: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launch that reads what the one before has not written yet gives other bits, in a graph or outside."""
+    from lama.kernels import cuda_kernel, early_launch
+    from lama.kernels.cuda_kernel import driver_config
+
+    def late_config(*sizes: int, early: bool) -> object:
+        return driver_config(*sizes, early=False)
+
+    generator = load_generator(None) if network == "included" else live_generator(64, 4)
+    fused = FastGenerator(generator, device="cuda", dtype=torch.float16, kernels="triton")
+    x = masked_input(side, side, batch=batch).cuda()
+    with torch.inference_mode():
+        with monkeypatch.context() as patch:
+            patch.setattr(early_launch, "why_not_card", lambda _device: "not early")
+            patch.setattr(cuda_kernel, "driver_config", late_config)
+            expected = fused(x)
+        fused(x)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = fused(x)
+        for _ in range(REPEATS):
+            assert torch.equal(fused(x), expected)
+            captured.zero_()
+            graph.replay()
+            assert torch.equal(captured, expected)
