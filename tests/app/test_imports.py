@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from app import SPIN_COUNT, collecting_later, share_cores
+from app import SPIN_COUNT, collecting_later, leave_room, share_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEK_STUBS = """
@@ -54,6 +56,30 @@ def test_threads_that_wait_do_not_spin_unless_somebody_said_how(monkeypatch: pyt
     monkeypatch.delenv("GOMP_SPINCOUNT")
     share_cores()
     assert 0 < int(os.environ["GOMP_SPINCOUNT"]) <= 10_000
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "named", "left"),
+    [("cuda:1", 16, None, 8), ("cuda:1", 4, None, 4), ("cuda:1", 16, "16", 16), ("cpu", 16, None, 16)],
+    ids=["of many", "of few", "as the user says", "without a card"],
+)
+def test_large_copies_beside_a_card_wait_for_half_of_the_threads(
+    device: str, threads: int, named: str | None, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a thread for each of 16 cores, of which others had some, a repair of 2 ms took 12 now and then."""
+    before, caps = torch.get_num_threads(), []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *cap: caps.append(cap))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if named is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", named)
+    placement = SimpleNamespace(device=torch.device(device), profile=SimpleNamespace(memory_fraction=0.9))
+    try:
+        torch.set_num_threads(threads)
+        leave_room(placement)  # type: ignore[arg-type]
+        assert torch.get_num_threads() == left
+    finally:
+        torch.set_num_threads(before)
+    assert caps == ([] if device == "cpu" else [(0.9, torch.device("cuda:1"))])
 
 
 def test_garbage_is_looked_for_again_after_what_was_imported_or_could_not_be() -> None:
