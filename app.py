@@ -248,9 +248,9 @@ def find_weights_file(settings: Settings) -> Path:
         DownloadError: The name is of weights that have not been fetched.
         CheckpointError: There is no such file, or it can't be read.
     """
-    from lama.catalogue import WEIGHTS_FOLDER, find_weights
+    from lama.catalogue import embedded_path, find_weights
 
-    file = find_weights(settings.weights, settings.weights_dir) or WEIGHTS_FOLDER / "lama-compact.safetensors"
+    file = find_weights(settings.weights, settings.weights_dir) or embedded_path()
     if not (file.is_file() and os.access(file, os.R_OK)):
         from lama.checkpoint import load_generator  # with PyTorch, which a server with workers does not need else
 

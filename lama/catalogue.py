@@ -109,9 +109,15 @@ class KnownWeights:
 def list_weights(folder: Path = WEIGHTS_FOLDER, *, given: Path | None = None) -> list[KnownWeights]:
     """Return every weight file that can be chosen, the published ones also when they are not there.
 
-    Arguments: `folder` where people put weights; every file in it with an ending of `WEIGHT_ENDINGS` counts. `given` a
-    file anywhere that counts too. A file is called by its name without the ending, or with it where two share that.
-    Whether a file holds a LaMa is not looked at.
+    A file is called by its name without the ending, or with it where two share that. Whether a file holds a LaMa is not
+    looked at.
+
+    Args:
+        folder: where people put weights; every file in it with an ending of `WEIGHT_ENDINGS` counts.
+        given: a file anywhere that counts too.
+
+    Returns:
+        the embedded weights, then the published ones, then the other files by name.
     """
     embedded = embedded_path()
     known = [KnownWeights(EMBEDDED_NAME, EMBEDDED_NAME, None, size_of(embedded), embedded.is_file())]
@@ -144,10 +150,16 @@ def installed_path(name: str, folder: Path = WEIGHTS_FOLDER) -> Path | None:
 def find_weights(choice: str, folder: Path = WEIGHTS_FOLDER) -> Path | None:
     """Turn what a person chose into a file.
 
-    Arguments: `choice` a name of the catalogue, "lama-compact" (the embedded weights), the name of a file in `folder`
-    as `list_weights` gives it, a path, or "" for the best that is there.
-    Result: the file; None for the embedded weights.
-    Raises DownloadError for a name whose file has not been fetched yet.
+    Args:
+        choice: a name of the catalogue, "lama-compact" (the embedded weights), the name of a file in `folder` as
+            `list_weights` gives it, a path, or "" for the best that is there.
+        folder: where people put weights.
+
+    Returns:
+        the file; None for the embedded weights.
+
+    Raises:
+        DownloadError: the catalogue has the name, but its file has not been fetched yet.
     """
     if choice == EMBEDDED_NAME:
         return None
@@ -172,10 +184,21 @@ def fetch(
 ) -> Path:
     """Download weights unless they are there, and return the checked file.
 
-    Arguments: `weights` an entry of the catalogue or its name. `mirrors` addresses to try first, each a folder that
-    holds the file or the file itself; a str is split at commas and blanks. `on_progress` is called ten times a second.
-    Raises DownloadError when no mirror delivers, the disk is too small, or another download of the file is running.
     An interrupted call leaves the part it has, and the next goes on from there.
+
+    Args:
+        weights: an entry of the catalogue or its name.
+        folder: where the file goes; made if need be.
+        mirrors: addresses to try first, each a folder that holds the file or the file itself; a str is split at commas
+            and blanks.
+        on_progress: called about ten times a second.
+        patience: how long to wait for a mirror; None for the defaults.
+
+    Returns:
+        where the file is.
+
+    Raises:
+        DownloadError: no mirror delivers, the disk is too small, or another download of the file is running.
     """
     weights = published(weights) if isinstance(weights, str) else weights
     target = folder / weights.filename

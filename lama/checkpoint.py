@@ -16,13 +16,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from lama.catalogue import embedded_path
 from lama.generator import INPUT_CHANNELS, Generator
 from lama.safe_unpickle import CheckpointError
 from lama.torch_archive import TorchFile, open_legacy, open_zip
 
 __all__ = ["EMBEDDED_WEIGHTS", "CheckpointError", "load_generator", "save_generator"]
 
-EMBEDDED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "lama-compact.safetensors"
+EMBEDDED_WEIGHTS = embedded_path()
 
 AFTER_STEM = "1.bn_l.running_mean"  # the batch-norm of the first layer
 STEM = "1.ffc.convl2l.weight"  # (width, 4, 7, 7), after "model."
@@ -65,9 +66,14 @@ class _Tensors:
 def load_generator(path: str | Path | None = None) -> Generator:
     """Load a generator from a weight file.
 
-    Arguments: `path` any file listed above; None means the embedded weights, wherever the program was started from.
-    Result: a Generator in eval mode, float32, on the CPU, whatever dtype and device the file was saved from.
-    Raises CheckpointError if the file is missing, damaged, of another network or only partly matches.
+    Args:
+        path: a file of any kind listed above; None means the embedded weights, wherever the program was started from.
+
+    Returns:
+        a generator in eval mode, float32, on the CPU, whatever dtype and device the file was saved from.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another network or matches only in part.
     """
     file = EMBEDDED_WEIGHTS if path is None else Path(path).expanduser()
     _refuse_what_is_no_file(file, embedded=path is None)
@@ -82,9 +88,13 @@ def load_generator(path: str | Path | None = None) -> Generator:
 def save_generator(generator: Generator, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a generator's weights to a `.safetensors` file: convolutions in float16, vectors in float32.
 
-    Arguments: `metadata` goes into the file's header beside width and blocks. The generator is not modified. The file
-    appears complete or not at all; an existing one is replaced.
-    Raises CheckpointError if a weight does not fit float16 or is not finite.
+    Args:
+        generator: not modified.
+        path: appears complete or not at all; an existing file is replaced.
+        metadata: goes into the file's header beside width and blocks.
+
+    Raises:
+        CheckpointError: a weight does not fit float16 or is not finite.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name, value in generator.state_dict().items():

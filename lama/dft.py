@@ -1,16 +1,19 @@
 """The two-dimensional real Fourier transform of a feature map and its inverse, as four matrices.
 
-A product with a matrix takes any size, runs on the matrix units and sums in float32, where the half-precision FFT takes
-powers of two only. The published network uses the orthonormal transform, whose constant term grows with the square root
-of the number of pixels: 128 times the mean at 128x128, past the largest float16 for activations of 512. The layer
-between transform and inverse is a convolution, a bias and a ReLU, and ReLU(g x + g b) = g ReLU(x + b) for g > 0, so the
-spectrum may be held smaller by any factor as long as its bias is too and the inverse undoes it. Here the spectrum is
-the plain sum over pixels divided by half the pixels (rounded up to a power of two), at most twice the largest
-activation, so whatever fits float16 before the transform fits after it. The cost is at the small end: a typical
-coefficient is the activations' spread times 2 / sqrt(pixels), 1/64 at 128x128, still 200 times the smallest normal
-float16 for a spread of 1, and below that its absolute error (3e-8) is no larger. For sides that are powers
-of two, the usual ones, the constant row of every matrix is exact, so the mean of a channel passes through all layers
-without a drift.
+A product with a matrix takes any size, runs on the matrix units and sums in float32. The half-precision FFT takes
+powers of two only.
+
+Scale. The published network uses the orthonormal transform. Its constant term grows with the square root of the number
+of pixels: it is 128 times the mean at 128x128, which is past the largest float16 for a mean of 512. Here the spectrum
+is the plain sum over the pixels, divided by half their number (rounded up to a power of two). That is at most twice the
+largest activation, so what fits float16 before the transform fits after it. The network allows this: between transform
+and inverse there are only a convolution, a bias and a ReLU, and ReLU(g x + g b) = g ReLU(x + b) for g > 0. The spectrum
+may be scaled by any g if its bias is too and the inverse divides by g.
+
+Precision. The scale makes small coefficients smaller. A typical one is the activations' spread times 2 / sqrt(pixels),
+which is 1/64 at 128x128: for a spread of 1 still 200 times the smallest normal float16. Below that the absolute error
+(3e-8) does not grow. For sides that are powers of two, the usual ones, the constant row of every matrix is exact, so
+the mean of a channel passes through all layers without a drift.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""The generator in inference backend: the same function as `generator.Generator`, fast.
+"""The generator in inference form: the same function as `generator.Generator`, computed faster.
 
-Batch-norms are folded (`fold`), parallel convolutions merged, the Fourier transform is products with matrices (`dft`).
-Two forms compute it: plain PyTorch (`torch_form`) anywhere, Triton kernels (`triton_form`) on CUDA in float16. Which
-one is decided once, at construction, and `describe` says why.
+Batch-norms are folded (`fold_batchnorm`), parallel convolutions are merged, and the Fourier transform is a product with
+matrices (`dft`). Two backends compute it: plain PyTorch (`torch_backend`) anywhere, and Triton kernels
+(`triton_backend`) on CUDA in float16. The choice is made once, at construction, and `describe` gives its reason.
 """
 
 import contextlib
@@ -28,9 +28,14 @@ TRIAL_SIZE_PX = 64
 class FastGenerator(nn.Module):
     """A generator for inference, with its own copy of the weights.
 
-    Arguments: `generator` is read and not modified. `device` and `dtype` are where and in what type it runs: float32
-    anywhere, float16 on CUDA, bfloat16 on the CPU. `kernels` is "auto" (Triton where it can run), "torch" or "triton"
-    (raises ValueError where it cannot run).
+    Args:
+        generator: the network as published; read and not modified.
+        device: where it runs.
+        dtype: the type it computes in: float32 anywhere, float16 on CUDA, bfloat16 on the CPU.
+        kernels: "auto" (Triton where it can run, else plain PyTorch), "torch" or "triton".
+
+    Raises:
+        ValueError: `kernels` is none of these, or "triton" where Triton can't run.
     """
 
     def __init__(
@@ -58,10 +63,15 @@ class FastGenerator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Predict an image from a masked one, as `Generator.forward`.
 
-        Arguments: `x` (B, 4, H, W), any floating type and memory format, on this generator's device; masked RGB in
-        [0, 1], then the mask. H and W multiples of 8, from 16 up. Not modified.
-        Result: (B, 3, H, W) float32 in [0, 1], freshly allocated.
-        Raises ValueError for any other shape.
+        Args:
+            x: (B, 4, H, W), any floating type and memory format, on this generator's device: RGB in [0, 1] with the
+                hole set to 0, then the mask. H and W are multiples of 8, from 16 up. Not modified.
+
+        Returns:
+            (B, 3, H, W) float32 in [0, 1], freshly allocated.
+
+        Raises:
+            ValueError: `x` has another shape.
         """
         check_input_shape(tuple(x.shape))
         with on_card(self.device), _full_float32(self.device, self.dtype):

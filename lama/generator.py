@@ -5,8 +5,8 @@ Input is (B, 4, H, W): RGB in [0, 1] with the hole already set to 0, then the ma
 
 Every feature map past the last downsampling is a pair: a *local* part (a quarter of the channels), seen through 3x3
 convolutions, and a *global* part (three quarters), seen through a Fourier transform of the whole map, so that each
-layer looks at the whole image. Parameter names and numerics are those of the published checkpoints; `fused` computes
-the same function faster.
+layer looks at the whole image. Parameter names and numerics are those of the published checkpoints;
+`fast_generator` computes the same function faster.
 
 Sources: LaMa, Suvorov et al. 2021, arXiv:2109.07161 (section 2.1 and figure 2; the big-lama configuration);
 FFC, Chi et al., "Fast Fourier Convolution", NeurIPS 2020. Layer layout after github.com/advimman/lama.
@@ -198,8 +198,11 @@ class JoinParts(nn.Module):
 class Generator(nn.Module):
     """Fill the hole of a masked image (LaMa section 2.1).
 
-    Arguments: `width` is the number of channels at full resolution (8 times that after the downsamplings), `blocks`
-    the number of residual blocks. big-lama is width 64, 18 blocks: 51.0 M parameters.
+    big-lama is width 64, 18 blocks: 51.0 M parameters.
+
+    Args:
+        width: number of channels at full resolution; it is 8 times that after the downsamplings.
+        blocks: number of residual blocks.
     """
 
     def __init__(self, width: int = 64, blocks: int = 18) -> None:
@@ -242,10 +245,15 @@ class Generator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Predict an image from a masked one.
 
-        Arguments: `x` (B, 4, H, W), floating point; RGB in [0, 1] already masked, then the mask. H and W are multiples
-        of 8, from 16 up. Not modified.
-        Result: (B, 3, H, W) in [0, 1], the type of `x`.
-        Raises ValueError for any other shape.
+        Args:
+            x: (B, 4, H, W), floating point: RGB in [0, 1] with the hole set to 0, then the mask. H and W are multiples
+                of 8, from 16 up. Not modified.
+
+        Returns:
+            (B, 3, H, W) in [0, 1], of the type of `x`.
+
+        Raises:
+            ValueError: `x` has another shape.
         """
         if not torch.jit.is_tracing():
             check_input_shape(tuple(x.shape))

@@ -23,7 +23,7 @@ from lama.generator import SIZE_MULTIPLE_PX, SMALLEST_SIZE_PX, Generator
 
 OPSET = 17  # of 2022: onnxruntime from 1.12 up, onnxruntime-web and OpenCV read it
 IR_VERSION = 8  # the file format that goes with it
-HEAD_BORDER_PX = 3  # mirrored around the 7x7 convolutions at both ends
+ENDS_BORDER_PX = 3  # mirrored around the 7x7 convolutions at both ends
 
 
 def export_onnx(generator: Generator, path: str | Path, *, name: str = "") -> None:
@@ -198,7 +198,7 @@ def _write_network(graph: _Graph, network: FoldedNetwork) -> None:
     hole = graph.op("Cast", graph.op("Greater", "mask", graph.number(0.5)), to=TensorProto.FLOAT)
     known = graph.op("Mul", "image", graph.op("Sub", graph.number(1.0), hole))
     x = graph.op("Concat", known, hole, axis=1)
-    x = graph.op("Relu", _convolve(graph, _reflect(graph, x, HEAD_BORDER_PX), network.stem))
+    x = graph.op("Relu", _convolve(graph, _reflect(graph, x, ENDS_BORDER_PX), network.stem))
     for down in network.downs:
         x = graph.op("Relu", _convolve(graph, _reflect(graph, x, 1), down, stride=2))
 
@@ -218,7 +218,7 @@ def _write_network(graph: _Graph, network: FoldedNetwork) -> None:
             output_padding=[1, 1],
         )
         x = graph.op("Relu", x)
-    x = _convolve(graph, _reflect(graph, x, HEAD_BORDER_PX), network.head)
+    x = _convolve(graph, _reflect(graph, x, ENDS_BORDER_PX), network.head)
     graph.op("Sigmoid", x, result="prediction")
 
 

@@ -155,9 +155,8 @@ class TensorUnpickler(pickle._Unpickler):
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
-        super().__init__(
-            _ShortStream(stream), encoding="latin1"
-        )  # as PyTorch does: strings written by Python 2 are bytes
+        # latin1 as in PyTorch: strings written by Python 2 are bytes.
+        super().__init__(_ShortStream(stream), encoding="latin1")
         self.dispatch = _CountedInstructions(pickle._Unpickler.dispatch)  # type: ignore[misc]
         self.storages: dict[str, Storage] = {}
 
@@ -283,7 +282,14 @@ def _members(value: Any) -> Iterator[tuple[str, Any]]:
 def unpickle(stream: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
     """Interpret the next pickle of `stream`.
 
-    Result: what it describes, and the storages it mentions by key. Raises CheckpointError if it is damaged or hostile.
+    Args:
+        stream: positioned at the start of the pickle, and left behind its end.
+
+    Returns:
+        what the pickle describes, and the storages it mentions by key.
+
+    Raises:
+        CheckpointError: it is damaged or hostile.
     """
     interpreter = TensorUnpickler(stream)
     try:

@@ -2,7 +2,7 @@
 
 Three layouts: the zip archive of `torch.save` (since PyTorch 1.6), the zip archive of `torch.jit.save` (TorchScript,
 whose code is never looked at), and the older stream of pickles. In all three a pickle describes the objects
-(`tensor_pickle` interprets it) and the numbers lie beside it.
+(`safe_unpickle` interprets it) and the numbers lie beside it.
 
 Sizes are checked against the file before memory is taken. Tensors are read one at a time, on demand, to the CPU.
 Knows nothing of LaMa. Layouts after torch/serialization.py and torch/csrc/jit/serialization of PyTorch.

@@ -53,8 +53,18 @@ class Patience:
 def transfer(url: str, part: Path, size_bytes: int, report: Progress, patience: Patience) -> None:
     """Append to `part` what it lacks, or write it anew, over one connection.
 
-    Arguments: `size_bytes` how long the whole file is to be. A normal end does not mean that it is complete or right.
-    Raises BrokenError, after which the part is a beginning to go on from, or RefusedError.
+    A normal end does not mean that the file is complete or right.
+
+    Args:
+        url: of the whole file.
+        part: where the bytes go; a file beside it keeps the ETag they came with.
+        size_bytes: how long the whole file is to be.
+        report: called about ten times a second.
+        patience: how long to wait for the server.
+
+    Raises:
+        BrokenError: the connection failed; the part is a beginning to go on from.
+        RefusedError: this mirror will not do.
     """
     start = size_of(part)
     state = part.with_name(f"{part.name}.json")

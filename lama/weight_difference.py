@@ -17,12 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lama.catalogue import EMBEDDED_NAME, WEIGHTS_FOLDER
 from lama.generator import Generator
 from lama.safe_unpickle import CheckpointError
 
 __all__ = ["CRISP_WEIGHTS", "apply_difference", "save_difference"]
 
-CRISP_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "lama-compact-crisp.difference"
+CRISP_WEIGHTS = WEIGHTS_FOLDER / f"{EMBEDDED_NAME}-crisp.difference"
 
 KIND = "difference"
 STEP = ".step"  # after a tensor's name
