@@ -1,9 +1,9 @@
 """3x3 and 1x1 convolutions as implicit matrix products, with reflection in the addressing.
 
-One kernel for the trunk's convolutions and the downsamplings: bias, ReLU and the block's shortcut in the epilogue, an
-optional 1x1 on further channels of the same pixel as extra steps of the same sum, the sum over channels and taps split
-over several programs where the map is too small to fill the card. Where the card copies boxes of memory by itself, it
-fetches the weights so.
+One kernel serves the trunk's convolutions and the downsamplings. Its epilogue adds the bias, applies the ReLU and adds
+the block's shortcut. An optional 1x1 on further channels of the same pixel takes extra steps of the same sum. Where the
+map is too small to fill the card, several programs share the sum over channels and taps. On cards with a copy engine
+for boxes of memory (TMA), that engine fetches the weights.
 """
 
 from dataclasses import dataclass, replace
@@ -80,10 +80,21 @@ def convolve(
 ) -> None:
     """Write ReLU(convolution + bias) of channels of `x` into channels of `out`, or the sum itself without `rectify`.
 
-    Arguments: `x` (B, H, W, Cx) and `out` (B, H', W', Cy), contiguous; H' = ceil(H / stride). Input channels start at
-    `from_channel`, tail channels at `tail_channel`, output channels at `to_channel`. With `add_to_out` the result is
-    added to what `out` holds, after the ReLU. `scratch` is needed where the tile splits the sum. `early`: see
-    `early_launch`.
+    Args:
+        x: (B, H, W, Cx), contiguous.
+        convolution: its weights and bias.
+        out: (B, H', W', Cy), contiguous, H' = ceil(H / stride) and W' likewise.
+        tile: the block's shape, as `tile_for` chooses it.
+        from_channel: where the input channels start in `x`.
+        tail_channel: where the tail's channels start in `x`.
+        to_channel: where the output channels start in `out`.
+        add_to_out: the result is added to what `out` holds, after the ReLU.
+        rectify: apply the ReLU.
+        scratch: memory for the parts of the sum; needed where the tile splits it.
+        early: the launch may begin early (`early_launch`).
+
+    Raises:
+        ValueError: the tile splits the sum and there is no scratch memory.
     """
     batch, height, width, x_channels = x.shape
     _, out_height, out_width, out_channels = out.shape
@@ -132,7 +143,7 @@ def convolve(
 def _weight_argument(
     convolution: RowConvolution, depth: int, columns: int, *, boxes: bool
 ) -> Tensor | TensorDescriptor:
-    """Return the weights as boxes (depth, columns) that the card copies by itself, or as they are."""
+    """Return the weights as boxes (depth, columns) for the copy engine, or as they are."""
     if not boxes:
         return convolution.weight
     return TensorDescriptor.from_tensor(convolution.weight, [depth, columns])

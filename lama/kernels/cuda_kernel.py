@@ -138,7 +138,7 @@ def tensor_map(
         sizes: of the dimensions.
         strides: of all dimensions but the innermost, in numbers.
         box: what one copy takes.
-        row_bytes: of its rows in shared memory, 64 or 128, whose units of 16 bytes are exchanged.
+        row_bytes: of its rows in shared memory, 64 or 128; the copy swizzles them.
 
     Returns:
         The description, which a kernel takes as a STRUCTURE.

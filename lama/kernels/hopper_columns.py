@@ -112,7 +112,7 @@ def plan_for(height: int, channels: int, columns: int, programs: int) -> ColumnP
 
 
 def column_weights(convolution: SpectrumConvolution) -> Tensor:
-    """Lay out the 1x1's weights: for every 96 outputs, step, part and output the step's 32 terms, units exchanged."""
+    """Lay out the 1x1's weights: for every 96 outputs, step, part and output the step's 32 terms, swizzled."""
     channels = convolution.bias.numel() // 2
     groups, pieces = channels // GROUP_CHANNELS, GROUP_CHANNELS // PIECE
     terms = convolution.weight.view(2, groups, pieces, PIECE, 2, groups, GROUP_CHANNELS)
@@ -122,7 +122,7 @@ def column_weights(convolution: SpectrumConvolution) -> Tensor:
 
 
 def column_matrices(height: int, device: torch.device) -> Tensor:
-    """Cosines and sines of half a column transform: of even terms, then of odd ones (64, 64) each, units exchanged.
+    """Cosines and sines of half a column transform: of even terms, then of odd ones (64, 64) each, swizzled.
 
     For 128 rows these are the cosines of both, then the sines of both; for 64 both in one matrix, real parts first.
     """

@@ -3,8 +3,8 @@
 A strip is 128 pixels in a row of the map, or two rows of 64. There is one program per multiprocessor. A warp starts the
 copies for all of the program's strips in a row: the strip's pixels and the weights, 64 input channels a step. Four
 warps compute 64 of the pixels and four the others, all channels of them: t, which goes to the map, stays in shared
-memory too, as an operand of the row transform. Channels are computed in two parts, two thirds and one third, since
-what a product has as its columns is a power of two.
+memory too, as an operand of the row transform. Channels are computed in two parts, two thirds and one third, since a
+product's number of columns has to be a power of two.
 """
 
 from triton.experimental import gluon

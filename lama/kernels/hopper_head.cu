@@ -22,7 +22,7 @@ constexpr int BLOCK_BYTES = BLOCK_COLUMNS * PIXEL_BYTES, WEIGHT_BYTES = (2 * TAP
 constexpr int PITCH = PIXELS + 4, NOWHERE = PIXELS;
 constexpr int FINISHED_BYTES = BLOCK_COLUMNS * PITCH * 4;
 
-// Where things lie in shared memory; slots and weights begin at multiples of what their units' exchange repeats after.
+// Where things lie in shared memory; slots and weights begin at multiples of the period of their swizzle.
 constexpr int WEIGHTS_AT = SLOTS * SLOT_BYTES;
 constexpr int FINISHED_AT = WEIGHTS_AT + WEIGHT_BYTES;
 constexpr int BARRIERS_AT = FINISHED_AT + 2 * FINISHED_BYTES;

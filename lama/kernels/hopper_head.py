@@ -113,7 +113,7 @@ def plan_for(batch: int, height: int, width: int, programs: int) -> HeadPlan:
 
 
 def block_weights(convolution: Convolution) -> Tensor:
-    """Lay out the last convolution (3, I, 7, 7): (13 * 24, I) float16, units exchanged.
+    """Lay out the last convolution (3, I, 7, 7): (13 * 24, I) float16, swizzled.
 
     A block of 24 rows has a vertical tap's 7 horizontal taps x 3 colours, filled up; the blocks are taps 6 to 0 and 6
     to 1.

@@ -14,7 +14,7 @@ STRIP_PX, HALF_PX, STEP = 128, 64, 64  # as in hopper_entry, which not every Tri
 SLOTS = 3
 WIDTHS = (64, 128)
 NARROW = (32, 64)
-"""A third of the channels that the kernel computes: what a product has as its columns is a power of two."""
+"""A third of the channels that the kernel computes: a product's number of columns has to be a power of two."""
 
 
 def has_entry(enter: Convolution) -> bool:

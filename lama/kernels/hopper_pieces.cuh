@@ -1,7 +1,7 @@
 // What the Hopper kernels in CUDA C++ have in common: single instructions of the card, by what they do.
 //
-// Operands in shared memory have rows of 64 or 128 bytes. The units of 16 bytes in a row are exchanged by the row's
-// number, as the copy engine writes and wgmma reads them (SWIZZLE_64B, SWIZZLE_128B); only in the stem they are not.
+// Operands in shared memory have rows of 64 or 128 bytes. They are swizzled: the units of 16 bytes in a row change places
+// by the row's number, as the copy engine writes and wgmma reads them (SWIZZLE_64B, SWIZZLE_128B). The stem's are not.
 // Four warps, here called a group, compute a product. Each kernel says how many groups it has, and which thread starts
 // its copies. Before this text `hopper_pieces.py` writes the types `word` and `wide`, of 32 and of 64 bits, and the
 // functions `multiply_*`, each of which is one wgmma instruction.

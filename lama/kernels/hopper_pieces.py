@@ -11,11 +11,18 @@ from lama.kernels.cuda_kernel import CudaKernel
 
 PIECES = Path(__file__).with_suffix(".cuh")
 PIECE, ROW_BYTES, THREADS = 32, 64, 384  # as in hopper_pieces.cuh
-UNIT = 8  # numbers of the 16 bytes that are exchanged
+UNIT = 8  # numbers in 16 bytes, which swizzling moves as one
 
 
 def swizzled(rows: Tensor) -> Tensor:
-    """Exchange the units of 16 bytes of rows (.., n, 32 or 64) float16 as the copy engine does, n a multiple of 8."""
+    """Reorder the units of 16 bytes in each row as the copy engine does (SWIZZLE_64B, SWIZZLE_128B).
+
+    Args:
+        rows: (.., n, 32 or 64) float16, n a multiple of 8.
+
+    Returns:
+        the same shape; each unit has moved within its row, by the row's number.
+    """
     units = rows.unflatten(-1, (-1, UNIT))
     count, in_row = units.shape[-3:-1]
     turn = torch.arange(count) * in_row // 8 % in_row  # of each row: it changes every 128 bytes
@@ -24,7 +31,7 @@ def swizzled(rows: Tensor) -> Tensor:
 
 
 def in_pieces(matrix: Tensor) -> Tensor:
-    """Lay out the rows of a product (.., n, k) float16, k a multiple of 32: (.., k / 32, n, 32), units exchanged."""
+    """Lay out the rows of a product (.., n, k) float16, k a multiple of 32: (.., k / 32, n, 32), swizzled."""
     return swizzled(matrix.unflatten(-1, (-1, PIECE)).transpose(-2, -3)).contiguous()
 
 
@@ -64,36 +71,37 @@ def program(
     """
     head = [f"constexpr int {constant.upper()} = {number};" for constant, number in numbers.items()]
     head.append("typedef unsigned int word;\ntypedef unsigned long long wide;")
-    for function, operand, tilt, sizes in (
+    for function, operand, transposed, sizes in (
         ("multiply_terms_outside", "wide", 1, outside),
         ("multiply_terms_inside", "wide", 0, inside),
         ("multiply_registers", "const word*", 0, from_registers),
     ):
         head.append(f"template <int N> __device__ void {function}(float* sums, {operand} a, wide b, int adds);")
-        head += [_product(function, operand, size, tilt) for size in sorted(set(sizes))]
+        head += [_product(function, operand, size, transposed) for size in sorted(set(sizes))]
     texts = [file.read_text(encoding="utf-8") for file in (PIECES, *files)]
     return "\n".join([*head, *texts])
 
 
-def _product(function: str, operand: str, columns: int, tilt: int) -> str:
+def _product(function: str, operand: str, columns: int, transposed: int) -> str:
     """One wgmma instruction: 64 rows, `columns`, 16 terms; sums = a b, or sums + a b where `adds` is not 0.
 
-    `a` is a description of shared memory, or four registers of each thread.
+    `a` is a description of shared memory, or four registers of each thread. `transposed` is 1 where the second operand
+    has terms as its rows.
     """
     count = columns // 2
     sums = ", ".join(f"%{n}" for n in range(count))
     operands = ", ".join(f'"+f"(sums[{n}])' for n in range(count))
     if operand == "wide":
-        last, first, given, tilts = count, f"%{count}", '"l"(a)', f"0, {tilt}"
+        last, first, given, layout = count, f"%{count}", '"l"(a)', f"0, {transposed}"
     else:
         last, first = count + 3, f"{{%{count}, %{count + 1}, %{count + 2}, %{count + 3}}}"
-        given, tilts = '"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])', f"{tilt}"
+        given, layout = '"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])', f"{transposed}"
     return (
         f"template <> __device__ __forceinline__ void {function}<{columns}>("
         f"float* sums, {operand} a, wide b, int adds) {{\n"
         f'    asm volatile("{{\\n.reg .pred adding;\\nsetp.ne.b32 adding, %{last + 2}, 0;\\n'
         f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.f16.f16 {{{sums}}}, {first}, %{last + 1}, adding, 1, 1, "
-        f'{tilts};\\n}}\\n" : {operands} : {given}, "l"(b), "r"(adds));\n}}'
+        f'{layout};\\n}}\\n" : {operands} : {given}, "l"(b), "r"(adds));\n}}'
     )
 
 

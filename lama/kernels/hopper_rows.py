@@ -52,8 +52,8 @@ class RowPlan:
     def source(self) -> str:
         """The program to compile."""
         numbers = {"inputs": self.inputs, "channels": self.channels, "slots": self.slots}
-        columns = (self.channels,)
         numbers["shared_bytes"] = self.shared_bytes
+        columns = (self.channels,)
         return program(SOURCE, numbers=numbers, outside=columns, inside=columns)
 
 

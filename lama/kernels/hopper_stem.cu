@@ -37,8 +37,8 @@ constexpr int STREAM_AT = BARRIERS_AT + 8 * (LINES + TURNS), STREAM_BYTES = 40;
 static_assert(LINE_BYTES % UNIT_BYTES == 0 && BARRIERS_AT % 8 == 0);
 static_assert(STREAM_AT + STREAM_BYTES == SHARED_BYTES, "as the host counts it");
 
-// Describe pairs of pixels, from a unit of 16 bytes in shared memory on, as the product's columns; units are not
-// exchanged here. A unit holds half of a step's terms of one pair. The next unit holds the other half, and at the same
+// Describe pairs of pixels, from a unit of 16 bytes in shared memory on, as the product's columns; they are not
+// swizzled here. A unit holds half of a step's terms of one pair. The next unit holds the other half, and at the same
 // time the first half of the next pair, so that eight pairs take 128 bytes.
 __device__ __forceinline__ wide pairs_at(word unit) {
     return wide(unit) | (wide(UNIT_BYTES >> 4) << 16) | (wide(8 * UNIT_BYTES >> 4) << 32);

@@ -1,7 +1,8 @@
 """The first 7x7 convolution with bias and ReLU on a Hopper card, as `hopper_stem.cu` takes it.
 
 It reads what `pad_input` wrote as it lies, 128 pixels of a line at a time, and keeps the weights in registers. A pixel
-that is not finite makes outputs of one column more NaN, four to its left or right: a weight of zero meets it there.
+that is not finite makes one column of outputs more NaN than the 7x7 convolution itself would, four pixels to its left
+or right: there it is multiplied by a weight of zero.
 """
 
 import math

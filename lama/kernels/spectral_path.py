@@ -78,12 +78,19 @@ def leave_rows(
     """Write ReLU(`before` + 1x1 convolution of (t + inverse row transform of `planes`)) to channels of `out`.
 
     `add_inverse_rows` and a tail of `convolve` do the same in two launches; here t is only read, and what is waited for
-    is one short launch instead of a whole 3x3 convolution.
+    is one short launch instead of a whole 3x3 convolution. All tensors are contiguous.
 
-    Arguments: `planes` (B, H, 2, K, C); `x` (B, H, W, Cx) with t in its last C channels, W one of FUSED_WIDTHS; `leave`
-    (C, O) float16; `before` (B, H, W, O) float16, the sum so far with its bias; `out` (B, H, W, Cy), written from
-    `to_channel` on. With `add_to_out` the result is added to what `out` holds, after the ReLU. All are contiguous.
-    `early`: see `early_launch`.
+    Args:
+        planes: (B, H, 2, K, C).
+        x: (B, H, W, Cx) with t in its last C channels, W one of FUSED_WIDTHS.
+        leave: (C, O) float16, the 1x1's weights.
+        before: (B, H, W, O) float16, the sum so far with its bias.
+        matrices: of the Fourier transform.
+        out: (B, H, W, Cy).
+        to_channel: where the result starts in `out`.
+        tile: the block's shape, as `tile_for` chooses it.
+        add_to_out: the result is added to what `out` holds, after the ReLU.
+        early: the launch may begin early (`early_launch`).
     """
     batch, height, width, x_channels = x.shape
     channels, outputs = leave.shape

@@ -1,9 +1,10 @@
 """The two 7x7 convolutions at full resolution, 4 to width channels and width to 3, where memory traffic is the cost.
 
-Stem: the input becomes a reflect-padded (B, H + 6, W + 8, 4) float16 map, in which the taps a pair of pixels sees in a
-row, 8 of 4 channels, are 32 neighbouring numbers: a row of a matrix product holds those of 7 lines, filled up to 8, and
-both pixels' outputs are its columns, with the tap that only the other pixel sees under zero weights. As many programs
-as fit the card keep the weights in shared memory and load the next pairs while they compute.
+Stem: the input becomes a reflect-padded (B, H + 6, W + 8, 4) float16 map. In a line of it, two neighbouring output
+pixels see 8 pixels of 4 channels: 32 neighbouring numbers. A row of the matrix product holds these numbers of 7 lines,
+filled up to 8, and its columns are the outputs of both pixels. Each of the two sees only 7 of the 8 pixels, so its
+weight for the other one is zero. As many programs as fit the card keep the weights in shared memory and load the next
+pairs while they compute.
 
 Head: a program walks down the rows of a strip and reads every row once. A row contributes to seven output rows: one
 product has the columns of all vertical taps, and seven sums are held and handed on by one at each step; each sum has

@@ -62,8 +62,15 @@ TILES: dict[str, Choices] = {
 def tile_for(kernel: str, rows: int, *, columns: int, depth: int, device: torch.device) -> Tile:
     """Choose the tile of `kernel` for a product with `rows` rows.
 
-    Arguments: `columns` is what the tile's columns must divide (0: nothing), `depth` what its depth must divide (0:
-    nothing), `device` where it runs.
+    Args:
+        kernel: a key of TILES.
+        rows: of the product.
+        columns: what the tile's columns must divide; 0 for nothing.
+        depth: what the tile's depth must divide; 0 for nothing.
+        device: where it runs; its shared memory limits the tile.
+
+    Returns:
+        the tile.
     """
     tile = next(tile for from_rows, tile in TILES[kernel] if rows >= from_rows)
     while columns and columns % tile.columns:
