@@ -4,7 +4,8 @@ A crop's pixels travel as the integers they are: uint8 or uint16 up, the patch's
 only on the device. The input is (4, H, W) float32, RGB in [0, 1] with the dilated hole zeroed, then the mask; the
 composite mixes the prediction into the original integers in float32 and rounds, so that the known region keeps its
 bytes. A crop that runs smaller than it is passes the device in strips of rows, both ways, so that memory is bounded
-whatever its size. What a box is and where it lies is decided in `cropping.py`; the network is not known here.
+whatever its size. `masks/crop_plan.py` decides where a crop lies and how it is
+scaled; the network is not known here.
 """
 
 from __future__ import annotations

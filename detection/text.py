@@ -20,11 +20,8 @@ from detection.text_network import text_probability
 from detection.tiling import find_tiled_mark
 from masks.boxes import Box
 
-LONGER_SIDES_PX = (
-    480,
-    960,
-    1920,
-)  # what the photo, or the box, is scaled down to; small text in a large photo needs a box
+# The photo, or the box, is scaled down to these. Small text in a large photo needs a box.
+LONGER_SIDES_PX = (480, 960, 1920)
 ENLARGE_BELOW_PX = 640  # a box smaller than this is looked at twice as large
 ENLARGED = 0.8  # of its score is what a line is worth that is seen only when enlarged: much looks like text then
 COVERED = 0.7  # of a line that lies in a larger one is no line of its own

@@ -16,9 +16,9 @@ from masks.boxes import Box
 MOST_APART = 4096  # beyond this many holes all of them are dilated alike, by the thickest one's measure
 FEW_PX = 128 * 128  # a hole's bounds up to this many pixels are looked at pixel by pixel, larger ones on a coarser grid
 COARSEST_PX = 4  # step of the coarsest grid on which holes are told apart and their thickness is measured
-FIRST_LOOK_PX = (
-    16  # step of the grid on which it is seen of a large hole that it is so deep that a finer grid says the same
-)
+# Step of the first grid on which a large hole is measured. Where the hole is many such steps deep, a finer grid would
+# say the same.
+FIRST_LOOK_PX = 16
 LEAST_SAMPLED_PX = 128  # sides of a hole from which on reading all of it takes longer than a look at eight rows
 DEEP_CELLS = 20  # so many cells: off by one of them is off by 5 %
 FEW_CELLS = 1 << 10  # of a grid: up to here connected components take less time than looking for runs

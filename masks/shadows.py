@@ -43,8 +43,8 @@ class Comparison:
     """What of a ray is compared with what, and how clearly it has to differ for a shadow.
 
     Attributes:
-        near: so many pixels from the dilated hole on are compared,
-        far: with the line through these; half-open.
+        near: how many pixels, counted from the dilated hole, are compared with a line through farther ones.
+        far: the pixels which that line goes through, counted likewise; half-open.
         least_levels: grey levels, mean over the side a shadow lies on.
         clear: standard errors that separate that side from the other.
         clear_each: standard errors that separate each of its directions from zero.

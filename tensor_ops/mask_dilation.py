@@ -1,4 +1,4 @@
-"""The dilated hole, made on the device: what `masks/dilation.py` says of a box, a tenth of a millisecond after the ask.
+"""The dilated hole of a box, made on the device in a tenth of a millisecond: the same as `masks/dilation.py` makes.
 
 The host sends by how much each hole pixel grows, one byte a pixel; the device measures distances to them, exact as far
 as holes grow. A box is (left, top, right, bottom) in image pixels. Knows no photos and no network.

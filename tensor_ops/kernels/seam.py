@@ -1,10 +1,10 @@
 """Seam correction (`seam_correction.py`: pyramid and thin plate) with one launch a level instead of seven.
 
-What is computed are `seam_correction._match` and `smooth_seam`, which run wherever these kernels do not. Tensors are
-float32 and contiguous: (B, C, height, width). A level's four channels are the weighted difference of red, green and
-blue, then the weight.
-The ring and the difference on it are made anew where they are read, at both ends, and never stored. Comparisons are
-written so that NaN stays NaN. Sizes are runtime numbers, so that nothing is compiled anew for another bucket.
+They compute what `seam_correction._match` and `smooth_seam` do, which run wherever these kernels can't. Tensors are
+float32 and contiguous: (B, C, height, width). A level's four channels are the weighted differences of red, green and
+blue, then the weight. The ring and the difference on it are not stored: each launch that reads them computes them
+again. Comparisons are written so that NaN stays NaN. Sizes are runtime numbers, so that nothing is compiled anew for
+another bucket.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 from lama.devices import on_card
 
 BLOCK_PX = 128
-COARSEST_PX = 2  # as in blend.py
-SMALLEST_WEIGHT = 1e-6  # as in blend.py
+COARSEST_PX = 2  # as in seam_correction.py
+SMALLEST_WEIGHT = 1e-6  # as in seam_correction.py
 
 
 @triton.jit
@@ -210,7 +210,15 @@ def _smooth_kernel(fill, model_input, smooth, height, width, block: tl.constexpr
 
 
 def correct_and_smooth(prediction: Tensor, model_input: Tensor) -> Tensor:
-    """Return what `blend.correct_seam` does: a prediction (B, 3, H, W) and its input (B, 4, H, W), both on a GPU."""
+    """Return what `seam_correction.correct_seam` does.
+
+    Args:
+        prediction: (B, 3, H, W), on a GPU.
+        model_input: (B, 4, H, W), on the same.
+
+    Returns:
+        (B, 3, H, W), the prediction with the seam corrected and smoothed.
+    """
     prediction, model_input = prediction.contiguous(), model_input.contiguous()
     with on_card(prediction.device):
         matched = match(prediction, model_input)
@@ -221,7 +229,7 @@ def correct_and_smooth(prediction: Tensor, model_input: Tensor) -> Tensor:
 
 
 def match(prediction: Tensor, model_input: Tensor) -> Tensor:
-    """Return what `blend._match` does."""
+    """Return what `seam_correction._match` does."""
     batch, _, height, width = prediction.shape
     sizes = [(height, width)]
     levels = [prediction]  # the first stands for the image's own size
