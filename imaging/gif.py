@@ -1,4 +1,6 @@
-"""GIF down to its first frame, found here: Pillow joins a long comment piece by piece, in hours for 100 MB. And back.
+"""GIF: a file cut down to its first frame before it is decoded, and a repaired photo written as GIF.
+
+The frame is found here and not by Pillow, which joins a long comment piece by piece: for 100 MB that takes hours.
 
 Source: GIF89a specification (CompuServe, 1990).
 """
@@ -91,7 +93,7 @@ def _has_more(data: bytes, at: int, blocks_left: int) -> bool:
 
 
 def encode_gif(png: bytes, original: Photo, *, turn: Turn) -> bytes:
-    """Return a repaired GIF, which is a PNG file, as a GIF of 256 colours, for who reads nothing else back.
+    """Return a repaired GIF, which is a PNG file, as a GIF of 256 colours, for clients that expect a GIF.
 
     Args:
         png: the file, of the original's size.

@@ -23,11 +23,15 @@ MOST_PICTURES = 10_000  # what is behind so many is not looked at
 
 @dataclass(frozen=True)
 class HeicFile:
-    """A decoded HEIC: (H, W, C) uint8 pixels as the container turns them (None if over `max_px`), size, metadata."""
+    """A decoded HEIC.
+
+    Attributes:
+        pixels: (H, W, C) uint8, turned as the container says; None where there are more than `max_px`.
+        images: how many pictures the file has.
+        metadata: those of BLOBS that it has, by name.
+    """
 
     pixels: np.ndarray | None
-    width_px: int
-    height_px: int
     images: int
     metadata: dict[str, bytes]
 
@@ -66,7 +70,7 @@ def decode(data: bytes, *, max_px: int) -> HeicFile:
         at += size
     shape = (header["height"], header["width"], header["channels"])
     pixels = np.frombuffer(child.stdout, np.uint8, offset=at).reshape(shape) if header["channels"] else None
-    return HeicFile(pixels, header["width"], header["height"], header["images"], metadata)
+    return HeicFile(pixels, header["images"], metadata)
 
 
 def _answer(data: bytes, max_px: int) -> bytes:

@@ -17,7 +17,8 @@ ORIENTATION = 0x0112
 MAX_PROFILE_BYTES = 16 << 20  # of one blob of metadata
 MAX_RESOURCES = 10_000
 MAX_VALUE_BYTES = 200  # of an XMP property that is looked at
-THUMBNAIL_TAGS = {0x0201, 0x0202}
+THUMBNAIL_AT, THUMBNAIL_BYTES = 0x0201, 0x0202  # of a JPEG; a thumbnail in strips has these two instead:
+THUMBNAIL_STRIP_OFFSETS, THUMBNAIL_STRIP_BYTES = 0x0111, 0x0117
 WIDTH_TAGS, HEIGHT_TAGS = (0x0100, 0xA002), (0x0101, 0xA003)
 # Tags that describe the picture and not the way its pixels are stored: description, make, model, software, date,
 # artist, host, copyright, rating, the Windows title/comment/author/keywords/subject, the sub-directories, and where on
@@ -136,9 +137,9 @@ def _blank_thumbnail(block: bytearray, directory_at: int) -> None:
         thumbnail = tiff_tags.read_directory(bytes(block), directory_at)
     except ValueError:
         return
-    start, size = thumbnail.number(0x0201, 0), thumbnail.number(0x0202, 0)
-    strips = zip(thumbnail.numbers(0x0111), thumbnail.numbers(0x0117), strict=False)
-    for at, length in [(start, size), *strips]:
+    start, size = thumbnail.number(THUMBNAIL_AT, 0), thumbnail.number(THUMBNAIL_BYTES, 0)
+    offsets, sizes = thumbnail.numbers(THUMBNAIL_STRIP_OFFSETS), thumbnail.numbers(THUMBNAIL_STRIP_BYTES)
+    for at, length in [(start, size), *zip(offsets, sizes, strict=False)]:
         length = max(0, min(length, len(block) - at))
         if at > 8:
             block[at : at + length] = bytes(length)

@@ -34,7 +34,10 @@ SMALL_PNG = (
 
 @dataclass(frozen=True)
 class PngFile:
-    """A PNG taken apart: its header's fields, its chunks as (type, payload), IDAT included, and whether some lack."""
+    """A PNG taken apart.
+
+    `chunks` are (type, payload), IDAT included; `left_out` says whether there were more than are kept.
+    """
 
     width_px: int
     height_px: int

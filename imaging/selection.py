@@ -16,7 +16,7 @@ from imaging.reading import open_to_look_at
 SELECTED = (255, 203, 0, 186)  # RGBA
 BRIGHT = 127  # above this is a hole
 # Pixels of a mask times those of the ellipse: a second of a core. Beyond it distances are measured, in the same time
-# for every radius; single pixels of the rim are others, as OpenCV rounds its ellipse. 1024 px took minutes.
+# for every radius. Single pixels of the rim differ there, as OpenCV rounds its ellipse. 1024 px took minutes.
 LARGEST_WORK = 4e10
 
 

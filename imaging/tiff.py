@@ -28,7 +28,6 @@ XMP, IPTC, PHOTOSHOP, ICC = 700, 33723, 34377, 34675
 LAYERS, LAYERS_MARK = 37724, b"Adobe Photoshop Document Data Block\0"
 NEW_SUBFILE_TYPE, SUB_DIRECTORIES, DNG_VERSION = 254, 330, 50706
 SENSOR_PHOTOMETRICS = (32803, 34892)  # colour filter array, linear raw
-INKS = 5  # of PHOTOMETRIC
 LABS = (8, 9, 10)  # of PHOTOMETRIC
 SIGNED, FLOATING = 2, 3  # of SAMPLE_FORMAT
 ROWS_AT_ONCE = 256  # that are divided by their alpha, in four bytes a number

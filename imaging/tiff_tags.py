@@ -1,6 +1,6 @@
 """TIFF directories, which are also what EXIF is made of: read entries, and write them elsewhere.
 
-Bytes in, bytes out; classic TIFF and BigTIFF are read, classic is written. Pixels are no business of this page.
+Bytes in, bytes out; classic TIFF and BigTIFF are read, classic is written. Knows nothing of pixels.
 Source: TIFF 6.0, section 2; EXIF 2.32, section 4.6.
 """
 
@@ -92,10 +92,6 @@ class Directory:
             if entry.tag == tag and entry.type in NUMBER_CODES:
                 return np.frombuffer(entry.data, np.dtype(self.order + NUMBER_CODES[entry.type]))
         return np.zeros(0, np.uint32)
-
-    def blob(self, tag: int) -> bytes | None:
-        """Return a tag's bytes, None when it is absent."""
-        return next((bytes(entry.data) for entry in self.entries if entry.tag == tag), None)
 
     @property
     def children_end(self) -> int:

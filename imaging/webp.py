@@ -17,7 +17,11 @@ HAS_ALPHA = 0x10  # among the flags of the extended header
 
 @dataclass(frozen=True)
 class WebpFile:
-    """What the container says; `metadata` maps ICCP, EXIF and "XMP " to bytes, `left_out` says whether some lacks."""
+    """What the container says.
+
+    `metadata` has ICCP, EXIF and "XMP " among the first chunk of each type; `left_out` says whether there were more
+    chunks than are kept.
+    """
 
     width_px: int
     height_px: int

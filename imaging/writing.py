@@ -37,12 +37,19 @@ def encode_photo(
 ) -> Encoded:
     """Encode a photo with changed pixels into a file.
 
-    image: (H, W, 3) of the photo's own shape and dtype, not modified; None for the photo's own pixels.
-    format: "png", "jpeg", "webp", "tiff", "bmp" or "avif" in any case; None or "original" for the photo's own. A GIF
-    becomes PNG; a HEIC, which is only read, becomes JPEG (PNG if it has transparency).
-    quality: 1 to 100, of a JPEG or a lossy WebP; None for the photo's own in its own format, else a high one.
-    Raises ImagingError `bad_options` for another format, `too_large_for_format` for one that cannot hold this size,
-    ValueError for a wrong array.
+    Args:
+        photo: what was opened; not modified.
+        image: (H, W, 3) of the photo's own shape and dtype, not modified; None for the photo's own pixels.
+        format: "png", "jpeg", "webp", "tiff", "bmp" or "avif" in any case; None or "original" for the photo's own. A
+            GIF becomes PNG; a HEIC, which is only read, becomes JPEG (PNG if it has transparency).
+        quality: 1 to 100, of a JPEG or a lossy WebP; None for the photo's own in its own format, else a high one.
+
+    Returns:
+        the file, and notes on what it does not keep.
+
+    Raises:
+        ImagingError: `bad_options` for another format, `too_large_for_format` for one that can't hold this size.
+        ValueError: `image` is of another shape or dtype.
     """
     image = photo.image if image is None else image
     if image.shape != photo.image.shape or image.dtype != photo.image.dtype:
