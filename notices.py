@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -20,3 +21,13 @@ class Note(str):
 
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
         return (str(self),), {"code": self.code, **self.params}
+
+
+def note_as_dict(note: Note) -> dict[str, Any]:
+    """Return a note as it is stored, and sent to clients and between processes."""
+    return {"code": note.code, "message": str(note), "params": note.params}
+
+
+def note_from_dict(value: Mapping[str, Any]) -> Note:
+    """Return the note that `note_as_dict` wrote."""
+    return Note(value["message"], code=value["code"], **value["params"])

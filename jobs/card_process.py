@@ -19,9 +19,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from jobs.redis_messages import note_as_json
+from jobs.errors import kinds_of
 from jobs.shared_arrays import SharedArrays
 from jobs.windows import request_from
+from notices import note_as_dict
 
 log = logging.getLogger("fftlama.card")
 
@@ -122,13 +123,12 @@ def _answer(engine: Any, pipe: Connection, memory: SharedArrays, asked: dict[str
         return {"kind": "stopped"}
     except Exception as error:
         log.exception("a repair failed")
-        names = [kind.__name__ for kind in type(error).__mro__]
-        return {"kind": "failed", "types": names, "message": f"{type(error).__name__}: {error}"}
+        return {"kind": "failed", "types": kinds_of(error), "message": f"{type(error).__name__}: {error}"}
     told = [
         {
             "boxes": [[int(edge) for edge in box] for box, _ in result.patches],
             "timings_ms": {name: float(value) for name, value in result.timings_ms.items()},
-            "notes": [note_as_json(note) for note in result.notes],
+            "notes": [note_as_dict(note) for note in result.notes],
         }
         for result in results
     ]

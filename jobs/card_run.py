@@ -21,14 +21,14 @@ from typing import Any
 
 from engine.requests import UnavailableError
 from jobs.card_process import receive, send
-from jobs.redis_messages import note_from_json
+from jobs.errors import is_out_of_memory
 from jobs.shared_arrays import SharedArrays
 from jobs.windows import RemoteResult, options_of, parts_in, window_of
+from notices import note_from_dict
 
 LANES = 2  # repairs under way on each card: one computes while the other is read, copied or stored
 POLL_S = 0.25  # how often a repair is looked after: a cancelled one is let go about so much later
 STOP_S = 10.0  # so long after its time a repair may take to come to its next stage; then its process is ended
-OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")
 PROGRAM = "import sys; sys.path[:] = {path!r}; from jobs.card_process import main; main({arguments!r})"
 
 log = logging.getLogger("fftlama.jobs")
@@ -98,13 +98,13 @@ class Lane:
             raise
         if answer["kind"] == "failed":
             # As if the engine had raised it here: the queue tells memory from all else by the name.
-            is_memory = any(name in OUT_OF_MEMORY_NAMES for name in answer["types"])
+            is_memory = is_out_of_memory(answer["types"])
             raise MemoryError(answer["message"]) if is_memory else RuntimeError(answer["message"])
         arrays = iter(self._memory.read(answer["arrays"], answer["size"]))
         results = []
         for one, window in zip(answer["results"], windows, strict=True):
             patches = [((box[0], box[1], box[2], box[3]), next(arrays).copy()) for box in one["boxes"]]
-            notes = [note_from_json(note) for note in one["notes"]]
+            notes = [note_from_dict(note) for note in one["notes"]]
             result = RemoteResult(patches, {**one["timings_ms"], "send": sent_ms}, notes)
             result.move_to(window)
             results.append(result)

@@ -18,9 +18,10 @@ from typing import Any, Protocol
 import redis
 from celery import Celery
 
-from jobs.errors import JobError
-from jobs.redis_messages import PREFIX, AttemptKeys, note_as_json, pack, queue_name, unpack
+from jobs.errors import JobError, is_out_of_memory, kinds_of
+from jobs.redis_messages import PREFIX, AttemptKeys, pack, queue_name, unpack
 from jobs.windows import request_from
+from notices import note_as_dict
 
 TASK_NAME = "fftlama.repair"
 # The same number in all three places (Celery's documentation of the Redis broker): the shortest of them wins. It only
@@ -176,10 +177,9 @@ class AttemptRunner:
             return pack({"kind": "error", **error.as_dict()})
         except Exception as error:
             log.exception("attempt %s failed", keys.attempt_id[:6])
-            is_memory = any(kind.__name__ in ("OutOfMemoryError", "MemoryError") for kind in type(error).__mro__)
-            code = "out_of_memory" if is_memory else "server_error"
+            code = "out_of_memory" if is_out_of_memory(kinds_of(error)) else "server_error"
             return pack({"kind": "error", "error": code, "message": f"{type(error).__name__}: {error}", "params": {}})
-        notes = [note_as_json(note) for note in result.notes]
+        notes = [note_as_dict(note) for note in result.notes]
         boxes = [[int(edge) for edge in box] for box, _ in result.patches]
         timings_ms = {name: float(value) for name, value in result.timings_ms.items()}
         timings_ms["worker"] = (time.monotonic() - began_s) * 1e3

@@ -15,7 +15,8 @@ from jobs.errors import JobError, storage_as_job_error
 from jobs.images import ImageStore, imaging_as_job_error, step_bytes
 from jobs.keyed_locks import KeyedLocks
 from jobs.memory_budget import MIB
-from jobs.store import ImageRecord, note_as_dict, notes_from_json
+from jobs.store import ImageRecord, notes_from_json
+from notices import note_as_dict
 
 KEPT_SHARE = 4  # kept encodings take at most one part in so many of the data folder
 

@@ -2,7 +2,7 @@
 
 import errno
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,8 @@ UNAVAILABLE_SQLITE_CODES = frozenset(
 )
 MOST_LOST_WORKERS = 2  # a repair that takes two of them down is not given to a third
 PRIMARY_CODE = 0xFF  # the low byte of SQLite's extended codes
+# By name: PyTorch's own error can't be imported where PyTorch is not, and of another process only names arrive.
+OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "MemoryError"})
 
 
 class JobError(ValueError):
@@ -41,6 +43,16 @@ def workers_lost(count: int) -> JobError:
     """Return the error of a repair that `count` processes ended over, of whatever kind they are."""
     sentence = f"{count} workers were lost while they computed this repair, so it was given up."
     return JobError("workers_lost", sentence, {"count": count})
+
+
+def kinds_of(error: BaseException) -> list[str]:
+    """Return the names of an error's class and of all that it is derived from."""
+    return [kind.__name__ for kind in type(error).__mro__]
+
+
+def is_out_of_memory(kinds: Iterable[str]) -> bool:
+    """Tell whether an error means that memory did not suffice; `kinds` are from `kinds_of`, also of another process."""
+    return not OUT_OF_MEMORY_NAMES.isdisjoint(kinds)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -1,11 +1,10 @@
 """The order in which jobs wait, and which of them go to a device together.
 
-In rounds by client, interactive jobs before batch jobs.
-
-One who hands in thirty repairs gets one turn a round, as does one who hands in a single repair. Who comes while a round
-is under way still has a turn in it, before those who have had theirs: who always has repairs waiting does not delay a
-newcomer by one of them more than is under way already. Within one client the order is first come, first served. Not
-thread-safe: the queue's lock is held around every call.
+Clients take turns in rounds, and interactive jobs go before batch jobs. In a round each client has one turn, whether it
+has thirty repairs waiting or one. A client that comes while a round is under way still has a turn in it, before those
+that have had theirs: a newcomer waits for the repairs that are under way, and not for more of a client that always has
+some waiting. Within one client the order is first come, first served. Not thread-safe: the queue's lock is held around
+every call.
 """
 
 from __future__ import annotations

@@ -95,10 +95,18 @@ class ModelSwitch:
         return {"models": models, "active": active, "switching": switching, "error": error and error.as_dict()}
 
     def choose(self, name: str, *, wait_s: float = 0.0) -> bool:
-        """Have the engines go over to a model; True when they have, False when they have not within `wait_s`.
+        """Have the engines go over to a model.
 
-        Raises JobError: unknown_model, model_missing, model_conflict when another was chosen meanwhile, and bad_weights
-        when they can't be used and the model before stays.
+        Args:
+            name: as `view` lists it.
+            wait_s: how long to wait for them.
+
+        Returns:
+            whether they have gone over within that time.
+
+        Raises:
+            JobError: `unknown_model`; `model_missing`; `model_conflict` when another was chosen meanwhile;
+                `bad_weights` when its weights can't be used, and the model before stays.
         """
         model = self._find(name)
         with self._news:

@@ -6,7 +6,6 @@ alone, a few at a time, so that nobody waits with 100 MiB in their hands. Knows 
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,8 +17,9 @@ from jobs.errors import JobError
 from jobs.memory_budget import LONGEST_WAIT_HALFWAY_S, MemoryBudget
 from jobs.request_parsing import parse_options
 from jobs.retention import remove_history
-from jobs.store import ImageRecord, notes_from_json
+from jobs.store import ImageRecord
 from jobs.views import ENDED
+from notices import note_from_dict
 
 if TYPE_CHECKING:
     from jobs.queue import JobQueue
@@ -85,7 +85,7 @@ class OneShots:
                 raise JobError("interrupted", "The repair was cancelled.")
             with self._queue.images.memory.going_on():
                 encoded = self._queue.encodings.whole(self._queue.store.image(view["image_id"]), keep=False)
-            made = notes_from_json(json.dumps(view["notes"]))
+            made = map(note_from_dict, view["notes"])
             return replace(encoded, notes=tuple({n.code: n for n in (*record.notes, *made, *encoded.notes)}.values()))
         finally:
             self._remove(record)

@@ -15,15 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from notices import Note
-
 PREFIX = "fftlama"
 SERVER_KEY = f"{PREFIX}:server"  # what the web process asks of workers, as JSON
 WORKER_PREFIX = f"{PREFIX}:worker:"  # one key per worker, refreshed while it lives
 HEADER_BYTES = 4  # length of the JSON header, big-endian
 DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "bool": np.bool_}
-
-Box = tuple[int, int, int, int]
 
 
 def queue_name(fingerprint: str, *, is_batch: bool = False) -> str:
@@ -118,16 +114,6 @@ def unpack(blob: bytes | memoryview) -> tuple[dict[str, Any], list[NDArray[Any]]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"a message in Redis can't be read: {error}") from error
     return header, arrays
-
-
-def note_as_json(note: Note) -> dict[str, Any]:
-    """Return a note as JSON."""
-    return {"sentence": str(note), "code": note.code, "params": note.params}
-
-
-def note_from_json(value: Mapping[str, Any]) -> Note:
-    """Return the note that `note_as_json` wrote."""
-    return Note(value["sentence"], code=value["code"], **value["params"])
 
 
 def _size_bytes(dtype: np.dtype[Any], count: int) -> int:

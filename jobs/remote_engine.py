@@ -25,8 +25,9 @@ import redis
 
 from jobs.celery_app import TASK_NAME, connect, create_celery
 from jobs.errors import MOST_LOST_WORKERS, EngineUnavailableError, JobError, workers_lost
-from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, note_from_json, pack, queue_name, unpack
+from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, pack, queue_name, unpack
 from jobs.windows import RemoteResult, options_of, parts_in, window_of
+from notices import note_from_dict
 
 POLL_S = 0.25  # how often an attempt is looked after: a cancelled one stops about so much later
 HEARTBEAT_S = 2.0
@@ -325,7 +326,7 @@ class RemoteEngine:
                 raise JobError(header["error"], header["message"], header["params"])
             else:
                 boxes = [(int(a), int(b), int(c), int(d)) for a, b, c, d in header["boxes"]]
-                notes = [note_from_json(note) for note in header["notes"]]
+                notes = [note_from_dict(note) for note in header["notes"]]
                 return RemoteResult(list(zip(boxes, arrays, strict=True)), header["timings_ms"], notes)
 
     def _check(self, keys: AttemptKeys, queue: str, unclaimed_since_s: float, *, may_give_back: bool) -> float:

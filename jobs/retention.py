@@ -13,10 +13,10 @@ from pathlib import Path
 
 from imaging.atomic_write import remove_parts
 from jobs.images import ImageStore
+from jobs.memory_budget import MIB
 from jobs.store import LIVE, JobStore
 
 DAY_S = 86_400.0
-MIB = 1 << 20
 ORPHAN_AGE_S = 3600.0  # an upload's file is there a moment before its row
 PART_AGE_S = 60.0  # another program may have the same outputs folder and be writing there
 CLEAN_EVERY_S = 600.0

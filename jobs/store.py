@@ -18,7 +18,7 @@ from typing import Any
 from jobs.clients import current_client
 from jobs.database import IMAGES_NAME, Database
 from jobs.errors import JobError, storage_as_job_error
-from notices import Note
+from notices import Note, note_as_dict, note_from_dict
 
 ID_BYTES = 16  # 128 random bits: nobody guesses another person's image
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{22}")
@@ -75,14 +75,9 @@ class JobRecord:
         return str(self.request["options"].get("priority", "interactive"))
 
 
-def note_as_dict(note: Note) -> dict[str, Any]:
-    """Return a note as it is stored and sent."""
-    return {"code": note.code, "message": str(note), "params": note.params}
-
-
 def notes_from_json(text: str) -> tuple[Note, ...]:
     """Return notes as they were stored."""
-    return tuple(Note(note["message"], code=note["code"], **note["params"]) for note in json.loads(text))
+    return tuple(map(note_from_dict, json.loads(text)))
 
 
 class JobStore:
@@ -308,7 +303,8 @@ class JobStore:
     def recover(self) -> tuple[list[str], list[str]]:
         """After a start: give interrupted jobs back to the queue once, fail those interrupted twice.
 
-        Returns the ids waiting in the order they came, and the ids of done jobs whose file was not yet saved.
+        Returns:
+            the ids of waiting jobs in the order they came, and those of done jobs whose file was not yet saved.
         """
         error = JobError("interrupted", "The server stopped twice while this repair ran; it is not tried again.")
         with self.transaction() as database:

@@ -22,16 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.requests import RepairRequest
-from jobs.errors import EngineUnavailableError, JobError
+from jobs.errors import EngineUnavailableError, JobError, is_out_of_memory, kinds_of
 from jobs.images import STEPS_AT_ONCE, ImageStore
 from jobs.observer import EndedJob, Observer
 from jobs.output_writer import OutputWriter
 from jobs.packed_mask import packed_bounds, unpack_mask
 from jobs.request_parsing import Options
 from jobs.restoring import restore_original
-from jobs.store import ImageRecord, JobRecord, note_as_dict
+from jobs.store import ImageRecord, JobRecord
+from notices import note_as_dict
 
-OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "MemoryError", "_ArrayMemoryError"})
 TAKE_AGAIN_S = 1.0
 BATCHES_AT_ONCE = 2  # of one card: one is computed and one is loaded
 MOST_STORING = 8  # threads
@@ -51,7 +51,7 @@ class Engine(Protocol):
         """Say which device, precision, profile and weights are used."""
 
     def switch_weights(self, weights: Path | None) -> None:
-        """Go over to other weights; see `jobs.models`."""
+        """Go over to other weights; see `jobs.model_switch`."""
 
 
 class JobSource(Protocol):
@@ -319,7 +319,7 @@ class DeviceWorker(threading.Thread):
         """Move a running job to failed with a sentence for people; the traceback goes to the log."""
         if isinstance(error, JobError):
             reason = error
-        elif any(kind.__name__ in OUT_OF_MEMORY_NAMES for kind in type(error).__mro__):
+        elif is_out_of_memory(kinds_of(error)):
             reason = JobError("out_of_memory", "There is not enough memory for this repair. Mark a smaller area.")
         else:
             reason = JobError("server_error", "The repair failed inside the server; its log says why.")

@@ -25,8 +25,8 @@ from config import Settings
 from imaging.formats import FORMATS
 from jobs.errors import JobError
 from jobs.queue import JobQueue
-from jobs.store import note_as_dict
 from jobs.views import ENDED
+from notices import note_as_dict
 from web.archive import add_archive_route
 from web.detect import add_detect_route
 from web.image_files import attachment, check_format, check_quality, download_name, encode_whole

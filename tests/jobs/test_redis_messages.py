@@ -1,15 +1,17 @@
 """What travels through Redis: blobs come back as they were, cut ones are refused, a worker gets enough of a photo."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from jobs.redis_messages import AttemptKeys, note_as_json, note_from_json, pack, queue_name, unpack
+from jobs.redis_messages import AttemptKeys, pack, queue_name, unpack
 from jobs.windows import MARGIN_PX, window_of
 from masks.boxes import find_bounds
-from notices import Note
+from notices import Note, note_as_dict, note_from_dict
 
 ARRAYS = st.lists(
     arrays_of.arrays(
@@ -73,7 +75,7 @@ def test_blob_cannot_name_another_type_of_array() -> None:
 
 def test_note_comes_back_as_it_was() -> None:
     note = Note("Scaled to 80 %.", code="scaled", percent=80)
-    read = note_from_json(note_as_json(note))
+    read = note_from_dict(json.loads(json.dumps(note_as_dict(note))))
     assert (str(read), read.code, read.params) == (str(note), note.code, note.params)
 
 
