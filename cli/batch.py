@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from numpy.typing import NDArray
 
 from cli.errors import sentence_of
-from cli.holes import HoleRules, hole_of_found, hole_of_mask
+from cli.holes import HoleRules, hole_of_mask, hole_of_text
 from cli.photo_processes import PhotoProcesses, ProcessLostError
 from cli.plan import BatchError, Task
 from imaging import Encoded, Photo, encode_photo, open_photo
@@ -337,7 +337,7 @@ def _repair_page(
     rules = work.limits.hole_rules()
     photo = _open_page(data, number, work.limits)
     if mask_data is None:
-        mask = hole_of_found("text", photo, rules)
+        mask = hole_of_text(photo, rules)
     else:
         mask_page = page_of(mask_data, min(number, count_pages(mask_data)))  # one mask for all pages, or each its own
         mask = hole_of_mask(mask_page, photo, rules)

@@ -5,7 +5,6 @@ Knows no paths and no engine.
 
 import threading
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -17,11 +16,8 @@ from imaging.masks import hole_of_picture
 from imaging.reading import open_to_look_at
 from imaging.selection import BRIGHT
 
-Find = Literal["text"]
-FINDS: tuple[Find, ...] = ("text",)
 LARGEST_KEPT = 36_000_000  # values of a mask, 12 megapixels: a larger one is not kept for the next photo
 MOST_STRETCH = 1.02  # of one side against the other: rounding of small sides, and no other proportions
-
 
 _last = threading.local()  # the mask that each thread opened last
 
@@ -97,11 +93,10 @@ def _resized(pixels: NDArray, size: tuple[int, int]) -> NDArray:
     return np.asarray(cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=cv2.INTER_NEAREST))
 
 
-def hole_of_found(find: Find, photo: Photo, rules: HoleRules) -> NDArray[np.bool_]:
-    """Find the hole in the photo itself.
+def hole_of_text(photo: Photo, rules: HoleRules) -> NDArray[np.bool_]:
+    """Find the text in the photo itself, which is then the hole.
 
     Args:
-        find: What to look for.
         photo: (H, W).
         rules: How.
 
@@ -111,7 +106,6 @@ def hole_of_found(find: Find, photo: Photo, rules: HoleRules) -> NDArray[np.bool
     Raises:
         DetectionError: What looks for it is not installed.
     """
-    assert find == "text", "the only thing that is looked for without being shown"
     from detection.text import find_text  # heavy, and only used where asked for
 
     return find_text(photo.shown).select(rules.sensitivity).mask

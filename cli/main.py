@@ -1,4 +1,4 @@
-"""The console script `fftlama`: serve, repair files and folders, show the profile, fetch weights, run a bench.
+"""The console script `fftlama`: its commands, their arguments and its exit codes.
 
 What people asked for goes to stdout; progress, remarks and errors (one sentence each) go to stderr. Heavy modules are
 imported by the command that needs them, so that `--help` answers at once.
@@ -101,57 +101,7 @@ def make_parser(*, with_mask: bool = True) -> argparse.ArgumentParser:
         "is there is finished: run the same line again to go on after a stop. GIF becomes PNG and HEIC becomes JPEG, "
         "with the new ending added to the name, and a number if another photo has that name.",
     )
-    repair.add_argument("photos", type=named_path, metavar="IN", help="photo, or folder of photos")
-    repair.set_defaults(masks=None)
-    if with_mask:  # an optional one between two others would be left out whenever an option follows
-        repair.add_argument(
-            "masks",
-            type=named_path,
-            metavar="MASK",
-            help="mask (white = hole) of the photo's size; for a folder: one mask for all, or a folder with a mask "
-            "named like each photo, or like it with _mask or _mask001 added; none with --find",
-        )
-    repair.add_argument(
-        "out", type=named_path, metavar="OUT", help="file or folder to write to; a file's ending is its format"
-    )
-    repair.add_argument(
-        "--page",
-        type=_page,
-        metavar="N",
-        help="of a TIFF of several pages: the page to repair, from 1, or all; the result holds every page",
-    )
-    repair.add_argument("--find", choices=("text",), help="look for text in each photo in the place of a mask")
-    repair.add_argument(
-        "--sensitivity",
-        type=_sensitivity,
-        metavar="S",
-        help="with --find: 0 takes only what is certainly text, 1 everything that might be; default: 0.5",
-    )
-    repair.add_argument("--invert", action="store_true", help="a mask's black is the hole, not its white")
-    repair.add_argument(
-        "--fit-masks",
-        action="store_true",
-        help="bring a mask of another size, but the photo's proportions, to the photo's size by nearest pixels",
-    )
-    again = repair.add_mutually_exclusive_group()
-    again.add_argument("--overwrite", action="store_true", help="repair again what is there already")
-    again.add_argument(
-        "--skip-done", action="store_true", help="leave what is there already; for a folder that is the default"
-    )
-    repair.add_argument(
-        "--jobs",
-        type=_count,
-        metavar="N",
-        help="photos read and written at once, beside the model; default: on a GPU the cores, else at most 4",
-    )
-    repair.add_argument("--report", type=named_path, metavar="FILE", help="write what became of each photo as JSON")
-    repair.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    repair.add_argument(
-        "--dilate-px", type=_pixels, metavar="N", help="grow the hole by N px; default: by its thickness and shadow"
-    )
-    repair.add_argument("--feather-px", type=_pixels, metavar="N", help="width of the soft edge; default: one pixel")
-    repair.add_argument("--quality", choices=("fast", "high"), default="fast", help="high refines very large holes")
-    add_arguments(repair, ENGINE_SETTINGS)
+    _add_repair_arguments(repair, with_mask=with_mask)
     repair.set_defaults(run=run_repair_command)
 
     profile = commands.add_parser("profile", help="show the card, the profile chosen for it and why")
@@ -203,6 +153,60 @@ def make_parser(*, with_mask: bool = True) -> argparse.ArgumentParser:
         "name", metavar="NAME", nargs="?", help="a file of bench/, without .py; its own --help follows it"
     )
     return parser
+
+
+def _add_repair_arguments(repair: argparse.ArgumentParser, *, with_mask: bool) -> None:
+    repair.add_argument("photos", type=named_path, metavar="IN", help="photo, or folder of photos")
+    repair.set_defaults(masks=None)
+    if with_mask:  # an optional one between two others would be left out whenever an option follows
+        repair.add_argument(
+            "masks",
+            type=named_path,
+            metavar="MASK",
+            help="mask (white = hole) of the photo's size; for a folder: one mask for all, or a folder with a mask "
+            "named like each photo, or like it with _mask or _mask001 added; none with --find",
+        )
+    repair.add_argument(
+        "out", type=named_path, metavar="OUT", help="file or folder to write to; a file's ending is its format"
+    )
+    repair.add_argument(
+        "--page",
+        type=_page,
+        metavar="N",
+        help="of a TIFF of several pages: the page to repair, from 1, or all; the result holds every page",
+    )
+    repair.add_argument("--find", choices=("text",), help="look for text in each photo in the place of a mask")
+    repair.add_argument(
+        "--sensitivity",
+        type=_sensitivity,
+        metavar="S",
+        help="with --find: 0 takes only what is certainly text, 1 everything that might be; default: 0.5",
+    )
+    repair.add_argument("--invert", action="store_true", help="a mask's black is the hole, not its white")
+    repair.add_argument(
+        "--fit-masks",
+        action="store_true",
+        help="bring a mask of another size, but the photo's proportions, to the photo's size by nearest pixels",
+    )
+    again = repair.add_mutually_exclusive_group()
+    again.add_argument("--overwrite", action="store_true", help="repair again what is there already")
+    again.add_argument(
+        "--skip-done", action="store_true", help="leave what is there already; for a folder that is the default"
+    )
+    repair.add_argument(
+        "--jobs",
+        type=_count,
+        metavar="N",
+        help="photos read and written at once, beside the model; default: on a GPU the cores, else at most 4",
+    )
+    repair.add_argument("--report", type=named_path, metavar="FILE", help="write what became of each photo as JSON")
+    repair.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    repair.add_argument(
+        "--dilate-px", type=_pixels, metavar="N", help="grow the hole by N px; default: by its thickness and shadow"
+    )
+    repair.add_argument("--feather-px", type=_pixels, metavar="N", help="width of the soft edge; default: one pixel")
+    repair.add_argument("--quality", choices=("fast", "high"), default="fast", help="high refines very large holes")
+    add_arguments(repair, ENGINE_SETTINGS)
 
 
 def _version() -> str:

@@ -135,9 +135,14 @@ class _MaskFolder:
                 self._numbered.setdefault((relative.parent, stem), []).append(relative)
 
     def masks_of(self, photo: Path, *, itself: bool = True) -> list[Path]:
-        """Return the masks that fit a photo equally well, given by its path below its folder.
+        """Return the masks that fit a photo equally well.
 
-        `itself`: the same name counts.
+        Args:
+            photo: its path below its folder.
+            itself: whether a file of exactly the photo's name counts.
+
+        Returns:
+            the paths of the masks.
         """
         # A folder may hold a.png and a.jpg, or X.png and x.png, each with a mask of exactly its name.
         for exact in (photo, Path(photo.name)) if itself else ():

@@ -29,7 +29,8 @@ from cli.paths import is_file, is_folder, make_writable_folder, named_path, real
 from config import Settings, load_settings
 from imaging import Encoded, encode_photo, encode_png, format_of_name, open_photo
 from imaging.atomic_write import remove_parts, write_atomically
-from imaging.photo import Photo, turn_upright
+from imaging.metadata import ORIENTATION
+from imaging.photo import SIDEWAYS, Photo, turn_upright
 from imaging.selection import read_brightness
 from jobs.retention import PART_AGE_S
 
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 BRIGHT_FROM = 127  # of 255; `iopaint run` counts 127 too, its routes do not
-ORIENTATION_TAG = 0x0112
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 DILATE_PX = 0  # what is painted is meant: not a pixel more is changed, as with IOPaint's routes
 
 
@@ -248,7 +247,7 @@ def _fit(brightness: np.ndarray, photo: Photo, data: bytes) -> np.ndarray:
     height, width = photo.image.shape[:2]
     if brightness.shape == (width, height) and height != width:
         with Image.open(io.BytesIO(data)) as picture:
-            orientation = picture.getexif().get(ORIENTATION_TAG, 1)
+            orientation = picture.getexif().get(ORIENTATION, 1)
         if orientation in SIDEWAYS:
             return turn_upright(brightness[..., None], orientation)[..., 0]
     if brightness.shape == (height, width):

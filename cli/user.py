@@ -6,24 +6,31 @@ import argparse
 import getpass
 import sys
 
+from cli.errors import EXIT_USAGE, CommandError
 from config import Settings
-
-EXIT_REFUSED = 2
 
 
 def run_user(settings: Settings, chosen: argparse.Namespace) -> int:
-    """Add, change, list or remove accounts in the setting `auth_file`; return the exit code.
+    """Add, change, list or remove accounts in the setting `auth_file`.
 
     The password is asked for on a terminal, else read as one line from standard input.
+
+    Args:
+        settings: `auth_file` is read.
+        chosen: `action` and `name`.
+
+    Returns:
+        the exit code, 0.
+
+    Raises:
+        CommandError: What was asked for can't be done; the exit code is 2.
     """
     from web.accounts import AccountError, Accounts
 
     if settings.auth_file is None:
-        print("fftlama: name the file of accounts first: --auth-file accounts.json", file=sys.stderr)
-        return EXIT_REFUSED
+        raise CommandError("name the file of accounts first: --auth-file accounts.json", EXIT_USAGE)
     if chosen.action != "list" and not chosen.name:
-        print(f"fftlama: name the person: fftlama user {chosen.action} NAME", file=sys.stderr)
-        return EXIT_REFUSED
+        raise CommandError(f"name the person: fftlama user {chosen.action} NAME", EXIT_USAGE)
     accounts = Accounts(settings.auth_file)
     try:
         if chosen.action == "list":
@@ -33,15 +40,13 @@ def run_user(settings: Settings, chosen: argparse.Namespace) -> int:
             accounts.set_password(chosen.name, _ask_password())
             print(f"{chosen.name} can log in.")
         elif chosen.action == "key":
-            key = accounts.add_key(chosen.name)
-            print(f"{key}")
+            print(accounts.add_key(chosen.name))
             print("This key is shown once. Send it as: Authorization: Bearer KEY", file=sys.stderr)
         else:
             accounts.remove(chosen.name)
             print(f"{chosen.name} was removed.")
     except (AccountError, OSError) as error:
-        print(f"fftlama: {error}", file=sys.stderr)
-        return EXIT_REFUSED
+        raise CommandError(str(error), EXIT_USAGE) from error
     return 0
 
 

@@ -6,11 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from cli.errors import EXIT_USAGE, CommandError
+from cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError
 from config import Settings
-
-EXIT_REFUSED = 2
-EXIT_FAILED = 1
 
 
 def run_worker(settings: Settings, chosen: argparse.Namespace) -> int:
@@ -31,7 +28,7 @@ def run_worker(settings: Settings, chosen: argparse.Namespace) -> int:
     set_up_logging(settings)
     import redis
 
-    from cli.main import load_inpainter
+    from cli.loading import load_inpainter
     from jobs.celery_worker import WorkerRefusedError, check_server, work
     from jobs.remote_engine import fingerprint_of
 
@@ -48,7 +45,7 @@ def run_worker(settings: Settings, chosen: argparse.Namespace) -> int:
         work(inpainter, redis_url=settings.redis_url, about=about, name=chosen.name)
     except WorkerRefusedError as error:
         print(f"fftlama: {error}", file=sys.stderr)
-        return EXIT_REFUSED
+        return EXIT_USAGE
     except redis.RedisError as error:
         print(f"fftlama: Redis can't be reached: {error}", file=sys.stderr)
         return EXIT_FAILED

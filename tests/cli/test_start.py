@@ -24,7 +24,6 @@ class Served:
     """What would have been served."""
 
     settings: Settings | None = None
-    ready_at: str | None = None
 
 
 @pytest.fixture
