@@ -3,9 +3,8 @@
 A crop's pixels travel as the integers they are: uint8 or uint16 up, the patch's integers down; floating point exists
 only on the device. The input is (4, H, W) float32, RGB in [0, 1] with the dilated hole zeroed, then the mask; the
 composite mixes the prediction into the original integers in float32 and rounds, so that the known region keeps its
-bytes. A crop that runs smaller than it is passes the device in strips of rows, both ways, so that memory is bounded
-whatever its size. `masks/crop_plan.py` decides where a crop lies and how it is
-scaled; the network is not known here.
+bytes. A crop that is scaled down goes to the device and back in strips of rows, so that memory is bounded whatever its
+size. `masks/crop_plan.py` decides where a crop lies and how it is scaled; the network is not known here.
 """
 
 from __future__ import annotations
