@@ -128,8 +128,8 @@ def contrast_gap(composite: torch.Tensor, image: torch.Tensor, mask: torch.Tenso
 
     Contrast is the energy of `fine_part`, of the picture and of it halved and quartered, over windows of 32, 48 and
     64 px that lie in the hole by half or more; how far is the mean of |log(fill's / photo's)|. A critic says whether
-    texture could be a photo's. This says how much of it is right where it stands: too little is fog, too much is a
-    stain on something even. Sides are multiples of 4.
+    texture could be a photo's. This says how much of it is right where it stands: too little looks like fog, too much
+    like a stain on an even surface. Sides are multiples of 4.
     """
     gaps, windows = composite.new_zeros(len(composite)), composite.new_zeros(len(composite))
     for level, window_px in enumerate(CONTRAST_WINDOWS_PX):

@@ -1,8 +1,8 @@
 """Draws training masks like those people paint: strokes, silhouettes, text and blemishes.
 
-A mask is a (side, side) uint8 array, 1 = hole. Sizes are given for a photo of about 512 px, which is what the
-network sees most often;
-the loop takes smaller windows out of these masks, never resized ones, so that a stroke keeps its width in pixels.
+A mask is a (side, side) uint8 array, 1 = hole. Sizes are given for a photo of about 512 px, which is what the network
+sees most often; the loop takes smaller windows out of these masks, never resized ones, so that a stroke keeps its width
+in pixels.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
 The same function as `lama.generator.Generator` in training mode (a test compares them), in another form:
 
 - features are channels-last; the local and the global part are two tensors, l2l and g2l are one convolution;
-- the 2-D real DFT is one matrix product over the flattened pixels, (2 * frequencies, pixels) @ (pixels, channels),
-with real and
-  imaginary rows interleaved, so that its output already is the (frequencies, 2 * channels) matrix the 1x1
+- the 2-D real DFT is one matrix product over the flattened pixels, (2 * frequencies, pixels) @ (pixels, channels), with
+  real and imaginary rows interleaved, so that its output already is the (frequencies, 2 * channels) matrix the 1x1
   convolution takes;
 - batch-norm, ReLU and the residual are one kernel (`training.kernels`);
 - at the photo's own size, where there are few channels, maps are in depth form (`training.kernels.padding`): squares of
@@ -67,9 +66,8 @@ class Layout:
         self.globe = int(self.channels * GLOBAL_SHARE)
         self.local = self.channels - self.globe
         self.weights: list[Weight] = []
-        self.norms: list[
-            tuple[str, int, str, torch.Tensor | None]
-        ] = []  # name, channels, published prefix, order of channels
+        # Of each: name, channels, published prefix, order of channels.
+        self.norms: list[tuple[str, int, str, torch.Tensor | None]] = []
         self._conv("stem", width, 4, 7, ("model.1.ffc.convl2l.weight",), orthogonal=False)
         self._norm("stem", width, "model.1.bn_l")
         for i in range(DOWNS - 1):
@@ -137,9 +135,8 @@ def dft_matrices(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the orthonormal 2-D real DFT over flattened pixels and its inverse.
 
-    (2 * frequencies, pixels) and (pixels, 2 * frequencies) with rows (frequency, real | imaginary) interleaved,
-    frequencies the
-    `height * (width // 2 + 1)` of `torch.fft.rfft2`. Built in float64.
+    They are (2 * frequencies, pixels) and (pixels, 2 * frequencies), with rows (frequency, real | imaginary)
+    interleaved; the frequencies are the `height * (width // 2 + 1)` of `torch.fft.rfft2`. Built in float64.
     """
     rows = torch.arange(height, dtype=torch.float64)
     columns = torch.arange(width, dtype=torch.float64)

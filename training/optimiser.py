@@ -5,8 +5,8 @@ Gradients are gathered into one flat vector, so that clipping, the exchange betw
 average are a handful of operators instead of hundreds.
 
 Muon (K. Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) replaces a matrix's momentum by its nearest
-orthogonal matrix,
-found by five Newton-Schulz steps; the step is scaled to Adam's usual size as in arXiv:2502.16982, equation 4.
+orthogonal matrix, found by five Newton-Schulz steps; the step is scaled to Adam's usual size as in arXiv:2502.16982,
+equation 4.
 """
 
 from __future__ import annotations
@@ -123,12 +123,8 @@ class MuonAdam:
         betas: tuple[float, float] = ADAM_BETAS,
     ) -> None:
         device = parameters.master.device
-        self.parameters, self.weight_decay, self.average_decay, self.betas = (
-            parameters,
-            weight_decay,
-            average_decay,
-            betas,
-        )
+        self.parameters = parameters
+        self.weight_decay, self.average_decay, self.betas = weight_decay, average_decay, betas
         self.momentum = torch.zeros_like(parameters.master)
         self.square = torch.zeros_like(parameters.master)
         self.rate = torch.zeros((), device=device)

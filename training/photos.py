@@ -19,9 +19,8 @@ import torch.nn.functional as F
 
 from training.masks import MASK_PX
 
-SOURCE_EXPONENT = (
-    0.6  # a source with n photos is drawn in proportion to n ** 0.6; 1 would be photo by photo, 0 source by source
-)
+# A source with n photos is drawn in proportion to n ** 0.6; 1 would be photo by photo, 0 source by source.
+SOURCE_EXPONENT = 0.6
 LEAST_SCALE, LARGEST_SCALE = 0.7, 1.75  # window side / crop side: above 1 the photo is shrunk, below 1 enlarged
 LARGEST_STRETCH = 1.2  # of one side against the other
 TURNED_SHARE, LARGEST_TURN_DEGREES = 0.3, 12.0

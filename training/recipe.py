@@ -16,7 +16,7 @@ class Stage:
         until: the share of the budget at which it ends.
         side_px: side of the crops.
         batch: images a card and step.
-        adversarial: how loud the critic's gradient is beside the other terms', over the deep holes; 0 for no critic.
+        adversarial: how strong the critic's gradient is beside the other terms', over the deep holes; 0 for no critic.
         plain: the share of batches whose photos are hardly changed (`PhotoStore.windows`).
     """
 

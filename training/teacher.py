@@ -28,9 +28,9 @@ class Showing:
     """How a teacher's fill is changed before it is shown.
 
     Attributes:
-        gain: of the detail where it is as loud as in the hole as a whole.
-        expansion: exponent by which louder detail gets more of it and fainter less.
-        sigma_px: of the Gaussian within which loudness is measured.
+        gain: of the detail where it is as strong as in the hole as a whole.
+        expansion: exponent by which stronger detail gets more of it and fainter less.
+        sigma_px: of the Gaussian within which its strength is measured.
         mesh: the share of what repeats every 8 px that is taken away.
     """
 

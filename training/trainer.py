@@ -42,7 +42,7 @@ PENALTY_EVERY = 16
 CLIP = 5.0
 TINY = 1e-12
 ASK_EVERY = 25  # critic steps between two looks at whether it can judge yet
-ACCURACY_DECAY, LOUDNESS_DECAY = 0.95, 0.99  # of the running means of the critic's accuracy and of gradients' loudness
+ACCURACY_DECAY, MAGNITUDE_DECAY = 0.95, 0.99  # of the running means of the critic's accuracy and gradients' magnitude
 UPS = tuple(f"up{i}" for i in range(DOWNS))
 TERMS = (
     "hole_l1",
@@ -120,7 +120,7 @@ class Trainer:
         self.sums = torch.zeros(len(TERMS), device=self.device)
         self.adversarial = torch.zeros((), device=self.device)
         self.accuracy = torch.full((), 0.5, device=self.device)
-        self.loudness = torch.zeros(2, device=self.device)  # of the critic's gradient and of the other terms'
+        self.magnitude = torch.zeros(2, device=self.device)  # of the critic's gradient and of the other terms'
         self.heard_steps = 0
         self.is_heard = False
         self.steps = self.images = 0
@@ -181,7 +181,7 @@ class Trainer:
 
     def _touched(self) -> list[torch.Tensor]:
         """Tensors that a warm-up run changes and that must come back as they were."""
-        parts = [self.sums, self.accuracy, self.loudness]
+        parts = [self.sums, self.accuracy, self.magnitude]
         for optimiser in (self.generator, self.critic):
             parts += [optimiser.parameters.master, optimiser.parameters.average, optimiser.momentum, optimiser.square]
         return parts
@@ -229,10 +229,10 @@ class Trainer:
             fooling, matching, push = self._adversarial_slope(pixels.detach())
             judged = slice(0, len(push))
             push = push * deep[judged].view(-1, 1, 1, 1)
-            loudness = torch.stack([(deep[judged] * _loudness(part)).mean() for part in (push, slope[judged])])
-            # One ratio for all photos, slowly changing: photo by photo a critic with no opinion would be loud.
-            self.loudness.lerp_(loudness, torch.where(self.loudness[0] > 0, 1 - LOUDNESS_DECAY, 1.0))
-            ratio = self.adversarial * self.loudness[1] / (self.loudness[0] + TINY)
+            magnitude = torch.stack([(deep[judged] * _magnitude(part)).mean() for part in (push, slope[judged])])
+            # One ratio for all photos, slowly changing: photo by photo a critic with no opinion would count much.
+            self.magnitude.lerp_(magnitude, torch.where(self.magnitude[0] > 0, 1 - MAGNITUDE_DECAY, 1.0))
+            ratio = self.adversarial * self.magnitude[1] / (self.magnitude[0] + TINY)
             slope = torch.cat([slope[judged] + ratio * push, slope[len(push) :]])
         self.gradient.copy_(parameters.gradient(prediction, slope))
         terms = [
@@ -434,7 +434,7 @@ def _limited(slope: torch.Tensor, mask: torch.Tensor, times: float) -> torch.Ten
     return torch.minimum(torch.maximum(slope, -limit), limit)
 
 
-def _loudness(slope: torch.Tensor) -> torch.Tensor:
+def _magnitude(slope: torch.Tensor) -> torch.Tensor:
     """Return each photo's mean absolute gradient, (B,).
 
     Not its norm: the perceptual term's gradient has spikes where features are near zero, and they would be most of it.
