@@ -35,7 +35,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
 from tests.support.page_driver import Person, launch_chromium, open_browser  # noqa: E402
 from tests.support.serving import RunningServer  # noqa: E402

@@ -3,10 +3,10 @@
     python bench/hopper_kernels.py [--sizes 1x128,8x64,4x64,1x64] [--width 64]
 
 Sizes are batch x side of the trunk's map (features of 8 times fewer pixels); a width of 64 is big-lama's, 32 that of
-the included network, whose upsamplings have other kernels in part. Each kernel runs on
-random inputs into poisoned memory, five times, and its largest difference from the other kernel is printed, as a share
-of the largest number. Times are the replay of a CUDA graph of 20 launches over inputs that rotate through more memory
-than the L2 cache holds. Needs a Hopper card. Prints a Markdown table in microseconds.
+the included network, whose upsamplings have other kernels in part. Each kernel runs on random inputs into poisoned
+memory, five times, and its largest difference from the other kernel is printed, as a share of the largest number. Times
+are the replay of a CUDA graph of 20 launches over inputs that rotate through more memory than the L2 cache holds. Needs
+a Hopper card. Prints a Markdown table in microseconds.
 """
 
 import argparse

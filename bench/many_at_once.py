@@ -13,7 +13,7 @@ result in the end, and the process never takes more than 4 GiB.
 
     python -m bench.many_at_once [--rounds 500] [--clients 40] [--mpx 100] [--only row|once]
 
-Prints Markdown, and keeps it in bench/results/many-at-once.md.
+Prints Markdown, and keeps it in bench/results/many-at-once.md, with `--only` in many-at-once-row.md or -once.md.
 """
 
 from __future__ import annotations

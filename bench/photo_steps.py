@@ -1,9 +1,8 @@
 """What opening a photo, reading its mask, encoding and writing the result takes of one core, step by step.
 
-A mask that serves all photos is read again and again; what that takes is a step of its own.
-
-A card repairs a photo of 2 megapixels in 2 ms, so these steps decide how fast a folder goes (bench/folder.py). With
-`--beside FOLDER` another checkout of the program is measured too, by turns, each in a process of its own.
+A card repairs a photo of 2 megapixels in 2 ms, so these steps decide how fast a folder goes (bench/folder.py). A mask
+that serves all photos is read again and again; what that takes is a step of its own. With `--beside FOLDER` another
+checkout of the program is measured too, by turns, each in a process of its own.
 
     python bench/photo_steps.py [--size 1600x1200] [--turns 5] [--beside FOLDER]
 

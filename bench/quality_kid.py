@@ -81,13 +81,6 @@ class SecondFeatures:
             x = self._block(x, f"_blocks.{block}.", stride)
         return self._convolved(x, "_conv_head", "_bn1").clamp_(0, 6).mean((2, 3)).cpu().numpy()
 
-    @torch.inference_mode()
-    def classify(self, image: np.ndarray) -> int:
-        """Return the ImageNet class (0 to 999) of an image's middle, for a check of the whole network."""
-        top, left = ((side - WINDOW_PX) // 2 for side in image.shape[:2])
-        pooled = torch.from_numpy(self.features(image, [(top, left)])).to(self._device)
-        return int((pooled @ self._state["_fc.weight"].T + self._state["_fc.bias"]).argmax())
-
     def _block(self, x: torch.Tensor, name: str, stride: int) -> torch.Tensor:
         y = x
         if f"{name}_expand_conv.weight" in self._state:

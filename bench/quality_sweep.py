@@ -5,13 +5,14 @@
     input_px        on the photo protocol; a value is the side of the largest bucket in pixels
     quality         on the photo protocol; a value is fast or high, with /PX after it for the largest bucket: high/512
     rim             on the photo protocol; off leaves the prediction as it is where the repair meets the photo, and
-                    MODULE:FUNCTION takes the place of `blend.correct_seam`
-    broad           on the photo protocol; off fills large holes without a broad look (`broad.py`)
+                    MODULE:FUNCTION takes the place of `correct_seam` (tensor_ops/seam_correction.py)
+    broad           on the photo protocol; off fills large holes without the pass over their wider surroundings
+                    (engine/context_pass.py)
     dilate          on the overlay protocol; a value is a radius in pixels, or RATIO+EXTRA of the default rule, with
                     @PX after it for the feather: 4, 0.2+3 or 0.2+3@1
     feather         on the overlay protocol; a value is a width in pixels
     shadow          on the overlay protocol; a value is the most that a thin hole is drawn out by after a shadow, in
-                    pixels (`shadows.py`); off leaves shadows standing
+                    pixels (masks/shadows.py); off leaves shadows standing
 
 "auto" is what the repair does by itself. Every value after the first is compared with the first, photo by photo.
 """
@@ -70,7 +71,7 @@ class Variant:
         quality: as `Inpainter.repair` takes it.
         input_px: side of the largest bucket; None is the profile's.
         rim: what takes the place of `correct_seam`: "" for itself, "off", or MODULE:FUNCTION.
-        broad: whether large holes take a broad look.
+        broad: whether large holes get the pass over their wider surroundings.
     """
 
     label: str

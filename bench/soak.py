@@ -2,10 +2,10 @@
 
 The real program, over HTTP, each person an address of their own. On a CPU the included model is always busy with eight
 people. With `--fake-ms` an engine that sleeps so long stands in for it on each of two devices, so that the rest of the
-program is under the load that it has with two cards. A person uploads a photo, paints and repairs
-it some rounds, looks at each patch, downloads the result, cancels now and then, and takes another photo. Counted: jobs
-that were accepted and never ended (lost), answers of 500 and above, times, and the memory of the server's process.
-What a repair takes beyond its wait in the queue should have p99 <= 3 x p50.
+program is under the load that it has with two cards. A person uploads a photo, paints and repairs it some rounds, looks
+at each patch, downloads the result, cancels now and then, and takes another photo. Counted: jobs that were accepted and
+never ended (lost), answers of 500 and above, times, and the memory of the server's process. What a repair takes beyond
+its wait in the queue should have p99 <= 3 x p50.
 
 Then seven people repair in a loop with pauses, in turns alone and beside one who always has thirty repairs waiting: the
 median time from a click to the result should at most double. In turns, so that a host that slows down slows both.
