@@ -1,4 +1,7 @@
-"""The first downsampling's kernel on a card that is not here: its own text, its threads threads of this machine."""
+"""Runs the first downsampling's kernel without a card.
+
+Its text is compiled for this machine's processor, and each of its threads is a thread here.
+"""
 
 import ctypes
 import re
