@@ -88,7 +88,7 @@ def main() -> None:
         view = json.loads(ask(f"{server}/api/v1/jobs/{job_id}?wait_s=20"))
         print(view["state"], view.get("stage") or "", file=sys.stderr)
     if view["state"] != "done":
-        sys.exit(f"the repair {view['state']}: {view.get('message', '')}")
+        sys.exit(f"the repair failed: {view['error']['message']}" if view["error"] else "the repair was cancelled")
     repaired = ask(f"{server}/api/v1/images/{view['image_id']}")
     try:
         chosen.result.write_bytes(repaired)

@@ -1,14 +1,18 @@
 """The examples for Python, curl and gradio_client, run as people run them, against a server."""
 
+import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.errors import JobError
 from tests.support.serving import ROOT, RunningServer
 
 CLIENTS = ROOT / "examples" / "clients"
@@ -55,6 +59,19 @@ def test_python_says_what_the_server_says(folder: Path, api_server: RunningServe
     done = run(folder, *words, "photo.png", "x.png", "--mask", "mask.png", "--server", "http://127.0.0.1:9")
     assert done.returncode == 1 and "can't be reached" in done.stderr and "Traceback" not in done.stderr
     assert not (folder / "x.png").exists()
+
+
+def test_python_says_why_a_repair_failed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = JobError("out_of_memory", "There is not enough memory.").as_dict()
+    answers: dict[str, dict[str, Any]] = {
+        "images": {"image_id": "a"}, "repairs": {"job_id": "b"}, "jobs": {"state": "failed", "error": reason},
+    }  # fmt: skip
+    client = runpy.run_path(str(CLIENTS / "repair.py"))
+    main = client["main"]
+    monkeypatch.setitem(main.__globals__, "ask", lambda url, **_: json.dumps(answers[url.split("/")[5]]).encode())
+    monkeypatch.setattr(sys, "argv", ["repair.py", str(folder / "photo.png"), "x.png", "--stroke", "1,2,3,4"])
+    with pytest.raises(SystemExit, match="the repair failed: There is not enough memory"):
+        main()
 
 
 def test_python_takes_the_server_from_the_variable_that_the_other_examples_read(

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """GIMP 3 plug-in: erase what is selected, with a server of fftlama.
 
-In the menu: Filters > Enhance > Erase selection (fftlama)… The active layer and the selection go to the
-server; its answer becomes a layer above, and the one below stays as it is.
+In the menu: Filters > Enhance > Erase selection (fftlama)… The active layer and the selection go to the server; its
+answer becomes a layer above, and the one below stays as it is.
 """
 
 import os
