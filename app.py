@@ -19,13 +19,12 @@ import signal
 import socket
 import sys
 import tempfile
-import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import CHECKOUT, ExactParser, Settings, SettingsError, add_arguments, load_settings
+from config import ExactParser, Settings, SettingsError, add_arguments, load_settings, program_version
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -256,12 +255,6 @@ def find_weights_file(settings: Settings) -> Path:
 
         load_generator(file)  # its sentence says what is wrong with the file
     return file
-
-
-def program_version() -> str:
-    """Return the version that `pyproject.toml` states."""
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-    return str(project["project"]["version"])
 
 
 def main(argv: Sequence[str] | None = None, *, program: str = "app.py") -> int:

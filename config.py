@@ -2,7 +2,8 @@
 
 `Settings` is the one table of settings: name, type, default, limits and help of each. `load_settings` fills it from the
 command line, else the environment (`FFTLAMA_NAME`, or a variable of `PLAIN_ENVIRONMENT`), else `fftlama.yaml`, else the
-default. How the model runs on a card is no setting: see `engine/profiles.py`.
+default. How the model runs on a card is no setting: see `engine/profiles.py`. `program_version` is here too, since the
+process and the command line both read it off this checkout.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import re
 import reprlib
 import socket
+import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -266,6 +268,12 @@ class _Source(PydanticBaseSettingsSource):
 def _may_be_empty(name: Any) -> bool:
     """Tell whether this is the name of a setting whose default is empty."""
     return name in Settings.model_fields and Settings.model_fields[name].default in ("", None)
+
+
+def program_version() -> str:
+    """Return the version that `pyproject.toml` states."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+    return str(project["project"]["version"])
 
 
 def load_settings(

@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,15 @@ from typing import Any
 from cli.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, CommandError, printable
 from cli.loading import load_inpainter
 from cli.paths import named_path
-from config import CHECKOUT, ExactParser, Settings, SettingsError, add_arguments, load_settings
+from config import (
+    CHECKOUT,
+    ExactParser,
+    Settings,
+    SettingsError,
+    add_arguments,
+    load_settings,
+    program_version,
+)
 from engine.profiles import LOCAL_PROFILES_FILE, ProfileError
 
 ENGINE_SETTINGS = ("device", "precision", "weights", "profile")
@@ -62,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("fftlama: stopped", file=sys.stderr)
         return EXIT_STOPPED
     except BrokenPipeError:
-        # Who reads our output has gone (`| head`); Python would complain of it once more when it closes stdout.
+        # The reader of our output has gone (`| head`); Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:
@@ -87,7 +94,7 @@ def make_parser(*, with_mask: bool = True) -> argparse.ArgumentParser:
         description="Erase things from photos with a LaMa network on your own machine.",
         epilog="Every setting can also stand in the environment (FFTLAMA_DEVICE=cpu) or in fftlama.yaml.",
     )
-    parser.add_argument("--version", action="version", version=f"fftlama {_version()}")
+    parser.add_argument("--version", action="version", version=f"fftlama {program_version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     commands.add_parser("serve", help="start the page and the REST routes here; --help lists every setting")
 
@@ -207,11 +214,6 @@ def _add_repair_arguments(repair: argparse.ArgumentParser, *, with_mask: bool) -
     repair.add_argument("--feather-px", type=_pixels, metavar="N", help="width of the soft edge; default: one pixel")
     repair.add_argument("--quality", choices=("fast", "high"), default="fast", help="high refines very large holes")
     add_arguments(repair, ENGINE_SETTINGS)
-
-
-def _version() -> str:
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-    return str(project["project"]["version"])
 
 
 def _pixels(text: str) -> int:

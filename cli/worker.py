@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError
-from config import Settings
+from config import Settings, program_version
 
 
 def run_worker(settings: Settings, chosen: argparse.Namespace) -> int:
@@ -23,7 +23,7 @@ def run_worker(settings: Settings, chosen: argparse.Namespace) -> int:
     Raises:
         CommandError: The weights can't be used; the exit code is 2.
     """
-    from app import find_weights_file, program_version, set_up_logging
+    from app import find_weights_file, set_up_logging
 
     set_up_logging(settings)
     import redis
