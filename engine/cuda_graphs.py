@@ -49,7 +49,7 @@ class GraphedModel:
         mode: "on", "off", or "verify": replay is compared with eager after each capture; the first difference turns
             graphs off for good, which `dropped` then tells.
         make_input: gives the static input of this model's graph of a shape, (B, 4, H, W) float32 on the device; None =
-            one of its own for each. Who writes into it directly spares a copy.
+            one of its own for each. A caller that writes into it directly saves a copy.
     """
 
     def __init__(self, model: Model, *, device: torch.device, mode: str, make_input: MakeInput | None = None) -> None:

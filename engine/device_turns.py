@@ -1,4 +1,4 @@
-"""Who has the device: one thread at a time, and what only prepares goes behind whoever waits for a result.
+"""Turns at the device: one thread has it at a time, and work that only prepares comes after all that wait for a result.
 
 Knows no model and no requests.
 """

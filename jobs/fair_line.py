@@ -61,7 +61,7 @@ class _Rounds:
         if client.round > self._round:
             self._round, self._joined = client.round, 0
         client.round, client.served = client.round + 1, self._turns
-        # Who has nothing waiting and no turn in the round under way is as good as a newcomer.
+        # A client with nothing waiting and no turn in the round under way counts as a newcomer.
         for gone in [key for key, kept in self.clients.items() if not kept.jobs and kept.round <= self._round]:
             del self.clients[gone]
 

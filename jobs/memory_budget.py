@@ -46,8 +46,8 @@ class MemoryBudget:
     def patient(self, wait_s: float, *, goes_on: bool = False) -> Iterator[None]:
         """Have this thread wait longer in the block.
 
-        What was accepted is not refused half way: its work would be lost, and whoever tries again begins it anew. What
-        is new comes after it, because in between it would only make more of it wait.
+        What was accepted is not refused half way: its work would be lost, and a new try begins from the start. New work
+        comes after it; let in between, it would only add to what waits.
 
         Args:
             wait_s: the longest wait for a turn.
@@ -80,7 +80,7 @@ class MemoryBudget:
         each hold a part and wait for more would wait for ever.
 
         Args:
-            size_bytes: the most that the block takes. More than there is in all is had by whoever is alone.
+            size_bytes: the most that the block takes. A block larger than the whole budget waits until it is alone.
             wait_s: the longest wait for the turn; None = the budget's own, or that of `patient`.
 
         Yields:

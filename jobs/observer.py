@@ -1,4 +1,4 @@
-"""What the queue tells whoever counts: every job that ends, every batch that goes to a device."""
+"""What the queue tells those who count its work: every job that ends, every batch that goes to a device."""
 
 from __future__ import annotations
 

@@ -469,7 +469,7 @@ def _same_request(job: JobRecord, digest: str) -> str:
 
 
 def _own_request_id(request_id: str) -> str:
-    """Return a request's id among those of whoever asks: two people may each call a request "1"."""
+    """Return a request's id with its owner's name before it: two people may each call a request "1"."""
     owner = current_client.get().owner
     return request_id if owner is None else f"{owner}\n{request_id}"
 

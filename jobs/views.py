@@ -52,7 +52,7 @@ def job_view(
 
 
 def worker_views(workers: Sequence[DeviceWorker], stuck: Sequence[DeviceWorker]) -> list[dict[str, Any]]:
-    """Return whoever repairs, one row each.
+    """Return the workers that repair, one row each.
 
     Args:
         workers: the queue's threads.

@@ -104,7 +104,7 @@ def save_generator(generator: Generator, path: str | Path, metadata: Mapping[str
         if value.is_floating_point() and not torch.isfinite(tensors[name]).all():
             raise CheckpointError(f"{name} has values that are not finite in {dtype}; the weights were not saved")
     header = {"format": "pt", "width": str(generator.width), "blocks": str(generator.blocks), **(metadata or {})}
-    from imaging.atomic_write import part_file  # late: a start that only reads spares a twentieth of a second
+    from imaging.atomic_write import part_file  # late: to start and only read takes a twentieth of a second less
 
     path = Path(path)
     with part_file(path) as part:

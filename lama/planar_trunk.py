@@ -158,7 +158,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _compute_alone() -> None:
-    torch.get_num_threads()  # asked for the first time, a thread takes as many as were set last, by whichever thread
+    torch.get_num_threads()  # the first call in a thread takes over the number that any thread set last
     torch.set_num_threads(1)
 
 

@@ -81,7 +81,7 @@ def save_difference(base: Generator, other: Generator, path: str | Path) -> None
         step = difference.flatten(1).abs().amax(1).clamp_min(1e-12) / LARGEST
         tensors[name] = (difference / _by_filter(step, value)).round().to(torch.int8)
         tensors[name + STEP] = step
-    from imaging.atomic_write import part_file  # late: a start that only reads spares a twentieth of a second
+    from imaging.atomic_write import part_file  # late: to start and only read takes a twentieth of a second less
 
     header = {"format": "pt", "kind": KIND, "from": digest_of(state)}
     with part_file(Path(path)) as part:
