@@ -297,7 +297,7 @@ def _scale_by_kernels(crop: Crop, image: NDArray, pinned: PinnedMemory) -> Scale
 
 
 def _bring(box: Box, source: DeviceCrop) -> Strip:
-    """A part of the image; of a crop that is sampled, the middle row and column of every so many."""
+    """Bring a part of the image; of a crop that is sampled, the middle row and column of each step."""
     here = slices_of(box)
     missing, make_alpha = source.layers(box)
     if source.transparent is not None:

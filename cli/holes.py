@@ -70,7 +70,7 @@ def hole_of_mask(data: bytes, photo: Photo, rules: HoleRules) -> NDArray[np.bool
 
 
 def _inverted(mask: Photo, size: tuple[int, int]) -> Photo:
-    """Return an opaque mask with black and white exchanged; of labels, which are dark, with white around them."""
+    """Return an opaque mask with black and white exchanged; of dark labels alone, black labels on white."""
     if cv2.cvtColor(_eight_bits(mask.image), cv2.COLOR_RGB2GRAY).max() > BRIGHT:
         return replace(mask, image=np.iinfo(mask.image.dtype).max - mask.image, alpha=None)
     around = np.where(hole_of_picture(mask, size), 0, 255).astype(np.uint8)

@@ -43,7 +43,7 @@ class ProcessLostError(Exception):
 
 
 class PhotoProcesses:
-    """So many processes, each with one photo at a time; they are started when they are first needed.
+    """A number of processes, each with one photo at a time; they are started when they are first needed.
 
     Args:
         count: how many.

@@ -133,7 +133,7 @@ def _scores_in(part: NDArray[np.uint8], thickness_px: int) -> NDArray[np.uint8]:
 
 
 def _judged(part: NDArray[np.uint8], strength: NDArray[np.uint8], thickness_px: int) -> NDArray[np.uint8]:
-    """(h, w) uint8 score of each pixel, from (h, w) uint8 by how much it stands out of what is thicker."""
+    """Score each pixel, (h, w) uint8, from how far it stands out against thicker structures, (h, w) uint8."""
     # The strongest near a pixel decides what of its surroundings is the same spot.
     strongest = cv2.dilate(strength, np.ones((thickness_px, thickness_px), np.uint8))
     grain = cv2.blur(strength, 2 * (GRAIN_WINDOW * thickness_px,), borderType=cv2.BORDER_REFLECT)
@@ -188,7 +188,7 @@ class _Statistics:
 
 
 def _behind(part: NDArray[np.uint8], candidates: NDArray[np.bool_], thickness_px: int) -> Levels:
-    """(h, w, 3) what lies behind candidates: the mean of what is none, over a window twice as wide as a spot."""
+    """Estimate what lies behind the candidates, (h, w, 3): the mean of the other pixels in a window of two spots."""
     window = (2 * thickness_px + 1, 2 * thickness_px + 1)
     known = (~candidates).astype(np.float32)
     share = cv2.blur(known, window)[..., None]

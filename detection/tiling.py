@@ -232,7 +232,7 @@ def _median(detail: Field, average: _Average) -> Field:
 
 
 def _is_readable(strength: Field, line: Region) -> bool:
-    """Tell whether the network reads letters where `line` is; a part of the photo, as the whole takes it a second."""
+    """Tell whether the network reads letters where `line` is; it is given that part alone, as all takes it a second."""
     left, top = np.maximum(line.polygon.min(axis=0).astype(int) - AROUND_LINE_PX, 0)
     right, bottom = line.polygon.max(axis=0).astype(int) + AROUND_LINE_PX
     smooth = cv2.GaussianBlur(strength, (0, 0), 0.8)[top:bottom, left:right]

@@ -137,7 +137,7 @@ class GraphedModel:
         raise torch.OutOfMemoryError(f"no memory to capture the graph of {shape}: {text}")
 
     def end_warming_up(self) -> None:
-        """Have later calls capture into the memory that all share, and hand back what was taken apart until now."""
+        """Have later calls capture into the memory that all share, and hand back what was taken separately so far."""
         self.is_warming_up = False
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

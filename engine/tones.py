@@ -187,7 +187,7 @@ def _hole_boxes(crop: Crop) -> list[Box]:
 
 
 def _apart_from(boxes: Iterable[Box], outer: Box, every: tuple[slice, slice]) -> NDArray[np.bool_]:
-    """Which of every so many pixels of `outer` lie in none of these boxes, (rows, columns) bool."""
+    """Which of the pixels of `outer` that `every` samples lie in none of these boxes: (rows, columns) bool."""
     step = every[0].step
     height, width = box_size(outer)
     is_apart = np.ones((-(-height // step), -(-width // step)), np.bool_)

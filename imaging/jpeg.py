@@ -148,7 +148,7 @@ def _leads_to_scan(data: bytes, at: int) -> bool:
 
 
 def why_unreadable(data: bytes) -> str:
-    """Say what of a JPEG's way to hold a picture nothing here reads, or return an empty string."""
+    """Name the coding of a JPEG that no decoder here reads, or return an empty string."""
     at = 2
     for _ in range(MAX_SEGMENTS):
         if (segment := _segment(data, at)) is None or segment[0] == START_OF_SCAN:

@@ -147,7 +147,7 @@ def _hole_of_dark(image: np.ndarray, shift: int) -> np.ndarray:
 
 
 def _is_same(image: np.ndarray, photo: np.ndarray, where: np.ndarray | None) -> bool:
-    """Tell whether two (H, W, 3) pictures are the same, where `where` is True, but for what saving changes."""
+    """Tell whether two (H, W, 3) pictures are the same, where `where` is True, apart from losses by saving."""
     # Most masks are nothing like the photo, which few pixels tell.
     if _near_share(image, photo, where, SPARSE_STEP, least=LEAST_SPARSE) < CLEARLY_OTHER_SHARE:
         return False

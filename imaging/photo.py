@@ -123,7 +123,7 @@ def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def spread_grey(photo: Photo) -> Photo:
-    """Return a photo whose three channels are each for itself in memory; NumPy takes eight times as long as OpenCV."""
+    """Return a photo whose three channels each have their own memory; a copy by NumPy takes eight times as long."""
     if photo.image.strides[2]:
         return photo
     return replace(photo, image=cv2.cvtColor(np.ascontiguousarray(photo.image[..., :1]), cv2.COLOR_GRAY2RGB))

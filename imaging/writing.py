@@ -389,7 +389,7 @@ def encode_preview(
 def _smaller(
     image: np.ndarray, alpha: np.ndarray | None, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return an image and its alpha at (width, height); colours that nobody sees do not come into those beside them."""
+    """Return an image and its alpha at (width, height); transparent pixels' colours do not mix into others."""
     if alpha is None:
         return cv2.resize(image, size, interpolation=cv2.INTER_AREA), None
     small = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)

@@ -101,7 +101,7 @@ class Encodings:
         return self._kept(image, kind, make).data
 
     def _kept(self, image: ImageRecord, kind: str, make: Callable[[], Encoded]) -> Encoded:
-        """Return what was kept, else make it and keep it; who asks for the same meanwhile waits for it."""
+        """Return what was kept, else make it and keep it; a second caller for the same waits for it."""
         with self._making.hold((image.image_id, kind)):
             if found := self._find(image, kind):
                 return found

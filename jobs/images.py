@@ -293,7 +293,7 @@ class ImageStore:
                 self._drop(self._least_needed())
 
     def _least_needed(self) -> str:
-        """Return what leaves the cache first: an edit that another of its photo was used after, else what is oldest."""
+        """Return what leaves the cache first: an edit of whose photo another was used later, else the oldest."""
         # Every round leaves a whole picture behind. They would push out the originals, which take longest to get again.
         latest = {history: one for one in self._cache if (history := self._histories.get(one))}
         superseded = (one for one in self._cache if latest.get(self._histories.get(one, ""), one) != one)

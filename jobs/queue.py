@@ -239,7 +239,7 @@ class JobQueue:
         self, image: ImageRecord, request_id: str, digest: str, strokes: Any, mask_png: bytes | None, options: Options,
         save: bool,
     ) -> str:  # fmt: skip
-        """Bring the original back at once: there is no model in it, so it waits behind nobody's repair."""
+        """Bring the original back at once: this needs no model, so it does not wait behind repairs."""
         if image.parent_id is None:
             raise JobError("nothing_to_restore", "This is the photo as it was: nothing in it was repaired.")
         job_id = self._insert(image, request_id, digest, strokes, mask_png, options, save)
@@ -400,7 +400,7 @@ class JobQueue:
 
     @contextmanager
     def _moving(self) -> Iterator[FairLine]:
-        """Hold the lock over a change of the line, then wake the workers and those whose place is another."""
+        """Hold the lock over a change of the line, then wake the workers and those whose place has changed."""
         before = after = self._positions
         try:
             with self._news:

@@ -265,7 +265,7 @@ class TritonTrunk:
             transform_rows(x, matrices, shared.planes, tile=tiles["rows"])
 
     def _convolve_spectra(self, index: int, shared: _Shared) -> None:
-        """Take the planes to what the inverse row transform makes the Fourier unit of t of, in `shared.spectrum`."""
+        """Write to `shared.spectrum` what the inverse row transform makes the Fourier unit of t from."""
         layer, tiles, matrices = self._layers[index], shared.tiles, shared.matrices
         if self._columns is not None and shared.columns is not None:
             planes, early = shared.planes, shared.columns_early

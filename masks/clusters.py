@@ -39,7 +39,7 @@ class HoleGroups:
     is_pattern: bool
 
     def with_rims(self, least_px: int) -> list[int]:
-        """Return the labels of the groups whose boxes are more than so many pixels around, all together."""
+        """Return the labels of the groups whose boxes' perimeters add up to more than `least_px`."""
         around_px = 2.0 * (self.boxes[:, 2:] - self.boxes[:, :2]).sum(axis=1)
         rims_px = np.bincount(self.labels, around_px)
         rims_px[0] = 0

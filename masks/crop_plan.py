@@ -108,7 +108,7 @@ def plan_crops(
 
 
 def overlooks_holes(crops: list[Crop]) -> bool:
-    """Tell, by reading all of it, whether a plan from sampled bounds takes several holes for one."""
+    """Read the whole hole of a plan from sampled bounds, and tell whether it is several that were taken for one."""
     return any(isinstance(crop.hole, DilatedMask) and crop.hole.overlooks_holes() for crop in crops[:1])
 
 

@@ -74,7 +74,7 @@ class CropRules:
 
 @dataclass(frozen=True)
 class HolePart:
-    """What is dilated alike: a connected hole, several of them, or what was drawn out beside them over a shadow.
+    """Pixels that are dilated alike: a connected hole, several of them, or what a shadow beside them adds.
 
     Attributes:
         box: where it is.
@@ -117,7 +117,7 @@ class DilatedMask:
     is_sampled: bool = False
 
     def overlooks_holes(self) -> bool:
-        """Tell whether it is several holes that were taken for one; where all was read before, nothing is now."""
+        """Tell whether several holes were taken for one. Reads the whole hole, unless it was read before."""
         hole = self.parts[0]
         return self.is_sampled and len(connected_holes(hole.pixels, hole.box)[0]) > 1
 
@@ -159,7 +159,7 @@ class DilatedMask:
         return missing, make_alpha()
 
     def lazy_layers(self, box: Box) -> tuple[NDArray[np.bool_], Callable[[], NDArray[np.float32]]]:
-        """`missing` of any part of the image, and what makes its `alpha`, which who masks the input does not need."""
+        """Return `missing` of any part of the image, and what makes its `alpha`, which the input does not need."""
         missing = np.zeros(box_size(box), np.bool_)
         near: list[tuple[tuple[slice, slice], NDArray[np.float32], int]] = []  # where, distance, by how much it grows
         for part in self.parts:

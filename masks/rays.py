@@ -103,7 +103,7 @@ def cast_rays(
 
 
 class RayMeans:
-    """Means over the rays of each direction, in which those count for most that cross smooth ground."""
+    """Means over the rays of each direction; rays that cross smooth ground have the largest weights."""
 
     def __init__(self, rays: Rays) -> None:
         self._direction = rays.direction

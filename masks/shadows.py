@@ -187,7 +187,7 @@ def _is_glow(level: NDArray[np.float64], error: NDArray[np.float64]) -> bool:
 
 
 def _shadow_side(level: NDArray[np.float64], error: NDArray[np.float64], compared: Comparison) -> int | None:
-    """The direction, an index, on whose side levels (8,) deviate and on whose other side they do not."""
+    """Return the index of the direction towards which levels (8,) deviate, while they do not on the opposite side."""
     weight = error**-2
     covariance = np.linalg.inv(HARMONICS.T @ (HARMONICS * weight[:, None]))
     side = (covariance @ (HARMONICS.T @ (level * weight)))[1:]
@@ -214,7 +214,7 @@ def _facing(direction: int) -> NDArray[np.int64]:
 def _dilate_towards(
     mask: NDArray[np.bool_], boxes: NDArray[np.int64], kernel: NDArray[np.uint8], dilate_px: int
 ) -> HolePart:
-    """What dilation by the kernel adds to the holes in these boxes (N, 4), to be dilated as they are.
+    """Return what dilation by the kernel adds to the holes in these boxes (N, 4), as a part that is dilated like them.
 
     Another hole that lies in one of the boxes is dilated with them.
     """

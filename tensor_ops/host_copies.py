@@ -55,7 +55,7 @@ def _core_count() -> int:
 
 
 def _runs_forward(array: NDArray) -> bool:
-    """Tell whether PyTorch can refer to an array: it knows no steps backwards, nor such as end within a number."""
+    """Tell whether PyTorch can refer to an array: it takes no negative strides, and none that end within a number."""
     return all(step >= 0 and step % array.itemsize == 0 for step in array.strides)
 
 

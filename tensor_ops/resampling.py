@@ -36,7 +36,7 @@ def rows_needed(rows: range, *, target: int, source: int) -> range:
 
 
 def resize_rows(weights: Tensor, x: Tensor) -> Tensor:
-    """Return weights @ x, where a row has weights for few of the source's rows, and its neighbours for much the same.
+    """Return weights @ x, where each row has weights for few source rows, which its neighbours mostly share.
 
     A GPU's product of everything is quicker than several launches; a CPU leaves out what is multiplied by 0.
 

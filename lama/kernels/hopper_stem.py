@@ -53,7 +53,7 @@ class StemPlan:
 
     @property
     def parities(self) -> int:
-        """How many groups of warps share a line: with 64 outputs one has its even pixels, one its odd ones."""
+        """How many groups of warps share a line: with 64 outputs one takes its even pixels and one its odd ones."""
         return 2 * self.outputs // ROWS
 
     @property
