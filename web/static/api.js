@@ -20,6 +20,15 @@ export class ApiError extends Error {
   }
 }
 
+/** What to say of a failed call. @param {unknown} error @param {string} [name] of the photo, where it is one @returns {Note} */
+export function refusalOf(error, name) {
+  const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
+  return { code, message, params: { ...(name && { name }), ...params } };
+}
+
+/** The states of a job that has ended. */
+export const ENDED = new Set(["done", "failed", "cancelled"]);
+
 const TOO_LARGE_STATUS = 413; // without a code it is a proxy's, which lets through less than the server takes
 const AWAY_STATUSES = new Set([502, 503, 504]); // a proxy, or a server that is starting
 const AWAY_CODES = new Set(["server_error", "starting"]); // of such an answer, where it is a proxy's or the door's

@@ -1,9 +1,10 @@
-// Batch: one repair of all photos of the visit: the mask that is painted, stretched to each photo's size, or what is found
-// on each: text, or the mark that is painted over, wherever it is. A few at a time, so that one is sent while another is repaired. Each result is a round of its photo.
-// Photos that went through already and are as they were then are left out; with other settings they go again, from before that.
-// A reload goes on with it: asked for again under the same request ids, the server answers with the same jobs.
+// Batch: one repair of all photos of the visit. What goes is the mask that is painted, stretched to each photo's size, or
+// what is found on each: text, or the mark that is painted over, wherever it is. A few photos at a time, so that one is sent
+// while another is repaired. Each result is a round of its photo. Photos that went through already and are as they were
+// then are left out; with other settings they go again, from before that. A reload goes on with it: asked for again under
+// the same request ids, the server answers with the same jobs.
 
-import { ApiError } from "./api.js";
+import { ApiError, ENDED, refusalOf } from "./api.js";
 import { withRound } from "./branches.js";
 import { baseFor, hasSeen, howOf, isThrough, whatOf, withNothing } from "./gone_through.js";
 import { maskBody } from "./mask_body.js";
@@ -18,7 +19,6 @@ import { paintedAgain } from "./store.js";
 /** @typedef {import("./store.js").BatchMask} Mask */
 
 const AT_ONCE = 3; // browsers open six connections to one server, and the page needs some itself
-const FINISHED = new Set(["done", "failed", "cancelled"]);
 
 /** @param {{store: import("./store.js").Store, api: import("./api.js").Api, layers: import("./layers.js").Layers, shelf: import("./shelf.js").Shelf, whenUploaded: (number: number, signal: AbortSignal) => Promise<void>, stopUploads: (numbers: number[]) => void, sensitivity: () => number, model: () => string}} parts */
 export function createBatch({ store, api, layers, shelf, whenUploaded, stopUploads, sensitivity, model }) {
@@ -174,8 +174,7 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, stopUploa
       say(number, signal, ending);
     } catch (error) {
       if (signal.aborted) return;
-      const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
-      shelf.say(number, { stage: "failed", error: { code, message, params } });
+      shelf.say(number, { stage: "failed", error: refusalOf(error) });
     } finally {
       if (!signal.aborted) {
         if (store.get().batch?.painted_on === number) giveBack();
@@ -213,7 +212,7 @@ export function createBatch({ store, api, layers, shelf, whenUploaded, stopUploa
     if (signal.aborted) return (stop(), null);
     signal.addEventListener("abort", stop);
     const onView = (/** @type {import("./api.js").JobView} */ view) => view.state === "running" && say(number, signal, { stage: "running" });
-    const view = await api.follow(job_id, { onView, isEnough: ({ state }) => FINISHED.has(state), signal });
+    const view = await api.follow(job_id, { onView, isEnough: ({ state }) => ENDED.has(state), signal });
     signal.removeEventListener("abort", stop);
     if (view.state === "failed") throw new ApiError(500, view.error || {});
     if (view.state !== "done") return null;

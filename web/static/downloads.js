@@ -1,16 +1,9 @@
 // Downloads: the server makes a file before the browser is sent for it, so that a refusal is said on the page; only what
 // could come counts as taken along.
 
-import { ApiError } from "./api.js";
+import { refusalOf } from "./api.js";
 
-/** @typedef {import("./store.js").Note} Note */
 /** @typedef {import("./store.js").Round} Round */
-
-/** @param {unknown} error @param {string} [name] of the photo, where it is one @returns {Note} */
-export function refusalOf(error, name) {
-  const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
-  return { code, message, params: { ...(name && { name }), ...params } };
-}
 
 /** @param {{store: import("./store.js").Store, api: import("./api.js").Api}} parts */
 export function createDownloads({ store, api }) {

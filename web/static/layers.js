@@ -1,5 +1,5 @@
-// Rounds: the pictures. The photo lies at the bottom, each round's patch above it at its box; which are shown
-// follows from the round one is at, so undo, redo and compare move no pixels. Also the rounds' thumbnails.
+// Layers: the pictures on the stage. The photo lies at the bottom, each round's patch above it at its box. Which patches
+// are shown follows from the round one is at, so undo, redo and compare move no pixels. Draws the rounds' thumbnails too.
 
 /** @typedef {import("./store.js").Round} Round */
 /** @typedef {Pick<Round, "image_id" | "box" | "url">} Patch */

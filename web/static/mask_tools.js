@@ -1,7 +1,7 @@
 // Mask tools: the mask as a thing of its own: inverted, grown or shrunk, from a file, to a file, the same once more. What
 // is painted becomes a region of pixels; it can be painted on and erased from like any other, and undone.
 
-import { ApiError } from "./api.js";
+import { ApiError, refusalOf } from "./api.js";
 import { rasterize } from "./rasterize.js";
 import { encodePng, inStrips, inverted, toPreview, toStroke, trimmed } from "./regions.js";
 
@@ -109,8 +109,8 @@ export function createMaskTools({ store, api, replaceStrokes }) {
       if (!region) return refuse("mask_without_white", { name: file.name });
       replaceStrokes([...store.get().strokes, await toStroke(region)]);
     } catch (error) {
-      const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, { error: "not_an_image" });
-      if (store.get().photo_number === photo_number) store.update({ status: { error: { code, message, params: { name: file.name, ...params } } } });
+      const told = error instanceof ApiError ? error : new ApiError(0, { error: "not_an_image" });
+      if (store.get().photo_number === photo_number) store.update({ status: { error: refusalOf(told, file.name) } });
     }
   }
 

@@ -1,7 +1,7 @@
 // Photo: opening photos, going from one to another. The photo in use stays until its successor can be shown: from the
 // file itself where this browser can draw it, else from the server's picture of it. Sizes are of the upright photo.
 
-import { ApiError } from "./api.js";
+import { ApiError, refusalOf } from "./api.js";
 import { judged } from "./file_faults.js";
 import { isShownOtherwise } from "./loading.js";
 import { allWork, isNoPhoto, NO_WORK, restoredWork, workOf } from "./shelf.js";
@@ -197,10 +197,10 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
       await Promise.all([hasPhoto || loading.showPhoto(one.number, signal), loading.showRounds(one.number, signal)]);
     } catch (error) {
       if (one !== shown) return;
-      const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
-      const isGone = code === "unknown_image";
+      const refusal = refusalOf(error);
+      const isGone = refusal.code === "unknown_image";
       if (isGone) remove(one.number);
-      store.update({ status: { error: { code: isGone ? "photo_gone" : code, message, params } } });
+      store.update({ status: { error: isGone ? { ...refusal, code: "photo_gone" } : refusal } });
     }
   }
 
@@ -229,9 +229,8 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
       replace(one, { name, image_id, width, height, format, notes }, picture);
       void loading.showWhole(one.number, one.leaving.signal);
     } catch (error) {
-      const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
       opened.delete(one.number);
-      store.update({ status: { error: { code, message, params } } });
+      store.update({ status: { error: refusalOf(error) } });
     }
   }
 

@@ -2,7 +2,7 @@
 // strokes under one request id (so that a retry after a cut is harmless), follows the job, fetches the patch. The job
 // belongs to its photo: when another is shown it goes on, and its round lands where it was begun.
 
-import { ApiError } from "./api.js";
+import { ApiError, ENDED, refusalOf } from "./api.js";
 import { withRound } from "./branches.js";
 import { howOf, whatOf } from "./gone_through.js";
 import { maskBody } from "./mask_body.js";
@@ -17,7 +17,6 @@ import { doneStatus, paintedAgain } from "./store.js";
 
 /** @type {import("./store.js").Status} */
 const STARTING = { key: "starting", tone: "busy" };
-const FINISHED = new Set(["done", "failed", "cancelled"]);
 const SAVED_WAIT_MS = 20_000;
 const SAVED_AFTER_MS = 100; // asked for when the patch is on the screen, which has the processor first
 
@@ -91,7 +90,7 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, mo
       const submitted = await submit(request_id);
       if (!submitted) return;
       const onView = (/** @type {JobView} */ view) => showStage(request_id, view);
-      const isEnough = (/** @type {JobView} */ { state }) => FINISHED.has(state);
+      const isEnough = (/** @type {JobView} */ { state }) => ENDED.has(state);
       const view = submitted.job || (await api.follow(submitted.job_id, { onView, isEnough, signal }));
       if (find(request_id)) await finish(request_id, view, submitted, signal);
     } catch (error) {
@@ -131,7 +130,7 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, mo
 
   function showStage(/** @type {string} */ request_id, /** @type {JobView} */ view) {
     const found = find(request_id);
-    if (!found || FINISHED.has(view.state)) return;
+    if (!found || ENDED.has(view.state)) return;
     const { number, job } = found;
     if (view.state === "queued") {
       if (job.running_at) shelf.change(number, { job: { ...job, running_at: null } }); // given back: what computed it went away
@@ -218,8 +217,7 @@ export function createRepair({ api, store, shelf, layers, whenUploaded, pace, mo
   function fail(/** @type {string} */ request_id, /** @type {unknown} */ error) {
     if (!find(request_id)) return;
     if (!(error instanceof ApiError)) console.error(error);
-    const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
-    giveBack(request_id, { code, message, params });
+    giveBack(request_id, refusalOf(error));
   }
 
   function cancel(number = store.get().photo_number) {

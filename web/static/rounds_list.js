@@ -1,4 +1,4 @@
-// Rounds: their list in the panel, a thumbnail each, from the photo as it was opened to the newest.
+// Rounds list: the rounds in the panel, a thumbnail each, from the photo as it was opened to the newest.
 
 /** @typedef {import("./store.js").State} State */
 /** @typedef {import("./store.js").Photo} Photo */

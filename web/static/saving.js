@@ -1,8 +1,7 @@
 // Saving: the result as a file or on the clipboard. The format and quality wanted, and the size the file will have:
 // the server makes it when it is asked, and keeps it for the download.
 
-import { ApiError } from "./api.js";
-import { refusalOf } from "./downloads.js";
+import { ApiError, refusalOf } from "./api.js";
 
 /** @typedef {import("./store.js").State} State */
 /** @typedef {import("./store.js").Note} Note */

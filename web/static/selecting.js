@@ -1,7 +1,7 @@
 // Selecting: what the server finds becomes part of the mask: what a click or a box selects, text, spots, a mark's repeats.
 // Further clicks, and another sensitivity, replace what was found last instead of adding to it.
 
-import { ApiError } from "./api.js";
+import { refusalOf } from "./api.js";
 import { maskBody } from "./mask_body.js";
 import { fromBase64, inStrips, toStroke, trimmed } from "./regions.js";
 import { boxOf } from "./strokes.js";
@@ -53,8 +53,7 @@ export function createSelecting({ store, api, whenUploaded, replaceStrokes }) {
     } catch (error) {
       if (signal.aborted) return;
       pending = null;
-      const { code, message, params } = error instanceof ApiError ? error : new ApiError(0, {});
-      store.update({ looking: null, status: { error: { code, message, params } } });
+      store.update({ looking: null, status: { error: refusalOf(error) } });
     }
   }
 
