@@ -2,8 +2,7 @@
 
 A person comes in with a session (a signed cookie, from the login page), with an API key (`Authorization: Bearer KEY`),
 or through a proxy that has checked them and says so in a header. Only `/health`, `/ready` and the login page answer
-strangers.
-Without an accounts file and without a proxy's header the gate is open, and photos belong to everybody.
+strangers. Without an accounts file and without a proxy's header the gate is open, and photos belong to everybody.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ import html
 import ipaddress
 import logging
 import secrets
-import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -30,6 +28,7 @@ from config import Settings
 from imaging.atomic_write import write_atomically
 from jobs.clients import Client, current_client
 from web.accounts import AccountError, KeptAccounts, read_accounts
+from web.lockout import Lockout
 from web.proxy import path_below_root
 from web.refusals import refusal_body
 from web.words import choose_language, load_strings
@@ -38,41 +37,11 @@ COOKIE = "fftlama_session"
 SESSION_S = 7 * 24 * 3600
 OPEN_PATHS = frozenset({"/health", "/ready", "/login", "/logout"})
 LARGEST_FORM_BYTES = 8192
-GUESSES = 5  # wrong passwords for one name from one address before it is locked out
-LOCKED_S = 60.0  # doubles with every further wrong guess
-MOST_LOCKED_S = 3600.0
-GUESSERS_KEPT = 10_000
 PASSWORDS_AT_ONCE = 2  # argon2 takes 64 MiB and a tenth of a second for each, and strangers may ask
 ASKING_AT_ONCE = 8  # from one address, those waiting for a place included
 LONGEST_NAME = 64
 
 log = logging.getLogger("fftlama.web")
-
-
-class Lockout:
-    """Counts wrong guesses by name and address, and says how long to wait."""
-
-    def __init__(self) -> None:
-        self._guesses: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
-
-    def wait_s(self, name: str, address: str) -> float:
-        """Return how many seconds must pass before the next guess; 0 when it may be made."""
-        count, last_s = self._guesses.get((name, address), (0, 0.0))
-        if count < GUESSES:
-            return 0.0
-        locked_s = min(MOST_LOCKED_S, LOCKED_S * 2.0 ** min(count - GUESSES, 20))
-        return max(0.0, last_s + locked_s - time.monotonic())
-
-    def count(self, name: str, address: str) -> None:
-        """Count a wrong guess."""
-        count, _ = self._guesses.pop((name, address), (0, 0.0))
-        self._guesses[name, address] = (count + 1, time.monotonic())
-        while len(self._guesses) > GUESSERS_KEPT:
-            self._guesses.popitem(last=False)
-
-    def forget(self, name: str, address: str) -> None:
-        """Forget the guesses of somebody who came in."""
-        self._guesses.pop((name, address), None)
 
 
 class AuthGate:
@@ -280,8 +249,14 @@ def login_warning(settings: Settings) -> str:
     )
 
 
+def is_operator(settings: Settings) -> bool:
+    """Tell whether the request comes from one of the people of `operators`; where it names nobody, everybody is one."""
+    operators = {name for part in settings.operators.split(",") if (name := part.strip())}
+    return not operators or current_client.get().owner in operators
+
+
 def _parts(text: str) -> list[str]:
-    return [part for part in text.replace(",", " ").split() if part]
+    return text.replace(",", " ").split()
 
 
 def _address(scope: Scope) -> str:

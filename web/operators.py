@@ -17,9 +17,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from config import Settings
-from jobs.clients import current_client
 from jobs.errors import JobError
 from jobs.queue import JobQueue
+from web.auth import is_operator
 from web.metrics import Metrics
 from web.other_methods import refuse_other_methods
 from web.routes import ApiRoute
@@ -34,11 +34,10 @@ def create_operator_routes(queue: JobQueue, settings: Settings, *, metrics: Metr
     """Return the routes; `metrics` is the queue's observer."""
     router = APIRouter(route_class=ApiRoute)
     started_s = time.monotonic()
-    operators = {name for part in settings.operators.split(",") if (name := part.strip())}
 
     def check_operator() -> None:
         """Raise JobError for a person who is no operator."""
-        if operators and current_client.get().owner not in operators:
+        if not is_operator(settings):
             raise JobError("forbidden", "Only the people of the setting operators may see this.")
 
     @router.get("/health")

@@ -4,9 +4,9 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from config import Settings
-from jobs.clients import current_client
 from jobs.errors import JobError
 from jobs.weights_fetch import WeightsFetch
+from web.auth import is_operator
 
 NOT_KEPT = {"Cache-Control": "no-store"}
 
@@ -19,19 +19,15 @@ def add_weights_routes(router: APIRouter, fetches: WeightsFetch, settings: Setti
         fetches: the downloads of this server.
         settings: `operators` is read; where it names people, nobody else may fetch.
     """
-    operators = {name for part in settings.operators.split(",") if (name := part.strip())}
-
-    def is_allowed() -> bool:
-        return not operators or current_client.get().owner in operators
 
     def check_allowed() -> None:
         """Raise JobError for a person who may not fetch."""
-        if not is_allowed():
+        if not is_operator(settings):
             raise JobError("forbidden", "Only the people of the setting operators may fetch weights.")
 
     @router.get("/api/v1/weights")
     def get_weights() -> JSONResponse:
-        view = fetches.view() if is_allowed() else {"offered": False, "weights": []}
+        view = fetches.view() if is_operator(settings) else {"offered": False, "weights": []}
         return JSONResponse(view, headers=NOT_KEPT)
 
     @router.post("/api/v1/weights/{name}/fetch", status_code=202)

@@ -20,7 +20,8 @@ from tests.support.fake_engine import FakeEngine
 from tests.support.page_driver import DATA
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 from web.accounts import AccountError, Accounts
-from web.auth import GUESSES, Lockout, _safe_target, login_warning
+from web.auth import _safe_target, login_warning
+from web.lockout import GUESSES, Lockout
 from web.openapi import build_document
 
 PASSWORD = "correct horse"
