@@ -84,7 +84,7 @@ class ClientLimits:
 
         try:
             await self._app(scope, counted_receive, watched_send)
-        except Exception:
+        except Exception:  # of a program that was told that its client has left: the refusal is the answer
             if not wait_s:
                 raise
         if wait_s and not is_answered:

@@ -1,8 +1,8 @@
 """The folders that IOPaint's clients look through and save to: `input_path`, `masks_dir` and `outputs_dir`.
 
-Without a folder in `input_path` nothing is listed, and with a login no results: those of other people lie in
-`outputs_dir`. A file is named by its
-bare name; what would lead out of its folder, by dots or by a link, is not there. Saving never replaces a file.
+Without a folder in `input_path` nothing is listed. With a login no results are listed, as those of other people lie in
+`outputs_dir` too. A file is named by its bare name; what would lead out of its folder, by dots or by a link, is not
+there. Saving never replaces a file.
 """
 
 import io

@@ -1,8 +1,8 @@
 """One photo in, one repaired file out, in one request: waits for its turn in the queue, and stops if the client leaves.
 
 A client that closes its connection has no use for the answer: its job leaves the queue, and a running one's result is
-dropped. Works on whole bodies only: whoever reads the body reads it to its end first, onto the disk, and hands in what
-takes it into memory.
+dropped. Works on whole bodies only: the caller reads a body to its end first, onto the disk, and hands in a function
+that takes it into memory.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
     @router.get("/api/v1/jobs/{job_id}")
     async def get_job(job_id: str, wait_s: float = 0.0, seen: int | None = None, settle_s: float = 0.0) -> JSONResponse:
         # More patient clients than threads: the others poll at once instead of standing in line for a thread.
-        # Not a number (no limit would ever hold) is no time at all, as less than nothing is.
+        # NaN counts as 0, as numbers below 0 do: no limit would ever hold with it.
         wait_s = min(wait_s, LONGEST_WAIT_S) if wait_s > 0 and waiters.available_tokens > 0 else 0.0
         limiter = waiters if wait_s > 0 else None
         held_s = _settling(settle_s)
@@ -247,7 +247,7 @@ def _settling_asked(value: object) -> float:
 
 
 def _settling(seconds: float) -> float:
-    """Return how long a change is held back, in seconds; what is not above nothing is no time at all."""
+    """Return how long a change is held back, in seconds; 0 for what is not above 0."""
     return float(min(seconds, LONGEST_SETTLING_S)) if seconds > 0 else 0.0
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-SAMPLES_FOLDER = Path(__file__).parent / "static" / "samples"
 SAMPLES = (
     {"key": "street", "author": "18F / GSA", "licence": "CC0 1.0"},
     {"key": "pump", "author": "18F / GSA", "licence": "CC0 1.0"},
@@ -15,7 +12,11 @@ SAMPLES = (
 def describe_samples() -> list[dict[str, str]]:
     """Return each sample's key, files (the photo, a small picture of it), name, author and licence."""
     return [
-        {**sample, "file": f"{key}.jpg", "small": f"{key}-small.webp", "name": f"{key}.jpg"}
+        {
+            **sample,
+            "file": f"{sample['key']}.jpg",
+            "small": f"{sample['key']}-small.webp",
+            "name": f"{sample['key']}.jpg",
+        }
         for sample in SAMPLES
-        if (key := sample["key"])
     ]

@@ -47,9 +47,19 @@ def is_form(request: Request) -> bool:
 async def read_form(
     request: Request, *, max_file_mib: int, files: int = 1, fields: int = MOST_PARTS
 ) -> AsyncIterator[FormData]:
-    """Give a multipart body of at most `files` files and `fields` other fields.
+    """Give a multipart body's parts, until the block ends.
 
-    Raises JobError: `file_too_large`, `bad_request` or `disk_full`.
+    Args:
+        request: its body has not been read.
+        max_file_mib: largest size of a file, MiB.
+        files: how many files of that size the body may be as large as.
+        fields: most fields besides files.
+
+    Yields:
+        the parts.
+
+    Raises:
+        JobError: `file_too_large`, `bad_request` or `disk_full`.
     """
     if not is_form(request):
         raise JobError("bad_request", "Send the file as multipart/form-data.")
@@ -187,7 +197,14 @@ def parse_json(data: bytes | bytearray | str) -> Any:
 def decode_mask(text: object) -> bytes:
     """Return the bytes of a mask file in base64, also of several lines, with or without a `data:` prefix.
 
-    Raises JobError `bad_request`.
+    Args:
+        text: what the client sent in the mask's place.
+
+    Returns:
+        the file's bytes, of which nothing was looked at.
+
+    Raises:
+        JobError: `bad_request` when it is no text, or no base64.
     """
     try:
         if not isinstance(text, str):
