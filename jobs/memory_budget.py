@@ -73,7 +73,7 @@ class MemoryBudget:
         return manner
 
     @contextmanager
-    def reserve(self, size_bytes: int, *, wait_s: float | None = None) -> Iterator[None]:
+    def reserve(self, size_bytes: int) -> Iterator[None]:
         """Hold bytes while the block runs.
 
         A block inside another of the same thread takes its bytes from that one's, which has to ask for both: two that
@@ -81,7 +81,6 @@ class MemoryBudget:
 
         Args:
             size_bytes: the most that the block takes. A block larger than the whole budget waits until it is alone.
-            wait_s: the longest wait for the turn; None = the budget's own, or that of `patient`.
 
         Yields:
             Nothing, when it is this caller's turn.
@@ -92,8 +91,8 @@ class MemoryBudget:
         if getattr(self._mine, "is_held", False):
             yield
             return
-        usual_s, goes_on = self._manner
-        self._take(size_bytes, usual_s if wait_s is None else wait_s, self._begun_line if goes_on else self._line)
+        wait_s, goes_on = self._manner
+        self._take(size_bytes, wait_s, self._begun_line if goes_on else self._line)
         self._mine.is_held = True
         try:
             yield
