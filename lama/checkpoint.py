@@ -221,20 +221,26 @@ def _build(tensors: _Tensors) -> Generator:
 def _choose_prefix(tensors: _Tensors) -> str:
     """Return what precedes the generator's first layer, up to and with "model.".
 
-    LaMa's own prediction uses `generator`, not an averaged copy beside it, so that one wins; then the shortest.
+    LaMa's own prediction uses `generator`, not an averaged copy beside it, so that one wins; then a module of that name
+    rather than one whose name only ends so (`ema_model.`); then the shortest.
     """
     ending = f"model.{STEM}"
-    found = [name.removesuffix(STEM) for name in tensors.shapes if name == ending or name.endswith(f".{ending}")]
+    found = [name.removesuffix(STEM) for name in tensors.shapes if name.endswith(ending)]
     if not found and (rest := [name for name in tensors.shapes if name.endswith(f"model.{AFTER_STEM}")]):
         missing = rest[0].removesuffix(AFTER_STEM) + STEM
         raise CheckpointError(f"is a LaMa generator without its first layer, {missing}; {HOW_TO_GET}")
     if not found:
         raise CheckpointError(f"is {_describe_network(tensors)}. {EXPECTED}; {HOW_TO_GET}")
-    return min(found, key=lambda prefix: (not f".{prefix}".endswith(".generator.model."), len(prefix), prefix))
+
+    def rank(prefix: str) -> tuple[bool, bool, int, str]:
+        dotted = f".{prefix}"
+        return not dotted.endswith(".generator.model."), not dotted.endswith(".model."), len(prefix), prefix
+
+    return min(found, key=rank)
 
 
 def _describe_network(tensors: _Tensors) -> str:
-    names = list(tensors.shapes)
+    names = [name for name in tensors.shapes if name]  # a tensor saved by itself has none
     if not names:
         return f"a {tensors.kind} without any named weights in it"
     for pattern, description in OTHER_NETWORKS:

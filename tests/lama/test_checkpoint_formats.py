@@ -49,7 +49,7 @@ def other_modules() -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("prefix", ["", "generator.", "model.generator.", "module.generator.", "state.net."])
+@pytest.mark.parametrize("prefix", ["", "generator.", "model.generator.", "module.generator.", "state.net.", "ema_"])
 @pytest.mark.parametrize("old_layout", [False, True])
 def test_plain_state_dict_loads_with_any_prefix(
     tmp_path: Path, original: Generator, prefix: str, old_layout: bool
@@ -90,10 +90,11 @@ def test_training_checkpoint_with_foreign_classes_loads(
     assert "gone_lightning" not in sys.modules
 
 
-def test_generator_wins_over_an_averaged_copy(tmp_path: Path, original: Generator) -> None:
+@pytest.mark.parametrize(("copy", "own"), [("ema.", "generator."), ("ema_", "state.net.")])
+def test_generator_wins_over_an_averaged_copy(tmp_path: Path, original: Generator, copy: str, own: str) -> None:
     averaged = enliven(Generator(WIDTH, BLOCKS))
     file = tmp_path / "both.ckpt"
-    torch.save({"state_dict": {**prefixed(averaged, "ema."), **prefixed(original, "generator.")}}, file)
+    torch.save({"state_dict": {**prefixed(averaged, copy), **prefixed(original, own)}}, file)
     assert_same_function(load_generator(file), original)
 
 

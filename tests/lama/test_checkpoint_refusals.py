@@ -108,6 +108,11 @@ def test_another_network_is_named(tmp_path: Path, names: list[str], words: str) 
     assert words in message and "Expected a LaMa generator" in message
 
 
+def test_a_tensor_without_a_name_is_no_network(tmp_path: Path) -> None:
+    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
+    assert "without any named weights in it" in refusal(tmp_path / "tensor.pth")
+
+
 def test_partial_match_is_summarised(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
     changed = {**weights, "model.99.weight": torch.rand(2), "model.1.bn_l.bias": torch.rand(3)}
     del changed["model.5.conv2.bn_g.weight"]
