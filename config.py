@@ -37,7 +37,8 @@ FILE_OR_NAME = "file or name"
 LARGEST_FILE_BYTES = 64 << 10  # the parser needs 3 s for as many brackets
 # A name with a letter or digit in each of its parts, or IPv6 in brackets; with or without a port.
 HOST_NAME = r"([\w-]+(\.[\w-]+)*\.?|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?"
-ORIGIN = r"(\*|[a-z][a-z0-9+.-]*://[^\s,/]+/?)"
+ORIGIN = r"(\*|[a-z][a-z0-9+.-]*://[^\s,/*]+/?)"  # no * inside: an origin is compared as a whole
+WEB_ADDRESS = r"https?://[^\s,/]+[^\s,]*"
 
 log = logging.getLogger("fftlama")
 
@@ -106,7 +107,11 @@ class Settings(BaseSettings):
         "accurate = the one that fills all others, softer and nearer in colour",
     )
     weights_dir: Path = Field(default=Path("weights"), description="folder of the weights to choose from")
-    mirrors: str = Field(default="", description="addresses to fetch weights from before the published ones")
+    mirrors: str = Field(
+        default="",
+        pattern=rf"(?i)^({WEB_ADDRESS}([\s,]+{WEB_ADDRESS})*)?$",
+        description="web addresses to fetch weights from before the published ones, separated by blanks",
+    )
     fetch_weights: Literal["page", "terminal"] = Field(
         default="page",
         description="where published weights are fetched: page = the page offers it too; terminal = by command only",
@@ -226,7 +231,7 @@ class _Source(PydanticBaseSettingsSource):
         """Return the error for the value that this place gives for a setting."""
         field = Settings.model_fields[name]
         value = short(self.values[name])
-        if name == "redis_url":
+        if name in ("redis_url", "mirrors"):
             value = re.sub(r"://.*@", "://...@", value)  # a refusal is shown and logged, a password is not
         return SettingsError(f"{self.place}: {name}: {value} is not allowed; allowed: {allowed_values(field)}")
 

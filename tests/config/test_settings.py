@@ -109,6 +109,9 @@ LAUGHS = 'a: &a ["lol"]\n' + "".join(
         ("allowed_hosts: photos.example.org, .org", ("allowed_hosts", ".org")),
         ('allowed_hosts: "*"', ("allowed_hosts", "'*'")),
         ("allowed_origins: example.org", ("allowed_origins", "'example.org'")),
+        ("allowed_origins: https://*.example.org", ("allowed_origins", "*.example.org")),
+        ("mirrors: mirror.example", ("mirrors", "'mirror.example'", "web addresses")),
+        ("mirrors: https://a.example ftp://b.example", ("mirrors", "ftp://b.example")),
         ("outputs_dir: data/results\ndata_dir: data", ("outputs_dir", "lies in data_dir")),
         ("outputs_dir: data\ndata_dir: data", ("outputs_dir", "lies in data_dir")),
         ("outputs_dir: other/results\ndata_dir: data", ("outputs_dir", "lies in data_dir")),
@@ -152,6 +155,7 @@ def test_what_yaml_allows_and_nobody_means_is_refused_in_a_sentence(
         "allowed_hosts: photos.example.org, [::1]:8080, 10.0.0.7:80, my_host",
         "allowed_origins: https://a.example, http://b.example:8080/, chrome-extension://abcdef",
         'allowed_origins: "*"',
+        "mirrors: https://a.example/lama HTTP://b.example:8080, http://[::1]/c",
         "outputs_dir: data-results\ndata_dir: data",
     ],
 )
@@ -197,6 +201,12 @@ def test_an_address_of_redis_that_is_none_is_refused_without_its_password(addres
 )  # fmt: skip
 def test_an_address_of_redis_is_taken_as_it_is(address: str) -> None:
     assert load_settings(environ={"FFTLAMA_REDIS_URL": address}).redis_url == address
+
+
+def test_mirrors_are_refused_without_their_password() -> None:
+    with pytest.raises(SettingsError, match=r"mirrors: .*a\.example mirror") as refusal:
+        load_settings({"mirrors": "https://who:secret@a.example mirror"}, {})
+    assert "secret" not in str(refusal.value)
 
 
 def test_missing_file_that_was_asked_for_is_refused(tmp_path: Path) -> None:
