@@ -428,7 +428,12 @@ class ExactParser(argparse.ArgumentParser):
 
     Args:
         **options: those of `argparse.ArgumentParser`.
+
+    Attributes:
+        too_many: what is said of a word that has no place.
     """
+
+    too_many = "--help says what is taken"
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
@@ -441,6 +446,8 @@ class ExactParser(argparse.ArgumentParser):
             close = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0.5)
             hint = f"the nearest is {close[0]!r}" if close else "--help lists those there are"
             self.error(f"unknown option {short(name)}; {hint}")
+        if unknown:  # said here, argparse's own refusal shows the usage of the program, not of the command
+            self.error(f"{short(unknown[0])} is one argument too many; {self.too_many}")
         return chosen, unknown
 
 

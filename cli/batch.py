@@ -38,6 +38,7 @@ PHOTOS_PER_ENGINE = 8  # fewer don't win back the time that another one takes to
 FEWEST_FOR_PROCESSES = 64  # photos; a process takes half a second of a core to start, a photo of 2 MP 25 ms
 MOST_PROCESSES = 32  # one card is no faster
 STEP_BYTES_PER_PX = 30  # of a photo that is opened, repaired and encoded, at most
+NOTHING_FOUND = Note("No text was found, nothing was changed.", code="nothing_found")
 ALL_PAGES = "all"
 Page = int | str
 """Which page of a document is repaired, counted from 1, or ALL_PAGES."""
@@ -342,6 +343,8 @@ def _repair_page(
         mask_page = page_of(mask_data, min(number, count_pages(mask_data)))  # one mask for all pages, or each its own
         mask = hole_of_mask(mask_page, photo, rules)
     result = repair(photo.image, mask, transparent=photo.transparent, **work.options)
+    if mask_data is None and not result.patches:
+        return photo, None, (NOTHING_FOUND,)  # the engine would speak of a mask, and nobody gave one
     return photo, result.image if result.patches else None, tuple(result.notes)
 
 

@@ -162,10 +162,12 @@ def make_parser(*, with_mask: bool = True) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_repair_arguments(repair: argparse.ArgumentParser, *, with_mask: bool) -> None:
+def _add_repair_arguments(repair: ExactParser, *, with_mask: bool) -> None:
     repair.add_argument("photos", type=named_path, metavar="IN", help="photo, or folder of photos")
     repair.set_defaults(masks=None)
-    if with_mask:  # an optional one between two others would be left out whenever an option follows
+    if not with_mask:
+        repair.too_many = "--find takes the place of MASK"
+    else:  # an optional one between two others would be left out whenever an option follows
         repair.add_argument(
             "masks",
             type=named_path,

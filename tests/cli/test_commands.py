@@ -399,6 +399,11 @@ def test_a_worker_logs_in_the_form_that_is_set(tmp_path: Path, monkeypatch: pyte
         (["serve", "--prot", "1"], "fftlama serve: error: unknown option '--prot'; the nearest is '--port'"),
         (["serve", "--por", "7000"], "fftlama serve: error: unknown option '--por'; the nearest is '--port'"),
         (["repair", "a", "b", "c", "--dilate=3"], "unknown option '--dilate'; the nearest is '--dilate-px'"),
+        (
+            ["repair", "a", "m", "--find", "text", "o"],
+            "fftlama repair: error: 'o' is one argument too many; --find takes",
+        ),
+        (["user", "add", "a", "b"], "fftlama user: error: 'b' is one argument too many; --help says"),
         (["weights", "get", "x", "--form", "y"], "fftlama weights get: error: unknown option '--form'; the nearest is"),
         (["serve", "--qqqq"], "unknown option '--qqqq'; --help lists those there are"),
     ],

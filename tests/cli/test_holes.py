@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cli import holes
 from imaging import Photo
-from tests.cli.test_repair import green, repair, summary, write_mask
+from tests.cli.test_repair import green, repair, write_mask
 from tests.support.green_engine import Engine
 from tests.support.imaging_files import DATA
 
@@ -147,7 +147,9 @@ def test_text_is_found_in_the_place_of_masks(engine: Engine, tmp_path: Path, cap
     cv2.imwrite(str(photos / "dark.png"), np.asarray(written)[..., ::-1].astype(np.uint16) * 4)  # 10 bits of 16
     Image.new("RGB", (64, 48), (9, 9, 9)).save(photos / "plain.png")
     assert repair(photos, "--find", "text", out) == 0
-    assert summary(capsys)["summary"] == "2 repaired, 1 with nothing to repair"
+    told = capsys.readouterr()
+    assert json.loads(told.out.splitlines()[-1])["summary"] == "2 repaired, 1 with nothing to repair"
+    assert "plain.png: No text was found" in told.err and "mask" not in told.err, "nobody gave a mask"
     dark = np.asarray(cv2.imread(str(out / "dark.png"), cv2.IMREAD_UNCHANGED))
     assert (dark != np.asarray(written)[..., ::-1].astype(np.uint16) * 4).any()
     changed = (np.asarray(Image.open(out / "written.png")) == (0, 255, 0)).all(axis=2)
