@@ -28,6 +28,12 @@ def truncated_image(format_name: str) -> ImagingError:
     return ImagingError("truncated_image", message, format=format_name)
 
 
+def of_mask(refusal: ImagingError) -> ImagingError:
+    """Make the refusal of a mask's file out of that of a picture: of photo and mask either may be wrong."""
+    message = f"The mask cannot be used: {refusal.message[0].lower()}{refusal.message[1:]}"
+    return ImagingError(refusal.code, message, **refusal.params)
+
+
 def raw_file() -> ImagingError:
     """Make the refusal of a camera's raw file, whose only ready picture is a small preview."""
     return not_an_image("it is a camera's raw file. Develop it first and save it as TIFF, PNG or JPEG")

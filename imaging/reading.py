@@ -9,7 +9,7 @@ from PIL import Image
 
 from imaging import png
 from imaging.decoding import READERS, Admission, Turn
-from imaging.errors import ImagingError, not_an_image, truncated_image
+from imaging.errors import ImagingError, not_an_image, of_mask, truncated_image
 from imaging.formats import FORMATS
 from imaging.photo import Photo, spread_grey
 
@@ -35,7 +35,7 @@ def open_photo(data: bytes, *, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX,
     Raises:
         ImagingError: `empty_file`, `file_too_large`, `image_too_large`, `not_an_image`, `truncated_image`.
     """
-    return spread_grey(open_to_look_at(data, max_bytes=max_bytes, max_px=max_px, turn=turn))
+    return spread_grey(_open(data, max_bytes, max_px, turn))
 
 
 def open_to_look_at(
@@ -53,8 +53,15 @@ def open_to_look_at(
         The picture; a third of the memory and of the time for a grey one.
 
     Raises:
-        ImagingError: as `open_photo` raises.
+        ImagingError: as `open_photo` raises; the sentence says that it is about the mask.
     """
+    try:
+        return _open(data, max_bytes, max_px, turn)
+    except ImagingError as error:
+        raise of_mask(error) from error
+
+
+def _open(data: bytes, max_bytes: int, max_px: int, turn: Turn | None) -> Photo:
     if not data:
         raise ImagingError("empty_file", "The file is empty.")
     if len(data) > max_bytes:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imaging import ImagingError, read_mask
+from imaging import ImagingError, open_photo, read_mask
+from imaging.selection import read_brightness
 
 LEVELS = np.tile(np.arange(256, dtype=np.uint8), (3, 1))
 
@@ -89,6 +90,30 @@ def test_mask_of_another_size_is_refused() -> None:
     assert refused.value.code == "mask_size"
     assert refused.value.params == {"width": 256, "height": 3, "expected_width": 3, "expected_height": 256}
     assert "256 x 3" in refused.value.message and "3 x 256" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "the file is empty"),
+        (b"no picture", "this file cannot be read as an image"),
+        (saved(LEVELS)[:-30], "this PNG file is incomplete"),
+        (saved(np.zeros((200, 200), np.uint8)), "the image is 200 x 200 pixels"),
+    ],
+)
+def test_a_refusal_of_a_mask_s_file_says_that_it_is_the_mask(data: bytes, words: str) -> None:
+    """Of a request with two files, "This file cannot be read" did not say which."""
+    for read in (
+        lambda: read_mask(data, (3, 256), max_px=30_000),
+        lambda: read_brightness(data, max_bytes=2000, max_px=30_000),
+    ):
+        with pytest.raises(ImagingError, match=r"^The mask cannot be used: ") as refusal:
+            read()
+        assert words in refusal.value.message
+    with pytest.raises(ImagingError) as photo:
+        open_photo(data, max_px=30_000)
+    assert photo.value.code == refusal.value.code and photo.value.params == refusal.value.params
+    assert words[1:] in photo.value.message and "mask" not in photo.value.message
 
 
 def test_limits_hold_for_masks_too() -> None:
