@@ -206,10 +206,11 @@ class RemoteEngine:
     def describe(self) -> dict[str, Any]:
         """Return what runs, for `/health`."""
         devices = sorted({worker["device"] for worker in self.fleet.workers})
+        count = len(self.fleet.workers)
         return {
             "device": "celery", "precision": "the workers'", "profile": "the workers'",
-            "profile_reason": f"{len(self.fleet.workers)} workers on {', '.join(devices) or 'no device'}.",
-            "weights": self.fleet.weights_name, "memory_mib": None, "workers": len(self.fleet.workers),
+            "profile_reason": f"{count} worker{'s' * (count != 1)} on {', '.join(devices) or 'no device'}.",
+            "weights": self.fleet.weights_name, "memory_mib": None, "workers": count,
             "redis": "ok" if self.fleet.is_reachable else "unreachable",
         }  # fmt: skip
 

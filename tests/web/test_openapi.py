@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jsonschema_rs
 import pytest
@@ -15,6 +16,7 @@ import app
 from config import Settings
 from engine.requests import MAX_ASKED_PX
 from imaging.strokes import MAX_POINTS
+from jobs.remote_engine import Fleet, RemoteEngine
 from tests.support.documented_requests import PHOTO, Scene, mask_of
 from tests.support.fake_engine import FakeEngine
 from tests.support.serving import RunningServer
@@ -183,6 +185,22 @@ class Links(HTMLParser):
         self.tags.add(tag)
         self.addresses += [value or "" for name, value in attrs if name in ("href", "src", "action")]
         self.ids += [value or "" for name, value in attrs if name == "id"]
+
+
+def test_status_tells_of_celery_workers_what_the_document_says() -> None:
+    """It forbade `version` and `done`, which only a server with Celery workers sends."""
+    facts = {
+        "version": "0.1.0", "weights": "lama-compact", "fingerprint": "f", "device": "cuda:0", "profile": "l4",
+        "name": "gpu-1", "busy_with": None, "done": 3, "memory_mib": 512.0,
+    }  # fmt: skip
+    told = {"weights_name": "lama-compact", "is_reachable": True}
+    fleet = SimpleNamespace(workers=[facts], refused=[{**facts, "version": "0.0.9"}], **told)
+    answer = DOCUMENT["paths"]["/status"]["get"]["responses"]["200"]["content"]["application/json"]
+    engine = RemoteEngine(cast(Fleet, fleet), deadline_s=60)
+    assert engine.describe()["profile_reason"] == "1 worker on cuda:0."
+    workers = engine.worker_views()
+    assert [worker["state"] for worker in workers] == ["idle", "refused"]
+    schema_of(answer["schema"]).validate({**answer["example"], "workers": workers})
 
 
 def test_page_shows_every_route_and_loads_nothing(scene: Scene) -> None:
