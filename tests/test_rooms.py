@@ -64,7 +64,7 @@ def test_settings_files_and_catalogue_do_without_torch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_engine_does_without_the_web_and_without_torchvision(tmp_path: Path) -> None:
-    """A bare GPU box has no Gradio; torchvision takes seconds to import and is loaded when it is first used."""
+    """A bare GPU box has no Gradio; torchvision takes seconds to import, and nothing here needs it."""
     modules, files, changed = modules_after_importing(["inference"], tmp_path)
     assert not modules & {"gradio", "fastapi", "starlette", "uvicorn", "torchvision", "pydantic"}
     assert files == []

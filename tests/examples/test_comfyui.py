@@ -1,6 +1,10 @@
 """The ComfyUI node with tensors as ComfyUI passes them, in process and by address; ComfyUI itself is not needed."""
 
+import ast
 import importlib
+import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +47,26 @@ def test_comfyui_finds_what_it_looks_for() -> None:
         "image": ("IMAGE",),
         "mask": ("MASK",),
     }
+
+
+def test_readme_names_what_comfyuis_python_lacks() -> None:
+    """It named torchvision, which nothing imports any more."""
+    root = Path(__file__).resolve().parents[2]
+    files = [root / "inference.py", root / "preprocess.py"]
+    files += [file for room in ("engine", "tensor_ops", "masks", "lama") for file in (root / room).rglob("*.py")]
+    imported: set[str] = set()
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or "").split(".")[0])
+    ours = {path.stem for path in root.iterdir()}
+    there = {"torch", "triton", "cuda", "numpy"}  # in ComfyUI, where it runs on a card
+    needed = imported - ours - there - set(sys.stdlib_module_names) - {"onnx"}  # which `fftlama export` alone takes
+    text = (root / "examples" / "README.md").read_text(encoding="utf-8")
+    named = re.search(r"what fftlama's `inference\.py` needs: ([^)]*)\)", text)
+    packages = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}
+    assert named and set(named[1].split(", ")) == {packages.get(name, name) for name in needed}
 
 
 def test_in_process_the_networks_fill_comes_back(image: torch.Tensor, mask: torch.Tensor) -> None:
