@@ -120,17 +120,22 @@ class ImageStore:
 
     def _composed(self, image: ImageRecord) -> Pixels:
         patched: list[ImageRecord] = []
+        base: Pixels | None = None
         # Upwards to the nearest array at hand, then down again: a loop, because a history may have thousands of edits.
-        while image.parent_id is not None:
+        # What was found at hand is held: others may push it out of the cache meanwhile.
+        while base is None and image.parent_id is not None:
             cached = self._cached(image.image_id)
             if isinstance(cached, np.ndarray):
-                break
-            patched.append(image)
-            image = self.store.image(image.parent_id)
+                base = cached
+            else:
+                patched.append(image)
+                image = self.store.image(image.parent_id)
+        if base is None:
+            base = self.original(image).image
         if not patched:
-            cached = self._cached(image.image_id) if image.parent_id is not None else None
-            return cached if isinstance(cached, np.ndarray) else self.original(image).image
-        with_patches: Pixels = self._composed(image).copy()
+            return base
+        with_patches: Pixels = base.copy()
+        del base
         for edit in reversed(patched):
             assert edit.box is not None, "an edit always has a box"
             left, top, right, bottom = edit.box

@@ -181,6 +181,29 @@ def test_removed_images_leave_the_cache(queue: JobQueue) -> None:
     assert not queue.images._cache
 
 
+def test_a_round_that_others_push_out_of_the_cache_is_not_the_original(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was found at hand, then looked for again, and was gone: who asked got the photo as it was before."""
+    photo = queue.add_image(PHOTO, "a.png")
+    patch = np.full((8, 8, 3), 200, np.uint8)
+    edit, size_bytes = queue.images.write_edit(photo, [((0, 0, 8, 8), patch)])
+    queue.store.insert_image(edit, size_bytes=size_bytes)
+    expected = queue.images.pixels(edit)
+    asked: list[str] = []
+
+    def cached_for_a_moment(image_id: str) -> Any:
+        asked.append(image_id)
+        if len(asked) == 1:
+            return None  # others compose it just now
+        found = queue.images._cache.get(image_id)
+        queue.images.forget([image_id])
+        return found
+
+    monkeypatch.setattr(queue.images, "_cached", cached_for_a_moment)
+    np.testing.assert_array_equal(queue.images.pixels(edit), expected)
+
+
 def test_more_edits_on_one_image_than_calls_may_nest_work(queue: JobQueue) -> None:
     """Each edit was composed by a call within the call for the next: Python's recursion limit ended that."""
     parent = queue.add_image(PHOTO, "a.png")
