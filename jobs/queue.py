@@ -92,7 +92,7 @@ class JobQueue:
         self._positions: Mapping[str, int] = {}  # in it as of now, for those who only look
         self._submitting = KeyedLocks()
         self.one_shots = OneShots(self)
-        self._coming = 0  # jobs that have a place and no row yet
+        self._coming: Counter[str] = Counter()  # jobs that have a place and are not in the line yet, by client
         self._closing = False
         self._places = len(engines)
         self._workers = self._make_workers(engines, storing)
@@ -228,10 +228,10 @@ class JobQueue:
                 job_id = self._insert(image, request_id, digest, strokes, mask_png, checked, save)
             except BaseException:
                 with self._news:
-                    self._coming -= 1
+                    self._give_place_back(client)
                 raise
             with self._moving() as waiting:
-                self._coming -= 1
+                self._give_place_back(client)
                 waiting.append(job_id, client=client, is_batch=checked.priority == "batch")
             return job_id
 
@@ -268,13 +268,17 @@ class JobQueue:
         """Count a job that is about to come, so that checking it and writing its row needs no lock."""
         limit = self._settings.queue_limit
         with self._news:
-            if len(self._waiting) + self._coming >= limit:
+            if len(self._waiting) + self._coming.total() >= limit:
                 raise JobError("queue_full", f"{limit} repairs are waiting already. Try again soon.", {"limit": limit})
             own_limit = self._settings.client_waiting_jobs
-            if own_limit and self._waiting.waiting_of(client) >= own_limit:
+            if own_limit and self._waiting.waiting_of(client) + self._coming[client] >= own_limit:
                 sentence = f"{own_limit} of your repairs are waiting already. Try again when one is done."
                 raise JobError("client_queue_full", sentence, {"limit": own_limit})
-            self._coming += 1
+            self._coming[client] += 1
+
+    def _give_place_back(self, client: str) -> None:
+        self._coming[client] -= 1
+        self._coming += Counter()  # drops those at zero
 
     def view(
         self, job_id: str, *, wait_s: float = 0.0, seen: int | None = None, settle_s: float = 0.0

@@ -174,6 +174,25 @@ def test_cancel_while_queued_frees_the_place(make_queue: Callable[..., JobQueue]
     assert queue.view(first)["state"] == "cancelled" and queue.view(first)["image_id"] is None
 
 
+@pytest.mark.parametrize("limit", ["queue_limit", "client_waiting_jobs"])
+def test_repairs_that_come_at_once_are_counted(
+    make_queue: Callable[..., JobQueue], monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """A client's own limit counted those in the line alone: who sent forty at the same moment had forty waiting."""
+    queue = make_queue(start=False, **{limit: 1})
+    photo = queue.add_image(PHOTO, "a.png")
+    insert = queue.store.insert_job
+
+    def while_another_comes(*names: Any, **values: Any) -> None:
+        with pytest.raises(JobError, match="are waiting already"):
+            submit(queue, photo.image_id)
+        insert(*names, **values)
+
+    monkeypatch.setattr(queue.store, "insert_job", while_another_comes)
+    assert queue.cancel(submit(queue, photo.image_id))["state"] == "cancelled"
+    assert queue.cancel(submit(queue, photo.image_id))["state"] == "cancelled", "the place is free again"
+
+
 def test_cancelling_a_running_job_drops_its_result(make_queue: Callable[..., JobQueue], tmp_path: Path) -> None:
     queue = make_queue()
     photo = queue.add_image(PHOTO, "a.png")
