@@ -97,7 +97,7 @@ def clean_up(images: ImageStore, *, keep_days: float, keep_mib: float, now_s: fl
         too_old = now_s - history["used_s"] > keep_days * DAY_S
         if not too_old and total_bytes <= keep_mib * MIB:
             break
-        if remove_history(images, history["root_id"]):
+        if remove_history(images, history["root_id"], used_s=history["used_s"]):
             total_bytes -= history["size_bytes"]
             removed += 1
     remove_orphans(store, now_s, age_s=ORPHAN_AGE_S)
@@ -106,11 +106,23 @@ def clean_up(images: ImageStore, *, keep_days: float, keep_mib: float, now_s: fl
     return removed
 
 
-def remove_history(images: ImageStore, root_id: str) -> bool:
-    """Remove an original, its edits and their jobs; False when a live job needs them."""
+def remove_history(images: ImageStore, root_id: str, *, used_s: float = float("inf")) -> bool:
+    """Remove an original, its edits and their jobs.
+
+    Args:
+        images: where they are.
+        root_id: the original's.
+        used_s: when they were used last, as far as whoever asks knows: those that were used since stay.
+
+    Returns:
+        False when they stay, because of that or because a live job needs them.
+    """
     store = images.store
     with store.transaction() as database:
         if database.execute(f"SELECT 1 FROM jobs WHERE root_id = ? AND ({LIVE})", (root_id,)).fetchone():
+            return False
+        used_since = "SELECT 1 FROM images WHERE root_id = ? AND used_s > ?"
+        if database.execute(used_since, (root_id, used_s)).fetchone():
             return False
         paths: list[Path] = []
         ids: list[str] = []

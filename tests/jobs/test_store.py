@@ -124,6 +124,15 @@ def test_clean_up_by_size_takes_the_least_recently_used_first(store: JobStore) -
     assert clean_up(images_of(store), keep_days=7, keep_mib=80) == 0
 
 
+def test_clean_up_leaves_what_is_used_while_it_goes_on(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It removed what had been old when it began: a photo that somebody had opened since was gone."""
+    first, second = add_photo(store, age_days=9), add_photo(store, age_days=8)
+    images = images_of(store)
+    monkeypatch.setattr(images, "forget", lambda image_ids: store.touch(second))
+    assert clean_up(images, keep_days=7, keep_mib=1000) == 1
+    assert [is_there(store, photo) for photo in (first, second)] == [False, True]
+
+
 def test_clean_up_counts_what_was_encoded_of_a_photo_as_gone_with_it(store: JobStore) -> None:
     photos = [add_photo(store, age_days=9 - n, size_mib=10) for n in range(6)]
     with store.transaction() as database:
