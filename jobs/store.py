@@ -24,7 +24,9 @@ ID_BYTES = 16  # 128 random bits: nobody guesses another person's image
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{22}")
 MOST_ATTEMPTS = 2  # a job that takes the process down twice is not tried a third time
 TOUCH_EVERY_S = 60.0
-LIVE = "state IN ('queued', 'running') OR save_pending = 1"
+# Asked in one step: between two a job may be given back to the queue, and be missed by both.
+NOT_ENDED = "state IN ('queued', 'running')"
+LIVE = f"{NOT_ENDED} OR save_pending = 1"
 
 
 def new_id() -> str:
@@ -262,20 +264,15 @@ class JobStore:
     def fail(self, job_id: str, error: JobError) -> bool:
         """Move a job that has not ended to failed; False when it ended already."""
         values = (json.dumps(error.as_dict()),)
-        return any(
-            self._update("state = 'failed', stage = NULL, error = ?", values, job_id, state)
-            for state in ("running", "queued")
-        )
+        return self._update("state = 'failed', stage = NULL, error = ?", values, job_id, NOT_ENDED)
 
     def cancel(self, job_id: str) -> bool:
         """Move a queued or running job to cancelled; False when it already ended."""
-        return any(
-            self._update("state = 'cancelled', stage = NULL", (), job_id, state) for state in ("queued", "running")
-        )
+        return self._update("state = 'cancelled', stage = NULL", (), job_id, NOT_ENDED)
 
     def requeue(self, job_id: str) -> bool:
         """Give a running job back to the queue as if it had not been started."""
-        return self._update("state = 'queued', stage = NULL, attempt = attempt - 1", (), job_id, "running")
+        return self._update("state = 'queued', stage = NULL, attempt = attempt - 1", (), job_id, "state = 'running'")
 
     def plan_output(self, job_id: str, name: str) -> None:
         """Record the name that a done job's file is about to get."""
@@ -320,12 +317,12 @@ class JobStore:
             unsaved = database.execute("SELECT job_id FROM jobs WHERE save_pending = 1 ORDER BY number").fetchall()
         return [row["job_id"] for row in waiting], [row["job_id"] for row in unsaved]
 
-    def _update(self, assignments: str, values: tuple[object, ...], job_id: str, state: str) -> bool:
+    def _update(self, assignments: str, values: tuple[object, ...], job_id: str, condition: str) -> bool:
         with self.transaction() as database:
             return bool(
                 database.execute(
-                    f"UPDATE jobs SET {assignments}, version = version + 1 WHERE job_id = ? AND state = ?",
-                    (*values, job_id, state),
+                    f"UPDATE jobs SET {assignments}, version = version + 1 WHERE job_id = ? AND {condition}",
+                    (*values, job_id),
                 ).rowcount
             )
 

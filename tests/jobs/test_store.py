@@ -3,9 +3,12 @@
 import errno
 import re
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -213,6 +216,29 @@ def test_a_job_given_back_at_shutdown_has_not_used_its_attempt(store: JobStore) 
     for _ in range(5):
         assert store.start([job_id]) and store.requeue(job_id)
     assert store.recover() == ([job_id], [])
+
+
+@pytest.mark.parametrize("end", ["cancel", "fail"])
+def test_a_job_that_begins_or_is_given_back_while_it_is_ended_has_ended(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """It was looked for among those that wait and among those that run, and missed by both when it moved in between."""
+    job_id = add_job(store, add_photo(store))
+    if end == "cancel":
+        assert store.start([job_id])
+    transaction = store.transaction
+
+    @contextmanager
+    def moving_on() -> Iterator[Any]:
+        with transaction() as database:
+            yield database
+            database.execute(
+                "UPDATE jobs SET state = iif(state = 'running', 'queued', 'running')"
+                " WHERE state IN ('queued', 'running')"
+            )
+
+    monkeypatch.setattr(store, "transaction", moving_on)
+    assert store.cancel(job_id) if end == "cancel" else store.fail(job_id, JobError("timed_out", "too long"))
 
 
 def test_threads_write_side_by_side(store: JobStore) -> None:
