@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import PurePath
 from typing import IO, cast
 
+import anyio
+import anyio.to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
@@ -41,16 +43,17 @@ class _Sink:
         return data
 
 
-def add_archive_route(router: APIRouter, queue: JobQueue) -> None:
+def add_archive_route(router: APIRouter, queue: JobQueue, *, pictures: anyio.CapacityLimiter) -> None:
     """Add `GET /api/v1/archive`.
 
     Args:
         router: modified.
         queue: where the images come from.
+        pictures: the threads that encode.
     """
 
     @router.get("/api/v1/archive")
-    def get_archive(
+    async def get_archive(
         request: Request,
         image: list[str] = Query(),  # noqa: B008 (FastAPI reads it from here)
         format: str | None = None,
@@ -58,15 +61,26 @@ def add_archive_route(router: APIRouter, queue: JobQueue) -> None:
     ) -> StreamingResponse:
         if len(image) > MOST_IMAGES:
             raise JobError("bad_request", f"An archive holds at most {MOST_IMAGES} images, not {len(image)}.")
-        images = [queue.image(image_id) for image_id in dict.fromkeys(image)]
-        # Looked at before the answer begins, so that what is wrong with the request still has a status: the sizes of
-        # all, and the first is made.
-        check_format(format)
-        check_sizes(images, format)
-        encode_whole(queue, images[0], format=format, quality=quality)
+
+        def look() -> list[ImageRecord]:
+            images = [queue.image(image_id) for image_id in dict.fromkeys(image)]
+            # Looked at before the answer begins, so that what is wrong with the request still has a status: the sizes
+            # of all, and the first is made.
+            check_format(format)
+            check_sizes(images, format)
+            encode_whole(queue, images[0], format=format, quality=quality)
+            return images
+
+        images = await anyio.to_thread.run_sync(look, limiter=pictures)
         is_asked_only = request.method == "HEAD"  # no body is sent, so the others need not be made
-        body = iter(()) if is_asked_only else _zip(queue, images, format=format, quality=quality)
-        return StreamingResponse(body, media_type="application/zip", headers=attachment(NAME))
+        parts = iter(()) if is_asked_only else _zip(queue, images, format=format, quality=quality)
+        return StreamingResponse(_made(parts, pictures), media_type="application/zip", headers=attachment(NAME))
+
+
+async def _made(parts: Iterator[bytes], pictures: anyio.CapacityLimiter) -> AsyncIterator[bytes]:
+    """Give the parts of a body, each made by one of the threads that encode."""
+    while (part := await anyio.to_thread.run_sync(next, parts, None, limiter=pictures)) is not None:
+        yield part
 
 
 def _zip(queue: JobQueue, images: Sequence[ImageRecord], *, format: str | None, quality: int | None) -> Iterator[bytes]:

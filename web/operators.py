@@ -10,9 +10,11 @@ import html
 import os
 import shutil
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
+import anyio
+import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
@@ -26,14 +28,21 @@ from web.routes import ApiRoute
 from web.words import choose_language, load_strings
 
 GIB = 1 << 30
+LOOKERS = 4  # threads; a server that is busy is not to be taken for dead
 NOT_KEPT = {"Cache-Control": "no-store"}
 RETRY = {**NOT_KEPT, "Retry-After": "5"}
+
+Answer = TypeVar("Answer")
 
 
 def create_operator_routes(queue: JobQueue, settings: Settings, *, metrics: Metrics, version: str) -> APIRouter:
     """Return the routes; `metrics` is the queue's observer."""
     router = APIRouter(route_class=ApiRoute)
     started_s = time.monotonic()
+    lookers = anyio.CapacityLimiter(LOOKERS)
+
+    async def look(at: Callable[[], Answer]) -> Answer:
+        return await anyio.to_thread.run_sync(at, limiter=lookers)
 
     def check_operator() -> None:
         """Raise JobError for a person who is no operator."""
@@ -41,24 +50,25 @@ def create_operator_routes(queue: JobQueue, settings: Settings, *, metrics: Metr
             raise JobError("forbidden", "Only the people of the setting operators may see this.")
 
     @router.get("/health")
-    def health() -> dict[str, Any]:
+    async def health() -> dict[str, Any]:
         return {
-            "status": "ok", "model_loaded": True, "version": version, **queue.describe(),
+            "status": "ok", "model_loaded": True, "version": version, **await look(queue.describe),
             "uptime_s": round(time.monotonic() - started_s, 1), "pid": os.getpid(),
         }  # fmt: skip
 
     @router.get("/ready")
-    def ready() -> JSONResponse:
-        waiting_for = queue.obstacles()
+    async def ready() -> JSONResponse:
+        waiting_for = await look(queue.obstacles)
         body = {"ready": not waiting_for, "waiting_for": waiting_for}
         return JSONResponse(body, 503 if waiting_for else 200, headers=RETRY if waiting_for else NOT_KEPT)
 
     @router.get("/status")
-    def status(request: Request) -> Response:
+    async def status(request: Request) -> Response:
         check_operator()
         told = {
-            "version": version, "uptime_s": round(time.monotonic() - started_s, 1), **queue.status(),
-            "ended": metrics.ended, "queue_limit": settings.queue_limit, "free_disk_bytes": _free_bytes(settings),
+            "version": version, "uptime_s": round(time.monotonic() - started_s, 1), **await look(queue.status),
+            "ended": metrics.ended, "queue_limit": settings.queue_limit,
+            "free_disk_bytes": await look(lambda: _free_bytes(settings)),
         }  # fmt: skip
         if "text/html" not in request.headers.get("accept", ""):
             return JSONResponse(told, headers=NOT_KEPT)
@@ -66,9 +76,10 @@ def create_operator_routes(queue: JobQueue, settings: Settings, *, metrics: Metr
         return HTMLResponse(status_page(told, language), headers=NOT_KEPT)
 
     @router.get("/metrics")
-    def get_metrics() -> Response:
+    async def get_metrics() -> Response:
         check_operator()
-        return Response(metrics.render(queue.status()), media_type="text/plain; version=0.0.4; charset=utf-8")
+        page = await look(lambda: metrics.render(queue.status()))
+        return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     refuse_other_methods(router)
     return router

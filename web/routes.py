@@ -2,7 +2,8 @@
 
 Whatever goes wrong is answered as `{"error": code, "message": sentence, "params": {...}}`, its status from `STATUSES`.
 Reading bodies is asynchronous; everything that decodes, encodes or touches SQLite runs in threads. Those who wait for a
-job have threads of their own, so that many patient clients leave room for the others.
+job have threads of their own, so that many patient clients leave room for the others; so have those who wait for their
+turn to have a picture encoded.
 """
 
 import base64
@@ -58,6 +59,7 @@ LARGEST_PATCH_AT_ONCE = 1 << 20  # bytes that an answer in JSON may hold
 SWITCH_WAIT_S = 10.0  # most models are loaded by then; who waits longer asks again
 WAITERS = 128
 UPLOADS_AT_ONCE = 4  # files are whole in memory only while they are checked
+PICTURES = 16  # threads; most of them wait for memory
 LARGEST_PREVIEW_PX = 20_000
 MOST_OPTIONS_BYTES = 64 << 10
 NEVER_CHANGES = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -113,6 +115,7 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
     router = APIRouter(route_class=ApiRoute)
     waiters = anyio.CapacityLimiter(WAITERS)
     uploads = anyio.CapacityLimiter(UPLOADS_AT_ONCE)
+    pictures = anyio.CapacityLimiter(PICTURES)
     max_mib = settings.max_file_mib
     json_mib = repair_json_mib(max_file_mib=max_mib, max_image_mpx=settings.max_image_mpx)
 
@@ -132,21 +135,24 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
         )  # fmt: skip
 
     @router.get("/api/v1/images/{image_id}")
-    def get_image(
+    async def get_image(
         image_id: str, format: str | None = None, max_px: int | None = None, quality: int | None = None
     ) -> Response:
-        image = queue.image(image_id)
-        if max_px is not None:
-            check_format(format)
-            if not 1 <= max_px <= LARGEST_PREVIEW_PX:
-                raise JobError("bad_request", f"max_px must be from 1 to {LARGEST_PREVIEW_PX}.")
-            kind = "jpeg" if format in (None, "original") else format
-            check_quality(kind, quality)
-            data = queue.encodings.preview(image, max_px=max_px, format=kind, quality=quality)
-            return Response(data, media_type=FORMATS[kind.upper()].media_type, headers=NEVER_CHANGES)
-        encoded = encode_whole(queue, image, format=format, quality=quality)
-        headers = NEVER_CHANGES | attachment(download_name(image, encoded))
-        return Response(encoded.data, media_type=encoded.media_type, headers=headers)
+        def answer() -> Response:
+            image = queue.image(image_id)
+            if max_px is not None:
+                check_format(format)
+                if not 1 <= max_px <= LARGEST_PREVIEW_PX:
+                    raise JobError("bad_request", f"max_px must be from 1 to {LARGEST_PREVIEW_PX}.")
+                kind = "jpeg" if format in (None, "original") else format
+                check_quality(kind, quality)
+                data = queue.encodings.preview(image, max_px=max_px, format=kind, quality=quality)
+                return Response(data, media_type=FORMATS[kind.upper()].media_type, headers=NEVER_CHANGES)
+            encoded = encode_whole(queue, image, format=format, quality=quality)
+            headers = NEVER_CHANGES | attachment(download_name(image, encoded))
+            return Response(encoded.data, media_type=encoded.media_type, headers=headers)
+
+        return await anyio.to_thread.run_sync(answer, limiter=pictures)
 
     @router.get("/api/v1/images/{image_id}/info")
     def get_image_info(image_id: str) -> dict[str, Any]:
@@ -210,7 +216,7 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
         return Response(encoded.data, media_type=encoded.media_type, headers=attachment(name) | notes_header(encoded))
 
     add_detect_route(router, queue, max_file_mib=json_mib)
-    add_archive_route(router, queue)
+    add_archive_route(router, queue, pictures=pictures)
 
     @router.get("/api/v1/models")
     def get_models() -> JSONResponse:

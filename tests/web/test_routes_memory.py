@@ -3,10 +3,12 @@
 import base64
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -22,6 +24,7 @@ from jobs.memory_budget import MemoryBudget
 from jobs.queue import JobQueue
 from tests.support.fake_engine import FakeEngine
 from tests.support.iopaint_clients import data_url, file_of
+from tests.support.serving import wait_until
 
 PIXELS = np.random.default_rng(0).integers(0, 120, (90, 120, 3), np.uint8)
 PIXELS[30:60, 40:80] = (220, 40, 40)
@@ -160,6 +163,45 @@ def test_who_gets_no_turn_is_told_when_to_come_again(
         answer = ask(client)
     assert (answer.status_code, answer.headers.get("retry-after")) == (503, "5"), answer.text
     assert "busy" in answer.text
+
+
+def test_who_waits_for_memory_leaves_threads_for_what_is_answered_at_once(client: TestClient) -> None:
+    """Forty downloads in line had all threads: /health came after them, and a container was taken for dead."""
+    queue = queue_of(client)
+    image_id = queue.add_image(PHOTO, "a.png").image_id
+    job_id = queue.submit(image_id, "r", [{"points": [[60, 45]], "radius": 9}])
+    while queue.view(job_id, wait_s=1)["state"] != "done":
+        pass
+    memory = queue.images.memory
+    memory._longest_wait_s = 30.0
+    address = f"/api/v1/images/{image_id}"
+    waiting = [f"{address}?max_px=50", f"{address}?format=webp", f"/api/v1/archive?image={image_id}&format=png"]
+    assert client.portal is not None
+    limiter = client.portal.call(anyio.to_thread.current_default_thread_limiter)
+    limiter.total_tokens = 1
+    with ThreadPoolExecutor(len(waiting)) as pool:
+        with taken(memory):
+            answers = pool.map(client.get, waiting)
+            assert wait_until(lambda: len(memory._line), {len(waiting)}, 10.0) == len(waiting)
+            looked = [
+                client.get(path) for path in ("/health", "/ready", "/status", "/metrics", f"/api/v1/jobs/{job_id}")
+            ]
+            assert client.delete(f"/api/v1/jobs/{job_id}").status_code == 202
+            assert [answer.status_code for answer in looked] == [200] * 5 and len(memory._line) == len(waiting)
+        assert [answer.status_code for answer in answers] == [200] * len(waiting)
+    # Whatever else has all threads, those who look have some of their own.
+    begun, ended = threading.Event(), threading.Event()
+
+    def occupy() -> None:
+        begun.set()
+        ended.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(client.portal.call, anyio.to_thread.run_sync, occupy)
+        assert begun.wait(10)
+        assert [client.get(path).status_code for path in ("/health", "/ready", "/status", "/metrics")] == [200] * 4
+        assert limiter.borrowed_tokens == 1, "what has the threads has ended by itself"
+        ended.set()
 
 
 def test_a_gif_goes_through_the_same_memory(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
