@@ -191,7 +191,11 @@ class AttemptRunner:
         try:
             if self.client.exists(keys.cancel):
                 return False
-            self.client.rpush(keys.answer, pack({"kind": "stage", "stage": stage}))
+            with self.client.pipeline() as pipeline:
+                pipeline.rpush(keys.answer, pack({"kind": "stage", "stage": stage}))
+                # Nobody may be left to take it, and this worker may end before it adds the answer.
+                pipeline.expire(keys.answer, ANSWER_KEPT_S)
+                pipeline.execute()
         except redis.RedisError as error:
             # The repair goes on: whoever watches misses a stage, and the answer is sent when Redis is back.
             log.info("attempt %s: its stage could not be told: %s", keys.attempt_id[:6], error)

@@ -72,10 +72,13 @@ def test_worker_that_redis_forgot_is_known_again_before_it_claims(tmp_path: Path
     """Otherwise the attempt is taken for lost with its worker; a second time, the repair is given up."""
     redis_ = RedisServer(tmp_path / "redis").start()
     known: list[bool] = []
+    kept_s: list[Any] = []
 
     class LookingEngine(FakeEngine):
         def repair_many(self, requests: Any, *, on_stage: Any = None) -> Any:
             known.append(bool(redis_.client.exists(f"{WORKER_PREFIX}it")))
+            on_stage("predict")
+            kept_s.extend(redis_.client.ttl(key) for key in (keys.claim, keys.answer))
             return super().repair_many(requests, on_stage=on_stage)
 
     try:
@@ -91,6 +94,7 @@ def test_worker_that_redis_forgot_is_known_again_before_it_claims(tmp_path: Path
     finally:
         redis_.kill()
     assert known == [True]
+    assert min(kept_s) > 0, "of a worker that is killed now something would stay in Redis for good"
 
 
 def test_claim_that_nobody_works_on_is_given_up(tmp_path: Path) -> None:
