@@ -141,17 +141,21 @@ class AttemptRunner:
     def run(self, attempt_id: str) -> None:
         """Carry out one attempt and send its answer; do nothing when nobody waits for it or somebody else has it."""
         keys = AttemptKeys(attempt_id)
-        blob = self.client.get(keys.request)
+        with self.client.pipeline(transaction=False) as pipeline:
+            pipeline.get(keys.request)
+            pipeline.ttl(keys.request)
+            blob, kept_s = pipeline.execute()
         if blob is None:
             log.info("attempt %s: nobody waits for it", attempt_id[:6])
             return
         self.show()
-        if not self.client.set(keys.claim, self.worker_id, nx=True, ex=VISIBILITY_TIMEOUT_S):
+        # As long as the pixels: an attempt whose claim ends while it is worked on looks as if nobody had taken it.
+        if not self.client.set(keys.claim, self.worker_id, nx=True, ex=max(1, kept_s)):
             log.info("attempt %s: another worker has it", attempt_id[:6])
             return
         self.busy_with = attempt_id
         try:
-            self._send(keys, self._answer(keys, bytes(blob)))  # type: ignore[arg-type]
+            self._send(keys, self._answer(keys, bytes(blob)))
         except AttemptEndedError:
             log.info("attempt %s: stopped, nobody waits for it", attempt_id[:6])
         finally:

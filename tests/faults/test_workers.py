@@ -89,12 +89,14 @@ def test_worker_that_redis_forgot_is_known_again_before_it_claims(tmp_path: Path
         keys = AttemptKeys("attempt")
         request = RepairRequest(np.zeros((9, 9, 3), np.uint8), np.ones((9, 9), bool))
         header = {"deadline_s": 60, **options_of(request)}
-        redis_.client.set(keys.request, pack(header, [request.image, request.mask]))
+        redis_.client.set(keys.request, pack(header, [request.image, request.mask]), ex=5000)
         runner.run(keys.attempt_id)
     finally:
         redis_.kill()
     assert known == [True]
-    assert min(kept_s) > 0, "of a worker that is killed now something would stay in Redis for good"
+    claim_s, answer_s = kept_s
+    assert answer_s > 0, "of a worker that is killed now it would stay in Redis for good"
+    assert claim_s > 4000, "a repair of half an hour was begun anew after each quarter"
 
 
 def test_claim_that_nobody_works_on_is_given_up(tmp_path: Path) -> None:
