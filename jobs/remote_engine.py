@@ -173,6 +173,7 @@ class RemoteEngine:
     """Repairs by whichever worker of a fleet is free. Safe to call from several threads at once."""
 
     profile = SimpleNamespace(max_batch=1)
+    lines_up = True  # a repair stays in its first stage while its worker has another
 
     def __init__(self, fleet: Fleet, *, deadline_s: float) -> None:
         self.fleet = fleet
@@ -291,7 +292,8 @@ class RemoteEngine:
         began_s = time.perf_counter()
         blob = pack({"deadline_s": self._deadline_s, **options_of(request)}, parts_in(request, window))
         client = self.fleet.client
-        client.set(keys.request, blob, ex=int(self._deadline_s) + BLOB_SPARE_S)
+        # The whole time of the repair before it, and then its own.
+        client.set(keys.request, blob, ex=2 * int(self._deadline_s) + BLOB_SPARE_S)
         is_batch = getattr(request, "priority", "interactive") == "batch"
         queue = queue_name(self.fleet.fingerprint, is_batch=is_batch)
         self.fleet.celery.send_task(TASK_NAME, [keys.attempt_id], task_id=keys.attempt_id, queue=queue, retry=False)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.requests import RepairRequest
+from jobs.deadline import Deadline
 from jobs.errors import EngineUnavailableError, JobError, is_out_of_memory, kinds_of
 from jobs.images import STEPS_AT_ONCE, ImageStore
 from jobs.observer import EndedJob, Observer
@@ -186,15 +188,15 @@ class DeviceWorker(threading.Thread):
                 time.sleep(TAKE_AGAIN_S)
 
     def _run_batch(self, job_ids: Sequence[str]) -> None:
-        with self._deadline(job_ids):
+        with self._deadline(job_ids) as deadline:
             began_s = time.monotonic()
             tasks = [task for job_id in self._store.start(job_ids) if (task := self._prepare(job_id, began_s))]
             self._queue.changed(job_ids)
-            if len(tasks) > 1 and self._repair(tasks):
+            if len(tasks) > 1 and self._repair(tasks, deadline):
                 return
         for number, task in enumerate(tasks, 1):
-            with self._deadline([task.job.job_id]):
-                self._repair([task], is_last=number == len(tasks))
+            with self._deadline([task.job.job_id]) as deadline:
+                self._repair([task], deadline, is_last=number == len(tasks))
 
     def _prepare(self, job_id: str, started_s: float) -> _Task | None:
         """Load what a job that was started needs; None when it failed here or needs no device."""
@@ -239,17 +241,23 @@ class DeviceWorker(threading.Thread):
         result = restore_original(self._queue.images, parent, mask)
         self._deliver(task, result, time.monotonic())
 
-    def _repair(self, tasks: Sequence[_Task], *, is_last: bool = True) -> bool:
+    def _repair(self, tasks: Sequence[_Task], deadline: Deadline, *, is_last: bool = True) -> bool:
         """Repair `tasks` in one call and deliver; False when the call failed and each is to be tried alone.
 
         After the last call of a batch the seat at the engine is free for the next while its results are stored.
         """
         job_ids = [task.job.job_id for task in tasks]
         on_turn = self.leave_seat if is_last else lambda: None
+        # What waits for a worker somewhere else waits for the end of another repair, which has its own time.
+        has_begun = not getattr(self.engine, "lines_up", False)
 
         def on_stage(name: str) -> None:
+            nonlocal has_begun
             if not self._store.set_stage(job_ids, name):
                 raise _NobodyWaitsError
+            if not has_begun and name != "plan":
+                has_begun = True
+                deadline.begin_anew()
             self._queue.changed(job_ids)
 
         try:
@@ -338,16 +346,9 @@ class DeviceWorker(threading.Thread):
             self._queue.lost(job_id, reason)
             return True
 
-    @contextmanager
-    def _deadline(self, job_ids: Sequence[str]) -> Iterator[None]:
+    def _deadline(self, job_ids: Sequence[str]) -> Deadline:
         """Fail those of `job_ids` that still run after the time-out, and give this thread up then."""
-        timer = threading.Timer(self._queue.job_timeout_s, self._time_out, [list(job_ids)])
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+        return Deadline(self._queue.job_timeout_s, partial(self._time_out, list(job_ids)))
 
     def _time_out(self, job_ids: Sequence[str]) -> None:
         limit_s = self._queue.job_timeout_s

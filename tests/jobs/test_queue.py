@@ -13,6 +13,7 @@ from PIL import Image
 
 from config import Settings
 from imaging import decode_png, encode_png
+from jobs.deadline import Deadline
 from jobs.errors import JobError
 from jobs.images import MIB, clean_name
 from jobs.queue import ENDED, JobQueue
@@ -275,6 +276,36 @@ def test_a_job_that_takes_too_long_fails_and_the_next_is_served(make_queue: Call
         time.sleep(0.02)
     assert queue.view(stuck)["state"] == "failed", "what the stuck engine returns in the end is dropped"
     assert wait_for(queue, submit(queue, photo.image_id))["state"] == "done"
+
+
+@pytest.mark.parametrize("lines_up", [True, False])
+def test_the_wait_for_a_worker_elsewhere_is_not_the_time_of_a_repair(
+    make_queue: Callable[..., JobQueue], monkeypatch: pytest.MonkeyPatch, lines_up: bool
+) -> None:
+    """Of two repairs of 200 s on one Celery worker the second was given up after 300: it had waited for the first."""
+    begun: list[str] = []
+
+    class LiningUp(FakeEngine):
+        stage = "load"
+
+        def repair_many(self, requests: Sequence[Any], *, on_stage: Any = None) -> Any:
+            def report(stage: str) -> None:
+                self.stage = stage
+                on_stage(stage)
+
+            return super().repair_many(requests, on_stage=report)
+
+    class NotedDeadline(Deadline):
+        def begin_anew(self) -> None:
+            begun.append(engine.stage)
+            super().begin_anew()
+
+    monkeypatch.setattr("jobs.worker.Deadline", NotedDeadline)
+    engine = LiningUp()
+    engine.lines_up = lines_up  # type: ignore[attr-defined]
+    queue = make_queue(engine=engine)
+    view = wait_for(queue, submit(queue, queue.add_image(PHOTO, "a.png").image_id, quality="high"))
+    assert view["state"] == "done" and begun == ["load", "load"] + ["predict"] * lines_up
 
 
 def test_a_retry_returns_the_same_job_and_another_body_is_refused(make_queue: Callable[..., JobQueue]) -> None:
