@@ -11,9 +11,12 @@ import hashlib
 import hmac
 import json
 import logging
+import os
 import re
 import secrets
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,8 +119,11 @@ class Accounts:
             raise AccountError(f"{name!r} is no name: letters, digits, dot, dash, underscore and @, at most 64")
         if not LEAST_PASSWORD_LENGTH <= len(password) <= MOST_PASSWORD_LENGTH:
             raise AccountError(f"a password has {LEAST_PASSWORD_LENGTH} to {MOST_PASSWORD_LENGTH} characters")
-        known = self.all().get(name)
-        self._write(Account(name, self._hasher.hash(password), known.key_hashes if known else {}))
+        hashed = self._hasher.hash(password)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._changing() as accounts:
+            known = accounts.get(name)
+            accounts[name] = Account(name, hashed, known.key_hashes if known else {})
 
     def add_key(self, name: str) -> str:
         """Make a new API key for an account.
@@ -131,12 +137,13 @@ class Accounts:
         Raises:
             AccountError: there is no such account.
         """
-        known = self.all().get(name)
-        if known is None:
-            raise AccountError(f"there is no account {name!r}; add it with `fftlama user add {name}`")
-        key = KEY_PREFIX + secrets.token_urlsafe(32)
-        hashes = {**known.key_hashes, key[len(KEY_PREFIX) :][:6]: hashlib.sha256(key.encode()).hexdigest()}
-        self._write(Account(name, known.password_hash, hashes))
+        with self._changing() as accounts:
+            known = accounts.get(name)
+            if known is None:
+                raise AccountError(f"there is no account {name!r}; add it with `fftlama user add {name}`")
+            key = KEY_PREFIX + secrets.token_urlsafe(32)
+            hashes = {**known.key_hashes, key[len(KEY_PREFIX) :][:6]: hashlib.sha256(key.encode()).hexdigest()}
+            accounts[name] = Account(name, known.password_hash, hashes)
         return key
 
     def remove(self, name: str) -> None:
@@ -148,19 +155,37 @@ class Accounts:
         Raises:
             AccountError: there is no such account.
         """
-        if name not in self.all():
-            raise AccountError(f"there is no account {name!r}")
-        self._write(None, removed=name)
+        with self._changing() as accounts:
+            if name not in accounts:
+                raise AccountError(f"there is no account {name!r}")
+            del accounts[name]
 
-    def _write(self, changed: Account | None, *, removed: str = "") -> None:
-        accounts = dict(self.all())
-        accounts.pop(removed, None)
-        if changed:
-            accounts[changed.name] = changed
-        users = {one.name: {"password": one.password_hash, "keys": one.key_hashes} for one in accounts.values()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, json.dumps({"users": users}, indent=1).encode())
-        self.path.chmod(FILE_MODE)
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Account]]:
+        """Give every account by its name, to be changed; they are written afterwards. Who comes meanwhile waits."""
+        with _locked(self.path.parent) if self.path.parent.is_dir() else nullcontext():
+            accounts = read_accounts(self.path) if self.path.exists() else {}
+            yield accounts
+            users = {one.name: {"password": one.password_hash, "keys": one.key_hashes} for one in accounts.values()}
+            write_atomically(self.path, json.dumps({"users": users}, indent=1).encode())
+            self.path.chmod(FILE_MODE)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which leaves no file behind; where there are no locks, nothing is held."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a network folder
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class KeptAccounts(Accounts):

@@ -4,6 +4,7 @@ import contextlib
 import html
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from fastapi.testclient import TestClient
 
 import app
 from config import Settings, load_settings
+from imaging.atomic_write import write_atomically
 from tests.support.fake_engine import FakeEngine
 from tests.support.page_driver import DATA
 from tests.support.serving import RunningServer, ask_repair, follow, upload
@@ -282,6 +284,26 @@ def test_a_server_that_others_reach_without_a_login_says_how_to_have_one(
 def test_accounts_file_is_readable_by_its_owner_only(accounts: Accounts) -> None:
     assert accounts.path.stat().st_mode & 0o077 == 0
     assert PASSWORD not in accounts.path.read_text() and "$argon2id$" in accounts.path.read_text()
+
+
+def test_two_who_change_the_accounts_at_once_both_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wrote what it had read and its own change: of six `fftlama user add` at once five people could log in."""
+    path = tmp_path / "accounts.json"
+    Accounts(path).set_password("ann", PASSWORD)
+    keys: list[str] = []
+    others: list[threading.Thread] = []
+
+    def write_while_another_comes(target: Path, data: bytes) -> None:
+        if not others:
+            others.append(threading.Thread(target=lambda: keys.append(Accounts(path).add_key("ann"))))
+            others[0].start()
+            others[0].join(0.5)  # who does not wait for this change is done by then
+        write_atomically(target, data)
+
+    monkeypatch.setattr("web.accounts.write_atomically", write_while_another_comes)
+    keys.append(Accounts(path).add_key("ann"))
+    others[0].join()
+    assert [Accounts(path).owner_of_key(key) for key in keys] == ["ann"] * 2
 
 
 @pytest.mark.parametrize(("name", "password"), [("a b", PASSWORD), ("", PASSWORD), ("ann", "short")])
