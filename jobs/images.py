@@ -238,8 +238,10 @@ class ImageStore:
         """Return an edit's patch as an 8-bit PNG; JobError `unknown_image` for an original, which has none."""
         if image.parent_id is None:
             raise JobError("unknown_image", "This is an uploaded image, not an edit: it has no patch.")
-        path = self.store.view_path(image.image_id)
-        return path.read_bytes() if path.exists() else self.read(image)
+        try:
+            return self.store.view_path(image.image_id).read_bytes()
+        except FileNotFoundError:  # most have none; of the others it may be cleaned away just now
+            return self.read(image)
 
     def read(self, image: ImageRecord) -> bytes:
         """Return an original's own file, or an edit's patch as a PNG at the original's depth."""

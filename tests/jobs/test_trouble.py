@@ -204,6 +204,19 @@ def test_a_round_that_others_push_out_of_the_cache_is_not_the_original(
     np.testing.assert_array_equal(queue.images.pixels(edit), expected)
 
 
+def test_a_patch_that_is_cleaned_away_while_it_is_read_is_not_here(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a look whether it is there and the reading it went: a fault of the server, said the answer."""
+    photo = queue.add_image(PHOTO, "a.png")
+    edit, size_bytes = queue.images.write_edit(photo, [((0, 0, 8, 8), np.full((8, 8, 3), 200, np.uint8))])
+    queue.store.insert_image(edit, size_bytes=size_bytes)
+    assert remove_history(queue.images, photo.image_id)
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    with pytest.raises(JobError, match="not here"):
+        queue.images.patch(edit)
+
+
 def test_more_edits_on_one_image_than_calls_may_nest_work(queue: JobQueue) -> None:
     """Each edit was composed by a call within the call for the next: Python's recursion limit ended that."""
     parent = queue.add_image(PHOTO, "a.png")
