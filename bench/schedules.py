@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 from unittest import mock
 
 import torch
@@ -29,9 +29,9 @@ from lama.fast_generator import FastGenerator
 from lama.kernels import hopper_trunk
 from lama.triton_backend import TritonBackend
 from lama.triton_trunk import TritonTrunk
+from lama.trunk_schedule import Awaited
 
 SLOTS = (3, 4, 5, 6)
-Awaited = Literal["", "entry", "columns"]
 AWAITED: tuple[Awaited, ...] = get_args(Awaited)
 REPLAYS = 10
 LARGEST_DIFFERENCE = 0.2  # grey levels
@@ -87,7 +87,8 @@ def with_schedule(trunk: TritonTrunk, rows: Any, slots: int, awaited: Awaited) -
     share = trunk._share
 
     def shared(x: Tensor) -> Any:
-        return dataclasses.replace(share(x), local_after=awaited)
+        now = share(x)
+        return dataclasses.replace(now, schedule=dataclasses.replace(now.schedule, local_after=awaited))
 
     of_layer = mock.patch.multiple(trunk, _rows=rows, _share=shared)
     with of_layer, mock.patch.object(hopper_trunk, "local_slots", lambda **_: slots):

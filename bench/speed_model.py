@@ -13,7 +13,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from lama import triton_trunk
+from lama import trunk_schedule
 from lama.fast_generator import FastGenerator
 from lama.generator import Generator
 from lama.kernels import cuda_kernel, early_launch, hopper_trunk
@@ -257,7 +257,7 @@ def build_form(form: str, generator: Generator, x: Tensor) -> Callable[[Tensor],
                 return lambda x: none_early(fused, x)
             for words, rows in ORDERS.items():
                 if words in form:
-                    return lambda x: with_numbers(fused, x, triton_trunk, rows)
+                    return lambda x: with_numbers(fused, x, trunk_schedule, rows)
         elif not form.endswith("torch"):
             raise RuntimeError(fused.describe())
         return fused

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.speed import environment
 from bench.speed_model import ALL_ROWS, captured, random_generator, random_input, time_device
-from lama import triton_trunk
+from lama import triton_trunk, trunk_schedule
 from lama.checkpoint import load_generator
 from lama.fast_generator import FastGenerator
 from lama.kernels.tiles import TILES, Tile
@@ -110,8 +110,8 @@ class _Timed:
 
 def _changes(form: TritonBackend, kernels: list[str]) -> Iterator[tuple[str, AbstractContextManager[object]]]:
     """Names of what is tried, and the context in which it is."""
-    yield "cross after", mock.patch.object(triton_trunk, "FEW_ROWS", 0)
-    yield "cross beside", mock.patch.object(triton_trunk, "FEW_ROWS", ALL_ROWS)
+    yield "cross after", mock.patch.object(trunk_schedule, "FEW_ROWS", 0)
+    yield "cross beside", mock.patch.object(trunk_schedule, "FEW_ROWS", ALL_ROWS)
     yield "cross beside, spectral path alone", _left_out(form, CONVOLUTIONS)
     yield "cross beside, trunk's convolutions alone", _left_out(form, SPECTRAL_PATH)
     yield "ends alone", mock.patch.object(form.trunk, "run", lambda x: x)
@@ -130,7 +130,7 @@ def _left_out(form: TritonBackend, names: tuple[str, ...]) -> Iterator[None]:
         with mock.patch.dict(vars(triton_trunk), dict.fromkeys(names, _nothing)):
             run_layers(*arguments)
 
-    beside = mock.patch.object(triton_trunk, "FEW_ROWS", ALL_ROWS)
+    beside = mock.patch.object(trunk_schedule, "FEW_ROWS", ALL_ROWS)
     with beside, mock.patch.object(form.trunk, "_run_layers_beside", without):
         yield
 

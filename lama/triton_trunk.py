@@ -17,7 +17,6 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -46,12 +45,7 @@ from lama.kernels.spectral_path import (
     spectrum_convolution,
 )
 from lama.kernels.tiles import Tile, tile_for
-
-MANY_ROWS = 128 * 128  # of the trunk's maps: from here on the local convolution waits until the spectral path has begun
-FEW_ROWS = 2 * 64 * 64  # up to here the cross convolution runs beside the spectral path
-NARROW_OUTPUTS, NARROW_GAIN = 64, 2
-"""A network with so few local channels, as the included one, takes maps of up to 64 columns with so many times the rows
-for few, where the spectral path's columns are one launch."""
+from lama.trunk_schedule import Schedule, schedule_for
 
 
 @dataclass(frozen=True)
@@ -80,13 +74,9 @@ class _Shared:
     convolved: Tensor | None
     columns: ColumnPlan | None
     scratch: SplitScratch | None
-    local_after: Literal["", "entry", "columns"]
-    """What of the spectral path the local convolution waits for: nothing, its first launch, or that of the columns."""
+    schedule: Schedule
     sums: tuple[Tensor, Tensor] | None
     """Of the cross convolution where it runs beside the spectral path, of one layer and of the next."""
-    chain_early: bool
-    columns_early: bool
-    """Which launches begin early (`early_launch`): those of a layer but for the columns, and the columns."""
 
 
 class TritonTrunk:
@@ -176,11 +166,11 @@ class TritonTrunk:
             _wait(self._stream, main)  # until the layer before has written what this one reads
         with torch.cuda.stream(self._stream) if main is not None else contextlib.nullcontext():
             self._enter_spectral_path(index, x, shared)
-            awaited = _event() if main is not None and shared.local_after == "entry" else None
+            awaited = _event() if main is not None and shared.schedule.local_after == "entry" else None
             if index == 0:
                 _wait(self._stream, main)  # until gaps and side columns are filled
             self._convolve_spectra(index, shared)
-            awaited = _event() if main is not None and shared.local_after == "columns" else awaited
+            awaited = _event() if main is not None and shared.schedule.local_after == "columns" else awaited
             add_inverse_rows(shared.spectrum, shared.matrices, x, tile=tiles["rows"])
             if self._hopper is not None and sided is not None:
                 self._hopper.convolve_cross(index, *sided, add=add)
@@ -197,7 +187,7 @@ class TritonTrunk:
         if main is not None and awaited is not None:
             main.wait_event(awaited)
         if self._hopper is not None and sided is not None:
-            self._hopper.convolve_local(index, *sided, add=add, beside=not shared.local_after)
+            self._hopper.convolve_local(index, *sided, add=add, beside=not shared.schedule.local_after)
         else:
             convolve(x, layer.local, out, tile=tiles["local"], add_to_out=add, scratch=shared.scratch)
         if main is not None and self._stream is not None:
@@ -213,7 +203,7 @@ class TritonTrunk:
         """
         path, cross = self._stream, self._cross_stream
         main = torch.cuda.current_stream() if path is not None else None
-        tiles, early = shared.tiles, shared.chain_early
+        tiles, early = shared.tiles, shared.schedule.chain_early
         _wait(path, main)
         _fill_gaps(shared.planes)
         for index, layer in enumerate(self._layers):
@@ -257,7 +247,7 @@ class TritonTrunk:
         elif self._hopper is not None and self._hopper.enters(x):
             enter_strips(x, layer.enter, matrices, shared.planes, from_channel=from_channel)
         elif x.shape[2] in FUSED_WIDTHS:
-            tile, early = tiles["enter_rows"], shared.chain_early
+            tile, early = tiles["enter_rows"], shared.schedule.chain_early
             enter_rows(x, layer.enter, matrices, shared.planes, from_channel=from_channel, tile=tile, early=early)
         else:
             to_channel = x.shape[3] - self.inner_channels
@@ -268,11 +258,11 @@ class TritonTrunk:
         """Write to `shared.spectrum` what the inverse row transform makes the Fourier unit of t from."""
         layer, tiles, matrices = self._layers[index], shared.tiles, shared.matrices
         if self._columns is not None and shared.columns is not None:
-            planes, early = shared.planes, shared.columns_early
+            planes, early = shared.planes, shared.schedule.columns_early
             self._columns.convolve(index, planes, matrices, shared.spectrum, shared.columns, early=early)
             return
         assert shared.convolved is not None
-        spectrum, tile, early = shared.spectrum, tiles["columns"], shared.columns_early
+        spectrum, tile, early = shared.spectrum, tiles["columns"], shared.schedule.columns_early
         transform_columns(shared.planes, matrices, spectrum, tile=tile, early=early)
         convolve_spectrum(
             spectrum, layer.spectrum, matrices.spectrum_gain, shared.convolved, tile=tiles["spectrum"], early=early
@@ -302,16 +292,17 @@ class TritonTrunk:
         shape = (batch, height, 2, frequencies, inner)
         planes = self._empty(*shape)
         columns = None if self._columns is None else self._columns.plan(planes)
-        is_narrow = columns is not None and layer.local.outputs <= NARROW_OUTPUTS
-        few_rows = FEW_ROWS * NARROW_GAIN if is_narrow and width <= 64 else FEW_ROWS
+        schedule = schedule_for(
+            rows,
+            width,
+            local_outputs=layer.local.outputs,
+            columns_are_one_launch=columns is not None,
+            enters_whole=self._takes_rows(x),
+        )
         sums = None
-        if rows <= few_rows and width in FUSED_WIDTHS:
+        if schedule.cross_beside:
             sums_shape = (batch, height, width, layer.cross.outputs)
             sums = (self._empty(*sums_shape), self._empty(*sums_shape))
-        local_after: Literal["", "entry", "columns"] = "entry" if rows >= MANY_ROWS else ""
-        if columns is not None:
-            # That launch takes whole multiprocessors, so that the local convolution only runs before or after it.
-            local_after = "columns" if is_narrow else "entry" if self._takes_rows(x) else ""
         return _Shared(
             tiles=tiles,
             matrices=self.matrices(height, width),
@@ -320,12 +311,8 @@ class TritonTrunk:
             convolved=self._empty(*shape) if columns is None else None,
             columns=columns,
             scratch=split_scratch(rows, layer.local.outputs, tile=tiles["local"], device=self._device),
-            local_after=local_after,
+            schedule=schedule,
             sums=sums,
-            # Each was measured (bench/NOTES.md): a lone launch of a wide network's columns takes whole multiprocessors,
-            # which others would have until then, and so do a narrow one's where there are many.
-            chain_early=sums is not None and columns is not None,
-            columns_early=columns is None or (is_narrow and rows <= FEW_ROWS),
         )
 
     def _takes_rows(self, x: Tensor) -> bool:

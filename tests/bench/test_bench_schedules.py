@@ -1,5 +1,7 @@
 """The schedules that `bench/schedules.py` tries are those that a layer is launched by, and only meanwhile."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -14,11 +16,11 @@ from lama.triton_trunk import TritonTrunk
 
 def test_a_schedule_holds_while_it_is_tried() -> None:
     trunk = TritonTrunk(fold_generator(Generator(32, 1).eval()).layers, device=torch.device("cpu"))
-    x, rows = torch.empty(1, 128, 128, 256 + 96, dtype=torch.float16), object()
-    before = trunk._share(x).local_after
+    x, rows = torch.empty(1, 128, 128, 256 + 96, dtype=torch.float16), SimpleNamespace(takes=lambda _x: True)
+    before = trunk._share(x).schedule.local_after
     for awaited in AWAITED:
         with with_schedule(trunk, rows, 5, awaited):
-            assert trunk._share(x).local_after == awaited and trunk._rows is rows
+            assert trunk._share(x).schedule.local_after == awaited and trunk._rows is rows
             assert hopper_trunk.local_slots(is_many=False, enters_strips=False, beside=True) == 5
-    assert trunk._rows is None and trunk._share(x).local_after == before
+    assert trunk._rows is None and trunk._share(x).schedule.local_after == before
     assert hopper_trunk.local_slots(is_many=False, enters_strips=False, beside=True) == 3

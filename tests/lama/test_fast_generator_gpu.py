@@ -39,14 +39,14 @@ def test_both_orders_of_a_layer_compute_the_same(
     network: str, side: int, batch: int, cross_beside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where maps are small one of them is taken, where they are large the other."""
-    from lama import triton_trunk
+    from lama import trunk_schedule
     from lama.triton_backend import TritonBackend
 
     generator = load_generator(None) if network == "included" else live_generator(64, 2)
     plain = FastGenerator(generator, device="cuda", dtype=torch.float32, kernels="torch")
     fused = FastGenerator(generator, device="cuda", dtype=torch.float16, kernels="triton")
     assert isinstance(fused.backend, TritonBackend)
-    monkeypatch.setattr(triton_trunk, "FEW_ROWS", 2**40 if cross_beside else 0)
+    monkeypatch.setattr(trunk_schedule, "FEW_ROWS", 2**40 if cross_beside else 0)
     x = masked_input(side, side, batch=batch).cuda()
     with torch.inference_mode():
         expected = plain(x)

@@ -14,13 +14,13 @@ def test_whole_network_in_kernels_matches_the_published_form(
     height: int, width: int, batch: int, cross_beside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A block is two layers; from 128 pixels on, rows are long enough for the kernels of whole rows."""
-    from lama import triton_trunk
+    from lama import trunk_schedule
     from lama.triton_backend import TritonBackend
 
     generator = live_generator(blocks=1)
     fused = FastGenerator(generator, device=DEVICE, dtype=torch.float16, kernels="triton")
     assert isinstance(fused.backend, TritonBackend)
-    monkeypatch.setattr(triton_trunk, "FEW_ROWS", 2**40 if cross_beside else 0)
+    monkeypatch.setattr(trunk_schedule, "FEW_ROWS", 2**40 if cross_beside else 0)
     x = masked_input(height, width, batch=batch)
     with torch.no_grad():
         expected = generator.double()(x.double())
