@@ -24,7 +24,7 @@ from triton.runtime.jit import JITFunction
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lama import triton_backend as triton_form
+from lama import triton_backend
 from lama.checkpoint import load_generator
 from lama.dft import dft_matrices
 from lama.fold_batchnorm import fold_generator
@@ -85,9 +85,9 @@ def compiled(generator: Generator, capability: tuple[int, int], sizes: Sequence[
     fits: list[Fit] = []
     device = torch.device("cpu")
     with as_on_a_card(capability, fits):
-        form = triton_form.TritonBackend(fold_generator(generator), device=device)
+        backend = triton_backend.TritonBackend(fold_generator(generator), device=device)
         for batch, height, width in sizes:
-            form(torch.zeros(batch, 4, height, width))
+            backend(torch.zeros(batch, 4, height, width))
     return fits
 
 

@@ -1,8 +1,8 @@
-"""Masks in IOPaint's way: brightness alone counts, and what is sent back is a yellow selection on nothing.
+"""Masks in IOPaint's way: brightness alone counts, and what is sent back is a yellow selection on transparent.
 
-Masks are (H, W) bool, True = hole. Unlike `masks.read_mask`, transparency is never looked at: white on transparent and
-white on black are the same, and a mask drawn only in alpha is empty. The colour is IOPaint's own; sent back as a mask,
-its brightness (195) counts as a hole.
+Masks are (H, W) bool, True = hole. Unlike in `imaging.masks.read_mask`, transparency is never looked at: white on
+transparent and white on black are the same, and a mask drawn only in alpha is empty. The colour is IOPaint's own; sent
+back as a mask, its brightness (195) counts as a hole.
 """
 
 import cv2
