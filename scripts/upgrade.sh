@@ -228,13 +228,18 @@ write_settings() {
         } >"$file.new"
         check_settings "$file.new"
         mv "$file.new" "$file"
-        say "Start a worker on each machine with a card: $PROGRAM/.venv/bin/fftlama worker --redis $(redis_url)"
+        say "Start a worker on each machine with a card: $(shell_text "$PROGRAM/.venv/bin/fftlama") worker --redis" \
+            "$(shell_text "$(redis_url)")"
     fi
     check_settings "$file"
 }
 
 yaml_text() { # in single quotes, where only the quote itself is written twice
     printf "'%s'" "$(printf '%s' "$1" | sed "s/'/''/g")"
+}
+
+shell_text() { # in single quotes, to be pasted: a path may hold blanks, an address ? and &
+    printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")"
 }
 
 check_settings() {

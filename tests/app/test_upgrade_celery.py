@@ -1,6 +1,7 @@
 """apply_optimization.sh --celery with the whole program: real Redis, real worker, a repair, and the way back."""
 
 import io
+import shlex
 import shutil
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def upgrade(program: Path, folder: Path, *arguments: str, **variables: str) -> s
 def test_upgraded_folder_repairs_on_a_worker_and_goes_back(
     program: Path, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    folder, port = tmp_path / "old app 旧", free_port()
+    folder, port = tmp_path / "old app's 旧", free_port()
     training_checkpoint(folder / "best.ckpt")
     (folder / "app.py").write_text(f'demo.launch(server_name="127.0.0.1", server_port={port})\n')
     (folder / "start_app.sh").write_text("#!/bin/bash\nnohup python app.py > app.log 2>&1 &\n")
@@ -72,7 +73,8 @@ def test_upgraded_folder_repairs_on_a_worker_and_goes_back(
 
     said = upgrade(program, folder, "--celery", REDIS_URL=redis_server.url)
     worker_command = [str(folder / "fftlama" / ".venv" / "bin" / "fftlama"), "worker", "--redis", redis_server.url]
-    assert " ".join(worker_command) in said, "it says how a worker is started"
+    told = next(line.partition(": ")[2] for line in said.splitlines() if line.startswith("Start a worker"))
+    assert shlex.split(told) == worker_command, "it says how a worker is started, in words that a shell takes"
     worker: subprocess.Popen[bytes] | None = None
     try:
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S, trust_env=False)
