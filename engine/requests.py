@@ -78,7 +78,11 @@ def check_request(request: RepairRequest) -> None:
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise RepairError(f"image must be an array (height, width, 3) of at least one pixel, got {_shape_of(image)}")
     if image.dtype not in (np.uint8, np.uint16):
-        raise RepairError(f"image must be uint8 or uint16, got {image.dtype}; convert it, scaled to the whole range")
+        is_swapped = image.dtype.newbyteorder("=") == np.uint16  # as readers give what a file stores, TIFF's "MM"
+        hint = (
+            "image.astype(np.uint16) has this machine's order of bytes" if is_swapped else "scaled to the whole range"
+        )
+        raise RepairError(f"image must be uint8 or uint16, got {image.dtype}; convert it, {hint}")
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
         got = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
         raise RepairError(f"mask must be a bool array, got {got}; for a file's grey levels use mask > 127")
