@@ -211,6 +211,8 @@ def test_units_start_what_is_there_and_leave_alone_what_cannot_start(unit: Path,
 
 def test_nginx_example_serves_the_sub_path(tmp_path: Path) -> None:
     text = text_of("deploy/nginx.conf")
+    waits_s = int(re.findall(r"proxy_read_timeout (\d+)s;", text)[0])
+    assert waits_s > Settings().job_timeout_s, "nginx gave one-shots up after 90 s"
     root_path = re.findall(r"root_path: (\S+) ", text)[0]
     server = RunningServer(
         tmp_path / "server", settings={"root_path": root_path, "allowed_hosts": "photos.example.org"}
