@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import anyio.to_thread
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -70,7 +71,8 @@ class StartupGate:
         path = path_below_root(scope)
         if path in ("/health", "/ready"):
             return JSONResponse({"status": "starting"}, status_code=503, headers=RETRY_AFTER)
-        if path.startswith("/api/"):
-            body = refusal_body("starting", "The server is starting; try again in a moment.")
-            return JSONResponse(body, status_code=503, headers=RETRY_AFTER)
-        return HTMLResponse(STARTING_PAGE, status_code=503, headers=RETRY_AFTER)
+        wants_page = path == "/" or "text/html" in Headers(scope=scope).get("accept", "")
+        if wants_page and not path.startswith("/api/"):
+            return HTMLResponse(STARTING_PAGE, status_code=503, headers=RETRY_AFTER)
+        body = refusal_body("starting", "The server is starting; try again in a moment.")
+        return JSONResponse(body, status_code=503, headers=RETRY_AFTER)

@@ -75,7 +75,8 @@ def test_it_answers_starting_until_it_is_ready_and_stops_at_once(tmp_path: Path)
             answers: dict[str, httpx.Response] = {}
             while not answers and time.monotonic() < until_s:
                 try:
-                    answers = {path: client.get(path) for path in ("/health", "/api/v1/jobs/x", "/")}
+                    answers = {path: client.get(path) for path in ("/health", "/api/v1/jobs/x", "/", "/metrics")}
+                    page = client.get("/login", headers={"Accept": "text/html, */*;q=0.8"})
                 except httpx.TransportError:
                     time.sleep(0.02)
             assert answers["/health"].status_code == 503 and answers["/health"].json() == {"status": "starting"}
@@ -85,6 +86,8 @@ def test_it_answers_starting_until_it_is_ready_and_stops_at_once(tmp_path: Path)
             said = answers["/api/v1/jobs/x"].json()
             assert said["detail"] == said["errors"] == said["message"]
             assert answers["/"].status_code == 503 and "refresh" in answers["/"].text
+            assert answers["/metrics"].status_code == 503 and answers["/metrics"].json() == said, "no page for programs"
+            assert page.status_code == 503 and "refresh" in page.text
         assert server.stop() == 0, "stopping while it starts is no failure"
     finally:
         server.kill()
