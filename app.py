@@ -88,7 +88,7 @@ def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "Fast
     from jobs.temp_folder import clear_temp_folder
     from jobs.worker import side_by_side
     from web.gate import protect
-    from web.iopaint import create_iopaint_routes
+    from web.iopaint import NamedModels, create_iopaint_routes
     from web.lama_cleaner import create_lama_cleaner_routes
     from web.metrics import Metrics
     from web.openapi import create_document_routes
@@ -117,8 +117,9 @@ def create_api(settings: Settings, engine: "Engine | Sequence[Engine]") -> "Fast
     app = FastAPI(title="fftlama", version=version, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.queue = queue
     app.state.idle = True
-    app.include_router(create_iopaint_routes(queue, settings))  # before those that answer all else under /api/v1
-    app.include_router(create_lama_cleaner_routes(queue, settings))
+    models = NamedModels(queue)
+    app.include_router(create_iopaint_routes(queue, settings, models))  # before those that answer all under /api/v1
+    app.include_router(create_lama_cleaner_routes(queue, settings, models))
     app.include_router(create_operator_routes(queue, settings, metrics=metrics, version=version))
     app.include_router(create_document_routes(settings, version=version))
     app.include_router(create_routes(queue, settings))

@@ -126,12 +126,14 @@ def spell_problems(error: ValidationError | RequestValidationError) -> str:
     return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors())
 
 
-def create_iopaint_routes(queue: JobQueue, settings: Settings) -> APIRouter:
-    """Return the routes; they must come before those of `web.routes`, which answer everything else under /api/v1."""
+def create_iopaint_routes(queue: JobQueue, settings: Settings, models: "NamedModels") -> APIRouter:
+    """Return the routes; they must come before those of `web.routes`, which answer everything else under /api/v1.
+
+    `models` is the one that lama-cleaner's routes have: it remembers by which name a model was asked for.
+    """
     router = APIRouter(route_class=IopaintRoute)
     waiters = anyio.CapacityLimiter(WAITERS)
     inpainter = FileInpainter(queue, settings, waiters)
-    models = NamedModels(queue)
     gallery = Gallery(settings, queue.images)
     plugins = Plugins(queue, settings)
 

@@ -73,12 +73,11 @@ def old_status_and_text(error: JobError) -> tuple[int, str]:
     return (OLD_STATUSES.get(error.code, status), text)
 
 
-def create_lama_cleaner_routes(queue: JobQueue, settings: Settings) -> APIRouter:
-    """Return the routes, which lie outside /api/v1."""
+def create_lama_cleaner_routes(queue: JobQueue, settings: Settings, models: NamedModels) -> APIRouter:
+    """Return the routes, which lie outside /api/v1; `models` is the one that IOPaint's have."""
     router = APIRouter(route_class=PlainTextRoute)
     waiters = anyio.CapacityLimiter(WAITERS)
     inpainter = FileInpainter(queue, settings, waiters)
-    models = NamedModels(queue)
     gallery = Gallery(settings, queue.images)
     plugins = Plugins(queue, settings)
     max_mib = settings.max_file_mib

@@ -28,6 +28,16 @@ def test_refusals_are_spelt_as_there(api_server: RunningServer) -> None:
         is_text(client.get("/medias/image"), 404, "No folder")
 
 
+def test_a_model_has_one_name_here_and_by_iopaints_routes(api_server: RunningServer) -> None:
+    """Each remembered the name it was asked for itself: what one had chosen, the other called lama."""
+    with api_server.client as client:
+        assert client.post("/api/v1/model", json={"name": "lama-compact"}).json()["name"] == "lama-compact"
+        assert client.get("/model").text == "lama-compact"
+        is_text(client.post("/model", data={"name": "lama-compact"}), 200, "Same model")
+        is_text(client.post("/model", data={"name": "lama"}), 200, "ok, switch to lama")
+        assert client.get("/api/v1/model").json()["name"] == "lama"
+
+
 def test_folder_is_looked_through_and_nothing_leads_out_of_it(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
