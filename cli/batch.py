@@ -350,8 +350,10 @@ def _repair_page(
 
 def _open_page(data: bytes, number: int, limits: Limits) -> Photo:
     photo = open_photo(page_of(data, number), max_bytes=limits.max_bytes, max_px=limits.max_px)
-    is_tiff = photo.format == "TIFF"  # whose other pages are looked after here
-    return replace(photo, notes=tuple(n for n in photo.notes if not (is_tiff and n.code == "first_page_only")))
+    unsaid = {"few_levels"}  # says how the photo is shown, and here it is not
+    if photo.format == "TIFF":  # whose other pages are looked after here
+        unsaid.add("first_page_only")
+    return replace(photo, notes=tuple(note for note in photo.notes if note.code not in unsaid))
 
 
 def _repair_pages(

@@ -150,6 +150,7 @@ def test_text_is_found_in_the_place_of_masks(engine: Engine, tmp_path: Path, cap
     told = capsys.readouterr()
     assert json.loads(told.out.splitlines()[-1])["summary"] == "2 repaired, 1 with nothing to repair"
     assert "plain.png: No text was found" in told.err and "mask" not in told.err, "nobody gave a mask"
+    assert "dark.png" not in told.err, "that it would be shown brighter is nothing to say where nothing is shown"
     dark = np.asarray(cv2.imread(str(out / "dark.png"), cv2.IMREAD_UNCHANGED))
     assert (dark != np.asarray(written)[..., ::-1].astype(np.uint16) * 4).any()
     changed = (np.asarray(Image.open(out / "written.png")) == (0, 255, 0)).all(axis=2)
