@@ -30,6 +30,7 @@ MOVE_IN = """
 const canvas = document.querySelector("body > .fft");
 if (canvas && element.isConnected && element.moveBefore) element.moveBefore(canvas, null);
 """
+KEPT_SESSIONS = 100  # each call is one to Gradio, of 20 kB and without anything to keep; by default it keeps 10,000
 QUEUE_LOOK_S = 0.05  # Gradio's 1 ms, and its 10 ms for progress, cost 6 % of a core as long as the server runs
 PREVIEW_PX = 2048
 """Longer side of the server's picture of a photo, shown after a reload and for formats browsers cannot show."""
@@ -131,6 +132,7 @@ def create_page(queue: JobQueue) -> gr.Blocks:
     with gr.Blocks(title="fftlama", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         MaskCanvas()
         _add_repair_endpoint(page, queue)
+    page.state_session_capacity = KEPT_SESSIONS
     return page
 
 

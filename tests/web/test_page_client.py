@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from config import Settings
+from jobs.queue import JobQueue
+from tests.support.fake_engine import FakeEngine
 from tests.support.page_driver import DATA
 from tests.support.serving import RunningServer, wait_until
 
@@ -50,6 +53,19 @@ def test_gradios_queue_has_the_waits_that_the_page_makes_longer() -> None:
     queue = gr.Blocks()._queue
     assert 0 < queue.sleep_when_free < QUEUE_LOOK_S
     assert 0 < queue.progress_update_sleep_when_free < QUEUE_LOOK_S
+
+
+def test_gradio_keeps_few_sessions(tmp_path: Path) -> None:
+    """Each call of a program without a session of its own is one, of 20 kB, and 10,000 of them were kept."""
+    from gradio.routes import App
+
+    from web.page import KEPT_SESSIONS, create_page
+
+    settings = Settings(data_dir=tmp_path / "data", outputs_dir=tmp_path / "outputs")
+    sessions = App.create_app(create_page(JobQueue(settings, [FakeEngine()]))).state_holder
+    for number in range(KEPT_SESSIONS + 9):
+        assert sessions[f"call {number}"] is not None
+    assert len(sessions.session_data) == KEPT_SESSIONS
 
 
 def test_repair_keeps_name_format_and_size(client: Client, mask: Path) -> None:
