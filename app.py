@@ -19,6 +19,8 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 EXIT_STOPPED, EXIT_START, EXIT_SETTINGS, EXIT_PORT = 0, 1, 2, 3
 DRAIN_S = 2  # open connections get this long after SIGTERM
 FINISH_S = 3.0  # running repairs get this long after that
+LAST_S = 0.5  # and the threads of requests that were cut off this long in the end
 KEEP_ALIVE_S = 75
 BACKLOG = 256
 SPIN_COUNT = "1000"  # looks at what is waited for
@@ -322,10 +325,20 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
         sys.stdout.flush()
     except OSError:  # nobody reads it any more, or its disk is full; Python would try again and end with 120
         is_read = False
-    if not clean or is_preparing() or not is_read:
-        # A repair that runs on, or a model still loading or preparing, can't be interrupted: all are safe to leave.
+    if not clean or is_preparing() or not is_read or not _have_threads_ended():
+        # A repair that runs on, a photo that is encoded, a model still loading or preparing can't be interrupted: all
+        # are safe to leave.
         os._exit(code)
     return code
+
+
+def _have_threads_ended() -> bool:
+    """Tell whether no thread is left that Python would wait for: a large photo in WebP takes more than a minute."""
+    until_s = time.monotonic() + LAST_S
+    others = [one for one in threading.enumerate() if not one.daemon and one is not threading.current_thread()]
+    for thread in others:
+        thread.join(max(0.0, until_s - time.monotonic()))
+    return not any(thread.is_alive() for thread in others)
 
 
 def set_up_logging(settings: Settings) -> None:

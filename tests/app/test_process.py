@@ -2,11 +2,13 @@
 
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
@@ -111,6 +113,7 @@ def test_a_log_that_nobody_takes_stops_no_server(tmp_path: Path) -> None:
 
 
 def test_stopping_does_not_wait_for_patient_clients(start_server: Callable[..., RunningServer]) -> None:
+    """Nor for a thread that is busy for long, as one that encodes a large photo: the server had to be killed."""
     server = start_server(kind="api")
     with server.client as client:
         view = follow(client, ask_repair(client, upload(client, PHOTO.read_bytes())["image_id"]), until="saved")
@@ -118,10 +121,20 @@ def test_stopping_does_not_wait_for_patient_clients(start_server: Callable[..., 
         answers: list[int] = []
         patient = threading.Thread(target=lambda: answers.append(client.get(address).status_code))
         patient.start()
-        time.sleep(0.3)
-        assert server.stop() == 0  # which fails after 15 s, while the client would wait for 25
+        with closing(sqlite3.connect(server.data_dir / "jobs.sqlite3", isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")  # which the thread of an upload waits for
+            busy = threading.Thread(target=upload_and_be_cut_off, args=(server,))
+            busy.start()
+            time.sleep(0.3)
+            assert server.stop() == 0  # which fails after 15 s, while the client would wait for 25, the thread for 30
         patient.join(5)
+        busy.join(5)
         assert answers == [200], "it is answered, not cut off"
+
+
+def upload_and_be_cut_off(server: RunningServer) -> None:
+    with suppress(httpx.TransportError), server.client as client:
+        client.post("/api/v1/images", files={"file": ("a.png", PHOTO.read_bytes())})
 
 
 def test_a_second_user_of_the_machine_can_start_and_upload(tmp_path: Path) -> None:
