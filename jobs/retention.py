@@ -15,6 +15,7 @@ from imaging.atomic_write import remove_parts
 from jobs.images import ImageStore
 from jobs.memory_budget import MIB
 from jobs.store import LIVE, JobStore
+from jobs.temp_folder import remove_leftovers
 
 DAY_S = 86_400.0
 ORPHAN_AGE_S = 3600.0  # an upload's file is there a moment before its row
@@ -56,6 +57,7 @@ class Cleaner(threading.Thread):
                 cleaned_s = time.monotonic()
                 self._try(lambda: clean_up(self._images, keep_days=self._keep_days, keep_mib=self._keep_mib))
                 self._try(lambda: remove_parts(self._outputs_dir, age_s=PART_AGE_S))
+                self._try(lambda: remove_leftovers(self._images.store.data_dir))
             self._stopping.wait(min(CLEAN_EVERY_S, 5.0))
 
     def stop(self) -> None:

@@ -7,10 +7,13 @@ for the whole process; the data folder has one process at a time (`database.Fold
 import os
 import shutil
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
 NAME = "tmp"
+GRADIO_NAME = "gradio"
+LEFTOVER_AGE_S = 3600.0  # nobody writes to a file that has not changed for so long
 GRADIO_VARIABLE = "GRADIO_TEMP_DIR"  # read when Gradio's components are made
 
 
@@ -24,7 +27,7 @@ def use_temp_folder(data_dir: Path) -> None:
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     tempfile.tempdir = str(folder)  # no trial write: later the disk may be full
-    os.environ[GRADIO_VARIABLE] = str(folder / "gradio")
+    os.environ[GRADIO_VARIABLE] = str(folder / GRADIO_NAME)
 
 
 def clear_temp_folder(data_dir: Path) -> None:
@@ -39,6 +42,23 @@ def clear_temp_folder(data_dir: Path) -> None:
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
+
+
+def remove_leftovers(data_dir: Path) -> None:
+    """Remove what Gradio 6.31 leaves while it runs, which has no other end than a start.
+
+    That is the part of each upload that was cut off, two empty files of each call, and the folder of each file that it
+    deleted. Files that it knows lie in folders, and it deletes them by itself.
+
+    Args:
+        data_dir: the data folder.
+    """
+    before_s = time.time() - LEFTOVER_AGE_S
+    with suppress(OSError):  # nobody has used Gradio yet
+        for entry in (data_dir / NAME / GRADIO_NAME).iterdir():
+            with suppress(OSError):  # a folder that is not empty, or what went by itself
+                if entry.stat().st_mtime < before_s:
+                    (entry.rmdir if entry.is_dir() else entry.unlink)()
 
 
 def ensure_temp_folder() -> None:

@@ -1,6 +1,7 @@
 """Rows and files: what is written whole, what is cleaned away, what survives."""
 
 import errno
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from imaging import atomic_write
 from imaging.atomic_write import write_atomically, write_new_output
 from jobs.errors import JobError
 from jobs.images import ImageStore
-from jobs.retention import DAY_S, MIB, clean_up, remove_history
+from jobs.retention import DAY_S, MIB, Cleaner, clean_up, remove_history
 from jobs.store import ImageRecord, JobStore, new_id
 
 
@@ -177,6 +178,23 @@ def test_clean_up_takes_files_without_a_row(store: JobStore) -> None:
     assert orphan.exists(), "a file is there a moment before its row"
     clean_up(images_of(store), keep_days=7, keep_mib=100, now_s=time.time() + 7200)
     assert not orphan.exists() and not young.exists() and is_there(store, known)
+
+
+def test_clean_up_takes_what_gradio_leaves(store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each upload that was cut off, up to 200 MiB, lay there until the next start, and two empty files of each call."""
+    folder = store.data_dir / "tmp" / "gradio"
+    for name in ("tmp_part", "tmp_new", "hash_of_a_photo/photo.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"pixels")
+    (folder / "hash_of_a_deleted_one").mkdir()
+    for path in folder.rglob("*"):
+        if path.name != "tmp_new":
+            os.utime(path, (0, 0))
+    cleaner = Cleaner(images_of(store), keep_days=7, keep_mib=100, outputs_dir=tmp_path, also=lambda: None)
+    monkeypatch.setattr(cleaner._stopping, "wait", lambda timeout: cleaner.stop())
+    cleaner.run()
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    assert left == {"tmp_new", "hash_of_a_photo", "hash_of_a_photo/photo.png"}
 
 
 def test_a_full_database_is_said_and_changes_nothing(store: JobStore) -> None:
