@@ -106,6 +106,14 @@ def interpreter_that_patches_once() -> None:
     interpreter._patch_lang = patch_once
 
 
+@pytest.fixture(scope="session", autouse=importlib.util.find_spec("argon2") is not None and not INTERPRETED)
+def passwords_that_are_hashed_quickly() -> None:
+    """Leave out what makes passwords hard to guess: a fifth of a second for each."""
+    from tests.support.quick_passwords import hash_quickly
+
+    hash_quickly()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Iterator[None]:
     """Collect without looking for garbage, and leave what was collected out of all later looks."""

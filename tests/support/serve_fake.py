@@ -3,7 +3,7 @@
 "api" leaves the page out, which saves the import of Gradio: for tests that start servers often; with `--devices` it
 has a fake engine for each. "cards" is the same with two fake engines in processes of their own. "celery" has no engine
 either: it hands repairs to the workers of `serve_worker.py` through the Redis of the setting `redis_url`; "celery-page"
-has the page besides.
+has the page besides. All of them hash passwords quickly.
 """
 
 import sys
@@ -18,6 +18,7 @@ from jobs.card_pool import CardPool
 from jobs.card_run import CardPlan
 from jobs.remote_engine import Fleet, RemoteEngine
 from tests.support.fake_engine import FakeEngine
+from tests.support.quick_passwords import hash_quickly
 from tests.support.serve_worker import WEIGHTS
 
 
@@ -38,6 +39,7 @@ def card_engines(settings: Settings) -> list[CardPool]:
 def main(arguments: Sequence[str]) -> int:
     """Serve one of the kinds, which is the first argument, until told to stop."""
     kind = arguments[0]
+    hash_quickly()
     if kind == "api":
         app.create_app = lambda settings: app.create_api(  # type: ignore[assignment,misc]
             settings, [FakeEngine() for _ in settings.devices.split(",")]

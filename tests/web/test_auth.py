@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import argon2
 import httpx
 import pytest
 from fastapi.testclient import TestClient
@@ -281,9 +282,19 @@ def test_a_server_that_others_reach_without_a_login_says_how_to_have_one(
         assert login_warning(Settings(host="0.0.0.0" if settings else "127.0.0.1", **settings)) == ""
 
 
-def test_accounts_file_is_readable_by_its_owner_only(accounts: Accounts) -> None:
+def test_accounts_file_is_readable_by_its_owner_only_and_costs_who_guesses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made as the program makes it; the other tests' passwords are hashed quickly."""
+    monkeypatch.setattr("web.accounts.PasswordHasher", argon2.PasswordHasher)
+    accounts = Accounts(tmp_path / "accounts.json")
+    accounts.set_password("ann", PASSWORD)
     assert accounts.path.stat().st_mode & 0o077 == 0
-    assert PASSWORD not in accounts.path.read_text() and "$argon2id$" in accounts.path.read_text()
+    text = accounts.path.read_text()
+    assert PASSWORD not in text and "$argon2id$" in text
+    memory_kib, passes = (int(re.search(rf"[$,]{name}=(\d+)", text)[1]) for name in "mt")  # type: ignore[index]
+    assert memory_kib >= 64 << 10 and passes >= 3
+    assert accounts.has_password("ann", PASSWORD) and not accounts.has_password("ann", "battery staple")
 
 
 def test_two_who_change_the_accounts_at_once_both_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
