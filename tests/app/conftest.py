@@ -14,8 +14,14 @@ from tests.support.small_fftlama import Checkout, make_checkout
 
 @pytest.fixture(scope="session")
 def fftlama(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A small fftlama, which no test changes."""
-    return make_checkout(tmp_path_factory.mktemp("from") / "fft lama 源")
+    """A small fftlama with the program's settings and lock, which no test changes."""
+    return make_checkout(tmp_path_factory.mktemp("from") / "fft lama 源", is_quick=False)
+
+
+@pytest.fixture(scope="session")
+def quick_fftlama(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A small fftlama with stand-ins of both, which no test changes."""
+    return make_checkout(tmp_path_factory.mktemp("from") / "fft lama 源", is_quick=True)
 
 
 @pytest.fixture

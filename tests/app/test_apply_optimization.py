@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,10 +45,10 @@ def test_upgrade_changes_three_files_and_revert_gives_back_every_byte(
 
 
 @FOLDERS
-def test_second_run_changes_nothing(fftlama: Checkout, folder: Path, shape: str) -> None:
-    fftlama.run(folder, "--no-start")
+def test_second_run_changes_nothing(quick_fftlama: Checkout, folder: Path, shape: str) -> None:
+    quick_fftlama.run(folder, "--no-start")
     first = {path: (path.lstat().st_mtime_ns, path.lstat().st_ino) for path in folder.rglob("*")}
-    again = fftlama.run(folder)
+    again = quick_fftlama.run(folder)
     assert again.returncode == 0 and "nothing to change" in again.stdout, again.stdout
     assert {path: (path.lstat().st_mtime_ns, path.lstat().st_ino) for path in folder.rglob("*")} == first
 
@@ -84,13 +85,13 @@ def test_folder_starts_and_stops_by_its_own_scripts(fftlama: Checkout, folder: P
         direct.communicate()
 
 
-def test_revert_stops_what_runs_and_keeps_results(fftlama: Checkout, folder: Path) -> None:
+def test_revert_stops_what_runs_and_keeps_results(quick_fftlama: Checkout, folder: Path) -> None:
     (folder / "app.py").write_text(f'demo.launch(server_name="127.0.0.1", server_port={free_port()})\n')
     before = state_of(folder)
-    assert fftlama.run(folder).returncode == 0
+    assert quick_fftlama.run(folder).returncode == 0
     state = dict(line.split("=", 1) for line in (folder / "fftlama/run/app.state").read_text().splitlines())
     (folder / "outputs" / "outputs_20260101010101.jpg").write_bytes(b"new")
-    reverted = fftlama.run(folder, "--revert")
+    reverted = quick_fftlama.run(folder, "--revert")
     assert reverted.returncode == 0, reverted.stdout
     command_line = Path(f"/proc/{state['pid']}/cmdline")  # empty where nobody has asked for the exit code yet
     assert not command_line.exists() or command_line.read_bytes() == b""
@@ -99,7 +100,9 @@ def test_revert_stops_what_runs_and_keeps_results(fftlama: Checkout, folder: Pat
     assert after == before
 
 
-def test_old_app_is_stopped_by_its_pid_and_others_are_left(fftlama: Checkout, folder: Path, tmp_path: Path) -> None:
+def test_old_app_is_stopped_by_its_pid_and_others_are_left(
+    quick_fftlama: Checkout, folder: Path, tmp_path: Path
+) -> None:
     (folder / "app.py").write_text("import time\ntime.sleep(600)\n")
     (tmp_path / "other").mkdir()
     shutil.copy2(folder / "app.py", tmp_path / "other" / "app.py")
@@ -108,7 +111,7 @@ def test_old_app_is_stopped_by_its_pid_and_others_are_left(fftlama: Checkout, fo
     try:
         with ThreadPoolExecutor(1) as pool:
             ended = pool.submit(old.wait, 60)  # until somebody asks for its exit code, it would seem to be there
-            upgraded = fftlama.run(folder, "--no-start")
+            upgraded = quick_fftlama.run(folder, "--no-start")
             assert f"Stopping the old app (pid {old.pid})" in upgraded.stdout
             assert ended.result() == -signal.SIGTERM
         assert other.poll() is None
@@ -118,13 +121,15 @@ def test_old_app_is_stopped_by_its_pid_and_others_are_left(fftlama: Checkout, fo
             process.wait()
 
 
-def test_newer_program_replaces_the_old_one_and_keeps_settings(fftlama: Checkout, folder: Path, tmp_path: Path) -> None:
+def test_newer_program_replaces_the_old_one_and_keeps_settings(
+    quick_fftlama: Checkout, folder: Path, tmp_path: Path
+) -> None:
     before = state_of(folder)
     newer = Checkout(tmp_path / "newer")
-    shutil.copytree(fftlama.root, newer.root, symlinks=True)
+    shutil.copytree(quick_fftlama.root, newer.root, symlinks=True)
     (newer.root / "cli" / "added.py").write_text("x = 1\n")
     (newer.root / "config.py").write_text((newer.root / "config.py").read_text() + "\n# newer\n")
-    fftlama.run(folder, "--no-start")
+    quick_fftlama.run(folder, "--no-start")
     settings = folder / "fftlama" / "fftlama.yaml"
     settings.write_text(settings.read_text() + "queue_limit: 7\n")
     (folder / "fftlama" / "data").mkdir()
@@ -179,12 +184,12 @@ def test_folder_that_holds_another_fftlama_is_refused(fftlama: Checkout, folder:
     assert state_of(folder) == before
 
 
-def test_script_changed_after_the_upgrade_is_not_lost(fftlama: Checkout, folder: Path) -> None:
-    fftlama.run(folder, "--no-start")
+def test_script_changed_after_the_upgrade_is_not_lost(quick_fftlama: Checkout, folder: Path) -> None:
+    quick_fftlama.run(folder, "--no-start")
     (folder / "app.py").write_text("my own work\n")
-    refused = fftlama.run(folder, "--no-start")
+    refused = quick_fftlama.run(folder, "--no-start")
     assert refused.returncode == 1 and "was changed after the upgrade" in refused.stdout
-    reverted = fftlama.run(folder, "--revert")
+    reverted = quick_fftlama.run(folder, "--revert")
     assert reverted.returncode == 0 and "app.py.changed-after-upgrade" in reverted.stdout
     assert (folder / "app.py.changed-after-upgrade").read_text() == "my own work\n"
 
@@ -201,15 +206,25 @@ def test_the_readme_in_the_folder_leads_to_its_documents() -> None:
     assert not any(name.startswith(("tests", "bench", "training")) or name.endswith(".pyc") for name in files)
 
 
-def test_damaged_backup_is_noticed_before_anything_is_changed(fftlama: Checkout, folder: Path) -> None:
-    fftlama.run(folder, "--no-start")
+def test_damaged_backup_is_noticed_before_anything_is_changed(quick_fftlama: Checkout, folder: Path) -> None:
+    quick_fftlama.run(folder, "--no-start")
     (folder / ".fftlama-upgrade" / "backup" / "app.py").write_text("damaged")
     between = state_of(folder)
-    refused = fftlama.run(folder, "--revert")
+    refused = quick_fftlama.run(folder, "--revert")
     assert refused.returncode == 1 and "is damaged" in refused.stdout
     assert {name: value for name, value in state_of(folder).items() if not name.endswith("at-work")} == {
         name: value for name, value in between.items() if not name.endswith("at-work")
     }
+
+
+def python_that_lends_its_pip(folder: Path) -> Path:
+    """Return a Python without libraries whose environments borrow a pip; to unpack one takes five seconds."""
+    folder.mkdir()
+    stub, base, pip = folder / "python3", Path(sys.executable).resolve(), Path(sysconfig.get_path("purelib"), "pip")
+    lend = f'"{base}" -m venv --without-pip "$3" && ln -s "{pip}" "$3"/lib/python3.*/site-packages/'
+    stub.write_text(f'#!/bin/sh\ncase "$1 $2" in "-m venv") {lend} ;; *) exec "{base}" "$@" ;; esac\n')
+    stub.chmod(0o755)
+    return stub
 
 
 def test_libraries_that_cannot_be_had_leave_the_old_app_in_place(
@@ -222,8 +237,10 @@ def test_libraries_that_cannot_be_had_leave_the_old_app_in_place(
     offline = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple"}
     # Who runs the tests may have an environment in use, whose Python would be found there.
     path = [part for part in os.environ["PATH"].split(":") if not (Path(part).parent / "pyvenv.cfg").exists()]
+    path.insert(0, str(python_that_lends_its_pip(tmp_path / "lends").parent))
     failed = lacking.run(folder, PIP_RETRIES="0", PATH=":".join(path), **offline)
-    assert failed.returncode == 4, failed.stdout
+    assert failed.returncode == 4 and "pip could not install uv" in failed.stdout, failed.stdout
+    assert "No matching distribution found for uv" in failed.stdout, failed.stdout
     assert without_added(state_of(folder)) == before
     assert lacking.run(folder, "--revert").returncode == 0
     assert state_of(folder) == before

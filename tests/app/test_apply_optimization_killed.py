@@ -22,7 +22,7 @@ exec "${0##*/}" "$@"
 """
 
 
-def run_killed_at(fftlama: Checkout, folder: Path, step: int, tools: Path, *arguments: str) -> int:
+def run_killed_at(quick_fftlama: Checkout, folder: Path, step: int, tools: Path, *arguments: str) -> int:
     """Run the script with every tool that changes files counted, and the whole group killed at call number `step`."""
     tools.mkdir(exist_ok=True)
     for name in ("mv", "cp", "rm", "mkdir", "ln", "chmod", "tar", "rmdir"):
@@ -32,8 +32,8 @@ def run_killed_at(fftlama: Checkout, folder: Path, step: int, tools: Path, *argu
     counter.write_text("0\n")
     variables = {"PATH": f"{tools}:{os.environ['PATH']}", "COUNT_FILE": str(counter), "KILL_AT": str(step)}
     process = subprocess.Popen(
-        fftlama.command(folder, "--no-start", *arguments),
-        env={**fftlama.environment, **variables},
+        quick_fftlama.command(folder, "--no-start", *arguments),
+        env={**quick_fftlama.environment, **variables},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -44,7 +44,7 @@ def run_killed_at(fftlama: Checkout, folder: Path, step: int, tools: Path, *argu
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", ["cluttered"])
 def test_killed_anywhere_it_can_be_run_again_or_reverted(
-    fftlama: Checkout, folder: Path, shape: str, tmp_path: Path
+    quick_fftlama: Checkout, folder: Path, shape: str, tmp_path: Path
 ) -> None:
     before = state_of(folder)
     tools = tmp_path / "tools"
@@ -53,13 +53,13 @@ def test_killed_anywhere_it_can_be_run_again_or_reverted(
     def is_killed(at: int, *, run_again: bool) -> bool:
         """Kill the upgrade at its `at`-th call of a tool, then undo it; False when it had come to its end."""
         nonlocal at_scripts
-        if run_killed_at(fftlama, folder, at, tools) != -signal.SIGKILL:
+        if run_killed_at(quick_fftlama, folder, at, tools) != -signal.SIGKILL:
             return False
         at_scripts += without_added(state_of(folder)) != before
         if run_again:
-            assert fftlama.run(folder, "--no-start").returncode == 0
+            assert quick_fftlama.run(folder, "--no-start").returncode == 0
             assert (folder / ".fftlama-upgrade" / "done").exists()
-        reverted = fftlama.run(folder, "--revert")
+        reverted = quick_fftlama.run(folder, "--revert")
         assert reverted.returncode == 0, f"killed at {at}: {reverted.stdout}"
         assert state_of(folder) == before, f"killed at {at}"
         return True
@@ -69,22 +69,24 @@ def test_killed_anywhere_it_can_be_run_again_or_reverted(
     assert step >= 8
     # The three scripts are replaced near the end, between two calls: every call there.
     end = 3 * step + 1
-    fftlama.run(folder, "--revert")
+    quick_fftlama.run(folder, "--revert")
     for late in range(end - 1, end - 12, -1):
         if late % 3 != 1 and not at_scripts:
             is_killed(late, run_again=True)
-            fftlama.run(folder, "--revert")
+            quick_fftlama.run(folder, "--revert")
     assert at_scripts >= 1  # also between two of the three scripts
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", ["nested"])
-def test_revert_killed_anywhere_can_be_run_again(fftlama: Checkout, folder: Path, shape: str, tmp_path: Path) -> None:
+def test_revert_killed_anywhere_can_be_run_again(
+    quick_fftlama: Checkout, folder: Path, shape: str, tmp_path: Path
+) -> None:
     before = state_of(folder)
     for step in range(1, 30, 2):
-        assert fftlama.run(folder, "--no-start").returncode == 0
-        code = run_killed_at(fftlama, folder, step, tmp_path / "tools", "--revert")
-        again = fftlama.run(folder, "--revert")
+        assert quick_fftlama.run(folder, "--no-start").returncode == 0
+        code = run_killed_at(quick_fftlama, folder, step, tmp_path / "tools", "--revert")
+        again = quick_fftlama.run(folder, "--revert")
         assert again.returncode == 0, again.stdout
         assert state_of(folder) == before, f"killed at {step}"
         if code == 0:

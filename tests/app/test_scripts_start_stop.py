@@ -1,7 +1,8 @@
 """start_app.sh and stop_app.sh, run for real in a small checkout of its own.
 
-The checkout has the real scripts and config.py, a real virtual environment that borrows this one's packages, and an
-app.py of twenty lines in place of the program, so that each test takes a second or two and can make the app misbehave.
+The checkout has the real scripts, a real virtual environment that borrows this one's packages, and an app.py and a
+config.py of twenty lines in place of the program's, so that each test takes a second or less and can make the app
+misbehave. Where it is about settings, `take_own_settings` puts the program's config.py there.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 
 from imaging import encode_png, open_photo
+from tests.support.small_settings import SMALL_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL_APP = """
@@ -74,6 +76,10 @@ class SmallCheckout:
         self.folder = folder
         self.port = free_port()
 
+    def take_own_settings(self) -> None:
+        """Have the program's own settings."""
+        shutil.copy2(ROOT / "config.py", self.folder / "config.py")
+
     def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run one of the scripts to its end; stdout holds both outputs."""
         return subprocess.run(
@@ -114,13 +120,14 @@ class SmallCheckout:
 def checkout(tmp_path: Path) -> Iterator[SmallCheckout]:
     folder = tmp_path.resolve() / "a checkout"  # a blank in the path is what people have
     folder.mkdir()
-    for name in ("start_app.sh", "stop_app.sh", "scripts", "config.py", "requirements.lock"):
+    for name in ("start_app.sh", "stop_app.sh", "scripts", "requirements.lock"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name)
         else:
             shutil.copy2(source, folder / name)
     (folder / "app.py").write_text(SMALL_APP)
+    (folder / "config.py").write_text(SMALL_SETTINGS)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
     (packages,) = (folder / ".venv" / "lib").glob("python3*/site-packages")
     (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -132,6 +139,7 @@ def checkout(tmp_path: Path) -> Iterator[SmallCheckout]:
 
 
 def test_start_prints_what_people_need_and_a_second_start_finds_it_running(checkout: SmallCheckout) -> None:
+    checkout.take_own_settings()
     first = checkout.run("start_app.sh")
     assert first.returncode == 0, first.stdout
     for words in (f"http://127.0.0.1:{checkout.port}", "cpu, fp32", "There is no card.", "logs/app-", "./stop_app.sh"):
@@ -222,6 +230,7 @@ def test_port_taken_by_another_program_is_said_with_its_pid(checkout: SmallCheck
 
 
 def test_address_of_another_machine_is_refused_in_words(checkout: SmallCheckout) -> None:
+    checkout.take_own_settings()
     result = checkout.run("start_app.sh", FFTLAMA_HOST="192.0.2.7")
     assert result.returncode == 2
     assert "192.0.2.7" in result.stdout and "cannot be listened on here" in result.stdout
@@ -229,6 +238,7 @@ def test_address_of_another_machine_is_refused_in_words(checkout: SmallCheckout)
 
 @pytest.mark.parametrize("host", ["x86_64-conda-linux-gnu", socket.gethostname()])
 def test_host_that_a_shell_exports_does_not_break_the_start(checkout: SmallCheckout, host: str) -> None:
+    checkout.take_own_settings()
     result = checkout.run("start_app.sh", HOST=host)
     assert result.returncode == 0, result.stdout
     assert f"HOST={host} is passed over" in result.stdout
@@ -342,6 +352,7 @@ def test_variables_that_people_export_break_no_script(checkout: SmallCheckout) -
 
 
 def test_wrong_setting_is_refused_with_the_nearest_name(checkout: SmallCheckout) -> None:
+    checkout.take_own_settings()
     result = checkout.run("start_app.sh", FFTLAMA_WEIGTHS="big-lama")
     assert result.returncode == 2
     assert "'weigths'" in result.stdout and "'weights'" in result.stdout

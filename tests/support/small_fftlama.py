@@ -1,4 +1,4 @@
-"""A small fftlama to upgrade folders from: the real scripts and settings, and a program of some lines."""
+"""A small fftlama to upgrade folders from: the real scripts, and a program of some lines."""
 
 import shutil
 import subprocess
@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 
 from tests.support.serving import ROOT, clean_environment
+from tests.support.small_settings import SMALL_SETTINGS, small_lock
 
 ADDED = ("fftlama", ".fftlama-upgrade")
 # Answers /health as the program does, and says which settings it read, but loads no model.
@@ -61,13 +62,25 @@ class Checkout:
         )
 
 
-def make_checkout(root: Path) -> Checkout:
-    """Make one at `root`, with an environment of its own that borrows the libraries."""
+def make_checkout(root: Path, *, is_quick: bool) -> Checkout:
+    """Make one with an environment of its own that borrows the libraries.
+
+    Args:
+        root: where.
+        is_quick: with stand-ins of config.py and requirements.lock, not with the program's own.
+
+    Returns:
+        the checkout.
+    """
     root.mkdir()
     for name in ("apply_optimization.sh", "start_app.sh", "stop_app.sh", "config.py", "requirements.lock"):
         shutil.copy2(ROOT / name, root / name)
     shutil.copy2(ROOT / "hardware_profiles.yaml", root / "hardware_profiles.yaml")
     shutil.copytree(ROOT / "scripts", root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    if is_quick:
+        (root / "config.py").write_text(SMALL_SETTINGS)
+        lock = root / "requirements.lock"
+        lock.write_text(small_lock(lock.read_text(encoding="utf-8")), encoding="utf-8")
     (root / "app.py").write_text(SMALL_APP)
     (root / "cli").mkdir()
     (root / "cli" / "__init__.py").write_text("")
