@@ -12,9 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
-from PIL import Image
 
 import app
 from config import Settings
@@ -170,34 +168,6 @@ def test_the_page_is_served_beside_the_routes(server: RunningServer) -> None:
         refused = client.post("/gradio_api/upload", headers={"origin": "https://evil.example"})
         assert refused.status_code == 403 and refused.json()["error"] == "cross_site"
     assert f"fftlama is ready at {server.url}\n" in server.log
-
-
-def test_the_real_engine_repairs_a_real_photo(real_server: RunningServer) -> None:
-    original = np.asarray(Image.open(PHOTO).convert("RGB"))
-    with real_server.client as client:
-        view = follow(client, ask_repair(client, upload(client, PHOTO.read_bytes())["image_id"], dilate_px=0))
-        assert view["state"] == "done", view
-        left, top, right, bottom = view["patch"]["box"]
-        download = client.get(f"/api/v1/images/{view['image_id']}")
-        (real_server.folder / "download.png").write_bytes(download.content)
-        health = client.get("/health").json()
-    repaired = np.asarray(Image.open(real_server.folder / "download.png").convert("RGB"))
-    rows, columns = np.ogrid[: original.shape[0], : original.shape[1]]
-    hole = np.hypot(columns + 0.5 - 20, rows + 0.5 - 20) <= 5
-    assert np.array_equal(repaired[~hole], original[~hole]), "the known region is exact"
-    assert (repaired[hole] != original[hole]).any()
-    assert left <= 15 and top <= 15 and right >= 25 and bottom >= 25
-    assert health["weights"] and health["profile_reason"] and health["precision"]
-
-
-def test_starting_does_not_import_torchvision(real_server: RunningServer) -> None:
-    """Its import takes seconds and is not needed to start."""
-    assert real_server.process is not None
-    maps = Path(f"/proc/{real_server.process.pid}/maps")
-    if not maps.exists():
-        pytest.skip("only Linux tells which libraries a process has loaded")
-    loaded = maps.read_text()
-    assert "libtorch" in loaded and "torchvision" not in loaded
 
 
 def test_small_answers_are_sent_at_once() -> None:

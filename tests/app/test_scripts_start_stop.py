@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from imaging import encode_png, open_photo
+from tests.support.serving import ask_repair, follow, upload
 from tests.support.small_settings import SMALL_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -415,15 +416,29 @@ def test_the_real_program_starts_repairs_and_stops(checkout: SmallCheckout) -> N
     assert started.returncode == 0, started.stdout
     assert "lama-compact" in started.stdout
     url = f"http://127.0.0.1:{checkout.port}"
-    assert httpx.get(f"{url}/health").json()["status"] == "ok"
-    photo = (ROOT / "tests" / "data" / "flower.png").read_bytes()
-    hole = np.zeros((120, 160, 3), np.uint8)
-    hole[40:80, 40:90] = 255
-    mask = encode_png(hole, fast=True)
-    answer = httpx.post(f"{url}/api/v1/repair", files={"image": photo, "mask": mask}, timeout=60)
-    assert answer.status_code == 200, answer.text
-    assert open_photo(answer.content).image.shape == (120, 160, 3)
+    file = (ROOT / "tests" / "data" / "flower.png").read_bytes()
+    photo = open_photo(file).image
+    with httpx.Client(base_url=url, timeout=60.0, trust_env=False) as client:
+        health = client.get("/health").json()
+        assert health["status"] == "ok" and health["weights"] and health["profile_reason"] and health["precision"]
+        square = np.zeros((120, 160, 3), np.uint8)
+        square[40:80, 40:90] = 255
+        answer = client.post("/api/v1/repair", files={"image": file, "mask": encode_png(square, fast=True)})
+        assert answer.status_code == 200, answer.text
+        assert open_photo(answer.content).image.shape == (120, 160, 3)
+        view = follow(client, ask_repair(client, upload(client, file)["image_id"], dilate_px=0))
+        assert view["state"] == "done", view
+        left, top, right, bottom = view["patch"]["box"]
+        repaired = open_photo(client.get(f"/api/v1/images/{view['image_id']}").content).image
+    rows, columns = np.ogrid[: photo.shape[0], : photo.shape[1]]
+    hole = np.hypot(columns + 0.5 - 20, rows + 0.5 - 20) <= 5
+    assert np.array_equal(repaired[~hole], photo[~hole]), "the known region is exact"
+    assert (repaired[hole] != photo[hole]).any()
+    assert left <= 15 and top <= 15 and right >= 25 and bottom >= 25
     pid = int(checkout.state()["pid"])
+    if (maps := Path(f"/proc/{pid}/maps")).exists():  # only Linux tells which libraries a process has loaded
+        loaded = maps.read_text()
+        assert "libtorch" in loaded and "torchvision" not in loaded, "its import takes seconds, and nothing needs it"
     stopped = checkout.run("stop_app.sh")
     assert stopped.returncode == 0 and "killing" not in stopped.stdout
     assert pid not in checkout.pids()

@@ -105,7 +105,10 @@ def test_a_mask_of_another_size_and_a_server_that_is_not_there_are_said(files: P
 
 
 def test_the_commands_are_fftlamas(files: Path, tmp_path: Path) -> None:
-    """A plug-in for GIMP runs `iopaint run …`, programs around darktable `python -m iopaint start …`."""
+    """A plug-in for GIMP runs `iopaint run …`, programs around darktable `python -m iopaint start …`.
+
+    It is `fftlama run` that runs, and this its only test with the real network: outside the mask all is as it was.
+    """
     path = f"{SHIM / 'bin'}{os.pathsep}{os.environ['PATH']}"
     words = ["iopaint", "run", "--model", "lama", "--device", "cpu", "--image", "photo.png", "--mask", "mask.png"]
     done = subprocess.run(
@@ -114,6 +117,9 @@ def test_the_commands_are_fftlamas(files: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (files / "out").iterdir()] == ["photo.png"]
+    changed = (pixels(files / "photo.png") != pixels(files / "out" / "photo.png")).any(axis=2)
+    hole = pixels(files / "mask.png")[..., 0] == 255
+    assert changed[hole].mean() > 0.5 and not changed[~hole].any()
     helps = [["lama-cleaner", "--help"], [sys.executable, "-m", "iopaint", "start", "--help"]]
     for command in helps:
         told = subprocess.run(command, env=environment(PATH=path), capture_output=True, text=True)

@@ -144,10 +144,8 @@ def test_the_server_also_answers_without_its_sub_path(start_server: Callable[...
         assert client.get("/tools").status_code == client.get("/tools/lamas").status_code == 404
 
 
-@pytest.mark.slow
 def test_while_it_starts_the_sub_path_says_so(tmp_path: Path) -> None:
-    settings = {"root_path": ROOT_PATH}
-    running = RunningServer(tmp_path, kind="page", settings=settings, is_forked=False).start(wait=False)
+    running = RunningServer(tmp_path, kind="page", settings={"root_path": ROOT_PATH}).start(wait=False)
     try:
         with running.client as client:
             seen: list[tuple[int, str]] = []
