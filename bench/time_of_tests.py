@@ -242,11 +242,11 @@ def measure_visits(spent: Spent) -> None:
         CHROMIUM_NAMES,
         SHELL_NAMES,
         Person,
-        Profile,
         launch_chromium,
         open_browser,
         photo_file,
     )
+    from tests.support.page_profiles import Profile
     from tests.support.serving import RunningServer
 
     browsers = {"Chromium": CHROMIUM_NAMES, "headless shell": SHELL_NAMES}

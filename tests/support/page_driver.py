@@ -275,39 +275,11 @@ class Person:
         try:
             page.mouse.up()
             page.mouse.move(0, 0)
-            if page.viewport_size != VIEWPORT:
-                page.set_viewport_size(VIEWPORT)
             page.goto(f"{self.url}/health")
         except PlaywrightError:  # the server is gone
             page.close()
         assert not self.errors, self.errors
         return None if page.is_closed() else page
-
-
-class Profile:
-    """A browser profile in which one after another visits who was never here.
-
-    Whoever comes takes the tab that was left last: with a tab stays the site's process. A new tab with a new process
-    would take as long again as the visit.
-    """
-
-    def __init__(self, context: BrowserContext) -> None:
-        self.context = context
-        self._tabs: list[Page] = []
-
-    def visit(self, url: str) -> Person:
-        """Open the page; the site knows nobody in this profile then."""
-        tab = self._tabs.pop() if self._tabs else self.context.new_page()
-        if tab.url != f"{url}/health":
-            tab.goto(f"{url}/health")
-        tab.evaluate("localStorage.clear(), sessionStorage.clear()")
-        return Person(self.context, url, tab)
-
-    def leave(self, person: Person) -> None:
-        """Have a person go; errors the person never saw fail the test here."""
-        tab = person.leave_tab()
-        if tab:
-            self._tabs.append(tab)
 
 
 def open_browser(browser: Browser, **options: Any) -> BrowserContext:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from tests.support.page_driver import CHROMIUM_NAMES, SHELL_NAMES, Person, Profile, launch_chromium, open_browser
+from tests.support.page_driver import CHROMIUM_NAMES, SHELL_NAMES, Person, launch_chromium
+from tests.support.page_profiles import Profile, Profiles
 from tests.support.serving import RunningServer
 
 
@@ -21,36 +22,34 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def usual_profile(browser: Browser) -> Iterator[Profile]:
-    """One profile for people without wishes, so that Gradio's files are loaded once.
-
-    Nothing slides or fades for them: without a GPU each frame of it takes the cores that the tests need. It does for
-    people with wishes.
-    """
-    context = open_browser(browser, reduced_motion="reduce")
-    yield Profile(context)
-    context.close()
+def profiles(browser: Browser) -> Iterator[Profiles]:
+    """The profiles of this process, in which one after another visits."""
+    made = Profiles(browser)
+    yield made
+    made.close_most(0)
 
 
 @pytest.fixture
-def visit(browser: Browser, usual_profile: Profile) -> Iterator[Any]:
+def visit(profiles: Profiles) -> Iterator[Any]:
     """Open the page as somebody who was never here: `visit(url, **options) -> Person`.
 
-    With options in a browser profile of its own.
+    With options in a browser profile of their own.
     """
-    people: list[Person] = []
+    people: dict[Person, Profile | None] = {}
 
     def open_page(url: str, **options: Any) -> Person:
-        people.append(Person(open_browser(browser, **options), url) if options else usual_profile.visit(url))
-        return people[-1]
+        somebody, profile = profiles.visit(url, others=list(people), **options)
+        people[somebody] = profile
+        return somebody
 
     yield open_page
-    for person in people:
-        if person.context is usual_profile.context:
-            usual_profile.leave(person)
+    for somebody, profile in people.items():
+        if profile:
+            profile.leave(somebody)
         else:
-            person.close()
-            person.context.close()
+            somebody.close()
+            somebody.context.close()
+    profiles.close_most()
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def cancel(person: Person) -> None:
 def states(person: Person) -> Iterator[str]:
     """Bring the page from one state into the next, and name each."""
     yield "empty"
-    person.open(photo_file(1000, 750))
+    person.open(photo_file())
     yield "photo open"
     person.paint((0.4, 0.4), (0.5, 0.5))
     yield "strokes"

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Dialog, expect
 
-from tests.support.page_driver import PATIENCE_MS, Person, Profile, open_browser, photo_file
+from tests.support.page_driver import PATIENCE_MS, Person, open_browser, photo_file
+from tests.support.page_profiles import Profile, Profiles
 from tests.support.serving import RunningServer
 from tests.web.test_page_repair import (
     test_no_request_leaves_the_server,
@@ -39,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="module")
-def usual_profile(browser: Browser, server: RunningServer) -> Iterator[Profile]:
+def profiles(browser: Browser, server: RunningServer) -> Iterator[Profiles]:
     """The profile of somebody who came in by the login page."""
     context = open_browser(browser)
     page = context.new_page()
@@ -56,8 +57,9 @@ def usual_profile(browser: Browser, server: RunningServer) -> Iterator[Profile]:
     page.locator('[data-part="status"]:not([hidden])').wait_for(timeout=PATIENCE_MS)
     page.close()
     assert not breaches, breaches
-    yield Profile(context)
-    context.close()
+    made = Profiles(browser, Profile(context))
+    yield made
+    made.close_most(0)
 
 
 def test_download_and_reload_are_those_of_the_person(person: Person, browser: Browser) -> None:
