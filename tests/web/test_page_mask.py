@@ -333,6 +333,24 @@ def test_looking_shows_that_it_goes_on_and_is_given_up_by_key_and_button(person:
     assert person.strokes == []
 
 
+def test_a_repair_is_told_of_again_when_a_search_beside_it_ends(person: Person) -> None:
+    """It said "Looking…", and after Escape to press Repair, until the repair's state was asked for again."""
+    person.run_until_cancelled()
+    person.paint((0.1, 0.1), (0.2, 0.1))
+    person.press("repair")
+    status = person.page.locator(STATUS)
+    expect(status).to_have_text("Repairing…")
+    held = Held(person, "**/api/v1/detect")
+    person.key("s")
+    for end in (lambda: person.key("Escape"), lambda: changing(person, held.let_go)):
+        click(person, 150, 130)
+        expect(status).to_have_text("Looking…")
+        end()
+        person.page.wait_for_timeout(200)  # the next poll, up to ten seconds later, would say it again
+        assert person.status == "Repairing…"
+    person.press("cancel")
+
+
 def test_a_click_on_another_photo_is_a_selection_of_its_own(person: Person) -> None:
     """While the first photo's was looked for, the next photo's click was sent with it."""
     Held(person, "**/api/v1/detect")

@@ -32,8 +32,10 @@ export function createPanel({ root, words, layers, onRound, onBranch }) {
     node.hidden = !value;
   }
 
-  function showStatus(/** @type {State} */ { status, online }) {
+  // A search has the line while it goes on, and leaves it to a repair that runs beside it.
+  function showStatus(/** @type {State} */ { looking, online, ...state }) {
     const node = part("status");
+    const status = looking && !state.status.error ? { key: "looking", tone: "busy" } : state.status;
     node.dataset.tone = status.error ? "warn" : status.tone || "calm";
     text("status", status.error ? words.sayCoded("errors", status.error) : words.say(`status.${status.key}`, status.params));
     part("offline").hidden = online;

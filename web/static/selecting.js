@@ -28,13 +28,13 @@ export function createSelecting({ store, api, whenUploaded, replaceStrokes }) {
 
   /** @param {Finding} finding @param {object} body */
   async function find(finding, body) {
-    const { photo_number, round, strokes: before } = store.get();
+    const { photo_number, round, strokes: before, job, status } = store.get();
     const placed = { ...finding, photo_number, round };
     pending = placed;
     asking.abort();
     asking = new AbortController();
     const { signal } = asking;
-    store.update({ looking: Date.now(), status: { key: "looking", tone: "busy" } });
+    store.update({ looking: Date.now(), status: job ? status : { key: "ready" } });
     try {
       await whenUploaded(photo_number);
       const answer = await api.detect({ image_id: currentId(), kind: finding.kind, ...body }, signal);
@@ -62,7 +62,7 @@ export function createSelecting({ store, api, whenUploaded, replaceStrokes }) {
     const wasLooking = Boolean(pending);
     asking.abort();
     pending = null;
-    if (wasLooking) store.update({ looking: null, status: { key: "ready" } });
+    if (wasLooking) store.update({ looking: null });
     return wasLooking;
   }
 
