@@ -217,6 +217,26 @@ def test_what_is_no_photo_among_several_is_named_and_can_be_taken_off_the_list(p
     expect(person.page.locator('[data-part="photo-name"]')).to_have_text("good.png")
 
 
+def test_a_photo_that_cannot_be_taken_for_now_stays_with_what_is_painted_on_it(person: Person) -> None:
+    """It went, its strokes too, though whoever had to log in again was told that they stay; so did the rest of many."""
+    refusals = {"disk_full": (507, "disk is full"), "login_required": (401, "log in again")}
+    held = Held(person, "**/api/v1/images")
+    choose(person, photo_file())
+    held.wait()
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    for code, (status, sentence) in refusals.items():
+        held.routes.pop().fulfill(status=status, json={"error": code, "message": "?", "params": {}})
+        expect(person.page.locator(STATUS)).to_contain_text(sentence)
+        expect(person.page.locator('[data-part="photo-name"]')).to_have_text("photo.png")
+        person.press("repair")  # sends it once more
+        held.wait()
+    person.visit()
+    held.let_go()
+    person.page.locator('a[data-part="download"][aria-disabled="false"]').wait_for()
+    assert len(person.strokes) == 1
+    person.repair()
+
+
 def test_an_upload_is_cancelled_and_one_that_comes_too_often_waits_for_its_turn(person: Person) -> None:
     held = Held(person, "**/api/v1/images")
     choose(person, photo_file())

@@ -1,9 +1,15 @@
-// File faults: what is wrong with files before anything is sent.
+// File faults: what is wrong with files before anything is sent, and which refusals of an upload speak of the file.
 
 import { isPicture } from "./file_input.js";
 
 /** @typedef {import("./store.js").Note} Note */
 /** @typedef {{file: File, name: string, fault: Note | null}} Judged */
+
+// No file is the reason for these: the same one may be taken later, after a login or when there is room on the disk.
+const NOT_OF_THE_FILE = new Set(["upload_failed", "login_required", "disk_full", "storage_unavailable", "data_dir_in_use", "busy", "starting", "server_error"]);
+
+/** Whether the file would be refused again. @param {Pick<Note, "code">} refusal of an upload */
+export const isOfTheFile = ({ code }) => !NOT_OF_THE_FILE.has(code);
 
 /** @param {File[]} files @param {number} max_mib @param {string} pasted the name of what has none @returns {Judged[]} */
 export function judged(files, max_mib, pasted) {

@@ -2,7 +2,7 @@
 // file itself where this browser can draw it, else from the server's picture of it. Sizes are of the upright photo.
 
 import { ApiError, refusalOf } from "./api.js";
-import { judged } from "./file_faults.js";
+import { isOfTheFile, judged } from "./file_faults.js";
 import { isShownOtherwise } from "./loading.js";
 import { allWork, isNoPhoto, NO_WORK, restoredWork, workOf } from "./shelf.js";
 import { doneStatus } from "./store.js";
@@ -98,14 +98,15 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
     }
   }
 
-  // What the server refuses makes room for the photo before it; after a cut, the next repair tries again. Of many, the
-  // refused ones stay on the shelf with what is wrong.
+  // A file that is refused makes room for the photo before it; of many, the refused ones stay on the shelf with what is
+  // wrong. After a cut, a session that ran out or a full disk the photo stays with what is painted on it: the next repair
+  // tries again, and so does a reload.
   function refuseUpload(/** @type {Opened} */ one, /** @type {unknown} */ error) {
     const known = error instanceof ApiError ? error : new ApiError(0, { error: "upload_failed" });
     // Whoever waits for this upload says it too: a repair of this photo or of all.
     const params = (known.params = { name: one.name, ...known.params });
     const { code, message } = known;
-    const isRefused = error instanceof ApiError;
+    const isRefused = isOfTheFile(known);
     const isSeen = one === newest || one === shown;
     const note = { code, message, params };
     if (isRefused && one === shown) putBack(one);
@@ -168,8 +169,9 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
     if (newest !== one || !work) return;
     if (!isHere && !picture && !work.photo?.image_id) {
       const { stage, error } = store.get().doing[number] || {};
-      if (stage === "stopped") uploads.whenUploaded(number).catch(() => {}); // said there
-      return store.update({ status: error ? { error } : { key: "uploading", tone: "busy" } });
+      const isSentNow = stage === "stopped" || (error && !isOfTheFile(error));
+      if (isSentNow) uploads.whenUploaded(number).catch(() => {}); // said there
+      return store.update({ status: error && !isSentNow ? { error } : { key: "uploading", tone: "busy" } });
     }
     leave();
     shown = one;

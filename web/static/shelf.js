@@ -1,6 +1,7 @@
 // Shelf: the photos of this visit, in the order in which they came, each with its work. The work of the one that is shown
 // is the store's own; when another is shown, it is put here, and its pictures are kept for a while.
 
+import { isOfTheFile } from "./file_faults.js";
 import { earlierVersions } from "./store.js";
 
 /** @typedef {import("./store.js").State} State */
@@ -40,7 +41,7 @@ export function imageOf(work) {
 /** Whether a photo of the visit was refused before it was ever opened. @param {State} state @param {number} number */
 export function isNoPhoto(state, number) {
   const error = state.doing[number]?.error;
-  return Boolean(error) && error?.code !== "upload_failed" && !workOf(state, number)?.photo;
+  return error !== undefined && isOfTheFile(error) && !workOf(state, number)?.photo;
 }
 
 /** Work as a reload brings it back. @param {Partial<Work> & Pick<Work, "photo">} kept @returns {Work} */

@@ -2,6 +2,7 @@
 // is stopped is sent when somebody needs it.
 
 import { ApiError } from "./api.js";
+import { isOfTheFile } from "./file_faults.js";
 import { randomId } from "./session_storage.js";
 import { workOf } from "./shelf.js";
 
@@ -55,7 +56,7 @@ export function createUploads({ store, api, shelf, keeping, opened, isNewest, on
       if (signal.aborted) throw notSent();
       if (isNewest(one)) store.update({ uploaded: null }); // another may be the newest after that
       const refusal = onRefused(one, error);
-      if (refusal.code !== "upload_failed") letGo(one); // it would be refused again
+      if (isOfTheFile(refusal)) letGo(one);
       throw refusal;
     } finally {
       one.leaving.signal.removeEventListener("abort", leave);
@@ -90,7 +91,7 @@ export function createUploads({ store, api, shelf, keeping, opened, isNewest, on
   }
 
   /**
-   * Resolves when the server has a photo; rejects with what it said, or "upload_failed".
+   * Resolves when the server has a photo; rejects with what it said, or "upload_failed". What was not refused for the file is tried once more.
    * @param {number} number @param {AbortSignal} [signal] after which it is not sent for this
    */
   async function whenUploaded(number, signal) {
@@ -98,7 +99,7 @@ export function createUploads({ store, api, shelf, keeping, opened, isNewest, on
     if (!one || workOf(store.get(), number)?.photo?.image_id) return;
     const first = (one.uploading ||= send(one)); // its turn has not come yet
     await first.catch((error) => {
-      if (error.code !== "upload_failed" || signal?.aborted) throw error;
+      if (isOfTheFile(error) || signal?.aborted) throw error;
       return one.uploading === first ? send(one) : one.uploading; // a click on Repair is the other try
     });
   }
