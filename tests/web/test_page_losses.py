@@ -87,6 +87,27 @@ def test_a_duplicated_tab_goes_on_with_a_copy_of_its_own(person: Person) -> None
     other.close()
 
 
+def test_a_page_that_comes_back_by_the_browsers_button_leaves_its_place_to_the_tab_that_took_it(
+    person: Person,
+) -> None:
+    """Both wrote to one place, so a reload of either brought back what was done last in the other."""
+    with_two_rounds(person)
+    name = "sessionStorage.getItem('fftlama.tab')"
+    # As in the cache of pages gone back to, which Playwright's Chromium runs without.
+    person.page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
+    other = person.page.context.new_page()
+    other.goto(person.url)
+    other.wait_for_function("document.querySelectorAll('.fft-rounds li').length === 3")
+    assert other.evaluate(name) == person.page.evaluate(name)
+    other.locator('[data-act="round-remove"]').click()
+    person.page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    assert other.evaluate(name) != person.page.evaluate(name)
+    for page, count in ((person.page, 3), (other, 2)):
+        page.reload()
+        page.wait_for_function(f"document.querySelectorAll('.fft-rounds li').length === {count}")
+    other.close()
+
+
 def test_a_server_in_trouble_during_a_reload_wipes_nothing_and_a_round_that_is_gone_takes_no_other_along(
     person: Person,
 ) -> None:

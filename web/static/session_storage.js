@@ -16,6 +16,8 @@ export function createSessionStorage(onKept) {
   const kept = { place: true, shelf: true };
   /** @type {string | null} */
   let tab = null;
+  /** @type {{place: Place | null, shelf: KeptShelf | null}} */
+  const written = { place: null, shelf: null }; // by this page, the newest
 
   /** @param {string} key @returns {Place | null} */
   function read(key) {
@@ -26,7 +28,7 @@ export function createSessionStorage(onKept) {
     }
   }
 
-  /** @param {string} key @param {Place} value @returns {boolean} false where storage is full or forbidden */
+  /** @param {string} key @param {Place | KeptShelf} value @returns {boolean} false where storage is full or forbidden */
   function write(key, value) {
     try {
       localStorage.setItem(key, JSON.stringify(value));
@@ -101,13 +103,21 @@ export function createSessionStorage(onKept) {
     const found = read(tab);
     if (found) write(tab, { ...found, closed: false });
     addEventListener("pagehide", () => setClosed(true));
-    addEventListener("pageshow", (event) => event.persisted && setClosed(false));
+    addEventListener("pageshow", (event) => event.persisted && comeBack());
     return found ? { state: found.state, shelf: readShelf(tab) } : null;
   }
 
   function readShelf(/** @type {string} */ key) {
     const found = read(shelfKey(key));
     return /** @type {KeptShelf} */ (/** @type {unknown} */ (Array.isArray(found) ? found : []));
+  }
+
+  // The browser brings the page back as it was. If another tab took its place over meanwhile, it goes on in a new one.
+  function comeBack() {
+    if (!tab || read(tab)?.closed) return setClosed(false);
+    tab = take(PREFIX + randomId());
+    if (written.place) write(tab, written.place);
+    if (written.shelf) write(shelfKey(tab), written.shelf);
   }
 
   function setClosed(/** @type {boolean} */ closed) {
@@ -122,7 +132,7 @@ export function createSessionStorage(onKept) {
     if (!tab) tell({ place: !photo }); // storage is forbidden
     if (!tab || isSame || (photo ? !photo.image_id : !before.photo)) return;
     const state = { photo, strokes, rounds, round, branches, job, hand, used, batch: batch?.running ? batch : null };
-    const place = { state, saved_at: Date.now(), closed: false };
+    const place = (written.place = { state, saved_at: Date.now(), closed: false });
     tell({ place: write(tab, place) || write(tab, { ...place, state: withoutOldMasks(state) }) });
   }
 
@@ -141,7 +151,8 @@ export function createSessionStorage(onKept) {
       else if (isShown) others.push("shown");
       else if (photo?.image_id) others.push({ photo, strokes, rounds, round, branches, job });
     }
-    const isShelfKept = write(shelfKey(tab), /** @type {any} */ (others));
+    written.shelf = others;
+    const isShelfKept = write(shelfKey(tab), others);
     const nothing = { photo: null, strokes: [], rounds: [], round: 0, branches: [], job: null, used: null, batch: null };
     // Without a place the shelf would not be looked for.
     const hasPlace = Boolean(read(tab)) || write(tab, { state: { ...nothing, hand: now.hand }, saved_at: Date.now(), closed: false });
