@@ -5,7 +5,7 @@ import re
 
 from playwright.sync_api import expect
 
-from tests.support.page_driver import STATUS, Held, Person, cut, photo_file, with_two_rounds
+from tests.support.page_driver import STATUS, Held, Person, choose, cut, photo_file, with_two_rounds
 
 
 def test_a_patch_whose_transfer_is_cut_appears_all_the_same(person: Person) -> None:
@@ -35,6 +35,15 @@ def test_pictures_cut_in_a_reload_come_later_and_nothing_is_wiped(person: Person
     person.page.unroute_all()
     person.repair()
     assert person.shown_patches == 3
+
+
+def test_pictures_of_the_strip_that_are_cut_off_are_fetched_again(person: Person) -> None:
+    """They stayed away until their photo was repaired."""
+    broken = cut(person, "**/api/v1/images/*?max_px=160*", times=2)
+    choose(person, [photo_file(seed=seed, name=f"{seed}.png") for seed in range(2)])
+    seen = "[...document.querySelectorAll('.fft-strip img')].filter((one) => one.naturalWidth).length === 2"
+    person.page.wait_for_function(seen)
+    assert len(broken) == 2
 
 
 def test_a_browser_whose_storage_is_full_is_said_so_until_there_is_room(person: Person) -> None:

@@ -7,11 +7,13 @@ import { imageOf, workOf } from "./shelf.js";
 /** @typedef {import("./store.js").Doing} Doing */
 
 const THUMBNAIL_PX = 160;
+const MOST_TRIES = 12;
+const LONGEST_PAUSE_MS = 30_000; // the last try is some four minutes after the first
 
 /** @param {{root: HTMLElement, store: import("./store.js").Store, words: import("./i18n.js").Words, api: import("./api.js").Api, onPhoto: (number: number) => void, onRemove: (number: number) => void}} parts */
 export function createStrip({ root, store, words, api, onPhoto, onRemove }) {
   const part = (/** @type {string} */ name) => /** @type {HTMLElement} */ (root.querySelector(`[data-part="${name}"]`));
-  /** @type {Map<number, {item: HTMLElement, button: HTMLButtonElement, picture: HTMLImageElement, mark: HTMLElement}>} */
+  /** @type {Map<number, {item: HTMLElement, button: HTMLButtonElement, picture: HTMLImageElement, mark: HTMLElement, tries: number}>} tries: of the picture, that failed */
   const entries = new Map();
 
   function show(/** @type {State} */ state) {
@@ -30,15 +32,27 @@ export function createStrip({ root, store, words, api, onPhoto, onRemove }) {
       const isNow = number === photo_number;
       if (isNow && entry.button.getAttribute("aria-current") !== "true") bringIntoSight(entry.item);
       entry.button.setAttribute("aria-current", String(isNow));
-      showPicture(entry.picture, imageOf(workOf(state, number)));
+      showPicture(entry, imageOf(workOf(state, number)));
     }
   }
 
-  function showPicture(/** @type {HTMLImageElement} */ picture, /** @type {string | null} */ id) {
+  /** @param {{picture: HTMLImageElement, tries: number}} entry @param {string | null} id */
+  function showPicture(entry, id) {
+    const { picture } = entry;
     const url = id ? api.photoUrl(id, `?max_px=${THUMBNAIL_PX}&format=jpeg`) : "";
     if ((picture.getAttribute("src") || "") === url) return;
+    entry.tries = 0;
     if (url) picture.src = url;
     else picture.removeAttribute("src");
+  }
+
+  // A picture that is cut off stays away by itself.
+  function tryAgain(/** @type {{picture: HTMLImageElement, tries: number}} */ entry) {
+    const { picture } = entry;
+    const url = picture.getAttribute("src");
+    entry.tries += 1;
+    if (!url || entry.tries >= MOST_TRIES) return;
+    setTimeout(() => picture.getAttribute("src") === url && (picture.src = url), Math.min(500 * 2 ** entry.tries, LONGEST_PAUSE_MS));
   }
 
   // Not scrollIntoView: that moves the page under the picture.
@@ -62,7 +76,8 @@ export function createStrip({ root, store, words, api, onPhoto, onRemove }) {
     });
     item.append(button);
     part("strip-list").append(item);
-    const entry = { item, button, picture, mark };
+    const entry = { item, button, picture, mark, tries: 0 };
+    picture.addEventListener("error", () => tryAgain(entry));
     entries.set(number, entry);
     return entry;
   }
