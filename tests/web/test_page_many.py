@@ -330,9 +330,11 @@ def test_keys_go_from_photo_to_photo_cancel_a_batch_and_download(person: Person)
     person.run_until_cancelled()
     person.press("batch-mask")
     expect(person.page.locator('[data-stage="running"]')).not_to_have_count(0)
+    expect(person.page).to_have_title("0 % fftlama")
     person.key("Escape")
     expect(person.page.locator(STATUS)).to_contain_text("What is done stays")
     expect(person.page.locator('[data-stage="running"]')).to_have_count(0)
+    expect(person.page).to_have_title("fftlama")
 
 
 def with_mark(seed: int, left: int, top: int) -> Any:

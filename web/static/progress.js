@@ -1,4 +1,5 @@
-// Progress: the bar while a photo goes up, something is looked for or a repair runs, how long it will still take, and the tab's title.
+// Progress: the bar while a photo goes up, something is looked for or a repair runs, how long it will still take, and the tab's title,
+// a repair of all too.
 
 import { shareDone } from "./pace.js";
 
@@ -12,7 +13,7 @@ const TITLE = "fftlama";
 export function createProgress({ root, words, store, pace }) {
   const part = (/** @type {string} */ name) => /** @type {HTMLElement} */ (root.querySelector(`[data-part="${name}"]`));
   let ticking = 0;
-  let unseen = false; // a repair ended while nobody looked at the tab
+  let unseen = false; // a repair, of one or of all, ended while nobody looked at the tab
 
   /** The running repair's share and the time left; both null where nothing tells. */
   function estimate(/** @type {State} */ { job, looking }) {
@@ -31,7 +32,7 @@ export function createProgress({ root, words, store, pace }) {
 
   function show() {
     const state = store.get();
-    const { job, uploaded, looking } = state;
+    const { job, uploaded, looking, batch } = state;
     const bar = part("progress");
     const now = estimate(state);
     const share = job || looking ? now.share : uploaded;
@@ -43,7 +44,8 @@ export function createProgress({ root, words, store, pace }) {
     const line = job || looking ? sentence(now) : "";
     if (part("estimate").textContent !== line) part("estimate").textContent = line;
     part("estimate").hidden = !line;
-    showTitle(job ? (share === null ? "…" : `${Math.floor(share * 100)} %`) : unseen ? "✓" : "");
+    const running = job ? share : batch?.running ? batch.ended / batch.numbers.length : undefined; // null: nobody knows how far
+    showTitle(running === null ? "…" : running !== undefined ? `${Math.floor(running * 100)} %` : unseen ? "✓" : "");
     tick(Boolean(job || looking));
   }
 
@@ -58,7 +60,8 @@ export function createProgress({ root, words, store, pace }) {
   }
 
   store.subscribe((now, before) => {
-    if (before.job && !now.job && document.hidden) unseen = true;
+    const hasEnded = (before.job && !now.job) || (before.batch?.running && !now.batch?.running);
+    if (hasEnded && document.hidden) unseen = true;
   });
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) return;
