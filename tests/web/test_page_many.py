@@ -337,6 +337,18 @@ def test_keys_go_from_photo_to_photo_cancel_a_batch_and_download(person: Person)
     expect(person.page).to_have_title("fftlama")
 
 
+def test_delete_goes_on_from_photo_to_photo_and_ends_on_the_picture(person: Person) -> None:
+    """After the first one no key did anything in the strip."""
+    choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
+    wait_for_uploads(person, 3)
+    person.page.get_by_role("button", name="1.png").focus()
+    person.key("Delete")
+    expect(person.page.get_by_role("button", name="2.png")).to_be_focused()
+    person.key("Delete")
+    expect(person.page.locator(".fft-stage")).to_be_focused()
+    expect(person.page.locator('[data-part="photo-name"]')).to_have_text("0.png")
+
+
 def with_mark(seed: int, left: int, top: int) -> Any:
     """A photo with a red plate that has two white bars."""
     photo = Image.fromarray(make_photo(480, 360, seed=seed) // 4 + 90)

@@ -70,7 +70,7 @@ export function createStrip({ root, store, words, api, onPhoto, onRemove }) {
     button.append(picture, mark);
     button.addEventListener("click", () => onPhoto(number));
     button.addEventListener("keydown", (event) => {
-      if (event.key === "Delete") onRemove(number);
+      if (event.key === "Delete") removeByKey(number, item);
       const to = { ArrowRight: item.nextElementSibling, ArrowLeft: item.previousElementSibling }[event.key];
       if (to) (event.preventDefault(), to.querySelector("button")?.focus());
     });
@@ -80,6 +80,16 @@ export function createStrip({ root, store, words, api, onPhoto, onRemove }) {
     picture.addEventListener("error", () => tryAgain(entry));
     entries.set(number, entry);
     return entry;
+  }
+
+  // The next has the keys then, or they would be nobody's; of a strip that goes, the picture.
+  function removeByKey(/** @type {number} */ number, /** @type {HTMLElement} */ item) {
+    const beside = item.nextElementSibling || item.previousElementSibling;
+    onRemove(number);
+    const { shelf } = store.get();
+    if (shelf.some((one) => one.number === number)) return; // it stays
+    const next = /** @type {HTMLElement} */ (shelf.length > 1 ? beside?.querySelector("button") : root.querySelector(".fft-stage"));
+    next.focus({ preventScroll: true });
   }
 
   /** The photo before or after the shown one. @param {number} by */
