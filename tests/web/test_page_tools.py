@@ -293,3 +293,24 @@ def test_the_space_bar_moves_the_picture_after_a_click_on_a_button_too_and_actua
     person.press("language")
     expect(zoom).to_have_attribute("aria-label", "100 %：适应窗口")
     person.press("language")
+
+
+def test_keys_of_a_keyboard_with_other_letters_are_known_by_their_place(person: Person) -> None:
+    """No shortcut but those of digits and signs worked there, undo neither."""
+    press = """([key, code, ctrlKey]) => document.querySelector('.fft-stage').dispatchEvent(
+        new KeyboardEvent('keydown', { key, code, ctrlKey, bubbles: true, cancelable: true }))"""
+    root = person.page.locator(".fft")
+    # Cyrillic, Greek; a Latin keyboard's own letters are no others, wherever they lie.
+    for key, code, tool in (
+        ("у", "KeyE", "eraser"),
+        ("λ", "KeyL", "lasso"),
+        ("ü", "KeyR", "lasso"),
+        ("И", "KeyB", "brush"),
+    ):
+        person.page.evaluate(press, [key, code, False])
+        expect(root).to_have_attribute("data-tool", tool)
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    assert len(person.strokes) == 1
+    person.page.evaluate(press, ["я", "KeyZ", True])
+    person.page.wait_for_timeout(100)
+    assert person.strokes == []

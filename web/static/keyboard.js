@@ -11,6 +11,11 @@ export function createKeyboard({ root, stage, actions, holdSpace, pen }) {
     pageup: actions["photo-before"], pagedown: actions["photo-after"],
   };
 
+  // On a keyboard of other letters, Greek or Cyrillic say, what has none of ours is found by its place.
+  const PLACES = { BracketLeft: "[", BracketRight: "]" };
+  const isForeign = (key) => /^\p{L}$/u.test(key) && !/^\p{Script=Latin}$/u.test(key);
+  const keyOf = ({ key, code }) => (isForeign(key) && (PLACES[code] || /^Key(.)$/.exec(code)?.[1])?.toLowerCase()) || key.toLowerCase();
+
   const isTyping = (target) => target.closest?.("textarea, select, [contenteditable=true], input:not([type=range], [type=file], [type=radio], [type=checkbox])");
   const isControl = (target) => target.closest?.("button, a, summary, input:not([type=range]), dialog"); // what the space bar works
   const isSlider = (target) => target.closest?.("input[type=range]"); // what Page Up and Page Down work
@@ -23,7 +28,7 @@ export function createKeyboard({ root, stage, actions, holdSpace, pen }) {
   }
 
   function withControl(event) {
-    const key = event.key.toLowerCase();
+    const key = keyOf(event);
     if (key === "z" && !event.altKey) (event.shiftKey ? actions.redo : actions.undo)();
     else if (key === "y") actions.redo();
     else if (key === "s" && !event.shiftKey && !event.altKey) actions.save();
@@ -36,18 +41,19 @@ export function createKeyboard({ root, stage, actions, holdSpace, pen }) {
     if (event.key === "Escape") return actions.escape();
     if (event.key === "Enter") return !isPressed(event.target) && (actions.repair(), true);
     if (event.key === " ") return !isControl(event.target) && (holdSpace(true), true);
-    if (event.key.toLowerCase() === "c") return event.repeat || (actions.compare(true), true);
+    const key = keyOf(event);
+    if (key === "c") return event.repeat || (actions.compare(true), true);
     if (event.target === stage && event.key in ARROWS) return pen.move(ARROWS[event.key], event.shiftKey), true;
-    if (event.target === stage && event.key.toLowerCase() === "d") return event.repeat || (pen.toggle(), true);
+    if (event.target === stage && key === "d") return event.repeat || (pen.toggle(), true);
     if (isSlider(event.target) && ["PageUp", "PageDown"].includes(event.key)) return false;
-    const act = KEYS[event.key.toLowerCase()];
+    const act = KEYS[key];
     if (act) act();
     return Boolean(act);
   }
 
   function release(event) {
     if (event.key === " ") holdSpace(false);
-    if (event.key.toLowerCase() === "c") actions.compare(false);
+    if (keyOf(event) === "c") actions.compare(false);
   }
 
   document.addEventListener("keydown", press);
