@@ -349,6 +349,30 @@ def test_delete_goes_on_from_photo_to_photo_and_ends_on_the_picture(person: Pers
     expect(person.page.locator('[data-part="photo-name"]')).to_have_text("0.png")
 
 
+def test_photos_too_many_for_one_address_come_as_several_zips(person: Person) -> None:
+    """A proxy refused the address with all their names, or above 500 the server, and the page did not know why."""
+    choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(2)])
+    wait_for_uploads(person, 2)
+    person.page.evaluate(
+        """() => {
+          const key = sessionStorage.getItem('fftlama.tab').replace('tab', 'shelf');
+          const [shown, other] = JSON.parse(localStorage[key]);
+          localStorage[key] = JSON.stringify([shown, ...Array(299).fill(other)]);
+        }"""
+    )
+    person.visit()
+    link = person.page.locator('[data-part="zip"]')
+    expect(link).to_have_text("Download all in 2 zips")
+    downloads: list[Any] = []
+    person.page.on("download", lambda download: downloads.append(download.url))
+    person.requests.clear()
+    with person.page.expect_event("download", lambda _: len(downloads) == 2):
+        link.click()
+    assert [address.count("image=") for address in downloads] == [250, 50]
+    # Nginx takes a line of 8 KiB.
+    assert all(len(f"GET {url} HTTP/1.1") < 8000 for _, url, _ in person.requests if "archive" in url)
+
+
 def with_mark(seed: int, left: int, top: int) -> Any:
     """A photo with a red plate that has two white bars."""
     photo = Image.fromarray(make_photo(480, 360, seed=seed) // 4 + 90)

@@ -1,9 +1,12 @@
-// Many panel: what can be done with all photos of the visit at once, how far it is, what failed, and all as a zip.
+// Many panel: what can be done with all photos of the visit at once, how far it is, what failed, and all as a zip, or
+// as several where they are many.
 
 import { fileQuery } from "./saving.js";
 import { allWork, imageOf, isNoPhoto } from "./shelf.js";
 
 /** @typedef {import("./store.js").State} State */
+
+const MOST_IN_A_ZIP = 250; // the address names each photo, and proxies such as nginx take addresses of 8 KiB
 
 /** @param {{root: HTMLElement, words: import("./i18n.js").Words, store: import("./store.js").Store, downloads: import("./downloads.js").Downloads}} parts */
 export function createManyPanel({ root, words, store, downloads }) {
@@ -21,15 +24,19 @@ export function createManyPanel({ root, words, store, downloads }) {
     }
     showProgress(batch);
     showFailed(state);
-    const { ids, url } = zipOf(state);
-    part("zip").href = url;
-    part("zip").setAttribute("aria-disabled", String(!ids.length || isRunning));
+    const zips = zipsOf(state);
+    text("zip-text", zips.length > 1 ? words.say("many.zips", { count: zips.length }) : words.say("many.zip"));
+    part("zip").href = zips[0]?.url || "";
+    part("zip").setAttribute("aria-disabled", String(!zips.length || isRunning));
   }
 
-  function zipOf(/** @type {State} */ state) {
-    const ids = allWork(state).flatMap(({ work }) => imageOf(work) || []);
+  function zipsOf(/** @type {State} */ state) {
+    const all = allWork(state).flatMap(({ work }) => imageOf(work) || []);
     const query = fileQuery(state.hand);
-    return { ids, url: `api/v1/archive?${ids.map((id) => `image=${id}`).join("&")}${query && `&${query}`}` };
+    return Array.from({ length: Math.ceil(all.length / MOST_IN_A_ZIP) }, (_, i) => {
+      const ids = all.slice(i * MOST_IN_A_ZIP, (i + 1) * MOST_IN_A_ZIP);
+      return { ids, url: `api/v1/archive?${ids.map((id) => `image=${id}`).join("&")}${query && `&${query}`}` };
+    });
   }
 
   function text(/** @type {string} */ name, /** @type {string} */ value) {
@@ -62,10 +69,10 @@ export function createManyPanel({ root, words, store, downloads }) {
     if (list.textContent !== sentences.join("")) list.replaceChildren(...sentences.map((textContent) => Object.assign(document.createElement("li"), { textContent })));
   }
 
-  part("zip").addEventListener("click", (/** @type {Event} */ event) => {
+  part("zip").addEventListener("click", async (/** @type {Event} */ event) => {
     event.preventDefault();
-    const { ids, url } = zipOf(store.get());
-    if (part("zip").getAttribute("aria-disabled") === "false") void downloads.start(url, ids);
+    if (part("zip").getAttribute("aria-disabled") !== "false") return;
+    for (const { url, ids } of zipsOf(store.get())) await downloads.start(url, ids);
   });
 
   return { show };
