@@ -72,6 +72,11 @@ def test_paint_lies_under_the_pointer_nothing_is_cut_off_and_a_finger_hits_every
         person.press("mask-menu")
     note_targets("mask menu")
     assert small == []
+    if screen == "tablet":
+        person.open(photo_file(320, 240, name="second.png"))
+        state, mask = (person.page.locator(part).bounding_box() for part in (".fft-state", ".fft-mask"))
+        assert state and mask
+        assert mask["y"] - state["y"] - state["height"] < 60  # it was below all that is for many photos
 
 
 WELCOME = """() => {
