@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     weights_dir: Path = Field(default=Path("weights"), description="folder of the weights to choose from")
     mirrors: str = Field(
         default="",
-        pattern=rf"(?i)^({WEB_ADDRESS}([\s,]+{WEB_ADDRESS})*)?$",
+        pattern=rf"(?i)^[\s,]*({WEB_ADDRESS}([\s,]+|$))*$",
         description="web addresses to fetch weights from before the published ones, separated by blanks",
     )
     fetch_weights: Literal["page", "terminal"] = Field(
@@ -232,7 +232,8 @@ class _Source(PydanticBaseSettingsSource):
         field = Settings.model_fields[name]
         value = short(self.values[name])
         if name in ("redis_url", "mirrors"):
-            value = re.sub(r"://.*@", "://...@", value)  # a refusal is shown and logged, a password is not
+            # A refusal is shown and logged; a password is not, with or without a scheme before it.
+            value = re.sub(r"^([^@]*?://|['\"])?.*@", r"\1...@", value)
         return SettingsError(f"{self.place}: {name}: {value} is not allowed; allowed: {allowed_values(field)}")
 
     def _path(self, name: str, text: str) -> Path:

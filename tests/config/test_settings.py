@@ -155,7 +155,7 @@ def test_what_yaml_allows_and_nobody_means_is_refused_in_a_sentence(
         "allowed_hosts: photos.example.org, [::1]:8080, 10.0.0.7:80, my_host",
         "allowed_origins: https://a.example, http://b.example:8080/, chrome-extension://abcdef",
         'allowed_origins: "*"',
-        "mirrors: https://a.example/lama HTTP://b.example:8080, http://[::1]/c",
+        "mirrors: https://a.example/lama HTTP://b.example:8080, http://[::1]/c,",
         "outputs_dir: data-results\ndata_dir: data",
     ],
 )
@@ -182,7 +182,7 @@ def test_a_name_without_a_value_is_not_set_where_the_default_is_empty(tmp_path: 
     [
         "redis://:secret#1@h:6379/0", "redis://:secret/1@h/0", "redis://:12?secret@h/0", "redis://:12#secret@h/0",
         "redis://:secret@h:port/0", "redis://:secret@h:6379/first", "redis://:secret@h:70000", "http://:secret@h",
-        "redis://[::1:6379",
+        "redis://[::1:6379", "who:secret@h:6379",
     ],
 )  # fmt: skip
 def test_an_address_of_redis_that_is_none_is_refused_without_its_password(address: str) -> None:
@@ -203,9 +203,11 @@ def test_an_address_of_redis_is_taken_as_it_is(address: str) -> None:
     assert load_settings(environ={"FFTLAMA_REDIS_URL": address}).redis_url == address
 
 
-def test_mirrors_are_refused_without_their_password() -> None:
+@pytest.mark.parametrize("address", ["https://who:secret@a.example", "who:secret@a.example"])
+def test_mirrors_are_refused_without_their_password(address: str) -> None:
+    """What was refused for want of a scheme was shown with it."""
     with pytest.raises(SettingsError, match=r"mirrors: .*a\.example mirror") as refusal:
-        load_settings({"mirrors": "https://who:secret@a.example mirror"}, {})
+        load_settings({"mirrors": f"{address} mirror"}, {})
     assert "secret" not in str(refusal.value)
 
 
