@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import errno
 import faulthandler
+import functools
 import gc
 import logging
 import os
@@ -183,6 +184,13 @@ def leave_room(placement: "Placement") -> None:
     if placement.device.type != "cuda":
         return
     torch.cuda.set_per_process_memory_fraction(placement.profile.memory_fraction, placement.device)
+    _halve_threads()
+
+
+@functools.cache  # once in a process: where cards share one, each is loaded after the other
+def _halve_threads() -> None:
+    import torch
+
     if (threads := torch.get_num_threads()) >= MANY_THREADS and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads // 2)
 
