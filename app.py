@@ -39,6 +39,7 @@ EXIT_STOPPED, EXIT_START, EXIT_SETTINGS, EXIT_PORT = 0, 1, 2, 3
 DRAIN_S = 2  # open connections get this long after SIGTERM
 FINISH_S = 3.0  # running repairs get this long after that
 LAST_S = 0.5  # and the threads of requests that were cut off this long in the end
+REQUEST_THREAD = "AnyIO worker thread"  # as anyio names each
 KEEP_ALIVE_S = 75
 BACKLOG = 256
 SPIN_COUNT = "1000"  # looks at what is waited for
@@ -341,9 +342,12 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
 
 
 def _have_threads_ended() -> bool:
-    """Tell whether no thread is left that Python would wait for: a large photo in WebP takes more than a minute."""
+    """Tell whether no request's thread is left, which Python would wait for: a large WebP takes more than a minute.
+
+    Threads of a pool that is kept, as those of the network on two cores, are left too and wait: Python ends them.
+    """
     until_s = time.monotonic() + LAST_S
-    others = [one for one in threading.enumerate() if not one.daemon and one is not threading.current_thread()]
+    others = [one for one in threading.enumerate() if one.name == REQUEST_THREAD]
     for thread in others:
         thread.join(max(0.0, until_s - time.monotonic()))
     return not any(thread.is_alive() for thread in others)

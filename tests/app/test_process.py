@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -128,6 +129,13 @@ def test_stopping_does_not_wait_for_patient_clients(start_server: Callable[..., 
         patient.join(5)
         busy.join(5)
         assert answers == [200], "it is answered, not cut off"
+
+
+def test_a_pool_that_is_kept_does_not_hold_up_the_end() -> None:
+    """Where the network has two threads of its own, on two cores, every stop waited for them in vain."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        assert app._have_threads_ended()
 
 
 def upload_and_be_cut_off(server: RunningServer) -> None:
