@@ -230,16 +230,17 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings, models: "NamedMod
         return FileResponse(gallery.file(tab, filename), media_type="image/png")  # the type IOPaint gives to all
 
     @router.get("/api/v1/media_thumbnail_file")
-    def get_media_thumbnail(tab: str, filename: str, width: int = 0, height: int = 0) -> Response:
-        return thumbnail_response(gallery, tab, filename, width=width, height=height)
+    async def get_media_thumbnail(tab: str, filename: str, width: int = 0, height: int = 0) -> Response:
+        return await thumbnail_response(gallery, tab, filename, width=width, height=height)
 
     refuse_other_methods(router)
     return router
 
 
-def thumbnail_response(gallery: Gallery, tab: str, name: str, *, width: int, height: int) -> Response:
+async def thumbnail_response(gallery: Gallery, tab: str, name: str, *, width: int, height: int) -> Response:
     """Return the answer of a small picture, with its size in headers; see `Gallery.thumbnail`."""
-    data, (shown_width, shown_height) = gallery.thumbnail(tab, name, width=width, height=height)
+    make = partial(gallery.thumbnail, tab, name, width=width, height=height)
+    data, (shown_width, shown_height) = await anyio.to_thread.run_sync(make, limiter=gallery.thumbnail_threads)
     sizes = {"X-Width": str(shown_width), "X-Height": str(shown_height)}
     return Response(data, media_type="image/jpeg", headers=sizes)
 

@@ -11,6 +11,7 @@ import re
 from pathlib import Path, PurePath
 from typing import Any
 
+import anyio
 from PIL import Image
 
 from config import Settings
@@ -24,6 +25,7 @@ ENDINGS = frozenset({".jpg", ".jpeg", ".png"})
 TABS = ("input", "output", "mask")
 THUMBNAIL_PX = 256
 LARGEST_THUMBNAIL_PX = 4096
+THUMBNAILS = 8  # threads; most of them wait for memory
 MOST_NAMES = 10_000
 MIB = 1 << 20
 
@@ -41,6 +43,7 @@ class Gallery:
             images: whose turns decoding waits for.
         """
         self._images = images
+        self.thumbnail_threads = anyio.CapacityLimiter(THUMBNAILS)
         self.input = Path(settings.input_path) if settings.input_path else None
         self._outputs = Path(settings.outputs_dir)
         self._masks = Path(settings.masks_dir) if settings.masks_dir else None

@@ -135,8 +135,8 @@ def create_lama_cleaner_routes(queue: JobQueue, settings: Settings, models: Name
         return FileResponse(gallery.file(OLD_TABS.get(tab, tab), filename))
 
     @router.get("/media_thumbnail/{tab}/{filename}")
-    def get_thumbnail(tab: str, filename: str, width: int = 0, height: int = 0) -> Response:
-        return thumbnail_response(gallery, OLD_TABS.get(tab, tab), filename, width=width, height=height)
+    async def get_thumbnail(tab: str, filename: str, width: int = 0, height: int = 0) -> Response:
+        return await thumbnail_response(gallery, OLD_TABS.get(tab, tab), filename, width=width, height=height)
 
     @router.post("/save_image")
     async def save_image(request: Request) -> Response:

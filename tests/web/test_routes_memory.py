@@ -176,6 +176,7 @@ def test_who_waits_for_memory_leaves_threads_for_what_is_answered_at_once(client
     memory._longest_wait_s = 30.0
     address = f"/api/v1/images/{image_id}"
     waiting = [f"{address}?max_px=50", f"{address}?format=webp", f"/api/v1/archive?image={image_id}&format=png"]
+    waiting += ["/api/v1/media_thumbnail_file?tab=input&filename=a.png", "/media_thumbnail/input/a.png"]
     assert client.portal is not None
     limiter = client.portal.call(anyio.to_thread.current_default_thread_limiter)
     limiter.total_tokens = 1
