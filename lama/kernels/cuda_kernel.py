@@ -48,8 +48,8 @@ class CudaKernel:
             threads: of a block.
             values: the kernel's arguments.
             types: of these: POINTER, FLOAT, INTEGER, or STRUCTURE for one of cuda-bindings.
-            early: blocks may begin while the launch before is still at work on the same stream, which was a kernel and
-                is all that this one has to wait for: it waits for that itself.
+            early: blocks may begin before the launches that this one waits for have ended, all of which were kernels:
+                the kernel waits for them itself.
 
         Raises:
             RuntimeError: the driver refuses.

@@ -1,9 +1,10 @@
 """Launches that begin before those that they wait for have ended, on Hopper cards.
 
-Programs of such a launch take their places as programs before them leave theirs, and wait there until what they read
-is written (programmatic dependent launch: CUDA C++ Programming Guide). What this saves is the time in which the card
-starts a launch, about a microsecond. A kernel that may begin early calls `wait_for_launches_before` before it reads or
-writes anything that other launches read or write; weights it may read before.
+Once all programs before them have ended, programs of such a launch begin without waiting until what those wrote is
+there for everybody; they wait for that themselves (programmatic dependent launch: CUDA C++ Programming Guide). What
+this saves is the time in which the card starts a launch, about a microsecond. A kernel that may begin early calls
+`wait_for_launches_before` before it reads or writes anything that other launches read or write; weights it may read
+before.
 """
 
 import torch
