@@ -25,7 +25,9 @@ from web.proxy import path_below_root
 MIB = 1 << 20
 READ = re.compile(
     r"/|/config/?|/theme\.css|/robots\.txt|/favicon\.ico|/manifest\.json|/pwa_icon(/\d+)?|/(static|assets|svelte)/.+"
-    r"|/gradio_api/(info/?|app_id/?|startup-events|theme\.css|heartbeat/[\w-]+|queue/data|upload_progress|file=.+"
+    # Of an address Gradio would fetch whatever is there, for anybody, with no end to its size or time.
+    r"|/gradio_api/(info/?|app_id/?|startup-events|theme\.css|heartbeat/[\w-]+|queue/data|upload_progress"
+    r"|file=(?!https?:).+"
     r"|call/(v2/)?repair/\w+)"
 )
 CHANGE = re.compile(r"/gradio_api/(upload|queue/join|cancel|reset/?|call/(v2/)?repair/?)")

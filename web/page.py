@@ -120,6 +120,21 @@ class UploadedFile(gr.File, metaclass=WithoutStub):
         return "file"
 
 
+class PlainOptions(gr.JSON, metaclass=WithoutStub):
+    """JSON that names no file: Gradio looks for files at any depth of it, and copies or fetches what is named.
+
+    A name such as /dev/zero, which has no end, stopped the whole process.
+    """
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+        """Refuse every path and address with a gr.Error."""
+        raise gr.Error("options hold no files.", print_exception=False)
+
+    def get_block_name(self) -> str:
+        """Return the name of the front-end component this one is drawn with."""
+        return "json"
+
+
 def create_page(queue: JobQueue) -> gr.Blocks:
     """Build the page.
 
@@ -145,7 +160,7 @@ def _add_repair_endpoint(page: gr.Blocks, queue: JobQueue) -> None:
     mask = UploadedFile(label="mask", type="filepath", visible=False)
     for file in (image, mask):
         file.data_model = UploadedFileData  # not in an __init__ of ours, by whose parameters Gradio reads `visible`
-    options = gr.JSON(label="options", value=None, visible=False)
+    options = PlainOptions(label="options", value=None, visible=False)
     repaired = gr.File(label="repaired", visible=False)
     trigger = gr.Button(visible=False)
 

@@ -120,6 +120,25 @@ def test_files_of_the_server_cannot_be_named(server: RunningServer, mask: Path) 
     assert server.log.count("Traceback") == tracebacks, server.log[-3000:]
 
 
+def test_options_name_no_files(server: RunningServer, mask: Path) -> None:
+    """Gradio copied any file that the server may read into its cache; of one without an end the server never came back.
+
+    An address it fetched.
+    """
+    cache, tracebacks = server.data_dir / "tmp" / "gradio", server.log.count("Traceback")
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=20) as http:
+        uploaded = http.post("/gradio_api/upload", files={"files": ("mask.png", mask.read_bytes())}).json()[0]
+        file = {"path": uploaded, "meta": {"_type": "gradio.FileData"}}
+        for path in (str(DATA / "CREDITS.md"), "https://127.0.0.1:1/x.png"):
+            named = {"path": path, "meta": {"_type": "gradio.FileData"}}
+            for options in (named, [named], {"quality": named}, {"quality": [{"x": named}]}):
+                call = http.post("/gradio_api/call/repair", json={"data": [file, file, options]}).json()
+                answer = http.get(f"/gradio_api/call/repair/{call['event_id']}").text
+                assert "options hold no files" in answer, (options, answer)
+    assert not list(cache.rglob("CREDITS.md"))
+    assert server.log.count("Traceback") == tracebacks, server.log[-3000:]
+
+
 def test_a_cancelled_call_cancels_its_job(client: Client, server: RunningServer, mask: Path) -> None:
     """Nine of twelve cancelled calls were computed to their end."""
 
@@ -147,6 +166,7 @@ SHUT = (
     ("GET", "/gradio_api/proxy=http://127.0.0.1/x"), ("POST", "/gradio_api/process_recording"),
     ("POST", "/gradio_api/vibe-edit"), ("GET", "/gradio_api/vibe-code"), ("POST", "/gradio_api/run/repair"),
     ("POST", "/gradio_api/call/predict"), ("GET", "/gradio_api/stream/x/y/z/playlist.m3u8"), ("GET", "/nothing"),
+    ("GET", "/gradio_api/file=https://192.0.2.1/x.png"), ("GET", "/gradio_api/file=http%3A%2F%2F192.0.2.1/x.png"),
     ("POST", "/gradio_api/stream/x"), ("GET", "/gradio_api/deep_link"), ("GET", "/gradio_api/openapi.json"),
     ("GET", "/gradio_api/custom_component/x/y/z/w"), ("DELETE", "/"), ("POST", "/config"),
 )  # fmt: skip
@@ -170,7 +190,6 @@ NONSENSE: tuple[tuple[str, str, bytes, str], ...] = (
     ("GET", "/gradio_api/file=%00", b"", ""),
     ("GET", "/gradio_api/file=" + "a" * 5000, b"", ""),
     ("GET", "/gradio_api/file=/etc/passwd", b"", ""),
-    ("GET", "/gradio_api/file=http://[::1", b"", ""),
     ("GET", "/static/%00", b"", ""), ("GET", "/assets/..%2f..%2fapp.py", b"", ""), ("GET", "/svelte/%00", b"", ""),
     ("GET", "/pwa_icon/0", b"", ""), ("GET", "/pwa_icon/99999999999", b"", ""), ("GET", "/pwa_icon", b"", ""),
     ("GET", "/gradio_api/info?serialize=maybe", b"", ""), ("GET", "/gradio_api/call/repair/nobody", b"", ""),
