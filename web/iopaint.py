@@ -6,15 +6,11 @@ answer's. socket.io is not served: it only tells of progress of diffusion models
 The older routes of lama-cleaner are in `web/lama_cleaner.py`.
 """
 
-import base64
-import binascii
 import logging
 import random
-import re
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import unquote, unquote_to_bytes
 
 import anyio
 import anyio.to_thread
@@ -37,6 +33,7 @@ from jobs.images import imaging_as_job_error
 from jobs.one_shots import FileOf
 from jobs.queue import JobQueue
 from jobs.store import ImageRecord
+from web.data_urls import decode_base64
 from web.iopaint_files import Gallery, generation_info
 from web.iopaint_plugins import PLUGINS, Plugins, refuse_image
 from web.iopaint_schema import (
@@ -56,10 +53,6 @@ from web.routes import EXTRA_HEADERS, STATUSES, WAITERS, AsciiJson
 from web.uploads import MIB, file_part, is_form, read_form, read_json, unread_part
 
 STATUS_HERE = {**STATUSES, "mask_mismatch": 400, "bad_base64": 422, "no_plugin": 422, "no_file": 422, "queue_full": 503}
-DATA_URL = re.compile("data:", re.IGNORECASE)
-BASE64_MARK = re.compile(";base64,", re.IGNORECASE)
-LONGEST_SCHEME = 1000  # characters of a data URL before its data
-ADDRESS_LETTERS = str.maketrans("-_", "+/")
 BASE64_GROWTH = 1.4  # four characters for three bytes, and line breaks
 FORM_FIELDS = 80
 SWITCH_WAIT_S = 120.0
@@ -372,39 +365,6 @@ class FileInpainter:
 
 class _NothingToDoError(Exception):
     """The mask is empty: IOPaint gives the photo back."""
-
-
-def decode_base64(text: str | None, what: str) -> bytes:
-    """Return the bytes of a data URL or of bare base64, however a client writes them.
-
-    Line breaks and stray characters are passed over, as IOPaint does. A data URL may have parameters, capitals and
-    blanks before it, and be percent-encoded, also without base64; base64 may lack the signs that fill up its end, or be
-    of the kind that is made for addresses.
-
-    Args:
-        text: What was sent; None or "" for nothing.
-        what: Its field, for the sentence of a refusal.
-
-    Returns:
-        The bytes; none for nothing.
-
-    Raises:
-        JobError: `bad_base64`.
-    """
-    payload = text.lstrip() if text else ""
-    if DATA_URL.match(payload[:LONGEST_SCHEME]):
-        marked = BASE64_MARK.search(payload[:LONGEST_SCHEME])
-        if marked is None:
-            return unquote_to_bytes(payload.partition(",")[2])
-        payload = payload[marked.end() :]
-    if "%" in payload:
-        payload = unquote(payload)
-    if "-" in payload or "_" in payload:
-        payload = payload.translate(ADDRESS_LETTERS)
-    try:
-        return base64.b64decode(payload if payload.rstrip().endswith("=") else payload + "==")
-    except (binascii.Error, ValueError) as error:
-        raise JobError("bad_base64", f"{what} is not base64: {error}.") from error
 
 
 def seed_of(asked: int) -> int:

@@ -4,10 +4,9 @@ import base64
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, quote_from_bytes
 
 import httpx
 import numpy as np
@@ -28,7 +27,6 @@ from tests.support.iopaint_clients import (
 )
 from tests.support.iopaint_photos import PHOTOS, deep_png, turned_jpeg
 from tests.support.serving import RunningServer, follow, upload
-from web.iopaint import decode_base64
 
 MASK = file_of(mask_picture())
 
@@ -203,30 +201,6 @@ def test_refusals_of_the_gate_have_what_these_clients_read(client: httpx.Client)
 def test_numbers_may_be_text_and_unknown_keys_are_passed_over(client: httpx.Client) -> None:
     answer = inpaint(client, file_of(picture()), sd_seed="12", hd_strategy="Nothing", nobody_knows=[1])
     assert answer.status_code == 200 and answer.headers["x-seed"] == "12"
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda text: f" \n data:image/png;base64,{text}",
-        lambda text: f"DATA:image/PNG;BASE64,{text}",
-        lambda text: f"data:;base64,{text}",
-        lambda text: f"data:text/plain;charset=utf-8;base64,{text}",
-        lambda text: f"data:image/png;name=a,b.png;base64,{text}",
-        lambda text: f"data:image/png;base64,{quote(text, safe='')}",
-        lambda text: "data:image/png;base64," + "\r\n".join(text[at : at + 76] for at in range(0, len(text), 76)),
-        lambda text: f"data:image/png,{quote_from_bytes(base64.b64decode(text))}",
-        lambda text: text.rstrip("="),
-        lambda text: text.rstrip("=") + "\n",
-        lambda text: text.replace("+", "-").replace("/", "_").rstrip("="),
-        lambda text: f"{text}\n",
-    ],
-)
-def test_bytes_count_however_they_are_written_as_text(write: Callable[[str], str]) -> None:
-    """Clients that wrote addresses' base64, left out the signs at its end or percent-encoded got 422."""
-    for length in range(250, 256):
-        data = np.random.default_rng(length).bytes(length)
-        assert decode_base64(write(base64.b64encode(data).decode()), "image") == data
 
 
 def test_a_forms_empty_field_says_nothing_and_its_type_is_in_any_case(client: httpx.Client) -> None:
