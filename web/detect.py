@@ -28,7 +28,8 @@ from jobs.queue import JobQueue
 from jobs.request_parsing import build_mask, mask_bytes, read_strokes
 from jobs.store import ImageRecord
 from masks.boxes import Box
-from web.uploads import decode_mask, read_json
+from web.json_bodies import read_json
+from web.uploads import decode_mask
 from web.while_there import work_while_there
 
 KINDS = ("text", "click", "repeat", "spots")

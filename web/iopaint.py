@@ -9,7 +9,7 @@ The older routes of lama-cleaner are in `web/lama_cleaner.py`.
 import logging
 import random
 from collections.abc import Callable, Coroutine
-from functools import partial
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import anyio
@@ -47,10 +47,11 @@ from web.iopaint_schema import (
     model_info,
     server_config,
 )
+from web.json_bodies import kept_aside, read_json_then
 from web.one_shot import notes_header, repair_for_client
 from web.other_methods import allow_header, refuse_other_methods
 from web.routes import EXTRA_HEADERS, STATUSES, WAITERS, AsciiJson
-from web.uploads import MIB, file_part, is_form, read_form, read_json, unread_part
+from web.uploads import MIB, file_part, is_form, read_form, unread_part
 
 STATUS_HERE = {**STATUSES, "mask_mismatch": 400, "bad_base64": 422, "no_plugin": 422, "no_file": 422, "queue_full": 503}
 BASE64_GROWTH = 1.4  # four characters for three bytes, and line breaks
@@ -129,11 +130,10 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings, models: "NamedMod
     inpainter = FileInpainter(queue, settings, waiters)
     gallery = Gallery(settings, queue.images)
     plugins = Plugins(queue, settings)
+    json_mib = int(settings.max_file_mib * BASE64_GROWTH) + 1
 
-    async def body_of(request: Request, kind: type[Body], *, files: int = 1) -> Body:
-        limit_mib = int(files * settings.max_file_mib * BASE64_GROWTH) + 1
-        fields = await read_json(request, max_file_mib=limit_mib)
-        return await run_in_threadpool(kind.model_validate, fields)
+    async def body_of(request: Request, kind: type[Body]) -> Body:
+        return await read_json_then(request, max_file_mib=json_mib, then=kind.model_validate)
 
     @router.post("/api/v1/inpaint")
     async def inpaint(request: Request) -> Response:
@@ -141,13 +141,19 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings, models: "NamedMod
             async with read_form(request, max_file_mib=settings.max_file_mib, files=2, fields=FORM_FIELDS) as form:
                 # A form's empty field says nothing.
                 texts = {name: value for name, value in form.items() if value and not isinstance(value, UploadFile)}
-                asked = InpaintRequest.model_validate(texts)
+                seed = InpaintRequest.model_validate(texts).sd_seed
                 encoded = await inpainter.inpaint_form(request, form)
         else:
-            asked = await body_of(request, InpaintRequest, files=2)
-            photo, mask = partial(decode_base64, asked.image, "image"), partial(decode_base64, asked.mask, "mask")
-            encoded = await inpainter.inpaint(request, photo, mask)
-        headers = {"X-Seed": str(seed_of(asked.sd_seed)), **notes_header(encoded)}
+            with ExitStack() as held:
+
+                def take(fields: dict[str, Any]) -> tuple[int, FileOf, FileOf]:
+                    asked = InpaintRequest.model_validate(fields)
+                    photo = kept_aside(decode_base64(asked.image, "image"), held)
+                    return asked.sd_seed, photo, kept_aside(decode_base64(asked.mask, "mask"), held)
+
+                seed, photo, mask = await read_json_then(request, max_file_mib=2 * json_mib, then=take)
+                encoded = await inpainter.inpaint(request, photo, mask)
+        headers = {"X-Seed": str(seed_of(seed)), **notes_header(encoded)}
         return Response(encoded.data, media_type=encoded.media_type, headers=headers)
 
     @router.get("/api/v1/server-config")

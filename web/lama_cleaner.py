@@ -30,10 +30,11 @@ from web.iopaint import (
 )
 from web.iopaint_files import Gallery
 from web.iopaint_plugins import PLUGINS, Plugins
+from web.json_bodies import parse_json
 from web.one_shot import notes_header
 from web.other_methods import refuse_other_methods
 from web.routes import WAITERS
-from web.uploads import file_part, parse_json, read_fields, read_form
+from web.uploads import file_part, read_fields, read_form
 
 DEFAULT_SEED = 42
 OLD_STATUSES = {"unknown_model": 403}

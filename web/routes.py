@@ -31,9 +31,10 @@ from notices import note_as_dict
 from web.archive import add_archive_route
 from web.detect import add_detect_route
 from web.image_files import attachment, check_format, check_quality, download_name, encode_whole
+from web.json_bodies import parse_json, read_json
 from web.one_shot import notes_header, repair_for_client
 from web.other_methods import EVERY_METHOD, allow_header, refuse_other_methods
-from web.uploads import decode_mask, file_part, parse_json, read_form, read_json, repair_json_mib, unread_part
+from web.uploads import decode_mask, file_part, read_form, repair_json_mib, unread_part
 from web.weights import add_weights_routes
 
 STATUSES = {

@@ -7,16 +7,14 @@ early answer.
 
 import base64
 import binascii
-import json
 import math
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from tempfile import SpooledTemporaryFile
 from urllib.parse import parse_qsl
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -29,14 +27,11 @@ FORM_OVERHEAD_BYTES = 64 << 10  # boundaries, part headers and small fields arou
 DISCARD_FACTOR = 3
 DISCARD_FOR_S = 20.0
 MOST_PARTS = 8
-# Parsing holds the interpreter's lock, so everybody waits for it: 90 MiB of numbers are 15 s and 3 GiB. Text, such as a
-# file in base64, is read in no time; values are what counts. 20,000 points of strokes are 60,000.
-MOST_VALUES = 200_000
 STROKES_MIB = 4
+IN_MEMORY_BYTES = 1 << 20  # of a body; nearly all of those in JSON are smaller
 BASE64_BITS_PER_BIT = 4 / 3
 BLANKS = b" \t\n\r\v\f"
 ENCODED_WORD = re.compile(r"=\?utf-8\?b\?([\w+/]+=*)\?=", re.IGNORECASE | re.ASCII)
-HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def is_form(request: Request) -> bool:
@@ -99,7 +94,9 @@ async def read_fields(request: Request) -> dict[str, str]:
     if is_form(request):
         async with read_form(request, max_file_mib=1) as form:
             return {name: value for name, value in form.items() if isinstance(value, str)}
-    body = await _whole(request, FORM_OVERHEAD_BYTES)
+    async with spooled(request, FORM_OVERHEAD_BYTES) as file:
+        file.file.seek(0)
+        body = file.file.read()
     try:
         pairs = parse_qsl(body.decode("utf-8", "replace"), max_num_fields=MOST_PARTS)
     except ValueError as error:
@@ -152,49 +149,6 @@ def repair_json_mib(*, max_file_mib: int, max_image_mpx: int) -> int:
     return min(max_file_mib, STROKES_MIB + mask_mib)
 
 
-async def read_json(request: Request, *, max_file_mib: int) -> dict[str, Any]:
-    """Return a JSON object body of `MOST_VALUES` at most; JobError `bad_request` or `file_too_large`.
-
-    NaN and Infinity, which Python's and JavaScript's sloppier clients send, are read here and refused as strokes.
-    """
-    body = await _whole(request, max_file_mib * MIB)
-    try:
-        value = await run_in_threadpool(_parse, body)
-    except JobError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise JobError("bad_request", f"The body is not JSON: {str(error)[:200]}") from error
-    if not isinstance(value, dict):
-        raise JobError("bad_request", "The body must be a JSON object.")
-    return value
-
-
-def _parse(body: bytearray) -> Any:
-    if body.count(b",") + body.count(b":") > 2 * MOST_VALUES:
-        raise JobError("bad_request", f"The body has more than {MOST_VALUES} values.")
-    return parse_json(body)
-
-
-def parse_json(data: bytes | bytearray | str) -> Any:
-    """Return what JSON says.
-
-    Args:
-        data: from a client.
-
-    Returns:
-        A value whose texts can all be written as UTF-8.
-
-    Raises:
-        ValueError: It is not JSON, or a text in it has half a surrogate pair, which no file and no answer can hold.
-        RecursionError: It nests too deep.
-    """
-    text = data if isinstance(data, str) else data.decode(json.detect_encoding(data))
-    value = json.loads(text.removeprefix("\ufeff"))
-    if HALF_PAIR.search(text):  # most of these are whole pairs, as many clients write what is not ASCII
-        json.dumps(value, ensure_ascii=False).encode()
-    return value
-
-
 def decode_mask(text: object) -> bytes:
     """Return the bytes of a mask file in base64, also of several lines, with or without a `data:` prefix.
 
@@ -228,14 +182,31 @@ def _above_limit(what: str, limit_bytes: int) -> JobError:
     return JobError("file_too_large", f"The {what} is larger than {size}.", {"max_mib": max_mib})
 
 
-async def _whole(request: Request, limit_bytes: int) -> bytearray:
-    body = bytearray()
+@asynccontextmanager
+async def spooled(request: Request, limit_bytes: int) -> AsyncIterator[UploadFile]:
+    """Give a body as a file, until the block ends: what comes slowly is not to fill the memory meanwhile.
+
+    Args:
+        request: its body has not been read.
+        limit_bytes: largest size of the body.
+
+    Yields:
+        the file, at its end.
+
+    Raises:
+        JobError: `bad_request`, `file_too_large`, `disk_full` or `storage_unavailable`.
+    """
+    file = UploadFile(SpooledTemporaryFile(IN_MEMORY_BYTES), size=0)  # type: ignore[arg-type]  # noqa: SIM115
     try:
-        async for chunk in _limited(request, limit_bytes, _above_limit("request", limit_bytes)):
-            body += chunk
+        with storage_as_job_error():
+            ensure_temp_folder()
+            async for chunk in _limited(request, limit_bytes, _above_limit("request", limit_bytes)):
+                await file.write(chunk)
+        yield file
     except ClientDisconnect as error:
         raise JobError("bad_request", "The request was cut off.") from error
-    return body
+    finally:
+        file.file.close()
 
 
 async def _limited(request: Request, limit_bytes: int, refusal: JobError) -> AsyncGenerator[bytes, None]:
