@@ -7,19 +7,18 @@ that must not go wrong: it watches each attempt and makes a new one when a worke
 
 from __future__ import annotations
 
-import json
 import logging
 import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import redis
 from celery import Celery
 
 from jobs.errors import JobError, is_out_of_memory, kinds_of
-from jobs.redis_messages import PREFIX, AttemptKeys, pack, queue_name, unpack
+from jobs.redis_messages import PREFIX, SERVER_FACTS, AttemptKeys, facts_from, pack, queue_name, unpack
 from jobs.windows import request_from
 from notices import note_as_dict
 
@@ -223,5 +222,4 @@ class AttemptRunner:
 
 def required_of_workers(client: redis.Redis, key: str) -> dict[str, Any] | None:
     """Return what the web process asks of workers, or None when no web process is there yet."""
-    text = client.get(key)
-    return json.loads(text) if text else None
+    return facts_from(cast("bytes | None", client.get(key)), SERVER_FACTS)

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 PREFIX = "fftlama"
 SERVER_KEY = f"{PREFIX}:server"  # what the web process asks of workers, as JSON
 WORKER_PREFIX = f"{PREFIX}:worker:"  # one key per worker, refreshed while it lives
+SERVER_FACTS = ("version", "weights", "fingerprint")
+WORKER_FACTS = (*SERVER_FACTS, "name", "device")
 HEADER_BYTES = 4  # length of the JSON header, big-endian
 DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "bool": np.bool_}
 
@@ -114,6 +116,24 @@ def unpack(blob: bytes | memoryview) -> tuple[dict[str, Any], list[NDArray[Any]]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"a message in Redis can't be read: {error}") from error
     return header, arrays
+
+
+def facts_from(text: bytes | str | None, names: Sequence[str]) -> dict[str, Any] | None:
+    """Return what a key of a worker or of the server says.
+
+    Args:
+        text: what lies in Redis; None for nothing.
+        names: what has to be told, as text.
+
+    Returns:
+        The facts, or None for what is none of ours: whoever else writes into Redis is not to end who looks there.
+    """
+    try:
+        facts = json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
+    told = isinstance(facts, dict) and all(isinstance(facts.get(name), str) for name in names)
+    return facts if told else None
 
 
 def _size_bytes(dtype: np.dtype[Any], count: int) -> int:

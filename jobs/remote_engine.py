@@ -25,7 +25,16 @@ import redis
 
 from jobs.celery_app import TASK_NAME, connect, create_celery
 from jobs.errors import MOST_LOST_WORKERS, EngineUnavailableError, JobError, workers_lost
-from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, pack, queue_name, unpack
+from jobs.redis_messages import (
+    SERVER_KEY,
+    WORKER_FACTS,
+    WORKER_PREFIX,
+    AttemptKeys,
+    facts_from,
+    pack,
+    queue_name,
+    unpack,
+)
 from jobs.windows import RemoteResult, options_of, parts_in, window_of
 from notices import note_from_dict
 
@@ -148,7 +157,7 @@ class Fleet:
         except redis.RedisError as error:
             self.lose_redis(error)
             return
-        seen = [json.loads(text) for text in texts if text]
+        seen = [facts for text in texts if (facts := facts_from(text, WORKER_FACTS))]
         fitting = [worker for worker in seen if worker["fingerprint"] == self.fingerprint]
         is_news = bool(self.error) or len(fitting) != len(self.workers)
         if self.error:
@@ -304,6 +313,7 @@ class RemoteEngine:
             with suppress(redis.RedisError):
                 client.set(keys.cancel, 1, ex=int(self._deadline_s) + BLOB_SPARE_S)
             raise
+        result.check_fits(window, request.image)
         result.move_to(window)
         total_ms = (time.perf_counter() - began_s) * 1e3
         result.timings_ms = {**result.timings_ms, "send": sent_ms, "total": total_ms}
@@ -345,7 +355,7 @@ class RemoteEngine:
         now_s = time.monotonic()
         if claim is not None:
             facts = cast(bytes | None, client.get(WORKER_PREFIX + claim.decode()))
-            if facts and json.loads(facts).get("busy_with") == keys.attempt_id:
+            if (facts_from(facts, ()) or {}).get("busy_with") == keys.attempt_id:
                 return now_s
             if client.exists(keys.answer):
                 return now_s

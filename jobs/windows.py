@@ -31,6 +31,19 @@ class RemoteResult:
     timings_ms: dict[str, float]
     notes: list[Note] = field(default_factory=list)
 
+    def check_fits(self, window: Box, image: NDArray[Any]) -> None:
+        """Raise ValueError for patches that the photo could not be composed of any more.
+
+        Args:
+            window: what the patches belong to.
+            image: the photo, (H, W, 3) uint8 or uint16.
+        """
+        height, width = box_size(window)
+        for (left, top, right, bottom), patch in self.patches:
+            is_inside = 0 <= left < right <= width and 0 <= top < bottom <= height
+            if not is_inside or patch.shape != (bottom - top, right - left, 3) or patch.dtype != image.dtype:
+                raise ValueError("what came back does not fit the photo")
+
     def move_to(self, window: Box) -> None:
         """Say where the patches of a window lie in its photo."""
         left, top = window[:2]

@@ -1,6 +1,8 @@
 """What travels through Redis: blobs come back as they were, cut ones are refused, a worker gets enough of a photo."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from jobs.redis_messages import AttemptKeys, pack, queue_name, unpack
-from jobs.windows import MARGIN_PX, window_of
+from jobs.celery_app import required_of_workers
+from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, pack, queue_name, unpack
+from jobs.remote_engine import Fleet
+from jobs.windows import MARGIN_PX, RemoteResult, window_of
 from masks.boxes import find_bounds
 from notices import Note, note_as_dict, note_from_dict
 
@@ -107,3 +111,48 @@ def test_small_hole_in_a_large_photo_sends_a_part_of_it() -> None:
     assert window_of(np.zeros((30, 40), bool)) == (0, 0, 40, 30)
     mask[100:2900, 100:3900] = True
     assert window_of(mask) == (0, 0, 4000, 3000)
+
+
+GARBAGE = [
+    "no json",
+    "[]",
+    "{}",
+    "1",
+    '{"fingerprint": 1, "name": [], "version": "", "weights": "", "device": ""}',
+    "\xff",
+]
+
+
+def test_what_others_write_into_redis_ends_nobody_who_looks_there(tmp_path: Path) -> None:
+    """One key that was no worker's ended the thread that watches: no worker that came or went was noticed any more."""
+    (tmp_path / "weights").write_bytes(b"w")
+    fleet = Fleet("redis://127.0.0.1:1", version="1", weights=tmp_path / "weights")
+    about = {"fingerprint": fleet.fingerprint, "name": "a", "version": "1", "weights": "weights", "device": "cpu"}
+    kept = {f"{WORKER_PREFIX}{number}": text for number, text in enumerate([*GARBAGE, json.dumps(about)])}
+    client = SimpleNamespace(
+        set=lambda *_, **__: True, get=kept.get, mget=lambda names: [kept[name] for name in names],
+        scan_iter=lambda *_, **__: iter(kept),
+    )  # fmt: skip
+    fleet.client = client  # type: ignore[assignment]
+    fleet._look()
+    assert fleet.workers == [about] and fleet.refused == []
+    for text in GARBAGE:
+        kept[SERVER_KEY] = text
+        assert required_of_workers(client, SERVER_KEY) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("box", "shape", "kind"),
+    [
+        ((0, 0, 5, 4), (4, 4, 3), np.uint8), ((-1, 0, 3, 4), (4, 4, 3), np.uint8), ((8, 0, 12, 4), (4, 4, 3), np.uint8),
+        ((4, 0, 0, 4), (4, 4, 3), np.uint8), ((0, 0, 4, 4), (4, 4), np.uint8), ((0, 0, 4, 4), (4, 4, 3), np.uint16),
+    ],
+)  # fmt: skip
+def test_patches_that_do_not_fit_their_photo_are_refused(
+    box: tuple[int, int, int, int], shape: tuple[int, ...], kind: type
+) -> None:
+    """They went into the photo's history, none of whose later rounds could be opened."""
+    window, photo = (2, 3, 12, 13), np.zeros((30, 30, 3), np.uint8)
+    RemoteResult([((0, 0, 10, 10), np.zeros((10, 10, 3), np.uint8))], {}).check_fits(window, photo)
+    with pytest.raises(ValueError, match="does not fit"):
+        RemoteResult([(box, np.zeros(shape, kind))], {}).check_fits(window, photo)
