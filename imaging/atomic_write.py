@@ -15,6 +15,7 @@ from pathlib import Path
 
 PART_SUFFIX = ".part"
 PART_NAME = re.compile(r"\.[0-9a-f]{16}\.part")
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 MAX_NAMES_PER_SECOND = 10_000
 
 
@@ -46,18 +47,32 @@ def part_file(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Write `data` to `path`, whole or not at all.
 
     Args:
         path: the final name; a file that has it is replaced. Its folder must exist.
         data: the file's bytes.
+        mode: who may read it, from its first byte on; less what the umask takes.
 
     Raises:
         OSError: the file cannot be written; `path` is then as it was.
     """
     with part_file(path) as part:
+        part.touch(mode, exist_ok=False)
         part.write_bytes(data)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder that nobody else of the machine looks into; one that is there stays as it is.
+
+    Args:
+        folder: made with those above it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
 
 
 def write_new_output(

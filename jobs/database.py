@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from imaging.atomic_write import make_private_folder
 from jobs.errors import JobError, storage_as_job_error, storage_unavailable
 
 FILE_NAME = "jobs.sqlite3"
@@ -78,7 +79,7 @@ class FolderLock:
         self._descriptor: int | None = None
         path = folder / LOCK_NAME
         with storage_as_job_error():
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(folder)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if not _lock(descriptor):

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from imaging.atomic_write import make_private_folder
 from jobs.clients import current_client
 from jobs.database import IMAGES_NAME, Database
 from jobs.errors import JobError, storage_as_job_error
@@ -89,7 +90,7 @@ class JobStore:
         self.data_dir = data_dir
         self.images_dir = data_dir / IMAGES_NAME
         with storage_as_job_error():
-            data_dir.mkdir(parents=True, exist_ok=True)
+            make_private_folder(data_dir)
             self._database = Database(data_dir)
         self.connection = self._database.connection
         self.transaction = self._database.transaction

@@ -11,6 +11,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from imaging.atomic_write import make_private_folder
+
 NAME = "tmp"
 GRADIO_NAME = "gradio"
 LEFTOVER_AGE_S = 3600.0  # nobody writes to a file that has not changed for so long
@@ -25,7 +27,8 @@ def use_temp_folder(data_dir: Path) -> None:
     """
     folder = data_dir / NAME
     with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(data_dir)
+        folder.mkdir(exist_ok=True)
     tempfile.tempdir = str(folder)  # no trial write: later the disk may be full
     os.environ[GRADIO_VARIABLE] = str(folder / GRADIO_NAME)
 

@@ -24,13 +24,12 @@ from typing import Any
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from imaging.atomic_write import write_atomically
+from imaging.atomic_write import PRIVATE_FILE, write_atomically
 
 NAME_PATTERN = re.compile(r"[\w.@-]{1,64}")
 LEAST_PASSWORD_LENGTH = 8
 MOST_PASSWORD_LENGTH = 1024
 KEY_PREFIX = "fft_"
-FILE_MODE = 0o600
 
 log = logging.getLogger("fftlama.web")
 
@@ -167,8 +166,7 @@ class Accounts:
             accounts = read_accounts(self.path) if self.path.exists() else {}
             yield accounts
             users = {one.name: {"password": one.password_hash, "keys": one.key_hashes} for one in accounts.values()}
-            write_atomically(self.path, json.dumps({"users": users}, indent=1).encode())
-            self.path.chmod(FILE_MODE)
+            write_atomically(self.path, json.dumps({"users": users}, indent=1).encode(), mode=PRIVATE_FILE)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from config import Settings
-from imaging.atomic_write import write_atomically
+from imaging.atomic_write import PRIVATE_FILE, make_private_folder, write_atomically
 from jobs.clients import Client, current_client
 from web.accounts import AccountError, KeptAccounts, read_accounts
 from web.lockout import Lockout
@@ -293,7 +293,6 @@ def _secret(data_dir: Path) -> str:
         return path.read_text(encoding="ascii")
     except FileNotFoundError:
         secret = hashlib.sha256(secrets.token_bytes(64)).hexdigest()
-        data_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, secret.encode())
-        path.chmod(0o600)
+        make_private_folder(data_dir)
+        write_atomically(path, secret.encode(), mode=PRIVATE_FILE)
         return secret

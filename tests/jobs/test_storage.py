@@ -6,7 +6,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,11 @@ import pytest
 
 from config import Settings
 from imaging import encode_png
-from jobs.database import Database
+from jobs.database import Database, FolderLock
 from jobs.errors import JobError
 from jobs.queue import JobQueue
+from jobs.store import JobStore
+from jobs.temp_folder import use_temp_folder
 from tests.support.fake_engine import FakeEngine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +83,18 @@ def test_a_damaged_database_is_set_aside_and_the_program_starts(tmp_path: Path, 
         return
     assert (asides[0] / "images" / f"{image.image_id}.photo").read_bytes() == PHOTO, "images on disk are kept"
     assert (asides[0] / "jobs.sqlite3").read_bytes() == contents[damage]
+
+
+@pytest.mark.parametrize("make", [JobStore, FolderLock, use_temp_folder])
+def test_nobody_else_of_the_machine_looks_into_the_data_folder(
+    tmp_path: Path, make: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Photos, also those of people with a login, were everybody's to read there."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    kept = make(tmp_path / "new" / "data")
+    assert (tmp_path / "new" / "data").stat().st_mode & 0o777 == 0o700
+    del kept
 
 
 def test_a_removed_data_folder_is_said_and_it_recovers(tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 import app
+import imaging.atomic_write
 from config import Settings, load_settings
 from imaging.atomic_write import write_atomically
 from tests.support.fake_engine import FakeEngine
 from tests.support.page_driver import DATA
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 from web.accounts import AccountError, Accounts
-from web.auth import _safe_target, login_warning
+from web.auth import _safe_target, _secret, login_warning
 from web.lockout import GUESSES, Lockout
 from web.openapi import build_document
 
@@ -282,14 +283,24 @@ def test_a_server_that_others_reach_without_a_login_says_how_to_have_one(
         assert login_warning(Settings(host="0.0.0.0" if settings else "127.0.0.1", **settings)) == ""
 
 
-def test_accounts_file_is_readable_by_its_owner_only_and_costs_who_guesses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_accounts_file_is_readable_by_its_owner_only(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a moment others of the machine read it and the secret, with which anybody can be whom they like."""
+    modes: list[int] = []
+    monkeypatch.setattr(imaging.atomic_write, "_sync", lambda file: modes.append(file.stat().st_mode))
+    accounts.set_password("eve", PASSWORD)
+    folder = accounts.path.parent / "data"
+    assert _secret(folder) == (folder / "session_secret").read_text()
+    for path in (accounts.path, folder, folder / "session_secret"):
+        modes.append(path.stat().st_mode)
+    assert len(modes) == 7 and not any(mode & 0o077 for mode in modes[:1] + modes[2:3] + modes[4:]), modes
+    assert PASSWORD not in accounts.path.read_text() and "$argon2id$" in accounts.path.read_text()
+
+
+def test_a_password_is_kept_as_what_costs_who_guesses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made as the program makes it; the other tests' passwords are hashed quickly."""
     monkeypatch.setattr("web.accounts.PasswordHasher", argon2.PasswordHasher)
     accounts = Accounts(tmp_path / "accounts.json")
     accounts.set_password("ann", PASSWORD)
-    assert accounts.path.stat().st_mode & 0o077 == 0
     text = accounts.path.read_text()
     assert PASSWORD not in text and "$argon2id$" in text
     memory_kib, passes = (int(re.search(rf"[$,]{name}=(\d+)", text)[1]) for name in "mt")  # type: ignore[index]
@@ -304,12 +315,12 @@ def test_two_who_change_the_accounts_at_once_both_have(tmp_path: Path, monkeypat
     keys: list[str] = []
     others: list[threading.Thread] = []
 
-    def write_while_another_comes(target: Path, data: bytes) -> None:
+    def write_while_another_comes(target: Path, data: bytes, *, mode: int) -> None:
         if not others:
             others.append(threading.Thread(target=lambda: keys.append(Accounts(path).add_key("ann"))))
             others[0].start()
             others[0].join(0.5)  # who does not wait for this change is done by then
-        write_atomically(target, data)
+        write_atomically(target, data, mode=mode)
 
     monkeypatch.setattr("web.accounts.write_atomically", write_while_another_comes)
     keys.append(Accounts(path).add_key("ann"))
