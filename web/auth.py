@@ -20,9 +20,10 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import anyio
 import anyio.to_thread
 from itsdangerous import BadSignature, URLSafeTimedSerializer
+from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config import Settings
 from imaging.atomic_write import PRIVATE_FILE, make_private_folder, write_atomically
@@ -86,7 +87,7 @@ class AuthGate:
             return
         token = current_client.set(Client(owner, owner or _address(scope)))
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _for_this_cookie(send) if owner is not None else send)
         finally:
             current_client.reset(token)
 
@@ -253,6 +254,17 @@ def is_operator(settings: Settings) -> bool:
     """Tell whether the request comes from one of the people of `operators`; where it names nobody, everybody is one."""
     operators = {name for part in settings.operators.split(",") if (name := part.strip())}
     return not operators or current_client.get().owner in operators
+
+
+def _for_this_cookie(send: Send) -> Send:
+    """Return what sends answers that a browser keeps for this login only: who comes after it asks the server."""
+
+    async def send_for_it(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).add_vary_header("Cookie")
+        await send(message)
+
+    return send_for_it
 
 
 def _parts(text: str) -> list[str]:

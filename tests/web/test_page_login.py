@@ -4,6 +4,7 @@ The tests of `test_page_repair.py` that matter most run here a second time, by s
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Dialog, expect
@@ -60,6 +61,24 @@ def profiles(browser: Browser, server: RunningServer) -> Iterator[Profiles]:
     made = Profiles(browser, Profile(context))
     yield made
     made.close_most(0)
+
+
+def test_who_has_logged_out_leaves_no_photo_in_the_browser(browser: Browser, server: RunningServer) -> None:
+    """For a year the browser showed the photo to whoever went back to its address, without asking the server."""
+    context = open_browser(browser)
+    asked = context.request
+    form: dict[str, Any] = {"name": NAME, "password": PASSWORD}
+    file: dict[str, Any] = {"file": photo_file()}
+    assert asked.post(f"{server.url}/login", form=form, max_redirects=0).status == 303
+    sent = asked.post(f"{server.url}/api/v1/images", multipart=file)
+    address = f"{server.url}/api/v1/images/{sent.json()['image_id']}?max_px=50"
+    page = context.new_page()
+    page.goto(f"{server.url}/status")
+    look = "address => fetch(address).then((answer) => answer.status)"
+    assert page.evaluate(look, address) == 200
+    page.evaluate("() => fetch('/logout', { method: 'POST' })")
+    assert page.evaluate(look, address) == 401
+    context.close()
 
 
 def test_download_and_reload_are_those_of_the_person(person: Person, browser: Browser) -> None:
