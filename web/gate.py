@@ -41,5 +41,5 @@ def protect(app: FastAPI, settings: Settings) -> None:
         allow_credentials=False,
         expose_headers=["X-Seed", "Content-Disposition", "Location", "Retry-After", NOTES_HEADER],
     )
-    app.add_middleware(SecurityHeaders)
+    app.add_middleware(SecurityHeaders, allowed_origins=settings.allowed_origins)
     app.add_middleware(PeerAddress)

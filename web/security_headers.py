@@ -32,10 +32,18 @@ HEADERS = {
 
 
 class SecurityHeaders:
-    """ASGI middleware that adds the headers above to every HTTP answer which has none of its own."""
+    """ASGI middleware that adds the headers above to every HTTP answer which has none of its own.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: what answers.
+        allowed_origins: other sites whose pages may show what is here.
+    """
+
+    def __init__(self, app: ASGIApp, *, allowed_origins: str = "") -> None:
         self._app = app
+        # Any page could name files of `input_path` as its pictures, and learn which there are and how large.
+        policy = "cross-origin" if allowed_origins.strip() else "same-site"
+        self._headers = {**HEADERS, "Cross-Origin-Resource-Policy": policy}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on; its answer gets the headers."""
@@ -46,7 +54,7 @@ class SecurityHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self._headers.items():
                     headers.setdefault(name, value)
             await send(message)
 

@@ -380,6 +380,8 @@ def test_answers_carry_the_security_headers(closed_server: RunningServer) -> Non
             headers = client.get(path).headers
             assert headers["x-content-type-options"] == "nosniff", path
             assert "frame-ancestors 'self'" in headers["content-security-policy"], path
+            # A page elsewhere learned of files of input_path, named as its pictures, whether they are there.
+            assert headers["cross-origin-resource-policy"] == "same-site", path
 
 
 def test_other_sites_are_allowed_by_name_only(start_server: Callable[..., RunningServer]) -> None:
@@ -390,6 +392,7 @@ def test_other_sites_are_allowed_by_name_only(start_server: Callable[..., Runnin
         assert answer.status_code == 422 and answer.headers["access-control-allow-origin"] == "https://tools.example"
         other = client.post("/api/v1/repairs", json={}, headers={**ask, "Origin": "https://evil.example"})
         assert other.status_code == 403 and "access-control-allow-origin" not in other.headers
+        assert answer.headers["cross-origin-resource-policy"] == "cross-origin", "their pages show photos of here"
 
 
 def test_two_people_may_call_their_requests_the_same(closed_server: RunningServer) -> None:
