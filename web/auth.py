@@ -29,7 +29,7 @@ from config import Settings
 from imaging.atomic_write import PRIVATE_FILE, make_private_folder, write_atomically
 from jobs.clients import Client, current_client
 from web.accounts import AccountError, KeptAccounts, read_accounts
-from web.lockout import Lockout
+from web.lockout import Lockout, place_of
 from web.proxy import path_below_root
 from web.refusals import refusal_body
 from web.words import choose_language, load_strings
@@ -147,7 +147,7 @@ class AuthGate:
         if body is None:
             return self._form(request, 413)
         fields = {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
-        name, address = fields.get("name", "")[:LONGEST_NAME], _address(request.scope)
+        name, address = fields.get("name", "")[:LONGEST_NAME], place_of(_address(request.scope))
         target = fields.get("next", "")
         if wait_s := self._lockout.wait_s(name, address):
             return self._form(request, 429, problem="login.locked", wait_s=wait_s, target=target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections import OrderedDict
 
@@ -9,6 +10,17 @@ GUESSES = 5  # wrong passwords for one name from one address before it is locked
 LOCKED_S = 60.0  # doubles with every further wrong guess
 MOST_LOCKED_S = 3600.0
 GUESSERS_KEPT = 10_000
+
+
+def place_of(address: str) -> str:
+    """Return whom an address belongs to: of IPv6 its /64, in which one machine has as many addresses as it likes."""
+    try:
+        number = ipaddress.ip_address(address)
+    except ValueError:  # of a socket that has none
+        return address
+    if number.version == 4:
+        return address
+    return str(number.ipv4_mapped or ipaddress.IPv6Network((int(number), 64), strict=False))
 
 
 class Lockout:

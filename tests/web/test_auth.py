@@ -25,7 +25,7 @@ from tests.support.page_driver import DATA
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 from web.accounts import AccountError, Accounts
 from web.auth import _safe_target, _secret, login_warning
-from web.lockout import GUESSES, Lockout
+from web.lockout import GUESSES, Lockout, place_of
 from web.openapi import build_document
 
 PASSWORD = "correct horse"
@@ -166,13 +166,20 @@ def test_session_cookie_is_for_this_site_and_no_script(closed_server: RunningSer
         assert client.get("/api/v1/models").status_code == 401
 
 
-def test_wrong_guesses_lock_the_name_out(closed_server: RunningServer) -> None:
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::{}"])
+def test_wrong_guesses_lock_the_name_out(closed_server: RunningServer, address: str) -> None:
+    """By IPv6 each guess could come from another address of one machine, and none was ever locked out."""
+    name = f"guessed from {address}"
     with closed_server.client as client:
         statuses = [
-            client.post("/login", data={"name": "guessed", "password": "wrong"}).status_code for _ in range(GUESSES + 1)
+            client.post(
+                "/login", data={"name": name, "password": "wrong"}, headers={"X-Forwarded-For": address.format(number)}
+            ).status_code
+            for number in range(1, GUESSES + 2)
         ]
         assert statuses == [401] * GUESSES + [429]
-        locked = client.post("/login", data={"name": "guessed", "password": PASSWORD})
+        from_there = {"X-Forwarded-For": address.format(99)}
+        locked = client.post("/login", data={"name": name, "password": PASSWORD}, headers=from_there)
         assert locked.status_code == 429 and int(locked.headers["retry-after"]) > 0
     with log_in(closed_server):  # another name is not locked
         pass
@@ -214,6 +221,17 @@ def test_lockout_grows_with_every_guess() -> None:
     assert lockout.wait_s("a", "2") == 0
     lockout.forget("a", "1")
     assert lockout.wait_s("a", "1") == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"), ("", ""), ("testclient", "testclient"),
+    ],
+)  # fmt: skip
+def test_an_address_belongs_to_its_network(address: str, place: str) -> None:
+    assert place_of(address) == place
 
 
 def test_api_key_comes_in_and_a_wrong_one_does_not(closed_server: RunningServer, accounts: Accounts) -> None:
