@@ -98,6 +98,12 @@ print("  profile  {profile}: {profile_reason}".format(**health))
 print("  weights  {weights}".format(**health))' "$1" "$2" 2>/dev/null
 }
 
+# Whether the process $1 was started here and lives. Until its exec its command line is not the app's yet, which takes
+# seconds on a busy machine.
+is_starting() {
+    [ "$1" = "$STARTED_PID" ] && kill -0 "$1" 2>/dev/null
+}
+
 # Wait until the app (pid $1) answers at $2:$3; show the end of its log $4 and exit if it dies or takes too long.
 wait_until_healthy() {
     local pid=$1 host=$2 port=$3 log=$4 body described status deadline=$((SECONDS + START_TIMEOUT_S))
@@ -112,7 +118,7 @@ wait_until_healthy() {
             say "  stop     ./stop_app.sh"
             return 0
         fi
-        if ! is_our_app "$pid"; then
+        if ! is_our_app "$pid" && ! is_starting "$pid"; then
             printf 'Error: the app ended before it answered. The end of %s:\n' "$log" >&2
             tail -n 30 "$log" >&2
             # Only of an app that was started here the status is known: 2 for a wrong setting, as ours is.
@@ -169,12 +175,6 @@ print(settings.host, settings.port, settings.outputs_dir)') || exit 2
     } >"$STATE.new"
     mv "$STATE.new" "$STATE"
     say "Starting fftlama at $(state_value url)"
-    # Until the exec above has happened the command line is not yet the app's.
-    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-        is_our_app "$STARTED_PID" && break
-        kill -0 "$STARTED_PID" 2>/dev/null || break
-        sleep 0.1
-    done
     wait_until_healthy "$STARTED_PID" "$url_host" "$port" "$log"
     STARTED_PID=
 }

@@ -186,6 +186,19 @@ def test_a_setting_that_the_app_refuses_is_no_failure_of_the_app(checkout: Small
     assert checkout.pids() == [] and checkout.state() == {}
 
 
+def test_an_app_that_is_slow_to_begin_is_waited_for(checkout: SmallCheckout) -> None:
+    """A process that begins has another command line, or none for a moment: it was called ended, and waited for."""
+    (packages,) = (checkout.folder / ".venv" / "lib").glob("python3*/site-packages")
+    begins = "os.execv('/bin/sh', ['sh', '-c', 'sleep 3; exec \"$@\"', 'sh', *sys.orig_argv])"
+    (packages / "slow.pth").write_text(
+        "import os, sys; 'os.setsid' in str(sys.orig_argv) and 'SLOW' not in os.environ and "
+        f"(os.environ.update(SLOW=''), {begins})\n"
+    )
+    result = checkout.run("start_app.sh")
+    assert result.returncode == 0 and "fftlama runs at" in result.stdout, result.stdout
+    assert len(checkout.pids()) == 1
+
+
 def test_app_that_never_answers_is_ended_after_the_timeout(checkout: SmallCheckout) -> None:
     (checkout.folder / "mode").write_text("never ready")
     result = checkout.run("start_app.sh", START_TIMEOUT_S="2")

@@ -22,6 +22,7 @@ from config import Settings, load_settings
 from imaging.atomic_write import write_atomically
 from tests.support.fake_engine import FakeEngine
 from tests.support.page_driver import DATA
+from tests.support.quick_passwords import SLOW_PASSWORD
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 from web.accounts import AccountError, Accounts
 from web.auth import _safe_target, _secret, login_warning
@@ -202,7 +203,7 @@ def test_a_stranger_with_many_names_keeps_nobody_out(closed_server: RunningServe
 
     def guess(number: int) -> int:
         with closed_server.client as client:
-            return client.post("/login", data={"name": f"name {number}", "password": "wrong"}).status_code
+            return client.post("/login", data={"name": f"name {number}", "password": SLOW_PASSWORD}).status_code
 
     with ThreadPoolExecutor(30) as pool:
         statuses = list(pool.map(guess, range(60)))
