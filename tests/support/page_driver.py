@@ -4,7 +4,7 @@ import functools
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +16,7 @@ from playwright.sync_api import (
     Browser,
     BrowserContext,
     ConsoleMessage,
+    Dialog,
     Page,
     Request,
     Route,
@@ -132,6 +133,11 @@ class Person:
         self.visit()
         # Not before: a visit makes ninety, and to hear of them takes as long as a sixth of it.
         self.page.on("request", self._note_request)
+
+    def answer_dialogs(self, answer: Callable[[Dialog], None]) -> None:
+        """Answer what the browser asks from now on; nobody else goes on in this tab, where it would be answered so."""
+        self.keeps_tab = False
+        self.page.on("dialog", answer)
 
     def _note_error(self, error: PlaywrightError) -> None:
         self.errors.append(str(error))

@@ -110,7 +110,7 @@ def test_logging_out_leaves_nothing_for_who_comes_next(browser: Browser, server:
         asked.append(dialog.message)
         dialog.accept()
 
-    person.page.on("dialog", answer)
+    person.answer_dialogs(answer)
     with person.page.expect_navigation(url="**/login*"):
         person.page.locator('[data-part="logout"]').click()
     assert len(asked) == 1 and "not downloaded" in asked[0]

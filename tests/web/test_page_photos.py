@@ -166,8 +166,7 @@ KEPT_FILES = """() => new Promise((resolve) => {
 
 def test_a_reload_goes_on_with_uploads_and_keeps_what_was_painted_on_them(person: Person) -> None:
     """A photo that had not gone up yet was lost in a reload, and what was painted on it."""
-    person.keeps_tab = False
-    person.page.on("dialog", lambda dialog: dialog.accept())  # the page asks before it is left
+    person.answer_dialogs(lambda dialog: dialog.accept())  # the page asks before it is left
     held = Held(person, "**/api/v1/images")
     choose(person, photo_file(seed=4, name="first.png"))
     held.wait()

@@ -156,7 +156,7 @@ def test_a_format_that_cannot_hold_a_photo_is_said_and_leaving_asks_on(person: P
         asked.append(dialog.type)
         dialog.accept()
 
-    person.page.on("dialog", leave)
+    person.answer_dialogs(leave)
     person.page.on("download", lambda download: downloaded.append(download.suggested_filename))
     person.open(photo_file(16_400, 48, name="wide.png"))
     repair_at(person, 0.45, 0.4)
@@ -196,7 +196,7 @@ def test_the_picture_is_copied_and_leaving_asks_until_it_was_taken_along(visit: 
         asked.append(dialog.type)
         dialog.accept()
 
-    person.page.on("dialog", leave)
+    person.answer_dialogs(leave)
     person.open(photo_file(320, 240))
     person.visit()
     assert asked == []
