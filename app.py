@@ -177,7 +177,7 @@ def leave_room(placement: "Placement") -> None:
     """Where a card computes, take the profile's part of its memory, and half of PyTorch's threads for the host's part.
 
     A large copy is done when the last of its threads is, and with as many threads as cores one of them often waits for
-    a core that somebody else has: on a host of 16 cores with other work, 95 of 100 repairs of 300 px took at most
+    a core that somebody else has: on a host of 16 cores with other work, the 95th percentile of repairs of 300 px was
     3.6 ms with 16 threads and 1.5 with 8 (bench/NOTES.md). Few threads stay as they are, and so does OMP_NUM_THREADS.
     """
     import torch

@@ -1,6 +1,7 @@
 """The page from photo to patch: what a person does first, and everything that can be undone."""
 
 import json
+import re
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.support.page_driver import DATA, DONE, Person, make_photo, photo_file
 from tests.support.serving import RunningServer
@@ -35,6 +36,30 @@ def test_paint_and_repair_shows_the_patch_in_place(person: Person) -> None:
     person.press("timings")
     times = person.page.locator(".fft-times").inner_text()
     assert "Total" in times and "model" in times
+
+
+def test_nothing_moves_under_the_pointer_when_it_is_told_where_the_file_is(person: Person) -> None:
+    """The second line came a moment after "Done" and pushed away a button that was being pressed."""
+    is_told = False
+
+    def as_before_saving(route: Route) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        view = body.get("job") if "job" in body else body
+        if view and not is_told:
+            view |= {"saved": None, "version": view["version"] - 1}  # so that it is asked again at once
+        route.fulfill(response=answer, json=body)
+
+    person.open(photo_file(640, 480))
+    person.page.route(re.compile("/api/v1/(repairs|jobs/)"), as_before_saving)
+    person.paint((0.45, 0.5), (0.55, 0.5))
+    person.repair()
+    button, status = person.page.locator('[data-act="mask-again"]'), person.page.locator('[data-part="status"]')
+    expect(status).to_have_text("Done!")
+    before = button.bounding_box()
+    is_told = True
+    expect(status).to_contain_text("Saved to outputs/")
+    assert button.bounding_box() == before
 
 
 def test_an_outputs_folder_that_cannot_be_written_is_said_with_the_round(person: Person, server: RunningServer) -> None:
