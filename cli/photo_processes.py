@@ -192,7 +192,7 @@ class FarEngine:
             BatchError: why it could not be repaired.
         """
         request = RepairRequest(image, mask, transparent=transparent, **options)
-        window = window_of(mask)
+        window = window_of(mask, dilate_px=request.dilate_px)
         placed, size = self._memory.write(parts_in(request, window))
         self._pipe.send(("repair", {"placed": placed, "size": size, "options": options_of(request)}))
         answer: Mapping[str, Any] = self._pipe.recv()

@@ -37,11 +37,13 @@ def run_worker(settings: Settings, chosen: argparse.Namespace) -> int:
     except (ValueError, RuntimeError) as error:  # CheckpointError, DownloadError; their modules bring PyTorch along
         raise CommandError(str(error), EXIT_USAGE) from error
     version = program_version()
-    about = {"version": version, "weights": weights.stem, "fingerprint": fingerprint_of(version, weights)}
+    fingerprint = fingerprint_of(version, weights)
+    about: dict[str, Any] = {"version": version, "weights": weights.stem, "fingerprint": fingerprint}
     try:
         check_server(settings.redis_url, about)  # who will get no repairs need not load the model, which takes seconds
         inpainter: Any = load_inpainter(settings)
-        about |= {"device": inpainter.device, "profile": inpainter.profile.name}
+        profile = inpainter.profile
+        about |= {"device": inpainter.device, "profile": profile.name, "buckets_px": list(profile.buckets_px)}
         work(inpainter, redis_url=settings.redis_url, about=about, name=chosen.name)
     except WorkerRefusedError as error:
         print(f"fftlama: {error}", file=sys.stderr)

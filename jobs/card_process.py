@@ -71,8 +71,9 @@ def main(arguments: Sequence[str]) -> None:
     threads = [threading.Thread(target=_serve, args=(engine, *lane), name="lane", daemon=True) for lane in lanes]
     for thread in threads:
         thread.start()
-    max_batch = getattr(getattr(engine, "profile", None), "max_batch", 1)
-    send(control, {"kind": "ready", "described": engine.describe(), "max_batch": max_batch})
+    profile = getattr(engine, "profile", None)
+    facts = {"max_batch": getattr(profile, "max_batch", 1), "buckets_px": list(getattr(profile, "buckets_px", ()))}
+    send(control, {"kind": "ready", "described": engine.describe(), **facts})
     for thread in threads:
         thread.join()
 

@@ -83,7 +83,8 @@ class Lane:
             CardLostError: the process ended.
         """
         began_s = time.perf_counter()
-        windows = [window_of(request.mask, request.bounds) for request in requests]
+        ladders = self._run.ladders
+        windows = [window_of(one.mask, one.bounds, dilate_px=one.dilate_px, ladders=ladders) for one in requests]
         parts = [parts_in(request, window) for request, window in zip(requests, windows, strict=True)]
         placed, size = self._memory.write([part for one in parts for part in one])
         told = [options_of(request) for request in requests]
@@ -162,6 +163,7 @@ class CardRun:
     def __init__(self, plan: CardPlan) -> None:
         self.plan = plan
         self.described: dict[str, Any] = {}
+        self.ladders: list[tuple[int, ...]] = []  # the engine's buckets, for `window_of`
         self.free = [Lane(self) for _ in range(LANES)]
         self.is_reserved = self.is_gone = False
         self._lanes = list(self.free)
@@ -209,6 +211,7 @@ class CardRun:
             error_type = UnavailableError if answer["type"] == "UnavailableError" else RuntimeError
             raise error_type(f"{name}: {answer['message']}")
         self.described = answer["described"]
+        self.ladders = [tuple(answer["buckets_px"])] if answer["buckets_px"] else []
         return int(answer["max_batch"])
 
     def switch_weights(self, weights: Path | None, wait_s: float) -> None:

@@ -38,7 +38,7 @@ class Heartbeat(threading.Thread):
     Args:
         client: Redis.
         runner: what the worker does.
-        about: JSON-serialisable facts: version, weights, fingerprint, device, profile.
+        about: JSON-serialisable facts: version, weights, fingerprint, device, profile, buckets_px.
         on_stall: called when repairs wait in Redis although this worker has been idle for half a minute.
     """
 
@@ -142,7 +142,7 @@ def work(engine: RepairingEngine, *, redis_url: str, about: dict[str, Any], name
     Args:
         engine: repairs; used by one thread at a time.
         redis_url: redis:// or rediss://.
-        about: version, weights, fingerprint, device, profile; shown to operators.
+        about: version, weights, fingerprint, device, profile, buckets_px.
         name: shown to operators; default: the machine's name.
 
     Raises:

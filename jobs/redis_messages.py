@@ -20,6 +20,7 @@ SERVER_KEY = f"{PREFIX}:server"  # what the web process asks of workers, as JSON
 WORKER_PREFIX = f"{PREFIX}:worker:"  # one key per worker, refreshed while it lives
 SERVER_FACTS = ("version", "weights", "fingerprint")
 WORKER_FACTS = (*SERVER_FACTS, "name", "device")
+MOST_BUCKET_PX = 1 << 14
 HEADER_BYTES = 4  # length of the JSON header, big-endian
 DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "bool": np.bool_}
 
@@ -134,6 +135,14 @@ def facts_from(text: bytes | str | None, names: Sequence[str]) -> dict[str, Any]
         return None
     told = isinstance(facts, dict) and all(isinstance(facts.get(name), str) for name in names)
     return facts if told else None
+
+
+def ladder_from(facts: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the sides that a worker's network runs at, ascending; () where it does not say them."""
+    told = facts.get("buckets_px")
+    if not isinstance(told, list) or not all(type(px) is int and 0 < px <= MOST_BUCKET_PX for px in told):
+        return ()
+    return tuple(sorted(told))
 
 
 def _size_bytes(dtype: np.dtype[Any], count: int) -> int:

@@ -31,6 +31,7 @@ from jobs.redis_messages import (
     WORKER_PREFIX,
     AttemptKeys,
     facts_from,
+    ladder_from,
     pack,
     queue_name,
     unpack,
@@ -112,6 +113,12 @@ class Fleet:
     def capacity(self) -> int:
         """How many attempts may be under way: two per worker, none without one."""
         return min(MOST_IN_FLIGHT, ATTEMPTS_PER_WORKER * len(self.workers)) if self.is_reachable else 0
+
+    @property
+    def ladders(self) -> set[tuple[int, ...]]:
+        """The buckets of each worker, for `window_of`: any of them may take the next attempt."""
+        ladders = {ladder_from(worker) for worker in self.workers}
+        return set() if () in ladders else ladders
 
     @contextmanager
     def slot(self) -> Iterator[bool]:
@@ -297,8 +304,9 @@ class RemoteEngine:
     def _attempt(
         self, keys: AttemptKeys, request: Any, on_stage: Callable[[str], None], *, may_give_back: bool
     ) -> RemoteResult:
-        window = window_of(request.mask, request.bounds)
         began_s = time.perf_counter()
+        ladders = self.fleet.ladders
+        window = window_of(request.mask, request.bounds, dilate_px=request.dilate_px, ladders=ladders)
         blob = pack({"deadline_s": self._deadline_s, **options_of(request)}, parts_in(request, window))
         client = self.fleet.client
         # The whole time of the repair before it, and then its own.

@@ -5,7 +5,8 @@ Arrays are as in `engine.requests`; boxes (left, top, right, bottom). Knows no w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 from engine.requests import RepairRequest
 from engine.tones import ALL_LEVELS, shown_levels
 from masks.boxes import Box, box_size, expand_box, find_bounds
+from masks.crop_plan import most_crop_px, most_dilate_px
 from masks.dilation import CropRules
 from notices import Note
 
-MARGIN_PX = 832  # context around the hole that travels at least: half the largest bucket of the profiles, and some
-MARGIN_RATIO = 1.75  # or so much of the hole's longer side, which is what the context pass looks at
+MARGIN_PX = 832  # around the dilated hole, for an engine whose buckets are not known: half the largest, and some
+MARGIN_RATIO = 1.5  # or so much of its longer side, which is what the context pass looks at
+NO_CONTEXT_PX = 512  # a crop of at most this has no context pass
 WHOLE_SHARE = 0.7  # a crop that is more than this share of the photo is not worth cutting out
 
 
@@ -52,12 +55,20 @@ class RemoteResult:
         ]
 
 
-def window_of(mask: NDArray[np.bool_], bounds: Box | None = None) -> Box:
+def window_of(
+    mask: NDArray[np.bool_],
+    bounds: Box | None = None,
+    *,
+    dilate_px: int | None = None,
+    ladders: Iterable[tuple[int, ...]] = (),
+) -> Box:
     """Return the part of a photo that an engine needs: the hole's bounds with enough context, or all of it.
 
     Args:
         mask: (H, W) bool, True = hole, not empty; not modified.
         bounds: the hole's, where they are known.
+        dilate_px: of the request.
+        ladders: the buckets of each engine that may get it; none where they are not known.
 
     Returns:
         A box (left, top, right, bottom) inside the photo.
@@ -67,14 +78,19 @@ def window_of(mask: NDArray[np.bool_], bounds: Box | None = None) -> Box:
     bounds = bounds or find_bounds(mask)
     if bounds is None:
         return whole
-    margin_px = max(MARGIN_PX, int(MARGIN_RATIO * max(box_size(bounds))))
-    window = _as_large_as(expand_box(bounds, margin_px, size), size, CropRules().large_photo_px)
+    dilated_px = most_dilate_px(bounds, size, dilate_px=dilate_px)
+    longer_px = max(box_size(bounds)) + 2 * dilated_px
+    crop_px = max((most_crop_px(longer_px, ladder) for ladder in ladders), default=2 * MARGIN_PX)
+    context_px = math.ceil(MARGIN_RATIO * longer_px) if crop_px > NO_CONTEXT_PX else 0
+    window = expand_box(bounds, dilated_px + max(-(-crop_px // 2), context_px), size)
+    # At the photo's edge all of a crop may lie on one side of its hole. Besides, rules go by a photo's size.
+    window = _as_large_as(window, size, max(crop_px, CropRules().large_photo_px))
     height, width = box_size(window)
     return whole if height * width > WHOLE_SHARE * mask.size else window
 
 
 def _as_large_as(window: Box, size: tuple[int, int], least_px: int) -> Box:
-    """Return a window grown to so many pixels a side where the photo has them: rules go by a photo's size."""
+    """Return a window grown to so many pixels a side where the photo has them."""
     height_px, width_px = (min(least_px, side) for side in size)
     left, top = min(window[0], size[1] - width_px), min(window[1], size[0] - height_px)
     return left, top, max(window[2], left + width_px), max(window[3], top + height_px)

@@ -14,9 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masks.boxes import Box, as_box, box_size, find_bounds, paste
-from masks.dilation import OUTWARDS, CropRules, DilatedMask, PreparedMask
+from masks.dilation import (
+    MAX_DILATE_PX,
+    OUTWARDS,
+    CropRules,
+    DilatedMask,
+    PreparedMask,
+    default_dilate_px,
+    rules_for,
+)
 from masks.holes import largest_inside_px
-from masks.shadows import dilate_in_photo
+from masks.shadows import THIN_PX, dilate_in_photo
 
 MODEL_STEP_PX = 8  # the network halves its input three times
 TIGHT_STEP_PX = 32  # without buckets; a CPU prepares its convolutions anew for each size it has not met
@@ -110,6 +118,50 @@ def plan_crops(
 def overlooks_holes(crops: list[Crop]) -> bool:
     """Read the whole hole of a plan from sampled bounds, and tell whether it is several that were taken for one."""
     return any(isinstance(crop.hole, DilatedMask) and crop.hole.overlooks_holes() for crop in crops[:1])
+
+
+def most_dilate_px(
+    bounds: Box, image_size: tuple[int, int], *, dilate_px: int | None = None, rules: CropRules | None = None
+) -> int:
+    """Tell how far a plan may dilate holes of which only the bounds are known.
+
+    Args:
+        bounds: (left, top, right, bottom) of all holes.
+        image_size: (height, width).
+        dilate_px: as for `plan_crops`.
+        rules: the plan's constants.
+
+    Returns:
+        The most pixels, shadows included.
+    """
+    if dilate_px is not None:
+        return dilate_px
+    rules = rules_for(image_size, rules or CropRules())
+    if bounds[0] == 0 or bounds[1] == 0 or bounds[2] == image_size[1] or bounds[3] == image_size[0]:
+        return MAX_DILATE_PX + rules.shadow_px  # nothing is known beyond the photo's edge, so a hole there is thicker
+    thickness_px = min(box_size(bounds)) / 2 + 1
+    thin_px = default_dilate_px(min(thickness_px, THIN_PX), rules=rules) + rules.shadow_px
+    return max(default_dilate_px(thickness_px, rules=rules), thin_px)
+
+
+@lru_cache(maxsize=4096)
+def most_crop_px(longer_px: int, buckets_px: tuple[int, ...], rules: CropRules | None = None) -> int:
+    """Tell how large a crop may become, whatever the holes in it are.
+
+    Args:
+        longer_px: longer side of the box that all dilated holes lie in, be they one or several.
+        buckets_px: as for `plan_crops`, fixed or not.
+        rules: the plan's constants.
+
+    Returns:
+        Its longest side in pixels.
+    """
+    rules = rules or CropRules()
+    # Of several holes in one crop each has a margin of its own, and a smaller one's may be the larger.
+    with_most_margin = min(longer_px, math.ceil(rules.max_margin_px / rules.margin_ratio))
+    margin_px = max(_margin_px(side, buckets_px, rules) for side in range(1, with_most_margin + 1))
+    needed_px = longer_px + 2 * margin_px
+    return max(next((px for px in buckets_px if px >= needed_px), needed_px), _round_up(needed_px, TIGHT_STEP_PX))
 
 
 def shrink_crop(crop: Crop, bucket_px: int) -> Crop:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from jobs.celery_app import required_of_workers
-from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, pack, queue_name, unpack
+from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, ladder_from, pack, queue_name, unpack
 from jobs.remote_engine import Fleet
 from jobs.windows import MARGIN_PX, RemoteResult, window_of
 from masks.boxes import find_bounds
@@ -156,3 +156,10 @@ def test_patches_that_do_not_fit_their_photo_are_refused(
     RemoteResult([((0, 0, 10, 10), np.zeros((10, 10, 3), np.uint8))], {}).check_fits(window, photo)
     with pytest.raises(ValueError, match="does not fit"):
         RemoteResult([(box, np.zeros(shape, kind))], {}).check_fits(window, photo)
+
+
+def test_buckets_of_a_worker_are_believed_where_they_can_be() -> None:
+    assert ladder_from({"buckets_px": [1024, 512]}) == (512, 1024)
+    for told in (None, "512", 512, ["512"], [0], [-8], [True], [512.5], [1 << 40], {"512": 1}):
+        assert ladder_from({"buckets_px": told}) == ()
+    assert ladder_from({}) == ()

@@ -70,7 +70,7 @@ def by_celery(inpainter: Inpainter, redis: RedisServer, photo: bytes, mask: byte
     sent: list[str] = []
     runner = AttemptRunner(inpainter, redis.client, "worker")
     celery = SimpleNamespace(send_task=lambda name, arguments, **more: sent.extend(arguments))
-    fleet: Any = SimpleNamespace(client=redis.client, celery=celery, fingerprint="f")
+    fleet: Any = SimpleNamespace(client=redis.client, celery=celery, fingerprint="f", ladders=())
     engine = RemoteEngine(fleet, deadline_s=60)
     opened, hole = open_photo(photo), open_photo(mask).image[..., 0] > 127
     request = RepairRequest(opened.image, hole, transparent=opened.transparent)

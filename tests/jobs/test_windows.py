@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from engine.context_pass import plan_context
 from engine.requests import RepairRequest
 from jobs.windows import RemoteResult, options_of, parts_in, request_from, window_of
+from masks.crop_plan import plan_crops
 from masks.dilation import CropRules, rules_for
 
 
@@ -61,3 +65,55 @@ def test_a_part_of_a_photo_is_large_where_the_photo_is(width: int, height: int, 
     assert 0 <= x <= left and 0 <= y <= top and left + 60 <= right <= width and top + 20 <= bottom <= height
     assert (right - x) * (bottom - y) < mask.size
     assert rules_for((bottom - y, right - x), CropRules()) == rules_for((height, width), CropRules())
+
+
+LADDERS = [(256, 384, 512, 768, 1024), (512, 1024, 1536), (256,), (1024,)]
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_window_is_planned_as_the_whole_photo_is(seed: int) -> None:
+    """Crops and context passes lie where they lie in the whole photo, whatever buckets the engine has."""
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(500, 2600, 2))
+    mask = np.zeros((height, width), np.bool_)
+    reach = int(rng.choice([60, 200, 500]))
+    middle = rng.integers(0, (height, width))
+    for _ in range(int(rng.choice([1, 1, 2, 9]))):
+        top, left = np.clip(middle + rng.integers(-reach, reach, 2), 0, (height - 1, width - 1))
+        tall, wide = rng.integers(1, reach, 2)
+        mask[top : top + tall, left : left + wide] = True
+    dilate_px = [None, None, None, 0, 300][seed % 5]
+    ladder, fixed = LADDERS[seed % 4], bool(seed % 3)
+    window = window_of(mask, dilate_px=dilate_px, ladders=[ladder])
+    x, y = window[:2]
+
+    def planned(part: NDArray[np.bool_], at: tuple[int, int]) -> list[tuple[Any, ...]]:
+        crops = plan_crops(part, buckets_px=ladder, fixed_buckets=fixed, dilate_px=dilate_px)
+        told: list[tuple[Any, ...]] = []
+        for crop in crops:
+            context = plan_context(crop, (part.shape[0], part.shape[1]))
+            boxes = [crop.box, crop.patch_box, *([] if context is None else [context.box])]
+            moved = [(box[0] + at[0], box[1] + at[1], box[2] + at[0], box[3] + at[1]) for box in boxes]
+            told.append((moved, crop.model_size, crop.scaled_size, crop.missing.tobytes()))
+        return sorted(told)
+
+    assert planned(mask[y : window[3], x : window[2]], (x, y)) == planned(mask, (0, 0))
+
+
+def test_a_hole_that_fits_a_small_bucket_sends_little() -> None:
+    mask = np.zeros((3000, 4000), np.bool_)
+    mask[1400:1700, 1900:2200] = True
+    left, top, right, bottom = window_of(mask, ladders=[(512, 1024, 1536)])
+    assert max(right - left, bottom - top) <= 900
+    assert window_of(mask, ladders=[(512, 1024, 1536), (1536,)]) == window_of(mask, ladders=[(1536,)])
+    wide = window_of(mask)
+    assert wide[0] <= left and wide[1] <= top and wide[2] >= right and wide[3] >= bottom
+
+
+def test_a_hole_that_is_dilated_far_sends_all_that_is_dilated() -> None:
+    """What lay farther from the mark than the context was cut off."""
+    mask = np.zeros((3000, 4000), np.bool_)
+    mask[1500, 2000] = True
+    left, top, right, bottom = window_of(mask, dilate_px=1024)
+    assert (left, right) == (0, 4000) or (left <= 2000 - 1024 and right > 2000 + 1024)
+    assert top <= 1500 - 1024 and bottom > 1500 + 1024
