@@ -136,7 +136,7 @@ def measure_starts(folder: Path, count: int) -> list[float]:
 
 
 def wait_until_prepared(server: RunningServer, device: str) -> None:
-    """Wait until a card is prepared for all sizes: the very first start compiles their kernels when it is ready already."""
+    """Wait until a card is prepared for all sizes, which takes long after the very first start, ready as it is."""
     until_s = time.perf_counter() + PREPARED_S
     while device.startswith("cuda") and "all sizes are prepared" not in server.log:
         assert time.perf_counter() < until_s, server.log
