@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -45,6 +46,7 @@ import torch  # noqa: E402
 from bench.photo_steps import time_steps  # noqa: E402
 from cli.batch import MAX_CPU_ENGINES, Crew, Limits, Work, repair_with  # noqa: E402
 from cli.plan import Task, plan_tasks  # noqa: E402
+from engine.profiles import DEFAULT_LADDER_PX  # noqa: E402
 from engine.requests import RepairRequest, RepairResult  # noqa: E402
 from imaging import open_photo, read_mask  # noqa: E402
 from inference import Inpainter  # noqa: E402
@@ -114,6 +116,7 @@ class SleepingCard:
     """Stands in for a card's engine: sleeps as long as a repair takes, and gives the hole's box inverted."""
 
     device, precision, weights_name = "cuda:0", "none", "an engine that sleeps"
+    profile = SimpleNamespace(buckets_px=DEFAULT_LADDER_PX)
 
     def __init__(self, repair_ms: float) -> None:
         self._repair_s, self._turn = repair_ms / 1e3, threading.Lock()

@@ -75,7 +75,7 @@ class PhotoProcesses:
             if process is not None and process.has_ended:  # while it had nothing to do
                 process.end()
                 process = None
-            process = process or _Process(self._work)
+            process = process or _Process(self._work, self._engine.profile.buckets_px)
             return process.repair(task, self._engine)
         except BaseException:
             if process is not None:
@@ -96,7 +96,7 @@ class PhotoProcesses:
 class _Process:
     """This side of one process."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, buckets_px: tuple[int, ...]) -> None:
         with _or_lost(), ExitStack() as undo:
             self._pipe, far_pipe = Pipe()
             undo.callback(self._pipe.close)  # at which the process ends by itself
@@ -112,7 +112,7 @@ class _Process:
                     env={**os.environ, **ONE_THREAD},
                     process_group=0,  # Ctrl+C is for the process that starts this one: it lets what runs come to an end
                 )
-            self._pipe.send(work)
+            self._pipe.send((work, buckets_px))
             undo.pop_all()
 
     @property
@@ -162,12 +162,12 @@ def _or_lost() -> Iterator[None]:
 
 
 class FarEngine:
-    """In a photo's process: shaped like `inference.Inpainter`, which is on the other side."""
+    """In a photo's process: shaped like `inference.Inpainter`, which is on the other side and has these buckets."""
 
     device = "the other process's"
 
-    def __init__(self, pipe: Connection, memory: SharedArrays) -> None:
-        self._pipe, self._memory = pipe, memory
+    def __init__(self, pipe: Connection, memory: SharedArrays, buckets_px: tuple[int, ...]) -> None:
+        self._pipe, self._memory, self._ladders = pipe, memory, [buckets_px]
 
     def repair(
         self,
@@ -192,7 +192,7 @@ class FarEngine:
             BatchError: why it could not be repaired.
         """
         request = RepairRequest(image, mask, transparent=transparent, **options)
-        window = window_of(mask, dilate_px=request.dilate_px)
+        window = window_of(mask, dilate_px=request.dilate_px, ladders=self._ladders)
         placed, size = self._memory.write(parts_in(request, window))
         self._pipe.send(("repair", {"placed": placed, "size": size, "options": options_of(request)}))
         answer: Mapping[str, Any] = self._pipe.recv()
@@ -217,9 +217,9 @@ def main(arguments: Sequence[str]) -> None:
 
     cv2.setNumThreads(1)  # there is a process for each core
     pipe, memory = Connection(int(arguments[0])), SharedArrays(int(arguments[1]))
-    repair: Callable[..., RepairResult] = FarEngine(pipe, memory).repair
     try:
-        work = pipe.recv()
+        work, buckets_px = pipe.recv()
+        repair: Callable[..., RepairResult] = FarEngine(pipe, memory, buckets_px).repair
         while True:
             pipe.send(("outcome", repair_task(pipe.recv(), repair, work)))
     except (EOFError, ConnectionError):

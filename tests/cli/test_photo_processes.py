@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class Card:
     """An engine that inverts the hole's box; `plays` may do something else first."""
 
     device = "cuda:0"
+    profile = SimpleNamespace(buckets_px=(512, 1024, 1536))
 
     def __init__(self, plays: Any = None) -> None:
         self.asked: list[RepairRequest] = []

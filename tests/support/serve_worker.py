@@ -44,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     about = {
         "version": version, "weights": "fake", "fingerprint": fingerprint_of(version, WEIGHTS), "device": "fake",
         "profile": "fake",
+        "buckets_px": [512, 1024, 1536],
     }  # fmt: skip
     try:
         work(WorkerFakeEngine(), redis_url=arguments[0], about=about)
