@@ -21,6 +21,7 @@ DAY_S = 86_400.0
 ORPHAN_AGE_S = 3600.0  # an upload's file is there a moment before its row
 PART_AGE_S = 60.0  # another program may have the same outputs folder and be writing there
 CLEAN_EVERY_S = 600.0
+CLOCK_SET_S = 60.0  # less changes nobody's age by anything that counts
 
 log = logging.getLogger("fftlama.jobs")
 
@@ -47,15 +48,18 @@ class Cleaner(threading.Thread):
         self._outputs_dir = outputs_dir
         self._also = also
         self._stopping = threading.Event()
+        self._clock_s, self._steady_s = time.time(), _steady_s()
 
     def run(self) -> None:
         """Clean up until `stop`."""
         cleaned_s = 0.0
         while not self._stopping.is_set():
             self._try(self._also)
-            if not cleaned_s or time.monotonic() - cleaned_s >= CLEAN_EVERY_S:
+            if not self._try(self._follow_clock):
+                cleaned_s = time.monotonic()  # files that are being written have the time of before
+            elif not cleaned_s or time.monotonic() - cleaned_s >= CLEAN_EVERY_S:
                 cleaned_s = time.monotonic()
-                self._try(lambda: clean_up(self._images, keep_days=self._keep_days, keep_mib=self._keep_mib))
+                self._try(self._clean)
                 self._try(lambda: remove_parts(self._outputs_dir, age_s=PART_AGE_S))
                 self._try(lambda: remove_leftovers(self._images.store.data_dir))
             self._stopping.wait(min(CLEAN_EVERY_S, 5.0))
@@ -64,11 +68,47 @@ class Cleaner(threading.Thread):
         """End the thread soon."""
         self._stopping.set()
 
-    def _try(self, step: Callable[[], object]) -> None:
+    def _clean(self) -> None:
+        clean_up(self._images, keep_days=self._keep_days, keep_mib=self._keep_mib, now_s=self._clock_s)
+
+    def _follow_clock(self) -> bool:
+        """Return whether the machine's clock goes on as it did; where it was set, photos keep their age."""
+        clock_s, steady_s = time.time(), _steady_s()
+        was_s = self._clock_s + steady_s - self._steady_s
+        is_set = abs(clock_s - was_s) > CLOCK_SET_S
+        if is_set:
+            log.warning("the machine's clock was set by %+.0f s; photos keep their age", clock_s - was_s)
+            keep_ages(self._images.store, was_s=was_s, now_s=clock_s)
+        self._clock_s, self._steady_s = clock_s, steady_s
+        return not is_set
+
+    def _try(self, step: Callable[[], object]) -> object:
+        """Return what a step does, None where it failed."""
         try:
-            step()
+            return step()
         except Exception:
             log.exception("clean-up failed; it is tried again")
+            return None
+
+
+def _steady_s() -> float:
+    """Return the time of a clock that nobody sets, and that goes on while the machine sleeps where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def keep_ages(store: JobStore, *, was_s: float, now_s: float) -> None:
+    """Have histories be as old as before the clock was set: set forward by a week, it had all of them deleted.
+
+    Args:
+        store: where they are.
+        was_s: what the clock would show.
+        now_s: what it shows; what was used by it already, and what it knew before it was wrong, stays.
+    """
+    used_by_the_old = "used_s <= ?" if now_s > was_s else "used_s > ?"
+    with store.transaction() as database:
+        database.execute(
+            f"UPDATE images SET used_s = used_s + ? WHERE {used_by_the_old}", (now_s - was_s, min(was_s, now_s))
+        )
 
 
 def clean_up(images: ImageStore, *, keep_days: float, keep_mib: float, now_s: float | None = None) -> int:

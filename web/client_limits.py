@@ -7,6 +7,7 @@ answered 429 with Retry-After. Reading is not limited: the page polls while some
 from __future__ import annotations
 
 import math
+import time
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -23,6 +24,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MIB = 1 << 20
 STEP_BYTES = 16 << 10  # what bytes are counted in: the library keeps 8 bytes for each of a minute's steps
 WINDOW_S = 60
+CLOCK_STEP_S = 1.0  # less is how clocks are kept right
 LEFT: Message = {"type": "http.disconnect"}
 
 
@@ -38,6 +40,7 @@ class ClientLimits:
         self._app = app
         self._storage = MemoryStorage()
         self._limiter = MovingWindowRateLimiter(self._storage)
+        self._asked_s = time.time()
         self._requests = _per_minute(settings.client_requests_per_minute, "requests")
         self._bytes = _per_minute(settings.client_mib_per_minute * (MIB // STEP_BYTES), "bytes")
 
@@ -92,12 +95,25 @@ class ClientLimits:
 
     def _wait_s(self, limit: RateLimitItemPerMinute | None, key: str, cost: int) -> int:
         """Count a cost and return 0, or return how many seconds to wait for it."""
-        if limit is None or self._limiter.hit(limit, key, cost=min(cost, limit.amount)):
+        if limit is None:
+            return 0
+        self._follow_clock()
+        if self._limiter.hit(limit, key, cost=min(cost, limit.amount)):
             return 0
         # What is left of the last minute by then leaves room for the whole cost, not for one of it alone.
         room, storage_key = limit.amount - min(cost, limit.amount), limit.key_for(key)
         kept_s = (kept_s for kept_s in range(WINDOW_S - 1, 0, -1) if self._counted(storage_key, limit, kept_s) <= room)
         return WINDOW_S - next(kept_s, 0)
+
+    def _follow_clock(self) -> None:
+        """Forget what was counted where the machine's clock, by which the library counts, was set back.
+
+        All that was asked would lie in the time to come, and a limit that was full be full for as long.
+        """
+        now_s = time.time()
+        if now_s < self._asked_s - CLOCK_STEP_S:
+            self._storage.reset()
+        self._asked_s = now_s
 
     def _counted(self, storage_key: str, limit: RateLimitItemPerMinute, last_s: int) -> int:
         """Return what was counted in the last seconds."""

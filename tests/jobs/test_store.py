@@ -180,6 +180,26 @@ def test_clean_up_takes_files_without_a_row(store: JobStore) -> None:
     assert not orphan.exists() and not young.exists() and is_there(store, known)
 
 
+@pytest.mark.parametrize("set_by_days", [30, -30])
+def test_photos_keep_their_age_when_the_clock_is_set(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_by_days: int
+) -> None:
+    """A clock that was set forward, as after a start without its battery, had every photo deleted."""
+    cleaner = Cleaner(images_of(store), keep_days=7, keep_mib=1000, outputs_dir=tmp_path, also=lambda: None)
+    old, fresh = add_photo(store, age_days=6.5), add_photo(store, age_days=0.5)
+    clock = time.time
+    monkeypatch.setattr("time.time", lambda: clock() + set_by_days * DAY_S)
+    by_new_clock = add_photo(store, age_days=0)
+    assert cleaner._follow_clock() is False and cleaner._follow_clock() is True
+    cleaner._clean()
+    assert all(is_there(store, photo) for photo in (old, fresh, by_new_clock))
+    monkeypatch.setattr("time.time", clock)
+    assert cleaner._follow_clock() is False, "it is set right again"
+    cleaner._clock_s += DAY_S
+    cleaner._clean()
+    assert [is_there(store, photo) for photo in (old, fresh, by_new_clock)] == [False, True, True]
+
+
 def test_clean_up_takes_what_gradio_leaves(store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each upload that was cut off, up to 200 MiB, lay there until the next start, and two empty files of each call."""
     folder = store.data_dir / "tmp" / "gradio"

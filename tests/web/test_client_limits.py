@@ -73,3 +73,19 @@ def test_the_time_that_is_told_leaves_room_for_a_large_body(monkeypatch: pytest.
     assert send(7).status_code == 429
     now_s += 1
     assert send(7).status_code == 200
+
+
+def test_a_clock_that_is_set_back_does_not_keep_a_client_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that was asked lay in the time to come: set back by an hour, a full limit was full for as long."""
+    now_s = 9000.0
+    monkeypatch.setattr("time.time", lambda: now_s)
+    client = TestClient(ClientLimits(PlainTextResponse("taken"), settings=Settings(client_requests_per_minute=2)))
+
+    def ask() -> int:
+        return client.post("/api/v1/repairs").status_code
+
+    assert [ask(), ask(), ask()] == [200, 200, 429]
+    now_s -= 0.5
+    assert ask() == 429, "a clock that is kept right"
+    now_s -= 3600
+    assert [ask(), ask(), ask()] == [200, 200, 429]
