@@ -18,7 +18,17 @@ import redis
 from celery import Celery
 
 from jobs.errors import JobError, is_out_of_memory, kinds_of
-from jobs.redis_messages import PREFIX, SERVER_FACTS, AttemptKeys, facts_from, pack, queue_name, unpack
+from jobs.redis_messages import (
+    PREFIX,
+    SERVER_FACTS,
+    SERVER_KEY,
+    AttemptKeys,
+    facts_from,
+    pack,
+    queue_name,
+    server_key,
+    unpack,
+)
 from jobs.windows import request_from
 from notices import note_as_dict
 
@@ -220,6 +230,17 @@ class AttemptRunner:
                 time.sleep(pause_s)
 
 
-def required_of_workers(client: redis.Redis, key: str) -> dict[str, Any] | None:
-    """Return what the web process asks of workers, or None when no web process is there yet."""
-    return facts_from(cast("bytes | None", client.get(key)), SERVER_FACTS)
+def required_instead(client: redis.Redis, fingerprint: str) -> dict[str, Any] | None:
+    """Return what web processes ask of workers where none of them takes a worker of this fingerprint.
+
+    Args:
+        client: Redis.
+        fingerprint: of the worker.
+
+    Returns:
+        `SERVER_FACTS` of the one that spoke last; None when one takes it, or no web process is there yet.
+    """
+    asked = facts_from(cast("bytes | None", client.get(SERVER_KEY)), SERVER_FACTS)
+    if not asked or asked["fingerprint"] == fingerprint or client.exists(server_key(fingerprint)):
+        return None
+    return asked

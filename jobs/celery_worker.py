@@ -18,8 +18,8 @@ from typing import Any
 import redis
 from celery.signals import setup_logging
 
-from jobs.celery_app import AttemptRunner, RepairingEngine, connect, create_celery, required_of_workers
-from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, queue_name
+from jobs.celery_app import AttemptRunner, RepairingEngine, connect, create_celery, required_instead
+from jobs.redis_messages import WORKER_PREFIX, queue_name
 from jobs.remote_engine import HEARTBEAT_S, WORKER_TTL_S
 
 STALLED_S = 30.0  # a message may lie in a queue so long while this worker is idle; then its consumer is renewed
@@ -67,9 +67,9 @@ class Heartbeat(threading.Thread):
         """
         runner = self._runner
         self.show()
-        asked = required_of_workers(self._client, SERVER_KEY)
+        asked = required_instead(self._client, self._about["fingerprint"])
         now_s = time.monotonic()
-        if asked and asked["fingerprint"] != self._about["fingerprint"] and now_s - self._told_s > TELL_EVERY_S:
+        if asked and now_s - self._told_s > TELL_EVERY_S:
             self._told_s = now_s
             log.error("%s", refusal(asked, self._about))
         queues = [queue_name(self._about["fingerprint"], is_batch=is_batch) for is_batch in (False, True)]
@@ -130,8 +130,7 @@ def check_server(redis_url: str, about: dict[str, Any]) -> redis.Redis:
         redis.RedisError: Redis can't be reached.
     """
     client = connect(redis_url)
-    asked = required_of_workers(client, SERVER_KEY)
-    if asked and asked["fingerprint"] != about["fingerprint"]:
+    if asked := required_instead(client, about["fingerprint"]):
         raise WorkerRefusedError(refusal(asked, about))
     return client
 

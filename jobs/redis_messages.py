@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PREFIX = "fftlama"
-SERVER_KEY = f"{PREFIX}:server"  # what the web process asks of workers, as JSON
+SERVER_KEY = f"{PREFIX}:server"  # what the web process that spoke last asks of workers, as JSON
 WORKER_PREFIX = f"{PREFIX}:worker:"  # one key per worker, refreshed while it lives
 SERVER_FACTS = ("version", "weights", "fingerprint")
 WORKER_FACTS = (*SERVER_FACTS, "name", "device")
@@ -31,6 +31,11 @@ def queue_name(fingerprint: str, *, is_batch: bool = False) -> str:
     The fingerprint is part of the name, so a worker of another version or other weights never receives a repair.
     """
     return f"{PREFIX}.{fingerprint}.{'batch' if is_batch else 'interactive'}"
+
+
+def server_key(fingerprint: str) -> str:
+    """Return the key that is there while a web process of one version and weights file is: several may share a Redis."""
+    return f"{SERVER_KEY}:{fingerprint}"
 
 
 @dataclass(frozen=True)

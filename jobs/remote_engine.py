@@ -34,6 +34,7 @@ from jobs.redis_messages import (
     ladder_from,
     pack,
     queue_name,
+    server_key,
     unpack,
 )
 from jobs.windows import RemoteResult, options_of, parts_in, window_of
@@ -154,24 +155,28 @@ class Fleet:
             redis.RedisError: Redis is away, or takes nothing.
         """
         asked = {"version": self.version, "weights": self.weights_name, "fingerprint": self.fingerprint}
-        self.client.set(SERVER_KEY, json.dumps(asked), ex=int(HEARTBEAT_S * 30))
+        for key in (SERVER_KEY, server_key(self.fingerprint)):
+            self.client.set(key, json.dumps(asked), ex=int(HEARTBEAT_S * 30))
 
     def _look(self) -> None:
         try:
             self.announce()
             names = list(self.client.scan_iter(f"{WORKER_PREFIX}*", count=1000))
             texts = self.client.mget(names) if names else []
+            seen = [facts for text in texts if (facts := facts_from(text, WORKER_FACTS))]
+            others = {worker["fingerprint"] for worker in seen} - {self.fingerprint}
+            # Workers of another server that shares this Redis are no business of this one's.
+            alone = {fingerprint for fingerprint in others if not self.client.exists(server_key(fingerprint))}
         except redis.RedisError as error:
             self.lose_redis(error)
             return
-        seen = [facts for text in texts if (facts := facts_from(text, WORKER_FACTS))]
         fitting = [worker for worker in seen if worker["fingerprint"] == self.fingerprint]
         is_news = bool(self.error) or len(fitting) != len(self.workers)
         if self.error:
             log.info("Redis is reachable; %d workers are there", len(fitting))
         self.error = ""
         self.workers = sorted(fitting, key=lambda worker: worker["name"])
-        self.refused = [worker for worker in seen if worker["fingerprint"] != self.fingerprint]
+        self.refused = [worker for worker in seen if worker["fingerprint"] in alone]
         for worker in self.refused:
             if worker["name"] not in self._told:
                 self._told.add(worker["name"])

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from jobs.celery_app import required_of_workers
+from jobs.celery_app import required_instead
 from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, ladder_from, pack, queue_name, unpack
 from jobs.remote_engine import Fleet
 from jobs.windows import MARGIN_PX, RemoteResult, window_of
@@ -130,15 +130,39 @@ def test_what_others_write_into_redis_ends_nobody_who_looks_there(tmp_path: Path
     about = {"fingerprint": fleet.fingerprint, "name": "a", "version": "1", "weights": "weights", "device": "cpu"}
     kept = {f"{WORKER_PREFIX}{number}": text for number, text in enumerate([*GARBAGE, json.dumps(about)])}
     client = SimpleNamespace(
-        set=lambda *_, **__: True, get=kept.get, mget=lambda names: [kept[name] for name in names],
-        scan_iter=lambda *_, **__: iter(kept),
+        set=lambda *_, **__: True, get=kept.get, exists=kept.__contains__,
+        mget=lambda names: [kept[name] for name in names], scan_iter=lambda *_, **__: iter(kept),
     )  # fmt: skip
     fleet.client = client  # type: ignore[assignment]
     fleet._look()
     assert fleet.workers == [about] and fleet.refused == []
     for text in GARBAGE:
         kept[SERVER_KEY] = text
-        assert required_of_workers(client, SERVER_KEY) is None  # type: ignore[arg-type]
+        assert required_instead(client, "f") is None  # type: ignore[arg-type]
+
+
+def test_servers_of_two_versions_share_a_redis(tmp_path: Path) -> None:
+    """Each wrote over the other's entry: workers were told now and then that the server runs another version."""
+    (tmp_path / "weights").write_bytes(b"w")
+    kept: dict[str, str] = {}
+    client = SimpleNamespace(
+        set=lambda key, text, **_: kept.update({key: text}), get=kept.get, exists=kept.__contains__,
+        scan_iter=lambda *_, **__: [key for key in kept if key.startswith(WORKER_PREFIX)],
+        mget=lambda names: [kept[name] for name in names],
+    )  # fmt: skip
+    fleets = {version: Fleet("redis://127.0.0.1:1", version=version, weights=tmp_path / "weights") for version in "123"}
+    for version, fleet in fleets.items():
+        about = {"fingerprint": fleet.fingerprint, "name": version, "version": version, "weights": "w", "device": "cpu"}
+        kept[f"{WORKER_PREFIX}{version}"] = json.dumps(about)
+        fleet.client = client  # type: ignore[assignment]
+    for version in "12":
+        fleets[version].announce()
+    for version in "12":
+        fleets[version]._look()
+        assert required_instead(client, fleets[version].fingerprint) is None  # type: ignore[arg-type]
+        assert [worker["version"] for worker in fleets[version].workers] == [version]
+        assert [worker["version"] for worker in fleets[version].refused] == ["3"], "which no server takes"
+    assert required_instead(client, fleets["3"].fingerprint) == json.loads(kept[SERVER_KEY])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
