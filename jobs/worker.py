@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from engine.requests import RepairRequest
 from jobs.deadline import Deadline
-from jobs.errors import EngineUnavailableError, JobError, is_out_of_memory, kinds_of
+from jobs.errors import MOST_LOST_WORKERS, EngineUnavailableError, JobError, is_out_of_memory, kinds_of
 from jobs.images import STEPS_AT_ONCE, ImageStore
 from jobs.observer import EndedJob, Observer
 from jobs.output_writer import OutputWriter
@@ -248,15 +248,17 @@ class DeviceWorker(threading.Thread):
         """
         job_ids = [task.job.job_id for task in tasks]
         on_turn = self.leave_seat if is_last else lambda: None
-        # What waits for a worker somewhere else waits for the end of another repair, which has its own time.
-        has_begun = not getattr(self.engine, "lines_up", False)
+        # What waits for a worker somewhere else waits for the end of another repair, which has its own time; so does
+        # what has lost its worker and is back in its first stage.
+        is_in_line = True
+        turns_left = 2 * MOST_LOST_WORKERS - 1 if getattr(self.engine, "lines_up", False) else 0
 
         def on_stage(name: str) -> None:
-            nonlocal has_begun
+            nonlocal is_in_line, turns_left
             if not self._store.set_stage(job_ids, name):
                 raise _NobodyWaitsError
-            if not has_begun and name != "plan":
-                has_begun = True
+            if turns_left and is_in_line != (name == "plan"):
+                is_in_line, turns_left = not is_in_line, turns_left - 1
                 deadline.begin_anew()
             self._queue.changed(job_ids)
 
