@@ -169,6 +169,8 @@ def load_engine(settings: Settings) -> "Engine":
         from inference import load_inpainter
 
     inpainter = load_inpainter(settings, on_placement=leave_room)
+    if not inpainter.device.startswith("cuda"):
+        _take_all_threads()  # the card was there, and full
     freeze_loaded_objects()
     return inpainter
 
@@ -189,11 +191,20 @@ def leave_room(placement: "Placement") -> None:
 
 
 @functools.cache  # once in a process: where cards share one, each is loaded after the other
-def _halve_threads() -> None:
+def _halve_threads() -> int:
+    """Return how many there were."""
     import torch
 
     if (threads := torch.get_num_threads()) >= MANY_THREADS and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads // 2)
+    return threads
+
+
+def _take_all_threads() -> None:
+    import torch
+
+    if _halve_threads.cache_info().currsize:  # else there was no card
+        torch.set_num_threads(_halve_threads())
 
 
 def freeze_loaded_objects() -> None:

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from app import SPIN_COUNT, _halve_threads, collecting_later, leave_room, share_cores
+from app import SPIN_COUNT, _halve_threads, collecting_later, leave_room, load_engine, share_cores
+from config import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEK_STUBS = """
@@ -86,6 +88,31 @@ def test_large_copies_beside_a_card_wait_for_half_of_the_threads(
         torch.set_num_threads(before)
         _halve_threads.cache_clear()
     assert caps == ([] if device == "cpu" else [(0.9, torch.device("cuda:1"))] * 2)
+
+
+def test_where_the_card_is_full_the_cpu_computes_with_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of them computed until the next start, as if the card had the rest of the work."""
+    before = torch.get_num_threads()
+    card = SimpleNamespace(device=torch.device("cuda:0"), profile=SimpleNamespace(memory_fraction=0.9))
+    halved: list[int] = []
+
+    def load(_: Settings, *, on_placement: Any) -> Any:
+        on_placement(card)
+        halved.append(torch.get_num_threads())
+        return SimpleNamespace(device="cpu")
+
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *_: None)
+    monkeypatch.setattr("inference.load_inpainter", load)
+    monkeypatch.setattr("app.freeze_loaded_objects", lambda: None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    try:
+        torch.set_num_threads(16)
+        _halve_threads.cache_clear()
+        load_engine(Settings(device="cpu"))
+        assert (halved, torch.get_num_threads()) == ([8], 16)
+    finally:
+        torch.set_num_threads(before)
+        _halve_threads.cache_clear()
 
 
 def test_garbage_is_looked_for_again_after_what_was_imported_or_could_not_be() -> None:
