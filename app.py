@@ -4,7 +4,8 @@
 and says "starting" while torch and Gradio are imported side by side. SIGTERM lets running repairs end for a few
 seconds, gives the others back to the queue on disk, and exits 0.
 
-Exit codes: 0 stopped, 1 could not start, 2 wrong settings, 3 it cannot listen at host and port.
+Exit codes: 0 stopped, 1 could not start, 2 a setting is wrong, or names what can't be used here, 3 it cannot listen at
+host and port.
 """
 
 import asyncio
@@ -425,6 +426,7 @@ def _serve(settings: Settings, listeners: list[socket.socket], say_ready: Callab
     """Serve until told to stop; return the exit code and whether every thread came to rest."""
     import uvicorn
 
+    from jobs.errors import is_wrong_setting, kinds_of
     from web.connections import BoundedProtocol, OnceAMinute, raise_file_limit, say_no_descriptors
     from web.proxy import RootPath
     from web.security_headers import SecurityHeaders
@@ -476,15 +478,8 @@ def _serve(settings: Settings, listeners: list[socket.socket], say_ready: Callab
     app = gate.app
     clean = app is not None and bool(app.state.idle)
     if failures:
-        return (EXIT_SETTINGS if _is_unavailable(failures[0]) else EXIT_START), clean
+        return (EXIT_SETTINGS if is_wrong_setting(kinds_of(failures[0])) else EXIT_START), clean
     return EXIT_STOPPED, clean
-
-
-def _is_unavailable(error: Exception) -> bool:
-    """Tell whether the settings ask for a device, precision or profile that this machine does not have."""
-    from engine.requests import UnavailableError
-
-    return isinstance(error, UnavailableError)
 
 
 if __name__ == "__main__":

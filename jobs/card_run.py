@@ -21,7 +21,7 @@ from typing import Any
 
 from engine.requests import UnavailableError
 from jobs.card_process import receive, send
-from jobs.errors import is_out_of_memory
+from jobs.errors import is_out_of_memory, is_wrong_setting
 from jobs.shared_arrays import SharedArrays
 from jobs.windows import RemoteResult, options_of, parts_in, window_of
 from notices import note_from_dict
@@ -198,7 +198,7 @@ class CardRun:
             How many repairs it takes at once.
 
         Raises:
-            UnavailableError: this machine does not have the device, precision or profile.
+            UnavailableError: this machine does not have the device, precision, profile or weights.
             RuntimeError: it can't be loaded, or the process ended.
         """
         name = self.plan.name
@@ -208,7 +208,7 @@ class CardRun:
         except (EOFError, OSError) as error:
             raise RuntimeError(f"{name}: its process ended before its model was loaded") from error
         if answer["kind"] == "refused":
-            error_type = UnavailableError if answer["type"] == "UnavailableError" else RuntimeError
+            error_type = UnavailableError if is_wrong_setting([answer["type"]]) else RuntimeError
             raise error_type(f"{name}: {answer['message']}")
         self.described = answer["described"]
         self.ladders = [tuple(answer["buckets_px"])] if answer["buckets_px"] else []

@@ -19,6 +19,8 @@ MOST_LOST_WORKERS = 2  # a repair that takes two of them down is not given to a 
 PRIMARY_CODE = 0xFF  # the low byte of SQLite's extended codes
 # By name: PyTorch's own error can't be imported where PyTorch is not, and of another process only names arrive.
 OUT_OF_MEMORY_NAMES = frozenset({"OutOfMemoryError", "MemoryError"})
+# What a setting names is not here, or can't be used: a device, a profile, weights.
+WRONG_SETTING_NAMES = frozenset({"UnavailableError", "CheckpointError", "DownloadError"})
 
 
 class JobError(ValueError):
@@ -53,6 +55,11 @@ def kinds_of(error: BaseException) -> list[str]:
 def is_out_of_memory(kinds: Iterable[str]) -> bool:
     """Tell whether an error means that memory did not suffice; `kinds` are from `kinds_of`, also of another process."""
     return not OUT_OF_MEMORY_NAMES.isdisjoint(kinds)
+
+
+def is_wrong_setting(kinds: Iterable[str]) -> bool:
+    """Tell whether an error means that a setting names what can't be used here; `kinds` as of `is_out_of_memory`."""
+    return not WRONG_SETTING_NAMES.isdisjoint(kinds)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -54,7 +54,7 @@ def test_a_model_that_cannot_be_loaded_is_one_clear_sentence(tmp_path: Path) -> 
     folders = [f"--data-dir={tmp_path / 'data'}", f"--outputs-dir={tmp_path / 'outputs'}"]
     folders.append(f"--input-path={tmp_path / 'nowhere'}")
     ended = run_app(f"--port={free_port()}", f"--weights={wrong}", *folders)
-    assert ended.returncode == 1
+    assert ended.returncode == 2, "with 1 a system service began anew every two seconds, for ever"
     assert "could not start" in ended.stdout and "lama.pt" in ended.stdout
     assert f"input_path: there is no {tmp_path / 'nowhere'}" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr
