@@ -34,7 +34,7 @@ def queue_name(fingerprint: str, *, is_batch: bool = False) -> str:
 
 
 def server_key(fingerprint: str) -> str:
-    """Return the key that is there while a web process of one version and weights file is: several may share a Redis."""
+    """Return the key that is there while a web process of this fingerprint is; those of several may share a Redis."""
     return f"{SERVER_KEY}:{fingerprint}"
 
 

@@ -4,6 +4,7 @@ There a name such as /tmp/gradio belongs to whoever came first, and a second use
 for the whole process; the data folder has one process at a time (`database.FolderLock`).
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -62,6 +63,19 @@ def remove_leftovers(data_dir: Path) -> None:
             with suppress(OSError):  # a folder that is not empty, or what went by itself
                 if entry.stat().st_mtime < before_s:
                     (entry.rmdir if entry.is_dir() else entry.unlink)()
+
+
+def check_room(size_bytes: int) -> None:
+    """Say that the disk is full before it is, because what others are about to write would fail too.
+
+    Args:
+        size_bytes: what is yet to be written. Of a body that comes it is what has come, which is written again.
+
+    Raises:
+        OSError: less than that is free, or the folder is gone.
+    """
+    if shutil.disk_usage(tempfile.gettempdir()).free < size_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def ensure_temp_folder() -> None:

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jobs.errors import JobError, storage_as_job_error
 from jobs.temp_folder import ensure_temp_folder
 from web.proxy import path_below_root
+from web.uploads import check_room_for
 
 MIB = 1 << 20
 READ = re.compile(
@@ -112,7 +113,7 @@ class _Exchange:
     def __init__(self, receive: Receive, send: Send, limit_bytes: int) -> None:
         self._receive = receive
         self._send = send
-        self._left_bytes = limit_bytes
+        self._left_bytes = self._limit_bytes = limit_bytes
         self._start: Message | None = None
         self.is_begun = False
 
@@ -122,9 +123,11 @@ class _Exchange:
 
     async def receive(self) -> Message:
         message = await self._receive()
-        self._left_bytes -= len(message.get("body", b""))
+        size_bytes = len(message.get("body", b""))
+        self._left_bytes -= size_bytes
         if self.is_over:
             raise ValueError("the body is longer than it may be")
+        await check_room_for(self._limit_bytes - self._left_bytes, size_bytes)
         return message
 
     async def send(self, message: Message) -> None:

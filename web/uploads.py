@@ -15,12 +15,13 @@ from contextlib import asynccontextmanager
 from tempfile import SpooledTemporaryFile
 from urllib.parse import parse_qsl
 
+import anyio.to_thread
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from jobs.errors import JobError, storage_as_job_error
-from jobs.temp_folder import ensure_temp_folder
+from jobs.temp_folder import check_room, ensure_temp_folder
 
 MIB = 1 << 20
 FORM_OVERHEAD_BYTES = 64 << 10  # boundaries, part headers and small fields around the files
@@ -209,15 +210,36 @@ async def spooled(request: Request, limit_bytes: int) -> AsyncIterator[UploadFil
         file.file.close()
 
 
+async def check_room_for(taken_bytes: int, chunk_bytes: int) -> None:
+    """Look whether the disk has room for the rest of a body and its photo, once for each MiB that comes.
+
+    Args:
+        taken_bytes: what has come.
+        chunk_bytes: how much of it just now.
+
+    Raises:
+        OSError: it is nearly full, or gone.
+    """
+    if taken_bytes // MIB > (taken_bytes - chunk_bytes) // MIB:
+        await anyio.to_thread.run_sync(check_room, taken_bytes)
+
+
 async def _limited(request: Request, limit_bytes: int, refusal: JobError) -> AsyncGenerator[bytes, None]:
     declared = request.headers.get("content-length", "")
     stream = request.stream()
     if declared.isdigit() and int(declared) > limit_bytes:
         await _discard(stream, limit_bytes * DISCARD_FACTOR)
         raise refusal
+    if declared.isdigit() and int(declared) > IN_MEMORY_BYTES:
+        try:
+            await anyio.to_thread.run_sync(check_room, 2 * int(declared))
+        except OSError:
+            await _discard(stream, limit_bytes * DISCARD_FACTOR)
+            raise
     taken = 0
     async for chunk in stream:
         taken += len(chunk)
+        await check_room_for(taken, len(chunk))
         if taken > limit_bytes:
             await _discard(stream, limit_bytes * DISCARD_FACTOR)
             raise refusal

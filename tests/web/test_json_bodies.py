@@ -7,6 +7,7 @@ import json
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.types import Message
 
-from jobs.errors import JobError
+from jobs.errors import JobError, storage_as_job_error
 from tests.support.iopaint_clients import data_url, file_of
 from tests.support.serving import RunningServer
+from web.gradio_routes import _Exchange
 from web.json_bodies import kept_aside, read_json_then
 
 MIB = 1 << 20
@@ -52,6 +54,41 @@ def test_a_body_that_comes_slowly_does_not_fill_the_memory() -> None:
     assert held_bytes[0] - before < 2 * MIB
     with pytest.raises(JobError, match="more than 200000 values"):
         read_slowly(json.dumps({"text": [0] * 500_000}).encode(), held_bytes=[])
+
+
+@pytest.mark.parametrize(("way", "takes_mib"), [("told", 0), ("not told", 5), ("Gradio's", 5)])
+def test_what_comes_does_not_fill_the_disk(way: str, takes_mib: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was taken until the disk's last byte: results and photos of others could not be written meanwhile.
+
+    Each body is written a second time, as a photo.
+    """
+    taken_bytes, free_bytes = 0, 8 * MIB
+    monkeypatch.setattr("jobs.temp_folder.shutil.disk_usage", lambda _: SimpleNamespace(free=free_bytes - taken_bytes))
+    monkeypatch.setattr("web.uploads.DISCARD_FOR_S", 0.0)
+    pieces = [bytes(64 << 10)] * (6 * 16)
+    length = [(b"content-length", b"%d" % sum(map(len, pieces)))] if way == "told" else []
+
+    async def receive() -> Message:
+        nonlocal taken_bytes
+        taken_bytes += len(pieces[0])
+        return {"type": "http.request", "body": pieces.pop(), "more_body": bool(pieces)}
+
+    async def read() -> int:
+        if way == "Gradio's":
+            exchange = _Exchange(receive, None, 16 * MIB)  # type: ignore[arg-type]
+            with storage_as_job_error():
+                while (await exchange.receive())["more_body"]:
+                    pass
+            raise JobError("bad_request", "not JSON")
+        scope = {"type": "http", "method": "POST", "headers": length}
+        return await read_json_then(Request(scope, receive), max_file_mib=16, then=len)
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(JobError, match="disk of the server is full"):
+        pool.submit(lambda: asyncio.run(read())).result()
+    assert taken_bytes // MIB == takes_mib
+    free_bytes = 80 * MIB
+    with ThreadPoolExecutor(1) as pool, pytest.raises(JobError, match="not JSON"):
+        pool.submit(lambda: asyncio.run(read())).result()
 
 
 def test_a_file_that_waits_lies_on_the_disk() -> None:
