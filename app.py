@@ -329,6 +329,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
         print(f"fftlama: can't listen on {settings.host} port {settings.port}: {reason}.", file=sys.stderr)
         return EXIT_PORT
     from engine.device_turns import is_preparing
+    from imaging.atomic_write import is_open_to_others
     from jobs.temp_folder import use_temp_folder
     from web.auth import login_warning
 
@@ -336,6 +337,10 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
 
     if warning := login_warning(settings):
         log.warning("%s", warning)
+    if is_open_to_others(settings.data_dir):  # made by somebody else, or before fftlama kept it to itself
+        log.warning(
+            "Other users of this machine can read the photos in %s; `chmod 700` on it ends that.", settings.data_dir
+        )
     for name in ("input_path", "masks_dir"):
         if (path := getattr(settings, name)) and not path.exists():
             log.warning("%s: there is no %s; until there is, IOPaint's clients are shown nothing.", name, path)

@@ -75,6 +75,15 @@ def make_private_folder(folder: Path) -> None:
     folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
 
 
+def is_open_to_others(folder: Path) -> bool:
+    """Tell whether somebody else of the machine, who is in no group of its owner, can look into a folder."""
+    try:
+        folder = folder.resolve(strict=True)
+        return bool(folder.stat().st_mode & 0o005) and all(above.stat().st_mode & 0o001 for above in folder.parents)
+    except OSError:  # gone
+        return False
+
+
 def write_new_output(
     folder: Path,
     data: bytes,

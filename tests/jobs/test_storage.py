@@ -16,6 +16,7 @@ import pytest
 
 from config import Settings
 from imaging import encode_png
+from imaging.atomic_write import is_open_to_others
 from jobs.database import Database, FolderLock
 from jobs.errors import JobError
 from jobs.queue import JobQueue
@@ -95,6 +96,20 @@ def test_nobody_else_of_the_machine_looks_into_the_data_folder(
     kept = make(tmp_path / "new" / "data")
     assert (tmp_path / "new" / "data").stat().st_mode & 0o777 == 0o700
     del kept
+
+
+@pytest.mark.parametrize(
+    ("home", "data", "is_open"), [(0o755, 0o755, True), (0o755, 0o750, False), (0o750, 0o755, False)]
+)
+def test_a_data_folder_that_others_look_into_is_said(home: int, data: int, is_open: bool) -> None:
+    """One that was there before is left as it is, and nobody heard of that."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:  # pytest's own folder is shut to others
+        folder = Path(made) / "data"
+        folder.mkdir()
+        folder.chmod(data)
+        Path(made).chmod(home)
+        assert is_open_to_others(folder) is is_open
+        assert not is_open_to_others(folder / "nowhere")
 
 
 def test_a_removed_data_folder_is_said_and_it_recovers(tmp_path: Path) -> None:
