@@ -10,11 +10,15 @@ import json
 import logging
 import os
 import secrets
+import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import celery.apps.worker
 import redis
 from celery.signals import setup_logging
 
@@ -115,6 +119,21 @@ def _keep_logging(**_: object) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
+def _say(text: str, *_: object) -> None:
+    """Take the place of what Celery writes past the log when it is told to end."""
+    log.info("%s", text)
+
+
+def _install_signals(install: Callable[[Any], None], worker: Any) -> None:
+    """Have Celery install its signals, but end at a hang-up as at SIGTERM, or not at all where nohup said so.
+
+    Celery would begin the program anew, with words that `python -m` was not called by, so that it did not start.
+    """
+    is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    install(worker)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if is_ignored else signal.getsignal(signal.SIGTERM))
+
+
 def check_server(redis_url: str, about: dict[str, Any]) -> redis.Redis:
     """Look whether the server that is there would give a worker repairs.
 
@@ -154,6 +173,7 @@ def work(engine: RepairingEngine, *, redis_url: str, about: dict[str, Any], name
     runner = AttemptRunner(engine, client, worker_id)
     runner.register(app)
     setup_logging.connect(_keep_logging)
+    celery.apps.worker.safe_say = _say
     fingerprint = about["fingerprint"]
     worker = app.Worker(
         pool="threads",
@@ -166,6 +186,8 @@ def work(engine: RepairingEngine, *, redis_url: str, about: dict[str, Any], name
         loglevel="WARNING",
         quiet=True,  # its banner is no line of our log, and no JSON
     )
+
+    worker.install_platform_tweaks = partial(_install_signals, worker.install_platform_tweaks)
 
     def renew() -> None:
         worker.consumer.connection.collect()  # the consumer's loop notices and connects again

@@ -1,6 +1,7 @@
 """Which workers a server takes, and how both reach a Redis with password and TLS."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -61,7 +62,11 @@ def test_worker_that_was_there_before_a_newer_server_gets_no_repairs(tmp_path: P
             assert (view["state"], view["waiting_for"]) == ("queued", "workers")
             new = FakeWorker(redis_.url, tmp_path, number=1).start()
             assert follow(client, waiting, limit_s=60.0)["state"] == "done"
-            new.kill()
+            # A hang-up had the program begun anew, as the script that `python -m` had found, which then found no other.
+            assert new.process is not None
+            new.process.send_signal(signal.SIGHUP)
+            assert new.process.wait(20) == 0
+            assert "INFO:fftlama.worker:worker: Warm shutdown" in new.log and "\nworker: " not in new.log, "in the log"
     finally:
         web.kill()
         old.kill()
