@@ -308,7 +308,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
     Args:
         settings: All of them count.
         on_ready: Called with the server's address, in a thread of its own, once everything answers; by default a line
-            on standard output says so.
+            on standard output says so, one of the log where those are JSON.
 
     Returns:
         The exit code.
@@ -344,7 +344,8 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
     for name in ("input_path", "masks_dir"):
         if (path := getattr(settings, name)) and not path.exists():
             log.warning("%s: there is no %s; until there is, IOPaint's clients are shown nothing.", name, path)
-    code, clean = _serve(settings, listeners, on_ready or _say_ready)
+    say_ready = _log_ready if settings.log_format == "json" else _say_ready
+    code, clean = _serve(settings, listeners, on_ready or say_ready)
     logging.shutdown()
     is_read = True
     try:
@@ -377,6 +378,7 @@ def set_up_logging(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else logging.Formatter(LOG_FORMAT))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    logging.captureWarnings(True)  # those of libraries are lines of the log too
 
 
 def _listen(host: str, port: int) -> list[socket.socket]:
@@ -425,6 +427,10 @@ def _listen_at(host: str, port: int) -> socket.socket:
 
 def _say_ready(url: str) -> None:
     print(f"fftlama is ready at {url}", flush=True)
+
+
+def _log_ready(url: str) -> None:
+    log.info("fftlama is ready at %s", url)
 
 
 def _serve(settings: Settings, listeners: list[socket.socket], say_ready: Callable[[str], None]) -> tuple[int, bool]:

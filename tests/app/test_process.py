@@ -1,5 +1,8 @@
 """app.py as a process: how it starts, what it says when it can't, how it ends."""
 
+import io
+import json
+import logging
 import shutil
 import socket
 import sqlite3
@@ -7,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -176,6 +180,30 @@ def test_the_page_is_served_beside_the_routes(server: RunningServer) -> None:
         refused = client.post("/gradio_api/upload", headers={"origin": "https://evil.example"})
         assert refused.status_code == 403 and refused.json()["error"] == "cross_site"
     assert f"fftlama is ready at {server.url}\n" in server.log
+
+
+def test_every_line_of_a_log_in_json_is_an_object(start_server: Callable[..., RunningServer]) -> None:
+    """The line that says that it is ready was text."""
+    server = start_server(kind="api", log_format="json")
+    with server.client as client:
+        follow(client, ask_repair(client, upload(client, PHOTO.read_bytes())["image_id"]), until="saved")
+    assert server.stop() == 0
+    lines = [json.loads(line) for line in server.log.splitlines()]
+    assert f"fftlama is ready at {server.url}" in {line["message"] for line in lines}
+
+
+def test_warnings_of_libraries_are_lines_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were text between the objects of a log in JSON, over several lines."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    monkeypatch.setattr(logging, "_warnings_showwarning", None)
+    with warnings.catch_warnings(), monkeypatch.context() as written:
+        warnings.simplefilter("always")
+        written.setattr(sys, "stdout", log := io.StringIO())
+        app.set_up_logging(Settings(log_format="json"))
+        warnings.warn("of a library", stacklevel=1)
+    line = json.loads(log.getvalue())
+    assert (line["level"], line["logger"]) == ("warning", "py.warnings") and "of a library" in line["message"]
 
 
 def test_small_answers_are_sent_at_once() -> None:
