@@ -35,6 +35,7 @@ ENV PATH=/opt/fftlama/.venv/bin:$PATH \
 VOLUME ["/data", "/cache"]
 EXPOSE 7860
 STOPSIGNAL SIGTERM
+# Not by urllib, which would ask the proxy that Docker hands to its containers.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:7860/health', timeout=4)"]
+    CMD ["python", "-c", "import http.client as h, sys; c = h.HTTPConnection('127.0.0.1', 7860, timeout=4); c.request('GET', '/health'); sys.exit(c.getresponse().status != 200)"]
 CMD ["python", "app.py"]

@@ -14,12 +14,14 @@ mask=$1
 shift
 login=()
 [ -z "${LAMA_API_KEY:-}" ] || login=(-H "Authorization: Bearer $LAMA_API_KEY")
+# To the environment's proxy 127.0.0.1 is another machine.
+direct="127.0.0.1,localhost,::1,${no_proxy:-${NO_PROXY:-}}"
 failed=0
 for photo in "$@"; do
     name=${photo##*/}
     result=${photo%"$name"}${name%.*}_repaired.${name##*.}
     # The names are quoted for curl too, so that commas and semicolons in them do no harm.
-    status=$(curl --silent --show-error "${login[@]}" -o "$result.part" -w '%{http_code}' \
+    status=$(curl --silent --show-error --noproxy "$direct" "${login[@]}" -o "$result.part" -w '%{http_code}' \
         -F "image=@\"$photo\"" -F "mask=@\"$mask\"" "$server/api/v1/repair") || status=000
     if [ "$status" = 200 ]; then
         mv "$result.part" "$result"

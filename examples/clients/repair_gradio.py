@@ -18,6 +18,8 @@ from gradio_client.exceptions import AppError
 
 def repair(photo: str, mask: str, result: str, server: str) -> None:
     """Send both files and keep the answer."""
+    # To the environment's proxy 127.0.0.1 is another machine.
+    os.environ["no_proxy"] = f"127.0.0.1,localhost,{os.environ.get('no_proxy') or os.environ.get('NO_PROXY', '')}"
     key = os.environ.get("LAMA_API_KEY")
     client = Client(server, headers={"Authorization": f"Bearer {key}"} if key else None, verbose=False)
     # handle_file uploads; a bare path would be one of the server's own files, and is refused.

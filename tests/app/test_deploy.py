@@ -129,7 +129,8 @@ def test_program_runs_from_what_the_image_holds_and_its_health_check_sees_it(ima
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60.0, trust_env=False) as client:
             assert wait_until(lambda: answers(client), {200}, limit_s=240.0) == 200, (tmp_path / "log").read_text()
-            assert subprocess.run(check, capture_output=True, timeout=30).returncode == 0
+            behind_a_proxy = {**os.environ, "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+            assert subprocess.run(check, env=behind_a_proxy, capture_output=True, timeout=30).returncode == 0
             image_id = upload(client, (DATA / "flower.png").read_bytes())["image_id"]
             assert follow(client, ask_repair(client, image_id), limit_s=120.0)["state"] == "done"
             assert client.get("/").status_code == 200

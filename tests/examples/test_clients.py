@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "NO_PROXY": "127.0.0.1", **variables}
+    environment = {**os.environ, "no_proxy": "", "http_proxy": "http://127.0.0.1:9", **variables}
     return subprocess.run([*words], cwd=folder, env=environment, capture_output=True, text=True)
 
 

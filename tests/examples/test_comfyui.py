@@ -80,7 +80,11 @@ def test_in_process_the_networks_fill_comes_back(image: torch.Tensor, mask: torc
     assert np.abs((result[1] * 255).round().numpy() - expected).max() <= 1
 
 
-def test_by_address_a_server_repairs(image: torch.Tensor, mask: torch.Tensor, api_server: RunningServer) -> None:
+def test_by_address_a_server_repairs(
+    image: torch.Tensor, mask: torch.Tensor, api_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # it was asked for 127.0.0.1, which to it is itself
+    monkeypatch.delenv("no_proxy", raising=False)
     result = erase(image, mask, url=f"{api_server.url}/", dilate_px=0, quality="high")
     hole = mask[0] > 0.5
     assert torch.equal(result[:, ~hole], image[:, ~hole])

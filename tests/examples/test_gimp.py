@@ -212,8 +212,10 @@ def test_procedure_is_described_for_the_menu(plugin: ModuleType) -> None:
 
 @pytest.mark.parametrize(("channels", "dtype"), [(3, np.uint8), (4, np.uint8)])
 def test_selection_is_erased_on_a_layer_above(
-    plugin: ModuleType, api_server: RunningServer, channels: int, dtype: Any
+    plugin: ModuleType, api_server: RunningServer, monkeypatch: pytest.MonkeyPatch, channels: int, dtype: Any
 ) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # it was asked for 127.0.0.1, which to it is itself
+    monkeypatch.delenv("no_proxy", raising=False)
     picture = Picture(selection(), "u8")
     layer = Drawable(values_of(channels, dtype))
     before = layer.values.copy()

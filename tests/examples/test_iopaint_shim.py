@@ -48,7 +48,13 @@ def files(tmp_path: Path) -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**clean_environment(), "PYTHONPATH": str(SHIM), "OMP_NUM_THREADS": "1", **more}
+    return {
+        **clean_environment(),
+        "PYTHONPATH": str(SHIM),
+        "OMP_NUM_THREADS": "1",
+        "http_proxy": "http://127.0.0.1:9",
+        **more,
+    }
 
 
 def run_program(code: str, folder: Path, **more: str) -> "subprocess.CompletedProcess[str]":
