@@ -52,7 +52,8 @@ def run_user(settings: Settings, chosen: argparse.Namespace) -> int:
 
 def _ask_password() -> str:
     if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\n")
+        # Not by the locale's encoding: in C's, letters that are not ASCII are none.
+        return sys.stdin.buffer.readline().decode("utf-8", "surrogateescape").rstrip("\r\n")
     password = getpass.getpass("Password: ")
     if password != getpass.getpass("Once more: "):
         from web.accounts import AccountError

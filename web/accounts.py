@@ -118,7 +118,10 @@ class Accounts:
             raise AccountError(f"{name!r} is no name: letters, digits, dot, dash, underscore and @, at most 64")
         if not LEAST_PASSWORD_LENGTH <= len(password) <= MOST_PASSWORD_LENGTH:
             raise AccountError(f"a password has {LEAST_PASSWORD_LENGTH} to {MOST_PASSWORD_LENGTH} characters")
-        hashed = self._hasher.hash(password)
+        try:
+            hashed = self._hasher.hash(password)
+        except UnicodeEncodeError:
+            raise AccountError("a password is text in UTF-8, as a browser sends it") from None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._changing() as accounts:
             known = accounts.get(name)

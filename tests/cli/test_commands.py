@@ -20,6 +20,7 @@ from lama import catalogue as downloads
 from lama.transfer import Progress
 from tests.support.misbehaving_mirror import CONTENT, SHA256
 from tests.support.terminal import on_terminal
+from web.accounts import Accounts
 from web.json_log import JsonFormatter
 
 ROOT = Path(cli.__file__).parents[1]
@@ -351,10 +352,25 @@ def test_worker_meets_the_server_that_has_the_same_environment(
 def test_accounts_are_made_where_the_server_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FFTLAMA_AUTH_FILE", raising=False)
     monkeypatch.setenv("AUTH_FILE", str(tmp_path / "people.json"))
-    monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"correct horse\n")))
     assert cli.main(["user", "add", "ann"]) == 0
     assert load_settings().auth_file == tmp_path / "people.json"
     assert "ann" in (tmp_path / "people.json").read_text()
+
+
+@pytest.mark.parametrize("line", ["pässwörter\n".encode(), "pässwörter\r\n".encode(), "pässwörter\n".encode("cp1252")])
+def test_a_password_is_read_as_a_browser_sends_it(
+    line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a file from Windows the end of the line was part of it; letters of another encoding ended in a traceback."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(line), encoding="ascii", errors="surrogateescape"))
+    path = tmp_path / "people.json"
+    if line == "pässwörter\n".encode("cp1252"):
+        assert cli.main(["user", "add", "ann", "--auth-file", str(path)]) == 2
+        assert "fftlama: a password is text in UTF-8" in capsys.readouterr().err and not path.exists()
+    else:
+        assert cli.main(["user", "add", "ann", "--auth-file", str(path)]) == 0
+        assert Accounts(path).has_password("ann", "pässwörter")
 
 
 @pytest.mark.parametrize("action", ["add", "key", "remove"])
