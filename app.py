@@ -453,7 +453,8 @@ def _serve(settings: Settings, listeners: list[socket.socket], say_ready: Callab
     def on_failure(error: Exception) -> None:
         failures.append(error)
         # Clients are not told where the folder lies; who starts the server needs it.
-        where = f" data_dir is {settings.data_dir}." if getattr(error, "code", "") == "storage_unavailable" else ""
+        is_of_the_folder = getattr(error, "code", "") in ("storage_unavailable", "disk_full")
+        where = f" data_dir is {settings.data_dir}." if is_of_the_folder else ""
         log.error("fftlama could not start: %s%s", error, where, exc_info=not isinstance(error, EXPLAINED))
         server.should_exit = True
 

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import resource
 import shutil
 import socket
 import sqlite3
@@ -62,6 +63,19 @@ def test_a_model_that_cannot_be_loaded_is_one_clear_sentence(tmp_path: Path) -> 
     assert "could not start" in ended.stdout and "lama.pt" in ended.stdout
     assert f"input_path: there is no {tmp_path / 'nowhere'}" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux fails as a full disk does")
+def test_a_start_on_a_full_disk_says_which_folder_lies_there(tmp_path: Path) -> None:
+    """It said that the disk of the server is full, and a server has several."""
+    words = ["api", f"--port={free_port()}", f"--data-dir={tmp_path / 'data'}", f"--outputs-dir={tmp_path}"]
+    ended = subprocess.run(
+        [sys.executable, "tests/support/serve_fake.py", *words], cwd=ROOT, env=clean_environment(),
+        capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY)),
+    )  # fmt: skip
+    assert ended.returncode == 1 and "Traceback" not in ended.stdout, ended.stdout
+    assert f"Make room and retry. data_dir is {tmp_path / 'data'}." in ended.stdout
 
 
 def test_a_server_with_workers_says_which_weights_are_missing(tmp_path: Path) -> None:
