@@ -188,7 +188,11 @@ link_weights() {
 
 # Make fftlama/.venv: with the libraries of a Python that has them, else by installing them.
 prepare_libraries() {
-    local venv=$PROGRAM/.venv packages
+    local venv=$PROGRAM/.venv packages file
+    for file in "$venv"/lib/python*/site-packages/borrowed.pth; do
+        # What was borrowed for an older program can't be brought up to date: to pip all of it is there, uv too.
+        [ ! -f "$file" ] || cmp -s "$PROGRAM/requirements.lock" "$venv/installed-requirements.lock" || rm -rf "$venv"
+    done
     if [ -n "$LIBRARIES" ] && { [ ! -x "$venv/bin/python" ] || [ ! -f "$venv/installed-requirements.lock" ]; }; then
         say "Making fftlama/.venv with the libraries of $LIBRARIES"
         rm -rf "$venv"

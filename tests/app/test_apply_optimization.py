@@ -128,7 +128,8 @@ def test_newer_program_replaces_the_old_one_and_keeps_settings(
     newer = Checkout(tmp_path / "newer")
     shutil.copytree(quick_fftlama.root, newer.root, symlinks=True)
     (newer.root / "cli" / "added.py").write_text("x = 1\n")
-    (newer.root / "config.py").write_text((newer.root / "config.py").read_text() + "\n# newer\n")
+    for name in ("config.py", "requirements.lock"):  # of another lock what was borrowed stayed, and ended it with 4
+        (newer.root / name).write_text((newer.root / name).read_text() + "\n# newer\n")
     quick_fftlama.run(folder, "--no-start")
     settings = folder / "fftlama" / "fftlama.yaml"
     settings.write_text(settings.read_text() + "queue_limit: 7\n")
