@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import ExactParser, Settings, SettingsError, add_arguments, load_settings, program_version
+from notices import ready_streams
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -292,6 +293,7 @@ def main(argv: Sequence[str] | None = None, *, program: str = "app.py") -> int:
     Returns:
         The exit code.
     """
+    ready_streams()
     parser = ExactParser(prog=program, description="Serve fftlama: the page, the REST routes and /health.")
     add_arguments(parser)
     try:

@@ -1,9 +1,14 @@
-"""Note: a sentence for a person with a stable code, from anywhere in the program to whoever reads it."""
+"""Note: a sentence for a person with a stable code, from anywhere in the program; and the streams that people read."""
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any
+
+STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))  # in the order of their descriptors
 
 
 class Note(str):
@@ -31,3 +36,18 @@ def note_as_dict(note: Note) -> dict[str, Any]:
 def note_from_dict(value: Mapping[str, Any]) -> Note:
     """Return the note that `note_as_dict` wrote."""
     return Note(value["message"], code=value["code"], **value["params"])
+
+
+def ready_streams() -> None:
+    """Have all three there, and take every letter: what a stream's encoding lacks is escaped, an emoji in GBK for one.
+
+    Where the caller closed one (`>&-`), Python has None in its place, and the next file that is opened gets its number:
+    what C libraries say on standard error would be written into it.
+    """
+    for name, mode in STREAMS:
+        stream = getattr(sys, name)
+        if stream is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from cli.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, CommandError, printable
@@ -30,6 +29,7 @@ from config import (
     program_version,
 )
 from engine.profiles import LOCAL_PROFILES_FILE, ProfileError
+from notices import ready_streams
 
 ENGINE_SETTINGS = ("device", "precision", "weights", "profile")
 BENCH_FOLDER = CHECKOUT / "bench"
@@ -39,8 +39,7 @@ MOST_JOBS = 64
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if sys.stdout is None:  # closed by who called us, `>&-`
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (open until the end)
+    ready_streams()
     try:
         if arguments[:1] == ["serve"]:
             from app import main as serve  # has its own arguments and help: every setting

@@ -26,4 +26,4 @@ class JsonFormatter(logging.Formatter):
             line["job"] = job.group(1)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)  # in ASCII, which is in every encoding that standard output may have

@@ -112,13 +112,18 @@ def test_it_answers_starting_until_it_is_ready_and_stops_at_once(tmp_path: Path)
         server.kill()
 
 
+@pytest.mark.parametrize("closing", ["", ">&- 2>&-"])
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_log_that_nobody_takes_stops_no_server(tmp_path: Path) -> None:
-    """Where the disk under the log was full it started, failed to say that it was ready, and ended."""
+def test_a_log_that_nobody_takes_stops_no_server(tmp_path: Path, closing: str) -> None:
+    """Where the disk under the log was full it started, failed to say that it was ready, and ended.
+
+    With standard error closed it did not start, with standard output closed it ended with a traceback.
+    """
     server = RunningServer(tmp_path, kind="api", is_forked=False)
     words = [f"--port={server.port}", f"--data-dir={server.data_dir}", f"--outputs-dir={server.outputs_dir}"]
     with Path("/dev/full").open("ab") as full, (tmp_path / "server.log").open("ab") as log:
-        command = [sys.executable, "tests/support/serve_fake.py", "api", *words]
+        command = ["bash", "-c", f'exec "$@" {closing}', "bash", sys.executable, "tests/support/serve_fake.py", "api"]
+        command += words
         server.process = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=full, stderr=log)
     try:
         server.wait_until_healthy()

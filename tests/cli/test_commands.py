@@ -373,6 +373,22 @@ def test_a_password_is_read_as_a_browser_sends_it(
         assert Accounts(path).has_password("ann", "pässwörter")
 
 
+@pytest.mark.parametrize("encoding", ["gbk", "ascii", "utf-8"])
+def test_what_the_terminal_cannot_show_ends_no_command(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file or person with such a letter in the name the list ended in a traceback, and so did lines of the log."""
+    (tmp_path / "\U0001f44d é.pt").write_bytes(b"")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    assert cli.main(["weights", "list", "--weights-dir", str(tmp_path)]) == 0
+    sys.stdout.flush()
+    assert "\U0001f44d é" in written.getvalue().decode(encoding).replace(r"\U0001f44d", "\U0001f44d").replace(
+        r"\xe9", "é"
+    )
+    JsonFormatter().format(logging.makeLogRecord({"msg": "\U0001f44d"})).encode("ascii")
+
+
 @pytest.mark.parametrize("action", ["add", "key", "remove"])
 def test_an_account_without_a_name_is_asked_for(
     action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
