@@ -4,6 +4,7 @@ A file is written beside its final name, synced and renamed, so that neither a k
 under a name that anybody reads. Part files are hidden and end in `.part`. Knows no file format.
 """
 
+import errno
 import os
 import re
 import secrets
@@ -72,14 +73,18 @@ def make_private_folder(folder: Path) -> None:
     Raises:
         OSError: it cannot be made.
     """
-    folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
+    except FileExistsError:  # which says of a file that is there what people would take for good news
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
 
 
 def is_open_to_others(folder: Path) -> bool:
     """Tell whether somebody else of the machine, who is in no group of its owner, can look into a folder."""
     try:
         folder = folder.resolve(strict=True)
-        return bool(folder.stat().st_mode & 0o005) and all(above.stat().st_mode & 0o001 for above in folder.parents)
+        is_open = folder.is_dir() and folder.stat().st_mode & 0o005
+        return bool(is_open) and all(above.stat().st_mode & 0o001 for above in folder.parents)
     except OSError:  # gone
         return False
 

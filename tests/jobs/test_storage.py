@@ -98,6 +98,14 @@ def test_nobody_else_of_the_machine_looks_into_the_data_folder(
     del kept
 
 
+@pytest.mark.parametrize("make", [JobStore, FolderLock])
+def test_a_data_folder_that_is_a_file_is_said(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    """It was said that the file exists."""
+    (tmp_path / "data").write_bytes(b"")
+    with pytest.raises(JobError, match=r"data folder cannot be used \(Not a directory\)"):
+        make(tmp_path / "data")
+
+
 @pytest.mark.parametrize(
     ("home", "data", "is_open"), [(0o755, 0o755, True), (0o755, 0o750, False), (0o750, 0o755, False)]
 )
@@ -110,6 +118,8 @@ def test_a_data_folder_that_others_look_into_is_said(home: int, data: int, is_op
         Path(made).chmod(home)
         assert is_open_to_others(folder) is is_open
         assert not is_open_to_others(folder / "nowhere")
+        (folder / "file").write_bytes(b"")
+        assert not is_open_to_others(folder / "file")
 
 
 def test_a_removed_data_folder_is_said_and_it_recovers(tmp_path: Path) -> None:
