@@ -33,6 +33,10 @@ PLAIN_ENVIRONMENT = {
     "HOST": "host", "PORT": "port", "QUEUE": "queue", "REDIS_URL": "redis_url", "DEVICES": "devices",
     "AUTH_FILE": "auth_file",
 }  # fmt: skip
+# What Kubernetes, as Docker's links did, sets in each container beside a service called fftlama or fftlama-redis.
+SERVICE_LINKS = re.compile(
+    r"FFTLAMA_(\w+_)?(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=.*|PORT_\d+_(TCP|UDP)(_\w+)?=.*|PORT=(tcp|udp)://.*)"
+)
 FILE_OR_NAME = "file or name"
 LARGEST_FILE_BYTES = 64 << 10  # the parser needs 3 s for as many brackets
 # A name with a letter or digit in each of its parts, or IPv6 in brackets; with or without a port.
@@ -311,7 +315,7 @@ def load_settings(
     prefixed = {
         key.removeprefix(ENVIRONMENT_PREFIX).lower(): value
         for key, value in environ.items()
-        if key.startswith(ENVIRONMENT_PREFIX) and value
+        if key.startswith(ENVIRONMENT_PREFIX) and value and not SERVICE_LINKS.fullmatch(f"{key}={value}")
     }
     plain = _plain_environment(environ, decided=given.keys() | prefixed.keys()) if serving else {}
     default_folders = {name: field.default for name, field in Settings.model_fields.items() if field.annotation is Path}

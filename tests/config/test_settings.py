@@ -62,6 +62,22 @@ def test_empty_variable_counts_as_unset() -> None:
     assert load_settings(environ={"PORT": "", "FFTLAMA_LOG_LEVEL": ""}) == load_settings(environ={})
 
 
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting() -> None:
+    """No container beside a service called fftlama started: "the environment has an unknown setting 'service_host'"."""
+    links = {
+        "FFTLAMA_SERVICE_HOST": "10.0.0.7", "FFTLAMA_SERVICE_PORT": "7860", "FFTLAMA_SERVICE_PORT_HTTP": "7860",
+        "FFTLAMA_PORT": "tcp://10.0.0.7:7860", "FFTLAMA_PORT_7860_TCP": "tcp://10.0.0.7:7860",
+        "FFTLAMA_PORT_7860_TCP_PROTO": "tcp", "FFTLAMA_PORT_7860_TCP_PORT": "7860",
+        "FFTLAMA_PORT_7860_TCP_ADDR": "10.0.0.7", "FFTLAMA_REDIS_SERVICE_HOST": "10.0.0.8",
+        "FFTLAMA_REDIS_PORT": "tcp://10.0.0.8:6379",
+    }  # fmt: skip
+    assert load_settings(environ=links) == load_settings(environ={})
+    assert load_settings(environ={**links, "FFTLAMA_PORT": "8000"}).port == 8000
+    assert load_settings(environ={**links, "PORT": "8000"}).port == 8000
+    with pytest.raises(SettingsError, match="'service'"):
+        load_settings(environ={**links, "FFTLAMA_SERVICE": "x"})
+
+
 @pytest.mark.parametrize(
     ("arguments", "environ", "words"),
     [
