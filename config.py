@@ -8,6 +8,7 @@ process and the command line both read it off this checkout.
 
 import argparse
 import difflib
+import errno
 import ipaddress
 import logging
 import os
@@ -241,7 +242,7 @@ class _Source(PydanticBaseSettingsSource):
         return SettingsError(f"{self.place}: {name}: {value} is not allowed; allowed: {allowed_values(field)}")
 
     def _path(self, name: str, text: str) -> Path:
-        """Return a path, absolute; SettingsError where it begins with the home of nobody."""
+        """Return a path, absolute; SettingsError where it begins with the home of nobody, or is too long."""
         home = text.partition("/")[0]
         if home.startswith("~"):
             try:
@@ -252,7 +253,13 @@ class _Source(PydanticBaseSettingsSource):
                 raise SettingsError(
                     f"{self.place}: {name}: {short(text)} begins with a home folder that does not exist"
                 )
-        return self._folder / Path(text).expanduser()
+        path = self._folder / Path(text).expanduser()
+        try:
+            os.lstat(path)
+        except OSError as problem:
+            if problem.errno == errno.ENAMETOOLONG:  # which whoever only asks whether it is there does not expect
+                raise SettingsError(f"{self.place}: {name}: {short(text)} is longer than a path can be") from None
+        return path
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Return a setting's value from this place, None where it has none; part of pydantic-settings' interface."""

@@ -82,10 +82,10 @@ def make_private_folder(folder: Path) -> None:
 def is_open_to_others(folder: Path) -> bool:
     """Tell whether somebody else of the machine, who is in no group of its owner, can look into a folder."""
     try:
-        folder = folder.resolve(strict=True)
+        folder = Path(os.path.realpath(folder, strict=True))  # of links that lead round `resolve` raises something else
         is_open = folder.is_dir() and folder.stat().st_mode & 0o005
         return bool(is_open) and all(above.stat().st_mode & 0o001 for above in folder.parents)
-    except OSError:  # gone
+    except OSError:  # there is none
         return False
 
 

@@ -88,6 +88,8 @@ def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting() -> None:
         ({"device": "gpu"}, {}, ("device", "'gpu'", "cuda:N")),
         ({"precision": "fp8"}, {}, ("'fp8'", "one of auto, fp16, bf16, fp32")),
         ({}, {"QUEUE": "kafka"}, ("queue", "'kafka'", "local")),
+        ({"masks_dir": "x" * 300}, {}, ("masks_dir", "longer than a path can be")),
+        ({"weights": "x/" * 3000}, {}, ("weights", "longer than a path can be")),
         ({"auth_proxy_from": "::1, nonsense"}, {}, ("auth_proxy_from", "nonsense", "addresses or networks")),
     ],
 )

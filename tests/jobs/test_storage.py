@@ -119,7 +119,8 @@ def test_a_data_folder_that_others_look_into_is_said(home: int, data: int, is_op
         assert is_open_to_others(folder) is is_open
         assert not is_open_to_others(folder / "nowhere")
         (folder / "file").write_bytes(b"")
-        assert not is_open_to_others(folder / "file")
+        (folder / "round").symlink_to("round")
+        assert not is_open_to_others(folder / "file") and not is_open_to_others(folder / "round")
 
 
 def test_a_removed_data_folder_is_said_and_it_recovers(tmp_path: Path) -> None:
