@@ -64,7 +64,10 @@ running_pid() {
 # Ask the process $1 to end, wait $2 seconds, then kill it; 0 when it is gone. It is the leader of its own group.
 end_app() {
     local pid=$1 tenths=$(($2 * 10))
-    kill -TERM "$pid" 2>/dev/null || true
+    if ! kill -TERM "$pid" 2>/dev/null; then # it is gone, or another user's, whom waiting does not change
+        ! is_our_app "$pid"
+        return
+    fi
     while [ "$tenths" -gt 0 ] && is_our_app "$pid"; do
         sleep 0.1
         tenths=$((tenths - 1))

@@ -311,6 +311,14 @@ def test_app_that_ignores_term_is_killed_and_said_so(checkout: SmallCheckout) ->
     assert checkout.pids() == []
 
 
+def test_an_app_of_another_user_is_not_waited_for(checkout: SmallCheckout) -> None:
+    """It said after a while that it kills what it may not even ask to end."""
+    checkout.run("start_app.sh")
+    result = checkout.run("stop_app.sh", **{"BASH_FUNC_kill%%": "() { return 1; }"})
+    assert result.returncode == 1 and "was it started by another user?" in result.stdout
+    assert "SIGTERM" not in result.stdout and len(checkout.pids()) == 1
+
+
 def test_two_starts_at_once_start_one_app(checkout: SmallCheckout) -> None:
     command = [str(checkout.folder / "start_app.sh")]
     variables = environment(PORT=str(checkout.port))
