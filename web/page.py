@@ -31,6 +31,7 @@ const canvas = document.querySelector("body > .fft");
 if (canvas && element.isConnected && element.moveBefore) element.moveBefore(canvas, null);
 """
 KEPT_SESSIONS = 100  # each call is one to Gradio, of 20 kB and without anything to keep; by default it keeps 10,000
+CALLS_AT_ONCE = 128  # threads of its own for calls that wait for their repair; Gradio begins 40 at once
 QUEUE_LOOK_S = 0.05  # Gradio's 1 ms, and its 10 ms for progress, cost 6 % of a core as long as the server runs
 PREVIEW_PX = 2048
 """Longer side of the server's picture of a photo, shown after a reload and for formats browsers cannot show."""
@@ -148,6 +149,8 @@ def create_page(queue: JobQueue) -> gr.Blocks:
         MaskCanvas()
         _add_repair_endpoint(page, queue)
     page.state_session_capacity = KEPT_SESSIONS
+    # With Gradio's 40 they are those that all of the process share, and forty calls had all of them.
+    page.max_threads = CALLS_AT_ONCE
     return page
 
 

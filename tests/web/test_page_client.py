@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
 import httpx
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from config import Settings
+from jobs.errors import JobError
 from jobs.queue import JobQueue
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import UNTIL_STOPPED, FakeEngine
 from tests.support.page_driver import DATA
 from tests.support.serving import RunningServer, wait_until
 
@@ -66,6 +70,26 @@ def test_gradio_keeps_few_sessions(tmp_path: Path) -> None:
     for number in range(KEPT_SESSIONS + 9):
         assert sessions[f"call {number}"] is not None
     assert len(sessions.session_data) == KEPT_SESSIONS
+
+
+def test_who_waits_for_a_call_leaves_threads_for_all_else(tmp_path: Path, mask: Path) -> None:
+    """Forty calls of `/repair` had all threads of the process: nobody could upload a photo until they were done."""
+    from app import create_app
+
+    settings = Settings(data_dir=tmp_path / "data", outputs_dir=tmp_path / "outputs", job_timeout_s=20)
+    with TestClient(create_app(settings, FakeEngine()), base_url="http://127.0.0.1") as http:
+        assert http.portal is not None
+        http.portal.call(anyio.to_thread.current_default_thread_limiter).total_tokens = 1
+        files = [("files", file.read_bytes()) for file in (DATA / "pier.jpg", mask)]
+        paths = http.post("/gradio_api/upload", files=files).json()
+        named = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths]
+        http.post("/gradio_api/call/repair", json={"data": [*named, {"dilate_px": UNTIL_STOPPED}]})
+        assert wait_until(lambda: http.get("/status").json()["running"], {1}) == 1
+        assert http.post("/api/v1/images", files={"file": mask.read_bytes()}).status_code == 201
+        assert http.get("/status").json()["running"] == 1, "the others waited until the call was over"
+        (job,) = http.app.state.queue.store.connection().execute("SELECT job_id FROM jobs").fetchall()  # type: ignore
+        with suppress(JobError):  # who waited for it may have removed it already
+            http.app.state.queue.cancel(job["job_id"])  # type: ignore[attr-defined]
 
 
 def test_repair_keeps_name_format_and_size(client: Client, mask: Path) -> None:
