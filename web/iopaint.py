@@ -29,7 +29,7 @@ from imaging import FORMATS, Encoded, encode_photo, encode_png, open_photo
 from imaging.decoding import Turn
 from imaging.gif import encode_gif
 from imaging.selection import BRIGHT, adjust_selection, encode_selection, read_brightness
-from jobs.errors import JobError
+from jobs.errors import JobError, without_frames
 from jobs.images import imaging_as_job_error
 from jobs.one_shots import FileOf
 from jobs.queue import JobQueue
@@ -93,14 +93,15 @@ class IopaintRoute(APIRoute):
             try:
                 return await inner(request)
             except JobError as error:
-                status, text = status_and_text(error)
+                status, text = status_and_text(without_frames(error))
                 body = error_body(status, text, text)
                 headers = headers_of(error, status)
             except (ValidationError, RequestValidationError) as error:  # of a body, or of a query
-                status, text = 422, spell_problems(error)
+                status, text = 422, spell_problems(without_frames(error))
                 body = error_body(status, problems_of(error), text)
-            except Exception:
+            except Exception as error:
                 log.exception("%s %s failed", request.method, request.url.path)
+                without_frames(error)
                 status = 500
                 body = error_body(status, "", "Something failed inside the server; its log says why.")
             return AsciiJson(body, status_code=status, headers=headers)

@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from config import Settings
-from jobs.errors import JobError
+from jobs.errors import JobError, without_frames
 from jobs.queue import JobQueue
 from web.iopaint import (
     FORM_FIELDS,
@@ -54,13 +54,14 @@ class PlainTextRoute(APIRoute):
             try:
                 return await inner(request)
             except JobError as error:
-                status, text = old_status_and_text(error)
+                status, text = old_status_and_text(without_frames(error))
                 headers = headers_of(error, status)
                 return PlainTextResponse(text.encode("utf-8", "replace"), status_code=status, headers=headers)
             except RequestValidationError as error:  # of a query
                 return PlainTextResponse(spell_problems(error).encode("utf-8", "replace"), status_code=422)
-            except Exception:
+            except Exception as error:
                 log.exception("%s %s failed", request.method, request.url.path)
+                without_frames(error)
                 return PlainTextResponse("Something failed inside the server; its log says why.", status_code=500)
 
         return answer

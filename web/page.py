@@ -18,6 +18,7 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
 from pydantic import ValidationError
 
+from jobs.errors import without_frames
 from jobs.queue import JobQueue
 from jobs.weights_fetch import is_offered
 from web.gradio_calls import cancel_when_left, watched_call
@@ -193,7 +194,7 @@ def _add_repair_endpoint(page: gr.Blocks, queue: JobQueue) -> None:
                     options or {}, name, on_job=job.begin,
                 )  # fmt: skip
         except (ValueError, RuntimeError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise gr.Error(str(without_frames(error)), print_exception=False) from error
         for note in encoded.notes:
             gr.Info(str(note))
         path = save_bytes_to_cache(encoded.data, Path(name).stem + encoded.extension, repaired.GRADIO_CACHE)

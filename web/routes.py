@@ -24,7 +24,7 @@ from starlette.datastructures import UploadFile
 
 from config import Settings
 from imaging.formats import FORMATS
-from jobs.errors import JobError
+from jobs.errors import JobError, without_frames
 from jobs.queue import JobQueue
 from jobs.views import ENDED
 from notices import note_as_dict
@@ -100,12 +100,13 @@ class ApiRoute(APIRoute):
             try:
                 return await inner(request)
             except JobError as error:
-                return error_response(error)
+                return error_response(without_frames(error))
             except RequestValidationError as error:
                 problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
                 return error_response(JobError("bad_request", f"The request is not right: {problems}"))
-            except Exception:
+            except Exception as error:
                 log.exception("%s %s failed", request.method, request.url.path)
+                without_frames(error)
                 return error_response(JobError("server_error", "Something failed inside the server; its log says why."))
 
         return answer
