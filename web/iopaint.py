@@ -59,6 +59,7 @@ BASE64_GROWTH = 1.4  # four characters for three bytes, and line breaks
 FORM_FIELDS = 80
 SWITCH_WAIT_S = 120.0
 LARGEST_SEED = 99_999_999
+OPENED_AGAIN = 8  # threads for photos that are opened once more; they wait for memory
 OPTIONS = {"dilate_px": 0}  # IOPaint's clients paint what they mean: not a pixel more is changed
 
 log = logging.getLogger("fftlama.web")
@@ -192,9 +193,11 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings, models: "NamedMod
 
     @router.post("/api/v1/adjust_mask")
     async def adjust_mask(request: Request) -> Response:
-        asked = await body_of(request, AdjustMaskRequest)
-        data = await run_in_threadpool(decode_base64, asked.mask, "mask")
-        adjusted = await run_in_threadpool(inpainter.adjust, data, asked.operate, asked.kernel_size)
+        def adjust(fields: dict[str, Any]) -> bytes:
+            asked = AdjustMaskRequest.model_validate(fields)
+            return inpainter.adjust(decode_base64(asked.mask, "mask"), asked.operate, asked.kernel_size)
+
+        adjusted = await read_json_then(request, max_file_mib=json_mib, then=adjust, threads=waiters)
         return Response(adjusted, media_type="image/png")
 
     @router.get("/api/v1/inputimage")
@@ -279,6 +282,7 @@ class FileInpainter:
         self._max_bytes = settings.max_file_mib * MIB
         self._max_px = settings.max_image_mpx * 1_000_000
         self._waiters = waiters
+        self._opening = anyio.CapacityLimiter(OPENED_AGAIN)
 
     def brightness(self, data: bytes, turn: Turn) -> Any:
         """Return a mask file as (H, W) uint8, decoded in its turn; JobError for what is no picture."""
@@ -336,8 +340,10 @@ class FileInpainter:
                 waiters=self._waiters,
             )  # fmt: skip
         except _NothingToDoError:
-            return await run_in_threadpool(self._unchanged, read_image)
-        return await run_in_threadpool(self._as_gif, encoded, read_image) if formats == ["GIF"] else encoded
+            return await anyio.to_thread.run_sync(self._unchanged, read_image, limiter=self._opening)
+        if formats != ["GIF"]:
+            return encoded
+        return await anyio.to_thread.run_sync(self._as_gif, encoded, read_image, limiter=self._opening)
 
     def _mask_file(self, data: bytes, photo: ImageRecord) -> bytes:
         """Return a mask file of black and white for one whose brightness counts; _NothingToDoError for an empty one."""

@@ -30,7 +30,10 @@ async def read_json(request: Request, *, max_file_mib: int) -> dict[str, Any]:
     return await read_json_then(request, max_file_mib=max_file_mib, then=dict)
 
 
-async def read_json_then(request: Request, *, max_file_mib: int, then: Callable[[dict[str, Any]], Taken]) -> Taken:
+async def read_json_then(
+    request: Request, *, max_file_mib: int, then: Callable[[dict[str, Any]], Taken],
+    threads: anyio.CapacityLimiter | None = None,
+) -> Taken:  # fmt: skip
     """Read a JSON object body of `MOST_VALUES` at most; a large one lies on the disk until it is its turn.
 
     NaN and Infinity, which Python's and JavaScript's sloppier clients send, are read here and refused as strokes.
@@ -39,6 +42,7 @@ async def read_json_then(request: Request, *, max_file_mib: int, then: Callable[
         request: its body has not been read.
         max_file_mib: largest size of the body, MiB.
         then: called with the object in the same turn and thread, for what has to make it small.
+        threads: those that read a small one, of their own where `then` may wait for memory; None = those of all.
 
     Returns:
         what `then` returns.
@@ -61,7 +65,7 @@ async def read_json_then(request: Request, *, max_file_mib: int, then: Callable[
                 raise JobError("bad_request", "The body must be a JSON object.")
             return then(value)
 
-        limiter = _large_turns() if (body.size or 0) > IN_MEMORY_BYTES else None
+        limiter = _large_turns() if (body.size or 0) > IN_MEMORY_BYTES else threads
         return await anyio.to_thread.run_sync(read, limiter=limiter)
 
 

@@ -31,7 +31,7 @@ from notices import note_as_dict
 from web.archive import add_archive_route
 from web.detect import add_detect_route
 from web.image_files import attachment, check_format, check_quality, download_name, encode_whole
-from web.json_bodies import parse_json, read_json
+from web.json_bodies import parse_json, read_json, read_json_then
 from web.one_shot import notes_header, repair_for_client
 from web.other_methods import EVERY_METHOD, allow_header, refuse_other_methods
 from web.uploads import decode_mask, file_part, read_form, repair_json_mib, unread_part
@@ -61,6 +61,7 @@ SWITCH_WAIT_S = 10.0  # most models are loaded by then; who waits longer asks ag
 WAITERS = 128
 UPLOADS_AT_ONCE = 4  # files are whole in memory only while they are checked
 PICTURES = 16  # threads; most of them wait for memory
+SUBMISSIONS = 32  # threads; a repair's mask waits for memory too
 LARGEST_PREVIEW_PX = 20_000
 MOST_OPTIONS_BYTES = 64 << 10
 NEVER_CHANGES = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -118,6 +119,7 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
     waiters = anyio.CapacityLimiter(WAITERS)
     uploads = anyio.CapacityLimiter(UPLOADS_AT_ONCE)
     pictures = anyio.CapacityLimiter(PICTURES)
+    submissions = anyio.CapacityLimiter(SUBMISSIONS)
     max_mib = settings.max_file_mib
     json_mib = repair_json_mib(max_file_mib=max_mib, max_image_mpx=settings.max_image_mpx)
 
@@ -171,9 +173,11 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
 
     @router.post("/api/v1/repairs", status_code=202)
     async def add_repair(request: Request) -> JSONResponse:
-        body = await read_json(request, max_file_mib=json_mib)
-        settle_s = _settling_asked(body.pop("settle_s", None))
-        job_id = await run_in_threadpool(_submit, queue, body)
+        def submit(body: dict[str, Any]) -> tuple[str, float]:
+            settle_s = _settling_asked(body.pop("settle_s", None))
+            return _submit(queue, body), settle_s
+
+        job_id, settle_s = await read_json_then(request, max_file_mib=json_mib, then=submit, threads=submissions)
         answer: dict[str, Any] = {"job_id": job_id}
         if settle_s > 0 and waiters.available_tokens > 0:
             answer |= await anyio.to_thread.run_sync(lambda: _ended_at_once(queue, job_id, settle_s), limiter=waiters)

@@ -173,27 +173,34 @@ def test_who_waits_for_memory_leaves_threads_for_what_is_answered_at_once(client
     """Forty downloads in line had all threads: /health came after them, and a container was taken for dead."""
     queue = queue_of(client)
     image_id = queue.add_image(PHOTO, "a.png").image_id
-    job_id = queue.submit(image_id, "r", [{"points": [[60, 45]], "radius": 9}])
+    drawn, mask = [{"points": [[60, 45]], "radius": 9}], base64.b64encode(MASK).decode()
+    job_id = queue.submit(image_id, "r", drawn)
     while queue.view(job_id, wait_s=1)["state"] != "done":
         pass
     memory = queue.images.memory
     memory._longest_wait_s = 30.0
     address = f"/api/v1/images/{image_id}"
-    waiting = [f"{address}?max_px=50", f"{address}?format=webp", f"/api/v1/archive?image={image_id}&format=png"]
-    waiting += ["/api/v1/media_thumbnail_file?tab=input&filename=a.png", "/media_thumbnail/input/a.png"]
+    asked: list[Ask] = [
+        lambda client: client.get(f"{address}?max_px=50"), lambda client: client.get(f"{address}?format=webp"),
+        lambda client: client.get(f"/api/v1/archive?image={image_id}&format=png"),
+        lambda client: client.get("/api/v1/media_thumbnail_file?tab=input&filename=a.png"),
+        lambda client: client.get("/media_thumbnail/input/a.png"), ROUTES["IOPaint's masks"][0],
+        lambda client: client.post("/api/v1/repairs", json={"image_id": image_id, "request_id": "m", "mask_png": mask}),
+        lambda client: client.post("/api/v1/repairs", json={"image_id": image_id, "request_id": "s", "strokes": drawn}),
+    ]  # fmt: skip
     assert client.portal is not None
     limiter = client.portal.call(anyio.to_thread.current_default_thread_limiter)
     limiter.total_tokens = 1
-    with ThreadPoolExecutor(len(waiting)) as pool:
+    with ThreadPoolExecutor(len(asked)) as pool:
         with taken(memory):
-            answers = pool.map(client.get, waiting)
-            assert wait_until(lambda: len(memory._line), {len(waiting)}, 10.0) == len(waiting)
+            waiting = [pool.submit(ask, client) for ask in asked]
+            assert wait_until(lambda: len(memory._line), {len(asked)}, 10.0) == len(asked)
             looked = [
                 client.get(path) for path in ("/health", "/ready", "/status", "/metrics", f"/api/v1/jobs/{job_id}")
             ]
             assert client.delete(f"/api/v1/jobs/{job_id}").status_code == 202
-            assert [answer.status_code for answer in looked] == [200] * 5 and len(memory._line) == len(waiting)
-        assert [answer.status_code for answer in answers] == [200] * len(waiting)
+            assert [answer.status_code for answer in looked] == [200] * 5 and len(memory._line) == len(asked)
+        assert [answer.result().status_code for answer in waiting] == [200] * 6 + [202] * 2
     # Whatever else has all threads, those who look have some of their own.
     begun, ended = threading.Event(), threading.Event()
 
@@ -207,6 +214,32 @@ def test_who_waits_for_memory_leaves_threads_for_what_is_answered_at_once(client
         assert [client.get(path).status_code for path in ("/health", "/ready", "/status", "/metrics")] == [200] * 4
         assert limiter.borrowed_tokens == 1, "what has the threads has ended by itself"
         ended.set()
+
+
+GIF = file_of(Image.fromarray(PIXELS), "GIF")
+
+
+@pytest.mark.parametrize(("step", "mask"), [("open_photo", BLACK), ("encode_gif", MASK)], ids=["for nothing", "as GIF"])
+def test_who_has_a_photo_opened_again_leaves_threads_for_all_else(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, step: str, mask: bytes
+) -> None:  # fmt: skip
+    begun, ended = threading.Event(), threading.Event()
+    work = getattr(web.iopaint, step)
+
+    def waiting(*arguments: Any, **options: Any) -> Any:
+        begun.set()
+        assert ended.wait(10)
+        return work(*arguments, **options)
+
+    monkeypatch.setattr(web.iopaint, step, waiting)
+    assert client.portal is not None
+    client.portal.call(anyio.to_thread.current_default_thread_limiter).total_tokens = 1
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(inpaint, client, mask, GIF)
+        assert begun.wait(20)
+        assert client.get("/api/v1/models").status_code == 200
+        ended.set()
+        assert answer.result().status_code == 200
 
 
 DAMAGED = PHOTO[:40]
