@@ -51,7 +51,7 @@ from web.iopaint_schema import (
 from web.json_bodies import kept_aside, read_json_then
 from web.one_shot import notes_header, repair_for_client
 from web.other_methods import allow_header, refuse_other_methods
-from web.routes import EXTRA_HEADERS, STATUSES, WAITERS, AsciiJson
+from web.routes import EXTRA_HEADERS, STATUSES, UPLOADS_AT_ONCE, WAITERS, AsciiJson
 from web.uploads import MIB, file_part, is_form, read_form, unread_part
 
 STATUS_HERE = {**STATUSES, "mask_mismatch": 400, "bad_base64": 422, "no_plugin": 422, "no_file": 422, "queue_full": 503}
@@ -130,6 +130,7 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings, models: "NamedMod
     """
     router = APIRouter(route_class=IopaintRoute)
     waiters = anyio.CapacityLimiter(WAITERS)
+    uploads = anyio.CapacityLimiter(UPLOADS_AT_ONCE)
     inpainter = FileInpainter(queue, settings, waiters)
     gallery = Gallery(settings, queue.images)
     plugins = Plugins(queue, settings)
@@ -183,9 +184,14 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings, models: "NamedMod
 
     @router.post("/api/v1/run_plugin_gen_mask")
     async def run_plugin_gen_mask(request: Request) -> Response:
-        asked = await body_of(request, PluginRequest)
-        data = await run_in_threadpool(decode_base64, asked.image, "image")
-        return Response(await plugins.select(asked.name, data, asked.clicks), media_type="image/png")
+        with ExitStack() as held:
+
+            def take(fields: dict[str, Any]) -> tuple[str, FileOf, list[list[float]]]:
+                asked = PluginRequest.model_validate(fields)
+                return asked.name, kept_aside(decode_base64(asked.image, "image"), held), asked.clicks
+
+            selection = await plugins.select(*await read_json_then(request, max_file_mib=json_mib, then=take))
+        return Response(selection, media_type="image/png")
 
     @router.post("/api/v1/run_plugin_gen_image")
     async def run_plugin_gen_image(request: Request) -> None:
@@ -211,19 +217,19 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings, models: "NamedMod
 
     @router.post("/api/v1/save_image")
     async def save_image(request: Request) -> None:
-        async with read_form(request, max_file_mib=settings.max_file_mib) as form:
+        async with read_form(request, max_file_mib=settings.max_file_mib) as form, uploads:
             part = await file_part(form, "file", max_file_mib=settings.max_file_mib)
-        if part is None:
-            raise JobError("no_file", "No image was sent (multipart field `file`).")
-        await run_in_threadpool(gallery.save, *part)
+            if part is None:
+                raise JobError("no_file", "No image was sent (multipart field `file`).")
+            await run_in_threadpool(gallery.save, *part)
 
     @router.post("/api/v1/gen-info")
     async def get_gen_info(request: Request) -> dict[str, str]:
-        async with read_form(request, max_file_mib=settings.max_file_mib) as form:
+        async with read_form(request, max_file_mib=settings.max_file_mib) as form, uploads:
             part = await file_part(form, "file", max_file_mib=settings.max_file_mib)
-        if part is None:
-            raise JobError("no_file", "No image was sent (multipart field `file`).")
-        return await run_in_threadpool(generation_info, part[0])
+            if part is None:
+                raise JobError("no_file", "No image was sent (multipart field `file`).")
+            return await run_in_threadpool(generation_info, part[0])
 
     @router.get("/api/v1/medias")
     def get_medias(tab: str = "input") -> list[dict[str, Any]]:

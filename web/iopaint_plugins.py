@@ -10,6 +10,7 @@ from imaging import open_photo
 from imaging.selection import encode_selection, widen_selection
 from jobs.errors import JobError
 from jobs.images import imaging_as_job_error
+from jobs.one_shots import FileOf
 from jobs.queue import JobQueue
 from web.detect import AT_ONCE, MOST_WAITING
 from web.uploads import MIB
@@ -28,12 +29,12 @@ class Plugins:
         self._max_px = settings.max_image_mpx * 1_000_000
         self._running = anyio.CapacityLimiter(AT_ONCE)
 
-    async def select(self, name: str, image: bytes, clicks: list[list[float]]) -> bytes:
+    async def select(self, name: str, read_image: FileOf | None, clicks: list[list[float]]) -> bytes:
         """Return a PNG of what was clicked on, in IOPaint's yellow.
 
         Args:
             name: the plug-in.
-            image: the photo's file.
+            read_image: reads the photo's file when it is this one's turn; None for none.
             clicks: [x, y, 1 to add or 0 to take away], in pixels of the photo.
 
         Returns:
@@ -44,15 +45,17 @@ class Plugins:
         """
         if name != INTERACTIVE_SEG:
             raise JobError("no_plugin", "Plugin not found")
-        if not image:
-            raise JobError("no_image", "No image was sent (image).")
+        if read_image is None:
+            raise no_image()
         if any(len(click) not in (2, 3) for click in clicks):
             raise JobError("bad_detect", "clicks must be [[x, y, 1 or 0], ...]: pixels of the photo, 1 to add.")
         if self._running.statistics().tasks_waiting >= MOST_WAITING:
             raise JobError("busy", "The server is busy: too many selections are being made at once. Try again soon.")
-        return await anyio.to_thread.run_sync(self._select, image, clicks, limiter=self._running)
+        return await anyio.to_thread.run_sync(self._select, read_image, clicks, limiter=self._running)
 
-    def _select(self, image: bytes, clicks: list[list[float]]) -> bytes:
+    def _select(self, read_image: FileOf, clicks: list[list[float]]) -> bytes:
+        if not (image := read_image()):
+            raise no_image()
         points = [(x, y, bool(keep[0]) if keep else True) for x, y, *keep in clicks]
         # What finding takes is less than decoding took, so the turn goes on.
         with self._queue.images.turns_kept() as turn:
@@ -63,6 +66,11 @@ class Plugins:
             except DetectionError as error:
                 raise JobError("bad_detect", str(error)) from error
             return encode_selection(widen_selection(found.mask, WIDEN_PX))
+
+
+def no_image() -> JobError:
+    """Make the refusal of a request without a photo."""
+    return JobError("no_image", "No image was sent (image).")
 
 
 def refuse_image(name: str) -> None:

@@ -33,8 +33,8 @@ from web.iopaint_plugins import PLUGINS, Plugins
 from web.json_bodies import parse_json
 from web.one_shot import notes_header
 from web.other_methods import refuse_other_methods
-from web.routes import WAITERS
-from web.uploads import file_part, read_fields, read_form
+from web.routes import UPLOADS_AT_ONCE, WAITERS
+from web.uploads import file_part, read_fields, read_form, unread_part
 
 DEFAULT_SEED = 42
 OLD_STATUSES = {"unknown_model": 403}
@@ -79,6 +79,7 @@ def create_lama_cleaner_routes(queue: JobQueue, settings: Settings, models: Name
     """Return the routes, which lie outside /api/v1; `models` is the one that IOPaint's have."""
     router = APIRouter(route_class=PlainTextRoute)
     waiters = anyio.CapacityLimiter(WAITERS)
+    uploads = anyio.CapacityLimiter(UPLOADS_AT_ONCE)
     inpainter = FileInpainter(queue, settings, waiters)
     gallery = Gallery(settings, queue.images)
     plugins = Plugins(queue, settings)
@@ -142,20 +143,20 @@ def create_lama_cleaner_routes(queue: JobQueue, settings: Settings, models: Name
 
     @router.post("/save_image")
     async def save_image(request: Request) -> Response:
-        async with read_form(request, max_file_mib=max_mib) as form:
+        async with read_form(request, max_file_mib=max_mib) as form, uploads:
             image = await file_part(form, "image", max_file_mib=max_mib)
             name = form.get("filename")
-        if image is None:
-            raise JobError("no_file", "No image was sent (multipart field `image`).")
-        await run_in_threadpool(gallery.save, image[0], name if isinstance(name, str) and name else image[1])
+            if image is None:
+                raise JobError("no_file", "No image was sent (multipart field `image`).")
+            await run_in_threadpool(gallery.save, image[0], name if isinstance(name, str) and name else image[1])
         return PlainTextResponse("ok")
 
     @router.post("/run_plugin")
     async def run_plugin(request: Request) -> Response:
         async with read_form(request, max_file_mib=max_mib, files=3, fields=FORM_FIELDS) as form:
-            image = await file_part(form, "image", max_file_mib=max_mib)
+            image = unread_part(form, "image", max_file_mib=max_mib)
             name, clicks = str(form.get("name", "")), parse_clicks(form.get("clicks"))
-        data = await plugins.select(name, image[0] if image else b"", clicks)
+            data = await plugins.select(name, image and image[0], clicks)
         return Response(data, media_type="image/png")
 
     refuse_other_methods(router)  # who asks /inpaint with GET wants to know whether the server is there

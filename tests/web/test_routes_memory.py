@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import web.detect
 import web.iopaint
 import web.iopaint_files
 import web.iopaint_plugins
+import web.lama_cleaner
 from app import create_api
 from config import Settings
 from imaging import ImagingError
@@ -29,6 +31,8 @@ from jobs.queue import JobQueue
 from tests.support.fake_engine import FakeEngine
 from tests.support.iopaint_clients import data_url, file_of
 from tests.support.serving import wait_until
+from web.iopaint_files import Gallery
+from web.iopaint_plugins import Plugins
 
 PIXELS = np.random.default_rng(0).integers(0, 120, (90, 120, 3), np.uint8)
 PIXELS[30:60, 40:80] = (220, 40, 40)
@@ -214,6 +218,50 @@ def test_who_waits_for_memory_leaves_threads_for_what_is_answered_at_once(client
         assert [client.get(path).status_code for path in ("/health", "/ready", "/status", "/metrics")] == [200] * 4
         assert limiter.borrowed_tokens == 1, "what has the threads has ended by itself"
         ended.set()
+
+
+def test_a_photo_is_read_when_it_is_its_turn_to_be_clicked_on(client: TestClient) -> None:
+    """Eighteen that waited held 233 MiB each: 20 requests took 5 GiB."""
+    plugins, reads, ended = Plugins(queue_of(client), Settings()), threading.Semaphore(0), threading.Event()
+
+    def read() -> bytes:
+        reads.release()
+        assert ended.wait(20)
+        return PHOTO
+
+    assert client.portal is not None
+    select = partial(plugins.select, "InteractiveSeg", read, [[60.0, 45.0, 1.0]])
+    tasks = [client.portal.start_task_soon(select) for _ in range(3)]
+    assert reads.acquire(timeout=20) and reads.acquire(timeout=20)
+    assert wait_until(lambda: plugins._running.statistics().tasks_waiting, {1}) == 1
+    assert not reads.acquire(blocking=False)
+    ended.set()
+    assert all(task.result().startswith(PHOTO[:4]) for task in tasks)
+
+
+@pytest.mark.parametrize("path", ["/api/v1/gen-info", "/api/v1/save_image", "/save_image"])
+def test_few_uploads_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """Thirty of 95 MiB each that came at the same moment took 3 GiB."""
+    begun, ended = threading.Semaphore(0), threading.Event()
+
+    def hold(*_: Any) -> dict[str, str]:
+        begun.release()
+        assert ended.wait(20)
+        return {}
+
+    for module in (web.iopaint, web.lama_cleaner):
+        monkeypatch.setattr(module, "UPLOADS_AT_ONCE", 1)
+    monkeypatch.setattr(web.iopaint, "generation_info", hold)
+    monkeypatch.setattr(Gallery, "save", hold)
+    settings = Settings(data_dir=tmp_path / "data", outputs_dir=tmp_path / "outputs")
+    api = create_api(settings, FakeEngine())
+    with TestClient(api, base_url="http://127.0.0.1") as client, ThreadPoolExecutor(2) as pool:
+        files = {"image": ("a.png", PHOTO), "file": ("a.png", PHOTO)}
+        answers = [pool.submit(client.post, path, files=files) for _ in range(2)]
+        assert begun.acquire(timeout=20)
+        assert not begun.acquire(timeout=0.5)
+        ended.set()
+        assert [answer.result().status_code for answer in answers] == [200] * 2
 
 
 GIF = file_of(Image.fromarray(PIXELS), "GIF")
