@@ -11,7 +11,6 @@ import hashlib
 import html
 import ipaddress
 import logging
-import secrets
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -19,23 +18,21 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import anyio
 import anyio.to_thread
-from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config import Settings
-from imaging.atomic_write import PRIVATE_FILE, make_private_folder, write_atomically
 from jobs.clients import Client, current_client
 from web.accounts import AccountError, KeptAccounts, read_accounts
 from web.lockout import Lockout, place_of
 from web.proxy import path_below_root
 from web.refusals import refusal_body
+from web.sessions import SESSION_S, Sessions
 from web.words import choose_language, load_strings
 
 COOKIE = "fftlama_session"
-SESSION_S = 7 * 24 * 3600
 OPEN_PATHS = frozenset({"/health", "/ready", "/login", "/logout"})
 LARGEST_FORM_BYTES = 8192
 PASSWORDS_AT_ONCE = 2  # argon2 takes 64 MiB and a tenth of a second for each, and strangers may ask
@@ -65,9 +62,7 @@ class AuthGate:
         # Other programs of the same site do not get the session.
         self._cookie_path = f"{settings.root_path}/"
         self._is_closed = bool(self._accounts or self._header)
-        self._signer: URLSafeTimedSerializer | None = None
-        if self._accounts:
-            self._signer = URLSafeTimedSerializer(_secret(Path(settings.data_dir)), salt="session")
+        self._sessions = Sessions(Path(settings.data_dir), self._accounts) if self._accounts else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, answer it with the login page, or refuse it."""
@@ -100,16 +95,8 @@ class AuthGate:
         if named and self._comes_from_proxy(connection.scope):
             # A longer one is not cut, or two people who differ at its end would be one.
             return named if len(named) <= LONGEST_NAME else hashlib.sha256(named.encode()).hexdigest()
-        return self._owner_of_session(connection.cookies.get(COOKIE, ""))
-
-    def _owner_of_session(self, cookie: str) -> str | None:
-        if not (self._signer and self._accounts and cookie):
-            return None
-        try:
-            name, fingerprint = self._signer.loads(cookie, max_age=SESSION_S)
-        except (BadSignature, ValueError, TypeError):
-            return None
-        return name if fingerprint == self._accounts.fingerprint(name) else None
+        cookie = connection.cookies.get(COOKIE, "")
+        return self._sessions.owner_of(cookie) if self._sessions and cookie else None
 
     def _comes_from_proxy(self, scope: Scope) -> bool:
         try:
@@ -133,9 +120,11 @@ class AuthGate:
         )
 
     async def _session_page(self, request: Request, path: str) -> Response:
-        assert self._accounts is not None and self._signer is not None
+        assert self._accounts is not None and self._sessions is not None
         is_https = request.url.scheme == "https"
         if path == "/logout":
+            if request.method == "POST":
+                await anyio.to_thread.run_sync(self._sessions.end, request.cookies.get(COOKIE, ""))
             response: Response = RedirectResponse("login", 303)
             response.delete_cookie(COOKIE, path=self._cookie_path, httponly=True, samesite="lax", secure=is_https)
             return response if request.method == "POST" else self._form(request, 405, allow="POST")
@@ -168,7 +157,7 @@ class AuthGate:
             return self._form(request, 401, problem="login.wrong", target=target)
         self._lockout.forget(name, address)
         response = RedirectResponse(_safe_target(target), 303)
-        session = self._signer.dumps([name, self._accounts.fingerprint(name)])
+        session = self._sessions.begin(name)
         response.set_cookie(
             COOKIE, session, max_age=SESSION_S, path=self._cookie_path, httponly=True, samesite="lax", secure=is_https
         )
@@ -296,15 +285,3 @@ async def _small_body(request: Request) -> bytes | None:
         if len(body) > LARGEST_FORM_BYTES:
             return None
     return body
-
-
-def _secret(data_dir: Path) -> str:
-    """Return the secret that sessions are signed with; made once, so sessions outlive a restart."""
-    path = data_dir / "session_secret"
-    try:
-        return path.read_text(encoding="ascii")
-    except FileNotFoundError:
-        secret = hashlib.sha256(secrets.token_bytes(64)).hexdigest()
-        make_private_folder(data_dir)
-        write_atomically(path, secret.encode(), mode=PRIVATE_FILE)
-        return secret

@@ -2,6 +2,7 @@
 
 import contextlib
 import html
+import json
 import re
 import socket
 import threading
@@ -25,9 +26,10 @@ from tests.support.page_driver import DATA
 from tests.support.quick_passwords import SLOW_PASSWORD
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 from web.accounts import AccountError, Accounts
-from web.auth import _safe_target, _secret, login_warning
+from web.auth import COOKIE, _safe_target, login_warning
 from web.lockout import GUESSES, Lockout, place_of
 from web.openapi import build_document
+from web.sessions import SESSION_S, Sessions, signing_secret
 
 PASSWORD = "correct horse"
 
@@ -252,6 +254,36 @@ def test_changed_password_ends_sessions(closed_server: RunningServer, accounts: 
         assert client.get("/api/v1/models").status_code == 401
 
 
+def test_who_logs_out_ends_the_session_for_copies_of_its_cookie_too(closed_server: RunningServer) -> None:
+    """Logging out took the cookie from the browser alone: who had copied it came in for seven days."""
+    with log_in(closed_server) as client, log_in(closed_server) as elsewhere:
+        copied = {"Cookie": f"{COOKIE}={client.cookies[COOKIE]}"}
+        assert client.post("/logout").status_code == 303
+        with closed_server.client as thief:
+            assert thief.get("/api/v1/models", headers=copied).status_code == 401
+        assert elsewhere.get("/api/v1/models").status_code == 200, "another device was not logged out"
+
+
+def test_ended_sessions_outlive_a_restart_and_are_forgotten_in_time(
+    accounts: Accounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    before, other = Sessions(tmp_path, accounts), Sessions(tmp_path / "other", accounts)
+    cookie, kept = before.begin("ann"), before.begin("ann")
+    for nothing in ("", "x", other.begin("ann")):
+        before.end(nothing)
+    before.end(cookie)
+    after = Sessions(tmp_path, accounts)
+    assert [after.owner_of(one) for one in (cookie, kept, other.begin("ann"))] == [None, "ann", None]
+    later_s = time.time() + SESSION_S + 10
+    monkeypatch.setattr(time, "time", lambda: later_s)
+    assert after.owner_of(kept) is None
+    after.end(after.begin("bob"))
+    assert list(json.loads((tmp_path / "ended_sessions.json").read_text())) == ["bob"]
+    assert (tmp_path / "ended_sessions.json").stat().st_mode & 0o77 == 0
+    (tmp_path / "ended_sessions.json").write_text("[1")
+    assert Sessions(tmp_path, accounts).owner_of(after.begin("ann")) == "ann"
+
+
 def test_proxy_header_counts_from_a_named_proxy_only(start_server: Callable[..., RunningServer]) -> None:
     settings = {"auth_proxy_header": "X-Forwarded-User"}
     trusted = start_server(**settings)
@@ -308,7 +340,7 @@ def test_accounts_file_is_readable_by_its_owner_only(accounts: Accounts, monkeyp
     monkeypatch.setattr(imaging.atomic_write, "_sync", lambda file: modes.append(file.stat().st_mode))
     accounts.set_password("eve", PASSWORD)
     folder = accounts.path.parent / "data"
-    assert _secret(folder) == (folder / "session_secret").read_text()
+    assert signing_secret(folder) == (folder / "session_secret").read_text()
     for path in (accounts.path, folder, folder / "session_secret"):
         modes.append(path.stat().st_mode)
     assert len(modes) == 7 and not any(mode & 0o077 for mode in modes[:1] + modes[2:3] + modes[4:]), modes
