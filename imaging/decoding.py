@@ -22,7 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from imaging import gif, heic, jpeg, metadata, png, tiff, tiff_pages, tiff_tags, webp
+from imaging import gif, heic, jpeg, jpeg_end, metadata, png, tiff, tiff_pages, tiff_tags, webp
 from imaging.errors import ImagingError, image_too_large, not_an_image, raw_file, truncated_image
 from imaging.photo import Photo, Source, TiffSettings, assemble, turn_upright
 from notices import Note
@@ -182,8 +182,11 @@ def _read_jpeg(data: bytes, admit: Admission) -> Photo:
     info, mode = picture.info, picture.mode
     if jpeg.claims_too_much(data, picture):
         raise truncated_image("JPEG")
-    picture.load()
-    pixels = np.asarray(picture) if mode == "CMYK" else _pixels_of(picture)
+    loaded = jpeg_end.decode_without_end(data, picture) if jpeg_end.is_missing(data) else picture
+    if loaded is None:
+        raise truncated_image("JPEG")
+    loaded.load()
+    pixels = np.asarray(loaded) if mode == "CMYK" else _pixels_of(loaded)
     exif, icc = metadata.bare_exif(info.get("exif")), info.get("icc_profile")
     orientation = metadata.orientation_of(exif)
     source = Source(

@@ -70,7 +70,7 @@ def _huffman_tables(data: bytes) -> set[bytes]:
     tables: set[bytes] = set()
     at, read = 2, 0
     for _ in range(MAX_SEGMENTS):
-        if (segment := _segment(data, at)) is None or segment[0] == START_OF_SCAN:
+        if (segment := segment_at(data, at)) is None or segment[0] == START_OF_SCAN:
             break
         kind, stop = segment
         if kind == HUFFMAN_TABLES:
@@ -109,7 +109,7 @@ def without_excess(data: bytes) -> tuple[bytes, bool]:
     kept, left_out = [data[:2]], False
     at, metadata_bytes = 2, 0
     for number in range(MAX_SEGMENTS):
-        if (segment := _segment(data, at)) is None:
+        if (segment := segment_at(data, at)) is None:
             return data, False  # damaged: the decoder says how
         kind, stop = segment
         is_metadata = kind == COMMENT or 0xE0 <= kind <= 0xEF
@@ -127,7 +127,7 @@ def without_excess(data: bytes) -> tuple[bytes, bool]:
     raise truncated_image("JPEG")
 
 
-def _segment(data: bytes, at: int) -> tuple[int, int] | None:
+def segment_at(data: bytes, at: int) -> tuple[int, int] | None:
     """Return the kind of the segment at an offset and where it ends, None where there is none."""
     while data[at : at + 2] == b"\xff\xff":  # fill bytes
         at += 1
@@ -138,7 +138,7 @@ def _segment(data: bytes, at: int) -> tuple[int, int] | None:
 
 def _leads_to_scan(data: bytes, at: int) -> bool:
     for _ in range(MAX_METADATA_SEGMENTS):
-        segment = _segment(data, at)
+        segment = segment_at(data, at)
         if segment is None:
             return False
         kind, at = segment
@@ -151,7 +151,7 @@ def why_unreadable(data: bytes) -> str:
     """Name the coding of a JPEG that no decoder here reads, or return an empty string."""
     at = 2
     for _ in range(MAX_SEGMENTS):
-        if (segment := _segment(data, at)) is None or segment[0] == START_OF_SCAN:
+        if (segment := segment_at(data, at)) is None or segment[0] == START_OF_SCAN:
             break
         kind, stop = segment
         if kind in UNREAD_FRAMES:

@@ -1,0 +1,70 @@
+"""A JPEG that lacks nothing but the marker of its end, as some cameras leave it: told from one that was cut off.
+
+Viewers show both; of the second one the decoder fills what is missing with grey.
+"""
+
+import re
+from io import BytesIO
+
+from PIL import Image, JpegImagePlugin
+
+from imaging.jpeg import END_OF_IMAGE, MAX_SEGMENTS, START_OF_SCAN, scan_count, segment_at
+
+END = bytes([0xFF, END_OF_IMAGE])
+NOISES = (b"\x55" * 64, b"\xa9" * 64)  # differ in their first bit
+RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+RESTART_INTERVAL = 0xDD
+
+
+def is_missing(data: bytes) -> bool:
+    """Tell whether a JPEG has no end: it was cut off, or what was not downloaded is zeros, which decode to pixels."""
+    return data.find(END, _before_scan(data)[0]) < 0
+
+
+def decode_without_end(data: bytes, opened: JpegImagePlugin.JpegImageFile) -> Image.Image | None:
+    """Decode a JPEG that has no end.
+
+    What does not need the bytes behind it comes out the same whatever they are, so two noises are tried.
+
+    Args:
+        data: the file, of which `is_missing` is true.
+        opened: the picture in it; its header is looked at.
+
+    Returns:
+        The loaded picture; None when some of it is missing, or when that cannot be told: of a progressive one whole
+        passes may be missing.
+
+    Raises:
+        OSError: it is damaged besides.
+    """
+    data = data.rstrip(b"\0").removesuffix(b"\xff")
+    if opened.info.get("progressive") or scan_count(data) != 1 or not _has_all_restarts(data, opened):
+        return None
+    pictures = []
+    for noise in NOISES:
+        picture = JpegImagePlugin.JpegImageFile(BytesIO(data + noise + END))
+        picture.load()
+        pictures.append(picture)
+    return pictures[0] if pictures[0].tobytes() == pictures[1].tobytes() else None
+
+
+def _has_all_restarts(data: bytes, opened: JpegImagePlugin.JpegImageFile) -> bool:
+    """Tell whether a scan has as many restart markers as its size asks for: one that ends before one is not told."""
+    scan_at, interval = _before_scan(data)
+    if not interval:
+        return True
+    across, down = (8 * max(layer[n] for layer in opened.layer) for n in (1, 2)) if opened.layers > 1 else (8, 8)
+    blocks = -(-opened.width // across) * -(-opened.height // down)
+    return len(RESTART.findall(data, scan_at)) == -(-blocks // interval) - 1
+
+
+def _before_scan(data: bytes) -> tuple[int, int]:
+    """Return where the first scan begins, and how many blocks lie between two restart markers; 0 = there are none."""
+    at, interval = 2, 0
+    for _ in range(MAX_SEGMENTS):
+        if (segment := segment_at(data, at)) is None or segment[0] == START_OF_SCAN:
+            break
+        if segment[0] == RESTART_INTERVAL:
+            interval = int.from_bytes(data[segment[1] - 2 : segment[1]], "big")
+        at = segment[1]
+    return at, interval
