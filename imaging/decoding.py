@@ -412,12 +412,12 @@ def _read_avif(data: bytes, admit: Admission) -> Photo:
     return assemble("AVIF", pixels, source, notes, orientation=metadata.orientation_of(exif))
 
 
-def _colour_code(avif: bytes) -> tuple[int, int] | None:
-    """Return the numbers of the colours and of the curve that an AVIF's values stand for; None for the usual ones."""
-    at = avif.find(COLOUR_BOX) + len(COLOUR_BOX)
-    if at < len(COLOUR_BOX) or at + 4 > len(avif):
+def _colour_code(data: bytes) -> tuple[int, int] | None:
+    """Return which colours and curve the values of an AVIF or HEIC stand for, as numbers; None for the usual ones."""
+    at = data.find(COLOUR_BOX) + len(COLOUR_BOX)
+    if at < len(COLOUR_BOX) or at + 4 > len(data):
         return None
-    colours, curve = struct.unpack_from(">HH", avif, at)
+    colours, curve = struct.unpack_from(">HH", data, at)
     return (colours, curve) if (colours, curve) not in USUAL_COLOURS and max(colours, curve) < 256 else None
 
 
@@ -433,6 +433,7 @@ def _read_heic(data: bytes, admit: Admission) -> Photo:
         exif=metadata.bare_exif(parts.metadata.get("exif")),
         icc=parts.metadata.get("icc_profile"),
         xmp=parts.metadata.get("xmp"),
+        colour_code=_colour_code(data),
         size_bytes=len(data),
     )
     notes = (_first_page_note(parts.images, "pictures"),) if parts.images > 1 else ()

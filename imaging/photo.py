@@ -44,8 +44,8 @@ class Source:
     `exif` is a bare TIFF block, orientation 1, without thumbnails. `stored` is "grey", "rgb" or "cmyk"; `cmyk` keeps
     the inks (H, W, 4) uint8, upright, 255 = full ink; `premultiplied` keeps colours that are stored multiplied by their
     alpha (H, W, 1 or 3), upright. `png_chunks` are (type, payload) to be repeated as they are.
-    `colour_code` is what an AVIF says of its colours where they are not those of sRGB: the numbers of the primaries and
-    of the transfer curve (ITU-T H.273).
+    `colour_code` is what an AVIF or HEIC says of its colours where they are not those of sRGB: the numbers of the
+    primaries and of the transfer curve (ITU-T H.273).
     `left_out` says that some metadata was too much.
     """
 

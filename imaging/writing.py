@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from imaging import jpeg, metadata, png, tiff, tiff_tags
+from imaging.colour_profile import photo_code, profile_of_code, profile_of_png
 from imaging.decoding import COLOUR_BOX
 from imaging.errors import ImagingError, too_large_for_format
 from imaging.formats import FORMATS, PREVIEW_FORMATS, format_named
@@ -148,6 +149,19 @@ def _colour_profile(photo: Photo) -> bytes | None:
     return metadata.profile_for(photo.source.icc, "grey" if photo.source.stored == "grey" else "rgb")
 
 
+def _told_profile(photo: Photo) -> bytes | None:
+    """Return a profile for colours that a file tells by numbers, of RGB, for formats that have no such numbers."""
+    source = photo.source
+    if source.colour_code:
+        return None if source.icc else profile_of_code(photo_code(source.colour_code))
+    return profile_of_png(source.png_chunks)
+
+
+def _profile_elsewhere(photo: Photo) -> bytes | None:
+    """Return the ICC profile for a file of another format, or of one that has no other way to tell its colours."""
+    return (_told_profile(photo) if photo.source.stored == "rgb" else None) or _colour_profile(photo)
+
+
 def shown_profile(photo: Photo) -> bytes | None:
     """Return the ICC profile that a photo's RGB pixels need to look in a browser as its own file does there.
 
@@ -158,6 +172,8 @@ def shown_profile(photo: Photo) -> bytes | None:
         The profile; None where there is none, where it is of greys or inks, or where it is so large that every part of
         the photo that is sent would be mostly profile.
     """
+    if photo.source.stored != "cmyk" and (told := _told_profile(photo)):
+        return told
     icc = metadata.profile_for(photo.source.icc, "rgb") if photo.source.stored == "rgb" else None
     return icc if icc and len(icc) <= LARGEST_SHOWN_PROFILE else None
 
@@ -174,7 +190,7 @@ def _write_png(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
         if icc:
             chunks.append(png.icc_chunk(icc))
         elif source.colour_code:
-            chunks.append((b"cICP", bytes([*source.colour_code, 0, 1])))  # RGB, of full range
+            chunks.append((b"cICP", bytes([*photo_code(source.colour_code), 0, 1])))  # RGB, of full range
         if source.dpi:
             chunks.append((b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in source.dpi), 1)))
     elif source.icc and icc is None:
@@ -199,7 +215,7 @@ def _write_jpeg(photo: Photo, image: np.ndarray, quality: int | None = None) -> 
     if own and source.stored == "cmyk":
         picture, icc = Image.frombytes("CMYK", image.shape[1::-1], _inks(photo, image).tobytes()), source.icc
     else:
-        pixels, icc = _on_white(_eight_bit(photo, _as_stored(photo, image))), _colour_profile(photo)
+        pixels, icc = _on_white(_eight_bit(photo, _as_stored(photo, image))), _profile_elsewhere(photo)
         picture = _picture(pixels)
     data = jpeg.encode(picture, source.jpeg if own and quality is None else None, source.dpi, quality=quality)
     comments = source.jpeg.comments if source.jpeg else ()
@@ -221,7 +237,7 @@ def _write_webp(photo: Photo, image: np.ndarray, quality: int | None = None) -> 
     pixels = np.dstack([image, photo.alpha]) if photo.alpha is not None else image
     picture = _picture(_eight_bit(photo, pixels))
     metadata_options = {
-        "icc_profile": metadata.profile_for(source.icc, "rgb") or b"",
+        "icc_profile": _told_profile(photo) or metadata.profile_for(source.icc, "rgb") or b"",
         "exif": b"Exif\0\0" + source.exif if source.exif else b"",
         "xmp": source.xmp or b"",
     }
@@ -275,7 +291,7 @@ def _write_tiff(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
         data,
         exif=source.exif,
         xmp=source.xmp,
-        icc=source.icc if inks else _colour_profile(photo),
+        icc=source.icc if inks else _profile_elsewhere(photo),
         iptc=source.iptc,
         dpi=source.dpi,
         alpha_kind=None if photo.alpha is None else source.tiff.alpha_kind if source.tiff else 2,
@@ -307,7 +323,7 @@ def _write_avif(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
     options = {
         "subsampling": source.avif_subsampling if photo.format == "AVIF" else "4:2:0",
         "speed": AVIF_SPEED,
-        "icc_profile": _colour_profile(photo) or b"",
+        "icc_profile": (_colour_profile if photo.format == "AVIF" else _profile_elsewhere)(photo) or b"",
         "exif": source.exif or b"",
         "xmp": source.xmp or b"",
     }

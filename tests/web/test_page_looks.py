@@ -1,14 +1,17 @@
 """How the page looks and speaks: languages, names for everything, a phone's screen, and the mask that is drawn."""
 
+import base64
 import re
+import struct
 from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
+from imaging import open_photo, png, shown_profile
 from imaging.strokes import parse_strokes, rasterize
 from tests.support.page_driver import Person, photo_file
 from tests.support.serving import RunningServer
@@ -17,6 +20,7 @@ from web.samples import SAMPLES
 from web.words import LANGUAGES, load_strings
 
 Visit = Callable[..., Person]
+ADOBE_RGB = (31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)  # white, red, green, blue, as cHRM has them
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
 
 
@@ -271,3 +275,37 @@ def test_a_tick_and_the_focus_on_its_box_can_be_seen(visit: Visit, server: Runni
             break
         person.key("Shift+Tab")
     expect(box).to_have_css("outline-style", "solid")  # Gradio's style has none
+
+
+READ_PIXELS = """async (address) => {
+  const picture = new Image();
+  picture.src = address;
+  await picture.decode();
+  const canvas = Object.assign(document.createElement("canvas"), { width: picture.width, height: picture.height });
+  const context = canvas.getContext("2d");
+  context.drawImage(picture, 0, 0);
+  return Array.from(context.getImageData(0, 0, picture.width, picture.height).data);
+}"""
+
+
+@pytest.mark.parametrize(
+    ("chunks", "channels"),
+    [
+        ([(b"gAMA", b"\0\0\xb1\x8f"), (b"cHRM", struct.pack(">8I", *ADOBE_RGB))], 3), ([(b"gAMA", b"\0\0\xd9\x03")], 3),
+        ([(b"gAMA", b"\0\0\xd9\x03")], 1), ([(b"cICP", b"\x0c\x0d\0\1")], 3), ([(b"cICP", b"\1\1\0\1")], 3),
+        ([(b"sRGB", b"\0"), (b"gAMA", b"\0\0\xd9\x03")], 3), ([(b"cHRM", struct.pack(">8I", *ADOBE_RGB))], 3),
+    ],
+)  # fmt: skip
+def test_a_patch_looks_as_the_browser_shows_the_photo(
+    browser: Browser, chunks: list[tuple[bytes, bytes]], channels: int
+) -> None:  # fmt: skip
+    """Of a PNG whose colours are told by numbers alone a repaired place stood out."""
+    pixels = np.random.default_rng(2).integers(0, 256, (16, 16, channels), np.uint8)
+    data = png.with_chunks(png.encode(pixels), chunks)
+    photo = open_photo(data)
+    shown = []
+    with browser.new_page() as page:
+        for file in (data, png.encode_png(photo.image, fast=True, icc=shown_profile(photo))):
+            address = f"data:image/png;base64,{base64.b64encode(file).decode()}"
+            shown.append(np.array(page.evaluate(READ_PIXELS, address), int))
+    assert np.abs(shown[0] - shown[1]).max() <= 1
