@@ -22,7 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from imaging import gif, heic, jpeg, jpeg_end, metadata, png, tiff, tiff_pages, tiff_tags, webp
+from imaging import bmp, gif, heic, jpeg, jpeg_end, metadata, png, tiff, tiff_pages, tiff_tags, webp
 from imaging.errors import ImagingError, image_too_large, not_an_image, raw_file, truncated_image
 from imaging.photo import Photo, Source, TiffSettings, assemble, turn_upright
 from notices import Note
@@ -357,8 +357,9 @@ def _read_bmp(data: bytes, admit: Admission) -> Photo:
         notes: tuple[Note, ...] = (_palette_note("a palette"),) if picture.mode == "P" else ()
         notes += (_palette_note("one bit per pixel"),) if picture.mode == "1" else ()
         picture.load()
+        pixels, alpha = _pixels_of(picture), bmp.one_bit_alpha(data, *picture.size)
         source = Source(dpi=metadata.plausible_dpi(picture.info.get("dpi")), size_bytes=len(data))
-        return assemble("BMP", _pixels_of(picture), source, notes)
+        return assemble("BMP", pixels if alpha is None else np.dstack([pixels, alpha]), source, notes)
 
 
 def _opened_bmp(data: bytes) -> BmpImagePlugin.BmpImageFile:

@@ -278,6 +278,24 @@ def test_bmp_is_exact(channels: int) -> None:
     assert (np.array(Image.open(io.BytesIO(encoded.data))).reshape(pixels.shape) == pixels).all()
 
 
+@pytest.mark.parametrize("top_down", [False, True])
+def test_bmp_of_16_bits_keeps_the_alpha_of_one(top_down: bool) -> None:
+    """What was transparent came back black."""
+    values = noise(30, 45, depth=16)
+    masks = struct.pack("<4I", 0x7C00, 0x3E0, 0x1F, 0x8000)
+    header = struct.pack("<IiiHHIIiiII", 56, 45, -30 if top_down else 30, 1, 16, 3, 30 * 92, 0, 0, 0, 0) + masks
+    rows = np.pad(values, ((0, 0), (0, 1)))[:: 1 if top_down else -1].astype("<u2").tobytes()
+    photo = open_photo(b"BM" + struct.pack("<IHHI", 70 + len(rows), 0, 0, 70) + header + rows)
+    assert photo.alpha is not None and np.array_equal(photo.alpha, np.where(values >> 15, 255, 0))
+    five_bits = np.dstack([values >> 10 & 31, values >> 5 & 31, values & 31])
+    assert np.abs(photo.image - five_bits * (255 / 31)).max() <= 1
+    image = repaired(photo)
+    written = decoded_by_opencv(encode_photo(photo, image).data)
+    assert np.array_equal(written, np.dstack([image, photo.alpha]))
+    unset = np.pad(values & 0x7FFF, ((0, 0), (0, 1))).astype("<u2").tobytes()
+    assert open_photo(b"BM" + struct.pack("<IHHI", 70 + len(rows), 0, 0, 70) + header + unset).alpha is None
+
+
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
 def test_avif_comes_back_as_avif(subsampling: str) -> None:
     pixels = np.dstack([smooth(64, 96), noise(64, 96)])
