@@ -17,6 +17,7 @@ from jobs.errors import JobError
 from jobs.queue import JobQueue
 from jobs.store import ImageRecord
 from web.image_files import attachment, check_format, check_sizes, download_name, encode_whole
+from web.large_answers import pieces_of, put_aside
 
 MOST_IMAGES = 500
 NAME = "fftlama.zip"
@@ -77,13 +78,16 @@ def add_archive_route(router: APIRouter, queue: JobQueue, *, pictures: anyio.Cap
         return StreamingResponse(_made(parts, pictures), media_type="application/zip", headers=attachment(NAME))
 
 
-async def _made(parts: Iterator[bytes], pictures: anyio.CapacityLimiter) -> AsyncIterator[bytes]:
+async def _made(parts: Iterator[IO[bytes]], pictures: anyio.CapacityLimiter) -> AsyncIterator[bytes]:
     """Give the parts of a body, each made by one of the threads that encode."""
     while (part := await anyio.to_thread.run_sync(next, parts, None, limiter=pictures)) is not None:
-        yield part
+        async for piece in pieces_of(part):
+            yield piece
 
 
-def _zip(queue: JobQueue, images: Sequence[ImageRecord], *, format: str | None, quality: int | None) -> Iterator[bytes]:
+def _zip(
+    queue: JobQueue, images: Sequence[ImageRecord], *, format: str | None, quality: int | None
+) -> Iterator[IO[bytes]]:
     sink = _Sink()
     taken: set[str] = set()
     # Stored: photos are compressed already. The stubs ask more of a file than writing takes.
@@ -92,8 +96,9 @@ def _zip(queue: JobQueue, images: Sequence[ImageRecord], *, format: str | None, 
             encoded = encode_whole(queue, image, format=format, quality=quality)
             name = _free_name(download_name(image, encoded), taken)
             archive.writestr(zipfile.ZipInfo(name, time.localtime(image.created_s)[:6]), encoded.data)
-            yield sink.take()
-    yield sink.take()
+            del encoded  # while its file goes out
+            yield put_aside(sink.take())
+    yield put_aside(sink.take())
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -49,7 +49,7 @@ from web.iopaint_schema import (
     server_config,
 )
 from web.json_bodies import kept_aside, read_json_then
-from web.one_shot import notes_header, repair_for_client
+from web.one_shot import file_answer, repair_for_client
 from web.other_methods import allow_header, refuse_other_methods
 from web.routes import EXTRA_HEADERS, STATUSES, UPLOADS_AT_ONCE, WAITERS, AsciiJson
 from web.uploads import MIB, file_part, is_form, read_form, unread_part
@@ -157,8 +157,7 @@ def create_iopaint_routes(queue: JobQueue, settings: Settings, models: "NamedMod
 
                 seed, photo, mask = await read_json_then(request, max_file_mib=2 * json_mib, then=take)
                 encoded = await inpainter.inpaint(request, photo, mask)
-        headers = {"X-Seed": str(seed_of(seed)), **notes_header(encoded)}
-        return Response(encoded.data, media_type=encoded.media_type, headers=headers)
+        return await file_answer(encoded, {"X-Seed": str(seed_of(seed))})
 
     @router.get("/api/v1/server-config")
     def get_server_config() -> dict[str, Any]:

@@ -31,7 +31,7 @@ from web.iopaint import (
 from web.iopaint_files import Gallery
 from web.iopaint_plugins import PLUGINS, Plugins
 from web.json_bodies import parse_json
-from web.one_shot import notes_header
+from web.one_shot import file_answer
 from web.other_methods import refuse_other_methods
 from web.routes import UPLOADS_AT_ONCE, WAITERS
 from web.uploads import file_part, read_fields, read_form, unread_part
@@ -90,9 +90,7 @@ def create_lama_cleaner_routes(queue: JobQueue, settings: Settings, models: Name
         async with read_form(request, max_file_mib=max_mib, files=2, fields=FORM_FIELDS) as form:
             seed = parse_seed(form.get("sdSeed"))
             encoded = await inpainter.inpaint_form(request, form)
-        return Response(
-            encoded.data, media_type=encoded.media_type, headers={"X-Seed": str(seed), **notes_header(encoded)}
-        )
+        return await file_answer(encoded, {"X-Seed": str(seed)})
 
     @router.get("/model")
     def get_model() -> Response:

@@ -10,16 +10,19 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 import anyio
-from fastapi import Request
+import anyio.to_thread
+from fastapi import Request, Response
 
 from imaging import Encoded
 from jobs.errors import JobError
 from jobs.one_shots import FileOf, MaskOf
 from jobs.queue import JobQueue
 from jobs.store import note_as_dict
+from web.large_answers import answer_with
 from web.while_there import work_while_there
 
 NOTES_HEADER = "X-Fftlama-Notes"
@@ -65,6 +68,12 @@ def notes_header(encoded: Encoded) -> dict[str, str]:
     """Return the header that carries the notes of a file that is sent without a job: a JSON array in ASCII."""
     notes = json.dumps([note_as_dict(note) for note in encoded.notes])
     return {NOTES_HEADER: notes} if encoded.notes and len(notes) <= LONGEST_HEADER else {}
+
+
+async def file_answer(encoded: Encoded, headers: dict[str, str]) -> Response:
+    """Return the answer that sends a file which was repaired, with its notes in a header."""
+    send = partial(answer_with, media_type=encoded.media_type, headers={**headers, **notes_header(encoded)})
+    return await anyio.to_thread.run_sync(send, encoded.data)
 
 
 class JobCanceller(Protocol):

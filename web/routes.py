@@ -32,7 +32,8 @@ from web.archive import add_archive_route
 from web.detect import add_detect_route
 from web.image_files import attachment, check_format, check_quality, download_name, encode_whole
 from web.json_bodies import parse_json, read_json, read_json_then
-from web.one_shot import notes_header, repair_for_client
+from web.large_answers import answer_with
+from web.one_shot import file_answer, repair_for_client
 from web.other_methods import EVERY_METHOD, allow_header, refuse_other_methods
 from web.uploads import decode_mask, file_part, read_form, repair_json_mib, unread_part
 from web.weights import add_weights_routes
@@ -151,10 +152,10 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
                 kind = "jpeg" if format in (None, "original") else format
                 check_quality(kind, quality)
                 data = queue.encodings.preview(image, max_px=max_px, format=kind, quality=quality)
-                return Response(data, media_type=FORMATS[kind.upper()].media_type, headers=NEVER_CHANGES)
+                return answer_with(data, media_type=FORMATS[kind.upper()].media_type, headers=NEVER_CHANGES)
             encoded = encode_whole(queue, image, format=format, quality=quality)
             headers = NEVER_CHANGES | attachment(download_name(image, encoded))
-            return Response(encoded.data, media_type=encoded.media_type, headers=headers)
+            return answer_with(encoded.data, media_type=encoded.media_type, headers=headers)
 
         return await anyio.to_thread.run_sync(answer, limiter=pictures)
 
@@ -169,7 +170,8 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
 
     @router.get("/api/v1/images/{image_id}/patch")
     def get_patch(image_id: str) -> Response:
-        return Response(queue.images.patch(queue.image(image_id)), media_type="image/png", headers=NEVER_CHANGES)
+        patch = queue.images.patch(queue.image(image_id))
+        return answer_with(patch, media_type="image/png", headers=NEVER_CHANGES)
 
     @router.post("/api/v1/repairs", status_code=202)
     async def add_repair(request: Request) -> JSONResponse:
@@ -219,7 +221,7 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
                 waiters=waiters,
             )  # fmt: skip
         name = f"{PurePath(filename).stem or 'photo'}_repaired{encoded.extension}"
-        return Response(encoded.data, media_type=encoded.media_type, headers=attachment(name) | notes_header(encoded))
+        return await file_answer(encoded, attachment(name))
 
     add_detect_route(router, queue, max_file_mib=json_mib)
     add_archive_route(router, queue, pictures=pictures)
