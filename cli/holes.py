@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cli.plan import BatchError
 from imaging import Photo
-from imaging.masks import hole_of_picture
+from imaging.masks import check_enough_is_left, hole_of_picture
 from imaging.reading import open_to_look_at
 from imaging.selection import BRIGHT
 
@@ -62,7 +62,13 @@ def hole_of_mask(data: bytes, photo: Photo, rules: HoleRules) -> NDArray[np.bool
         _check_proportions((mask.image.shape[0], mask.image.shape[1]), size)
         alpha = None if mask.alpha is None else _resized(mask.alpha, size)
         mask = replace(mask, image=_resized(mask.image, size), alpha=alpha)
-    if not rules.invert:
+    hole = _marked(mask, photo, size, invert=rules.invert)
+    check_enough_is_left(hole, hole.size)
+    return hole
+
+
+def _marked(mask: Photo, photo: Photo, size: tuple[int, int], *, invert: bool) -> NDArray[np.bool_]:
+    if not invert:
         return hole_of_picture(mask, size, photo=photo.image)
     if mask.alpha is not None and bool((_eight_bits(mask.alpha) < 255).any()):
         return ~hole_of_picture(mask, size, photo=photo.image)

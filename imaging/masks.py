@@ -82,14 +82,26 @@ def hole_of_picture(mask: Photo, size: tuple[int, int], *, photo: np.ndarray | N
     visible = None if mask.alpha is None else mask.alpha >> 8 * (mask.alpha.itemsize - 1) > 127
     is_opaque = visible is None or visible.all()
     hole = _hole_of_opaque(mask, photo) if is_opaque else _hole_of_layer(mask, visible, photo)
-    share = np.count_nonzero(hole) / hole.size
-    if photo is not None and share > MOST_MARKED_SHARE:
+    return hole
+
+
+def check_enough_is_left(hole: np.ndarray, photo_px: int) -> None:
+    """Refuse what marks nearly everything, once all that makes the hole is known: files, strokes, what they erase.
+
+    Args:
+        hole: (H, W) bool, True = hole, all of it or the part that holds it; not modified.
+        photo_px: the pixels of the whole photo.
+
+    Raises:
+        ImagingError: `bad_mask`, with `why` "everything".
+    """
+    share = np.count_nonzero(hole) / photo_px
+    if share > MOST_MARKED_SHARE:
         raise _bad(
-            f"it marks {100 * share:.0f} % of the photo, which leaves nothing to fill it from. White is what goes: if"
-            " black was meant, invert the mask",
+            f"it marks {100 * share:.0f} % of the photo, which leaves nothing to fill it from. Of a mask file white"
+            " is what goes: if black was meant, invert it",
             why="everything",
         )
-    return hole
 
 
 def _bad(what: str, **params: str) -> ImagingError:

@@ -208,9 +208,9 @@ class JobQueue:
             The job's id.
 
         Raises:
-            JobError: unknown_image, empty_mask, bad_strokes, mask_size, bad_options, queue_full, busy, disk_full,
-                storage_unavailable, nothing_to_restore, and request_conflict when `request_id` came before with another
-                content.
+            JobError: unknown_image, empty_mask, bad_strokes, mask_size, bad_mask, bad_options, queue_full, busy,
+                disk_full, storage_unavailable, nothing_to_restore, and request_conflict when `request_id` came before
+                with another content.
         """
         request_id = _own_request_id(check_request_id(request_id))
         checked = parse_options(options)
@@ -255,7 +255,7 @@ class JobQueue:
         need_bytes = mask_bytes(image, drawn, has_file=has_file) + (step_bytes(image) if has_file else 0)
         with self.images.memory.reserve(need_bytes):
             pixels = self.images.pixels(image) if has_file else None
-            packed = pack_hole(drawn, mask_png, image=image, pixels=pixels)
+            packed = pack_hole(drawn, mask_png, image=image, pixels=pixels, is_filled=not options.restore)
             del pixels
         job_id = new_id()
         request = {"options": asdict(options), "save": save, "client": current_client.get().key}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from engine.requests import MAX_ASKED_PX, QUALITIES
 from imaging import read_mask
+from imaging.masks import check_enough_is_left
 from imaging.strokes import SPANS_AT_ONCE, Polygon, Stroke, bounds_of, count_spans, parse_strokes, rasterize
 from jobs.errors import JobError
 from jobs.images import Pixels, imaging_as_job_error
@@ -140,8 +141,9 @@ def mask_bytes(image: ImageRecord, strokes: Sequence[Stroke | Polygon], *, has_f
 
 
 def pack_hole(
-    strokes: Sequence[Stroke | Polygon], mask_png: bytes | None, *, image: ImageRecord, pixels: Pixels | None = None
-) -> bytes:
+    strokes: Sequence[Stroke | Polygon], mask_png: bytes | None, *, image: ImageRecord, pixels: Pixels | None = None,
+    is_filled: bool = True,
+) -> bytes:  # fmt: skip
     """Return `pack_mask` of what `build_mask` returns for the same; of strokes alone only their part is painted.
 
     Args:
@@ -149,16 +151,21 @@ def pack_hole(
         mask_png: a mask file of the image's size, or None.
         image: what is to be repaired.
         pixels: see `build_mask`.
+        is_filled: whether the hole is filled from what is around it; else all of the photo may be marked.
 
     Returns:
         The packed mask.
 
     Raises:
-        JobError: `empty_mask`, and those of `build_mask`.
+        JobError: `empty_mask`, `bad_mask` where nearly everything is marked, and those of `build_mask`.
     """
-    if mask_png is not None:
-        return pack_mask(build_mask(strokes, mask_png, image=image, pixels=pixels))
     size = (image.height, image.width)
-    box = bounds_of(strokes, size)
+    box = (0, 0, image.width, image.height) if mask_png is not None else bounds_of(strokes, size)
     with imaging_as_job_error():
-        return pack_mask(rasterize(strokes, size, box=box), at=box[:2], size=size)
+        if mask_png is not None:
+            part = build_mask(strokes, mask_png, image=image, pixels=pixels)
+        else:
+            part = rasterize(strokes, size, box=box)
+        if is_filled:
+            check_enough_is_left(part, image.width * image.height)
+    return pack_mask(part, at=box[:2], size=size)

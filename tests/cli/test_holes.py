@@ -46,6 +46,10 @@ def test_black_is_the_hole_where_asked(engine: Engine, photo: Path, tmp_path: Pa
     assert repair(photo, layer(tmp_path / "layer.png"), tmp_path / "around.png", "--invert") == 0
     around = np.asarray(Image.open(tmp_path / "around.png"))
     assert (around[:3] == (0, 255, 0)).all() and not green(tmp_path / "around.png")
+    speck = np.zeros((24, 32, 4), np.uint8)
+    speck[5, 5] = 255
+    Image.fromarray(speck).save(tmp_path / "speck.png")
+    assert repair(photo, tmp_path / "speck.png", tmp_path / "no.png", "--invert") == 1  # all but the speck
 
 
 @pytest.mark.parametrize("make", [write_mask, layer], ids=["opaque", "layer"])

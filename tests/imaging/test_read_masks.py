@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from imaging import ImagingError, open_photo, read_mask
+from imaging.masks import check_enough_is_left
 from imaging.selection import read_brightness
 
 LEVELS = np.tile(np.arange(256, dtype=np.uint8), (3, 1))
@@ -218,4 +219,6 @@ def test_another_picture_is_no_mask() -> None:
 def test_a_mask_of_nearly_everything_is_refused(share: float) -> None:
     pixels = np.zeros(MARKED.shape, np.uint8)
     pixels[: round(share * len(pixels))] = 255
-    assert "invert" in why_refused(saved(pixels))
+    with pytest.raises(ImagingError, match="invert") as refused:
+        check_enough_is_left(read_mask(saved(pixels), SCENE.shape[:2]), pixels.size)
+    assert refused.value.code == "bad_mask"

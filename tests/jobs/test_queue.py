@@ -354,6 +354,8 @@ def test_a_mask_file_and_strokes_work_together(make_queue: Callable[..., JobQueu
     assert view["patch"]["box"] == [14, 10, 54, 34]
     pixels = queue.images.pixels(queue.image(view["image_id"]))
     assert np.array_equal(pixels[15, 32:38], GRADIENT[15, 32:38]), "the eraser takes from the mask file too"
+    # A file that marks everything, as an inverted empty mask does, was refused before anything was erased from it.
+    queue.submit(photo.image_id, "erased", strokes, encode_png(np.full_like(mask, 255), fast=True))
 
 
 def test_one_shot_repairs_leave_nothing_behind(make_queue: Callable[..., JobQueue], tmp_path: Path) -> None:

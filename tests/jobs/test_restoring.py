@@ -72,6 +72,8 @@ def test_what_cannot_be_brought_back_is_a_sentence(queue: JobQueue) -> None:
     with pytest.raises(JobError) as empty:
         queue.submit(done["image_id"], "four", [], None, {"restore": True})
     assert empty.value.code == "empty_mask"
+    everything = encode_png(np.full((HEIGHT, WIDTH, 3), 255, np.uint8), fast=True)
+    ended(queue, queue.submit(done["image_id"], "five", None, everything, {"restore": True}))  # nothing is filled
 
 
 def test_a_restore_that_a_stop_interrupted_is_done_at_the_next_start_without_the_model(queue: JobQueue) -> None:

@@ -132,6 +132,7 @@ def text_of(mask: bytes) -> str:
         ({"strokes": [DOT | {"erase": True}]}, 422, "empty_mask"),
         ({"strokes": [DOT | {"points": [[5000, 5000], [-900, 4000]]}]}, 422, "empty_mask"),
         ({"strokes": [], "mask_png": text_of(EMPTY_MASK)}, 422, "empty_mask"),
+        ({"strokes": [DOT | {"radius": 4000}]}, 422, "bad_mask"),  # as a mask file of everything is
         ({"mask_png": text_of(SMALL_MASK)}, 422, "mask_size"),
         ({"mask_png": "%%%"}, 400, "bad_request"),
         ({"mask_png": 7}, 400, "bad_request"),
