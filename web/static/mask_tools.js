@@ -25,12 +25,17 @@ export function createMaskTools({ store, api, replaceStrokes }) {
   /** @param {string} code @param {Record<string, any>} [params] */
   const refuse = (code, params = {}) => store.update({ status: { error: { code, message: "", params } } });
 
+  // Unpainted photos have the same empty list.
+  /** @param {import("./store.js").State} before */
+  const isAsBefore = ({ strokes, photo_number }) => store.get().strokes === strokes && store.get().photo_number === photo_number;
+
   async function invert() {
-    const { strokes, photo } = store.get();
+    const before = store.get();
+    const { strokes, photo } = before;
     if (!photo) return;
     const region = trimmed(inverted(await rasterize(strokes, photo.width, photo.height), photo.width, photo.height));
     const stroke = region && (await toStroke(region));
-    if (store.get().strokes === strokes) replaceStrokes(stroke ? [stroke] : []);
+    if (isAsBefore(before)) replaceStrokes(stroke ? [stroke] : []);
   }
 
   /** Distances around what is painted now, computed beside the page. */
@@ -107,7 +112,8 @@ export function createMaskTools({ store, api, replaceStrokes }) {
       if (Math.abs((picture.width * photo.height) / (picture.height * photo.width) - 1) > SAME_SHAPE) return refuse("mask_shape", { name: file.name, ...sizes });
       const region = readMask(picture, photo.width, photo.height);
       if (!region) return refuse("mask_without_white", { name: file.name });
-      replaceStrokes([...store.get().strokes, await toStroke(region)]);
+      const stroke = await toStroke(region);
+      if (store.get().photo_number === photo_number) replaceStrokes([...store.get().strokes, stroke]);
     } catch (error) {
       const told = error instanceof ApiError ? error : new ApiError(0, { error: "not_an_image" });
       if (store.get().photo_number === photo_number) store.update({ status: { error: refusalOf(told, file.name) } });
@@ -135,10 +141,11 @@ export function createMaskTools({ store, api, replaceStrokes }) {
 
   /** What was repaired last, once more: on this photo or, stretched to its size, on another. */
   async function useAgain() {
-    const { used, strokes, photo } = store.get();
+    const before = store.get();
+    const { used, strokes, photo } = before;
     if (!used || !photo) return;
     const again = used.width === photo.width && used.height === photo.height ? used.strokes : await stretched(used, photo);
-    if (store.get().strokes === strokes) replaceStrokes([...strokes, ...again]);
+    if (isAsBefore(before)) replaceStrokes([...strokes, ...again]);
   }
 
   return { invert, previewGrowth, grow, upload, download, useAgain };

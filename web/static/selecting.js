@@ -39,15 +39,16 @@ export function createSelecting({ store, api, whenUploaded, replaceStrokes }) {
       await whenUploaded(photo_number);
       const answer = await api.detect({ image_id: currentId(), kind: finding.kind, ...body }, signal);
       const region = await readAnswer(answer.mask_png);
-      const now = store.get();
+      const stroke = region && (await toStroke(region, finding.erase));
+      const now = store.get(); // after the last wait: meanwhile something may have been painted
       if (signal.aborted) return;
       pending = null;
       store.update({ looking: null });
       if (now.round !== round) return;
-      if (!region) return store.update({ status: { key: "nothing_found", tone: "warn" } });
+      if (!stroke) return store.update({ status: { key: "nothing_found", tone: "warn" } });
       // What was painted meanwhile stays, under what was found.
       const base = now.strokes === before ? finding.base : now.strokes;
-      const strokes = [...base, await toStroke(region, finding.erase)];
+      const strokes = [...base, stroke];
       last = { ...placed, base, strokes };
       replaceStrokes(strokes);
     } catch (error) {
