@@ -205,7 +205,7 @@ def do_dust(hands: Hands) -> None:
 
 def do_second(hands: Hands) -> None:
     hands.stroke(STAMP)
-    hands.press("batch-mask", "Same mask on all")
+    hands.press("batch-mask", "Repair the same place")
     done = "document.querySelectorAll('[data-part=strip-list] [data-stage=done]').length === 1"
     hands.person.page.wait_for_function(done, timeout=PATIENCE_MS)
 

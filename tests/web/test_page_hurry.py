@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from playwright.sync_api import expect
+from playwright.sync_api import Dialog, expect
 
-from tests.support.page_driver import Person, photo_file
+from tests.support.page_driver import STATUS, Held, Person, choose, photo_file
 
 # The mask that was found, read or inverted waits here on its way to the strokes, as a large one on a slow machine does.
 HOLD_MASKS = """() => {
@@ -57,3 +57,32 @@ def test_what_is_painted_while_a_mask_comes_stays_and_the_mask_does_not_go_to_an
         person.page.evaluate("letMasksGo()")
         person.page.wait_for_timeout(100)
         assert person.strokes == [], begin.__name__
+
+
+def test_a_folder_opened_by_mistake_is_cancelled_at_once_and_the_list_emptied(person: Person) -> None:
+    """Cancel was there for the photo that is shown alone, and went when that was up; each of the others stayed."""
+    person.open(photo_file(320, 240, name="first.png"))
+    strip = person.page.locator('[data-part="strip-list"] button')
+    status = person.page.locator(STATUS)
+    gate = Held(person, "**/api/v1/images")
+    choose(person, [photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(4)])
+    expect(strip).to_have_count(5)
+    gate.wait()
+    gate.routes[0].continue_()
+    expect(person.page.locator('[data-part="strip-list"] img[src]')).to_have_count(2)
+    sent = len(person.posts("/api/v1/images"))
+    person.press("cancel")
+    expect(strip).to_have_count(2)
+    expect(status).to_have_text("Cancelled, 3 photos were not uploaded")
+    expect(person.page.locator('[data-part="progress-row"]')).to_be_hidden()
+    assert len(person.posts("/api/v1/images")) == sent
+    hint = "What is painted here, wherever it lies"
+    expect(person.page.locator('[data-act="batch-mark"]')).to_have_accessible_description(hint)
+    expect(person.page.get_by_text(hint)).to_be_visible()
+    answers = [Dialog.dismiss, Dialog.accept]
+    person.answer_dialogs(lambda dialog: answers.pop(0)(dialog))
+    for count in (2, 0):
+        person.press("all-remove")
+        expect(strip).to_have_count(count)
+    expect(person.page.locator('.fft[data-phase="empty"]')).to_be_visible()
+    assert answers == []

@@ -24,6 +24,7 @@ import { createPanel } from "./panel.js";
 import { createPen } from "./pen.js";
 import { createPhoto } from "./photo.js";
 import { createProgress } from "./progress.js";
+import { createRemoving } from "./removing.js";
 import { createRepair } from "./repair.js";
 import { createRestoring } from "./restoring.js";
 import { createSelecting } from "./selecting.js";
@@ -32,7 +33,7 @@ import { createSaving } from "./saving.js";
 import { createServerStatus } from "./server_status.js";
 import { createSessionStorage } from "./session_storage.js";
 import { setup } from "./setup.js";
-import { createShelf, workOf } from "./shelf.js";
+import { createShelf } from "./shelf.js";
 import { createSplit } from "./split.js";
 import { createStore, FIRST_STATE } from "./store.js";
 import { createStrip } from "./strip.js";
@@ -92,7 +93,8 @@ export function startCanvas(root) {
   const loading = createLoading({ store, api, layers, view, setup });
   const photo = createPhoto({ store, api, layers, view, shelf, loading, keeping, setup, words, cancelRepair: repair.cancel, onSize: (width, height) => brushSize.setFirst(width, height) });
   const batch = createBatch({ store, api, layers, shelf, whenUploaded, stopUploads: photo.stopUploads, sensitivity: maskMenu.sensitivity, model: models.inUse });
-  const strip = createStrip({ root, store, words, api, onPhoto: photo.goTo, onRemove: removePhoto });
+  const removing = createRemoving({ store, words, painting, photo, cancelBatch: batch.cancel });
+  const strip = createStrip({ root, store, words, api, onPhoto: photo.goTo, onRemove: removing.one });
   const many = createManyPanel({ root, words, store, downloads });
   const gestures = createGestures({
     stage: $(".fft-stage"), ring: $(".fft-ring"), view, getHand, isPainting, store, onStroke: addStroke,
@@ -111,17 +113,18 @@ export function startCanvas(root) {
     redo: painting.redo,
     clear: painting.clear,
     repair: startRepair,
-    cancel: () => cancelRunning() || photo.cancelUpload(),
+    cancel: () => cancelRunning() || photo.cancelUploads(),
     escape: () => gestures.giveUp() || pen.giveUp() || maskMenu.giveUpGrowth() || split.close() || cancelRunning() || maskMenu.escape(),
     compare,
-    "photo-remove": () => removePhoto(store.get().photo_number),
+    "photo-remove": () => removing.one(store.get().photo_number),
+    "all-remove": removing.all,
     "batch-mask": () => (pen.lift(), batch.start("mask")),
     "batch-text": () => batch.start("text"),
     "batch-mark": () => (pen.lift(), batch.start("mark")),
     "batch-cancel": batch.cancel,
     "round-undo": () => painting.goToRound(store.get().round - 1),
     "round-redo": () => painting.goToRound(store.get().round + 1),
-    "round-remove": removeRound,
+    "round-remove": removing.round,
     split: split.toggle,
     "save-menu": saving.toggle,
     copy: saving.copy,
@@ -194,20 +197,6 @@ export function startCanvas(root) {
     if (!store.get().job) return batch.cancel();
     repair.cancel();
     return true;
-  }
-
-  function removeRound() {
-    const { rounds, round } = store.get();
-    const built = rounds.length - round;
-    if (built && !confirm(words.say("rounds.remove_all", { number: round, built }))) return;
-    painting.removeRound();
-  }
-
-  function removePhoto(/** @type {number} */ number) {
-    const work = workOf(store.get(), number);
-    const name = store.get().shelf.find((one) => one.number === number)?.name || "";
-    const isTaken = !work?.round || work.rounds[work.round - 1].downloaded;
-    if (isTaken || confirm(words.say("strip.remove_unsaved", { name }))) photo.remove(number);
   }
 
   function startRepair() {

@@ -1,7 +1,7 @@
 // Leaving: the browser asks before the page is closed with work that would be lost or was not taken along. Logging out,
 // where there is a login.
 
-import { allWork } from "./shelf.js";
+import { allWork, isComing } from "./shelf.js";
 
 /** @typedef {import("./store.js").State} State */
 
@@ -9,10 +9,9 @@ const isTaken = (/** @type {Pick<State, "rounds" | "round">} */ { rounds, round 
 
 /** A result that was neither downloaded nor copied, a repair or an upload that runs. @param {State} state */
 export function hasUnsavedWork(state) {
-  const { uploaded, doing, batch } = state;
-  const isComing = Object.values(doing).some(({ stage }) => stage === "uploading" || stage === "waiting");
+  const { doing, batch } = state;
   const works = [state, ...allWork(state).map(({ work }) => work)];
-  return Boolean(batch?.running) || uploaded !== null || isComing || works.some((work) => work.job || !isTaken(work));
+  return Boolean(batch?.running) || Object.values(doing).some(isComing) || works.some((work) => work.job || !isTaken(work));
 }
 
 /** @param {{root: HTMLElement, hasLogin: boolean, store: import("./store.js").Store, session: ReturnType<typeof import("./session_storage.js").createSessionStorage>, words: import("./i18n.js").Words}} parts */

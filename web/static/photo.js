@@ -4,7 +4,7 @@
 import { ApiError, refusalOf } from "./api.js";
 import { isOfTheFile, judged } from "./file_faults.js";
 import { isShownOtherwise } from "./loading.js";
-import { allWork, isNoPhoto, NO_WORK, restoredWork, workOf } from "./shelf.js";
+import { allWork, isComing, isNoPhoto, NO_WORK, restoredWork, workOf } from "./shelf.js";
 import { doneStatus } from "./store.js";
 import { createUploads } from "./uploads.js";
 
@@ -20,7 +20,7 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
   let newest = null; // chosen last; perhaps not shown yet
   /** @type {Opened | null} */
   let shown = null;
-  const uploads = createUploads({ store, api, shelf, keeping, opened, isNewest: (one) => one === newest, onAccepted: accept, onRefused: refuseUpload });
+  const uploads = createUploads({ store, api, shelf, keeping, opened, onAccepted: accept, onRefused: refuseUpload });
 
   /** @param {string} code @param {Record<string, any>} [params] */
   function refuse(code, params = {}) {
@@ -72,12 +72,13 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
     for (const { number } of store.get().shelf) if (isNoPhoto(store.get(), number)) forget(number);
   }
 
-  /** Give up the upload of what was chosen last; false when nothing goes up. */
-  function cancelUpload() {
-    if (store.get().uploaded === null || !newest) return false;
-    const { number } = newest;
-    remove(number);
-    store.update({ uploaded: null, status: { key: "cancelled_upload" } });
+  /** Give up all uploads that wait or run; false when there are none. */
+  function cancelUploads() {
+    const coming = [...opened.values()].filter((one) => one.key && isComing(store.get().doing[one.number]));
+    if (!coming.length) return false;
+    // The shown one last, or each of the others would be shown.
+    for (const { number } of coming.sort((a, b) => Number(a === shown) - Number(b === shown))) remove(number);
+    store.update({ status: coming.length > 1 ? { key: "cancelled_uploads", params: { count: coming.length } } : { key: "cancelled_upload" } });
     return true;
   }
 
@@ -183,7 +184,7 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
     const isDone = work.round && !work.strokes.length;
     const status = work.job || work.status.error ? work.status : isDone ? doneStatus(work.rounds[work.round - 1]) : { key: "ready" };
     if (work.photo?.image_id && !store.get().batch?.running) shelf.say(number, null); // it is seen now
-    store.update({ ...work, photo, status, photo_number: number, comparing: false, split: null, preview: null, uploaded: null });
+    store.update({ ...work, photo, status, photo_number: number, comparing: false, split: null, preview: null });
     view.setSize(photo.width, photo.height);
     if (!work.photo) onSize(photo.width, photo.height);
     // What was repaired while another was shown has no picture yet.
@@ -283,5 +284,5 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
     return one;
   }
 
-  return { open, goTo, remove, removeRefused, cancelUpload, refuse, restore, openUploaded, whenUploaded: uploads.whenUploaded, stopUploads: uploads.stop };
+  return { open, goTo, remove, removeRefused, cancelUploads, refuse, restore, openUploaded, whenUploaded: uploads.whenUploaded, stopUploads: uploads.stop };
 }

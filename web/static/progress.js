@@ -1,7 +1,8 @@
-// Progress: the bar while a photo goes up, something is looked for or a repair runs, how long it will still take, and the tab's title,
+// Progress: the bar while photos go up, something is looked for or a repair runs, how long it will still take, and the tab's title,
 // a repair of all too.
 
 import { shareDone } from "./pace.js";
+import { isComing } from "./shelf.js";
 
 /** @typedef {import("./store.js").State} State */
 
@@ -13,6 +14,7 @@ const TITLE = "fftlama";
 export function createProgress({ root, words, store, pace }) {
   const part = (/** @type {string} */ name) => /** @type {HTMLElement} */ (root.querySelector(`[data-part="${name}"]`));
   let ticking = 0;
+  let most = 0; // files that were on their way at once, since none was
   let unseen = false; // a repair, of one or of all, ended while nobody looked at the tab
 
   /** The running repair's share and the time left; both null where nothing tells. */
@@ -25,6 +27,14 @@ export function createProgress({ root, words, store, pace }) {
     return { share: shareDone(passed_ms, expected_ms), left_ms: expected_ms < WORTH_SAYING_MS ? null : left_ms, passed_ms };
   }
 
+  /** How much of the files on their way has gone up; null when there are none. @param {State} state */
+  function shareSent({ doing, batch }) {
+    const coming = Object.values(doing).filter((one) => (batch?.running ? one.stage === "uploading" : isComing(one))); // others wait for the repair
+    most = coming.length && Math.max(most, coming.length);
+    const sent = coming.reduce((sum, { share = 0 }) => sum + share, most - coming.length);
+    return most ? sent / most : null;
+  }
+
   function sentence(/** @type {ReturnType<typeof estimate>} */ { left_ms, passed_ms }) {
     if (left_ms !== null) return left_ms > 1000 ? words.say("progress.left", { s: Math.ceil(left_ms / 1000) }) : words.say("progress.soon");
     return passed_ms > WORTH_SAYING_MS ? words.say("progress.passed", { s: Math.floor(passed_ms / 1000) }) : "";
@@ -32,21 +42,24 @@ export function createProgress({ root, words, store, pace }) {
 
   function show() {
     const state = store.get();
-    const { job, uploaded, looking, batch } = state;
+    const { job, looking, batch } = state;
     const bar = part("progress");
     const now = estimate(state);
-    const share = job || looking ? now.share : uploaded;
-    part("progress-row").hidden = !job && !looking && uploaded === null;
+    const isAsked = Boolean(job || looking);
+    const sent = shareSent(state);
+    const share = isAsked ? now.share : sent;
+    part("progress-row").hidden = !isAsked && sent === null;
+    part("cancel").title = isAsked ? "Esc" : ""; // the key would take along what is painted on a photo that goes up
     bar.classList.toggle("fft-unknown", share === null);
     bar.style.setProperty("--done", String(share || 0));
     if (share === null) bar.removeAttribute("aria-valuenow");
     else bar.setAttribute("aria-valuenow", String(Math.floor(share * 100)));
-    const line = job || looking ? sentence(now) : "";
+    const line = isAsked ? sentence(now) : "";
     if (part("estimate").textContent !== line) part("estimate").textContent = line;
     part("estimate").hidden = !line;
     const running = job ? share : batch?.running ? batch.ended / batch.numbers.length : undefined; // null: nobody knows how far
     showTitle(running === null ? "…" : running !== undefined ? `${Math.floor(running * 100)} %` : unseen ? "✓" : "");
-    tick(Boolean(job || looking));
+    tick(isAsked);
   }
 
   function showTitle(/** @type {string} */ mark) {

@@ -38,6 +38,9 @@ export function imageOf(work) {
   return work.round ? work.rounds[work.round - 1].image_id : work.photo?.image_id || null;
 }
 
+/** Whether a file is on its way to the server. @param {Doing | undefined} doing */
+export const isComing = (doing) => doing?.stage === "uploading" || doing?.stage === "waiting";
+
 /** Whether a photo of the visit was refused before it was ever opened. @param {State} state @param {number} number */
 export function isNoPhoto(state, number) {
   const error = state.doing[number]?.error;

@@ -26,7 +26,6 @@
  * @typedef {object} State
  * @property {Photo | null} photo
  * @property {number} photo_number another for every photo that is opened, so that late answers find out
- * @property {number | null} uploaded fraction of the file chosen last; null when nothing is going up
  * @property {Shelved[]} shelf the photos of this visit, the shown one included
  * @property {Record<number, Doing>} doing what goes on with them, by their numbers
  * @property {Batch | null} batch a repair of all of them
@@ -51,7 +50,7 @@
 
 /** @type {State} */
 export const FIRST_STATE = {
-  photo: null, photo_number: 0, uploaded: null, shelf: [], doing: {}, batch: null, strokes: [], past: [], future: [], taken_back: [], preview: null,
+  photo: null, photo_number: 0, shelf: [], doing: {}, batch: null, strokes: [], past: [], future: [], taken_back: [], preview: null,
   used: null, rounds: [], round: 0, branches: [], job: null, hand: { tool: "brush", takes_away: false, radius: 20, instant: false, quality: "fast", dilate_px: null, timings: false, file_format: "original", file_quality: 90 }, looking: null, comparing: false, split: null, online: true,
   shown_id: null, status: { key: "waiting" },
 };

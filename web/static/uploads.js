@@ -10,8 +10,8 @@ import { workOf } from "./shelf.js";
 
 const UPLOADS_AT_ONCE = 2;
 
-/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, shelf: import("./shelf.js").Shelf, keeping: import("./upload_keeping.js").UploadKeeping, opened: Map<number, Opened>, isNewest: (one: Opened) => boolean, onAccepted: (one: Opened, answer: import("./api.js").Uploaded) => Promise<void>, onRefused: (one: Opened, error: unknown) => import("./api.js").ApiError}} parts opened: by number; isNewest: whether it was chosen last */
-export function createUploads({ store, api, shelf, keeping, opened, isNewest, onAccepted, onRefused }) {
+/** @param {{store: import("./store.js").Store, api: import("./api.js").Api, shelf: import("./shelf.js").Shelf, keeping: import("./upload_keeping.js").UploadKeeping, opened: Map<number, Opened>, onAccepted: (one: Opened, answer: import("./api.js").Uploaded) => Promise<void>, onRefused: (one: Opened, error: unknown) => import("./api.js").ApiError}} parts opened: by number */
+export function createUploads({ store, api, shelf, keeping, opened, onAccepted, onRefused }) {
   /** @param {Opened} one @param {File} file */
   function keep(one, file) {
     one.key = randomId();
@@ -42,9 +42,7 @@ export function createUploads({ store, api, shelf, keeping, opened, isNewest, on
     one.sending = sending;
     one.leaving.signal.addEventListener("abort", leave);
     const onProgress = (/** @type {number} */ fraction) => {
-      const share = Math.min(0.99, fraction);
-      shelf.say(one.number, { stage: "uploading", share });
-      if (isNewest(one)) store.update({ uploaded: share });
+      shelf.say(one.number, { stage: "uploading", share: Math.min(0.99, fraction) });
     };
     onProgress(0);
     try {
@@ -54,14 +52,12 @@ export function createUploads({ store, api, shelf, keeping, opened, isNewest, on
     } catch (error) {
       if (one.leaving.signal.aborted) throw error; // nobody wants it any more
       if (signal.aborted) throw notSent();
-      if (isNewest(one)) store.update({ uploaded: null }); // another may be the newest after that
       const refusal = onRefused(one, error);
       if (isOfTheFile(refusal)) letGo(one);
       throw refusal;
     } finally {
       one.leaving.signal.removeEventListener("abort", leave);
       one.sending = null;
-      if (isNewest(one)) store.update({ uploaded: null });
     }
   }
 
