@@ -8,6 +8,7 @@ Gradio 6.31's document; where another has no such script, all of it begins at on
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
@@ -18,12 +19,14 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jobs.clients import current_client
 from web.page_files import ENTRY, STATIC_FOLDER, STYLE, PageFiles
 from web.proxy import path_below_root
 from web.words import LANGUAGES, choose_language, load_strings
 
 GRADIO_SCRIPT = re.compile(r'<script type="module" crossorigin src="([^"]+)"></script>')
 HEAD_END, BODY_END = "</head>", "</body>"
+CANVAS = '<div class="fft"'
 SAYS = re.compile(r'(data-say="([^"]+)"[^>]*>)(?=</)')
 GRADIO_AFTER_MS = 4000  # at the latest, after the canvas has begun
 # Gradio's loader asks for frame after frame for ever when it is gone (StatusTracker, 6.31), so that a page that nobody
@@ -86,14 +89,18 @@ class PageDocument:
         await self._app(scope, receive, send_with_canvas)
 
     def written(self, document: str, language: str) -> str:
-        """Return Gradio's document with the canvas in it and Gradio's own script put off."""
+        """Return Gradio's document with the canvas of whoever asks in it and Gradio's own script put off."""
         found = GRADIO_SCRIPT.search(document)
         if found:
             document = document[: found.start()] + document[found.end() :]
         document = document.replace(HEAD_END, self._head + HEAD_END, 1)
         before, end, after = document.rpartition(BODY_END)
+        owner = current_client.get().owner
+        # Several people may use one browser; it keeps apart what it keeps of each, without their names.
+        digest = hashlib.sha256(owner.encode()).hexdigest() if owner else ""
+        canvas = self._canvas[language].replace(CANVAS, f'{CANVAS} data-owner="{digest}"', 1)
         script = start_script(self._entry, found[1] if found else None)
-        return f'{before}{self._canvas[language]}<script type="module">{script}</script>{end}{after}'
+        return f'{before}{canvas}<script type="module">{script}</script>{end}{after}'
 
 
 def spoken_canvas(words: dict[str, str]) -> str:

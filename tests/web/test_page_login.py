@@ -97,10 +97,15 @@ def test_download_and_reload_are_those_of_the_person(person: Person, browser: Br
 
 
 def test_logging_out_leaves_nothing_for_who_comes_next(browser: Browser, server: RunningServer) -> None:
+    """Who logged in where another had not logged out was told once that their last photo had been cleaned up."""
     context = open_browser(browser)
-    context.request.post(f"{server.url}/login", form={"name": OTHER, "password": PASSWORD})
+
+    def log_in(name: str) -> None:
+        context.clear_cookies()
+        context.request.post(f"{server.url}/login", form={"name": name, "password": PASSWORD})
+
+    log_in(OTHER)
     person = Person(context, server.url)
-    person.visit()
     person.open(photo_file())
     person.paint((0.3, 0.3), (0.4, 0.3))
     person.repair()
@@ -111,6 +116,13 @@ def test_logging_out_leaves_nothing_for_who_comes_next(browser: Browser, server:
         dialog.accept()
 
     person.answer_dialogs(answer)
+    status, photo = person.page.locator('[data-part="status"]'), person.page.locator(".fft-photo[src]")
+    for name, is_there in ((NAME, False), (OTHER, True)):  # the session ran out, and another came; then the first again
+        log_in(name)
+        person.visit()
+        expect(photo).to_have_count(int(is_there))
+        expect(status).not_to_contain_text("cleaned up")
+    asked.clear()
     with person.page.expect_navigation(url="**/login*"):
         person.page.locator('[data-part="logout"]').click()
     assert len(asked) == 1 and "not downloaded" in asked[0]

@@ -56,7 +56,7 @@ const NEED_FOCUS = new Set(["help", "choose", "mask-menu", "mask-upload", "split
 export function startCanvas(root) {
   const $ = (/** @type {string} */ selector) => /** @type {any} */ (root.querySelector(selector));
   const store = createStore(FIRST_STATE);
-  const session = createSessionStorage((isKept) => ($('[data-part="not-kept"]').hidden = isKept));
+  const session = createSessionStorage((isKept) => ($('[data-part="not-kept"]').hidden = isKept), root.dataset.owner || "");
   const keeping = createUploadKeeping();
   const words = createI18n(setup.strings, setup.language);
   const api = createApi((/** @type {boolean} */ online) => store.get().online !== online && store.update({ online }));

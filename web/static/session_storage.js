@@ -1,13 +1,14 @@
 // What a reload must bring back, in localStorage. Each tab has its own place, so that two tabs do not overwrite each
-// other; a new tab takes over the newest place whose tab is closed.
+// other; a new tab takes over the newest place whose tab is closed. Who logs in where another did not log out finds nothing
+// of the other's, who finds it again.
 
 /** @typedef {Pick<import("./store.js").State, "photo" | "strokes" | "rounds" | "round" | "branches" | "job" | "hand" | "used" | "batch">} Kept */
 /** @typedef {Pick<import("./store.js").Work, "photo" | "strokes" | "rounds" | "round" | "branches" | "job"> & {name?: string, upload_key?: string}} KeptWork upload_key: its file has not gone up yet */
 /** @typedef {(KeptWork | "shown")[]} KeptShelf the photos of the visit */
-/** @typedef {{state: Kept, saved_at: number, closed: boolean}} Place */
+/** @typedef {{state: Kept, saved_at: number, closed: boolean, owner?: string}} Place */
 
-/** @param {(isKept: boolean) => void} onKept told after every change whether a reload would bring it back */
-export function createSessionStorage(onKept) {
+/** @param {(isKept: boolean) => void} onKept told after every change whether a reload would bring it back @param {string} owner who is logged in, "" without a login */
+export function createSessionStorage(onKept, owner) {
   const PREFIX = "fftlama.tab.";
   const TAB_KEY = "fftlama.tab";
   const SHELF_PREFIX = "fftlama.shelf.";
@@ -64,7 +65,7 @@ export function createSessionStorage(onKept) {
   }
 
   function claim() {
-    const free = dropOldest().find((place) => place.closed && Date.now() - place.saved_at < KEPT_MS);
+    const free = dropOldest().find((place) => place.closed && isOwn(place) && Date.now() - place.saved_at < KEPT_MS);
     return take(free ? free.key : PREFIX + randomId());
   }
 
@@ -75,6 +76,9 @@ export function createSessionStorage(onKept) {
     return all;
   }
 
+  // Places of before owners were noted have none.
+  const isOwn = (/** @type {{owner?: string}} */ place) => (place.owner ?? owner) === owner;
+
   function take(/** @type {string} */ name) {
     sessionStorage.setItem(TAB_KEY, name);
     return name;
@@ -84,6 +88,8 @@ export function createSessionStorage(onKept) {
   // which copies sessionStorage too, and goes on with a copy. So does a tab that comes back after the browser crashed.
   function own(/** @type {string} */ name) {
     const found = read(name);
+    // Who came in between may have done nothing here, so that the name is theirs and leads to no place.
+    if (found ? !isOwn(found) : owner) return claim();
     if (found?.closed) return name;
     dropOldest();
     const copy = PREFIX + randomId();
@@ -132,7 +138,7 @@ export function createSessionStorage(onKept) {
     if (!tab) tell({ place: !photo }); // storage is forbidden
     if (!tab || isSame || (photo ? !photo.image_id : !before.photo)) return;
     const state = { photo, strokes, rounds, round, branches, job, hand, used, batch: batch?.running ? batch : null };
-    const place = (written.place = { state, saved_at: Date.now(), closed: false });
+    const place = (written.place = { state, saved_at: Date.now(), closed: false, owner });
     tell({ place: write(tab, place) || write(tab, { ...place, state: withoutOldMasks(state) }) });
   }
 
@@ -155,7 +161,7 @@ export function createSessionStorage(onKept) {
     const isShelfKept = write(shelfKey(tab), others);
     const nothing = { photo: null, strokes: [], rounds: [], round: 0, branches: [], job: null, used: null, batch: null };
     // Without a place the shelf would not be looked for.
-    const hasPlace = Boolean(read(tab)) || write(tab, { state: { ...nothing, hand: now.hand }, saved_at: Date.now(), closed: false });
+    const hasPlace = Boolean(read(tab)) || write(tab, { state: { ...nothing, hand: now.hand }, saved_at: Date.now(), closed: false, owner });
     tell({ shelf: isShelfKept && hasPlace });
   }
 
