@@ -25,6 +25,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from tests.support.fake_engine import UNTIL_STOPPED
 
@@ -268,7 +269,11 @@ class Person:
         assert not self.errors, self.errors
 
     def leave_tab(self) -> Page | None:
-        """Leave the tab at an address that runs no script, for the next person, or close it and return None."""
+        """Leave the tab at an address that runs no script, for the next person, or close it and return None.
+
+        Raises:
+            AssertionError: errors the person never saw, or a page that answers nothing any more, after its timeout.
+        """
         page = self.page
         if not self.keeps_tab or page.is_closed():
             self.close()
@@ -279,9 +284,12 @@ class Person:
         ):  # fmt: skip
             page.remove_listener(event, heard)
         try:
-            page.mouse.up()
-            page.mouse.move(0, 0)
             page.goto(f"{self.url}/health")
+            # No button is held then. The mouse's own up() waits for the page without an end.
+            page.locator("html").click(position={"x": 0, "y": 0}, force=True)
+        except PlaywrightTimeoutError as error:
+            page.close()
+            raise AssertionError(f"The page did not answer any more when it was left: {error}") from error
         except PlaywrightError:  # the server is gone
             page.close()
         assert not self.errors, self.errors

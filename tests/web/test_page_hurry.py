@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from playwright.sync_api import Dialog, expect
 
 from tests.support.page_driver import STATUS, Held, Person, choose, photo_file
@@ -86,3 +87,13 @@ def test_a_folder_opened_by_mistake_is_cancelled_at_once_and_the_list_emptied(pe
         expect(strip).to_have_count(count)
     expect(person.page.locator('.fft[data-phase="empty"]')).to_be_visible()
     assert answers == []
+
+
+def test_a_tab_that_hangs_is_left_with_a_sentence(person: Person) -> None:
+    """A whole run of the tests hung there: the mouse waits for the page without an end."""
+    person.page.on("dialog", lambda dialog: None)  # nobody answers, so the page stands still
+    with person.page.expect_event("dialog"):
+        person.page.evaluate("() => void setTimeout(alert)")
+    person.page.set_default_timeout(300)
+    with pytest.raises(AssertionError, match="did not answer any more"):
+        person.leave_tab()
