@@ -243,7 +243,7 @@ export function startCanvas(root) {
 
   // What was done before the scripts had come.
   function catchUp() {
-    const fileInput = createFileInput({ root, onFiles: photo.open, onNothing: () => photo.refuse("no_file") });
+    const fileInput = createFileInput({ root, onFiles: photo.open, onNothing: (why = "") => photo.refuse("no_file", { why }) });
     const early = window.fftEarly?.();
     if (!early) return;
     fileInput.catchUp(early);

@@ -28,9 +28,10 @@ async function filesOf(entry) {
   return [await new Promise((resolve, reject) => /** @type {FileSystemFileEntry} */ (entry).file(resolve, reject))];
 }
 
-/** @param {{root: HTMLElement, onFiles: (files: File[]) => void, onNothing: () => void}} parts */
+/** @param {{root: HTMLElement, onFiles: (files: File[]) => void, onNothing: (why?: string) => void}} parts onNothing: there was no picture; why: "link", where there was no file at all */
 export function createFileInput({ root, onFiles, onNothing }) {
   const inputs = /** @type {NodeListOf<HTMLInputElement>} */ (root.querySelectorAll(".fft-file"));
+  let isOwn = false;
   let inside = 0; // dragenter and dragleave come in pairs for every element that is crossed
 
   function take(/** @type {Iterable<File> | null | undefined} */ files) {
@@ -50,7 +51,7 @@ export function createFileInput({ root, onFiles, onNothing }) {
     const found = entries.some(({ isDirectory }) => isDirectory) ? await Promise.all(entries.map(filesOf)).catch(() => []) : [files];
     const all = found.flat();
     if (entries.some(({ isDirectory }) => isDirectory)) all.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
-    if (!take(all)) onNothing();
+    if (!take(all)) onNothing(entries.length ? "" : "link");
   }
 
   function highlight(/** @type {boolean} */ on) {
@@ -75,7 +76,10 @@ export function createFileInput({ root, onFiles, onNothing }) {
 
   for (const input of inputs) input.addEventListener("change", () => takeChosen(input));
   document.addEventListener("dragenter", (event) => hasFiles(event) && (event.preventDefault(), (inside += 1), highlight(true)));
-  document.addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
+  // A link from another site too: the browser would leave the page for it. What is dragged here from the page itself is nothing.
+  document.addEventListener("dragstart", () => (isOwn = true));
+  document.addEventListener("dragend", () => (isOwn = false));
+  document.addEventListener("dragover", (event) => isOwn || event.preventDefault());
   document.addEventListener("dragleave", (event) => hasFiles(event) && (inside -= 1) <= 0 && ((inside = 0), highlight(false)));
   document.addEventListener("drop", (event) => {
     event.preventDefault();
@@ -83,7 +87,7 @@ export function createFileInput({ root, onFiles, onNothing }) {
     highlight(false);
     void drop(event.dataTransfer);
   });
-  document.addEventListener("paste", (event) => void take(event.clipboardData?.files));
+  document.addEventListener("paste", (event) => take(event.clipboardData?.files) || onNothing("link"));
 
   return { catchUp };
 }

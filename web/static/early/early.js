@@ -40,7 +40,7 @@
   dress();
   const { signal } = stopping;
   document.addEventListener("click", press, { signal });
-  document.addEventListener("dragover", (event) => hasFiles(event.dataTransfer) && event.preventDefault(), { signal });
+  document.addEventListener("dragover", (event) => event.preventDefault(), { signal });
   document.addEventListener("drop", drop, { signal });
   document.addEventListener("paste", ({ clipboardData }) => hasFiles(clipboardData) && seen.pastes.push([.../** @type {DataTransfer} */ (clipboardData).files]), { signal });
   window.fftEarly = () => (stopping.abort(), seen);
