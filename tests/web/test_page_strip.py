@@ -276,3 +276,20 @@ def test_a_folder_is_chosen(person: Person, tmp_path: Path) -> None:
     wait_for_uploads(person, 2)
     names = person.page.locator(STRIP).evaluate_all("(all) => all.map((one) => one.title)")
     assert sorted(names) == ["b10.png", "b2.png"]
+
+
+def test_the_strip_tells_which_photos_were_repaired_and_downloaded(person: Person) -> None:
+    """Of thirty photos nobody saw which were done: small repairs are not seen in the small pictures."""
+    choose(person, *three_photos()[:2])
+    mark = stage(person, "0.png").locator(".fft-mark")
+    expect(mark).to_be_empty()
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    person.repair()
+    expect(mark).to_have_text("repaired")
+    person.key("Control+z")
+    expect(mark).to_be_empty()
+    person.key("Control+y")
+    with person.page.expect_download():
+        person.key("Control+s")
+    expect(person.page.get_by_role("button", name="0.png, downloaded")).to_be_visible()
+    expect(person.page.locator(NAME)).to_have_role("status")  # PageDown says which photo comes

@@ -24,7 +24,8 @@ export function createStrip({ root, store, words, api, onPhoto, onRemove }) {
     for (const { number, name } of shelf) {
       const entry = entries.get(number) || create(number);
       const now = doing[number];
-      const text = now ? words.say(`strip.${now.stage}`, { percent: Math.round(100 * (now.share || 0)) }) : "";
+      const work = workOf(state, number);
+      const text = now ? words.say(`strip.${now.stage}`, { percent: Math.round(100 * (now.share || 0)) }) : cameTo(work);
       if (entry.mark.textContent !== text) entry.mark.textContent = text;
       entry.item.dataset.stage = now?.stage || "";
       entry.button.title = name;
@@ -32,8 +33,14 @@ export function createStrip({ root, store, words, api, onPhoto, onRemove }) {
       const isNow = number === photo_number;
       if (isNow && entry.button.getAttribute("aria-current") !== "true") bringIntoSight(entry.item);
       entry.button.setAttribute("aria-current", String(isNow));
-      showPicture(entry, imageOf(workOf(state, number)));
+      showPicture(entry, imageOf(work));
     }
+  }
+
+  // A small repair is not seen in a small picture.
+  function cameTo(/** @type {import("./store.js").Work | null} */ work) {
+    if (!work?.round) return "";
+    return work.rounds[work.round - 1].downloaded ? words.say("strip.downloaded") : words.say("strip.repaired");
   }
 
   /** @param {{picture: HTMLImageElement, tries: number}} entry @param {string | null} id */
