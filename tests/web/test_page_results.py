@@ -216,6 +216,13 @@ def test_the_picture_is_copied_and_leaving_asks_until_it_was_taken_along(visit: 
     assert copied == [320, 240]
     person.visit()
     assert asked == ["beforeunload"]
+    status = person.page.locator('[data-part="status"]')
+    status.select_text()
+    person.key("Control+c")  # the sentence
+    assert person.page.evaluate("navigator.clipboard.readText()") == status.inner_text() != "Copied"
+    person.page.evaluate("getSelection().empty()")
+    person.key("Control+c")  # the picture
+    expect(status).to_have_text("Copied")
     # What the server says is no fault of the browser's.
     gone = {"error": "unknown_image", "message": "?", "params": {}}
     person.page.route("**/api/v1/images/*?format=png", lambda route: route.fulfill(status=404, json=gone))

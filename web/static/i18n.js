@@ -56,6 +56,7 @@ export function createI18n(strings, preferred) {
     root.lang = language;
     document.documentElement.lang = language;
     for (const node of find("[data-say]")) node.textContent = say(node.dataset.say || "");
+    for (const node of find("[data-hint]")) node.title = say(node.dataset.hint || "");
     for (const node of find("[data-label]")) {
       const label = say(node.dataset.label || "");
       node.setAttribute("aria-label", label);

@@ -32,6 +32,7 @@ export function createKeyboard({ root, stage, actions, holdSpace, pen }) {
     if (key === "z" && !event.altKey) (event.shiftKey ? actions.redo : actions.undo)();
     else if (key === "y") actions.redo();
     else if (key === "s" && !event.shiftKey && !event.altKey) actions.save();
+    else if (key === "c" && !event.shiftKey && !event.altKey && !String(getSelection())) actions.copy(); // a sentence that is selected is copied itself
     else return false;
     return true;
   }
