@@ -7,10 +7,10 @@ clicks   Repair on photos of 1, 12 and 48 MP, a hole about 300 px across, each r
          to mask, the queue, files, the patch's encoding, its way and its picture. The clock is the page's, from the
          click event to the moment that Chromium gives for the patch's first appearance (Element Timing). Bars: 60, 150
          and 400 ms for the median. A second table says where the time goes, from Chromium's own times of the requests.
-many     Twenty photos of 12 MP are chosen at once, the first is painted on, "Repair the same place" is pressed: photos per
-         second from the press to the last one done, against the engine's own rate: the same photos and mask, in arrays,
-         through `Inpainter.repair` in this process, before and after. The real program with the embedded weights, on
-         whatever this machine has. Bar: 0.8.
+many     Twenty photos of 12 MP are chosen at once, the first is painted on, "Repair the same place" is pressed: photos
+         per second from the press to the last one done, against the engine's own rate: the same photos and mask, in
+         arrays, through `Inpainter.repair` in this process, before and after. The real program with the embedded
+         weights, on whatever this machine has. Bar: 0.8.
 
 Prints Markdown, and keeps it in bench/results/page-PARTS.md. Exit code 1 when a bar is missed.
 """

@@ -20,7 +20,15 @@ def without_end() -> None:
 
 
 class DetectionError(ValueError):
-    """Arguments that nothing can be found with; the text says what, what was got, and what is allowed."""
+    """Arguments that nothing can be found with; the text says what, what was got, and what is allowed.
+
+    `why` tells those apart that a person has to be told otherwise of: of a mark "nothing_marked", "too_large" and
+    "too_small"; else it is empty.
+    """
+
+    def __init__(self, text: str, why: str = "") -> None:
+        super().__init__(text)
+        self.why = why
 
 
 class DetectorMissingError(DetectionError):

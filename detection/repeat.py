@@ -115,10 +115,10 @@ def find_repeats(
 def _take(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> _Template:
     bounds = find_bounds(mask)
     if bounds is None:
-        raise DetectionError("The mask is empty: mark what should be found again.")
+        raise DetectionError("The mask is empty: mark what should be found again.", "nothing_marked")
     left, top, right, bottom = bounds
     if right - left > 0.7 * image.shape[1] and bottom - top > 0.7 * image.shape[0]:
-        raise DetectionError("The mark is as large as the photo: there is no room for another one.")
+        raise DetectionError("The mark is as large as the photo: there is no room for another one.", "too_large")
     pad = max(2, round(RIM_SHARE * max(right - left, bottom - top)))
     rows = np.clip(np.arange(top - pad, bottom + pad), 0, image.shape[0] - 1)
     columns = np.clip(np.arange(left - pad, right + pad), 0, image.shape[1] - 1)
@@ -132,7 +132,8 @@ def _search(template: _Template, image: NDArray[np.uint8], go_on: GoOn) -> list[
     longer = max(template.mask.shape)
     factor = min(1.0, COARSE_PX / longer, MOST_COARSE_PX / max(image.shape[:2]))
     if longer * factor < LEAST_MARK_PX:
-        raise DetectionError(f"The mark is too small to be found again in so large a photo: {longer} pixels.")
+        text = f"The mark is too small to be found again in so large a photo: {longer} pixels."
+        raise DetectionError(text, "too_small")
     coarse = _differences(_scaled(image, factor), longer * factor)
     squares = (coarse**2).sum(axis=2)
     places: list[_Place] = []

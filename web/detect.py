@@ -133,7 +133,7 @@ def _detect(queue: JobQueue, searches: SearchCache, body: dict[str, Any], go_on:
     except DetectorMissingError as error:
         raise JobError("detector_missing", str(error)) from error
     except DetectionError as error:
-        raise JobError("bad_detect", str(error)) from error
+        raise JobError("bad_detect", str(error), {"why": error.why} if error.why else None) from error
 
 
 def _search(

@@ -269,7 +269,10 @@ class Person:
         assert not self.errors, self.errors
 
     def leave_tab(self) -> Page | None:
-        """Leave the tab at an address that runs no script, for the next person, or close it and return None.
+        """Leave the tab at an address that runs no script, for the next person, or close it.
+
+        Returns:
+            The tab; None for a closed one.
 
         Raises:
             AssertionError: errors the person never saw, or a page that answers nothing any more, after its timeout.

@@ -38,7 +38,9 @@ def test_both_languages_have_the_same_keys_and_placeholders() -> None:
 
 def test_every_key_that_is_used_exists_and_every_key_is_used() -> None:
     keys = set(load_strings()["en"])
-    used = set(re.findall(r'data-(?:say|label|hint)="([^"]+)"', (STATIC_FOLDER / "canvas.html").read_text(encoding="utf-8")))
+    used = set(
+        re.findall(r'data-(?:say|label|hint)="([^"]+)"', (STATIC_FOLDER / "canvas.html").read_text(encoding="utf-8"))
+    )
     code = scripts()
     used |= set(re.findall(r'say\("(\w+\.\w+)"', code))
     # Keys that are chosen between before they are said.

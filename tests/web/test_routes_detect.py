@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.support.serving import RunningServer, ask_repair, follow, upload
+from web.words import load_strings
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -115,6 +116,22 @@ def test_no_field_of_the_route_is_unknown_for_a_kind_and_a_click_can_say_what_th
         detect(client, image_id=image_id, kind=kind, box=None, points=[], sensitivity=0.5)
     by_click, regions = detect(client, image_id=image_id, kind="repeat", points=[[240, 115, True]])
     assert len(regions) >= 1 and by_click[102:158, 202:212].all()
+
+
+@pytest.mark.parametrize(
+    ("width", "radius", "is_erased", "why"),
+    [(100, 90.0, False, "too_large"), (3000, 1.0, False, "too_small"), (100, 9.0, True, "nothing_marked")],
+)
+def test_why_a_mark_cannot_be_found_again_is_said(
+    client: httpx.Client, width: int, radius: float, is_erased: bool, why: str
+) -> None:
+    """The page said to click inside the photo or to draw a larger box."""
+    image_id = upload(client, png(np.zeros((60, width, 3), np.uint8)))["image_id"]
+    drawn = {"points": [[50, 30]], "radius": radius}
+    strokes = [drawn, {**drawn, "erase": True}] if is_erased else [drawn]
+    answer = client.post("/api/v1/detect", json={"image_id": image_id, "kind": "repeat", "strokes": strokes})
+    assert (answer.json()["error"], answer.json()["params"]) == ("bad_detect", {"why": why})
+    assert all(f"errors.bad_detect_{why}" in words for words in load_strings().values())
 
 
 @pytest.mark.parametrize(
