@@ -97,3 +97,18 @@ def test_a_tab_that_hangs_is_left_with_a_sentence(person: Person) -> None:
     person.page.set_default_timeout(300)
     with pytest.raises(AssertionError, match="did not answer any more"):
         person.leave_tab()
+
+
+def test_a_sample_that_is_pressed_twice_on_a_slow_line_is_opened_once(person: Person) -> None:
+    """Nothing told that it was on its way, and who pressed it again had it twice."""
+    status = person.page.locator(STATUS)
+    gate = Held(person, "**/samples/bird.jpg")
+    bird = person.page.get_by_role("button", name="A bird")
+    bird.click()
+    expect(status).to_have_text("Opening the photo…")
+    gate.wait()
+    bird.click()
+    gate.let_go()
+    expect(person.page.locator(PHOTO_NAME)).to_have_text("bird.jpg")
+    expect(person.page.locator('a[data-part="download"][aria-disabled="false"]')).to_be_visible()
+    assert len(person.posts("/api/v1/images")) == 1

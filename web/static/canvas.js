@@ -85,7 +85,8 @@ export function startCanvas(root) {
   const saving = createSaving({ root, store, words, api, downloads });
   const theme = createTheme();
   const samples = createSamples({
-    list: $('[data-part="samples"]'), samples: setup.samples, words, onFile: (file) => photo.open([file]), onFailure: () => photo.refuse("upload_failed"),
+    list: $('[data-part="samples"]'), samples: setup.samples, words, onFile: (file) => photo.open([file]), onFailure: () => photo.refuse("no_connection"),
+    onBegin: () => store.update({ status: { key: "opening", tone: "busy" } }),
   });
   const models = createModels({ root, words, api });
   const offer = createWeightsOffer({ root, words, api, isOffered: setup.weights_offered, onFetched: models.look });

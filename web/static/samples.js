@@ -1,16 +1,20 @@
 // Samples: photos to try the page on. They come with the program; who made them is said beside each.
 
-/** @param {{list: HTMLElement, samples: import("./setup.js").Sample[], words: import("./i18n.js").Words, onFile: (file: File) => void, onFailure: () => void}} parts */
-export function createSamples({ list, samples, words, onFile, onFailure }) {
+/** @param {{list: HTMLElement, samples: import("./setup.js").Sample[], words: import("./i18n.js").Words, onBegin: () => void, onFile: (file: File) => void, onFailure: () => void}} parts */
+export function createSamples({ list, samples, words, onBegin, onFile, onFailure }) {
+  let asking = new AbortController();
   const address = (/** @type {string} */ name) => new URL(`./samples/${name}`, import.meta.url).href;
 
   async function open(/** @type {import("./setup.js").Sample} */ { file, name }) {
+    asking.abort(); // pressed again on a slow line, it is still one photo
+    const { signal } = (asking = new AbortController());
+    onBegin();
     try {
-      const answer = await fetch(address(file));
+      const answer = await fetch(address(file), { signal });
       if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
       onFile(new File([await answer.blob()], name, { type: "image/jpeg" }));
     } catch {
-      onFailure();
+      if (!signal.aborted) onFailure();
     }
   }
 
