@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import secrets
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
@@ -20,6 +22,7 @@ from imaging.atomic_write import PRIVATE_FILE, make_private_folder, write_atomic
 from web.accounts import Accounts
 
 SESSION_S = 7 * 24 * 3600
+SECRET_PATTERN = re.compile(rb"[0-9a-f]{64}")
 SECRET_NAME, ENDED_NAME = "session_secret", "ended_sessions.json"  # in the data folder
 MOST_ENDED = 1000  # of one person; the oldest are forgotten
 
@@ -99,13 +102,15 @@ def signing_secret(data_dir: Path) -> str:
         OSError: it can't be written or read.
     """
     path = data_dir / SECRET_NAME
-    try:
-        return path.read_text(encoding="ascii")
-    except FileNotFoundError:
-        secret = hashlib.sha256(secrets.token_bytes(64)).hexdigest()
-        make_private_folder(data_dir)
-        write_atomically(path, secret.encode(), mode=PRIVATE_FILE)
-        return secret
+    with suppress(FileNotFoundError):
+        if SECRET_PATTERN.fullmatch(kept := path.read_bytes()):
+            return kept.decode()
+        # With what is left in a file that was cut, or nothing, everybody could sign a session.
+        log.warning("%s is damaged and made anew, so everybody has to log in again", path.name)
+    secret = hashlib.sha256(secrets.token_bytes(64)).hexdigest()
+    make_private_folder(data_dir)
+    write_atomically(path, secret.encode(), mode=PRIVATE_FILE)
+    return secret
 
 
 def _read_ended(path: Path) -> dict[str, dict[str, float]]:

@@ -347,6 +347,16 @@ def test_accounts_file_is_readable_by_its_owner_only(accounts: Accounts, monkeyp
     assert PASSWORD not in accounts.path.read_text() and "$argon2id$" in accounts.path.read_text()
 
 
+@pytest.mark.parametrize("left", [b"", b"abc\n", b"0" * 63, b"\xff" * 64])
+def test_a_damaged_secret_signs_no_session(tmp_path: Path, left: bytes) -> None:
+    """With an empty one everybody could make a session of anybody, since the key was known."""
+    first = signing_secret(tmp_path)
+    assert signing_secret(tmp_path) == first
+    (tmp_path / "session_secret").write_bytes(left)
+    made = signing_secret(tmp_path)
+    assert len(made) == len(first) == 64 and made != first and signing_secret(tmp_path) == made
+
+
 def test_a_password_is_kept_as_what_costs_who_guesses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made as the program makes it; the other tests' passwords are hashed quickly."""
     monkeypatch.setattr("web.accounts.PasswordHasher", argon2.PasswordHasher)
