@@ -112,3 +112,24 @@ def test_a_sample_that_is_pressed_twice_on_a_slow_line_is_opened_once(person: Pe
     expect(person.page.locator(PHOTO_NAME)).to_have_text("bird.jpg")
     expect(person.page.locator('a[data-part="download"][aria-disabled="false"]')).to_be_visible()
     assert len(person.posts("/api/v1/images")) == 1
+
+
+def test_what_takes_its_time_is_said_and_what_was_said_before_comes_back(person: Person) -> None:
+    """On a slow line a download, and a photo that came back after a reload, kept people waiting without a word."""
+    status = person.page.locator(STATUS)
+    person.open(photo_file(320, 240))
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    person.repair()
+    expect(status).to_contain_text("Saved to")
+    done = person.status
+
+    def waits(address: str, begin: Callable[[], Any], sentence: str) -> None:
+        gate = Held(person, address)
+        begin()
+        expect(status).to_have_text(sentence)
+        gate.let_go()
+        expect(status).to_have_text(done)
+
+    with person.page.expect_download():
+        waits("**/api/v1/images/*", lambda: person.key("Control+s"), "Preparing the file…")
+    waits("**/api/v1/images/*/info", person.visit, "Opening the photo…")

@@ -2,6 +2,7 @@
 // could come counts as taken along.
 
 import { refusalOf } from "./api.js";
+import { sayIfSlow } from "./slow.js";
 
 /** @typedef {import("./store.js").Round} Round */
 
@@ -14,6 +15,7 @@ export function createDownloads({ store, api }) {
   async function start(url, imageIds, name) {
     if (coming.has(url)) return; // a second click while the server makes it
     coming.add(url);
+    const isOver = sayIfSlow(store, { key: "preparing" });
     try {
       await api.prepareFile(url);
       Object.assign(document.createElement("a"), { href: url, download: "" }).click();
@@ -21,6 +23,7 @@ export function createDownloads({ store, api }) {
     } catch (error) {
       store.update({ status: { error: refusalOf(error, name) } });
     } finally {
+      isOver();
       coming.delete(url);
     }
   }

@@ -5,6 +5,7 @@ import { ApiError, refusalOf } from "./api.js";
 import { isOfTheFile, judged } from "./file_faults.js";
 import { isShownOtherwise } from "./loading.js";
 import { allWork, isComing, isNoPhoto, NO_WORK, restoredWork, workOf } from "./shelf.js";
+import { sayIfSlow } from "./slow.js";
 import { doneStatus } from "./store.js";
 import { createUploads } from "./uploads.js";
 
@@ -194,6 +195,7 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
   /** The pictures of the shown photo; what is gone from the server is said. */
   async function load(/** @type {Opened} */ one, hasPhoto = false) {
     const { signal } = one.leaving;
+    const isOver = sayIfSlow(store, { key: "opening" });
     try {
       const { photo } = store.get();
       if (photo?.image_id) await api.info(photo.image_id, signal);
@@ -204,6 +206,8 @@ export function createPhoto({ store, api, layers, view, shelf, loading, keeping,
       const isGone = refusal.code === "unknown_image";
       if (isGone) remove(one.number);
       store.update({ status: { error: isGone ? { ...refusal, code: "photo_gone" } : refusal } });
+    } finally {
+      isOver();
     }
   }
 

@@ -2,6 +2,7 @@
 // the server makes it when it is asked, and keeps it for the download.
 
 import { ApiError, refusalOf } from "./api.js";
+import { sayIfSlow } from "./slow.js";
 
 /** @typedef {import("./store.js").State} State */
 /** @typedef {import("./store.js").Note} Note */
@@ -90,6 +91,7 @@ export function createSaving({ root, store, words, api, downloads }) {
   async function copy() {
     const id = shownId(store.get());
     if (!id) return;
+    const isOver = sayIfSlow(store, { key: "copying" });
     /** @type {unknown} */
     let refused = null;
     try {
@@ -104,6 +106,8 @@ export function createSaving({ root, store, words, api, downloads }) {
     } catch {
       const isOurs = refused instanceof ApiError && refused.status > 0;
       store.update({ status: { error: isOurs ? refusalOf(refused, store.get().photo?.name) : { code: "copy_refused", message: "" } } });
+    } finally {
+      isOver();
     }
   }
 
