@@ -40,6 +40,10 @@ MAX_CANDIDATES = 1000
 PICTURES_OF_INDEX, PREVIEW = 0xB002, 1  # the tag of the list, and the class of those that show the first one smaller
 MOST_INDEX_FIELDS, MOST_PICTURES = 32, 1000
 MAX_MARKERS = 200_000
+FILL = re.compile(rb"\xff+")  # any number may stand before a marker
+LONG_FILL = b"\xff" * 65_536  # more than a segment can hold
+LONG_FILLS = re.compile(LONG_FILL + rb"\xff*")
+MAX_FILL_BYTES = 65_536  # in front of the first scan
 # Quantisation and Huffman tables, restart interval and start of frame: what a picture begins with.
 PICTURE_SEGMENT = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcb\xcd-\xcf\xdb\xdd]\x00|\xff\xc4[\x00\x01]")
 
@@ -92,23 +96,27 @@ def _usual_huffman_tables() -> frozenset[bytes]:
 
 
 def without_excess(data: bytes) -> tuple[bytes, bool]:
-    """Leave metadata out of a JPEG that has far more of it than files have.
+    """Leave metadata and fill bytes out of a JPEG that has far more of them than files have.
 
-    Pillow goes over every segment in Python and joins those of one kind piece by piece, which takes minutes for a
-    hundred megabytes of them.
+    Pillow goes over every segment and fill byte in Python and joins segments of one kind piece by piece, and begins
+    anew with all fill bytes in the picture for each piece that it reads: minutes for a hundred megabytes of either.
 
     Args:
         data: the file.
 
     Returns:
-        The file, the very same bytes unless there is too much, and whether something was left out.
+        The file, the very same bytes unless there is too much, and whether metadata was left out.
 
     Raises:
         ImagingError: `truncated_image` when the picture's own segments can't be found among the others.
     """
+    if LONG_FILL in data:
+        data = LONG_FILLS.sub(b"\xff", data)
     kept, left_out = [data[:2]], False
-    at, metadata_bytes = 2, 0
+    at, metadata_bytes, fill_bytes = 2, 0, 0
     for number in range(MAX_SEGMENTS):
+        begin, at = at, _without_fill(data, at)
+        fill_bytes += at - begin
         if (segment := segment_at(data, at)) is None:
             return data, False  # damaged: the decoder says how
         kind, stop = segment
@@ -120,7 +128,8 @@ def without_excess(data: bytes) -> tuple[bytes, bool]:
             kept.append(data[at:stop])
         at = stop
         if kind == START_OF_SCAN:
-            return (b"".join([*kept, data[at:]]), True) if left_out else (data, False)
+            is_too_much = left_out or fill_bytes > MAX_FILL_BYTES
+            return b"".join([*kept, data[at:]]) if is_too_much else data, left_out
     for candidate in itertools.islice(PICTURE_SEGMENT.finditer(data, at), MAX_CANDIDATES):
         if _leads_to_scan(data, candidate.start()):
             return b"".join([*kept, data[candidate.start() :]]), True
@@ -129,11 +138,16 @@ def without_excess(data: bytes) -> tuple[bytes, bool]:
 
 def segment_at(data: bytes, at: int) -> tuple[int, int] | None:
     """Return the kind of the segment at an offset and where it ends, None where there is none."""
-    while data[at : at + 2] == b"\xff\xff":  # fill bytes
-        at += 1
+    at = _without_fill(data, at)
     if at + 4 > len(data) or data[at] != 0xFF:
         return None
     return data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+
+
+def _without_fill(data: bytes, at: int) -> int:
+    """Return where the last fill byte in a row lies, the marker's own; the same place for none."""
+    fill = FILL.match(data, at)
+    return fill.end() - 1 if fill else at
 
 
 def _leads_to_scan(data: bytes, at: int) -> bool:

@@ -3,7 +3,6 @@
 Viewers show both; of the second one the decoder fills what is missing with grey.
 """
 
-import re
 from io import BytesIO
 
 from PIL import Image, JpegImagePlugin
@@ -12,7 +11,7 @@ from imaging.jpeg import END_OF_IMAGE, MAX_SEGMENTS, START_OF_SCAN, scan_count, 
 
 END = bytes([0xFF, END_OF_IMAGE])
 NOISES = (b"\x55" * 64, b"\xa9" * 64)  # differ in their first bit
-RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+RESTARTS = [bytes([0xFF, 0xD0 + n]) for n in range(8)]
 RESTART_INTERVAL = 0xDD
 
 
@@ -55,7 +54,7 @@ def _has_all_restarts(data: bytes, opened: JpegImagePlugin.JpegImageFile) -> boo
         return True
     across, down = (8 * max(layer[n] for layer in opened.layer) for n in (1, 2)) if opened.layers > 1 else (8, 8)
     blocks = -(-opened.width // across) * -(-opened.height // down)
-    return len(RESTART.findall(data, scan_at)) == -(-blocks // interval) - 1
+    return sum(data.count(restart, scan_at) for restart in RESTARTS) == -(-blocks // interval) - 1
 
 
 def _before_scan(data: bytes) -> tuple[int, int]:

@@ -152,6 +152,13 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "JPEG, small comments": (lambda: jpeg_with(jpeg_segment(0xFE, b"abc") * (95 * MIB // 7)), "jpeg"),
     "JPEG, EXIF in many segments": (
         lambda: jpeg_with(jpeg_segment(0xE1, b"Exif\0\0" + bytes(65000)) * 1450), "jpeg"),
+    "JPEG, fill bytes": (lambda: jpeg_with(b"\xff" * (95 * MIB)), "jpeg"),
+    "JPEG, fill bytes before each comment": (
+        lambda: jpeg_with((b"\xff" * 60_000 + jpeg_segment(0xFE, b"abc")) * (95 * MIB // 60_007)), "jpeg"),
+    "JPEG, fill bytes before its end": (
+        lambda: saved(PICTURE, "JPEG", quality=90)[:-2] + b"\xff" * (95 * MIB) + b"\xff\xd9", "jpeg"),
+    "JPEG, fill bytes and no end": (
+        lambda: saved(PICTURE, "JPEG", quality=90)[:-2] + b"\xff" * (95 * MIB), "jpeg"),
     "PNG, empty chunks": (lambda: png_with(png_chunk(b"teSt", b"") * (95 * MIB // 12)), "png"),
     "PNG, empty texts": (lambda: png_with(png_chunk(b"tEXt", b"a\0b") * (95 * MIB // 15)), "png"),
     "WebP, empty chunks": (lambda: webp_with((b"TeSt", b""), count=95 * MIB // 8), "webp"),
