@@ -25,6 +25,7 @@ from starlette.datastructures import UploadFile
 from config import Settings
 from imaging.formats import FORMATS
 from jobs.errors import JobError, without_frames
+from jobs.images import clean_name
 from jobs.queue import JobQueue
 from jobs.views import ENDED
 from notices import note_as_dict
@@ -220,7 +221,7 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
                 request, queue, image=read_image, mask=lambda photo: read_mask(), options=options, filename=filename,
                 waiters=waiters,
             )  # fmt: skip
-        name = f"{PurePath(filename).stem or 'photo'}_repaired{encoded.extension}"
+        name = f"{PurePath(clean_name(filename)).stem}_repaired{encoded.extension}"
         return await file_answer(encoded, attachment(name))
 
     add_detect_route(router, queue, max_file_mib=json_mib)
