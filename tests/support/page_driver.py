@@ -2,7 +2,6 @@
 
 import functools
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from playwright.sync_api import (
     Dialog,
     Page,
     Request,
-    Route,
     ViewportSize,
     expect,
     sync_playwright,
@@ -28,6 +26,7 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from tests.support.fake_engine import UNTIL_STOPPED
+from tests.support.page_requests import Stopped, Stops
 
 CHROMIUM_NAMES = (
     "chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
@@ -128,6 +127,7 @@ class Person:
         self.requests: list[tuple[str, str, bytes]] = []
         self.keeps_tab = True
         self.page: Page = tab or self.context.new_page()
+        self.stops = Stops(self.page)
         self.page.set_default_timeout(PATIENCE_MS)
         self.page.on("pageerror", self._note_error)
         self.page.on("console", self._note_breach)
@@ -158,11 +158,11 @@ class Person:
     def slow_down(self, hundredths_s: int, **options: Any) -> None:
         """Ask the fake engine to take its time with this person's repairs."""
 
-        def add_options(route: Route) -> None:
-            body = {**json.loads(route.request.post_data or ""), "options": {"feather_px": hundredths_s, **options}}
-            route.continue_(post_data=json.dumps(body))
+        def add_options(stopped: Stopped) -> None:
+            body = {**json.loads(stopped.body), "options": {"feather_px": hundredths_s, **options}}
+            stopped.continue_(json.dumps(body))
 
-        self.page.route("**/api/v1/repairs", add_options)
+        self.stops.add("*/api/v1/repairs", add_options)
 
     def run_until_cancelled(self) -> None:
         """Ask the fake engine to go on with this person's repairs until they are cancelled, and to hold nobody up."""
@@ -261,10 +261,15 @@ class Person:
         red, green, blue = Image.open(BytesIO(shot)).convert("RGB").getpixel((0, 0))  # type: ignore[misc]
         return red, green, blue
 
+    def unroute(self) -> None:
+        """Let all requests through from now on."""
+        self.stops.end()
+        self.page.unroute_all(behavior="ignoreErrors")
+
     def close(self) -> None:
         """Close the page; errors the person never saw fail the test here."""
         if not self.page.is_closed():
-            self.page.unroute_all(behavior="ignoreErrors")
+            self.unroute()
             self.page.close()
         assert not self.errors, self.errors
 
@@ -281,7 +286,7 @@ class Person:
         if not self.keeps_tab or page.is_closed():
             self.close()
             return None
-        page.unroute_all(behavior="ignoreErrors")
+        self.unroute()
         for event, heard in (
             ("pageerror", self._note_error), ("console", self._note_breach), ("request", self._note_request)
         ):  # fmt: skip
@@ -307,33 +312,34 @@ def open_browser(browser: Browser, **options: Any) -> BrowserContext:
 class Held:
     """Requests to an address, kept waiting until they are let go."""
 
-    def __init__(self, person: Person, address: str | re.Pattern[str]) -> None:
+    def __init__(self, person: Person, *addresses: str) -> None:
         self.page = person.page
-        self.address = address
-        self.routes: list[Route] = []
+        self.addresses = addresses
+        self.requests: list[Stopped] = []
         self.is_open = False
-        self.page.route(address, self.handle)
+        for address in addresses:
+            person.stops.add(address, self.handle)
 
-    def handle(self, route: Route) -> None:
+    def handle(self, stopped: Stopped) -> None:
         """Keep a request, or pass it on when the gate is open."""
         if self.is_open:
-            route.continue_()
+            stopped.continue_()
         else:
-            self.routes.append(route)
+            self.requests.append(stopped)
 
     def wait(self) -> None:
         """Wait until one of them has been made."""
         for _ in range(200):
-            if self.routes:
+            if self.requests:
                 return
             self.page.wait_for_timeout(50)
-        raise AssertionError(f"no request to {self.address}")
+        raise AssertionError(f"no request to {self.addresses}")
 
     def let_go(self) -> None:
         """Let those that wait and all later ones through."""
         self.is_open = True
-        for route in self.routes:
-            route.continue_()
+        for stopped in self.requests:
+            stopped.continue_()
 
 
 def choose(person: Person, file: Any) -> None:
@@ -345,13 +351,13 @@ def cut(person: Person, address: str, times: int) -> list[str]:
     """Break off the first requests to an address; return a list of those that were."""
     broken: list[str] = []
 
-    def handle(route: Route) -> None:
+    def handle(stopped: Stopped) -> None:
         if len(broken) < times:
-            broken.append(route.request.url)
-            return route.abort("connectionreset")
-        route.continue_()
+            broken.append(stopped.url)
+            return stopped.abort()
+        stopped.continue_()
 
-    person.page.route(address, handle)
+    person.stops.add(address, handle)
     return broken
 
 

@@ -55,7 +55,7 @@ def select(person: Person) -> None:
 
 def cancel(person: Person) -> None:
     person.press("cancel")
-    person.page.unroute_all()
+    person.unroute()
     person.page.locator('[data-act="cancel"]').wait_for(state="hidden")
 
 
@@ -95,7 +95,7 @@ def states(person: Person) -> Iterator[str]:
     yield "many photos, some failed"
     person.press("help")
     yield "shortcuts"
-    person.page.unroute_all()
+    person.unroute()
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ HAND_OVER = """([type, data, name]) => {
 def waiting(visit: Visit, server: RunningServer) -> tuple[Person, Held]:
     """Somebody whose page is there without its scripts, which are held."""
     person = visit(server.url)
-    held = Held(person, "**/page/*/canvas.js")
+    held = Held(person, "*/page/*/canvas.js")
     person.page.goto(server.url, wait_until="commit")
     held.wait()
     person.page.wait_for_function(
@@ -94,7 +94,7 @@ def test_a_theme_and_a_photo_that_come_back_are_there_at_once(visit: Visit, serv
     person = visit(server.url)
     person.press("theme")
     person.open(photo_file())
-    held = Held(person, "**/page/*/canvas.js")
+    held = Held(person, "*/page/*/canvas.js")
     person.page.goto(server.url, wait_until="commit")
     held.wait()
     expect(person.page.locator("body")).to_have_class("dark")
@@ -107,7 +107,7 @@ def test_the_canvas_works_before_gradio_has_begun_and_moves_in_in_mid_stroke(
     visit: Visit, server: RunningServer
 ) -> None:
     person = visit(server.url)
-    held = Held(person, "**/assets/index-*.js")
+    held = Held(person, "*/assets/index-*.js")
     person.visit()
     held.wait()
     person.open(photo_file())
@@ -130,7 +130,7 @@ def test_the_canvas_works_before_gradio_has_begun_and_moves_in_in_mid_stroke(
 
 def test_a_gradio_that_does_not_come_takes_nothing_away(visit: Visit, server: RunningServer) -> None:
     person = visit(server.url)
-    person.page.route("**/assets/index-*.js", lambda route: route.abort())
+    person.stops.add("*/assets/index-*.js", lambda stopped: stopped.abort())
     person.visit()
     person.open(photo_file())
     person.paint((0.3, 0.3), (0.4, 0.3))

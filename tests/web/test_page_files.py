@@ -93,7 +93,7 @@ def test_nothing_of_the_scripts_is_global(visit: Visit, server: RunningServer) -
 
 def test_a_script_that_does_not_arrive_is_said_in_both_languages(visit: Visit, server: RunningServer) -> None:
     person = visit(server.url)
-    person.page.route("**/page/*/repair.js", lambda route: route.abort())
+    person.stops.add("*/page/*/repair.js", lambda stopped: stopped.abort())
     person.page.goto(server.url)
     status = person.page.locator(".fft-status").first
     expect(status).to_contain_text("Please reload")

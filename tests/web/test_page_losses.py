@@ -1,30 +1,31 @@
 """The page loses nothing: requests cut or late, pictures' too, and reloads at bad moments."""
 
 import json
-import re
 
 from playwright.sync_api import expect
 
 from tests.support.page_driver import STATUS, Held, Person, choose, cut, photo_file, with_two_rounds
+
+PICTURES = ("*/info", "*?max_px*", "*/patch")
 
 
 def test_a_patch_whose_transfer_is_cut_appears_all_the_same(person: Person) -> None:
     person.open(photo_file())
     for number, times in enumerate((1, 3), start=1):
         person.slow_down(30)  # one that takes a moment comes with its patch
-        broken = cut(person, "**/patch", times)
+        broken = cut(person, "*/patch", times)
         person.paint((0.4, 0.3 * number), (0.5, 0.3 * number))
         person.repair()
         assert len(broken) == times
         assert person.shown_patches == number and len(person.rounds) == number
         expect(person.page.locator(".fft-offline")).to_be_hidden()
-        person.page.unroute_all()
+        person.unroute()
 
 
 def test_pictures_cut_in_a_reload_come_later_and_nothing_is_wiped(person: Person) -> None:
     with_two_rounds(person)
     before = person.kept
-    broken = {address: cut(person, address, 3) for address in ("**/patch", "**/api/v1/images/*?*", "**/info")}
+    broken = {address: cut(person, address, 3) for address in ("*/patch", "*/api/v1/images/*?*", "*/info")}
     person.visit()
     person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 2")
     person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth === 640")
@@ -32,14 +33,14 @@ def test_pictures_cut_in_a_reload_come_later_and_nothing_is_wiped(person: Person
     after = person.kept
     for key in ("photo", "strokes", "rounds", "round"):
         assert after[key] == before[key], key
-    person.page.unroute_all()
+    person.unroute()
     person.repair()
     assert person.shown_patches == 3
 
 
 def test_pictures_of_the_strip_that_are_cut_off_are_fetched_again(person: Person) -> None:
     """They stayed away until their photo was repaired."""
-    broken = cut(person, "**/api/v1/images/*?max_px=160*", times=2)
+    broken = cut(person, "*/api/v1/images/*?max_px=160*", times=2)
     choose(person, [photo_file(seed=seed, name=f"{seed}.png") for seed in range(2)])
     seen = "[...document.querySelectorAll('.fft-strip img')].filter((one) => one.naturalWidth).length === 2"
     person.page.wait_for_function(seen)
@@ -123,17 +124,17 @@ def test_a_server_in_trouble_during_a_reload_wipes_nothing_and_a_round_that_is_g
     with_two_rounds(person)
     before = person.kept
     answer = {"error": "storage_unavailable", "message": "?", "params": {}}
-    person.page.route("**/patch", lambda route: route.fulfill(status=507, json=answer))
+    person.stops.add("*/patch", lambda stopped: stopped.fulfill(answer, 507))
     person.visit()
     expect(person.page.locator(STATUS)).to_contain_text("data folder")
     assert person.kept["rounds"] == before["rounds"] and person.strokes == before["strokes"]
-    person.page.unroute_all()
+    person.unroute()
     person.visit()
     person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 2")
     # A round that is gone takes only those built on it.
     second = person.rounds[1]["image_id"]
     gone = {"error": "unknown_image", "message": "?", "params": {}}
-    person.page.route(f"**/{second}/patch", lambda route: route.fulfill(status=404, json=gone))
+    person.stops.add(f"*/{second}/patch", lambda stopped: stopped.fulfill(gone, 404))
     painted = person.strokes
     person.visit()
     person.page.wait_for_function("document.querySelectorAll('.fft-rounds li').length === 2")
@@ -146,17 +147,17 @@ def test_painting_and_repairing_while_a_reload_restores_keep_every_stroke_and_th
 ) -> None:
     with_two_rounds(person)
     painted = person.strokes
-    held = Held(person, re.compile(r"/info$|\?max_px|/patch$"))
+    held = Held(person, *PICTURES)
     person.visit()
     held.wait()
     person.paint((0.2, 0.8), (0.3, 0.8))
     held.let_go()
     person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 2")
     assert person.strokes[:1] == painted and len(person.strokes) == 2
-    person.page.unroute_all()
+    person.unroute()
     # A repair then is of the round that is shown.
     painted, shown = person.strokes, person.rounds[-1]["image_id"]
-    held = Held(person, re.compile(r"/info$|\?max_px|/patch$"))
+    held = Held(person, *PICTURES)
     person.visit()
     held.wait()
     person.press("repair")

@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 
 from tests.support.fake_engine import FAIL
 from tests.support.page_driver import DONE, STATUS, Held, Person, make_photo, photo_file
+from tests.support.page_requests import Stopped
 from tests.support.serving import RunningServer, ask_repair, follow, upload
 
 Visit = Callable[..., Person]
@@ -93,7 +94,7 @@ def test_a_batch_is_cancelled_and_a_photo_that_fails_says_why(person: Person) ->
     assert len(person.strokes) == 2 and person.strokes[:1] == painted
     person.key("Control+z")
     assert person.strokes == painted
-    person.page.unroute_all()
+    person.unroute()
     person.slow_down(0, dilate_px=1001)  # the fake engine fails
     person.press("batch-mask")
     expect(person.page.locator('[data-part="many-failed"] li')).to_have_count(3)
@@ -105,7 +106,7 @@ def test_a_batch_is_cancelled_before_the_first_upload_has_ended(person: Person) 
     """It had no Cancel, and that of the upload removed the photo, with what was painted on it."""
     broken: list[str] = []
     person.page.on("requestfailed", lambda request: broken.append(request.url))
-    held = Held(person, "**/api/v1/images")
+    held = Held(person, "*/api/v1/images")
     name = person.page.locator('[data-part="photo-name"]')
     choose(person, *[photo_file(320, 240, seed=i, name=f"{i}.{'tif' if i == 3 else 'png'}") for i in range(4)])
     held.wait()
@@ -121,7 +122,7 @@ def test_a_batch_is_cancelled_before_the_first_upload_has_ended(person: Person) 
         person.press("clear")
         expect(person.page.locator('[data-stage="stopped"]')).to_have_count(4)
     person.page.wait_for_function("document.querySelector('[data-part=progress-row]').hidden")
-    assert len(held.routes) == len(broken) and set(broken) == {f"{person.url}/api/v1/images"}
+    assert len(held.requests) == len(broken) and set(broken) == {f"{person.url}/api/v1/images"}
     # What is wanted is sent: by a repair of one, which a cancel of all does not hold up, by a look at one, and by all.
     person.paint((0.5, 0.5), (0.6, 0.5))
     person.press("batch-mask")
@@ -207,7 +208,7 @@ def test_a_second_repair_of_all_leaves_out_what_went_through_and_is_as_it_was(pe
     nothing_is_left()
     models = [{"name": name, "title": name, "size": 1, "active": name == "b", "installed": True} for name in "ab"]
     answer = {"models": models, "active": "b", "switching": None, "error": None}
-    person.page.route("**/api/v1/models", lambda route: route.fulfill(json=answer))
+    person.stops.add("*/api/v1/models", lambda stopped: stopped.fulfill(answer))
     person.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     expect(person.page.locator('select[data-part="model"]')).to_have_value("b")
     other = goes_again(3)
@@ -221,21 +222,21 @@ def test_a_second_repair_of_all_leaves_out_what_went_through_and_is_as_it_was(pe
 def test_what_was_cancelled_or_failed_goes_again_and_what_went_through_does_not(person: Person) -> None:
     choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
     wait_for_uploads(person, 3)
-    held: list[Any] = []
+    held: list[Stopped] = []
     count = 0
 
-    def send(route: Any) -> None:
+    def send(stopped: Stopped) -> None:
         nonlocal count
         count += 1
         if count == 1:
-            held.append(route)
+            held.append(stopped)
         else:
-            body = json.loads(route.request.post_data or "")
-            route.continue_(post_data=json.dumps({**body, "options": {"dilate_px": FAIL} if count == 4 else {}}))
+            options = {"dilate_px": FAIL} if count == 4 else {}
+            stopped.continue_(json.dumps({**json.loads(stopped.body), "options": options}))
 
     person.paint((0.5, 0.5), (0.6, 0.5))
     painted = person.strokes
-    person.page.route("**/api/v1/repairs", send)
+    person.stops.add("*/api/v1/repairs", send)
     person.press("batch-mask")
     expect(person.page.locator('[data-stage="done"]')).to_have_count(2)
     person.press("batch-cancel")
@@ -255,7 +256,7 @@ def test_a_reload_before_the_upload_has_ended_brings_back_the_mask_that_waited_f
     person: Person, action: str
 ) -> None:
     """What was to be repaired was gone then, without a word."""
-    held = Held(person, "**/api/v1/images")
+    held = Held(person, "*/api/v1/images")
     choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
     held.wait()
     expect(person.page.locator(STATUS)).to_contain_text("3 photos are open")
@@ -277,7 +278,7 @@ def test_a_photo_that_failed_and_was_repaired_alone_is_not_listed_as_failed(pers
     person.paint((0.5, 0.5), (0.6, 0.5))
     person.press("batch-mask")
     expect(person.page.locator(f"{FAILED} li")).to_have_count(2)
-    person.page.unroute_all()
+    person.unroute()
     person.repair()
     expect(person.page.locator(f"{FAILED} li")).to_have_count(1)
     expect(person.page.locator(FAILED)).to_contain_text("1.png")
@@ -299,7 +300,7 @@ def test_a_repair_of_all_takes_what_the_keyboards_pen_draws(person: Person) -> N
 
 def test_a_mark_on_a_photo_that_the_server_refuses_is_looked_for_on_none(person: Person) -> None:
     """All others were said to have failed: nothing could be selected "with that", with advice to click elsewhere."""
-    held = Held(person, "**/api/v1/images")
+    held = Held(person, "*/api/v1/images")
     choose(person, *[photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(3)])
     held.wait()
     expect(person.page.locator(STATUS)).to_contain_text("3 photos are open")
@@ -307,7 +308,7 @@ def test_a_mark_on_a_photo_that_the_server_refuses_is_looked_for_on_none(person:
     person.paint((0.5, 0.5), (0.6, 0.6))
     person.press("batch-mark")
     expect(person.page.locator(STATE)).to_have_text("0 of 3 done")
-    held.routes.pop(0).fulfill(status=415, json={"error": "not_an_image", "message": "?", "params": {}})
+    held.requests.pop(0).fulfill({"error": "not_an_image", "message": "?", "params": {}}, 415)
     held.let_go()
     expect(person.page.locator(STATE)).to_have_text("0 of 3 photos went through")
     wait_for_uploads(person, 2)

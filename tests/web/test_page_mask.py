@@ -167,7 +167,7 @@ def test_text_is_found_as_a_mask_and_what_the_detector_refuses_is_a_sentence(per
     expect(person.page.locator(STATUS)).to_contain_text("Nothing was found")
     assert json.loads(person.posts("/api/v1/detect")[-1])["box"] == pytest.approx((32, 47, 315, 236), abs=2)
     answer = {"error": "detector_missing", "message": "?", "params": {}}
-    person.page.route("**/api/v1/detect", lambda route: route.fulfill(status=503, json=answer))
+    person.stops.add("*/api/v1/detect", lambda stopped: stopped.fulfill(answer, 503))
     person.press("find-text")
     expect(person.page.locator(STATUS)).to_contain_text("no text detector")
     assert person.strokes == before
@@ -280,7 +280,7 @@ def test_a_mask_this_browser_cannot_read_is_read_by_the_server(person: Person) -
     file: Any = {"name": "mask.tif", "mimeType": "image/tiff", "buffer": data.getvalue()}
     mask_file = '[data-part="mask-file"]'
     status = person.page.locator(STATUS)
-    held = Held(person, "**/api/v1/images")
+    held = Held(person, "*/api/v1/images")
     person.page.set_input_files(mask_file, file)
     expect(status).to_have_text("Reading the mask…")
     held.wait()
@@ -290,7 +290,7 @@ def test_a_mask_this_browser_cannot_read_is_read_by_the_server(person: Person) -
     person.page.set_input_files(mask_file, wrong)
     expect(status).to_contain_text("no.tif is not a picture")
     # While a repair runs, what is said is its state.
-    repairs = Held(person, "**/api/v1/repairs")
+    repairs = Held(person, "*/api/v1/repairs")
     person.press("repair")
     repairs.wait()
     changing(person, lambda: person.page.set_input_files(mask_file, file))
@@ -321,7 +321,7 @@ def test_arrow_keys_add_up_on_the_slider_that_grows(person: Person) -> None:
 
 def test_looking_shows_that_it_goes_on_and_is_given_up_by_key_and_button(person: Person) -> None:
     row = person.page.locator('[data-part="progress-row"]')
-    held = Held(person, "**/api/v1/detect")
+    held = Held(person, "*/api/v1/detect")
     for give_up in (lambda: person.key("Escape"), lambda: person.press("cancel")):
         person.press("find-text")
         expect(row).to_be_visible()
@@ -340,7 +340,7 @@ def test_a_repair_is_told_of_again_when_a_search_beside_it_ends(person: Person) 
     person.press("repair")
     status = person.page.locator(STATUS)
     expect(status).to_have_text("Repairing…")
-    held = Held(person, "**/api/v1/detect")
+    held = Held(person, "*/api/v1/detect")
     person.key("s")
     for end in (lambda: person.key("Escape"), lambda: changing(person, held.let_go)):
         click(person, 150, 130)
@@ -353,7 +353,7 @@ def test_a_repair_is_told_of_again_when_a_search_beside_it_ends(person: Person) 
 
 def test_a_click_on_another_photo_is_a_selection_of_its_own(person: Person) -> None:
     """While the first photo's was looked for, the next photo's click was sent with it."""
-    Held(person, "**/api/v1/detect")
+    Held(person, "*/api/v1/detect")
     person.key("s")
     person.page.mouse.click(*person.stage_point(0.5, 0.5))
     person.open(png(scene(), "next.png"))

@@ -47,7 +47,7 @@ def test_cancel_before_the_answer_to_the_post_leaves_nothing_running(
 def test_strokes_painted_during_a_repair_are_for_the_next_round(person: Person) -> None:
     person.open(photo_file())
     person.paint((0.3, 0.3), (0.4, 0.3))
-    held = Held(person, "**/api/v1/repairs")
+    held = Held(person, "*/api/v1/repairs")
     person.press("repair")
     for y in (0.5, 0.6, 0.7):
         person.paint((0.3, y), (0.4, y))
@@ -67,7 +67,7 @@ def test_strokes_painted_during_a_repair_are_for_the_next_round(person: Person) 
 def test_instant_mode_works_off_what_was_painted_meanwhile(person: Person) -> None:
     person.open(photo_file())
     person.page.locator('[data-part="instant"]').check()
-    held = Held(person, "**/api/v1/repairs")
+    held = Held(person, "*/api/v1/repairs")
     for y in (0.2, 0.4, 0.6, 0.8):
         person.paint((0.3, y), (0.4, y))
     held.wait()

@@ -71,7 +71,7 @@ def test_loading_is_shown_and_the_choice_is_absent_without_a_choice(visit: Visit
 
     state = {"models": [model("a", active=True)], "active": "a", "switching": None, "error": None}
     person = visit(server.url)
-    person.page.route("**/api/v1/models", lambda route: route.fulfill(json=state))
+    person.stops.add("*/api/v1/models", lambda stopped: stopped.fulfill(state))
     person.visit()
     person.open(photo_file(320, 240))
     expect(person.page.locator(MODEL)).to_be_hidden()

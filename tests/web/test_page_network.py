@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable
-from typing import Any
 
 from playwright.sync_api import expect
 
@@ -55,7 +54,7 @@ def test_a_search_waits_for_the_network_and_one_given_up_leaves_no_word_of_a_los
     person.page.evaluate(
         "() => (window.setTimeout = ((real) => (step, ms) => real(step, Math.min(ms, 20)))(window.setTimeout))"
     )
-    person.page.route("**/api/v1/detect", lambda route: route.abort("connectionrefused"))
+    person.stops.add("*/api/v1/detect", lambda stopped: stopped.abort())
     person.press("find-spots")
     expect(status).to_contain_text("cannot be reached")
 
@@ -96,7 +95,7 @@ def test_a_reload_restores_photo_strokes_rounds_and_the_running_job(visit: Visit
     person.slow_down(150)
     person.press("repair")
     expect(person.page.locator('[data-part="status"]')).to_have_text("Repairing…")
-    person.page.unroute_all()
+    person.unroute()
     person.visit()
     person.page.locator(".fft-rounds li:nth-child(3)").wait_for()
     person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 2")
@@ -148,8 +147,8 @@ def test_a_photo_that_is_gone_from_the_server_is_said_so(visit: Visit, server: R
     person = visit(server.url)
     person.open(photo_file())
     person.paint((0.4, 0.4), (0.5, 0.4))
-    gone = {"status": 404, "json": {"error": "unknown_image", "message": "?", "params": {}}}
-    person.page.route("**/api/v1/images/*/info", lambda route: route.fulfill(**gone))
+    gone = {"error": "unknown_image", "message": "?", "params": {}}
+    person.stops.add("*/api/v1/images/*/info", lambda stopped: stopped.fulfill(gone, 404))
     person.visit()
     expect(person.page.locator('[data-part="status"]')).to_contain_text("cleaned up on the server")
     assert person.page.locator(".fft").get_attribute("data-phase") == "empty"
@@ -158,7 +157,7 @@ def test_a_photo_that_is_gone_from_the_server_is_said_so(visit: Visit, server: R
 def test_a_file_that_is_no_photo_gets_a_sentence(visit: Visit, server: RunningServer) -> None:
     person = visit(server.url)
     too_large = {"error": "file_too_large", "message": "?", "params": {"max_mib": 1}}
-    proxys: dict[str, Any] = {"status": 413, "body": "<html>413 Too Large</html>", "content_type": "text/html"}
+    proxys = "<html>413 Too Large</html>"
     for name, data, sentence in (
         ("notes.png", b"This is a text file.\n" * 50, "not a picture"),
         ("empty.png", b"", "empty (0 bytes)"),
@@ -167,13 +166,13 @@ def test_a_file_that_is_no_photo_gets_a_sentence(visit: Visit, server: RunningSe
         ("large.jpg", b"\0" * (2**20 * 2), "A proxy in front of the server lets nothing so large through"),
     ):
         if name == "huge.jpg":  # the server's own refusal, without sending it a hundred megabytes
-            person.page.route("**/api/v1/images", lambda route: route.fulfill(status=413, json=too_large))
+            person.stops.add("*/api/v1/images", lambda stopped: stopped.fulfill(too_large, 413))
         elif name == "large.jpg":  # nginx's, which lets one megabyte through unless it is told otherwise
-            person.page.route("**/api/v1/images", lambda route: route.fulfill(**proxys))
+            person.stops.add("*/api/v1/images", lambda stopped: stopped.fulfill(proxys, 413))
         person.page.set_input_files(".fft-file", {"name": name, "mimeType": "image/png", "buffer": data})
         expect(person.page.locator('[data-part="status"]')).to_contain_text(sentence)
         assert person.page.locator(".fft").get_attribute("data-phase") == "empty"
-    person.page.unroute_all()
+    person.unroute()
     person.open(photo_file())
 
 
@@ -209,16 +208,16 @@ def test_a_failed_repair_gets_a_sentence_and_can_be_tried_again_as_a_cancelled_o
     }
     status = person.page.locator('[data-part="status"]')
     person.slow_down(30)
-    person.page.route("**/api/v1/jobs/**", lambda route: route.fulfill(json=failed))
+    person.stops.add("*/api/v1/jobs/*", lambda stopped: stopped.fulfill(failed))
     person.press("repair")
     expect(status).to_contain_text("took too long")
     assert len(person.strokes) == 1
-    person.page.unroute_all()
+    person.unroute()
     person.run_until_cancelled()
     person.press("repair")
     expect(status).to_have_text("Repairing…")
     person.press("cancel")
     expect(status).to_contain_text("Cancelled")
     assert len(person.strokes) == 1
-    person.page.unroute_all()
+    person.unroute()
     person.repair()

@@ -4,10 +4,11 @@ import io
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
 from imaging import encode_png
 from tests.support.page_driver import STATUS, Held, Person, choose, photo_file, with_two_rounds
+from tests.support.page_requests import Stopped
 from tests.web.test_page_looks import check_layout
 
 WRONG_FILES = [
@@ -40,7 +41,7 @@ def test_a_reload_during_an_upload_brings_the_photo_before_and_one_can_go_back_t
 ) -> None:
     with_two_rounds(person)
     before, painted = person.kept, person.strokes
-    held = Held(person, "**/api/v1/images")
+    held = Held(person, "*/api/v1/images")
     choose(person, photo_file(320, 200, name="other.png"))
     expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 200")
     person.visit()
@@ -64,7 +65,7 @@ def test_a_reload_during_an_upload_brings_the_photo_before_and_one_can_go_back_t
 
 
 def test_a_photo_replaced_before_it_was_up_can_be_gone_back_to(person: Person) -> None:
-    held = Held(person, "**/api/v1/images")
+    held = Held(person, "*/api/v1/images")
     choose(person, photo_file())
     held.wait()
     expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("640 × 480")
@@ -81,7 +82,7 @@ def test_a_photo_replaced_before_it_was_up_can_be_gone_back_to(person: Person) -
 def test_an_upload_that_fails_for_long_keeps_the_photo_and_repair_tries_again(person: Person) -> None:
     person.keeps_tab = False  # nothing takes the clock out again
     person.page.clock.install()
-    person.page.route("**/api/v1/images", lambda route: route.abort("connectionreset"))
+    person.stops.add("*/api/v1/images", lambda stopped: stopped.abort())
     choose(person, photo_file())
     expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("640 × 480")
     person.paint((0.3, 0.3), (0.4, 0.3))
@@ -91,7 +92,7 @@ def test_an_upload_that_fails_for_long_keeps_the_photo_and_repair_tries_again(pe
         person.page.clock.fast_forward(4000)
         person.page.wait_for_timeout(50)
     expect(person.page.locator(STATUS)).to_contain_text("upload failed")
-    person.page.unroute_all()
+    person.unroute()
     person.page.clock.resume()
     person.repair()
     assert person.shown_patches == 1
@@ -167,7 +168,7 @@ KEPT_FILES = """() => new Promise((resolve) => {
 def test_a_reload_goes_on_with_uploads_and_keeps_what_was_painted_on_them(person: Person) -> None:
     """A photo that had not gone up yet was lost in a reload, and what was painted on it."""
     person.answer_dialogs(lambda dialog: dialog.accept())  # the page asks before it is left
-    held = Held(person, "**/api/v1/images")
+    held = Held(person, "*/api/v1/images")
     choose(person, photo_file(seed=4, name="first.png"))
     held.wait()
     person.paint((0.3, 0.3), (0.4, 0.3))
@@ -179,7 +180,7 @@ def test_a_reload_goes_on_with_uploads_and_keeps_what_was_painted_on_them(person
     person.repair()
     assert len(person.rounds[0]["strokes"]) == 1 and person.shown_patches == 1
     # Beside a photo that is there: that one is shown, and the others go on.
-    held = Held(person, "**/api/v1/images")
+    held = Held(person, "*/api/v1/images")
     choose(person, photo_file(320, 200, name="second.png"))
     expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 200")
     person.paint((0.5, 0.5), (0.6, 0.5))
@@ -219,12 +220,12 @@ def test_what_is_no_photo_among_several_is_named_and_can_be_taken_off_the_list(p
 def test_a_photo_that_cannot_be_taken_for_now_stays_with_what_is_painted_on_it(person: Person) -> None:
     """It went, its strokes too, though whoever had to log in again was told that they stay; so did the rest of many."""
     refusals = {"disk_full": (507, "disk is full"), "login_required": (401, "log in again")}
-    held = Held(person, "**/api/v1/images")
+    held = Held(person, "*/api/v1/images")
     choose(person, photo_file())
     held.wait()
     person.paint((0.3, 0.3), (0.4, 0.3))
     for code, (status, sentence) in refusals.items():
-        held.routes.pop().fulfill(status=status, json={"error": code, "message": "?", "params": {}})
+        held.requests.pop().fulfill({"error": code, "message": "?", "params": {}}, status)
         expect(person.page.locator(STATUS)).to_contain_text(sentence)
         expect(person.page.locator('[data-part="photo-name"]')).to_have_text("photo.png")
         person.press("repair")  # sends it once more
@@ -237,22 +238,22 @@ def test_a_photo_that_cannot_be_taken_for_now_stays_with_what_is_painted_on_it(p
 
 
 def test_an_upload_is_cancelled_and_one_that_comes_too_often_waits_for_its_turn(person: Person) -> None:
-    held = Held(person, "**/api/v1/images")
+    held = Held(person, "*/api/v1/images")
     choose(person, photo_file())
     held.wait()
     person.press("cancel")
     expect(person.page.locator(STATUS)).to_contain_text("not uploaded")
     expect(person.page.locator(".fft-welcome")).to_be_visible()
-    person.page.unroute_all(behavior="ignoreErrors")
+    person.unroute()
     answers = [{"error": "too_many_requests", "message": "?", "params": {"wait_s": 1}}]
 
-    def refuse_once(route: Route) -> None:
+    def refuse_once(stopped: Stopped) -> None:
         if answers:
-            route.fulfill(status=429, json=answers.pop())
+            stopped.fulfill(answers.pop(), 429)
         else:
-            route.continue_()
+            stopped.continue_()
 
-    person.page.route("**/api/v1/images", refuse_once)
+    person.stops.add("*/api/v1/images", refuse_once)
     choose(person, photo_file(name="later.png"))
     person.page.locator('a[data-part="download"][aria-disabled="false"]').wait_for()
     expect(person.page.locator('[data-part="photo-name"]')).to_have_text("later.png")

@@ -67,7 +67,7 @@ def test_the_original_comes_back_under_the_brush_in_any_round(person: Person) ->
     person.key("Enter")
     person.page.locator('.fft[data-phase="running"]').wait_for()
     person.paint((0.85, 0.8))
-    person.page.unroute_all()
+    person.unroute()
     person.page.locator(".fft-rounds li:nth-child(6)").wait_for()
     assert [one.get("restored") for one in person.rounds] == [False, False, True, False, True]
     person.key("Control+z")
@@ -83,7 +83,7 @@ def test_strokes_that_wait_for_a_repair_go_when_it_is_cancelled_and_stay_with_th
     person.paint((0.2, 0.6), (0.4, 0.6))
     person.page.wait_for_timeout(80)
     marked = person.red_pixels
-    held = Held(person, "**/api/v1/repairs")
+    held = Held(person, "*/api/v1/repairs")
     person.press("repair")
     person.key("u")
     person.paint((0.3, 0.2), (0.4, 0.2))
@@ -96,14 +96,14 @@ def test_strokes_that_wait_for_a_repair_go_when_it_is_cancelled_and_stay_with_th
     person.repair()
     assert [one["restored"] for one in person.rounds] == [False, False]
     # What is given up is the original that was to come back: nothing was painted.
-    held = Held(person, "**/api/v1/repairs")
+    held = Held(person, "*/api/v1/repairs")
     person.paint((0.3, 0.2), (0.4, 0.2))
     held.wait()
     person.press("cancel")
     expect(status).to_have_text("Cancelled. The original was not brought back")
     held.let_go()
     # The photo is left while its strokes wait: they are worked off there.
-    held = Held(person, "**/api/v1/repairs")
+    held = Held(person, "*/api/v1/repairs")
     person.paint((0.3, 0.2), (0.4, 0.2))
     held.wait()
     person.paint((0.5, 0.2), (0.6, 0.2))
@@ -123,7 +123,7 @@ def test_undo_and_redo_take_strokes_that_wait_for_a_repair_in_the_order_in_which
     person.paint((0.2, 0.2), (0.6, 0.2))
     person.repair()
     person.paint((0.2, 0.6), (0.4, 0.6))
-    held = Held(person, "**/api/v1/repairs")
+    held = Held(person, "*/api/v1/repairs")
     person.press("repair")
     held.wait()
     undo, redo = (person.page.locator(f'[data-act="{name}"]').first for name in ("undo", "redo"))
@@ -181,7 +181,7 @@ def test_undo_takes_strokes_that_wait_before_the_mask_that_a_cancel_of_all_gave_
     person.paint((0.5, 0.5), (0.6, 0.5))
     person.repair()
     person.paint((0.2, 0.2), (0.3, 0.2))
-    held = Held(person, "**/api/v1/repairs")
+    held = Held(person, "*/api/v1/repairs")
     person.press("batch-mask")
     held.wait()
     person.key("u")

@@ -225,8 +225,8 @@ def test_the_picture_is_copied_and_leaving_asks_until_it_was_taken_along(visit: 
     expect(status).to_have_text("Copied")
     # What the server says is no fault of the browser's.
     gone = {"error": "unknown_image", "message": "?", "params": {}}
-    person.page.route("**/api/v1/images/*?format=png", lambda route: route.fulfill(status=404, json=gone))
+    person.stops.add("*/api/v1/images/*?format=png", lambda stopped: stopped.fulfill(gone, 404))
     person.press("save-menu")
     person.press("copy")
     expect(person.page.locator('[data-part="status"]')).to_contain_text("The server no longer has this photo")
-    person.page.unroute_all()
+    person.unroute()

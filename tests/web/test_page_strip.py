@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
 from tests.support.page_driver import Person, photo_file
+from tests.support.page_requests import Stopped
 from tests.support.serving import RunningServer, ask_repair, upload
 from tests.web.test_page_many import STATE, STRIP, wait_for_uploads
 
@@ -160,20 +161,20 @@ def test_a_reload_in_mid_batch_goes_on_with_it_and_repairs_nothing_twice(person:
     choose(person, *three_photos())
     person.paint((0.4, 0.4), (0.5, 0.4))
     delays: dict[str, int] = {}  # by request id: asked again after the reload, a repair is the same one
-    held: list[Route] = []
+    held: list[Stopped] = []
 
-    def add_delay(route: Route) -> None:
-        body = json.loads(route.request.post_data or "")
+    def add_delay(stopped: Stopped) -> None:
+        body = json.loads(stopped.body)
         is_new = body["request_id"] not in delays
         # The last is never answered before the reload, so that the old page's batch can't end, however long the new
         # page takes to come.
         delay = delays.setdefault(body["request_id"], 50 if delays else 20)
         if is_new and len(delays) == 3:
-            held.append(route)
+            held.append(stopped)
         else:
-            route.continue_(post_data=json.dumps({**body, "options": {"feather_px": delay}}))
+            stopped.continue_(json.dumps({**body, "options": {"feather_px": delay}}))
 
-    person.page.route("**/api/v1/repairs", add_delay)
+    person.stops.add("*/api/v1/repairs", add_delay)
     person.press("batch-mask")
     person.page.locator('[data-stage="done"]').first.wait_for()
     for _ in range(500):

@@ -111,7 +111,7 @@ def test_page_offers_fetches_and_stops(
     reason = {"error": "fetch_failed", "message": "", "params": {"name": "big-lama", "reason": "the disk is full"}}
     weights["weights"][0]["download"] |= {"state": "failed", "error": reason}
     weights["weights"][1] |= {"installed": True, "download": {"state": "done", "done": 1, "size": 1, "host": ""}}
-    person.page.route("**/api/v1/weights", lambda route: route.fulfill(json=weights))
+    person.stops.add("*/api/v1/weights", lambda stopped: stopped.fulfill(weights))
     for _ in range(2):
         offer.locator("summary").click()
     expect(told).to_have_text("⚠️ big-lama 没有下载成功：the disk is full lama-fourier 已下载，可在“模型”处选择。")
