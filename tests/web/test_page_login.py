@@ -1,6 +1,6 @@
 """The page behind a login: strangers get to the login page, and who came in finds everything as without one.
 
-The tests of `test_page_repair.py` that matter most run here a second time, by somebody who is logged in.
+The walk of `test_page_repair.py` that matters most is done here a second time, by somebody who is logged in.
 """
 
 from collections.abc import Iterator
@@ -13,17 +13,11 @@ from tests.support.page_driver import PATIENCE_MS, Person, open_browser, photo_f
 from tests.support.page_profiles import Profile, Profiles
 from tests.support.serving import RunningServer
 from tests.web.test_page_repair import (
-    test_no_request_leaves_the_server,
-    test_paint_and_repair_shows_the_patch_in_place,
-    test_rounds_build_on_each_other_and_can_be_undone_and_compared,
-    test_the_keyboard_alone_paints_and_repairs,
+    test_the_way_from_a_photo_to_its_rounds_by_mouse_and_by_keyboard_asks_this_server_alone,
 )
 from web.accounts import Accounts
 
-__all__ = [
-    "test_no_request_leaves_the_server", "test_paint_and_repair_shows_the_patch_in_place",
-    "test_rounds_build_on_each_other_and_can_be_undone_and_compared", "test_the_keyboard_alone_paints_and_repairs",
-]  # fmt: skip
+__all__ = ["test_the_way_from_a_photo_to_its_rounds_by_mouse_and_by_keyboard_asks_this_server_alone"]
 NAME, OTHER, PASSWORD = "ann", "bob", "correct horse"
 
 
@@ -136,7 +130,9 @@ def test_logging_out_leaves_nothing_for_who_comes_next(browser: Browser, server:
     context.close()
 
 
-def test_status_of_the_server_is_shown_to_operators_alone(person: Person, browser: Browser) -> None:
+def test_status_of_the_server_is_shown_to_operators_alone_and_a_breach_of_the_content_policy_is_noticed(
+    person: Person, browser: Browser
+) -> None:
     person.press("help")
     shown = person.page.locator('[data-part="server"]')
     expect(shown).to_contain_text("Repairs run.")
@@ -152,9 +148,7 @@ def test_status_of_the_server_is_shown_to_operators_alone(person: Person, browse
     expect(page.locator(".fft-help")).to_contain_text("快捷键")
     expect(page.locator('[data-part="server"]')).to_be_hidden()
     context.close()
-
-
-def test_content_policy_keeps_other_sites_out_and_a_breach_is_noticed(person: Person) -> None:
+    # The content policy keeps other sites out.
     with person.page.expect_console_message(lambda message: "Content Security Policy" in message.text):
         person.page.evaluate("new Image().src = 'https://example.org/picture.png'")
     assert len(person.errors) == 1

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import Route, expect
 
 from tests.support.page_driver import DATA, DONE, Person, make_photo, photo_file
 from tests.support.serving import RunningServer
 
 BODY_LIMIT_BYTES = 2000
-Visit = Callable[..., Person]
 
 
-def test_paint_and_repair_shows_the_patch_in_place(person: Person) -> None:
+def test_the_way_from_a_photo_to_its_rounds_by_mouse_and_by_keyboard_asks_this_server_alone(person: Person) -> None:
+    person.visit()  # those of the first visit are not noted
     person.open(photo_file(640, 480))
-    mean = make_photo(640, 480).reshape(-1, 3).mean(axis=0)
+    # The patch is shown in its place.
+    photo = make_photo(640, 480)
+    mean = photo.reshape(-1, 3).mean(axis=0)
     before = person.pixel(0.5, 0.5)
     person.paint((0.45, 0.5), (0.55, 0.5))
     person.repair()
@@ -36,96 +37,16 @@ def test_paint_and_repair_shows_the_patch_in_place(person: Person) -> None:
     person.press("timings")
     times = person.page.locator(".fft-times").inner_text()
     assert "Total" in times and "model" in times
-
-
-def test_nothing_moves_under_the_pointer_when_it_is_told_where_the_file_is(person: Person) -> None:
-    """The second line came a moment after "Done" and pushed away a button that was being pressed; on tablets longer."""
-    is_told = False
-
-    def as_before_saving(route: Route) -> None:
-        answer = route.fetch()
-        body = answer.json()
-        view = body.get("job") if "job" in body else body
-        if view and not is_told:
-            view |= {"saved": None, "version": view["version"] - 1}  # so that it is asked again at once
-        route.fulfill(response=answer, json=body)
-
-    person.open(photo_file(640, 480))
-    person.page.route(re.compile("/api/v1/(repairs|jobs/)"), as_before_saving)
-    button, status = person.page.locator('[data-act="mask-again"]'), person.page.locator('[data-part="status"]')
-    for width, height in ((1200, 800), (768, 1024)):
-        person.page.set_viewport_size({"width": width, "height": height})
-        is_told = False
-        person.paint((0.45, 0.5), (0.55, 0.5))
-        person.repair()
-        expect(status).to_have_text("Done!")
-        before = button.bounding_box()
-        is_told = True
-        expect(status).to_contain_text("Saved to outputs/")
-        assert button.bounding_box() == before
-
-
-def test_an_outputs_folder_that_cannot_be_written_is_said_with_the_round(person: Person, server: RunningServer) -> None:
-    """The page waited for the file's path only, and never showed the note."""
-    person.open(photo_file(640, 480))
-    before = list(server.outputs_dir.glob("*"))
-    moved = server.outputs_dir.with_name("moved") if server.outputs_dir.exists() else None
-    if moved:
-        server.outputs_dir.rename(moved)
-    server.outputs_dir.write_text("a file stands where the folder should be")
-    try:
-        person.paint((0.45, 0.5), (0.55, 0.5))
-        person.repair()
-        expect(person.page.locator('[data-part="notes"]')).to_contain_text("could not be written to the outputs folder")
-        assert person.shown_patches == 1
-    finally:
-        server.outputs_dir.unlink()
-        if moved:
-            moved.rename(server.outputs_dir)
-    assert list(server.outputs_dir.glob("*")) == before
-
-
-def test_a_click_sends_strokes_only_and_at_most_two_kilobytes(person: Person) -> None:
-    person.open(photo_file(2000, 1500, name="photo.jpg"))
-    for row in range(4):
-        y = 0.2 + row * 0.15
-        person.paint(*[(0.2 + i * 0.05, y + 0.04 * (i % 3)) for i in range(12)])
-    assert len(person.strokes) == 4
-    person.repair()
-    (body,) = person.posts("/api/v1/repairs")
-    assert len(body) <= BODY_LIMIT_BYTES, len(body)
-    assert set(json.loads(body)) == {"image_id", "request_id", "strokes", "settle_s"}
-    assert len(person.posts("/api/v1/images")) == 1
-
-
-def test_undo_redo_clear_and_brush_size_work_without_a_click_into_the_canvas(person: Person) -> None:
-    person.open(photo_file())
-    person.paint((0.3, 0.3), (0.4, 0.3))
-    person.paint((0.3, 0.6), (0.4, 0.6))
-    person.page.locator(".fft-brand").click()
-    person.key("Control+z")
-    assert len(person.strokes) == 1
-    person.key("Control+Shift+Z")
-    assert len(person.strokes) == 2
-    person.press("clear")
-    assert person.strokes == []
-    person.key("Control+z")
-    assert len(person.strokes) == 2
-    radius = person.kept["hand"]["radius"]
-    person.key("]")
-    person.paint((0.5, 0.5))
-    assert person.strokes[-1]["radius"] == pytest.approx(radius * 1.2, abs=0.06)
-    person.key("e")
-    person.paint((0.5, 0.5))
-    assert person.strokes[-1]["erase"]
-    person.key("Enter")
-    person.page.locator(DONE).wait_for()
-
-
-def test_rounds_build_on_each_other_and_can_be_undone_and_compared(person: Person) -> None:
-    person.open(photo_file())
-    person.paint((0.3, 0.3), (0.4, 0.3))
-    person.repair()
+    # The file differs from the photo inside the patch only.
+    answer = person.page.request.get(f"{person.url}/api/v1/images/{person.rounds[0]['image_id']}")
+    with Image.open(BytesIO(answer.body())) as file:
+        result: Any = np.asarray(file.convert("RGB"))
+    left, top, right, bottom = person.rounds[0]["box"]
+    changed = (result != photo).any(axis=2)
+    assert changed[top:bottom, left:right].any()
+    changed[top:bottom, left:right] = False
+    assert not changed.any()
+    # Rounds build on each other, and can be undone and compared.
     person.paint((0.6, 0.6), (0.7, 0.6))
     person.repair()
     first, second = (json.loads(body) for body in person.posts("/api/v1/repairs"))
@@ -145,9 +66,70 @@ def test_rounds_build_on_each_other_and_can_be_undone_and_compared(person: Perso
     person.press("round-redo")
     person.press("round-redo")
     assert person.shown_patches == 2
+    # The keyboard alone paints and repairs.
+    person.page.locator(".fft-stage").focus()
+    for key in ("d", "ArrowRight", "ArrowRight", "ArrowDown", "d"):
+        person.key(key)
+    assert len(person.strokes[0]["points"]) >= 3
+    person.key("Enter")
+    person.page.locator(".fft-rounds li:nth-child(4)").wait_for()
+    person.page.locator(DONE).wait_for()
+    # No request of all that left the server.
+    local = (person.url, "blob:", "data:")
+    assert len(person.requests) > 50
+    assert [url for _, url, _ in person.requests if not url.startswith(local)] == []
 
 
-def test_redo_goes_every_step_again_that_undo_went_back_over_rounds(person: Person) -> None:
+def test_where_the_file_is_moves_nothing_under_the_pointer_and_that_there_is_none_is_said(
+    person: Person, server: RunningServer
+) -> None:
+    """The second line came a moment after "Done" and pushed away a button that was being pressed; on tablets longer.
+
+    An outputs folder that cannot be written was never said: the page waited for the file's path only.
+    """
+    is_told = False
+
+    def as_before_saving(route: Route) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        view = body.get("job") if "job" in body else body
+        if view and not is_told:
+            view |= {"saved": None, "version": view["version"] - 1}  # so that it is asked again at once
+        route.fulfill(response=answer, json=body)
+
+    person.open(photo_file(640, 480))
+    person.page.route(re.compile("/api/v1/(repairs|jobs/)"), as_before_saving)
+    button, status = person.page.locator('[data-act="mask-again"]'), person.page.locator('[data-part="status"]')
+    for width, height in ((768, 1024), (1200, 800)):
+        person.page.set_viewport_size({"width": width, "height": height})
+        is_told = False
+        person.paint((0.45, 0.5), (0.55, 0.5))
+        person.repair()
+        expect(status).to_have_text("Done!")
+        before = button.bounding_box()
+        is_told = True
+        expect(status).to_contain_text("Saved to outputs/")
+        assert button.bounding_box() == before
+    person.unroute()
+    # No file is written.
+    files = list(server.outputs_dir.glob("*"))
+    moved = server.outputs_dir.with_name("moved") if server.outputs_dir.exists() else None
+    if moved:
+        server.outputs_dir.rename(moved)
+    server.outputs_dir.write_text("a file stands where the folder should be")
+    try:
+        person.paint((0.45, 0.7), (0.55, 0.7))
+        person.repair()
+        expect(person.page.locator('[data-part="notes"]')).to_contain_text("could not be written to the outputs folder")
+        assert person.shown_patches == 3
+    finally:
+        server.outputs_dir.unlink()
+        if moved:
+            moved.rename(server.outputs_dir)
+    assert list(server.outputs_dir.glob("*")) == files
+
+
+def test_undo_redo_clear_and_brush_size_over_rounds_and_without_a_click_into_the_canvas(person: Person) -> None:
     """Undo over a round dropped what was painted after it."""
     person.open(photo_file())
     for y in (0.2, 0.4):
@@ -169,10 +151,37 @@ def test_redo_goes_every_step_again_that_undo_went_back_over_rounds(person: Pers
         step("Control+z")
     person.paint((0.6, 0.6), (0.7, 0.6))
     assert [step("Control+Shift+Z") for _ in range(2)] == [(2, [192, 288])] * 2
+    # Without a click into the canvas: undo, redo, clear, the brush's size and the eraser.
+    person.page.locator(".fft-brand").click()
+    person.key("Control+z")
+    assert len(person.strokes) == 1
+    person.key("Control+Shift+Z")
+    assert len(person.strokes) == 2
+    person.press("clear")
+    assert person.strokes == []
+    person.key("Control+z")
+    assert len(person.strokes) == 2
+    radius = person.kept["hand"]["radius"]
+    person.key("]")
+    person.paint((0.5, 0.5))
+    assert person.strokes[-1]["radius"] == pytest.approx(radius * 1.2, abs=0.06)
+    person.key("e")
+    person.paint((0.5, 0.5))
+    assert person.strokes[-1]["erase"]
+    person.key("Enter")
+    person.page.locator(".fft-rounds li:nth-child(4)").wait_for()
+    person.page.locator(DONE).wait_for()
+    # Instant mode repairs when the brush is lifted.
+    person.key("b")
+    person.page.locator('[data-part="instant"]').check()
+    person.paint((0.4, 0.9), (0.5, 0.9))
+    person.page.locator(".fft-rounds li:nth-child(5)").wait_for()
+    person.page.locator(DONE).wait_for()
+    assert person.shown_patches == 4
 
 
-def test_download_keeps_format_and_name(person: Person) -> None:
-    """TIFF is the first one, when no picture is there yet: Chromium can't show it, so the server's is shown instead."""
+def test_photos_of_all_sorts_are_painted_as_they_are_shown_and_keep_format_and_name(person: Person) -> None:
+    # TIFF is the first one, when no picture is there yet: Chromium can't show it, so the server's is shown instead.
     for number, (ending, format) in enumerate({"tif": "TIFF", "jpg": "JPEG", "webp": "WEBP"}.items()):
         width = 320 + 10 * number
         person.open(photo_file(width, 240, name=f"holiday.{ending}"))
@@ -185,9 +194,7 @@ def test_download_keeps_format_and_name(person: Person) -> None:
         assert download.value.suggested_filename.startswith("holiday")
         with Image.open(download.value.path()) as result:
             assert result.format == format and result.size == (width, 240)
-
-
-def test_a_photo_lying_on_its_side_is_painted_upright(person: Person) -> None:
+    # One lying on its side is painted upright.
     exif = Image.Exif()
     exif[0x0112] = 6
     person.open(photo_file(400, 200, name="side.jpg", exif=exif.tobytes()))
@@ -196,9 +203,35 @@ def test_a_photo_lying_on_its_side_is_painted_upright(person: Person) -> None:
     assert (round(x), round(y)) == (pytest.approx(100, abs=2), pytest.approx(360, abs=2))
     person.repair()
     assert person.rounds[0]["box"][3] > 300
-
-
-def test_lasso_and_rectangle_fill_their_outline(person: Person, browser: Browser) -> None:
+    # A large one's click sends strokes only, and at most two kilobytes.
+    person.requests.clear()
+    person.open(photo_file(2000, 1500, name="photo.jpg"))
+    for row in range(4):
+        y = 0.2 + row * 0.15
+        person.paint(*[(0.2 + i * 0.05, y + 0.04 * (i % 3)) for i in range(12)])
+    assert len(person.strokes) == 4
+    person.repair()
+    (body,) = person.posts("/api/v1/repairs")
+    assert len(body) <= BODY_LIMIT_BYTES, len(body)
+    assert set(json.loads(body)) == {"image_id", "request_id", "strokes", "settle_s"}
+    assert len(person.posts("/api/v1/images")) == 1
+    # Dropped and pasted ones, and HEIC, which is shown through the server.
+    script = """([type, bytes]) => {
+      const data = new DataTransfer();
+      data.items.add(new File([new Uint8Array(bytes)], 'dropped.png', { type: 'image/png' }));
+      const stage = document.querySelector('.fft-stage');
+      const drag = (name) => new DragEvent(name, { dataTransfer: data, bubbles: true, cancelable: true });
+      if (type === 'drop') ['dragenter', 'drop'].map((name) => stage.dispatchEvent(drag(name)));
+      else stage.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true }));
+    }"""
+    for kind, size in (("drop", (120, 90)), ("paste", (90, 120))):
+        person.page.evaluate(script, [kind, list(photo_file(*size)["buffer"])])
+        expect(person.page.locator('[data-part="photo-size"]')).to_contain_text(f"{size[0]} × {size[1]}")
+    person.open(DATA / "flower.heic")
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("160 × 120 · HEIC")
+    person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth > 0")
+    # Lasso and rectangle fill their outline.
+    person.requests.clear()
     person.open(photo_file(800, 600))
     person.key("r")
     person.paint((0.2, 0.2), (0.5, 0.5))
@@ -218,63 +251,3 @@ def mask_of(person: Person) -> np.ndarray:
     from imaging.strokes import parse_strokes, rasterize
 
     return rasterize(parse_strokes(person.strokes), (600, 800))
-
-
-def test_instant_mode_repairs_when_the_brush_is_lifted(person: Person) -> None:
-    person.open(photo_file())
-    person.page.locator('[data-part="instant"]').check()
-    person.paint((0.4, 0.4), (0.5, 0.4))
-    person.page.locator(DONE).wait_for()
-    assert person.shown_patches == 1
-
-
-def test_the_keyboard_alone_paints_and_repairs(person: Person) -> None:
-    person.open(photo_file())
-    person.page.locator(".fft-stage").focus()
-    for key in ("d", "ArrowRight", "ArrowRight", "ArrowDown", "d"):
-        person.key(key)
-    assert len(person.strokes[0]["points"]) >= 3
-    person.key("Enter")
-    person.page.locator(DONE).wait_for()
-
-
-def test_a_photo_can_be_dropped_and_pasted_and_heic_is_shown_through_the_server(person: Person) -> None:
-    script = """([type, bytes]) => {
-      const data = new DataTransfer();
-      data.items.add(new File([new Uint8Array(bytes)], 'dropped.png', { type: 'image/png' }));
-      const stage = document.querySelector('.fft-stage');
-      const drag = (name) => new DragEvent(name, { dataTransfer: data, bubbles: true, cancelable: true });
-      if (type === 'drop') ['dragenter', 'drop'].map((name) => stage.dispatchEvent(drag(name)));
-      else stage.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true }));
-    }"""
-    for kind, size in (("drop", (120, 90)), ("paste", (90, 120))):
-        person.page.evaluate(script, [kind, list(photo_file(*size)["buffer"])])
-        expect(person.page.locator('[data-part="photo-size"]')).to_contain_text(f"{size[0]} × {size[1]}")
-    person.open(DATA / "flower.heic")
-    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("160 × 120 · HEIC")
-    person.page.wait_for_function("document.querySelector('.fft-photo').naturalWidth > 0")
-
-
-def test_no_request_leaves_the_server(person: Person) -> None:
-    person.visit()  # those of the first visit are not noted
-    person.open(photo_file())
-    person.paint((0.4, 0.4), (0.5, 0.4))
-    person.repair()
-    local = (person.url, "blob:", "data:")
-    assert len(person.requests) > 50
-    assert [url for _, url, _ in person.requests if not url.startswith(local)] == []
-
-
-def test_a_downloaded_round_differs_from_the_photo_inside_the_patch_only(person: Person) -> None:
-    photo = make_photo(640, 480)
-    person.open(photo_file(640, 480))
-    person.paint((0.4, 0.5), (0.6, 0.5))
-    person.repair()
-    answer = person.page.request.get(f"{person.url}/api/v1/images/{person.rounds[0]['image_id']}")
-    with Image.open(BytesIO(answer.body())) as file:
-        result: Any = np.asarray(file.convert("RGB"))
-    left, top, right, bottom = person.rounds[0]["box"]
-    changed = (result != photo).any(axis=2)
-    assert changed[top:bottom, left:right].any()
-    changed[top:bottom, left:right] = False
-    assert not changed.any()
