@@ -1,7 +1,6 @@
 """The page before its scripts have come, and before Gradio's have: it is there, and nothing done on it is lost."""
 
 import base64
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from playwright.sync_api import Browser, expect
 from tests.support.page_driver import STATUS, Held, Person, open_browser, photo_file
 from tests.support.serving import RunningServer
 
-Visit = Callable[..., Person]
 HAND_OVER = """([type, data, name]) => {
   const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -22,17 +20,14 @@ HAND_OVER = """([type, data, name]) => {
 }"""
 
 
-@pytest.fixture
-def waiting(visit: Visit, server: RunningServer) -> tuple[Person, Held]:
-    """Somebody whose page is there without its scripts, which are held."""
-    person = visit(server.url)
+def without_scripts(person: Person) -> Held:
+    """Load the page again without its scripts, which are held."""
     held = Held(person, "*/page/*/canvas.js")
-    person.page.goto(server.url, wait_until="commit")
+    person.page.goto(person.url, wait_until="commit")
     held.wait()
-    person.page.wait_for_function(
-        "Boolean(window.fftEarly)"
-    )  # the scripts are asked for before the document has run its own
-    return person, held
+    # The scripts are asked for before the document has run its own.
+    person.page.wait_for_function("Boolean(window.fftEarly)")
+    return held
 
 
 def hand_over(person: Person, how: str, file: dict[str, Any]) -> bool:
@@ -52,61 +47,51 @@ def test_the_page_is_there_in_the_readers_language_without_any_script(
     context.close()
 
 
-def test_a_file_chosen_before_the_scripts_have_come_is_opened(waiting: tuple[Person, Held]) -> None:
-    person, held = waiting
+def test_a_file_chosen_and_a_press_before_the_scripts_have_come_count_and_are_there_at_once_when_they_come_back(
+    person: Person,
+) -> None:
+    held = without_scripts(person)
     with person.page.expect_file_chooser() as choosing:
         person.page.locator('.fft-welcome [data-act="choose"]').click()
     file: Any = photo_file(320, 240)
     choosing.value.set_files(file)
-    held.let_go()
-    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 240")
-    person.page.locator('a[data-part="download"][aria-disabled="false"]').wait_for()
-
-
-@pytest.mark.parametrize("how", ["drop", "paste"])
-def test_a_file_dropped_or_pasted_before_the_scripts_have_come_is_opened(
-    waiting: tuple[Person, Held], how: str
-) -> None:
-    person, held = waiting
-    assert hand_over(person, how, photo_file(300, 200)) or how == "paste", "the browser would leave the page"
-    held.let_go()
-    size = person.page.locator('[data-part="photo-size"]')
-    uploaded = person.page.locator('a[data-part="download"][aria-disabled="false"]')
-    expect(size).to_contain_text("300 × 200")
-    uploaded.wait_for()
-    # Once, and what comes later is taken by the page itself.
-    hand_over(person, how, photo_file(200, 300))
-    expect(size).to_contain_text("200 × 300")
-    uploaded.wait_for()
-    assert len(person.posts("/api/v1/images")) == 2
-
-
-def test_a_press_before_the_scripts_have_come_counts(waiting: tuple[Person, Held]) -> None:
-    person, held = waiting
     person.page.locator('[data-act="help"]').click()
     person.page.locator('[data-act="theme"]').click()
     held.let_go()
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("320 × 240")
+    person.page.locator('a[data-part="download"][aria-disabled="false"]').wait_for()
     expect(person.page.locator(".fft-help")).to_be_visible()
     expect(person.page.locator("body")).to_have_class("dark")
-
-
-def test_a_theme_and_a_photo_that_come_back_are_there_at_once(visit: Visit, server: RunningServer) -> None:
-    person = visit(server.url)
-    person.press("theme")
-    person.open(photo_file())
-    held = Held(person, "*/page/*/canvas.js")
-    person.page.goto(server.url, wait_until="commit")
-    held.wait()
+    # Theme and photo come back before the scripts.
+    person.unroute()
+    held = without_scripts(person)
     expect(person.page.locator("body")).to_have_class("dark")
     expect(person.page.locator(".fft-welcome")).to_be_hidden()
     held.let_go()
     person.page.locator('.fft[data-phase="ready"]').wait_for()
 
 
-def test_the_canvas_works_before_gradio_has_begun_and_moves_in_in_mid_stroke(
-    visit: Visit, server: RunningServer
-) -> None:
-    person = visit(server.url)
+def test_a_file_dropped_or_pasted_before_the_scripts_have_come_is_opened(person: Person) -> None:
+    size = person.page.locator('[data-part="photo-size"]')
+    uploaded = person.page.locator('a[data-part="download"][aria-disabled="false"]')
+    for how in ("drop", "paste"):
+        held = without_scripts(person)
+        person.requests.clear()
+        assert hand_over(person, how, photo_file(300, 200)) or how == "paste", "the browser would leave the page"
+        held.let_go()
+        expect(size, how).to_contain_text("300 × 200")
+        uploaded.wait_for()
+        # Once, and what comes later is taken by the page itself.
+        hand_over(person, how, photo_file(200, 300))
+        expect(size, how).to_contain_text("200 × 300")
+        uploaded.wait_for()
+        assert len(person.posts("/api/v1/images")) == 2, how
+        person.unroute()
+        person.page.goto(f"{person.url}/health")
+        person.page.evaluate("localStorage.clear(), sessionStorage.clear()")
+
+
+def test_the_canvas_works_before_gradio_has_begun_moves_in_in_mid_stroke_and_needs_none(person: Person) -> None:
     held = Held(person, "*/assets/index-*.js")
     person.visit()
     held.wait()
@@ -126,16 +111,13 @@ def test_the_canvas_works_before_gradio_has_begun_and_moves_in_in_mid_stroke(
     person.repair()
     assert person.shown_patches == 1
     expect(person.page.locator(STATUS)).to_be_visible()
-
-
-def test_a_gradio_that_does_not_come_takes_nothing_away(visit: Visit, server: RunningServer) -> None:
-    person = visit(server.url)
+    # A Gradio that does not come takes nothing away.
     person.stops.add("*/assets/index-*.js", lambda stopped: stopped.abort())
     person.visit()
-    person.open(photo_file())
+    person.page.locator(".fft-patch").wait_for()
     person.paint((0.3, 0.3), (0.4, 0.3))
     person.repair()
-    assert person.shown_patches == 1
+    assert person.shown_patches == 2
 
 
 def test_a_page_that_nobody_touches_asks_for_no_frames(browser: Browser, server: RunningServer) -> None:

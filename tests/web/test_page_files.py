@@ -86,15 +86,13 @@ def test_the_page_goes_out_compressed_and_photos_as_they_are(http: httpx.Client)
     assert "content-encoding" not in http.get(f"/api/v1/images/{image_id}").headers
 
 
-def test_nothing_of_the_scripts_is_global(visit: Visit, server: RunningServer) -> None:
-    person = visit(server.url)
+def test_nothing_of_the_scripts_is_global_and_one_that_does_not_arrive_is_said_in_both_languages(
+    person: Person,
+) -> None:
     assert person.page.evaluate("typeof startCanvas + typeof createStore + typeof setup") == "undefined" * 3
-
-
-def test_a_script_that_does_not_arrive_is_said_in_both_languages(visit: Visit, server: RunningServer) -> None:
-    person = visit(server.url)
+    # One does not arrive.
     person.stops.add("*/page/*/repair.js", lambda stopped: stopped.abort())
-    person.page.goto(server.url)
+    person.page.goto(person.url)
     status = person.page.locator(".fft-status").first
     expect(status).to_contain_text("Please reload")
     expect(status).to_contain_text("请刷新")
