@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
-from tests.support.page_driver import STATUS, Person, photo_file
+from tests.support.page_driver import STATUS, VIEWPORT, Person, photo_file
 from tests.support.serving import RunningServer
 
 Visit = Callable[..., Person]
@@ -51,7 +51,9 @@ OUTLINES = {
 }
 
 
-def test_what_is_red_while_a_lasso_is_drawn_is_what_is_repaired(person: Person) -> None:
+def test_outlines_are_what_was_red_and_end_by_escape_or_by_the_tool_that_began_them(person: Person) -> None:
+    """A rectangle that ended as a lasso had its first two corners, and was no outline at all."""
+    # What is red while a lasso is drawn is what is repaired.
     person.key("l")
     scale = person.photo_box()[2] / WIDTH
     for name, outline in OUTLINES.items():
@@ -72,91 +74,7 @@ def test_what_is_red_while_a_lasso_is_drawn_is_what_is_repaired(person: Person) 
         person.key("Control+z")
         person.page.wait_for_timeout(80)
         assert person.strokes == [] and person.red_pixels == 0
-
-
-def test_shift_and_a_click_draw_a_straight_line_on_the_same_photo_and_what_is_beside_it_is_no_stroke(
-    person: Person,
-) -> None:
-    person.paint((0.2, 0.2))
-    person.page.keyboard.down("Shift")
-    person.paint((0.8, 0.6))
-    person.page.keyboard.up("Shift")
-    line = np.array(person.strokes[1]["points"])
-    assert np.abs(line - [[0.2 * WIDTH, 0.2 * HEIGHT], [0.8 * WIDTH, 0.6 * HEIGHT]]).max() <= 1.5
-    person.open(photo_file(200, 400, seed=3, name="tall.png"))
-    person.page.keyboard.down("Shift")
-    person.page.mouse.click(*person.stage_point(0.7, 0.7))
-    person.page.keyboard.up("Shift")
-    assert [len(stroke["points"]) for stroke in person.strokes] == [1]
-    person.page.locator('[data-part="instant"]').check()
-    person.page.mouse.click(*person.stage_point(-0.9, 0.5))
-    person.page.wait_for_timeout(300)
-    assert len(person.strokes) == 1 and not person.posts("/api/v1/repairs")
-
-
-def ring_px(person: Person) -> float:
-    """How wide the brush's ring is on the screen; 0 when it is not shown."""
-    expression = "(r) => r.classList.contains('fft-shown') ? r.getBoundingClientRect().width : 0"
-    return float(person.page.locator(".fft-ring").evaluate(expression))
-
-
-def test_the_keyboards_ring_stays_on_its_place_of_the_photo_and_has_the_brushs_size(person: Person) -> None:
-    def ring_on_photo() -> tuple[float, float]:
-        box = person.page.locator(".fft-ring").bounding_box()
-        assert box is not None
-        left, top, width, _ = person.photo_box()
-        middle_x, middle_y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        return (middle_x - left) * WIDTH / width, (middle_y - top) * WIDTH / width
-
-    person.page.locator(".fft-stage").focus()
-    for _ in range(6):
-        person.key("ArrowRight")
-    place, before_px = ring_on_photo(), ring_px(person)
-    for _ in range(3):
-        person.key("+")
-    assert ring_on_photo() == pytest.approx(place, abs=1)
-    assert ring_px(person) == pytest.approx(before_px * 1.25**3, abs=1)
-    person.key("]")
-    assert ring_px(person) == pytest.approx(before_px * 1.25**3 * 1.2, abs=1)
-    person.key(" ")
-    assert ring_px(person) > 0, "it is away only while the picture is moved"
-    person.key("d")
-    person.key("d")
-    assert person.strokes[0]["points"][0] == pytest.approx(ring_on_photo(), abs=1)
-    person.page.mouse.move(*person.stage_point(0.5, 0.5))
-    person.key("0")
-    assert ring_px(person) == pytest.approx(before_px * 1.2, abs=1), "the mouse's has the size that is shown too"
-
-
-def test_the_ring_has_the_brushs_size_at_once_and_the_largest_grows_with_the_photo(person: Person) -> None:
-    person.page.mouse.move(*person.stage_point(0.5, 0.5))
-    before = ring_px(person)
-    person.key("]")
-    assert ring_px(person) == pytest.approx(before * 1.2, abs=1)
-    person.page.keyboard.down("Alt")
-    person.page.mouse.wheel(0, -100)
-    person.page.keyboard.up("Alt")
-    person.page.wait_for_timeout(50)
-    assert ring_px(person) == pytest.approx(before * 1.2 * 1.1, abs=1)
-    person.page.mouse.move(5, 5)
-    assert ring_px(person) == 0
-    slider = person.page.locator(".fft-size")
-    slider.focus()
-    person.key("ArrowRight")
-    assert ring_px(person) > before
-    by_arrow_px = ring_px(person)
-    person.key("PageUp")  # the next larger step, and not the photo before
-    assert ring_px(person) > by_arrow_px
-    value = person.page.locator('[data-part="size-value"]')
-    expect(slider).to_have_attribute("aria-valuetext", value.inner_text())
-    person.open(photo_file(3600, 3000, name="large.jpg"))
-    slider.focus()
-    person.key("End")
-    expect(value).to_have_text("1500 px")
-
-
-def test_escape_gives_up_a_lasso_and_resizing_the_window_in_mid_stroke_adds_no_leg(person: Person) -> None:
-    person.key("l")
+    # Escape gives up a lasso, and resizing the window in mid-stroke adds no leg.
     person.page.mouse.move(*person.stage_point(0.2, 0.2))
     person.page.mouse.down()
     person.page.mouse.move(*person.stage_point(0.5, 0.2), steps=4)
@@ -175,10 +93,21 @@ def test_escape_gives_up_a_lasso_and_resizing_the_window_in_mid_stroke_adds_no_l
     person.page.mouse.up()
     points = np.array([point for stroke in person.strokes for point in stroke["points"]])
     assert np.abs(points[:, 1] - 0.3 * HEIGHT).max() <= 3
-
-
-def test_what_is_being_drawn_ends_by_the_tool_that_began_it(person: Person) -> None:
-    """A rectangle that ended as a lasso had its first two corners, and was no outline at all."""
+    person.page.set_viewport_size(VIEWPORT)
+    # The keyboard's outline ends by the tool that began it.
+    person.press("clear")
+    person.page.locator(".fft-stage").focus()
+    for tool, other in (("r", "b"), ("l", "r")):
+        person.key(tool)
+        person.key("d")
+        for key in ("ArrowRight", "ArrowDown", other, "ArrowRight", "ArrowDown", "ArrowDown", "d"):
+            person.key(key)
+    rectangle, lasso = person.strokes
+    (left, top), _, (right, bottom), _ = rectangle["polygon"]
+    assert len(rectangle["polygon"]) == 4 and bottom - top == pytest.approx(1.5 * (right - left)) and right > left
+    assert len(lasso["polygon"]) == 6
+    # So does what is drawn by mouse.
+    person.press("clear")
 
     def drag(tool: str, other: str) -> None:
         person.key(tool)
@@ -211,41 +140,29 @@ def test_what_is_being_drawn_ends_by_the_tool_that_began_it(person: Person) -> N
     assert person.strokes[: len(drawn)] == drawn and "points" not in person.strokes[-1]
 
 
-def test_the_keyboards_outline_ends_by_the_tool_that_began_it(person: Person) -> None:
-    person.page.locator(".fft-stage").focus()
-    for tool, other in (("r", "b"), ("l", "r")):
-        person.key(tool)
-        person.key("d")
-        for key in ("ArrowRight", "ArrowDown", other, "ArrowRight", "ArrowDown", "ArrowDown", "d"):
-            person.key(key)
-    rectangle, lasso = person.strokes
-    (left, top), _, (right, bottom), _ = rectangle["polygon"]
-    assert len(rectangle["polygon"]) == 4 and bottom - top == pytest.approx(1.5 * (right - left)) and right > left
-    assert len(lasso["polygon"]) == 6
-
-
-@pytest.mark.parametrize("ratio", [1, 2])
-def test_actual_size_is_one_hundred_percent_on_any_screen(visit: Visit, server: RunningServer, ratio: int) -> None:
-    somebody = visit(server.url, device_scale_factor=ratio)
-    somebody.open(photo_file(WIDTH, HEIGHT))
-    somebody.key("1")
-    expect(somebody.page.locator('[data-part="zoom"]')).to_have_text("100 %")
-    assert somebody.photo_box()[2] * ratio == pytest.approx(WIDTH)
-
-
-def test_what_is_chosen_is_seen_in_high_contrast(person: Person) -> None:
-    """By the pixels: computed styles tell of colours that the system replaces."""
-    person.page.emulate_media(forced_colors="active")
-    colours = []
-    for tool in ("brush", "eraser"):
-        shot = person.page.locator(f'[data-act="{tool}"]').screenshot()
-        pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
-        colours.append(tuple(pixels[5, 5].tolist()))
-    person.page.emulate_media(forced_colors="none")
-    assert colours[0] != colours[1]
-
-
-def test_a_smaller_window_keeps_the_photo_in_sight_and_the_shortcuts_open_at_their_top(person: Person) -> None:
+def test_a_click_with_shift_draws_a_line_on_its_photo_and_window_space_bar_and_zoom_move_the_picture(
+    person: Person,
+) -> None:
+    # What lies beside the photo is no stroke.
+    person.paint((0.2, 0.2))
+    person.page.keyboard.down("Shift")
+    person.paint((0.8, 0.6))
+    person.page.keyboard.up("Shift")
+    line = np.array(person.strokes[1]["points"])
+    assert np.abs(line - [[0.2 * WIDTH, 0.2 * HEIGHT], [0.8 * WIDTH, 0.6 * HEIGHT]]).max() <= 1.5
+    person.open(photo_file(200, 400, seed=3, name="tall.png"))
+    person.page.keyboard.down("Shift")
+    person.page.mouse.click(*person.stage_point(0.7, 0.7))
+    person.page.keyboard.up("Shift")
+    assert [len(stroke["points"]) for stroke in person.strokes] == [1]
+    person.page.locator('[data-part="instant"]').check()
+    person.page.mouse.click(*person.stage_point(-0.9, 0.5))
+    person.page.wait_for_timeout(300)
+    assert len(person.strokes) == 1 and not person.posts("/api/v1/repairs")
+    person.page.locator('[data-part="instant"]').uncheck()
+    person.key("PageUp")
+    expect(person.page.locator('[data-part="photo-name"]')).to_have_text("photo.png")
+    # A smaller window keeps the photo in sight, and the shortcuts open at their top.
     for _ in range(3):
         person.press("zoomOut")
     person.page.keyboard.down(" ")
@@ -261,9 +178,13 @@ def test_a_smaller_window_keeps_the_photo_in_sight_and_the_shortcuts_open_at_the
         person.press("help")
         assert person.page.evaluate("document.querySelector('.fft-help').scrollTop") == 0
         person.key("Escape")
-
-
-def test_the_space_bar_moves_the_picture_after_a_click_on_a_button_too_and_actual_size_has_one(person: Person) -> None:
+    person.page.set_viewport_size(VIEWPORT)
+    # Actual size is one hundred percent.
+    person.key("1")
+    expect(person.page.locator('[data-part="zoom"]')).to_have_text("100 %")
+    assert person.photo_box()[2] == pytest.approx(WIDTH)
+    person.key("0")
+    # The space bar moves the picture after a click on a button too, and actual size has one.
     for action in ("brush", "undo", "zoomIn"):
         person.paint((0.3, 0.3))
         person.press(action)
@@ -295,8 +216,16 @@ def test_the_space_bar_moves_the_picture_after_a_click_on_a_button_too_and_actua
     person.press("language")
 
 
-def test_keys_of_a_keyboard_with_other_letters_are_known_by_their_place(person: Person) -> None:
-    """No shortcut but those of digits and signs worked there, undo neither."""
+def ring_px(person: Person) -> float:
+    """How wide the brush's ring is on the screen; 0 when it is not shown."""
+    expression = "(r) => r.classList.contains('fft-shown') ? r.getBoundingClientRect().width : 0"
+    return float(person.page.locator(".fft-ring").evaluate(expression))
+
+
+def test_tools_are_known_by_the_place_of_their_keys_and_seen_and_the_ring_has_the_brushs_place_and_size(
+    person: Person,
+) -> None:
+    """No shortcut but those of digits and signs worked on a keyboard with other letters, undo neither."""
     press = """([key, code, ctrlKey]) => document.querySelector('.fft-stage').dispatchEvent(
         new KeyboardEvent('keydown', { key, code, ctrlKey, bubbles: true, cancelable: true }))"""
     root = person.page.locator(".fft")
@@ -314,3 +243,74 @@ def test_keys_of_a_keyboard_with_other_letters_are_known_by_their_place(person: 
     person.page.evaluate(press, ["я", "KeyZ", True])
     person.page.wait_for_timeout(100)
     assert person.strokes == []
+    # What is chosen is seen in high contrast: by the pixels, since computed styles tell of colours that the system
+    # replaces.
+    person.page.emulate_media(forced_colors="active")
+    colours = []
+    for tool in ("brush", "eraser"):
+        shot = person.page.locator(f'[data-act="{tool}"]').screenshot()
+        pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
+        colours.append(tuple(pixels[5, 5].tolist()))
+    person.page.emulate_media(forced_colors="none")
+    assert colours[0] != colours[1]
+
+    # The keyboard's ring stays on its place of the photo, and has the brush's size.
+    def ring_on_photo() -> tuple[float, float]:
+        box = person.page.locator(".fft-ring").bounding_box()
+        assert box is not None
+        left, top, width, _ = person.photo_box()
+        middle_x, middle_y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        return (middle_x - left) * WIDTH / width, (middle_y - top) * WIDTH / width
+
+    person.page.locator(".fft-stage").focus()
+    for _ in range(6):
+        person.key("ArrowRight")
+    place, before_px = ring_on_photo(), ring_px(person)
+    for _ in range(3):
+        person.key("+")
+    assert ring_on_photo() == pytest.approx(place, abs=1)
+    assert ring_px(person) == pytest.approx(before_px * 1.25**3, abs=1)
+    person.key("]")
+    assert ring_px(person) == pytest.approx(before_px * 1.25**3 * 1.2, abs=1)
+    person.key(" ")
+    assert ring_px(person) > 0, "it is away only while the picture is moved"
+    person.key("d")
+    person.key("d")
+    assert person.strokes[0]["points"][0] == pytest.approx(ring_on_photo(), abs=1)
+    person.page.mouse.move(*person.stage_point(0.5, 0.5))
+    person.key("0")
+    assert ring_px(person) == pytest.approx(before_px * 1.2, abs=1), "the mouse's has the size that is shown too"
+    # The mouse's has it at once, and the largest grows with the photo.
+    person.page.mouse.move(*person.stage_point(0.5, 0.5))
+    before = ring_px(person)
+    person.key("]")
+    assert ring_px(person) == pytest.approx(before * 1.2, abs=1)
+    person.page.keyboard.down("Alt")
+    person.page.mouse.wheel(0, -100)
+    person.page.keyboard.up("Alt")
+    person.page.wait_for_timeout(50)
+    assert ring_px(person) == pytest.approx(before * 1.2 * 1.1, abs=1)
+    person.page.mouse.move(5, 5)
+    assert ring_px(person) == 0
+    slider = person.page.locator(".fft-size")
+    slider.focus()
+    person.key("ArrowRight")
+    assert ring_px(person) > before
+    by_arrow_px = ring_px(person)
+    person.key("PageUp")  # the next larger step, and not the photo before
+    assert ring_px(person) > by_arrow_px
+    value = person.page.locator('[data-part="size-value"]')
+    expect(slider).to_have_attribute("aria-valuetext", value.inner_text())
+    person.open(photo_file(3600, 3000, name="large.jpg"))
+    slider.focus()
+    person.key("End")
+    expect(value).to_have_text("1500 px")
+
+
+def test_actual_size_is_one_hundred_percent_on_a_fine_screen_too(visit: Visit, server: RunningServer) -> None:
+    """On the others it is looked at in the walk of the view above."""
+    somebody = visit(server.url, device_scale_factor=2)
+    somebody.open(photo_file(WIDTH, HEIGHT))
+    somebody.key("1")
+    expect(somebody.page.locator('[data-part="zoom"]')).to_have_text("100 %")
+    assert somebody.photo_box()[2] * 2 == pytest.approx(WIDTH)
