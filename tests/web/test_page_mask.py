@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import expect
 
 from imaging.strokes import parse_strokes, rasterize
-from tests.support.page_driver import RED_PIXELS, STATUS, Held, Person, photo_file
+from tests.support.page_driver import RED_PIXELS, STATUS, Held, Person
 from tests.support.serving import RunningServer
 
 Visit = Callable[..., Person]
@@ -102,8 +102,39 @@ def mask_file(sent: dict[str, Any]) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(base64.b64decode(sent["mask_png"]))).convert("L")) > 127
 
 
-def test_clicks_select_add_and_take_away(person: Person) -> None:
+def test_looking_can_be_given_up_and_clicks_and_boxes_select_add_and_take_away(person: Person) -> None:
+    # Looking shows that it goes on, and is given up by key and button.
+    row = person.page.locator('[data-part="progress-row"]')
+    held = Held(person, "*/api/v1/detect")
+    for give_up in (lambda: person.key("Escape"), lambda: person.press("cancel")):
+        person.press("find-text")
+        expect(row).to_be_visible()
+        give_up()
+        expect(row).to_be_hidden()
+        expect(person.page.locator(STATUS)).not_to_contain_text("Looking")
+    held.let_go()
+    person.page.wait_for_timeout(300)
+    assert person.strokes == []
+    person.unroute()
+    # A repair is told of again when a search beside it ends. It said "Looking…", and after Escape to press Repair,
+    # until the repair's state was asked for again.
+    person.run_until_cancelled()
+    person.paint((0.1, 0.1), (0.2, 0.1))
+    person.press("repair")
+    status = person.page.locator(STATUS)
+    expect(status).to_have_text("Repairing…")
+    held = Held(person, "*/api/v1/detect")
     person.key("s")
+    for end in (lambda: person.key("Escape"), lambda: changing(person, held.let_go)):
+        click(person, 150, 130)
+        expect(status).to_have_text("Looking…")
+        end()
+        person.page.wait_for_timeout(200)  # the next poll, up to ten seconds later, would say it again
+        assert person.status == "Repairing…"
+    person.press("cancel")
+    person.unroute()
+    # Clicks select, add and take away.
+    changing(person, lambda: person.press("clear"), 0)
     changing(person, lambda: click(person, 150, 130))
     assert overlap(painted(person), RED) > 0.9
     changing(person, lambda: click(person, 450, 130))
@@ -114,9 +145,8 @@ def test_clicks_select_add_and_take_away(person: Person) -> None:
     assert overlap(painted(person), BLUE) > 0.9
     changing(person, lambda: person.key("Control+z"))
     assert overlap(painted(person), RED | BLUE) > 0.9
-
-
-def test_two_quick_clicks_count_both_and_a_box_selects_what_lies_in_it(person: Person) -> None:
+    # Two quick clicks count both, and a box selects what lies in it.
+    changing(person, lambda: person.press("clear"), 0)
     person.key("s")
 
     def click_twice() -> None:
@@ -134,16 +164,28 @@ def test_two_quick_clicks_count_both_and_a_box_selects_what_lies_in_it(person: P
     changing(person, lambda: drag(person, (126, 95), (126, 165)), 2)
     mask = painted(person)
     person.repair()
-    sent = json.loads(person.posts("/api/v1/repairs")[0])
+    sent = json.loads(person.posts("/api/v1/repairs")[-1])
     assert [stroke["erase"] for stroke in sent["strokes"]] == [True]
     drawn = rasterize(parse_strokes([{**stroke, "erase": False} for stroke in sent["strokes"]]), (HEIGHT, WIDTH))
     hole = mask_file(sent) & ~drawn
     assert (mask != hole).sum() < 60, "the rim of a stroke, at most"
     rows, columns = np.nonzero(hole)
     assert person.rounds[0]["box"] == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    # A click on another photo is a selection of its own. While the first photo's was looked for, the next photo's click
+    # was sent with it.
+    person.requests.clear()
+    Held(person, "*/api/v1/detect")
+    person.key("s")
+    person.page.mouse.click(*person.stage_point(0.5, 0.5))
+    person.open(png(scene(), "next.png"))
+    person.page.mouse.click(*person.stage_point(0.2, 0.2))
+    person.page.wait_for_function("document.querySelector('[data-part=\"status\"]').textContent.includes('Looking')")
+    person.page.wait_for_timeout(200)
+    asked = [json.loads(body) for body in person.posts("/api/v1/detect")]
+    assert [len(one["points"]) for one in asked] == [1, 1] and asked[0]["image_id"] != asked[1]["image_id"]
 
 
-def test_text_is_found_as_a_mask_and_what_the_detector_refuses_is_a_sentence(person: Person) -> None:
+def test_text_and_spots_are_found_as_masks_and_what_the_detector_refuses_is_a_sentence(person: Person) -> None:
     sensitivity = person.page.locator('[data-part="sensitivity"]')
     expect(sensitivity).to_be_hidden()
     changing(person, lambda: person.press("find-text"))
@@ -171,9 +213,8 @@ def test_text_is_found_as_a_mask_and_what_the_detector_refuses_is_a_sentence(per
     person.press("find-text")
     expect(person.page.locator(STATUS)).to_contain_text("no text detector")
     assert person.strokes == before
-
-
-def test_spots_are_found_as_a_mask_and_text_is_added_to_it(person: Person) -> None:
+    person.unroute()
+    # Spots, to which text is added.
     image = scene()
     draw = ImageDraw.Draw(image)
     places = [(60, 60), (300, 40), (580, 240), (320, 260)]
@@ -210,15 +251,8 @@ def grown(mask: np.ndarray, px: int) -> np.ndarray:
     return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > -px + 1e-3
 
 
-def test_a_photo_that_is_marked_as_a_whole_is_not_sent_back_as_a_wrong_picture(person: Person) -> None:
-    """It was said that the picture could not be a mask, where nobody had chosen one."""
-    person.open(photo_file())
-    person.press("invert")
-    person.press("repair")
-    expect(person.page.locator(STATUS)).to_contain_text("Nearly all of the photo is marked")
-
-
-def test_the_mask_grows_and_shrinks_by_exact_distances_shown_before_and_is_inverted(person: Person) -> None:
+def test_the_mask_grows_and_shrinks_by_exact_distances_is_inverted_and_comes_from_a_file(person: Person) -> None:
+    # By exact distances, which are shown before.
     person.key("l")
     changing(person, lambda: drag(person, (189, 142), (440, 165), (378, 331), (315, 213), (220, 284)))
     before = painted(person)
@@ -240,29 +274,21 @@ def test_the_mask_grows_and_shrinks_by_exact_distances_shown_before_and_is_inver
     assert (painted(person) == ~before).all()
     changing(person, lambda: person.key("i"))
     assert (painted(person) == before).all()
-
-
-def upload(person: Person, image: Image.Image) -> None:
-    person.page.set_input_files(".fft-mask-file", png(image, "mask.png"))
-
-
-def white(mask: np.ndarray) -> Image.Image:
-    return Image.fromarray(mask.astype(np.uint8) * 255)
-
-
-def layer(mask: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
-    """A picture that is transparent but for the mask, as editors save a layer."""
-    return Image.fromarray(np.dstack([np.full((*mask.shape, 3), colour, np.uint8), mask.astype(np.uint8) * 255]))
-
-
-def test_a_mask_comes_from_a_file_and_what_is_none_changes_nothing(person: Person) -> None:
+    # A photo that is marked as a whole: it was said that the picture could not be a mask, where nobody had chosen one.
+    changing(person, lambda: person.press("clear"), 0)
+    person.press("invert")
+    person.press("repair")
+    expect(person.page.locator(STATUS)).to_contain_text("Nearly all of the photo is marked")
+    # A mask comes from a file, and what is none changes nothing.
+    changing(person, lambda: person.press("clear"), 0)
+    person.key("b")
     twice = white(RED).resize((2 * WIDTH, 2 * HEIGHT), Image.Resampling.NEAREST)
     for image in (white(RED), layer(RED, (255, 255, 255)), layer(RED, (30, 0, 0)), twice):
         changing(person, partial(upload, person, image))
         assert (painted(person) == RED).all()
         changing(person, lambda: person.press("clear"), 0)
     changing(person, lambda: drag(person, (252, 236), (378, 236)))
-    before = person.strokes
+    kept = person.strokes
     status = person.page.locator(STATUS)
     for image, sentence in (
         (Image.new("L", (300, 300), 255), "not the size"),
@@ -271,10 +297,29 @@ def test_a_mask_comes_from_a_file_and_what_is_none_changes_nothing(person: Perso
         upload(person, image)
         expect(status).to_contain_text(sentence)
         expect(status).to_contain_text("mask.png")
-        assert person.strokes == before
-
-
-def test_a_mask_this_browser_cannot_read_is_read_by_the_server(person: Person) -> None:
+        assert person.strokes == kept
+    # Arrow keys add up on the slider that grows. Of five presses one counted: each was taken on its own, while the one
+    # before was still computed.
+    changing(person, lambda: person.press("clear"), 0)
+    changing(person, lambda: upload(person, white(RED)))
+    box = person.strokes[0]["box"]
+    person.page.locator('[data-part="grow"]').focus()
+    for _ in range(5):
+        person.key("ArrowRight")
+    expect(person.page.locator('[data-part="grow-value"]')).to_have_text("0 px")
+    left, top, right, bottom = box
+    assert person.strokes[-1]["box"] == [left - 5, top - 5, right + 5, bottom + 5]
+    person.page.locator('[data-part="grow"]').focus()
+    for _ in range(8):
+        person.key("ArrowRight")
+    person.key("Escape")  # gives the amount up and closes nothing
+    expect(person.page.locator('[data-part="grow-value"]')).to_have_text("0 px", timeout=100)
+    for _ in range(3):
+        person.key("ArrowRight")
+    person.key("Enter")  # at once: what is repaired has grown by all of it
+    person.page.locator(".fft-rounds li:nth-child(2)").wait_for()
+    assert person.rounds[0]["strokes"][-1]["box"] == [left - 8, top - 8, right + 8, bottom + 8]
+    # A mask this browser cannot read is read by the server.
     data = BytesIO()
     white(RED).save(data, "TIFF")
     file: Any = {"name": "mask.tif", "mimeType": "image/tiff", "buffer": data.getvalue()}
@@ -297,71 +342,17 @@ def test_a_mask_this_browser_cannot_read_is_read_by_the_server(person: Person) -
     assert person.status == "Starting…"
 
 
-def test_arrow_keys_add_up_on_the_slider_that_grows(person: Person) -> None:
-    """Of five presses one counted: each was taken on its own, while the one before was still computed."""
-    changing(person, lambda: upload(person, white(RED)))
-    box = person.strokes[0]["box"]
-    person.page.locator('[data-part="grow"]').focus()
-    for _ in range(5):
-        person.key("ArrowRight")
-    expect(person.page.locator('[data-part="grow-value"]')).to_have_text("0 px")
-    left, top, right, bottom = box
-    assert person.strokes[-1]["box"] == [left - 5, top - 5, right + 5, bottom + 5]
-    person.page.locator('[data-part="grow"]').focus()
-    for _ in range(8):
-        person.key("ArrowRight")
-    person.key("Escape")  # gives the amount up and closes nothing
-    expect(person.page.locator('[data-part="grow-value"]')).to_have_text("0 px", timeout=100)
-    for _ in range(3):
-        person.key("ArrowRight")
-    person.key("Enter")  # at once: what is repaired has grown by all of it
-    person.page.locator(".fft-rounds li:nth-child(2)").wait_for()
-    assert person.rounds[0]["strokes"][-1]["box"] == [left - 8, top - 8, right + 8, bottom + 8]
+def upload(person: Person, image: Image.Image) -> None:
+    person.page.set_input_files(".fft-mask-file", png(image, "mask.png"))
 
 
-def test_looking_shows_that_it_goes_on_and_is_given_up_by_key_and_button(person: Person) -> None:
-    row = person.page.locator('[data-part="progress-row"]')
-    held = Held(person, "*/api/v1/detect")
-    for give_up in (lambda: person.key("Escape"), lambda: person.press("cancel")):
-        person.press("find-text")
-        expect(row).to_be_visible()
-        give_up()
-        expect(row).to_be_hidden()
-        expect(person.page.locator(STATUS)).not_to_contain_text("Looking")
-    held.let_go()
-    person.page.wait_for_timeout(300)
-    assert person.strokes == []
+def white(mask: np.ndarray) -> Image.Image:
+    return Image.fromarray(mask.astype(np.uint8) * 255)
 
 
-def test_a_repair_is_told_of_again_when_a_search_beside_it_ends(person: Person) -> None:
-    """It said "Looking…", and after Escape to press Repair, until the repair's state was asked for again."""
-    person.run_until_cancelled()
-    person.paint((0.1, 0.1), (0.2, 0.1))
-    person.press("repair")
-    status = person.page.locator(STATUS)
-    expect(status).to_have_text("Repairing…")
-    held = Held(person, "*/api/v1/detect")
-    person.key("s")
-    for end in (lambda: person.key("Escape"), lambda: changing(person, held.let_go)):
-        click(person, 150, 130)
-        expect(status).to_have_text("Looking…")
-        end()
-        person.page.wait_for_timeout(200)  # the next poll, up to ten seconds later, would say it again
-        assert person.status == "Repairing…"
-    person.press("cancel")
-
-
-def test_a_click_on_another_photo_is_a_selection_of_its_own(person: Person) -> None:
-    """While the first photo's was looked for, the next photo's click was sent with it."""
-    Held(person, "*/api/v1/detect")
-    person.key("s")
-    person.page.mouse.click(*person.stage_point(0.5, 0.5))
-    person.open(png(scene(), "next.png"))
-    person.page.mouse.click(*person.stage_point(0.2, 0.2))
-    person.page.wait_for_function("document.querySelector('[data-part=\"status\"]').textContent.includes('Looking')")
-    person.page.wait_for_timeout(200)
-    asked = [json.loads(body) for body in person.posts("/api/v1/detect")]
-    assert [len(one["points"]) for one in asked] == [1, 1] and asked[0]["image_id"] != asked[1]["image_id"]
+def layer(mask: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
+    """A picture that is transparent but for the mask, as editors save a layer."""
+    return Image.fromarray(np.dstack([np.full((*mask.shape, 3), colour, np.uint8), mask.astype(np.uint8) * 255]))
 
 
 def test_the_same_mask_again_on_this_photo_after_a_reload_and_on_the_next(person: Person) -> None:
@@ -396,7 +387,8 @@ def test_the_same_mask_again_on_this_photo_after_a_reload_and_on_the_next(person
     assert (mask_file(json.loads(person.posts("/api/v1/repairs")[-1])) == np.kron(first, np.ones((2, 2), bool))).all()
 
 
-def test_the_menu_opens_and_closes_by_keyboard_and_is_closed_on_a_phone(person: Person, visit: Visit) -> None:
+def test_the_menu_opens_and_closes_by_keyboard(person: Person) -> None:
+    """That of a phone is tried by touch."""
     menu = person.page.locator('[data-part="mask-menu"]')
     expect(menu).to_be_visible()
     person.key("m")
@@ -407,15 +399,3 @@ def test_the_menu_opens_and_closes_by_keyboard_and_is_closed_on_a_phone(person: 
     person.key("Escape")
     expect(menu).to_be_hidden()
     expect(person.page.locator('[data-part="mask-button"]')).to_be_focused()
-    phone = visit(
-        person.url, viewport={"width": 390, "height": 844}, device_scale_factor=2, is_mobile=True, has_touch=True
-    )
-    phone.open(png(scene()))
-    menu = phone.page.locator('[data-part="mask-menu"]')
-    expect(menu).to_be_hidden()
-    phone.page.locator('[data-act="mask-menu"]').tap()
-    expect(menu).to_be_visible()
-    phone.page.locator('[data-act="invert"]').tap()
-    expect(phone.page.locator('[data-act="mask-download"]')).to_be_enabled()
-    phone.page.locator('[data-act="mask-close"]').tap()
-    expect(menu).to_be_hidden()

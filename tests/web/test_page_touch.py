@@ -43,7 +43,14 @@ class Finger:
         self.up()
 
 
-def test_the_hand_beside_a_pen_ends_no_stroke(person: Person) -> None:
+def middle(locator: Locator) -> tuple[float, float]:
+    box = locator.bounding_box()
+    assert box is not None
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_pen_and_hand_three_fingers_and_a_finger_that_compares(person: Person) -> None:
+    # The hand beside a pen ends no stroke.
     person.open(photo_file(640, 480))
     session, finger = person.context.new_cdp_session(person.page), Finger(person)
     points = [person.stage_point(x, 0.4) for x in (0.3, 0.4, 0.5)]
@@ -64,19 +71,16 @@ def test_the_hand_beside_a_pen_ends_no_stroke(person: Person) -> None:
     ends = [stroke["points"][0][0], stroke["points"][-1][0]]
     assert ends == pytest.approx([0.3 * 640, 0.5 * 640], abs=6)
     assert person.stage_point(0, 0) == pytest.approx(before, abs=1), "it was no pinch"
-
-
-def test_the_view_stays_when_one_of_three_fingers_is_lifted(person: Person) -> None:
-    """It leapt to the size by which the other two were farther apart."""
-    person.open(photo_file(640, 480))
-    session = person.context.new_cdp_session(person.page)
+    # The view stays when one of three fingers is lifted.
+    # It leapt to the size by which the other two were farther apart.
+    person.press("clear")
     spots = dict(enumerate(person.stage_points([(0.5, 0.5), (0.53, 0.5), (0.8, 0.8)])))
 
     def touch(kind: str, *numbers: int) -> None:  # "touchEnd" lifts those named, or all
         points = [{"x": spots[number][0], "y": spots[number][1], "id": number} for number in numbers]
         session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
-    before = person.photo_box()
+    box = person.photo_box()
     for lifted, left in ((1, [0, 2]), (0, [1, 2])):
         for count in (1, 2, 3):
             touch("touchStart", *range(count))
@@ -85,19 +89,9 @@ def test_the_view_stays_when_one_of_three_fingers_is_lifted(person: Person) -> N
         spots[2] = (x + 1, y)
         touch("touchMove", *left)
         touch("touchEnd")
-        assert person.photo_box() == pytest.approx(before, abs=12), lifted
+        assert person.photo_box() == pytest.approx(box, abs=12), lifted
     assert person.strokes == []
-
-
-def middle(locator: Locator) -> tuple[float, float]:
-    box = locator.bounding_box()
-    assert box is not None
-    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-
-
-def test_holding_the_button_shows_the_original_and_the_line_is_dragged(person: Person) -> None:
-    person.open(photo_file(640, 480))
-    finger = Finger(person)
+    # Holding the button shows the original, and the line is dragged.
     finger.down(*person.stage_point(0.4, 0.4))
     finger.move(*person.stage_point(0.6, 0.4))
     finger.up()
@@ -122,9 +116,19 @@ def test_holding_the_button_shows_the_original_and_the_line_is_dragged(person: P
     assert person.strokes == [], "the finger on the line paints nothing"
 
 
-def test_taps_select_and_take_away(person: Person) -> None:
+def test_taps_open_the_menu_select_and_take_away(person: Person) -> None:
     """Taking away from a selection needed the key Alt."""
     person.open(png(scene()))
+    # The menu is closed on a phone until it is wanted.
+    menu = person.page.locator('[data-part="mask-menu"]')
+    expect(menu).to_be_hidden()
+    person.page.locator('[data-act="mask-menu"]').tap()
+    expect(menu).to_be_visible()
+    person.page.locator('[data-act="invert"]').tap()
+    expect(person.page.locator('[data-act="mask-download"]')).to_be_enabled()
+    person.page.locator('[data-act="mask-close"]').tap()
+    expect(menu).to_be_hidden()
+    changing(person, lambda: person.page.locator('[data-act="clear"]').tap(), 0)
     finger = Finger(person)
     red, blue = person.stage_point(150 / WIDTH, 130 / HEIGHT), person.stage_point(450 / WIDTH, 130 / HEIGHT)
     take_away = person.page.locator('[data-act="take-away"]')
