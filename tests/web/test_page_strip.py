@@ -82,12 +82,38 @@ def test_what_is_being_drawn_stays_off_the_photo_that_comes(person: Person) -> N
     assert person.strokes == []
 
 
-def test_a_repair_goes_on_while_another_photo_is_shown_and_lands_on_its_own(person: Person) -> None:
-    """Going to another photo cancelled the repair."""
+def test_repairs_of_a_photo_that_is_not_shown_are_cancelled_fail_and_land_there_after_a_reload_too(
+    person: Person, server: RunningServer
+) -> None:
+    # One comes back to a repair that still runs, and can cancel it.
     choose(person, *three_photos()[:2])
     show(person, "0.png")
-    person.slow_down(250)
+    person.run_until_cancelled()
     person.paint((0.3, 0.3), (0.4, 0.3))
+    painted = person.strokes
+    person.press("repair")
+    person.page.locator('[data-act="cancel"]').wait_for()
+    show(person, "1.png")
+    assert person.strokes == []
+    show(person, "0.png")
+    person.press("cancel")
+    person.page.locator('[data-act="cancel"]').wait_for(state="hidden")
+    assert person.strokes == painted and person.rounds == []
+    person.unroute()
+    # One that fails says why there.
+    with server.client as client:  # somebody whom it waits for
+        ask_repair(client, upload(client, photo_file()["buffer"])["image_id"], feather_px=300)
+    person.slow_down(0, dilate_px=1001)  # the fake engine fails
+    person.press("repair")
+    person.page.locator('[data-act="cancel"]').wait_for()
+    show(person, "1.png")
+    expect(stage(person, "0.png")).to_have_attribute("data-stage", "failed")
+    show(person, "0.png")
+    expect(person.page.locator('[data-part="status"]')).to_have_attribute("data-tone", "warn")
+    assert person.strokes == painted
+    person.unroute()
+    # A repair goes on while another photo is shown, and lands on its own. Going to another photo cancelled it.
+    person.slow_down(250)
     person.press("repair")
     person.page.locator('[data-act="cancel"]').wait_for()
     show(person, "1.png")
@@ -106,58 +132,22 @@ def test_a_repair_goes_on_while_another_photo_is_shown_and_lands_on_its_own(pers
     expect(stage(person, "0.png")).to_have_attribute("data-stage", "")
     left, _, right, _ = person.rounds[0]["box"]
     assert right < 160 and left > 50, "the stroke was painted in the left half"
-
-
-def test_one_comes_back_to_a_repair_that_still_runs_and_can_cancel_it(person: Person) -> None:
-    choose(person, *three_photos()[:2])
-    show(person, "0.png")
-    person.run_until_cancelled()
-    person.paint((0.3, 0.3), (0.4, 0.3))
-    painted = person.strokes
-    person.press("repair")
-    person.page.locator('[data-act="cancel"]').wait_for()
-    show(person, "1.png")
-    assert person.strokes == []
-    show(person, "0.png")
-    person.press("cancel")
-    person.page.locator('[data-act="cancel"]').wait_for(state="hidden")
-    assert person.strokes == painted and person.rounds == []
-
-
-def test_a_reload_brings_home_a_repair_of_a_photo_that_is_not_shown(person: Person) -> None:
-    choose(person, *three_photos()[:2])
-    show(person, "0.png")
-    person.slow_down(250)
+    # A reload brings it home.
     person.paint((0.3, 0.3), (0.4, 0.3))
     person.press("repair")
     person.page.locator('[data-act="cancel"]').wait_for()
     show(person, "1.png")
     person.visit()
     expect(stage(person, "0.png")).to_have_attribute("data-stage", "done")
-    assert person.rounds == []
-    show(person, "0.png")
-    until_shown(person, 1)
     assert len(person.rounds) == 1
-
-
-def test_a_failed_repair_of_a_photo_that_is_not_shown_says_why_there(person: Person, server: RunningServer) -> None:
-    with server.client as client:  # somebody whom it waits for
-        ask_repair(client, upload(client, photo_file()["buffer"])["image_id"], feather_px=300)
-    choose(person, *three_photos()[:2])
     show(person, "0.png")
-    person.slow_down(0, dilate_px=1001)  # the fake engine fails
-    person.paint((0.3, 0.3), (0.4, 0.3))
-    painted = person.strokes
-    person.press("repair")
-    person.page.locator('[data-act="cancel"]').wait_for()
-    show(person, "1.png")
-    expect(stage(person, "0.png")).to_have_attribute("data-stage", "failed")
-    show(person, "0.png")
-    expect(person.page.locator('[data-part="status"]')).to_have_attribute("data-tone", "warn")
-    assert person.strokes == painted
+    until_shown(person, 2)
+    assert len(person.rounds) == 2
 
 
-def test_a_reload_in_mid_batch_goes_on_with_it_and_repairs_nothing_twice(person: Person) -> None:
+def test_a_batch_goes_on_after_a_reload_repairs_nothing_twice_and_is_seen_on_a_photo_that_was_shown_before(
+    person: Person,
+) -> None:
     choose(person, *three_photos())
     person.paint((0.4, 0.4), (0.5, 0.4))
     delays: dict[str, int] = {}  # by request id: asked again after the reload, a repair is the same one
@@ -189,18 +179,16 @@ def test_a_reload_in_mid_batch_goes_on_with_it_and_repairs_nothing_twice(person:
         show(person, name)
         until_shown(person, 1)
         assert len(person.rounds) == 1
-
-
-def test_a_photo_shown_before_a_batch_has_its_round_when_it_is_shown_again(person: Person) -> None:
-    """Its pictures were kept, so that the patch of a round that came meanwhile was never fetched."""
-    choose(person, *three_photos())
+    person.unroute()
+    # A photo shown before a batch has its round when it is shown again. Its pictures were kept, so that the patch of a
+    # round that came meanwhile was never fetched.
     show(person, "0.png")
     show(person, "1.png")
     person.paint((0.4, 0.4), (0.5, 0.4))
     person.press("batch-mask")
     expect(person.page.locator('[data-stage="done"]')).to_have_count(3)
     show(person, "0.png")
-    until_shown(person, 1)
+    until_shown(person, 2)
 
 
 def test_the_strip_survives_a_restart_of_the_server(visit: Visit, start_server: Callable[..., RunningServer]) -> None:
@@ -261,7 +249,7 @@ def make_folder(folder: Path) -> Path:
     return folder / "trip"
 
 
-def test_a_folder_is_dropped_with_the_photos_of_its_folders(person: Person, tmp_path: Path) -> None:
+def test_a_folder_is_dropped_or_chosen_with_the_photos_of_its_folders(person: Person, tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     session = person.context.new_cdp_session(person.page)
     data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
@@ -270,13 +258,11 @@ def test_a_folder_is_dropped_with_the_photos_of_its_folders(person: Person, tmp_
     wait_for_uploads(person, 2)
     names = person.page.locator(STRIP).evaluate_all("(all) => all.map((one) => one.title)")
     assert names == ["b2.png", "b10.png"]
-
-
-def test_a_folder_is_chosen(person: Person, tmp_path: Path) -> None:
-    person.page.locator(".fft-folder").set_input_files(make_folder(tmp_path))
-    wait_for_uploads(person, 2)
+    # One that is chosen.
+    person.page.locator(".fft-folder").set_input_files(folder)
+    wait_for_uploads(person, 4)
     names = person.page.locator(STRIP).evaluate_all("(all) => all.map((one) => one.title)")
-    assert sorted(names) == ["b10.png", "b2.png"]
+    assert sorted(names[2:]) == ["b10.png", "b2.png"]
 
 
 def test_the_strip_tells_which_photos_were_repaired_and_downloaded(person: Person) -> None:
