@@ -12,10 +12,51 @@ from tests.support.serving import RunningServer
 Visit = Callable[..., Person]
 
 
-def test_a_cut_of_five_seconds_in_mid_job_costs_nothing(visit: Visit, server: RunningServer) -> None:
-    person = visit(server.url)
-    person.slow_down(100)
+def test_lost_answers_cuts_and_failed_repairs_cost_nothing(person: Person) -> None:
+    # A click whose answer is lost is repeated under its request id.
     person.open(photo_file())
+    lost: list[str] = []
+
+    def lose_first(route) -> None:  # type: ignore[no-untyped-def]
+        if lost:
+            return route.continue_()
+        lost.append(route.fetch().text())
+        route.abort("connectionreset")
+
+    person.page.route("**/api/v1/repairs", lose_first)
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    with person.page.expect_response("**/api/v1/repairs") as repeated:
+        person.repair()
+    first, second = (json.loads(body) for body in person.posts("/api/v1/repairs"))
+    assert first == second
+    assert json.loads(lost[0])["job_id"] == repeated.value.json()["job_id"]
+    person.unroute()
+    # A failed repair gets a sentence and can be tried again, as a cancelled one.
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    failed = {
+        "job_id": "x",
+        "state": "failed",
+        "version": 1,
+        "error": {"error": "timed_out", "message": "?", "params": {}},
+    }
+    status = person.page.locator('[data-part="status"]')
+    person.slow_down(30)
+    person.stops.add("*/api/v1/jobs/*", lambda stopped: stopped.fulfill(failed))
+    person.press("repair")
+    expect(status).to_contain_text("took too long")
+    assert len(person.strokes) == 1
+    person.unroute()
+    person.run_until_cancelled()
+    person.press("repair")
+    expect(status).to_have_text("Repairing…")
+    person.press("cancel")
+    expect(status).to_contain_text("Cancelled")
+    assert len(person.strokes) == 1
+    person.unroute()
+    person.repair()
+    # A cut of five seconds in mid-job.
+    person.requests.clear()
+    person.slow_down(100)
     person.paint((0.4, 0.4), (0.5, 0.4))
     person.press("repair")
     expect(person.page.locator('[data-part="status"]')).to_have_text("Repairing…")
@@ -23,20 +64,15 @@ def test_a_cut_of_five_seconds_in_mid_job_costs_nothing(visit: Visit, server: Ru
     cut_s = time.monotonic()
     expect(person.page.locator(".fft-offline")).to_be_visible()
     person.page.wait_for_timeout(5000 - (time.monotonic() - cut_s) * 1000)
-    assert person.shown_patches == 0
+    assert person.shown_patches == 2
     person.context.set_offline(False)
     person.page.locator(DONE).wait_for(timeout=6000)
-    assert person.shown_patches == 1
+    assert person.shown_patches == 3
     expect(person.page.locator(".fft-offline")).to_be_hidden()
     assert len({json.loads(body)["request_id"] for body in person.posts("/api/v1/repairs")}) == 1
-
-
-def test_a_search_waits_for_the_network_and_one_given_up_leaves_no_word_of_a_lost_connection(
-    visit: Visit, server: RunningServer
-) -> None:
-    """It ended within a second with "Something went wrong on the server", and the banner stayed until another call."""
-    person = visit(server.url)
-    person.open(photo_file())
+    # A search waits for the network, and one given up leaves no word of a lost connection.
+    # It ended within a second with "Something went wrong on the server", and the banner stayed until another call.
+    person.unroute()
     status, banner = person.page.locator('[data-part="status"]'), person.page.locator(".fft-offline")
     for is_given_up in (False, True):
         person.context.set_offline(True)
@@ -57,26 +93,6 @@ def test_a_search_waits_for_the_network_and_one_given_up_leaves_no_word_of_a_los
     person.stops.add("*/api/v1/detect", lambda stopped: stopped.abort())
     person.press("find-spots")
     expect(status).to_contain_text("cannot be reached")
-
-
-def test_a_click_whose_answer_is_lost_is_repeated_under_its_request_id(visit: Visit, server: RunningServer) -> None:
-    person = visit(server.url)
-    person.open(photo_file())
-    lost: list[str] = []
-
-    def lose_first(route) -> None:  # type: ignore[no-untyped-def]
-        if lost:
-            return route.continue_()
-        lost.append(route.fetch().text())
-        route.abort("connectionreset")
-
-    person.page.route("**/api/v1/repairs", lose_first)
-    person.paint((0.4, 0.4), (0.5, 0.4))
-    with person.page.expect_response("**/api/v1/repairs") as repeated:
-        person.repair()
-    first, second = (json.loads(body) for body in person.posts("/api/v1/repairs"))
-    assert first == second
-    assert json.loads(lost[0])["job_id"] == repeated.value.json()["job_id"]
 
 
 def test_a_reload_restores_photo_strokes_rounds_and_the_running_job(visit: Visit, server: RunningServer) -> None:
@@ -118,7 +134,8 @@ def test_a_new_tab_takes_over_from_a_closed_one_but_not_from_an_open_one(visit: 
 
 
 def test_three_people_at_once_all_get_theirs_and_see_their_place(visit: Visit, server: RunningServer) -> None:
-    people = [visit(server.url, locale="en-US") for _ in range(3)]
+    # Each in a profile of its own, two of which other tests have made.
+    people = [visit(server.url), visit(server.url, locale="en-US"), visit(server.url, locale="en-GB")]
     for seed, person in enumerate(people):
         person.page.evaluate(
             """() => {
@@ -143,19 +160,7 @@ def test_three_people_at_once_all_get_theirs_and_see_their_place(visit: Visit, s
     assert "place 1" in waited[1] and "place 2" in waited[2], waited
 
 
-def test_a_photo_that_is_gone_from_the_server_is_said_so(visit: Visit, server: RunningServer) -> None:
-    person = visit(server.url)
-    person.open(photo_file())
-    person.paint((0.4, 0.4), (0.5, 0.4))
-    gone = {"error": "unknown_image", "message": "?", "params": {}}
-    person.stops.add("*/api/v1/images/*/info", lambda stopped: stopped.fulfill(gone, 404))
-    person.visit()
-    expect(person.page.locator('[data-part="status"]')).to_contain_text("cleaned up on the server")
-    assert person.page.locator(".fft").get_attribute("data-phase") == "empty"
-
-
-def test_a_file_that_is_no_photo_gets_a_sentence(visit: Visit, server: RunningServer) -> None:
-    person = visit(server.url)
+def test_what_is_no_photo_and_one_that_is_gone_get_a_sentence_and_samples_open(person: Person) -> None:
     too_large = {"error": "file_too_large", "message": "?", "params": {"max_mib": 1}}
     proxys = "<html>413 Too Large</html>"
     for name, data, sentence in (
@@ -174,6 +179,24 @@ def test_a_file_that_is_no_photo_gets_a_sentence(visit: Visit, server: RunningSe
         assert person.page.locator(".fft").get_attribute("data-phase") == "empty"
     person.unroute()
     person.open(photo_file())
+    # A photo that is gone. The theme is kept over the reload.
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    ground = "getComputedStyle(document.querySelector('.fft')).backgroundColor"
+    light = person.page.evaluate(ground)
+    person.press("theme")
+    assert person.page.evaluate(ground) != light
+    gone = {"error": "unknown_image", "message": "?", "params": {}}
+    person.stops.add("*/api/v1/images/*/info", lambda stopped: stopped.fulfill(gone, 404))
+    person.visit()
+    expect(person.page.locator('[data-part="status"]')).to_contain_text("cleaned up on the server")
+    assert person.page.locator(".fft").get_attribute("data-phase") == "empty"
+    assert person.page.evaluate(ground) != light
+    person.press("theme")
+    assert person.page.evaluate(ground) == light
+    # A sample opens at once.
+    person.unroute()
+    person.page.get_by_role("button", name="A bird").click()
+    expect(person.page.locator('[data-part="photo-size"]')).to_contain_text("1024 × 683")
 
 
 def test_nothing_painted_and_no_photo_get_the_sentences_of_the_original(visit: Visit, server: RunningServer) -> None:
@@ -192,32 +215,3 @@ def test_nothing_painted_and_no_photo_get_the_sentences_of_the_original(visit: V
     person.key("Enter")
     expect(person.page.locator('[data-part="status"]')).to_have_text("⚠️ 未检测到有效的mask标注")
     assert len(person.strokes) == 2
-
-
-def test_a_failed_repair_gets_a_sentence_and_can_be_tried_again_as_a_cancelled_one(
-    visit: Visit, server: RunningServer
-) -> None:
-    person = visit(server.url)
-    person.open(photo_file())
-    person.paint((0.4, 0.4), (0.5, 0.4))
-    failed = {
-        "job_id": "x",
-        "state": "failed",
-        "version": 1,
-        "error": {"error": "timed_out", "message": "?", "params": {}},
-    }
-    status = person.page.locator('[data-part="status"]')
-    person.slow_down(30)
-    person.stops.add("*/api/v1/jobs/*", lambda stopped: stopped.fulfill(failed))
-    person.press("repair")
-    expect(status).to_contain_text("took too long")
-    assert len(person.strokes) == 1
-    person.unroute()
-    person.run_until_cancelled()
-    person.press("repair")
-    expect(status).to_have_text("Repairing…")
-    person.press("cancel")
-    expect(status).to_contain_text("Cancelled")
-    assert len(person.strokes) == 1
-    person.unroute()
-    person.repair()
