@@ -5,17 +5,34 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from playwright.sync_api import Route, expect
 
 from tests.support.page_driver import DONE, STATUS, Held, Person, photo_file
 from tests.support.serving import RunningServer
 
 
-@pytest.mark.parametrize("has_arrived", [False, True], ids=["before it arrives", "after it arrived"])
-def test_cancel_before_the_answer_to_the_post_leaves_nothing_running(
-    person: Person, server: RunningServer, has_arrived: bool
+def test_a_cancelled_repair_leaves_nothing_running_and_gives_its_strokes_back(
+    person: Person, server: RunningServer
 ) -> None:
+    # Cancelled before the answer to the POST, which has not arrived yet, or has.
+    for has_arrived in (False, True):
+        cancel_before_the_answer(person, server, has_arrived=has_arrived)
+    # Its strokes come back under those painted since.
+    person.press("clear")
+    person.run_until_cancelled()
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    person.press("repair")
+    expect(person.page.locator(STATUS)).to_have_text("Repairing…")
+    person.paint((0.3, 0.6), (0.4, 0.6))
+    person.press("cancel")
+    assert [round(stroke["points"][0][1]) for stroke in person.strokes] == [144, 288]
+    person.key("Control+z")
+    person.key("Control+z")
+    assert person.strokes == []
+
+
+def cancel_before_the_answer(person: Person, server: RunningServer, *, has_arrived: bool) -> None:
+    """Have a person open a photo and cancel its repair before the page knows the job."""
     person.open(photo_file(seed=7 + has_arrived))
     before = set(server.outputs_dir.glob("*"))
     person.paint((0.4, 0.4), (0.5, 0.4))
@@ -42,55 +59,7 @@ def test_cancel_before_the_answer_to_the_post_leaves_nothing_running(
     person.page.wait_for_timeout(2000)  # longer than the repair would take
     assert set(server.outputs_dir.glob("*")) == before
     assert len(person.strokes) == 1 and person.shown_patches == 0
-
-
-def test_strokes_painted_during_a_repair_are_for_the_next_round(person: Person) -> None:
-    person.open(photo_file())
-    person.paint((0.3, 0.3), (0.4, 0.3))
-    held = Held(person, "*/api/v1/repairs")
-    person.press("repair")
-    for y in (0.5, 0.6, 0.7):
-        person.paint((0.3, y), (0.4, y))
-    assert len(person.strokes) == 3
-    held.wait()
-    held.let_go()
-    person.page.locator(DONE).wait_for()
-    assert len(person.strokes) == 3 and person.shown_patches == 1
-    person.key("Control+z")
-    assert len(person.strokes) == 2
-    person.repair()
-    first, second = (json.loads(body) for body in person.posts("/api/v1/repairs"))
-    assert (len(first["strokes"]), len(second["strokes"])) == (1, 2)
-    assert second["image_id"] == person.rounds[0]["image_id"]
-
-
-def test_instant_mode_works_off_what_was_painted_meanwhile(person: Person) -> None:
-    person.open(photo_file())
-    person.page.locator('[data-part="instant"]').check()
-    held = Held(person, "*/api/v1/repairs")
-    for y in (0.2, 0.4, 0.6, 0.8):
-        person.paint((0.3, y), (0.4, y))
-    held.wait()
-    held.let_go()
-    person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 2")
-    person.page.locator(DONE).wait_for()
-    sent = [json.loads(body)["strokes"] for body in person.posts("/api/v1/repairs")]
-    assert [len(strokes) for strokes in sent] == [1, 3]
-    assert person.strokes == []
-
-
-def test_cancel_gives_its_strokes_back_under_those_painted_since(person: Person) -> None:
-    person.run_until_cancelled()
-    person.open(photo_file())
-    person.paint((0.3, 0.3), (0.4, 0.3))
-    person.press("repair")
-    expect(person.page.locator(STATUS)).to_have_text("Repairing…")
-    person.paint((0.3, 0.6), (0.4, 0.6))
-    person.press("cancel")
-    assert [round(stroke["points"][0][1]) for stroke in person.strokes] == [144, 288]
-    person.key("Control+z")
-    person.key("Control+z")
-    assert person.strokes == []
+    person.unroute()
 
 
 def test_strokes_stay_as_they_were_painted_and_a_phones_first_brush_is_a_finger_wide(
@@ -100,14 +69,14 @@ def test_strokes_stay_as_they_were_painted_and_a_phones_first_brush_is_a_finger_
     phone = visit(
         server.url, viewport={"width": 390, "height": 844}, device_scale_factor=2, is_mobile=True, has_touch=True
     )
-    phone.open(photo_file(1600, 1200, name="photo.jpg"))
+    phone.open(photo_file(700, 525, name="photo.jpg"))
     photo_width = phone.photo_box()[2]
     versions: list[list[dict[str, Any]]] = []
-    for row in range(8):
-        y = 0.105 * (row + 1)
-        phone.paint(*[(0.1 + i * 0.02, y + 0.02 * (i % 3)) for i in range(40)], steps=1)
+    for row in range(6):
+        y = 0.13 * (row + 1)
+        phone.paint(*[(0.1 + i * 0.02, y + 0.02 * (i % 2)) for i in range(40)], steps=1)
         versions.append(phone.strokes)
-    assert 2 * versions[0][0]["radius"] * photo_width / 1600 >= 24
+    assert 2 * versions[0][0]["radius"] * photo_width / 700 >= 24
     for i, version in enumerate(versions):
         assert version == versions[-1][: i + 1]
     phone.page.locator('[data-act="repair"]').tap()
@@ -117,7 +86,7 @@ def test_strokes_stay_as_they_were_painted_and_a_phones_first_brush_is_a_finger_
     assert len(json.dumps(versions[-2], separators=(",", ":"))) > 2048  # one more was painted after that
 
 
-def test_progress_tells_share_time_left_and_the_tabs_title(person: Person) -> None:
+def test_progress_tells_share_time_left_and_the_tabs_title_and_a_reload_goes_on_with_the_repair(person: Person) -> None:
     person.open(photo_file())
     person.paint((0.3, 0.3), (0.4, 0.3))
     known = {f"fast {size}": 20_000 for size in range(14)}
@@ -135,6 +104,15 @@ def test_progress_tells_share_time_left_and_the_tabs_title(person: Person) -> No
     expect(person.page.locator('[data-part="estimate"]')).to_be_hidden()
     learned = json.loads(person.page.evaluate("localStorage.getItem('fftlama.pace')"))
     assert min(learned.values()) < 20_000
+    # A reload right after the press.
+    person.unroute()
+    person.slow_down(50)
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    with person.page.expect_navigation():
+        person.page.evaluate("() => (document.querySelector('[data-act=repair]').click(), location.reload())")
+    person.page.locator(".fft-rounds li:nth-child(3)").wait_for()
+    expect(person.page.locator(DONE)).to_be_visible()
+    assert len(person.rounds) == 2 and person.strokes == []
 
 
 TONE_AT_PATCH = """() => {
@@ -150,7 +128,7 @@ TONE_AT_PATCH = """() => {
 }"""
 
 
-def test_the_patch_comes_first_and_without_the_mask_over_it(person: Person) -> None:
+def test_the_patch_comes_first_and_strokes_painted_during_a_repair_are_for_the_next_round(person: Person) -> None:
     """The panel, the thumbnails and what a reload needs were written before it: 20 of 65 ms from click to patch."""
     person.open(photo_file())
     person.paint((0.4, 0.4), (0.5, 0.4))
@@ -159,13 +137,36 @@ def test_the_patch_comes_first_and_without_the_mask_over_it(person: Person) -> N
     expect(person.page.locator(DONE)).to_be_visible()
     assert person.page.evaluate("window.toneAtPatch") != "good"
     assert person.page.evaluate("window.redAtPatch") is False
-
-
-def test_a_reload_right_after_the_press_goes_on_with_the_repair(person: Person) -> None:
-    person.open(photo_file())
-    person.slow_down(50)
-    person.paint((0.4, 0.4), (0.5, 0.4))
-    with person.page.expect_navigation():
-        person.page.evaluate("() => (document.querySelector('[data-act=repair]').click(), location.reload())")
-    expect(person.page.locator(DONE)).to_be_visible()
-    assert len(person.rounds) == 1 and person.strokes == []
+    # Strokes painted during a repair are for the next round.
+    person.requests.clear()
+    person.paint((0.3, 0.3), (0.4, 0.3))
+    held = Held(person, "*/api/v1/repairs")
+    person.press("repair")
+    for y in (0.5, 0.6, 0.7):
+        person.paint((0.3, y), (0.4, y))
+    assert len(person.strokes) == 3
+    held.wait()
+    held.let_go()
+    person.page.locator(".fft-rounds li:nth-child(3)").wait_for()
+    person.page.locator(DONE).wait_for()
+    assert len(person.strokes) == 3 and person.shown_patches == 2
+    person.key("Control+z")
+    assert len(person.strokes) == 2
+    person.repair()
+    first, second = (json.loads(body) for body in person.posts("/api/v1/repairs"))
+    assert (len(first["strokes"]), len(second["strokes"])) == (1, 2)
+    assert second["image_id"] == person.rounds[1]["image_id"]
+    # Instant mode works off what was painted meanwhile.
+    person.requests.clear()
+    person.unroute()
+    person.page.locator('[data-part="instant"]').check()
+    held = Held(person, "*/api/v1/repairs")
+    for y in (0.2, 0.4, 0.6, 0.8):
+        person.paint((0.3, y), (0.4, y))
+    held.wait()
+    held.let_go()
+    person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 5")
+    person.page.locator(DONE).wait_for()
+    sent = [json.loads(body)["strokes"] for body in person.posts("/api/v1/repairs")]
+    assert [len(strokes) for strokes in sent] == [1, 3]
+    assert person.strokes == []
