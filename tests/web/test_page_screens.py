@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.page_driver import Person, photo_file
+from tests.support.page_driver import VIEWPORT, Person, photo_file
 from tests.support.serving import RunningServer
 from tests.web.test_page_looks import check_layout
 
@@ -89,7 +89,7 @@ WELCOME = """() => {
 
 
 @pytest.mark.parametrize("is_touch", [False, True])
-def test_the_welcome_can_be_read_and_scrolled_in_small_windows(
+def test_the_welcome_can_be_read_and_scrolled_in_small_windows_and_no_tool_in_hand_moves_the_photo(
     visit: Visit, server: RunningServer, is_touch: bool
 ) -> None:
     """It was cut off at the top, where nothing can be scrolled to, and the link in it had no height."""
@@ -97,16 +97,14 @@ def test_the_welcome_can_be_read_and_scrolled_in_small_windows(
     for width, height in ((320, 460), (375, 553), (360, 560), (320, 256)):
         person.page.set_viewport_size({"width": width, "height": height})
         assert person.page.evaluate(WELCOME) == [], (width, height)
-        check_layout(person)
-    if not is_touch:  # for fingers less is said, and all of it fits
-        person.page.locator(".fft-welcome-title:visible").hover()
-        person.page.mouse.wheel(0, 400)
-        person.page.wait_for_function("document.querySelector('.fft-welcome').scrollTop > 0")
-
-
-def test_no_tool_in_hand_moves_the_photo(visit: Visit, server: RunningServer) -> None:
-    """Where the brush's size took the toolbar a second row, an outline moved the photo by half a row."""
-    person = visit(server.url, viewport={"width": 1200, "height": 800})
+        check_layout(person, f"{width} x {height}")
+    if is_touch:  # less is said, and all of it fits
+        return
+    person.page.locator(".fft-welcome-title:visible").hover()
+    person.page.mouse.wheel(0, 400)
+    person.page.wait_for_function("document.querySelector('.fft-welcome').scrollTop > 0")
+    # Where the brush's size took the toolbar a second row, an outline moved the photo by half a row.
+    person.page.set_viewport_size(VIEWPORT)
     person.open(photo_file(640, 480))
     moved = {}
     for width in WIDTHS_ROUND_A_SECOND_ROW:
