@@ -20,7 +20,10 @@ def active_model(server: RunningServer) -> str:
     return str(models["active"])
 
 
-def test_another_model_is_chosen_with_the_keyboard_and_repairs(visit: Visit, real_server: RunningServer) -> None:
+def test_another_model_is_chosen_here_or_by_somebody_else_and_a_damaged_one_is_refused_in_words(
+    visit: Visit, real_server: RunningServer
+) -> None:
+    # It is chosen with the keyboard, and repairs.
     person = visit(real_server.url)
     select = person.page.locator(MODEL)
     expect(select).to_have_value(active_model(real_server))
@@ -35,12 +38,20 @@ def test_another_model_is_chosen_with_the_keyboard_and_repairs(visit: Visit, rea
     person.paint((0.4, 0.4), (0.6, 0.6))
     person.repair()
     assert person.shown_patches == 1
-
-
-def test_a_damaged_model_is_refused_in_words_and_the_one_before_stays(visit: Visit, real_server: RunningServer) -> None:
+    # Who looks again sees what somebody else chose.
+    with real_server.client as client:
+        other = "small" if active_model(real_server) != "small" else "lama-compact"
+        assert client.post("/api/v1/models", json={"name": other}).status_code == 200
+    person.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(person.page.locator(MODEL)).to_have_value(other)
+    with real_server.client as client:
+        client.post("/api/v1/models", json={"name": "lama-compact"})  # on a busy machine 202: it is still loaded
+        assert wait_until(lambda: active_model(real_server), {"lama-compact"}) == "lama-compact"
+    person.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(select).to_have_value("lama-compact")
+    # A damaged one is refused in words, and the one before stays.
+    person.press("language")
     before = active_model(real_server)
-    person = visit(real_server.url, locale="zh-CN")
-    person.open(photo_file(320, 240))  # the choices lie beside an open photo
     person.page.locator(MODEL).select_option("damaged")
     expect(person.page.locator(TOLD)).to_contain_text(f"无法使用，继续使用 {before}")
     expect(person.page.locator(TOLD)).to_contain_text("truncated")
@@ -51,41 +62,9 @@ def test_a_damaged_model_is_refused_in_words_and_the_one_before_stays(visit: Vis
     assert f"{before} stays in use" in answer.json()["message"]
 
 
-def test_who_looks_again_sees_what_somebody_else_chose(visit: Visit, real_server: RunningServer) -> None:
-    person = visit(real_server.url)
-    person.open(photo_file(320, 240))
-    expect(person.page.locator(MODEL)).to_be_visible()
-    with real_server.client as client:
-        other = "small" if active_model(real_server) != "small" else "lama-compact"
-        assert client.post("/api/v1/models", json={"name": other}).status_code == 200
-    person.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-    expect(person.page.locator(MODEL)).to_have_value(other)
-    with real_server.client as client:
-        client.post("/api/v1/models", json={"name": "lama-compact"})  # on a busy machine 202: it is still loaded
-        assert wait_until(lambda: active_model(real_server), {"lama-compact"}) == "lama-compact"
-
-
-def test_loading_is_shown_and_the_choice_is_absent_without_a_choice(visit: Visit, server: RunningServer) -> None:
-    def model(name: str, *, active: bool) -> dict[str, object]:
-        return {"name": name, "title": name, "size": 2**24, "active": active, "installed": True}
-
-    state = {"models": [model("a", active=True)], "active": "a", "switching": None, "error": None}
-    person = visit(server.url)
-    person.stops.add("*/api/v1/models", lambda stopped: stopped.fulfill(state))
-    person.visit()
-    person.open(photo_file(320, 240))
-    expect(person.page.locator(MODEL)).to_be_hidden()
-    state["models"] = [model("a", active=True), model("b", active=False)]
-    state["switching"] = "b"
-    person.visit()
-    expect(person.page.locator(TOLD)).to_have_text("Loading b, repairs wait for it…")
-    expect(person.page.locator('[data-part="model-busy"]')).to_be_visible()
-    state.update(switching=None, active="b")
-    expect(person.page.locator(TOLD)).to_be_hidden()
-    expect(person.page.locator(MODEL)).to_have_value("b")
-
-
-def test_quality_goes_with_the_repair_and_shows_its_stage_and_time(person: Person) -> None:
+def test_quality_goes_with_the_repair_and_models_are_absent_without_a_choice_and_shown_while_one_is_loaded(
+    person: Person,
+) -> None:
     person.open(photo_file(320, 240))
     expect(person.page.locator('input[value="fast"]')).to_be_checked()
     for quality in ("fast", "high"):
@@ -104,5 +83,22 @@ def test_quality_goes_with_the_repair_and_shows_its_stage_and_time(person: Perso
             person.press("timings")
         expect(person.page.locator(".fft-times")).to_be_visible()
         assert ("refining" in person.page.locator(".fft-times").inner_text()) == (quality == "high")
+
+    # The choice of models is absent without a choice, and loading is shown.
+    def model(name: str, *, active: bool) -> dict[str, object]:
+        return {"name": name, "title": name, "size": 2**24, "active": active, "installed": True}
+
+    state = {"models": [model("a", active=True)], "active": "a", "switching": None, "error": None}
+    person.unroute()
+    person.stops.add("*/api/v1/models", lambda stopped: stopped.fulfill(state))
     person.visit()
     expect(person.page.locator('input[value="high"]')).to_be_checked()
+    expect(person.page.locator(MODEL)).to_be_hidden()
+    state["models"] = [model("a", active=True), model("b", active=False)]
+    state["switching"] = "b"
+    person.visit()
+    expect(person.page.locator(TOLD)).to_have_text("Loading b, repairs wait for it…")
+    expect(person.page.locator('[data-part="model-busy"]')).to_be_visible()
+    state.update(switching=None, active="b")
+    expect(person.page.locator(TOLD)).to_be_hidden()
+    expect(person.page.locator(MODEL)).to_have_value("b")

@@ -173,10 +173,9 @@ def test_undo_and_redo_take_strokes_that_wait_for_a_repair_in_the_order_in_which
     person.page.locator(".fft-rounds li:nth-child(5)").wait_for()
     sent = [json.loads(body)["strokes"] for body in person.posts("/api/v1/repairs")[-2:]]
     assert list(map(rows, [*sent, person.strokes])) == [[2], [3], [4, 9]]
-
-
-def test_undo_takes_strokes_that_wait_before_the_mask_that_a_cancel_of_all_gave_back(person: Person) -> None:
-    """They were drawn after it, and it went first."""
+    person.unroute()
+    # Undo takes them before the mask that a cancel of all gave back. They were drawn after it, and it went first.
+    person.key("b")
     person.open(photo_file(320, 240, seed=1))
     person.paint((0.5, 0.5), (0.6, 0.5))
     person.repair()
@@ -215,8 +214,9 @@ HOLES: list[dict[str, Any]] = [
 ]
 
 
-def test_the_line_has_few_corners_and_lies_where_the_dilation_ends(person: Person) -> None:
-    """Drawn cell by cell, the line round ten strokes on 12 megapixels held up the moving pointer for 50 ms."""
+def test_the_line_round_what_the_engine_dilates_can_be_set_and_every_tool_works_by_keyboard(person: Person) -> None:
+    # The line has few corners and lies where the dilation ends. Drawn cell by cell, the line round ten strokes on 12
+    # megapixels held up the moving pointer for 50 ms.
     mask = drawn([*HOLES, {"points": [[20, 470], [20, 479]], "radius": 9}])  # the last one's line leaves the photo
     bits = base64.b64encode(mask.astype(np.uint8).tobytes()).decode()
     lines = person.page.evaluate(LINES, [bits, WIDTH, HEIGHT])
@@ -230,10 +230,7 @@ def test_the_line_has_few_corners_and_lies_where_the_dilation_ends(person: Perso
     assert dilated is not None
     expected = dilated.layers((0, 0, WIDTH, HEIGHT))[0]
     assert (inside.astype(bool) != expected).sum() < 0.02 * expected.sum()
-
-
-def test_what_the_engine_dilates_is_shown_as_a_line_and_can_be_set(person: Person) -> None:
-    """Round several holes of different thickness the line's field is the engine's but for a rim's pixels."""
+    # Round several holes of different thickness the line's field is the engine's but for a rim's pixels.
     mask = drawn(HOLES)
     bits = base64.b64encode(mask.astype(np.uint8).tobytes()).decode()
     for dilate_px in (None, 7):
@@ -256,9 +253,7 @@ def test_what_the_engine_dilates_is_shown_as_a_line_and_can_be_set(person: Perso
     slider.focus()
     person.key("Home")
     expect(person.page.locator('[data-part="dilate-value"]')).to_have_text("auto")
-
-
-def test_every_tool_works_by_keyboard(person: Person) -> None:
+    # Every tool works by keyboard.
     person.page.locator(".fft-stage").focus()
 
     def draw(tool: str, *keys: str) -> None:

@@ -23,7 +23,10 @@ def repair_at(person: Person, x: float, y: float) -> str:
     return str(person.rounds[-1]["image_id"])
 
 
-def test_the_line_shows_the_original_to_its_left_and_moves_by_mouse_and_keys(person: Person) -> None:
+def test_the_line_shows_the_original_to_its_left_and_what_is_painted_stays_wherever_one_goes_in_the_rounds(
+    person: Person,
+) -> None:
+    # The line moves by mouse and keys.
     person.open(photo_file(640, 480))
     repair_at(person, 0.45, 0.3)
     person.page.mouse.move(5, 5)
@@ -63,10 +66,51 @@ def test_the_line_shows_the_original_to_its_left_and_moves_by_mouse_and_keys(per
         if before == 1:
             person.press("round-redo")
             expect(handle).to_be_hidden()
+    # What is painted stays. A click on a round threw it away, and no undo brought it back.
+    with_two_rounds(person)
+    painted = person.strokes
+    rounds = person.page.locator(".fft-rounds li button")
+    for number in (1, 0, 2, 1):
+        rounds.nth(number).click()
+        expect(rounds.nth(number)).to_have_attribute("aria-current", "true")
+        assert person.strokes == painted
+    person.press("repair")  # on round 1: the second one becomes another way
+    person.page.locator(BRANCHES).wait_for()
+    assert len(person.rounds) == 2 and person.strokes == []
+    person.page.locator(BRANCHES).click()
+    expect(rounds.nth(2)).to_have_attribute("aria-current", "true")
+    # What an undo brought back is no painting of its own: it goes with its round.
+    person.key("Control+z")
+    assert person.strokes == person.rounds[1]["strokes"]
+    person.visit()
+    rounds.nth(2).click()
+    expect(rounds.nth(2)).to_have_attribute("aria-current", "true")
+    assert person.strokes == []
 
 
-def test_rounds_branch_and_can_be_removed_and_a_reload_keeps_all(person: Person) -> None:
-    person.open(photo_file(640, 480))
+def test_a_reload_keeps_how_to_download_and_rounds_that_branch_and_can_be_removed(person: Person) -> None:
+    # A download has the format, quality and size that are chosen.
+    person.open(photo_file(640, 480, name="holiday.jpg", quality=95))
+    repair_at(person, 0.4, 0.4)
+    person.press("save-menu")
+    size, form = person.page.locator('[data-part="file-size"]'), person.page.get_by_label("Format", exact=True)
+    expect(form.locator("option").first).to_have_text("As the photo (JPEG)")
+    expect(person.page.get_by_label("Quality", exact=True).locator("visible=true")).to_have_count(1)  # of the repair
+    form.select_option("webp")
+    quality = person.page.locator('[data-part="file-quality"]')
+    with person.page.expect_response(lambda answer: answer.request.method == "HEAD" and "quality=40" in answer.url):
+        quality.fill("40")
+    expect(size).to_contain_text("kB")
+    with person.page.expect_download() as download:
+        person.page.locator('[data-part="download"]').click()
+    assert download.value.suggested_filename == "holiday_repaired.webp"
+    data = download.value.path().read_bytes()
+    assert Image.open(BytesIO(data)).format == "WEBP"
+    assert size.inner_text() == f"{max(1, round(len(data) / 1000))} kB"
+    # Rounds branch and can be removed, and a reload keeps all.
+    person.press("save-menu")
+    choose(person, photo_file(640, 480))
+    expect(person.page.locator('[data-part="strip-list"] img[src]')).to_have_count(2)
     first = repair_at(person, 0.2, 0.2)
     second = repair_at(person, 0.2, 0.4)
     person.page.locator(ROUNDS).nth(1).click()
@@ -77,6 +121,7 @@ def test_rounds_branch_and_can_be_removed_and_a_reload_keeps_all(person: Person)
     expect(branch).to_have_text("From round 1")
     person.visit()
     expect(branch).to_have_count(1)
+    assert "format=webp&quality=40" in (person.page.locator('[data-part="download"]').get_attribute("href") or "")
     branch.click()
     assert [one["image_id"] for one in person.rounds] == [first, second]
     expect(branch).to_have_count(1)
@@ -102,93 +147,10 @@ def test_rounds_branch_and_can_be_removed_and_a_reload_keeps_all(person: Person)
     expect(branch).to_have_count(0)
 
 
-def test_what_is_painted_stays_wherever_one_goes_in_the_rounds(person: Person) -> None:
-    """A click on a round threw away what was painted, and no undo brought it back."""
-    with_two_rounds(person)
-    painted = person.strokes
-    rounds = person.page.locator(".fft-rounds li button")
-    for number in (1, 0, 2, 1):
-        rounds.nth(number).click()
-        expect(rounds.nth(number)).to_have_attribute("aria-current", "true")
-        assert person.strokes == painted
-    person.press("repair")  # on round 1: the second one becomes another way
-    person.page.locator(BRANCHES).wait_for()
-    assert len(person.rounds) == 2 and person.strokes == []
-    person.page.locator(BRANCHES).click()
-    expect(rounds.nth(2)).to_have_attribute("aria-current", "true")
-    # What an undo brought back is no painting of its own: it goes with its round.
-    person.key("Control+z")
-    assert person.strokes == person.rounds[1]["strokes"]
-    person.visit()
-    rounds.nth(2).click()
-    expect(rounds.nth(2)).to_have_attribute("aria-current", "true")
-    assert person.strokes == []
-
-
-def test_a_download_has_the_format_quality_and_size_that_are_chosen(person: Person) -> None:
-    person.open(photo_file(640, 480, name="holiday.jpg", quality=95))
-    repair_at(person, 0.4, 0.4)
-    person.press("save-menu")
-    size, form = person.page.locator('[data-part="file-size"]'), person.page.get_by_label("Format", exact=True)
-    expect(form.locator("option").first).to_have_text("As the photo (JPEG)")
-    expect(person.page.get_by_label("Quality", exact=True).locator("visible=true")).to_have_count(1)  # of the repair
-    form.select_option("webp")
-    quality = person.page.locator('[data-part="file-quality"]')
-    with person.page.expect_response(lambda answer: answer.request.method == "HEAD" and "quality=40" in answer.url):
-        quality.fill("40")
-    expect(size).to_contain_text("kB")
-    with person.page.expect_download() as download:
-        person.page.locator('[data-part="download"]').click()
-    assert download.value.suggested_filename == "holiday_repaired.webp"
-    data = download.value.path().read_bytes()
-    assert Image.open(BytesIO(data)).format == "WEBP"
-    assert size.inner_text() == f"{max(1, round(len(data) / 1000))} kB"
-    person.visit()
-    assert "format=webp&quality=40" in (person.page.locator('[data-part="download"]').get_attribute("href") or "")
-
-
-def test_a_format_that_cannot_hold_a_photo_is_said_and_leaving_asks_on(person: Person) -> None:
-    """The download failed without a word here, and counted as one: leaving asked no more."""
-    asked: list[str] = []
-    downloaded: list[str] = []
-
-    def leave(dialog: Dialog) -> None:
-        asked.append(dialog.type)
-        dialog.accept()
-
-    person.answer_dialogs(leave)
-    person.page.on("download", lambda download: downloaded.append(download.suggested_filename))
-    person.open(photo_file(16_400, 48, name="wide.png"))
-    repair_at(person, 0.45, 0.4)
-    person.press("save-menu")
-    form, status = person.page.get_by_label("Format", exact=True), person.page.locator('[data-part="status"]')
-    form.select_option("webp")
-    sentence = "wide.png is 16400 × 48, more than a file in WEBP can hold"
-    expect(person.page.locator('[data-part="file-size"]')).to_contain_text(sentence)
-    expect(status).to_contain_text("Done!")
-    person.page.locator('[data-part="download"]').click()
-    expect(status).to_contain_text(sentence)
-    with person.page.expect_response(lambda answer: answer.request.method == "GET" and answer.status == 422):
-        person.key("Control+s")
-    person.press("language")
-    expect(person.page.locator('[data-part="file-size"]')).to_contain_text("WEBP 文件存不下")
-    person.press("language")
-    # A zip is refused too, and says which photo it is.
-    choose(person, photo_file(320, 240, name="small.png"))
-    archive = person.page.locator('[data-part="zip"][href*="&image="]')
-    archive.click()
-    expect(status).to_contain_text(sentence)
-    person.visit()
-    assert downloaded == [] and asked == ["beforeunload"]
-    person.press("save-menu")
-    form.select_option("png")
-    with person.page.expect_download():
-        archive.click()
-    person.visit()
-    assert downloaded == ["fftlama.zip"] and asked == ["beforeunload"]
-
-
-def test_the_picture_is_copied_and_leaving_asks_until_it_was_taken_along(visit: Visit, server: RunningServer) -> None:
+def test_leaving_asks_until_the_picture_was_copied_or_downloaded_in_a_format_that_can_hold_it(
+    visit: Visit, server: RunningServer
+) -> None:
+    # The picture is copied.
     person = visit(server.url, permissions=["clipboard-read", "clipboard-write"])
     asked: list[str] = []
 
@@ -230,3 +192,36 @@ def test_the_picture_is_copied_and_leaving_asks_until_it_was_taken_along(visit: 
     person.press("copy")
     expect(person.page.locator('[data-part="status"]')).to_contain_text("The server no longer has this photo")
     person.unroute()
+    # A format that cannot hold a photo is said, and leaving asks on.
+    # The download failed without a word here, and counted as one: leaving asked no more.
+    asked.clear()
+    downloaded: list[str] = []
+
+    person.page.on("download", lambda download: downloaded.append(download.suggested_filename))
+    person.open(photo_file(16_400, 48, name="wide.png"))
+    repair_at(person, 0.45, 0.4)
+    form, status = person.page.get_by_label("Format", exact=True), person.page.locator('[data-part="status"]')
+    form.select_option("webp")
+    sentence = "wide.png is 16400 × 48, more than a file in WEBP can hold"
+    expect(person.page.locator('[data-part="file-size"]')).to_contain_text(sentence)
+    expect(status).to_contain_text("Done!")
+    person.page.locator('[data-part="download"]').click()
+    expect(status).to_contain_text(sentence)
+    with person.page.expect_response(lambda answer: answer.request.method == "GET" and answer.status == 422):
+        person.key("Control+s")
+    person.press("language")
+    expect(person.page.locator('[data-part="file-size"]')).to_contain_text("WEBP 文件存不下")
+    person.press("language")
+    # A zip is refused too, and says which photo it is.
+    choose(person, photo_file(320, 240, name="small.png"))
+    archive = person.page.locator('[data-part="zip"][href*="&image="]')
+    archive.click()
+    expect(status).to_contain_text(sentence)
+    person.visit()
+    assert downloaded == [] and asked == ["beforeunload"]
+    person.press("save-menu")
+    form.select_option("png")
+    with person.page.expect_download():
+        archive.click()
+    person.visit()
+    assert downloaded == ["fftlama.zip"] and asked == ["beforeunload"]
