@@ -69,7 +69,7 @@ def test_a_folder_opened_by_mistake_is_cancelled_at_once_and_the_list_emptied(pe
     choose(person, [photo_file(320, 240, seed=seed, name=f"{seed}.png") for seed in range(4)])
     expect(strip).to_have_count(5)
     gate.wait()
-    gate.routes[0].continue_()
+    gate.requests[0].continue_()
     expect(person.page.locator('[data-part="strip-list"] img[src]')).to_have_count(2)
     sent = len(person.posts("/api/v1/images"))
     person.press("cancel")
