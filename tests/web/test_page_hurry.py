@@ -1,5 +1,6 @@
 """People in a hurry: they go on while the page is still busy with what they did before."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ HOLD_MASKS = """() => {
 }"""
 TWO_STROKES = "JSON.parse(localStorage.getItem(sessionStorage.getItem('fftlama.tab'))).state.strokes.length === 2"
 PHOTO_NAME = '[data-part="photo-name"]'
+ONE_PATCH = "document.querySelectorAll('.fft-patch').length === 1"
 
 
 def find(person: Person) -> None:
@@ -133,3 +135,14 @@ def test_what_takes_its_time_is_said_and_what_was_said_before_comes_back(person:
     with person.page.expect_download():
         waits("**/api/v1/images/*", lambda: person.key("Control+s"), "Preparing the file…")
     waits("**/api/v1/images/*/info", person.visit, "Opening the photo…")
+    opening = Held(person, "**/api/v1/images/*/info")
+    person.visit()
+    expect(status).to_have_text("Opening the photo…")
+    with person.page.expect_download():
+        preparing = Held(person, re.compile(r"/api/v1/images/\w+$"))  # it began later and ends later
+        person.key("Control+s")
+        expect(status).to_have_text("Preparing the file…")
+        opening.let_go()
+        person.page.wait_for_function(ONE_PATCH)
+        preparing.let_go()
+    expect(status).to_have_text(done)

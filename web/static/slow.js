@@ -1,6 +1,17 @@
 // Slow: what is waited for is said when it takes longer than a moment, and what was said before comes back after it.
 
+/** @typedef {import("./store.js").Status} Status */
+
 const MOMENT_MS = 500;
+/** What was said before each sentence whose wait is over: one wait may begin during another and outlast it. @type {WeakMap<Status, Status>} */
+const before = new WeakMap();
+
+/** @param {Status} status */
+function withoutWhatIsOver(status) {
+  let said = status;
+  for (let one = before.get(said); one; one = before.get(said)) said = one;
+  return said;
+}
 
 /**
  * @param {import("./store.js").Store} store @param {{key: string}} what
@@ -8,14 +19,17 @@ const MOMENT_MS = 500;
  */
 export function sayIfSlow(store, { key }) {
   const { status: said } = store.get();
-  /** @type {import("./store.js").Status} */
+  /** @type {Status} */
   const slow = { key, tone: "busy", round: said.round };
   const timer = setTimeout(() => {
     const { status, job } = store.get();
-    if (status === said && !job) store.update({ status: slow });
+    if (status === withoutWhatIsOver(said) && !job) store.update({ status: slow });
   }, MOMENT_MS);
   return () => {
     clearTimeout(timer);
-    if (store.get().status === slow) store.update({ status: said });
+    before.set(slow, said);
+    const { status } = store.get();
+    const back = withoutWhatIsOver(status);
+    if (back !== status) store.update({ status: back });
   };
 }
