@@ -10,6 +10,7 @@ import base64
 import json
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -142,8 +143,9 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
 
     @router.get("/api/v1/images/{image_id}")
     async def get_image(
-        image_id: str, format: str | None = None, max_px: int | None = None, quality: int | None = None
-    ) -> Response:
+        request: Request, image_id: str, format: str | None = None, max_px: int | None = None,
+        quality: int | None = None,
+    ) -> Response:  # fmt: skip
         def answer() -> Response:
             image = queue.image(image_id)
             if max_px is not None:
@@ -153,11 +155,12 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
                 kind = "jpeg" if format in (None, "original") else format
                 check_quality(kind, quality)
                 data = queue.encodings.preview(image, max_px=max_px, format=kind, quality=quality)
-                return answer_with(data, media_type=FORMATS[kind.upper()].media_type, headers=NEVER_CHANGES)
+                return send(data, media_type=FORMATS[kind.upper()].media_type, headers=NEVER_CHANGES)
             encoded = encode_whole(queue, image, format=format, quality=quality)
             headers = NEVER_CHANGES | attachment(download_name(image, encoded))
-            return answer_with(encoded.data, media_type=encoded.media_type, headers=headers)
+            return send(encoded.data, media_type=encoded.media_type, headers=headers)
 
+        send = partial(answer_with, is_asked_only=request.method == "HEAD")
         return await anyio.to_thread.run_sync(answer, limiter=pictures)
 
     @router.get("/api/v1/images/{image_id}/info")
@@ -170,9 +173,9 @@ def create_routes(queue: JobQueue, settings: Settings) -> APIRouter:
         }  # fmt: skip
 
     @router.get("/api/v1/images/{image_id}/patch")
-    def get_patch(image_id: str) -> Response:
-        patch = queue.images.patch(queue.image(image_id))
-        return answer_with(patch, media_type="image/png", headers=NEVER_CHANGES)
+    def get_patch(request: Request, image_id: str) -> Response:
+        patch, is_asked_only = queue.images.patch(queue.image(image_id)), request.method == "HEAD"
+        return answer_with(patch, media_type="image/png", headers=NEVER_CHANGES, is_asked_only=is_asked_only)
 
     @router.post("/api/v1/repairs", status_code=202)
     async def add_repair(request: Request) -> JSONResponse:

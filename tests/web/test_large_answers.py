@@ -4,12 +4,21 @@ import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.responses import StreamingResponse
+from fastapi.testclient import TestClient
 
 import web.large_answers
+from app import create_api
+from config import Settings
+from imaging import encode_png
+from tests.support.fake_engine import FakeEngine
 from web.large_answers import PIECE_BYTES, answer_with
 from web.uploads import IN_MEMORY_BYTES
 
@@ -47,9 +56,30 @@ def test_a_small_file_is_answered_at_once() -> None:
     assert answer.body == LARGE[:IN_MEMORY_BYTES] and answer.headers["content-type"] == "image/png"
 
 
-def test_a_full_disk_keeps_no_large_file_from_going_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full() -> Any:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("free_bytes", [0, len(LARGE) + 1])
+def test_a_full_disk_keeps_no_large_file_from_going_out(monkeypatch: pytest.MonkeyPatch, free_bytes: int) -> None:
+    """Nor does an answer take the disk's last room, in which photos and results of others could not be written then."""
+    made: list[Any] = []
+    monkeypatch.setattr(web.large_answers, "TemporaryFile", lambda: made.append(1))
+    monkeypatch.setattr("jobs.temp_folder.shutil.disk_usage", lambda _: SimpleNamespace(free=free_bytes))
+    assert b"".join(pieces(answer_with(LARGE, media_type="image/bmp"))) == LARGE and not made
 
-    monkeypatch.setattr(web.large_answers, "TemporaryFile", full)
-    assert b"".join(pieces(answer_with(LARGE, media_type="image/bmp"))) == LARGE
+
+def test_who_asks_how_large_a_file_is_has_nothing_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page asks before each download, and the whole file was written to the disk and read again for that."""
+    made: list[int] = []
+
+    def note(data: bytes) -> BytesIO:
+        made.append(len(data))
+        return BytesIO(data)
+
+    monkeypatch.setattr(web.large_answers, "put_aside", note)
+    settings = Settings(data_dir=tmp_path / "data", outputs_dir=tmp_path / "outputs")
+    pixels = np.random.default_rng(1).integers(0, 256, (700, 700, 3), np.uint8)
+    with TestClient(create_api(settings, FakeEngine()), base_url="http://127.0.0.1") as client:
+        photo = client.app.state.queue.add_image(encode_png(pixels, fast=True), "a.png")  # type: ignore[attr-defined]
+        for query in ("", "?max_px=700&format=png"):
+            told, answer = (client.request(how, f"/api/v1/images/{photo.image_id}{query}") for how in ("HEAD", "GET"))
+            assert told.headers == answer.headers and not told.content
+            assert made == [len(answer.content)]
+            made.clear()
