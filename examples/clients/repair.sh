@@ -15,7 +15,8 @@ shift
 login=()
 [ -z "${LAMA_API_KEY:-}" ] || login=(-H "Authorization: Bearer $LAMA_API_KEY")
 # To the environment's proxy 127.0.0.1 is another machine.
-direct="127.0.0.1,localhost,::1,${no_proxy:-${NO_PROXY:-}}"
+direct=${no_proxy:-${NO_PROXY:-}}
+[ "$direct" = "*" ] || direct="127.0.0.1,localhost,::1,$direct" # to curl * is all there are only by itself
 failed=0
 for photo in "$@"; do
     name=${photo##*/}

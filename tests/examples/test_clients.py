@@ -108,6 +108,10 @@ def test_curl_repairs_several_photos_and_goes_on_after_a_bad_one(folder: Path, a
     assert done.returncode == 1
     assert done.stdout.splitlines() == ["photo_repaired.png", "odd, name;_repaired.jpg"]
     assert "bad.png: 4" in done.stderr and not list(folder.glob("*.part"))
+    # Who wants no proxy at all got one: to curl the asterisk counts by itself only, and addresses stood before it.
+    by_another_name = api_server.url.replace("127.0.0.1", "0.0.0.0")
+    done = run(folder, *words[:3], LAMA_SERVER_URL=by_another_name, no_proxy="*")
+    assert "the setting allowed_hosts adds it" in done.stderr, "the server answered"
     assert changed(folder, "photo_repaired.png")[20:30, 30:50].mean() > 0.9
     assert Image.open(folder / "odd, name;_repaired.jpg").format == "JPEG"
     assert run(folder, str(CLIENTS / "repair.sh")).returncode == 2
