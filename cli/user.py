@@ -52,8 +52,8 @@ def run_user(settings: Settings, chosen: argparse.Namespace) -> int:
 
 def _ask_password() -> str:
     if not sys.stdin.isatty():
-        # Not by the locale's encoding: in C's, letters that are not ASCII are none.
-        return sys.stdin.buffer.readline().decode("utf-8", "surrogateescape").rstrip("\r\n")
+        # Not by the locale's encoding: in C's, letters that are not ASCII are none. Windows puts a mark before UTF-8.
+        return sys.stdin.buffer.readline().decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
     password = getpass.getpass("Password: ")
     if password != getpass.getpass("Once more: "):
         from web.accounts import AccountError

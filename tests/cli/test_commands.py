@@ -358,11 +358,20 @@ def test_accounts_are_made_where_the_server_reads_them(tmp_path: Path, monkeypat
     assert "ann" in (tmp_path / "people.json").read_text()
 
 
-@pytest.mark.parametrize("line", ["pässwörter\n".encode(), "pässwörter\r\n".encode(), "pässwörter\n".encode("cp1252")])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pässwörter\n".encode(), "pässwörter\r\n".encode(), "pässwörter\n".encode("utf-8-sig"),
+        "pässwörter\n".encode("cp1252"),
+    ],
+)  # fmt: skip
 def test_a_password_is_read_as_a_browser_sends_it(
     line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a file from Windows the end of the line was part of it; letters of another encoding ended in a traceback."""
+    """Of a file from Windows the end of the line was part of it, and the mark that Notepad begins with.
+
+    Letters of another encoding ended in a traceback.
+    """
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(line), encoding="ascii", errors="surrogateescape"))
     path = tmp_path / "people.json"
     if line == "pässwörter\n".encode("cp1252"):
