@@ -52,7 +52,9 @@ def without_frames(error: AnyError) -> AnyError:
         The same.
     """
     led: BaseException | None = error
-    while led is not None:
+    gone_through: list[BaseException] = []  # an error raised again where another was made of it leads to itself
+    while led is not None and led not in gone_through:
+        gone_through.append(led)
         led.__traceback__ = None
         led = led.__cause__ or led.__context__
     return error

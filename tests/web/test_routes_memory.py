@@ -25,7 +25,7 @@ import web.lama_cleaner
 from app import create_api
 from config import Settings
 from imaging import ImagingError
-from jobs.errors import JobError
+from jobs.errors import JobError, without_frames
 from jobs.memory_budget import MemoryBudget
 from jobs.queue import JobQueue
 from tests.support.fake_engine import FakeEngine
@@ -316,6 +316,29 @@ def test_what_is_refused_is_let_go_at_once(client: TestClient, name: str) -> Non
     finally:
         gc.enable()
     assert held == []
+
+
+def test_errors_that_led_to_each_other_are_gone_through_once() -> None:
+    """One that is raised again where another was made of it leads to itself; going on from there would never end."""
+    forgotten: list[None] = []
+
+    class NotedError(JobError):
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "__traceback__":
+                forgotten.append(value)
+                assert len(forgotten) < 3
+            super().__setattr__(name, value)
+
+    with pytest.raises(NotedError) as raised:
+        try:
+            raise NotedError("busy", "")
+        except NotedError as first:
+            try:
+                raise ValueError from first
+            except ValueError:
+                raise first  # noqa: B904
+    without_frames(raised.value)
+    assert len(forgotten) == 1 and raised.value.__context__ is not None
 
 
 def test_a_gif_goes_through_the_same_memory(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
