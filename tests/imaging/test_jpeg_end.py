@@ -40,6 +40,25 @@ def test_a_jpeg_that_lacks_pixels_is_incomplete(kind: str, behind: int) -> None:
         assert refused.value.code == "truncated_image", lacking
 
 
+def test_zeros_that_are_pixels_are_kept() -> None:
+    """A plain surface may end with a byte of zeros: it was left out with those that stand for what is missing."""
+    whole = saved(Image.new("RGB", (101, 75), (90, 90, 90)), "JPEG")
+    assert whole[-3] == 0
+    for behind in (b"", b"\xff"):
+        assert np.array_equal(open_photo(whole[:-2] + behind).image, open_photo(whole).image)
+
+
+@pytest.mark.parametrize("width", [33, 84, 98])
+def test_a_jpeg_that_lacks_a_few_bytes_is_incomplete(width: int) -> None:
+    """Of such small ones one in ten was taken, with other pixels at its end: both noises went on alike."""
+    pixels = np.random.default_rng(width).integers(0, 256, (33, width, 3), np.uint8)
+    whole = saved(Image.fromarray(pixels), "JPEG")
+    for lacking in range(3, 7):
+        with pytest.raises(ImagingError) as refused:
+            open_photo(whole[:-lacking])
+        assert refused.value.code == "truncated_image", lacking
+
+
 def test_of_a_progressive_jpeg_without_an_end_nobody_knows_what_is_missing() -> None:
     with pytest.raises(ImagingError) as refused:
         open_photo(saved(PICTURE, "JPEG", progressive=True)[:-2])
