@@ -40,6 +40,7 @@ class WorkerFakeEngine(FakeEngine):
 def main(arguments: Sequence[str]) -> int:
     """Work until told to stop; the arguments are those of the command line."""
     logging.basicConfig(level="INFO", stream=sys.stdout)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who runs the tests may have it ignored, as nohup does
     version = arguments[1] if len(arguments) > 1 else "test"
     about = {
         "version": version, "weights": "fake", "fingerprint": fingerprint_of(version, WEIGHTS), "device": "fake",
