@@ -93,7 +93,8 @@ class Cleaner(threading.Thread):
 
 def _steady_s() -> float:
     """Return the time of a clock that nobody sets, and that goes on while the machine sleeps where there is one."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    # macOS has another name for it: its CLOCK_MONOTONIC goes on in sleep, where Python's own monotonic() stands still.
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def keep_ages(store: JobStore, *, was_s: float, now_s: float) -> None:
