@@ -17,14 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from masks.boxes import Box, box_size, expand_box
-from masks.crop_plan import Crop, shrink_crop
+from masks.crop_plan import CONTEXT_MARGIN_PART, NO_CONTEXT_PASS_PX, Crop, shrink_crop
 from masks.dilation import DilatedMask
 from tensor_ops.mask_dilation import squared_distance
 from tensor_ops.resampling import resize_rows, triangle_weights
 
 CONTEXT_PX = 512  # side of the context pass's input
-NO_CONTEXT_PASS_PX = 512  # a crop that runs at this or less sees enough by itself
-MARGIN_PART = 1.5  # the context's margin, as a part of the hole box's longer side
 LEAST_SCALE = 1.5  # a context downscaled by less shows nothing new
 # In pixels of the context, as all that follow.
 LEAST_DEPTH_PX = 16.0  # a shallower hole keeps its colours by itself
@@ -47,7 +45,7 @@ def plan_context(crop: Crop, image_size: tuple[int, int]) -> Crop | None:
     """
     if max(crop.model_size) <= NO_CONTEXT_PASS_PX or not isinstance(crop.hole, DilatedMask):
         return None
-    margin_px = math.ceil(MARGIN_PART * max(box_size(crop.patch_box)))
+    margin_px = math.ceil(CONTEXT_MARGIN_PART * max(box_size(crop.patch_box)))
     box = expand_box(crop.patch_box, margin_px, image_size)
     scale = max(box_size(box)) / CONTEXT_PX
     if scale < LEAST_SCALE or crop.hole.depth_px(crop.patch_box) < LEAST_DEPTH_PX * scale:

@@ -16,13 +16,11 @@ from numpy.typing import NDArray
 from engine.requests import RepairRequest
 from engine.tones import ALL_LEVELS, shown_levels
 from masks.boxes import Box, box_size, expand_box, find_bounds
-from masks.crop_plan import most_crop_px, most_dilate_px
+from masks.crop_plan import CONTEXT_MARGIN_PART, NO_CONTEXT_PASS_PX, most_crop_px, most_dilate_px
 from masks.dilation import CropRules
 from notices import Note
 
 MARGIN_PX = 832  # around the dilated hole, for an engine whose buckets are not known: half the largest, and some
-MARGIN_RATIO = 1.5  # or so much of its longer side, which is what the context pass looks at
-NO_CONTEXT_PX = 512  # a crop of at most this has no context pass
 WHOLE_SHARE = 0.7  # a crop that is more than this share of the photo is not worth cutting out
 
 
@@ -81,7 +79,7 @@ def window_of(
     dilated_px = most_dilate_px(bounds, size, dilate_px=dilate_px)
     longer_px = max(box_size(bounds)) + 2 * dilated_px
     crop_px = max((most_crop_px(longer_px, ladder) for ladder in ladders), default=2 * MARGIN_PX)
-    context_px = math.ceil(MARGIN_RATIO * longer_px) if crop_px > NO_CONTEXT_PX else 0
+    context_px = math.ceil(CONTEXT_MARGIN_PART * longer_px) if crop_px > NO_CONTEXT_PASS_PX else 0
     window = expand_box(bounds, dilated_px + max(-(-crop_px // 2), context_px), size)
     # At the photo's edge all of a crop may lie on one side of its hole. Besides, rules go by a photo's size.
     window = _as_large_as(window, size, max(crop_px, CropRules().large_photo_px))

@@ -29,6 +29,8 @@ from masks.shadows import THIN_PX, dilate_in_photo
 MODEL_STEP_PX = 8  # the network halves its input three times
 TIGHT_STEP_PX = 32  # without buckets; a CPU prepares its convolutions anew for each size it has not met
 MIN_MODEL_PX = 16  # reflection padding needs two feature pixels (16 / 8)
+NO_CONTEXT_PASS_PX = 512  # a crop that runs at this or less sees enough by itself (`engine/context_pass.py`)
+CONTEXT_MARGIN_PART = 1.5  # the margin of a context pass, as a part of the dilated hole's longer side
 MANY_HOLES = 96  # beyond this many, small holes are first gathered by grid cell: merging is quadratic
 IS_LOW_EDGE = np.array([True, True, False, False] * 2)  # of a span: a hole's box, then its box with context
 

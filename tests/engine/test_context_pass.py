@@ -13,7 +13,6 @@ from torch import Tensor
 from engine.context_pass import (
     CONTEXT_PX,
     LEAST_SAMPLES,
-    NO_CONTEXT_PASS_PX,
     RAMP_PX,
     SEAM_PX,
     SIGMA_PX,
@@ -27,7 +26,7 @@ from inference import Inpainter, RepairRequest
 from lama.checkpoint import save_generator
 from lama.generator import Generator
 from masks.boxes import box_size, slices_inside
-from masks.crop_plan import Crop, plan_crops, shrink_crop
+from masks.crop_plan import NO_CONTEXT_PASS_PX, Crop, plan_crops, shrink_crop
 from masks.dilation import PreparedMask
 from preprocess import build_input, upload
 from tensor_ops.pinned_memory import PinnedMemory

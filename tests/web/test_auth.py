@@ -2,7 +2,6 @@
 
 import contextlib
 import html
-import json
 import re
 import socket
 import threading
@@ -29,7 +28,7 @@ from web.accounts import AccountError, Accounts
 from web.auth import COOKIE, _safe_target, login_warning
 from web.lockout import GUESSES, Lockout, place_of
 from web.openapi import build_document
-from web.sessions import SESSION_S, Sessions, signing_secret
+from web.sessions import signing_secret
 
 PASSWORD = "correct horse"
 
@@ -264,26 +263,6 @@ def test_who_logs_out_ends_the_session_for_copies_of_its_cookie_too(closed_serve
         assert elsewhere.get("/api/v1/models").status_code == 200, "another device was not logged out"
 
 
-def test_ended_sessions_outlive_a_restart_and_are_forgotten_in_time(
-    accounts: Accounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    before, other = Sessions(tmp_path, accounts), Sessions(tmp_path / "other", accounts)
-    cookie, kept = before.begin("ann"), before.begin("ann")
-    for nothing in ("", "x", other.begin("ann")):
-        before.end(nothing)
-    before.end(cookie)
-    after = Sessions(tmp_path, accounts)
-    assert [after.owner_of(one) for one in (cookie, kept, other.begin("ann"))] == [None, "ann", None]
-    later_s = time.time() + SESSION_S + 10
-    monkeypatch.setattr(time, "time", lambda: later_s)
-    assert after.owner_of(kept) is None
-    after.end(after.begin("bob"))
-    assert list(json.loads((tmp_path / "ended_sessions.json").read_text())) == ["bob"]
-    assert (tmp_path / "ended_sessions.json").stat().st_mode & 0o77 == 0
-    (tmp_path / "ended_sessions.json").write_text("[1")
-    assert Sessions(tmp_path, accounts).owner_of(after.begin("ann")) == "ann"
-
-
 def test_proxy_header_counts_from_a_named_proxy_only(start_server: Callable[..., RunningServer]) -> None:
     settings = {"auth_proxy_header": "X-Forwarded-User"}
     trusted = start_server(**settings)
@@ -345,16 +324,6 @@ def test_accounts_file_is_readable_by_its_owner_only(accounts: Accounts, monkeyp
         modes.append(path.stat().st_mode)
     assert len(modes) == 7 and not any(mode & 0o077 for mode in modes[:1] + modes[2:3] + modes[4:]), modes
     assert PASSWORD not in accounts.path.read_text() and "$argon2id$" in accounts.path.read_text()
-
-
-@pytest.mark.parametrize("left", [b"", b"abc\n", b"0" * 63, b"\xff" * 64])
-def test_a_damaged_secret_signs_no_session(tmp_path: Path, left: bytes) -> None:
-    """With an empty one everybody could make a session of anybody, since the key was known."""
-    first = signing_secret(tmp_path)
-    assert signing_secret(tmp_path) == first
-    (tmp_path / "session_secret").write_bytes(left)
-    made = signing_secret(tmp_path)
-    assert len(made) == len(first) == 64 and made != first and signing_secret(tmp_path) == made
 
 
 def test_a_password_is_kept_as_what_costs_who_guesses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
