@@ -98,6 +98,8 @@ def test_results_are_those_of_an_engine_in_this_process(tmp_path: Path) -> None:
     here = load_real(weights)
     pool = make_pool(1, loader="tests.support.card_engines:load_real", weights=weights)
     try:
+        run = pool.cards[0].run
+        assert run is not None and run.ladders == [here.profile.buckets_px]
         for together in requests:
             stages: list[str] = []
             there = pool.repair_many(together, on_stage=stages.append)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,9 @@ from numpy.typing import NDArray
 
 from engine.context_pass import plan_context
 from engine.requests import RepairRequest
+from jobs.card_run import Lane
+from jobs.redis_messages import unpack
+from jobs.remote_engine import Fleet, RemoteEngine
 from jobs.windows import RemoteResult, options_of, parts_in, request_from, window_of
 from masks.crop_plan import plan_crops
 from masks.dilation import CropRules, rules_for
@@ -117,3 +122,32 @@ def test_a_hole_that_is_dilated_far_sends_all_that_is_dilated() -> None:
     left, top, right, bottom = window_of(mask, dilate_px=1024)
     assert (left, right) == (0, 4000) or (left <= 2000 - 1024 and right > 2000 + 1024)
     assert top <= 1500 - 1024 and bottom > 1500 + 1024
+
+
+class _StoppedError(Exception):
+    """The parts are on their way, and nothing else is tried."""
+
+
+def test_workers_and_cards_are_sent_what_their_crops_can_reach(tmp_path: Path) -> None:
+    image = np.zeros((2400, 2600, 3), np.uint8)
+    mask = np.zeros(image.shape[:2], np.bool_)
+    mask[1200:1300, 1300:1400] = True
+    (tmp_path / "weights").write_bytes(b"")
+    sides: list[int] = []
+
+    def sent(parts: Any) -> Any:
+        sides.append(parts[0].shape[0])
+        raise _StoppedError
+
+    fleet: Any = Fleet("redis://127.0.0.1:1", version="1", weights=tmp_path / "weights")
+    fleet.client = SimpleNamespace(set=lambda key, blob, ex: sent(unpack(blob)[1]), delete=lambda *keys: None)
+    lane: Any = Lane.__new__(Lane)
+    lane._memory = SimpleNamespace(write=sent)
+    for buckets_px in ([512, 1024], []):
+        fleet.workers = [{"buckets_px": [256, 512]}, {"buckets_px": buckets_px}]
+        lane._run = SimpleNamespace(ladders=fleet.ladders)
+        with pytest.raises(_StoppedError):
+            RemoteEngine(fleet, deadline_s=60).repair_many([RepairRequest(image, mask)])
+        with pytest.raises(_StoppedError):
+            lane.repair([RepairRequest(image, mask)], lambda stage: None, 60.0)
+    assert sides[:2] == [900, 900] and min(sides[2:]) > 1700
