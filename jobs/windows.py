@@ -80,7 +80,8 @@ def window_of(
     longer_px = max(box_size(bounds)) + 2 * dilated_px
     crop_px = max((most_crop_px(longer_px, ladder) for ladder in ladders), default=2 * MARGIN_PX)
     context_px = math.ceil(CONTEXT_MARGIN_PART * longer_px) if crop_px > NO_CONTEXT_PASS_PX else 0
-    window = expand_box(bounds, dilated_px + max(-(-crop_px // 2), context_px), size)
+    # A crop lies around the middle of its hole, dilated or not; a context's margin is counted from the dilated hole.
+    window = expand_box(bounds, max(-(-crop_px // 2), dilated_px + context_px), size)
     # At the photo's edge all of a crop may lie on one side of its hole. Besides, rules go by a photo's size.
     window = _as_large_as(window, size, max(crop_px, CropRules().large_photo_px))
     height, width = box_size(window)

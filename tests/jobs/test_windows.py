@@ -17,6 +17,7 @@ from jobs.card_run import Lane
 from jobs.redis_messages import unpack
 from jobs.remote_engine import Fleet, RemoteEngine
 from jobs.windows import RemoteResult, options_of, parts_in, request_from, window_of
+from masks.boxes import Box
 from masks.crop_plan import plan_crops
 from masks.dilation import CropRules, rules_for
 
@@ -90,19 +91,32 @@ def test_a_window_is_planned_as_the_whole_photo_is(seed: int) -> None:
     dilate_px = [None, None, None, 0, 300][seed % 5]
     ladder, fixed = LADDERS[seed % 4], bool(seed % 3)
     window = window_of(mask, dilate_px=dilate_px, ladders=[ladder])
-    x, y = window[:2]
+    whole = (0, 0, width, height)
+    assert planned(mask, window, ladder, fixed, dilate_px) == planned(mask, whole, ladder, fixed, dilate_px)
 
-    def planned(part: NDArray[np.bool_], at: tuple[int, int]) -> list[tuple[Any, ...]]:
-        crops = plan_crops(part, buckets_px=ladder, fixed_buckets=fixed, dilate_px=dilate_px)
-        told: list[tuple[Any, ...]] = []
-        for crop in crops:
-            context = plan_context(crop, (part.shape[0], part.shape[1]))
-            boxes = [crop.box, crop.patch_box, *([] if context is None else [context.box])]
-            moved = [(box[0] + at[0], box[1] + at[1], box[2] + at[0], box[3] + at[1]) for box in boxes]
-            told.append((moved, crop.model_size, crop.scaled_size, crop.missing.tobytes()))
-        return sorted(told)
 
-    assert planned(mask[y : window[3], x : window[2]], (x, y)) == planned(mask, (0, 0))
+def test_a_context_pass_sees_as_much_around_a_dilated_hole() -> None:
+    mask = np.zeros((2500, 6000), np.bool_)
+    mask[1150:1350, 3000:3200] = True
+    window = window_of(mask, dilate_px=200, ladders=[(1024,)])
+    assert window[2] - window[0] == 2400, "no more than that is sent"
+    plans = planned(mask, window, (1024,), True, 200)
+    assert len(plans[0][0]) == 3 and plans == planned(mask, (0, 0, 6000, 2500), (1024,), True, 200)
+
+
+def planned(
+    mask: NDArray[np.bool_], window: Box, ladder: tuple[int, ...], fixed: bool, dilate_px: int | None
+) -> list[tuple[Any, ...]]:
+    """Plan a part of a photo; boxes are the photo's: crop, patch and, where there is one, context."""
+    left, top, right, bottom = window
+    part = mask[top:bottom, left:right]
+    told: list[tuple[Any, ...]] = []
+    for crop in plan_crops(part, buckets_px=ladder, fixed_buckets=fixed, dilate_px=dilate_px):
+        context = plan_context(crop, (part.shape[0], part.shape[1]))
+        boxes = [crop.box, crop.patch_box, *([] if context is None else [context.box])]
+        moved = [(box[0] + left, box[1] + top, box[2] + left, box[3] + top) for box in boxes]
+        told.append((moved, crop.model_size, crop.scaled_size, crop.missing.tobytes()))
+    return sorted(told)
 
 
 def test_a_hole_that_fits_a_small_bucket_sends_little() -> None:
