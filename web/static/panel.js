@@ -38,7 +38,18 @@ export function createPanel({ root, words, layers, onRound, onBranch }) {
     const status = looking && !state.status.error ? { key: "looking", tone: "busy" } : state.status;
     node.dataset.tone = status.error ? "warn" : status.tone || "calm";
     text("status", status.error ? words.sayCoded("errors", status.error) : words.say(`status.${status.key}`, status.params));
+    if (!status.error && status.params?.path) setPathApart(node, status.params.path);
     part("offline").hidden = online;
+  }
+
+  // A path has a line to itself and is never broken: a third line would move what stands below.
+  function setPathApart(/** @type {HTMLElement} */ node, /** @type {string} */ path) {
+    const sentence = node.firstChild;
+    if (node.querySelector("bdi") || !(sentence instanceof Text)) return;
+    const line = Object.assign(document.createElement("span"), { className: "fft-path", title: path });
+    line.append(Object.assign(document.createElement("bdi"), { textContent: path }));
+    const [before, after] = sentence.data.split(path);
+    node.replaceChildren(before, line, after);
   }
 
   function showResult(/** @type {State} */ { rounds, round, photo, job, hand }) {
