@@ -239,6 +239,7 @@ class _Source(PydanticBaseSettingsSource):
         if name in ("redis_url", "mirrors"):
             # A refusal is shown and logged; a password is not, with or without a scheme before it.
             value = re.sub(r"^([^@]*?://|['\"])?.*@", r"\1...@", value)
+            value = re.sub(r"\?.*?(['\"]?)$", r"?...\1", value)  # it may be an option too: ?password=
         return SettingsError(f"{self.place}: {name}: {value} is not allowed; allowed: {allowed_values(field)}")
 
     def _path(self, name: str, text: str) -> Path:

@@ -74,6 +74,11 @@ def connect(redis_url: str) -> redis.Redis:
     )
 
 
+def place_of(redis_url: str) -> str:
+    """Return host, port and number of a Redis's address, for people and logs: no name, no password, no options."""
+    return redis_url.partition("://")[2].partition("?")[0].rpartition("@")[2]
+
+
 def create_celery(redis_url: str, fingerprint: str) -> Celery:
     """Return the Celery app for one Redis and one combination of version and weights.
 

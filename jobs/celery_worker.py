@@ -22,7 +22,7 @@ import celery.apps.worker
 import redis
 from celery.signals import setup_logging
 
-from jobs.celery_app import AttemptRunner, RepairingEngine, connect, create_celery, required_instead
+from jobs.celery_app import AttemptRunner, RepairingEngine, connect, create_celery, place_of, required_instead
 from jobs.redis_messages import WORKER_PREFIX, queue_name
 from jobs.remote_engine import HEARTBEAT_S, WORKER_TTL_S
 
@@ -196,7 +196,7 @@ def work(engine: RepairingEngine, *, redis_url: str, about: dict[str, Any], name
     runner.show = heartbeat.show
     heartbeat.beat()
     heartbeat.start()
-    log.info("worker %s is ready for repairs from %s", worker_id, redis_url.rpartition("@")[2])
+    log.info("worker %s is ready for repairs from %s", worker_id, place_of(redis_url))
     try:
         worker.start()
     finally:

@@ -200,7 +200,7 @@ def test_a_name_without_a_value_is_not_set_where_the_default_is_empty(tmp_path: 
     [
         "redis://:secret#1@h:6379/0", "redis://:secret/1@h/0", "redis://:12?secret@h/0", "redis://:12#secret@h/0",
         "redis://:secret@h:port/0", "redis://:secret@h:6379/first", "redis://:secret@h:70000", "http://:secret@h",
-        "redis://[::1:6379", "who:secret@h:6379",
+        "redis://[::1:6379", "who:secret@h:6379", "redis://h:port/0?password=secret",
     ],
 )  # fmt: skip
 def test_an_address_of_redis_that_is_none_is_refused_without_its_password(address: str) -> None:

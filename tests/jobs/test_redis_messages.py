@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from jobs.celery_app import required_instead
+from jobs.celery_app import place_of, required_instead
 from jobs.redis_messages import SERVER_KEY, WORKER_PREFIX, AttemptKeys, ladder_from, pack, queue_name, unpack
 from jobs.remote_engine import Fleet
 from jobs.windows import MARGIN_PX, RemoteResult, window_of
@@ -30,6 +30,14 @@ JSON = st.recursive(
     max_leaves=8,
 )
 HEADERS = st.dictionaries(st.text().filter(lambda key: key != "arrays"), JSON, max_size=4)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["redis://:secret@h:6379/0", "rediss://who:a@secret@h:6379/0", "redis://h:6379/0?password=secret", "redis://h:6379/0?password=a@secret"],
+)  # fmt: skip
+def test_a_log_tells_where_a_redis_is_and_no_password(address: str) -> None:
+    assert place_of(address) == "h:6379/0"
 
 
 @given(header=HEADERS, arrays=ARRAYS)
