@@ -168,6 +168,7 @@ def test_undo_redo_clear_and_brush_size_over_rounds_and_without_a_click_into_the
     person.paint((0.5, 0.5))
     assert person.strokes[-1]["radius"] == pytest.approx(radius * 1.2, abs=0.06)
     person.key("e")
+    expect(person.page.get_by_role("status").and_(person.page.locator('[data-part="tool"]'))).to_have_text("Eraser")
     person.paint((0.5, 0.5))
     assert person.strokes[-1]["erase"]
     person.key("Enter")

@@ -17,13 +17,19 @@ export function createPanel({ root, words, layers, onRound, onBranch }) {
 
   function show(/** @type {State} */ state) {
     root.dataset.phase = state.photo ? (state.job ? "running" : "ready") : "empty";
-    root.dataset.tool = state.hand.tool;
+    showTool(state.hand.tool);
     showStatus(state);
     showResult(state);
     showPhoto(state);
     showControls(state);
     part("rounds-block").hidden = !state.rounds.length && !state.branches.length;
     roundsList.show(state);
+  }
+
+  // A tool that is taken by its key leaves the focus on the picture, where nothing else would tell it to who can't see.
+  function showTool(/** @type {string} */ tool) {
+    if (root.dataset.tool !== tool) part("tool").textContent = words.say(`tool.${tool}`);
+    root.dataset.tool = tool;
   }
 
   function text(/** @type {string} */ name, /** @type {string} */ value) {
