@@ -22,7 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from imaging import bmp, gif, heic, jpeg, jpeg_end, metadata, png, tiff, tiff_pages, tiff_tags, webp
+from imaging import avif, bmp, gif, heic, jpeg, jpeg_end, metadata, png, tiff, tiff_pages, tiff_tags, webp
 from imaging.errors import ImagingError, image_too_large, not_an_image, raw_file, truncated_image
 from imaging.photo import Photo, Source, TiffSettings, assemble, turn_upright
 from notices import Note
@@ -387,7 +387,7 @@ def _read_gif(data: bytes, admit: Admission) -> Photo:
 
 
 def _read_avif(data: bytes, admit: Admission) -> Photo:
-    with AvifImagePlugin.AvifImageFile(BytesIO(data)) as picture:
+    with _opened_avif(data) as picture:
         admit(*picture.size)
         frames = getattr(picture, "n_frames", 1)
         picture.load()
@@ -411,6 +411,15 @@ def _read_avif(data: bytes, admit: Admission) -> Photo:
         pixels = pixels[..., [0, 3] if pixels.shape[2] == 4 else [0]] if pixels.shape[2] >= 3 else pixels
     notes = ((_first_frame_note(frames),) if frames > 1 else ()) + _fewer_bits_notes(bits)
     return assemble("AVIF", pixels, source, notes, orientation=metadata.orientation_of(exif))
+
+
+def _opened_avif(data: bytes) -> AvifImagePlugin.AvifImageFile:
+    try:
+        return AvifImagePlugin.AvifImageFile(BytesIO(data))
+    except Exception:
+        if (bare := avif.without_exif(data)) == data:
+            raise
+        return AvifImagePlugin.AvifImageFile(BytesIO(bare))
 
 
 def _colour_code(data: bytes) -> tuple[int, int] | None:

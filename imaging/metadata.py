@@ -50,7 +50,7 @@ def bare_exif(exif: bytes | None) -> bytes | None:
     if exif is None:
         return None
     block = exif.removeprefix(b"Exif\0\0")
-    return block if block[:2] in (b"II", b"MM") else None
+    return block if block[:4] in (b"II*\0", b"MM\0*") else None
 
 
 class OverBudgetError(ValueError):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from imaging import jpeg, metadata, png, tiff, tiff_tags
+from imaging import avif, jpeg, metadata, png, tiff, tiff_tags
 from imaging.colour_profile import photo_code, profile_of_code, profile_of_png
 from imaging.decoding import COLOUR_BOX
 from imaging.errors import ImagingError, too_large_for_format
@@ -324,12 +324,14 @@ def _write_avif(photo: Photo, image: np.ndarray) -> tuple[bytes, bool]:
         "subsampling": source.avif_subsampling if photo.format == "AVIF" else "4:2:0",
         "speed": AVIF_SPEED,
         "icc_profile": (_colour_profile if photo.format == "AVIF" else _profile_elsewhere)(photo) or b"",
-        "exif": source.exif or b"",
+        "exif": avif.stand_in_for(source.exif) if source.exif else b"",
         "xmp": source.xmp or b"",
     }
     if photo.alpha is not None:
         options["advanced"] = {"alpha:lossless": "1"}
     data = _at_fitting_quality(photo, _picture(pixels), "AVIF", AVIF_QUALITIES, options)
+    if source.exif:
+        data = data.replace(avif.stand_in_for(source.exif), source.exif, 1)
     at = data.find(COLOUR_BOX) + len(COLOUR_BOX)
     if source.colour_code and at >= len(COLOUR_BOX):  # Pillow writes those of sRGB
         data = data[:at] + struct.pack(">HH", *source.colour_code) + data[at + 4 :]
