@@ -126,7 +126,7 @@ def read_directory(
     """
     try:
         return _read_directory(block, offset, depth, visits or Visits())
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:  # the latter at an offset that no file reaches, as BigTIFF can tell
         raise ValueError("the directory is cut off") from error
 
 
