@@ -394,8 +394,8 @@ def _read_file(file: Path) -> Mapping[Any, Any]:
         content = yaml.safe_load(text) or {}
     except RecursionError:
         raise SettingsError(f"{file} cannot be read: it nests too deeply") from None
-    # ValueError: text that is no UTF-8, a day 99, a number of thousands of digits.
-    except (OSError, ValueError, yaml.YAMLError) as problem:
+    # ValueError and AttributeError: text that is no UTF-8, a day 99, a number of thousands of digits, `!!timestamp x`.
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as problem:
         if isinstance(problem, SettingsError):
             raise
         raise SettingsError(f"{file} cannot be read: {' '.join(str(problem).split())}") from problem

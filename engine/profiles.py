@@ -168,7 +168,8 @@ def _read_rows(path: Path) -> list[_Row]:
     try:
         # The parser in C, where there is one, takes a fifth of the time.
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+    # ValueError and AttributeError: text that is no UTF-8, a day 99, a number of thousands of digits, `!!timestamp x`.
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as problem:
         # A parser's message is several lines, which a terminal and a log show as one.
         raise ProfileError(f"{path} cannot be read: {' '.join(str(problem).split())}") from problem
     if not isinstance(content, dict) or list(content) != ["profiles"] or not isinstance(content["profiles"], list):

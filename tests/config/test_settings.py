@@ -142,6 +142,7 @@ LAUGHS = 'a: &a ["lol"]\n' + "".join(
         ("data_dir: ''", ("data_dir", "not allowed")),
         ("port: " + "9" * 5000, ("cannot be read",)),
         ("host: 2001-99-99", ("cannot be read",)),
+        ("host: !!timestamp x", ("cannot be read",)),
         ("host: " + "[" * 5_000, ("cannot be read", "nests too deeply")),
         ("host: a # " + "x" * 70_000, ("larger than 64 KiB",)),
         (LAUGHS + "port: *u", ("unknown setting 'a'",)),

@@ -152,7 +152,11 @@ def test_impossible_local_row_is_refused_with_the_allowed_range(
         assert word in str(refusal.value)
 
 
-@pytest.mark.parametrize("content", ["", "profiles: 3\n", "profiles: [3]\n", "profile: []\n", "a: [\n"])
+OTHER_FORMS = ["", "profiles: 3\n", "profiles: [3]\n", "profile: []\n", "a: [\n"]
+UNREADABLE = ["max_batch: " + "9" * 5000, "name: 2001-99-99", "name: !!timestamp x"]
+
+
+@pytest.mark.parametrize("content", [*OTHER_FORMS, *UNREADABLE])
 def test_file_of_another_form_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "hardware_profiles.local.yaml").write_text(content)
     with pytest.raises(ProfileError, match=r"hardware_profiles\.local\.yaml"):
