@@ -112,10 +112,16 @@ def _look(pixels: NDArray[np.uint8], box: Box | None) -> _View:
     scale = min(1.0, WORK_PX / max(part.shape[:2]))
     if scale < 1:
         size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
-        step = max(1, int(1 / scale / FINEST))  # reading every pixel of a large photo would take most of the time
-        part = np.ascontiguousarray(part[step // 2 :: step, step // 2 :: step])
-        part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+        part = cv2.resize(_sampled(part, scale), size, interpolation=cv2.INTER_AREA)
     return _View((left, top, right, bottom), scale, np.ascontiguousarray(part))
+
+
+def _sampled(part: Field, scale: float) -> Field:
+    """Leave out rows and columns of what is scaled down: reading all of a large photo would take most of the time."""
+    step = max(1, int(1 / scale / FINEST))
+    # From the middle of the first step; a photo may have fewer rows or columns than that.
+    first_row, first_column = (min(step, side) // 2 for side in part.shape[:2])
+    return np.ascontiguousarray(part[first_row::step, first_column::step])
 
 
 def _widen(box: Box, share: float, size: tuple[int, int]) -> Box:
@@ -264,10 +270,7 @@ def _refine(pixels: NDArray[np.uint8], view: _View, cut: Mask) -> Mask:
     full = pixels[top:bottom, left:right]
     scale = min(1.0, GUIDE_PX / max(full.shape[:2]))
     size = (max(2, round(full.shape[1] * scale)), max(2, round(full.shape[0] * scale)))
-    step = max(1, int(1 / scale / FINEST))
-    guide = cv2.resize(
-        np.ascontiguousarray(full[step // 2 :: step, step // 2 :: step]), size, interpolation=cv2.INTER_AREA
-    )
+    guide = cv2.resize(_sampled(full, scale), size, interpolation=cv2.INTER_AREA)
     level = cv2.resize(soft, size, interpolation=cv2.INTER_LINEAR)
     radius = max(2, round(1.5 * scale / view.scale))
     near = cv2.blur(level, (2 * radius + 1, 2 * radius + 1))

@@ -97,7 +97,10 @@ def find_text(image: NDArray, *, box: Box | None = None, go_on: GoOn = without_e
     go_on()
     lines = [line for line in lines if not _lies_in(line, tiled)]
     kept = _without_doubles(lines)
-    found = [(line, find_letters(pixels, line.polygon)) for line in kept] + tiled
+    found = list(tiled)
+    for line in kept:  # of a printed page there are hundreds
+        go_on()
+        found.append((line, find_letters(pixels, line.polygon)))
     found.sort(key=lambda pair: -pair[0].score)
     return FoundText(size, tuple(line for line, _ in found), tuple(letters for _, letters in found))
 

@@ -54,6 +54,19 @@ def test_a_small_thing_in_a_large_photo_is_looked_at_from_nearer() -> None:
     assert overlap(select_object(image, [(600, 400, True)]).mask, truth > 0) > 0.9
 
 
+@pytest.mark.parametrize("size", [(1, 6000), (9000, 3)], ids=str)
+def test_a_click_on_a_photo_of_a_few_rows_selects_up_to_its_edge(size: tuple[int, int]) -> None:
+    """What it is scaled down from was every tenth row, from the fifth: of three rows none, and an error of OpenCV's."""
+    image = np.zeros((*size, 3), np.uint8)
+    longer = max(size)
+    part = image.reshape(longer, -1, 3) if size[0] == longer else image[0][:, None]
+    part[longer // 3 : longer // 2] = (230, 40, 60)
+    at = longer * 2 // 5
+    x, y = (0, at) if size[0] == longer else (at, 0)
+    assert overlap(select_object(image, [(x, y, True)]).mask, image[..., 0] > 0) > 0.95
+    assert select_object(image, box=(0, 0, size[1], size[0])).mask.any()
+
+
 def test_more_clicks_add_and_take_away() -> None:
     image = photo("skyline.jpg", 2)
     cv2.rectangle(image, (100, 150), (300, 300), (220, 30, 30), -1)

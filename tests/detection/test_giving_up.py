@@ -52,3 +52,16 @@ def test_a_search_ends_at_the_step_where_it_is_given_up(name: str, monkeypatch: 
     with pytest.raises(GivenUpError):
         SEARCHES[name](go_on)
     assert calls == 3 and len(looks) == (2 if name == "text" else 0)
+
+
+def test_a_search_for_text_can_be_given_up_at_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The letters of a printed page's hundred lines were told apart in one step, which took a minute."""
+    page = np.zeros((400, 700), np.float32)
+    for row in range(20, 380, 40):
+        page[row : row + 14, 50:650] = 0.9
+    monkeypatch.setattr(text, "text_probability", lambda _: page)
+    steps = []
+    monkeypatch.setattr(text, "find_letters", lambda _, polygon: steps.append("letters"))
+    monkeypatch.setattr(text, "find_tiled_mark", lambda *_, **__: [])
+    text.find_text(photo(400, 700), go_on=lambda: steps.append("go on"))
+    assert steps[-18:] == ["go on", "letters"] * 9
