@@ -55,12 +55,13 @@ SMOOTH_LEVELS = (3.0, 8.0)  # a photo that varies by less, by more, and by much 
 AROUND_PX = 15
 CLICK_BAR_MS = 200
 RUNTIME_CODE = """
-import sys, time, resource, numpy as np
+import os, sys, time, resource, numpy as np
 name, path, side = sys.argv[1], sys.argv[2], int(sys.argv[3])
 image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.process_time()
 if name == "onnxruntime":
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.enable_cpu_mem_arena = 2, False

@@ -11,6 +11,7 @@ FOLDER/onnx-parity.md, and ends with 1 when a difference is above the limit.
 
 import argparse
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as `detection/` does
+import onnxruntime  # noqa: E402
 
 from bench.speed_model import random_generator  # noqa: E402
 from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator  # noqa: E402

@@ -43,6 +43,8 @@ def find_weights() -> Path:
 
 @cache
 def _session() -> Any:
+    # Read when it is imported: else it writes an id of this machine to ~/.cache/Microsoft and sends what it runs there.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

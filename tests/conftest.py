@@ -46,6 +46,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as `detection/` does; tests import onnxruntime themselves
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by what it needs; skip the kernels' tests where neither a card nor the interpreter is.

@@ -117,6 +117,15 @@ def test_a_box_outside_and_a_wrong_sensitivity_are_refused(caption: tuple) -> No
         found.select(float("nan"))
 
 
+def test_looking_for_text_leaves_no_trace_of_who_looks(tmp_path: Path) -> None:
+    """onnxruntime 1.32 wrote an id of the machine into the home folder and sent it to Microsoft with each session."""
+    code = "import numpy, detection.text_network as t\nt.text_probability(numpy.zeros((32, 32, 3), numpy.uint8))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "XDG_CACHE_HOME": ""}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_heavy_is_loaded_before_text_is_looked_for() -> None:
     code = "import sys, detection.text, detection.click, detection.repeat\nprint('onnxruntime' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
