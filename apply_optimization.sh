@@ -25,6 +25,9 @@
 #   4  the libraries could not be installed; the old app is still in place
 set -euo pipefail
 unset CDPATH # or cd may go elsewhere, and says where it went
+# Where an output is closed, as with >&-, what is said goes nowhere; else the first word would end the script half-way.
+[ -e /dev/fd/1 ] || exec >/dev/null
+[ -e /dev/fd/2 ] || exec 2>/dev/null
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 

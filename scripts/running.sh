@@ -4,6 +4,10 @@
 
 STATE=$ROOT/run/app.state
 
+# Where an output is closed, as with >&-, what is said goes nowhere; else the first word would end the script half-way.
+[ -e /dev/fd/1 ] || exec >/dev/null
+[ -e /dev/fd/2 ] || exec 2>/dev/null
+
 # Refuse the value $2 of the variable $1, with status 2, if it is no whole number of seconds. Nothing else may reach
 # bash's arithmetic, which takes words for variables and 08 for a number in base 8.
 check_seconds() {

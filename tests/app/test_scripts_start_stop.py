@@ -232,6 +232,15 @@ def test_the_app_stays_where_nobody_reads_what_the_script_says(checkout: SmallCh
     assert checkout.run("stop_app.sh").returncode == 0
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&- >&- <&-"])
+def test_closed_outputs_end_neither_a_start_nor_a_stop(checkout: SmallCheckout, closed: str) -> None:
+    """The first word that could not be said ended the script: nothing was started, and nothing stopped."""
+    for script, running in (("start_app.sh", 1), ("stop_app.sh", 0)):
+        command = ["bash", "-c", f'exec "$0" {closed}', str(checkout.folder / script)]
+        result = subprocess.run(command, env=environment(PORT=str(checkout.port)), capture_output=True, timeout=60)
+        assert result.returncode == 0 and len(checkout.pids()) == running, result.stderr
+
+
 def test_port_taken_by_another_program_is_said_with_its_pid(checkout: SmallCheckout) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", checkout.port))
