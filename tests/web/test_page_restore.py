@@ -207,6 +207,19 @@ LINES = """async ([bits, width, height]) => {
   const data = Uint8Array.from(atob(bits), (letter) => letter.charCodeAt(0));
   return dilationOutline({ left: 0, top: 0, width, height, scale: 1, data }, 7, Math.min(width, height));
 }"""
+IN_ITS_MARGIN = """async ([dilate_px, scale]) => {
+  const { href } = document.querySelector('link[rel="modulepreload"][href$="/rings.js"]');
+  const { dilationOutline, lineMargin } = await import(href);
+  const [half_px, margin] = [300, lineMargin(dilate_px, scale)];
+  const [near, far] = [margin, margin + 40].map((around) => {
+    const [start, size] = [-half_px - around, Math.round(2 * (half_px + around) * scale)];
+    const place = (cell) => Math.abs(start + (cell + 0.5) / scale) < half_px;
+    const data = Uint8Array.from({ length: size ** 2 }, (_, i) => place(i % size) && place(Math.floor(i / size)));
+    const lines = dilationOutline({ left: start, top: start, width: size, height: size, scale, data }, dilate_px, 900);
+    return JSON.stringify(lines.map((line) => line.map(([x, y]) => [x.toFixed(3), y.toFixed(3)])));
+  });
+  return near === far && near.length > 90;
+}"""
 HOLES: list[dict[str, Any]] = [
     {"points": [[100, 100], [300, 120]], "radius": 30},
     {"points": [[60, 300], [400, 330]], "radius": 3},
@@ -230,6 +243,9 @@ def test_the_line_round_what_the_engine_dilates_can_be_set_and_every_tool_works_
     assert dilated is not None
     expected = dilated.layers((0, 0, WIDTH, HEIGHT))[0]
     assert (inside.astype(bool) != expected).sum() < 0.02 * expected.sum()
+    # Nothing farther away than its margin need be looked at, however far the engine dilates and on a coarse grid too.
+    for dilate_px, scale in ((None, 0.25), (64, 0.25), (5, 0.5)):
+        assert person.page.evaluate(IN_ITS_MARGIN, [dilate_px, scale]), (dilate_px, scale)
     # Round several holes of different thickness the line's field is the engine's but for a rim's pixels.
     mask = drawn(HOLES)
     bits = base64.b64encode(mask.astype(np.uint8).tobytes()).decode()

@@ -1,13 +1,13 @@
 // Dilation line: a thin line round what the engine will dilate the mask to, computed beside the page when the mask has
 // been left alone for a moment.
 
+import { lineMargin } from "./rings.js";
 import { boxOf } from "./strokes.js";
 
 /** @typedef {import("./store.js").Stroke} Stroke */
 
 const REST_MS = 200;
 const MOST_CELLS = 1 << 20;
-const MARGIN_PX = 66; // the most that can be set, and the line
 
 const WIDTHS_PX = [3, 1.5]; // of the screen: light below, so that it is seen on a photo of the mask's colour too
 const LIGHT = "#fff";
@@ -27,8 +27,9 @@ export function createDilationLine({ store, view, canvas, overlay, colour }) {
     const { strokes, photo, photo_number, hand } = store.get();
     const inner = photo && boxOf(strokes, photo.width, photo.height);
     if (!inner) return;
-    const box = [Math.max(0, inner[0] - MARGIN_PX), Math.max(0, inner[1] - MARGIN_PX), Math.min(photo.width, inner[2] + MARGIN_PX), Math.min(photo.height, inner[3] + MARGIN_PX)];
-    const scale = Math.min(1, Math.sqrt(MOST_CELLS / ((box[2] - box[0]) * (box[3] - box[1]))));
+    const scale = Math.min(1, Math.sqrt(MOST_CELLS / ((inner[2] - inner[0]) * (inner[3] - inner[1]))));
+    const margin = lineMargin(hand.dilate_px, scale);
+    const box = [Math.max(0, inner[0] - margin), Math.max(0, inner[1] - margin), Math.min(photo.width, inner[2] + margin), Math.min(photo.height, inner[3] + margin)];
     const number = (asked += 1);
     worker ||= new Worker(new URL("./distance_worker.js", import.meta.url), { type: "module" });
     worker.onmessage = ({ data }) => {

@@ -9,9 +9,18 @@ const RATIO = 0.12; // CropRules.dilate_ratio
 const EXTRA_PX = 2; // CropRules.dilate_extra_px
 const LARGE_PHOTO_PX = 900; // CropRules.large_photo_px
 const MOST_PX = 32; // MAX_DILATE_PX
+const LINE_CELLS = 2; // beyond what the engine dilates to: the line lies between the centres of two
 const UNSEEN_CELLS = 0.25;
 
 /** @typedef {{left: number, top: number, width: number, height: number, scale: number, data: Uint8Array}} Grid scale: cells for one pixel of the photo; left, top: of the photo */
+
+/**
+ * How far around a mask its line can lie, in pixels of the photo: nothing farther away need be looked at.
+ * @param {number | null} dilate_px null: as the engine does by default @param {number} scale cells for one pixel
+ */
+export function lineMargin(dilate_px, scale) {
+  return Math.ceil((dilate_px ?? MOST_PX) + LINE_CELLS / scale);
+}
 
 /**
  * For every cell the index of the nearest one that is `to`, and how far it is, squared.
@@ -37,12 +46,16 @@ function nearestCells(data, width, height, to) {
     const row = y * width;
     for (let x = 0; x < width; x += 1) values[x] = (rows[row + x] < 0 ? FAR : rows[row + x] - y) ** 2;
     let k = 0;
-    [feet[0], bounds[0], bounds[1]] = [0, -Infinity, Infinity];
+    feet[0] = 0; // one by one: as a list they are made anew for every cell, which takes as long again as all else
+    bounds[0] = -Infinity;
+    bounds[1] = Infinity;
     for (let q = 1; q < width; q += 1) {
       let s = crossing(values, q, feet[k]);
       while (s <= bounds[k]) s = crossing(values, q, feet[(k -= 1)]);
       k += 1;
-      [feet[k], bounds[k], bounds[k + 1]] = [q, s, Infinity];
+      feet[k] = q;
+      bounds[k] = s;
+      bounds[k + 1] = Infinity;
     }
     k = 0;
     for (let q = 0; q < width; q += 1) {
@@ -71,7 +84,10 @@ function connected(data, width, height) {
       for (let ny = Math.max(0, y - 1); ny <= Math.min(height - 1, y + 1); ny += 1) {
         for (let nx = Math.max(0, x - 1); nx <= Math.min(width - 1, x + 1); nx += 1) {
           const next = ny * width + nx;
-          if (data[next] && !labels[next]) [labels[next], open[left]] = [count, next], (left += 1);
+          if (!data[next] || labels[next]) continue;
+          labels[next] = count;
+          open[left] = next;
+          left += 1;
         }
       }
     }
@@ -113,7 +129,10 @@ export function contours(field, { left, top, width, height, scale }, level) {
   for (let y = 0; y + 1 < height; y += 1) {
     for (let x = 0; x + 1 < width; x += 1) {
       const i = y * width + x;
-      const [a, b, c, d] = [field[i] > level, field[i + 1] > level, field[i + width + 1] > level, field[i + width] > level];
+      const a = field[i] > level;
+      const b = field[i + 1] > level;
+      const c = field[i + width + 1] > level;
+      const d = field[i + width] > level;
       if (a === b && b === c && c === d) continue;
       /** @type {number[]} */
       const crossed = [];
