@@ -190,7 +190,7 @@ class Person:
         left, top, width, height = self.page.evaluate(SETTLED_WORLD)
         return left, top, width, height
 
-    def paint(self, *points: tuple[float, float], steps: int = 3) -> None:
+    def paint(self, *points: tuple[float, float], steps: int = 1) -> None:
         """Drag the tool in hand over points given as fractions of the photo, in so many moves from each to the next."""
         first, *others = self.stage_points(points)
         self.page.mouse.move(*first)
@@ -293,8 +293,9 @@ class Person:
             page.remove_listener(event, heard)
         try:
             page.goto(f"{self.url}/health")
-            # No button is held then. The mouse's own up() waits for the page without an end.
-            page.locator("html").click(position={"x": 0, "y": 0}, force=True)
+            # No button is held then. A page that hangs would keep the mouse without an end, but has given way above.
+            page.mouse.move(0, 0)
+            page.mouse.up()
         except PlaywrightTimeoutError as error:
             page.close()
             raise AssertionError(f"The page did not answer any more when it was left: {error}") from error

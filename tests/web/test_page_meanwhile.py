@@ -8,6 +8,7 @@ from typing import Any
 from playwright.sync_api import Route, expect
 
 from tests.support.page_driver import DONE, STATUS, Held, Person, photo_file
+from tests.support.page_pointer import drag_at_once
 from tests.support.serving import RunningServer
 
 
@@ -74,7 +75,8 @@ def test_strokes_stay_as_they_were_painted_and_a_phones_first_brush_is_a_finger_
     versions: list[list[dict[str, Any]]] = []
     for row in range(6):
         y = 0.13 * (row + 1)
-        phone.paint(*[(0.1 + i * 0.02, y + 0.02 * (i % 2)) for i in range(40)], steps=1)
+        drag_at_once(phone, [(0.1 + i * 0.02, y + 0.02 * (i % 2)) for i in range(40)])
+        phone.page.mouse.up()
         versions.append(phone.strokes)
     assert 2 * versions[0][0]["radius"] * photo_width / 700 >= 24
     for i, version in enumerate(versions):
