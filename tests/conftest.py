@@ -1,4 +1,4 @@
-"""Fixtures for everybody: real servers on free ports, with a fake engine or the real one. Marks and seeds each test.
+"""Fixtures for everybody: real servers on free ports, with a fake engine. Marks and seeds each test.
 
 Marks come from what a test asks for and where it lies, not by hand: `MARKS_BY_FIXTURE`, `MARKS_BY_FOLDER` and
 `FOLDER_OF_KERNELS`. Only `slow` is set by hand, to what was measured. `./run_tests.sh --quick` leaves out what carries
@@ -28,7 +28,6 @@ from tests.support.serving import RunningServer
 MARKS_BY_FIXTURE = {
     "browser": "browser",
     "server": "server",
-    "real_server": "server",
     "api_server": "server",
     "start_server": "server",
     "closed_server": "server",
@@ -174,25 +173,6 @@ def pytest_unconfigure() -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server with page and fake engine, shared by all tests: `.url`, `.data_dir`, `.outputs_dir`."""
     running = RunningServer(tmp_path_factory.mktemp("server"), kind="page").start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="session")
-def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server with page and real engine, shared by all tests: embedded weights, and a choice of others.
-
-    "tiny" and "small" are networks that are loaded in no time, "damaged" is the first half of one.
-    """
-    from lama.checkpoint import save_generator
-    from tests.support.networks import live_generator
-
-    folder = tmp_path_factory.mktemp("real-server")
-    save_generator(live_generator(8, 1), folder / "tiny.safetensors")
-    save_generator(live_generator(16, 1, seed=1), folder / "small.safetensors")
-    whole = (folder / "small.safetensors").read_bytes()
-    (folder / "damaged.safetensors").write_bytes(whole[: len(whole) // 2])
-    running = RunningServer(folder, kind="real", settings={"weights_dir": folder}).start()
     yield running
     running.stop()
 

@@ -1,6 +1,7 @@
 """The routes for the choice of model, and the names a server answers to."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,7 +10,13 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from tests.support.serving import RunningServer
+from app import create_api
+from config import Settings
+from inference import Inpainter
+from lama.checkpoint import save_generator
+from tests.support.networks import live_generator
+from tests.support.page_driver import photo_file
+from tests.support.serving import RunningServer, ask_repair, follow, upload
 from web.origin_check import OriginCheck
 
 
@@ -36,6 +43,33 @@ def test_models_are_listed_and_the_wrong_ones_refused(client: httpx.Client) -> N
         assert len(answer.json()["message"].split()) > 3, "a sentence, not a code"
     refused = client.post("/api/v1/models", json={"name": "lama-compact"}, headers={"origin": "https://evil.example"})
     assert refused.status_code == 403
+
+
+def test_a_real_engine_goes_over_to_another_model_and_keeps_it_when_a_damaged_one_is_chosen(tmp_path: Path) -> None:
+    names = ("tiny", "small", "damaged")
+    files = {name: tmp_path / f"{name}.safetensors" for name in names}
+    for name, width in (("tiny", 4), ("small", 8)):
+        save_generator(live_generator(width, 1), files[name])
+    whole = files["small"].read_bytes()
+    files["damaged"].write_bytes(whole[: len(whole) // 2])
+    engine = Inpainter.load(files["tiny"], device="cpu", precision="fp32", profile="cpu")
+    settings = Settings(data_dir=tmp_path / "data", outputs_dir=tmp_path / "outputs", weights_dir=tmp_path)
+    with TestClient(create_api(settings, engine), base_url="http://127.0.0.1") as client:
+
+        def active() -> tuple[str, str]:
+            return client.get("/health").json()["weights"], client.get("/api/v1/models").json()["active"]
+
+        assert {model["name"] for model in client.get("/api/v1/models").json()["models"]} > set(names)
+        image_id = upload(client, photo_file(64, 64)["buffer"])["image_id"]
+        for name in ("small", "tiny"):
+            assert client.post("/api/v1/models", json={"name": name}).status_code == 200
+            assert active() == (name, name)
+            assert follow(client, ask_repair(client, image_id))["state"] == "done"
+        refused = client.post("/api/v1/models", json={"name": "damaged"})
+        assert refused.status_code == 422
+        assert "truncated" in refused.json()["message"] and "tiny stays in use" in refused.json()["message"]
+        assert active() == ("tiny", "tiny")
+        assert follow(client, ask_repair(client, image_id))["state"] == "done"
 
 
 @pytest.mark.parametrize(
