@@ -2,8 +2,6 @@
 
 import json
 import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from cli import main as cli
 from cli import start as command
 from cli.iopaint_options import PLUGINS_NOT_HERE, SWITCHES_PASSED_OVER, VALUES_PASSED_OVER
 from config import Settings
-from tests.support.serving import ROOT, clean_environment, free_port
+from tests.support.serving import clean_environment, free_port, run_support_script, wait_until
+from tests.support.zygote import Forked
 
 
 class Served:
@@ -136,23 +135,21 @@ def test_the_browser_opens_when_it_is_ready_and_asked_for(served: Served, monkey
 
 
 @pytest.fixture
-def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The real server as darktable's plug-in starts it."""
+def process(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes] | Forked", int]]:
+    """The server as darktable's plug-in starts it, with the fake engine."""
     port = free_port()
     (tmp_path / "in").mkdir()
     Image.new("RGB", (40, 30), (9, 90, 200)).save(tmp_path / "in" / "photo.png")
     words = [
-        "start", "--host", "127.0.0.1", "--port", str(port), "--input", str(tmp_path / "in"), "--output-dir",
+        "start-page", "--host", "127.0.0.1", "--port", str(port), "--input", str(tmp_path / "in"), "--output-dir",
         str(tmp_path / "out"), "--model", "lama", "--device", "cpu", "--preset-file", "presets.json",
     ]  # fmt: skip
     environment = {
         **clean_environment(), "FFTLAMA_DATA_DIR": str(tmp_path / "data"), "FFTLAMA_WEIGHTS": "lama-compact",
-        "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }  # fmt: skip
-    started = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", *words], cwd=tmp_path, env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    (tmp_path / "log").touch()
+    started = run_support_script("serve_fake", words, environment, log=tmp_path / "log", is_forked=True)
     try:
         yield started, port
     finally:
@@ -160,19 +157,14 @@ def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         started.wait()
 
 
-def test_the_line_comes_when_everything_answers(process: tuple[subprocess.Popen[str], int], tmp_path: Path) -> None:
+def test_the_line_comes_when_everything_answers(
+    process: tuple["subprocess.Popen[bytes] | Forked", int], tmp_path: Path
+) -> None:
     """The video GUIs read stdout line by line; darktable's plug-in then asks for the page and the configuration."""
     started, port = process
-    assert started.stdout is not None
-    watchdog = threading.Timer(90, started.kill)
-    watchdog.start()
-    lines = []
-    for line in started.stdout:
-        lines.append(line)
-        if "Uvicorn running on http://" in line:
-            break
-    watchdog.cancel()
-    assert lines and f"Uvicorn running on http://127.0.0.1:{port} (Press CTRL+C to quit)\n" == lines[-1], lines
+    line = f"Uvicorn running on http://127.0.0.1:{port} (Press CTRL+C to quit)\n"
+    wait_until(lambda: started.poll() is not None or line in (tmp_path / "log").read_text(), {True}, limit_s=90)
+    assert (tmp_path / "log").read_text().endswith(f"\n{line}")
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
         assert client.get("/").text.lstrip().startswith("<")
         told = client.get("/api/v1/server-config").json()

@@ -1,9 +1,9 @@
-"""Run app.py's server with the fake engine: `tests/support/serve_fake.py page|api|cards|celery|celery-page --port ...`.
+"""Run app.py's server with the fake engine: `tests/support/serve_fake.py page|api|cards|celery|celery-page|start-page ...`.
 
 "api" leaves the page out, which saves the import of Gradio: for tests that start servers often; with `--devices` it
 has a fake engine for each. "cards" is the same with two fake engines in processes of their own. "celery" has no engine
 either: it hands repairs to the workers of `serve_worker.py` through the Redis of the setting `redis_url`; "celery-page"
-has the page besides. All of them hash passwords quickly.
+has the page besides. "start-page" is `fftlama start`, with the options of that. All of them hash passwords quickly.
 """
 
 import sys
@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import app
+from cli import main as cli
 from config import Settings
 from jobs.card_pool import CardPool
 from jobs.card_run import CardPlan
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
         app.create_app = lambda settings: app.create_api(settings, remote_engines(settings))  # type: ignore
     else:
         app.load_engine = lambda settings: FakeEngine()
+    if kind == "start-page":
+        return cli.main(["start", *arguments[1:]])
     return app.main(arguments[1:])
 
 
