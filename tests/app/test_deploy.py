@@ -21,7 +21,7 @@ from config import ENVIRONMENT_PREFIX, Settings, load_settings
 from tests.support.certificate import make_certificate
 from tests.support.page_driver import DATA
 from tests.support.reverse_proxy import find_nginx, run_nginx
-from tests.support.serving import RunningServer, ask_repair, clean_environment, follow, free_port, upload, wait_until
+from tests.support.serving import RunningServer, ask_repair, follow, free_port
 from tests.test_rooms import ROOMS, ROOT_FILES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,43 +111,6 @@ def test_image_is_sound(image: Path) -> None:
     volumes = json.loads(next(argument for kind, argument in found if kind == "VOLUME"))
     for name in ("FFTLAMA_DATA_DIR", "FFTLAMA_OUTPUTS_DIR", "TRITON_CACHE_DIR"):
         assert any(environment[name].startswith(f"{volume}/") for volume in volumes), name
-
-
-def test_program_runs_from_what_the_image_holds_and_its_health_check_sees_it(image: Path, tmp_path: Path) -> None:
-    before = sorted(path for path in image.rglob("*"))
-    port = free_port()
-    environment = {
-        **clean_environment(), "PYTHONDONTWRITEBYTECODE": "1", "FFTLAMA_DATA_DIR": str(tmp_path / "photos"),
-        "FFTLAMA_OUTPUTS_DIR": str(tmp_path / "outputs"), "FFTLAMA_PORT": str(port), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    (command,) = [json.loads(argument) for kind, argument in instructions() if kind == "CMD"]
-    check = json.loads(next(argument for kind, argument in instructions() if kind == "HEALTHCHECK").split("CMD ")[1])
-    check = [sys.executable if word == "python" else word.replace("7860", str(port)) for word in check]
-    assert subprocess.run(check, capture_output=True, timeout=30).returncode != 0, "nobody listens yet"
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, *command[1:]], cwd=image, env=environment, stdout=log, stderr=log)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60.0, trust_env=False) as client:
-            assert wait_until(lambda: answers(client), {200}, limit_s=240.0) == 200, (tmp_path / "log").read_text()
-            behind_a_proxy = {**os.environ, "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
-            assert subprocess.run(check, env=behind_a_proxy, capture_output=True, timeout=30).returncode == 0
-            image_id = upload(client, (DATA / "flower.png").read_bytes())["image_id"]
-            assert follow(client, ask_repair(client, image_id), limit_s=120.0)["state"] == "done"
-            assert client.get("/").status_code == 200
-    finally:
-        process.terminate()
-        assert process.wait(60) == 0
-    assert sorted(path for path in image.rglob("*")) == before, "the program writes nothing beside itself"
-    worker = [sys.executable, "-m", "cli.main", "worker", "--help"]
-    assert subprocess.run(worker, cwd=image, env=environment, capture_output=True, timeout=60).returncode == 0
-
-
-def answers(client: httpx.Client) -> int:
-    """Return the status of /health, 0 while nobody listens."""
-    try:
-        return client.get("/health").status_code
-    except httpx.TransportError:
-        return 0
 
 
 def test_compose_file_has_a_closed_redis_a_server_and_two_workers() -> None:

@@ -6,6 +6,7 @@ misbehave. Where it is about settings, `take_own_settings` puts the program's co
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 
 from imaging import encode_png, open_photo
+from tests.app.test_deploy import files_of_the_image, instructions
 from tests.support.serving import ask_repair, follow, upload
 from tests.support.small_settings import SMALL_SETTINGS
 
@@ -436,19 +438,30 @@ def test_console_script_of_a_shared_venv_runs_the_checkout_it_was_called_by(
         assert subprocess.run([command], cwd=tmp_path, capture_output=True, text=True).stdout == f"{ran}\n", command
 
 
-def test_the_real_program_starts_repairs_and_stops(checkout: SmallCheckout) -> None:
-    left_out = shutil.ignore_patterns("__pycache__", "*.part")
-    for source in (*ROOT.glob("*.py"), *(ROOT / name for name in ("hardware_profiles.yaml", "pyproject.toml"))):
-        shutil.copy2(source, checkout.folder / source.name)
-    for name in ("cli", "web", "jobs", "detection", "engine", "tensor_ops", "masks", "imaging", "lama", "weights"):
-        shutil.copytree(ROOT / name, checkout.folder / name, ignore=left_out)
-    started = checkout.run("start_app.sh", FFTLAMA_DEVICE="cpu", FFTLAMA_WEIGHTS="lama-compact")
+def test_the_real_program_of_the_image_starts_repairs_and_stops(checkout: SmallCheckout, tmp_path: Path) -> None:
+    """With what the image holds and no more; its health check sees it, behind a proxy too."""
+    for name in files_of_the_image():
+        (checkout.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, checkout.folder / name)
+    assert json.loads(dict(instructions())["CMD"]) == ["python", "app.py"], "as start_app.sh does"
+    before = files_below(checkout.folder)
+    check = json.loads(dict(instructions())["HEALTHCHECK"].split("CMD ")[1])
+    check = [sys.executable if word == "python" else word.replace("7860", str(checkout.port)) for word in check]
+    assert subprocess.run(check, capture_output=True, timeout=30).returncode != 0, "nobody listens yet"
+    variables = {
+        "FFTLAMA_DEVICE": "cpu", "FFTLAMA_DATA_DIR": str(tmp_path / "photos"), "PYTHONDONTWRITEBYTECODE": "1",
+        "FFTLAMA_OUTPUTS_DIR": str(tmp_path / "outputs"),
+    }  # fmt: skip
+    started = checkout.run("start_app.sh", **variables)
     assert started.returncode == 0, started.stdout
     assert "lama-compact" in started.stdout
     url = f"http://127.0.0.1:{checkout.port}"
     file = (ROOT / "tests" / "data" / "flower.png").read_bytes()
     photo = open_photo(file).image
+    behind_a_proxy = environment(http_proxy="http://127.0.0.1:9", no_proxy="")
+    assert subprocess.run(check, env=behind_a_proxy, capture_output=True, timeout=30).returncode == 0
     with httpx.Client(base_url=url, timeout=60.0, trust_env=False) as client:
+        assert client.get("/").status_code == 200
         health = client.get("/health").json()
         assert health["status"] == "ok" and health["weights"] and health["profile_reason"] and health["precision"]
         square = np.zeros((120, 160, 3), np.uint8)
@@ -474,6 +487,16 @@ def test_the_real_program_starts_repairs_and_stops(checkout: SmallCheckout) -> N
     assert pid not in checkout.pids()
     log = next((checkout.folder / "logs").glob("app-*.log")).read_text()
     assert "Traceback" not in log
+    written = {name.split("/")[0] for name in files_below(checkout.folder) - before}
+    assert written == {"logs", "run"}, "the program writes nothing beside itself, and the scripts what they say"
+    worker = [sys.executable, "-m", "cli.main", "worker", "--help"]
+    told = subprocess.run(worker, cwd=checkout.folder, env=environment(**variables), capture_output=True, timeout=60)
+    assert told.returncode == 0, told.stderr
+
+
+def files_below(folder: Path) -> set[str]:
+    """The files of a checkout, without what its environment and the scripts' own helpers compile."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if ".venv" not in path.parts}
 
 
 def stub_pythons(folder: Path, body: str) -> str:

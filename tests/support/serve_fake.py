@@ -1,9 +1,10 @@
-"""Run app.py's server with the fake engine: `tests/support/serve_fake.py page|api|cards|celery|celery-page|start-page ...`.
+"""Run app.py's server with the fake engine: `tests/support/serve_fake.py KIND --port ...`.
 
-"api" leaves the page out, which saves the import of Gradio: for tests that start servers often; with `--devices` it
-has a fake engine for each. "cards" is the same with two fake engines in processes of their own. "celery" has no engine
-either: it hands repairs to the workers of `serve_worker.py` through the Redis of the setting `redis_url`; "celery-page"
-has the page besides. "start-page" is `fftlama start`, with the options of that. All of them hash passwords quickly.
+"page" is all of it. "api" leaves the page out, which saves the import of Gradio: for tests that start servers often;
+with `--devices` it has a fake engine for each. "cards" is the same with two fake engines in processes of their own.
+"celery" has no engine either: it hands repairs to the workers of `serve_worker.py` through the Redis of the setting
+`redis_url`; "celery-page" has the page besides. "start-page" is `fftlama start`, with the options of that. All of them
+hash passwords quickly.
 """
 
 import sys
