@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 from pydantic.json_schema import models_json_schema
@@ -25,6 +24,7 @@ from web.iopaint_schema import AdjustMaskRequest, InpaintRequest, ModelRequest, 
 from web.lama_cleaner import OLD_STATUSES
 from web.other_methods import refuse_other_methods
 from web.routes import STATUSES, ApiRoute
+from web.words import read_own_yaml
 
 FOLDER = Path(__file__).parent / "api_document"
 PARTS = ("shared", "rest", "operators", "iopaint")
@@ -87,7 +87,7 @@ def build_document(settings: Settings, *, version: str) -> dict[str, Any]:
         "tags": [], "paths": {}, "components": defaultdict(dict),
     }  # fmt: skip
     for part in PARTS:
-        said = yaml.safe_load((FOLDER / f"{part}.yaml").read_text(encoding="utf-8"))
+        said = read_own_yaml(FOLDER / f"{part}.yaml")
         document["tags"] += said.get("tags", [])
         document["paths"] |= said.get("paths", {})
         for kind, entries in said.get("components", {}).items():

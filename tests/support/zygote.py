@@ -34,11 +34,12 @@ CAN_FORK = sys.platform == "linux"
 POLL_S = 0.01
 SHARED = "SHARED_ZYGOTE"  # the variable with the address of the one that workers share
 SERVING = (
-    "app", "fastapi", "uvicorn", "uvicorn.protocols.http.auto", "uvicorn.lifespan.on", "tests.support.serve_fake",
-    "jobs.queue", "web.gate", "web.iopaint", "web.lama_cleaner", "web.metrics", "web.openapi", "web.operators",
-    "web.routes", "web.startup",
+    "anyio._backends._asyncio", "app", "encodings.idna", "engine.device_turns", "fastapi", "pydantic.v1", "uvicorn",
+    "uvicorn.loops.auto", "uvicorn.protocols.http.auto", "uvicorn.lifespan.on", "tests.support.serve_fake",
+    "jobs.queue", "web.connections", "web.gate", "web.iopaint", "web.json_log", "web.lama_cleaner", "web.metrics",
+    "web.openapi", "web.operators", "web.routes", "web.startup",
 )  # fmt: skip
-PAGE = ("gradio", "web.gradio_routes", "web.page", "web.page_files")
+PAGE = ("gradio", "web.gradio_routes", "web.page", "web.page_document", "web.page_files")
 SCRIPTS: dict[str, tuple[str, ...]] = {
     "serve_fake": SERVING,
     "read_photo": ("tests.support.read_photo",),
