@@ -21,9 +21,10 @@ BRING = """(how) => {
 def test_a_link_is_taken_and_said_not_to_be_a_picture(person: Person) -> None:
     """The browser left the page for a link that was dropped, and a pasted one was passed over without a word."""
     for how in ("drop", "paste"):
+        person.key("Enter")
+        expect(person.page.locator(STATUS)).to_contain_text("Open a photo first")
         assert person.page.evaluate(BRING, how)
         expect(person.page.locator(STATUS)).to_contain_text("That was a link or a text")
-        person.visit()
     # What is dragged here from the page itself, its own link to a file say, is let go where it was.
     person.page.evaluate("document.dispatchEvent(new DragEvent('dragstart'))")
     assert not person.page.evaluate(BRING, "drop")

@@ -1,7 +1,4 @@
-"""The page behind a login: strangers get to the login page, and who came in finds everything as without one.
-
-The walk of `test_page_repair.py` that matters most is done here a second time, by somebody who is logged in.
-"""
+"""The page behind a login: strangers get to the login page, and who came in finds everything as without one."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +9,8 @@ from playwright.sync_api import Browser, Dialog, expect
 from tests.support.page_driver import PATIENCE_MS, Person, open_browser, photo_file
 from tests.support.page_profiles import Profile, Profiles
 from tests.support.serving import RunningServer
-from tests.web.test_page_repair import (
-    test_the_way_from_a_photo_to_its_rounds_by_mouse_and_by_keyboard_asks_this_server_alone,
-)
 from web.accounts import Accounts
 
-__all__ = ["test_the_way_from_a_photo_to_its_rounds_by_mouse_and_by_keyboard_asks_this_server_alone"]
 NAME, OTHER, PASSWORD = "ann", "bob", "correct horse"
 
 

@@ -302,12 +302,3 @@ def test_tools_are_known_by_the_place_of_their_keys_and_seen_and_the_ring_has_th
     slider.focus()
     person.key("End")
     expect(value).to_have_text("820 px")  # on a smaller photo 800
-
-
-def test_actual_size_is_one_hundred_percent_on_a_fine_screen_too(visit: Visit, server: RunningServer) -> None:
-    """On the others it is looked at in the walk of the view above."""
-    somebody = visit(server.url, device_scale_factor=2)
-    somebody.open(photo_file(WIDTH, HEIGHT))
-    somebody.key("1")
-    expect(somebody.page.locator('[data-part="zoom"]')).to_have_text("100 %")
-    assert somebody.photo_box()[2] * 2 == pytest.approx(WIDTH)

@@ -1,7 +1,7 @@
 """Whatever code the program can answer with has a sentence in both languages."""
 
 import ast
-from collections.abc import Iterator
+import functools
 from pathlib import Path
 
 import pytest
@@ -26,12 +26,13 @@ ENGINE = (
 ERRORS = {"JobError", "ImagingError", "refusal_body"}
 
 
-def calls() -> Iterator[ast.Call]:
-    """Every call in the rooms that answer people."""
+@functools.cache
+def calls() -> list[ast.Call]:
+    """Every call in the rooms that answer people; to read them takes a second."""
     files = [ROOT / name for name in ENGINE if (ROOT / name).is_file()]
     files += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
-    for path in files:
-        yield from (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call))
+    trees = [ast.parse(path.read_text("utf-8")) for path in files]
+    return [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 
 # Refusals of the routes that speak IOPaint, which the page does not use; their statuses stand beside those routes.
