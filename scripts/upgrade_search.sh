@@ -88,7 +88,7 @@ candidate_pythons() {
     environment=${environment// /}
     if [ -n "$environment" ]; then
         printf '%s\n' "$environment/bin/python"
-        for conda in /opt/conda /opt/miniconda3 "$HOME"/{anaconda3,miniconda3,miniforge3,.conda} /root/{anaconda3,miniconda3}; do
+        for conda in /opt/conda /opt/miniconda3 "${HOME-}"/{anaconda3,miniconda3,miniforge3,.conda} /root/{anaconda3,miniconda3}; do
             printf '%s\n' "$conda/envs/$environment/bin/python"
         done
     fi

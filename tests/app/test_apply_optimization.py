@@ -85,6 +85,16 @@ def test_folder_starts_and_stops_by_its_own_scripts(fftlama: Checkout, folder: P
         direct.communicate()
 
 
+def test_libraries_are_found_by_who_has_no_home(quick_fftlama: Checkout, folder: Path) -> None:
+    """Where the old script names a conda environment, homes are looked through; an unset HOME ended the search."""
+    (folder / "start_app.sh").write_text("#!/bin/bash\nsource activate lama\npython app.py\n")
+    homeless = {name: value for name, value in quick_fftlama.environment.items() if name != "HOME"}
+    said = subprocess.run(
+        quick_fftlama.command(folder, "--dry-run"), env=homeless, capture_output=True, text=True, timeout=120
+    )
+    assert said.returncode == 0 and said.stderr == "" and "use the libraries" in said.stdout
+
+
 def test_revert_stops_what_runs_and_keeps_results(quick_fftlama: Checkout, folder: Path) -> None:
     (folder / "app.py").write_text(f'demo.launch(server_name="127.0.0.1", server_port={free_port()})\n')
     before = state_of(folder)
