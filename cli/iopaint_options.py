@@ -106,7 +106,7 @@ def _weights(settings: Settings, model: str, model_dir: Path | None) -> str:
     """Return a file or a name; "" for the best that is here."""
     from lama.catalogue import list_weights
 
-    folder = model_dir or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = model_dir or _cache_folder()
     if model_dir is not None and not is_folder(model_dir):
         warn(f"--model-dir {model_dir} is no folder and is passed over")
     known = {one.name: one for one in list_weights(settings.weights_dir) if one.installed}
@@ -119,6 +119,15 @@ def _weights(settings: Settings, model: str, model_dir: Path | None) -> str:
     if model in CACHED_NETWORKS and is_file(cached):
         return str(cached)
     raise CommandError(f"there is no model {model!r} here; there are: {', '.join([LAMA, *known])}", EXIT_USAGE)
+
+
+def _cache_folder() -> Path:
+    """Return where IOPaint keeps what it fetched; with its ~ where there is no home, as in a container."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        return folder.expanduser()
+    except RuntimeError:
+        return folder
 
 
 def _device(asked: str) -> str:

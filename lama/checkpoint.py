@@ -75,7 +75,10 @@ def load_generator(path: str | Path | None = None) -> Generator:
     Raises:
         CheckpointError: the file is missing, damaged, of another network or matches only in part.
     """
-    file = EMBEDDED_WEIGHTS if path is None else Path(path).expanduser()
+    try:
+        file = EMBEDDED_WEIGHTS if path is None else Path(path).expanduser()
+    except RuntimeError as error:  # there is no such person, or this one has no home
+        raise CheckpointError(f"{path} begins with a home folder that does not exist") from error
     _refuse_what_is_no_file(file, embedded=path is None)
     try:
         return _build(_open(file))

@@ -299,6 +299,9 @@ def test_the_network_that_iopaint_has_fetched_is_used(
     monkeypatch.setenv("FFTLAMA_WEIGHTS", "lama-compact")
     assert run(photos / "a.png", mask, tmp_path / "out") == 0
     assert engine.settings is not None and engine.settings.weights == "lama-compact", "what the person has set wins"
+    # A container's user may have neither a home nor a name, and so no cache.
+    monkeypatch.setenv("XDG_CACHE_HOME", "~nobody-of-this-name/cache")
+    assert run(photos / "a.png", mask, tmp_path / "out") == 0
 
 
 def test_a_missing_card_becomes_the_cpu_with_a_warning(

@@ -34,6 +34,11 @@ def refusal(path: Path) -> str:
     return message
 
 
+def test_a_file_in_the_home_of_nobody_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="home folder that does not exist"):
+        load_generator("~nobody-of-this-name/lama.ckpt")
+
+
 def test_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
     message = refusal(tmp_path / "big-lama.pt")
     assert "does not exist" in message and "fftlama weights get big-lama" in message
