@@ -11,7 +11,7 @@ from tests.support.cluster import cluster
 from tests.support.fake_engine import UNTIL_STOPPED
 from tests.support.serving import follow, wait_until
 
-SMALL = argparse.Namespace(kills=6, jobs=12, outage_s=3.0, seed=0)
+SMALL = argparse.Namespace(kills=4, jobs=8, outage_s=3.0, seed=0)
 # The bench fills a small file system for this one, which takes root to mount; below, a limit stands in for it.
 NEEDS_ROOT = "disk_full"
 
