@@ -165,7 +165,7 @@ def pytest_runtest_setup() -> None:
 
 
 def seed_torch(torch: Any) -> None:
-    """Seed PyTorch's generators; where there is no card without noting who asked for that of each card, a millisecond."""
+    """Seed PyTorch's generators; where there is no card, it would note the whole stack for the day there is one."""
     if torch.cuda.is_available():
         torch.manual_seed(0)
     else:

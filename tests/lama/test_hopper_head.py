@@ -104,16 +104,16 @@ class EmulatedKernel:
         return np.ascontiguousarray(read).view(np.float16).astype(np.float64)
 
     def begin_row(self, turn: int, slot: int, sums: np.ndarray) -> None:
+        register = np.arange(len(sums))[:, None]
+        i, below, odd = register // 4, register // 2 % 2, register % 2
         for group in range(3):
+            t = np.arange(128 * group, 128 * group + 128)
+            row, column = t % 128 // 32 * 16 + t % 32 // 4 + 8 * below, 8 * i + 2 * (t % 4) + odd
             a = slot * self.slot_bytes + group * 64 * self.pixel_bytes
             b = self.weights_at + (TAPS - 1 - turn) * self.block_bytes
             for step in range(0, self.pixel_bytes, 32):
                 product = self.read(self.operand(a + step), 64) @ self.read(self.operand(b + step), 168).T
-                for n in range(len(sums)):  # (register, thread)
-                    i, below, odd = n // 4, n // 2 % 2, n % 2
-                    for t in range(128 * group, 128 * group + 128):
-                        row, column = t % 128 // 32 * 16 + t % 32 // 4 + 8 * below, 8 * i + 2 * (t % 4) + odd
-                        sums[n, t] += product[row, column]
+                sums[:, t] += product[row, column]  # (register, thread)
 
     def place(self, left: int) -> tuple[np.ndarray, np.ndarray]:
         """Where the threads' two pixels' sums go, and where once more, in numbers, or -1: (2, thread) each."""

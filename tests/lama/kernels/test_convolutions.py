@@ -6,9 +6,14 @@ import torch
 from tests.support.kernels import DEVICE, convolution, half, poisoned, relative_error
 
 
-@pytest.mark.parametrize("boxes", [True, False])
-@pytest.mark.parametrize("more", [{}, {"split": 3}])
-@pytest.mark.parametrize(("height", "width", "batch", "rows"), [(5, 7, 2, 32), (2, 2, 1, 32), (8, 16, 1, 16)])
+@pytest.mark.parametrize(
+    ("height", "width", "batch", "rows", "more", "boxes"),
+    [
+        *((5, 7, 2, 32, more, boxes) for more in ({}, {"split": 3}) for boxes in (True, False)),
+        (2, 2, 1, 32, {}, True), (2, 2, 1, 32, {"split": 3}, False),
+        (8, 16, 1, 16, {}, False), (8, 16, 1, 16, {"split": 3}, True),
+    ],
+)  # fmt: skip
 def test_trunk_convolution_with_tail_and_shortcut(
     height: int, width: int, batch: int, rows: int, more: dict[str, int], boxes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
