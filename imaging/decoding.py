@@ -245,7 +245,7 @@ def _read_tiff(data: bytes, admit: Admission) -> Photo:
         raise raw_file()
     if reason := tiff.why_unreadable(first):
         raise not_an_image(reason)
-    admit(first.number(tiff.WIDTH, 0), first.number(tiff.HEIGHT, 0), deep=max(first.numbers(tiff.BITS), default=8) > 8)
+    admit(*tiff.largest_size(first), deep=max(first.numbers(tiff.BITS), default=8) > 8)
     tiff.check_strips(data, first)
     blobs: dict[int, bytes] = {}
     for entry in first.entries:

@@ -19,11 +19,12 @@ from imaging import tiff_tags
 from imaging.errors import not_an_image, truncated_image
 from imaging.metadata import DESCRIPTIVE_TAGS, ORIENTATION, RESOLUTION_TAGS
 from imaging.photo import TiffSettings
-from imaging.tiff_tags import LONG, SHORT, Directory, Entry, entry_of_bytes, entry_of_numbers
+from imaging.tiff_tags import LONG, LONG8, SHORT, Directory, Entry, entry_of_bytes, entry_of_numbers
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR = 273, 277, 278, 279, 284
 PREDICTOR, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT = 317, 324, 325, 338, 339
+TILE_WIDTH, TILE_HEIGHT = 322, 323
 XMP, IPTC, PHOTOSHOP, ICC = 700, 33723, 34377, 34675
 LAYERS, LAYERS_MARK = 37724, b"Adobe Photoshop Document Data Block\0"
 NEW_SUBFILE_TYPE, SUB_DIRECTORIES, DNG_VERSION = 254, 330, 50706
@@ -37,7 +38,8 @@ ASSOCIATED, PLAIN_ALPHA = 1, 2  # of EXTRA_SAMPLES; colours are multiplied by an
 PIXEL_TAGS = frozenset(
     {WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR}
     | {PREDICTOR, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT}
-    | {266, 292, 293, 320, 322, 323, 332, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532}
+    | {TILE_WIDTH, TILE_HEIGHT}
+    | {266, 292, 293, 320, 332, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532}
 )
 COMPRESSIONS = {
     34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34892: "JPEG", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP",
@@ -125,6 +127,18 @@ def multiplied(pixels: np.ndarray) -> np.ndarray:
     most = np.uint32(np.iinfo(pixels.dtype).max)
     colours = np.where(alpha > 0, (pixels[:, :-1] * alpha + most // 2) // most, pixels[:, :-1])
     return np.concatenate([colours.astype(pixels.dtype), pixels[:, -1:]], axis=1)
+
+
+def largest_size(first: Directory) -> tuple[int, int]:
+    """Return the (width, height) of a page, or of its tiles where one has more pixels: a decoder holds all of a tile.
+
+    Raises ImagingError `truncated_image` where a tile's size is of a type that no writer gives it, but decoders read.
+    """
+    sides = [entry.type for entry in first.entries if entry.tag in (TILE_WIDTH, TILE_HEIGHT)]
+    if not set(sides) <= {SHORT, LONG, LONG8}:
+        raise truncated_image("TIFF")
+    page, tile = ((first.number(w, 0), first.number(h, 0)) for w, h in ((WIDTH, HEIGHT), (TILE_WIDTH, TILE_HEIGHT)))
+    return page if page[0] * page[1] >= tile[0] * tile[1] or not all(page) else tile
 
 
 def check_strips(data: bytes, first: Directory) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 EXIF_IFD, GPS_IFD, INTEROP_IFD = 34665, 34853, 40965
 SUB_DIRECTORIES = (EXIF_IFD, GPS_IFD, INTEROP_IFD)
-SHORT, LONG, UNDEFINED = 3, 4, 7
+SHORT, LONG, UNDEFINED, LONG8 = 3, 4, 7, 16
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 SWAP_BYTES = {5: 4, 10: 4}  # rationals are pairs of 4-byte numbers
 NUMBER_CODES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import pytest
@@ -238,3 +239,25 @@ def test_raw_files_are_refused(kind: str) -> None:
     with pytest.raises(ImagingError, match=r"raw file\. Develop it first") as refused:
         open_photo(data)
     assert refused.value.code == "not_an_image"
+
+
+def test_a_tile_that_is_larger_than_its_page_counts_as_it_is_decoded() -> None:
+    """A page of 48 x 36 pixels in one tile of 20,000 x 20,000 took 1.1 GiB, of which no limit and no turn knew."""
+    file, asked = io.BytesIO(), []
+    pixels = noise(36, 48, 3)
+    tifffile.imwrite(file, pixels, photometric="rgb", tile=(512, 1024), compression="zlib", metadata=None)
+
+    def turn(px: int, deep: bool) -> AbstractContextManager[None]:
+        asked.append(px)
+        return nullcontext()
+
+    np.testing.assert_array_equal(open_photo(file.getvalue(), turn=turn).image, pixels)
+    assert asked == [512 * 1024]
+    with pytest.raises(ImagingError) as refused:
+        open_photo(file.getvalue(), max_px=512 * 1024 - 1)
+    assert refused.value.code == "image_too_large"
+    told = struct.pack("<HHI", 322, 4, 1)  # the tile's width in the directory
+    signed = file.getvalue().replace(told, struct.pack("<HHI", 322, 9, 1))  # a type that libtiff reads all the same
+    with pytest.raises(ImagingError) as refused:
+        open_photo(signed)
+    assert refused.value.code == "truncated_image"
