@@ -44,6 +44,8 @@ FILL = re.compile(rb"\xff+")  # any number may stand before a marker
 LONG_FILL = b"\xff" * 65_536  # more than a segment can hold
 LONG_FILLS = re.compile(LONG_FILL + rb"\xff*")
 MAX_FILL_BYTES = 65_536  # in front of the first scan
+MOST_PROFILE_TAGS = 100  # of which lcms reads a profile at all
+CHAIN_TAG = re.compile(rb"D2B[0-3]|B2D[0-3]")
 # Quantisation and Huffman tables, restart interval and start of frame: what a picture begins with.
 PICTURE_SEGMENT = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcb\xcd-\xcf\xdb\xdd]\x00|\xff\xc4[\x00\x01]")
 
@@ -330,12 +332,25 @@ def rgb_to_cmyk(colours: np.ndarray, icc: bytes | None) -> np.ndarray:
     return _convert_inks(Image.fromarray(colours), icc, "CMYK")
 
 
+def _tables_of(icc: bytes) -> bytes:
+    """Return a profile without its chains of elements (multiProcessElementsType), which few programs read.
+
+    They may be as long as the file and are gone through for each colour: 41 kB took a core for half a minute.
+    """
+    plain = bytearray(icc)
+    count = min(int.from_bytes(icc[128:132], "big"), MOST_PROFILE_TAGS)
+    for at in range(132, min(132 + 12 * count, len(icc) - 3), 12):
+        if CHAIN_TAG.match(icc, at):
+            plain[at : at + 1] = b"x"  # no name that is looked for, and no other's
+    return bytes(plain)
+
+
 def _convert_inks(picture: Image.Image, icc: bytes | None, mode: str) -> np.ndarray:
     from PIL import ImageCms  # loads a shared library that few photos need
 
     if icc:
         try:
-            inks, srgb = ImageCms.ImageCmsProfile(BytesIO(icc)), ImageCms.createProfile("sRGB")
+            inks, srgb = ImageCms.ImageCmsProfile(BytesIO(_tables_of(icc))), ImageCms.createProfile("sRGB")
             pair = (inks, srgb) if mode == "RGB" else (srgb, inks)
             converted = ImageCms.profileToProfile(picture, pair[0], pair[1], outputMode=mode)
             return np.array(converted)
