@@ -47,6 +47,7 @@ COMPRESSIONS = {
 }  # fmt: skip
 SHORT_LIST_TAGS = (BITS, SAMPLE_FORMAT, EXTRA_SAMPLES)
 MAX_SAMPLES = 64
+MOST_PLAIN_PIECES = 200_000  # of what is not packed, which Pillow takes one by one in 1.6 s; libtiff takes the rest
 NONE, LZW, OLD_JPEG, JPEG, ADOBE_DEFLATE, PACKBITS, DEFLATE = 1, 5, 6, 7, 8, 32773, 32946
 FAX = (2, 3, 4)
 # Read by every build of the libraries; what else a decoder gives up on may be sound.
@@ -84,6 +85,9 @@ def why_unreadable(first: Directory) -> str:
         return f"this TIFF holds {max(bits)} bits per channel. Export it with 16"
     if first.number(PHOTOMETRIC, 1) in LABS:
         return "this TIFF holds Lab colours. Export it as RGB"
+    pieces = max(len(first.array(STRIP_OFFSETS)), len(first.array(TILE_OFFSETS)))
+    if pieces > MOST_PLAIN_PIECES and first.number(COMPRESSION, NONE) == NONE and not is_deep(first):
+        return f"this TIFF is cut into {pieces} pieces. Export it with LZW or ZIP, or as PNG"
     return ""
 
 
