@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 
 from jobs.errors import JobError
 
-EVERY_METHOD = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"})
+EVERY_METHOD = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE"})
 
 
 def refuse_other_methods(router: APIRouter) -> None:

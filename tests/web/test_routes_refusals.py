@@ -226,6 +226,7 @@ def test_one_shots_that_cannot_be(
     ("method", "path", "allowed"),
     [
         ("PUT", "/api/v1/repairs", "POST"),
+        ("TRACE", "/api/v1/repairs", "POST"),
         ("PATCH", "/api/v1/jobs/x", "DELETE, GET, HEAD"),
         ("POST", "/health", "GET, HEAD"),
         ("POST", "/metrics", "GET, HEAD"),
