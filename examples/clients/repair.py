@@ -9,6 +9,7 @@ Variables: LAMA_SERVER_URL (http://127.0.0.1:7860), LAMA_API_KEY.
 import argparse
 import base64
 import contextlib
+import http.client
 import json
 import os
 import sys
@@ -22,19 +23,29 @@ from urllib.parse import urlsplit
 
 def ask(url: str, *, data: bytes | None = None, kind: str = "application/json") -> bytes:
     """Send a GET, or a POST with `data`, and return the answer; SystemExit with the server's sentence otherwise."""
-    request = urllib.request.Request(url, data, {"Content-Type": kind} if data is not None else {})
-    if key := os.environ.get("LAMA_API_KEY"):
-        request.add_header("Authorization", f"Bearer {key}")
     try:
+        request = urllib.request.Request(url, data, {"Content-Type": kind} if data is not None else {})
+        if key := os.environ.get("LAMA_API_KEY"):
+            request.add_header("Authorization", f"Bearer {key}")
         with open_url(request) as answer:
             return bytes(answer.read())
     except urllib.error.HTTPError as error:
-        text = error.read().decode(errors="replace")
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        text = error.reason
+        # The answer may break off, and may be a proxy's page.
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+            text = error.read().decode(errors="replace")
             text = json.loads(text)["message"]
         sys.exit(f"the server refused ({error.code}): {text}")
-    except OSError as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         sys.exit(f"{url} can't be reached: {error}")
+
+
+def ask_json(url: str, **options: Any) -> dict[str, Any]:
+    """Return the answer's fields; SystemExit with a sentence where what answers is something else."""
+    answer = ask(url, **options)
+    with contextlib.suppress(ValueError, TypeError):
+        return dict(json.loads(answer))
+    sys.exit(f"{url} answered with something that is no JSON; is it fftlama?")
 
 
 def open_url(request: urllib.request.Request) -> Any:
@@ -63,8 +74,7 @@ def upload(server: str, photo: Path) -> dict[str, Any]:
     boundary = uuid.uuid4().hex
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="photo{photo.suffix}"\r\n\r\n'
     body = head.encode() + read(photo) + f"\r\n--{boundary}--\r\n".encode()
-    answer = ask(f"{server}/api/v1/images", data=body, kind=f"multipart/form-data; boundary={boundary}")
-    return dict(json.loads(answer))
+    return ask_json(f"{server}/api/v1/images", data=body, kind=f"multipart/form-data; boundary={boundary}")
 
 
 def main() -> None:
@@ -89,11 +99,11 @@ def main() -> None:
         wanted["strokes"] = [{"points": chosen.stroke, "radius": chosen.radius, "erase": False}]
     if chosen.mask:
         wanted["mask_png"] = base64.b64encode(mask).decode()
-    job_id = json.loads(ask(f"{server}/api/v1/repairs", data=json.dumps(wanted).encode()))["job_id"]
+    job_id = ask_json(f"{server}/api/v1/repairs", data=json.dumps(wanted).encode())["job_id"]
     view: dict[str, Any] = {"state": "queued"}
     while view["state"] in ("queued", "running"):
         # The server answers when something has changed, after 20 s at the latest.
-        view = json.loads(ask(f"{server}/api/v1/jobs/{job_id}?wait_s=20"))
+        view = ask_json(f"{server}/api/v1/jobs/{job_id}?wait_s=20")
         print(view["state"], view.get("stage") or "", file=sys.stderr)
     if view["state"] != "done":
         sys.exit(f"the repair failed: {view['error']['message']}" if view["error"] else "the repair was cancelled")

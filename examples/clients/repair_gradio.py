@@ -21,7 +21,9 @@ def repair(photo: str, mask: str, result: str, server: str) -> None:
     # To the environment's proxy 127.0.0.1 is another machine.
     os.environ["no_proxy"] = f"127.0.0.1,localhost,{os.environ.get('no_proxy') or os.environ.get('NO_PROXY', '')}"
     key = os.environ.get("LAMA_API_KEY")
-    client = Client(server, headers={"Authorization": f"Bearer {key}"} if key else None, verbose=False)
+    headers = {"Authorization": f"Bearer {key}"} if key else None
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # the argument alone does not keep it from sending statistics
+    client = Client(server, headers=headers, verbose=False, analytics_enabled=False)
     # handle_file uploads; a bare path would be one of the server's own files, and is refused.
     path = client.predict(handle_file(photo), handle_file(mask), {"quality": "fast"}, api_name="/repair")
     shutil.copy(path, result)
@@ -38,11 +40,13 @@ def main() -> None:
     for file in (chosen.photo, chosen.mask):
         if not Path(file).is_file():
             sys.exit(f"there is no file {file}")
+    if not chosen.server.startswith(("http://", "https://")):  # gradio_client would look for a Space of that name
+        sys.exit(f"{chosen.server!r} is no address of a server; it begins with http:// or https://")
     try:
         repair(chosen.photo, chosen.mask, chosen.result, chosen.server)
     except AppError as error:
         sys.exit(f"the server refused: {error}")
-    except (httpx.HTTPError, OSError, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         sys.exit(f"it could not be repaired: {error}")
 
 

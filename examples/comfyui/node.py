@@ -5,7 +5,9 @@ hole and the ring around it keeps its exact floats; inside, images that come fro
 others at 16 (in process only).
 """
 
+import contextlib
 import functools
+import http.client
 import io
 import json
 import os
@@ -149,8 +151,11 @@ def _ask_server(url: str, pixels: np.ndarray, hole: np.ndarray, options: dict[st
         with _open(request) as answer:
             return np.asarray(Image.open(io.BytesIO(answer.read())).convert("RGB"))
     except urllib.error.HTTPError as error:
-        raise RuntimeError(f"the server refused: {error.read().decode(errors='replace')[:500]}") from error
-    except (OSError, ValueError) as error:
+        said = str(error)
+        with contextlib.suppress(OSError, http.client.HTTPException):  # the answer may break off
+            said = error.read().decode(errors="replace")[:500]
+        raise RuntimeError(f"the server refused: {said}") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise RuntimeError(f"the server {url} can't be reached: {error}") from error
 
 

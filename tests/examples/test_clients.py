@@ -117,6 +117,24 @@ def test_curl_repairs_several_photos_and_goes_on_after_a_bad_one(folder: Path, a
     assert run(folder, str(CLIENTS / "repair.sh")).returncode == 2
 
 
+def test_curl_takes_any_name_calls_the_result_by_its_format_and_shows_nobody_the_key(
+    folder: Path, api_server: RunningServer, tmp_path: Path
+) -> None:
+    """Quotes in a name ended it, a repaired GIF was a PNG called .gif, and the key stood in the list of processes."""
+    (folder / "photo.png").rename(folder / 'a"b\\c.png')
+    Image.open(folder / "odd, name;.jpg").convert("P").save(folder / "photo.gif")
+    seen = tmp_path / "seen"
+    curl = tmp_path / "bin" / "curl"
+    curl.parent.mkdir()
+    curl.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >>"{seen}"\nPATH=${{PATH#*:}} exec curl "$@"\n')
+    curl.chmod(0o755)
+    words = [str(CLIENTS / "repair.sh"), "mask.png", 'a"b\\c.png', "photo.gif"]
+    variables = {"PATH": f"{curl.parent}:{os.environ['PATH']}", "LAMA_API_KEY": "fft_secret"}
+    done = run(folder, *words, LAMA_SERVER_URL=api_server.url, **variables)
+    assert done.stdout.splitlines() == ['a"b\\c_repaired.png', "photo_repaired.png"], done.stderr
+    assert "/api/v1/repair" in seen.read_text() and "fft_secret" not in seen.read_text()
+
+
 def test_gradio_client_repairs(folder: Path, server: RunningServer) -> None:
     words = [sys.executable, str(CLIENTS / "repair_gradio.py"), "photo.png", "mask.png", "result.png"]
     done = run(folder, *words, LAMA_SERVER_URL=server.url)

@@ -4,6 +4,7 @@ Pixels go in as bytes, row by row, and come back as the PNG file that the server
 """
 
 import contextlib
+import http.client
 import json
 import struct
 import urllib.error
@@ -88,7 +89,7 @@ def repair(address: str, image: bytes, mask: bytes, *, quality: str = "fast", ke
             data = bytes(answer.read())
     except urllib.error.HTTPError as error:
         raise ServerError(f"The server refused ({error.code}): {_sentence(error)}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise ServerError(f"No server answers at {address} ({reason}). Start it with ./start_app.sh") from error
     if not data.startswith(b"\x89PNG"):
@@ -109,7 +110,8 @@ def _part(boundary: str, name: str, filename: str | None, data: bytes) -> bytes:
 
 
 def _sentence(error: urllib.error.HTTPError) -> str:
-    text = error.read(10_000).decode(errors="replace")
-    with contextlib.suppress(ValueError, KeyError, TypeError):
+    text = ""
+    with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        text = error.read(10_000).decode(errors="replace")
         text = json.loads(text)["message"]
     return text[:500] or error.reason

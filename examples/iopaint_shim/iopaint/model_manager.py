@@ -1,5 +1,7 @@
 """`ModelManager`: loads the network, or asks a server, and repairs arrays as IOPaint's class of that name does."""
 
+import contextlib
+import http.client
 import json
 import os
 import sys
@@ -98,14 +100,16 @@ def _open(request: urllib.request.Request) -> Any:
 
 
 def _post(url: str, fields: dict[str, Any]) -> bytes:
-    request = urllib.request.Request(url, json.dumps(fields).encode(), {"Content-Type": "application/json"})
-    key = os.environ.get("LAMA_API_KEY")
-    if key:
-        request.add_header("Authorization", f"Bearer {key}")
     try:
+        request = urllib.request.Request(url, json.dumps(fields).encode(), {"Content-Type": "application/json"})
+        if key := os.environ.get("LAMA_API_KEY"):
+            request.add_header("Authorization", f"Bearer {key}")
         with _open(request) as answer:
             return answer.read()
     except urllib.error.HTTPError as error:
-        raise RuntimeError(f"the server refused: {error.read().decode(errors='replace')[:500]}") from error
-    except OSError as error:
+        said = str(error)
+        with contextlib.suppress(OSError, http.client.HTTPException):  # the answer may break off
+            said = error.read().decode(errors="replace")[:500]
+        raise RuntimeError(f"the server refused: {said}") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise RuntimeError(f"the server {url} can't be reached: {error}") from error
