@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from lama.catalogue import embedded_path
 from lama.generator import INPUT_CHANNELS, Generator
@@ -111,7 +111,7 @@ def save_generator(generator: Generator, path: str | Path, metadata: Mapping[str
 
     path = Path(path)
     with part_file(path) as part:
-        save_file(tensors, part, metadata=header)
+        part.write_bytes(save(tensors, metadata=header))  # save_file's are for their owner alone, not for a service
 
 
 def _refuse_what_is_no_file(file: Path, *, embedded: bool) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from lama.catalogue import EMBEDDED_NAME, WEIGHTS_FOLDER
@@ -85,7 +85,7 @@ def save_difference(base: Generator, other: Generator, path: str | Path) -> None
 
     header = {"format": "pt", "kind": KIND, "from": digest_of(state)}
     with part_file(Path(path)) as part:
-        save_file(tensors, part, metadata=header)
+        part.write_bytes(save(tensors, metadata=header))
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:

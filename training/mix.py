@@ -18,8 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from imaging.atomic_write import part_file
 from lama.checkpoint import load_generator
 from lama.generator import Generator
 from training.examples import Example, draw_examples, draw_photos
@@ -102,6 +103,8 @@ def measure_statistics(generator: Generator, examples: Iterable[Example]) -> Non
 def read_part(text: str) -> tuple[float, dict[str, torch.Tensor]]:
     """Return the share, and the weights, of `FILE:SHARE`."""
     file, _, share = text.rpartition(":")
+    if not Path(file).is_file():
+        raise ValueError(f"{text}: there is no file {file!r}; wanted is FILE:SHARE")
     return float(share), load_file(file)
 
 
@@ -115,16 +118,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--out", type=Path, required=True, help="file to write, float16")
     chosen = parser.parse_args(arguments)
-    weights = mixed([read_part(part) for part in chosen.parts])
-    if chosen.late:
-        weights = with_late(weights, mixed([read_part(part) for part in chosen.late]))
-    save_file({name: value.half() for name, value in weights.items()}, chosen.out)
-    if chosen.photos:
-        generator = load_generator(chosen.out)
-        photos = draw_photos(chosen.photos, chosen.count, chosen.seed)
-        measure_statistics(generator, draw_examples(photos, chosen.seed, KIND_SHARES))
-        state = generator.state_dict()
-        save_file({name: state[name].half() for name in weights}, chosen.out)
+    try:
+        weights = mixed([read_part(part) for part in chosen.parts])
+        if chosen.late:
+            weights = with_late(weights, mixed([read_part(part) for part in chosen.late]))
+        with part_file(chosen.out) as part:  # a file that is there stays where the photos do not suffice
+            part.write_bytes(save({name: value.half() for name, value in weights.items()}))
+            if chosen.photos:
+                generator = load_generator(part)
+                photos = draw_photos(chosen.photos, chosen.count, chosen.seed)
+                measure_statistics(generator, draw_examples(photos, chosen.seed, KIND_SHARES))
+                state = generator.state_dict()
+                part.write_bytes(save({name: state[name].half() for name in weights}))
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

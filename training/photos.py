@@ -27,11 +27,23 @@ TURNED_SHARE, LARGEST_TURN_DEGREES = 0.3, 12.0
 EXCHANGED_SHARE = 0.2  # of the photos: red, green and blue change places
 
 
+class UnusablePhotoError(ValueError):
+    """There is no photo, or one of them can't be read."""
+
+
+def find_photos(folder: Path) -> list[Path]:
+    """Return the photos of a folder, searched recursively; UnusablePhotoError where there is none."""
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
+    if not paths:
+        raise UnusablePhotoError(f"no photos below {folder}")
+    return paths
+
+
 def read_photo(path: Path) -> np.ndarray:
     """Read one photo as (H, W, 3) uint8 RGB."""
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if bgr is None:
-        raise ValueError(f"{path} is not a readable photo")
+        raise UnusablePhotoError(f"{path} is not a readable photo")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
@@ -53,9 +65,7 @@ class PhotoStore:
     def __init__(
         self, folder: Path, table: Path | None, bank: np.ndarray, device: torch.device, seed: int, threads: int
     ) -> None:
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
-        if not paths:
-            raise ValueError(f"no photos below {folder}")
+        paths = find_photos(folder)
         with ThreadPoolExecutor(threads) as pool:
             photos = list(pool.map(read_photo, paths))
         sizes = np.array([photo.shape[:2] for photo in photos])

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from lama.checkpoint import load_generator
+from imaging.atomic_write import part_file
+from lama.checkpoint import CheckpointError, load_generator
 from lama.generator import Generator
 from training.examples import Example, draw_examples, draw_photos
 from training.losses import fine_part
@@ -107,11 +108,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="file to write, float16")
     chosen = parser.parse_args(arguments)
     photos = draw_photos(chosen.photos, chosen.count, chosen.seed)
-    generator = load_generator(chosen.weights)
-    examples = draw_examples(photos, chosen.seed, KIND_SHARES, LEAST_HOLE_PX)
-    share = sharpen(generator, examples, chosen.gain, mesh=chosen.mesh, ridge=chosen.ridge, seed=chosen.seed)
+    try:
+        generator = load_generator(chosen.weights)
+        examples = draw_examples(photos, chosen.seed, KIND_SHARES, LEAST_HOLE_PX)
+        share = sharpen(generator, examples, chosen.gain, mesh=chosen.mesh, ridge=chosen.ridge, seed=chosen.seed)
+    except (CheckpointError, ValueError) as error:
+        parser.error(str(error))
     names = load_file(chosen.weights).keys()
-    save_file({name: value.half() for name, value in generator.state_dict().items() if name in names}, chosen.out)
+    with part_file(chosen.out) as part:
+        part.write_bytes(save({name: value.half() for name, value in generator.state_dict().items() if name in names}))
     print(f"{len(photos)} photos; the last convolution brings {share:.0%} of the detail asked for")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from training.optimiser import MuonAdam
 
@@ -42,14 +42,14 @@ def save_state(folder: Path, generator: MuonAdam, critic: MuonAdam, figures: dic
     files = {part: _file(folder, part, figures) for part in PARTS}
     for part, path in files.items():
         partial = path.with_suffix(".part")
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in parts[part].items()}, partial)
+        partial.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in parts[part].items()}))
         partial.replace(path)
     partial = folder / "state.json.part"
     partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     partial.replace(folder / "state.json")
     for part, path in files.items():
-        for old in set(folder.glob(f"{part}-*.safetensors")) - {path}:
-            old.unlink()
+        for old in {*folder.glob(f"{part}-*.safetensors"), *folder.glob(f"{part}-*.part")} - {path}:
+            old.unlink()  # of before, and what a save that was killed had begun
 
 
 def saved_figures(folder: Path) -> dict[str, Any] | None:

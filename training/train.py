@@ -24,12 +24,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from training.losses import SqueezeFeatures
 from training.masks import KIND_SHARES, draw_bank
 from training.network import continued
-from training.photos import PhotoStore
+from training.photos import PhotoStore, UnusablePhotoError, find_photos
 from training.recipe import Recipe, Stage
 from training.state import load_state, save_state, saved_figures
 from training.teacher import Showing
@@ -84,6 +84,15 @@ def check_resumable(recipe: Recipe, folder: Path) -> None:
         print(f"going on with another recipe: {', '.join(changed)}", flush=True)
 
 
+def check_files(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for a file or a folder that is not there, before minutes go into masks."""
+    for name in ("sources", "features", "start", "start_critic", "guide", "teacher"):
+        file = getattr(arguments, name)
+        if file is not None and not file.is_file():
+            raise ValueError(f"--{name.replace('_', '-')} {file}: there is no such file")
+    find_photos(arguments.photos)
+
+
 class SharedClock:
     """The first card's times, which every card goes by: all must take the same turn at the same step."""
 
@@ -109,7 +118,7 @@ def save_all(trainer: Trainer, folder: Path, recipe: Recipe) -> None:
     save_state(folder, trainer.generator, trainer.critic, figures)
     state = {k: v.half() for k, v in trainer.averaged_state().items() if not k.endswith("num_batches_tracked")}
     partial = folder / "averaged.part"
-    save_file(state, partial)
+    partial.write_bytes(save(state))
     partial.replace(folder / "averaged.safetensors")
 
 
@@ -252,10 +261,14 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         recipe = read_recipe(arguments.recipe)
+        check_files(arguments)
         check_resumable(recipe, arguments.state)
     except ValueError as error:
         parser.error(str(error))
-    train(arguments, recipe)
+    try:
+        train(arguments, recipe)
+    except UnusablePhotoError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -213,6 +213,8 @@ def test_saved_generator_comes_back_to_float16_precision(tmp_path: Path, origina
         kept = value.half().float() if value.is_floating_point() and value.ndim > 1 else value
         assert torch.equal(loaded[name], kept), name
     assert list(tmp_path.iterdir()) == [file]
+    (file.parent / "any").touch()
+    assert file.stat().st_mode == (file.parent / "any").stat().st_mode, "safetensors makes files for their owner alone"
 
 
 def test_embedded_weights_load_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

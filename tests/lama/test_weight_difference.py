@@ -27,6 +27,8 @@ def test_the_second_network_comes_back_to_a_hundredth_of_the_difference(tmp_path
     base, other = make_two()
     before = {name: value.clone() for name, value in base.state_dict().items()}
     save_difference(base, other, tmp_path / "difference.safetensors")
+    (tmp_path / "any").touch()
+    assert (tmp_path / "difference.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
     back = apply_difference(base, tmp_path / "difference.safetensors").state_dict()
     for name, value in other.state_dict().items():
         wanted = value - before[name]

@@ -31,6 +31,21 @@ def test_a_mix_is_the_weighted_sum_and_no_variance_is_negative(tmp_path: Path) -
     torch.testing.assert_close(load_file(tmp_path / "mixed")["a.weight"].float(), beyond["a.weight"])
 
 
+def test_what_cannot_be_mixed_leaves_the_file_that_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights whose statistics could not be measured were left in the place of good ones."""
+    save_file(Generator(8, 1).state_dict(), tmp_path / "one")
+    (tmp_path / "out").write_bytes(b"from before")
+    command = [f"{tmp_path / 'one'}:1", "--out", str(tmp_path / "out")]
+    for words, told in ((["--photos", str(tmp_path)], "photos or more"), (["--late", "gone:1"], "no file 'gone'")):
+        with pytest.raises(SystemExit):
+            mix.main([*command, *words])
+        assert told in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "out"]
+    assert (tmp_path / "out").read_bytes() == b"from before"
+    mix.main(command)
+    assert (tmp_path / "out").stat().st_mode & 0o077, "others may read it, as the umask says"
+
+
 def test_a_mix_refuses_other_forms_and_shares() -> None:
     weights = {"a": torch.ones(2)}
     with pytest.raises(ValueError, match="add up to 1"):

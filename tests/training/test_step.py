@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import training.train as train_command
 from lama.generator import Generator
 from training.masks import MASK_PX, draw_bank, draw_mask
 from training.network import FrozenForward, Layout, TrainingForward, collect, continued, dft_matrices, frozen, published
@@ -177,8 +179,34 @@ def test_a_save_that_breaks_off_leaves_the_one_before(tmp_path: Path, monkeypatc
     restored = small_optimiser(0.0)
     assert load_state(tmp_path, restored, small_optimiser(0.0)) == {"steps": 7}
     assert restored.parameters.master[0] == 1.0
+    (tmp_path / "critic-6.part").write_bytes(b"half of it, when it was killed")
     save_state(tmp_path, small_optimiser(2.0), small_optimiser(2.0), {"steps": 8})
     assert {path.name for path in tmp_path.glob("*-*")} == {f"{part}-8.safetensors" for part in PARTS}
+
+
+@pytest.mark.parametrize(
+    ("photos", "features", "words"),
+    [("gone", "features", "no photos below"), (".", "gone", "--features gone"), (".", "features", "not a readable")],
+)
+def test_what_training_lacks_is_said_in_a_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    photos: str,
+    features: str,
+    words: str,
+) -> None:
+    """A wrong folder was said after minutes of drawing masks, by a traceback."""
+    (tmp_path / "photo.jpg").write_bytes(b"no photo")
+    (tmp_path / "features").write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    if "readable" not in words:
+        monkeypatch.setattr(train_command, "draw_bank", lambda *_: pytest.fail("masks were drawn for nothing"))
+    words_given = ["train", "--photos", photos, "--features", features, "--state", "state", "--masks", "1"]
+    monkeypatch.setattr(sys, "argv", [*words_given, "--workers", "1"])
+    with pytest.raises(SystemExit) as ended:
+        train_command.main()
+    assert ended.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_a_state_goes_on_only_with_a_network_of_its_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
