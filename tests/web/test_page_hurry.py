@@ -61,7 +61,9 @@ def test_what_is_painted_while_a_mask_comes_stays_and_the_mask_does_not_go_to_an
         assert person.strokes == [], begin.__name__
 
 
-def test_a_folder_opened_by_mistake_is_cancelled_at_once_and_the_list_emptied(person: Person) -> None:
+def test_a_folder_opened_by_mistake_is_cancelled_and_the_list_emptied_and_a_sample_pressed_twice_is_opened_once(
+    person: Person,
+) -> None:
     """Cancel was there for the photo that is shown alone, and went when that was up; each of the others stayed."""
     person.open(photo_file(320, 240, name="first.png"))
     strip = person.page.locator('[data-part="strip-list"] button')
@@ -88,21 +90,9 @@ def test_a_folder_opened_by_mistake_is_cancelled_at_once_and_the_list_emptied(pe
         expect(strip).to_have_count(count)
     expect(person.page.locator('.fft[data-phase="empty"]')).to_be_visible()
     assert answers == []
-
-
-def test_a_tab_that_hangs_is_left_with_a_sentence(person: Person) -> None:
-    """A whole run of the tests hung there: the mouse waits for the page without an end."""
-    person.page.on("dialog", lambda dialog: None)  # nobody answers, so the page stands still
-    with person.page.expect_event("dialog"):
-        person.page.evaluate("() => void setTimeout(alert)")
-    person.page.set_default_timeout(300)
-    with pytest.raises(AssertionError, match="did not answer any more"):
-        person.leave_tab()
-
-
-def test_a_sample_that_is_pressed_twice_on_a_slow_line_is_opened_once(person: Person) -> None:
-    """Nothing told that it was on its way, and who pressed it again had it twice."""
-    status = person.page.locator(STATUS)
+    # Nothing told that a sample was on its way on a slow line, and who pressed it again had it twice.
+    person.unroute()
+    person.requests.clear()
     gate = Held(person, "*/samples/bird.jpg")
     bird = person.page.get_by_role("button", name="A bird")
     bird.click()
@@ -115,6 +105,16 @@ def test_a_sample_that_is_pressed_twice_on_a_slow_line_is_opened_once(person: Pe
     assert len(person.posts("/api/v1/images")) == 1
 
 
+def test_a_tab_that_hangs_is_left_with_a_sentence(person: Person) -> None:
+    """A whole run of the tests hung there: the mouse waits for the page without an end."""
+    person.page.on("dialog", lambda dialog: None)  # nobody answers, so the page stands still
+    with person.page.expect_event("dialog"):
+        person.page.evaluate("() => void setTimeout(alert)")
+    person.page.set_default_timeout(300)
+    with pytest.raises(AssertionError, match="did not answer any more"):
+        person.leave_tab()
+
+
 def test_what_takes_its_time_is_said_and_what_was_said_before_comes_back(person: Person) -> None:
     """On a slow line a download, and a photo that came back after a reload, kept people waiting without a word."""
     status = person.page.locator(STATUS)
@@ -124,16 +124,12 @@ def test_what_takes_its_time_is_said_and_what_was_said_before_comes_back(person:
     expect(status).to_contain_text("Saved to")
     done = person.status
 
-    def waits(address: str, begin: Callable[[], Any], sentence: str) -> None:
-        gate = Held(person, address)
-        begin()
-        expect(status).to_have_text(sentence)
+    with person.page.expect_download():
+        gate = Held(person, "*/api/v1/images/*")
+        person.key("Control+s")
+        expect(status).to_have_text("Preparing the file…")
         gate.let_go()
         expect(status).to_have_text(done)
-
-    with person.page.expect_download():
-        waits("*/api/v1/images/*", lambda: person.key("Control+s"), "Preparing the file…")
-    waits("*/api/v1/images/*/info", person.visit, "Opening the photo…")
     file = f"*/api/v1/images/{person.rounds[0]['image_id']}"
     opening = Held(person, "*/api/v1/images/*/info")
     person.visit()
