@@ -88,7 +88,24 @@ def test_strokes_stay_as_they_were_painted_and_a_phones_first_brush_is_a_finger_
     assert len(json.dumps(versions[-2], separators=(",", ":"))) > 2048  # one more was painted after that
 
 
-def test_progress_tells_share_time_left_and_the_tabs_title_and_a_reload_goes_on_with_the_repair(person: Person) -> None:
+TONE_AT_PATCH = """() => {
+  new MutationObserver((changes, observer) => {
+    if (document.querySelectorAll('.fft-patch').length < 3) return;
+    observer.disconnect();
+    window.toneAtPatch = document.querySelector('[data-part="status"]').dataset.tone;
+    requestAnimationFrame(() => {
+      const overlay = document.querySelector('.fft-overlay').getContext('2d').getImageData(0, 0, 1200, 800).data;
+      window.redAtPatch = overlay.some((value, i) => i % 4 === 3 && value);
+    });
+  }).observe(document.querySelector('.fft-world'), { childList: true });
+}"""
+
+
+def test_progress_is_told_the_patch_comes_first_and_strokes_painted_during_a_repair_are_for_the_next_round(
+    person: Person,
+) -> None:
+    """The panel, the thumbnails and what a reload needs were written before it: 20 of 65 ms from click to patch."""
+    # Share, time left and the tab's title.
     person.open(photo_file())
     person.paint((0.3, 0.3), (0.4, 0.3))
     known = {f"fast {size}": 20_000 for size in range(14)}
@@ -115,27 +132,13 @@ def test_progress_tells_share_time_left_and_the_tabs_title_and_a_reload_goes_on_
     person.page.locator(".fft-rounds li:nth-child(3)").wait_for()
     expect(person.page.locator(DONE)).to_be_visible()
     assert len(person.rounds) == 2 and person.strokes == []
-
-
-TONE_AT_PATCH = """() => {
-  new MutationObserver((changes, observer) => {
-    if (!document.querySelector('.fft-patch')) return;
-    observer.disconnect();
-    window.toneAtPatch = document.querySelector('[data-part="status"]').dataset.tone;
-    requestAnimationFrame(() => {
-      const overlay = document.querySelector('.fft-overlay').getContext('2d').getImageData(0, 0, 1200, 800).data;
-      window.redAtPatch = overlay.some((value, i) => i % 4 === 3 && value);
-    });
-  }).observe(document.querySelector('.fft-world'), { childList: true });
-}"""
-
-
-def test_the_patch_comes_first_and_strokes_painted_during_a_repair_are_for_the_next_round(person: Person) -> None:
-    """The panel, the thumbnails and what a reload needs were written before it: 20 of 65 ms from click to patch."""
-    person.open(photo_file())
+    # The patch comes first.
+    person.unroute()
+    person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 2")
     person.paint((0.4, 0.4), (0.5, 0.4))
     person.page.evaluate(TONE_AT_PATCH)
     person.press("repair")
+    person.page.locator(".fft-rounds li:nth-child(4)").wait_for()
     expect(person.page.locator(DONE)).to_be_visible()
     assert person.page.evaluate("window.toneAtPatch") != "good"
     assert person.page.evaluate("window.redAtPatch") is False
@@ -149,15 +152,15 @@ def test_the_patch_comes_first_and_strokes_painted_during_a_repair_are_for_the_n
     assert len(person.strokes) == 3
     held.wait()
     held.let_go()
-    person.page.locator(".fft-rounds li:nth-child(3)").wait_for()
+    person.page.locator(".fft-rounds li:nth-child(5)").wait_for()
     person.page.locator(DONE).wait_for()
-    assert len(person.strokes) == 3 and person.shown_patches == 2
+    assert len(person.strokes) == 3 and person.shown_patches == 4
     person.key("Control+z")
     assert len(person.strokes) == 2
     person.repair()
     first, second = (json.loads(body) for body in person.posts("/api/v1/repairs"))
     assert (len(first["strokes"]), len(second["strokes"])) == (1, 2)
-    assert second["image_id"] == person.rounds[1]["image_id"]
+    assert second["image_id"] == person.rounds[3]["image_id"]
     # Instant mode works off what was painted meanwhile.
     person.requests.clear()
     person.unroute()
@@ -167,7 +170,7 @@ def test_the_patch_comes_first_and_strokes_painted_during_a_repair_are_for_the_n
         person.paint((0.3, y), (0.4, y))
     held.wait()
     held.let_go()
-    person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 5")
+    person.page.wait_for_function("document.querySelectorAll('.fft-patch').length === 7")
     person.page.locator(DONE).wait_for()
     sent = [json.loads(body)["strokes"] for body in person.posts("/api/v1/repairs")]
     assert [len(strokes) for strokes in sent] == [1, 3]

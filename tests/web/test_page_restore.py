@@ -75,8 +75,11 @@ def test_the_original_comes_back_under_the_brush_in_any_round(person: Person) ->
     assert person.strokes == []
 
 
-def test_strokes_that_wait_for_a_repair_go_when_it_is_cancelled_and_stay_with_their_photo(person: Person) -> None:
-    """They stayed on the screen, nothing removed them, and the next repair of any photo ran them unasked."""
+def test_strokes_that_wait_for_a_repair_go_with_undo_and_a_cancel_and_stay_with_their_photo(person: Person) -> None:
+    """They stayed on the screen, nothing removed them, and the next repair of any photo ran them unasked.
+
+    Undo passed over them, to what was painted before.
+    """
     status = person.page.locator(STATUS)
     person.paint((0.2, 0.2), (0.6, 0.2))
     person.repair()
@@ -114,12 +117,10 @@ def test_strokes_that_wait_for_a_repair_go_when_it_is_cancelled_and_stay_with_th
     person.key("PageUp")
     person.page.locator(".fft-rounds li:nth-child(5)").wait_for()
     assert [one["restored"] for one in person.rounds] == [False, False, True, True]
-
-
-def test_undo_and_redo_take_strokes_that_wait_for_a_repair_in_the_order_in_which_they_were_drawn(
-    person: Person,
-) -> None:
-    """Undo passed over them, to what was painted before, and only a cancel of the whole repair removed them."""
+    # Undo and redo take them in the order in which they were drawn.
+    person.unroute()
+    person.key("b")
+    person.open(photo_file(WIDTH, HEIGHT, seed=2))
     person.paint((0.2, 0.2), (0.6, 0.2))
     person.repair()
     person.paint((0.2, 0.6), (0.4, 0.6))
