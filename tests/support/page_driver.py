@@ -222,8 +222,8 @@ class Person:
     @property
     def kept(self) -> dict[str, Any]:
         """What a reload would bring back."""
-        name = self.page.evaluate("sessionStorage.getItem('fftlama.tab')")
-        place = json.loads(self.page.evaluate(f"localStorage.getItem('{name}')") or '{"state": {}}')
+        text = self.page.evaluate("localStorage.getItem(sessionStorage.getItem('fftlama.tab'))")
+        place = json.loads(text or '{"state": {}}')
         state: dict[str, Any] = place["state"]
         return state
 

@@ -92,7 +92,7 @@ def test_quality_goes_with_the_repair_and_models_are_absent_without_a_choice_and
     expect(person.page.locator(MODEL)).to_be_hidden()
     state["models"] = [model("a", active=True), model("b", active=False)]
     state["switching"] = "b"
-    person.visit()
+    person.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     expect(person.page.locator(TOLD)).to_have_text("Loading b, repairs wait for it…")
     expect(person.page.locator('[data-part="model-busy"]')).to_be_visible()
     state.update(switching=None, active="b")
