@@ -23,6 +23,7 @@ from jobs.card_pool import CardPool
 from jobs.card_run import CardPlan, only_card
 from jobs.errors import EngineUnavailableError, JobError
 from jobs.queue import ENDED, JobQueue
+from jobs.windows import window_of
 from lama.checkpoint import save_generator
 from tests.support.card_engines import HANG, KILL_PROCESS, load_real
 from tests.support.fake_engine import FAIL, LITTLE_MEMORY, NO_MEMORY, UNTIL_STOPPED
@@ -79,14 +80,16 @@ def lives(pid: int) -> bool:
 def test_results_are_those_of_an_engine_in_this_process(tmp_path: Path) -> None:
     """Small and large holes, 8 and 16 bits, few levels of 16, transparent pixels, several at once, high quality."""
     random = np.random.default_rng(1)
-    y, x = np.mgrid[0:1500, 0:2600]
+    y, x = np.mgrid[0:1000, 0:1400]  # of less, all would travel with a small hole
     waves = (128 + 100 * np.sin(x / 31) * np.cos(y / 23)).astype(np.uint8)
     photo = np.dstack([waves, waves // 2, random.integers(0, 256, waves.shape, np.uint8)])
     small, large = np.zeros(waves.shape, np.bool_), np.zeros(waves.shape, np.bool_)
-    small[300:340, 200:290] = True
-    large[100:1100, 900:2100] = True
+    small[100:114, 66:97] = True
+    large[34:367, 300:700] = True  # more than the largest bucket
     few_levels = photo.astype(np.uint16) * 3
-    few_levels[:, 1400:] += 900  # what the network is shown depends on these, far from the hole
+    few_levels[:, 1000:] += 900  # what the network is shown depends on these, far from the hole
+    window = window_of(small, ladders=[(128, 256)])
+    assert window[2:] <= (1000, 900), "what the card gets of the photo is a part"
     requests = [
         [RepairRequest(photo, small), RepairRequest(photo, large, 3, 2)],
         [RepairRequest(few_levels, small)],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import replace
 from typing import Any
 
 from tests.support.fake_engine import FakeEngine
@@ -34,10 +35,12 @@ def load_fake() -> CardFakeEngine:
 
 
 def load_real(weights: str) -> Any:
-    """Return the real engine with these weights, on the CPU."""
+    """Return the real engine with these weights, on the CPU; its largest bucket is 256 px, for small photos."""
+    from engine.profiles import Card, choose_profile
     from inference import Inpainter
 
-    return Inpainter.load(weights, device="cpu", large_holes="accurate")
+    profile = replace(choose_profile(Card("CPU"))[0], buckets_px=(128, 256))
+    return Inpainter.load(weights, device="cpu", profile=profile, large_holes="accurate")
 
 
 def load_nothing(message: str) -> Any:
