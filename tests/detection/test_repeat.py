@@ -83,12 +83,12 @@ def test_a_photo_without_the_mark_has_none() -> None:
 
 @pytest.mark.slow
 def test_more_sensitive_never_finds_less() -> None:
-    image = photo("pier.jpg")
+    image = photo("pier.jpg")[:200, :320].copy()
     first = stamp(image, (30, 40))
-    stamp(image, (400, 60), angle=20)
+    stamp(image, (200, 60), angle=20)
     masks = [find_repeats(image, first, sensitivity=s).mask for s in (0.0, 0.5, 1.0)]
     assert not (masks[0] & ~masks[1]).any() and not (masks[1] & ~masks[2]).any()
-    assert (masks[0] & first).sum() == first.sum()
+    assert (masks[0] & first).sum() == first.sum() < masks[2].sum()
 
 
 def test_an_empty_mask_another_size_and_a_mark_as_large_as_the_photo_are_refused() -> None:

@@ -17,10 +17,15 @@ from jobs.windows import MARGIN_PX, RemoteResult, window_of
 from masks.boxes import find_bounds
 from notices import Note, note_as_dict, note_from_dict
 
+# Numbers by a seed: to draw them one by one takes hypothesis most of its time.
 ARRAYS = st.lists(
-    arrays_of.arrays(
-        dtype=st.sampled_from([np.uint8, np.uint16, np.bool_]),
-        shape=arrays_of.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=9),
+    st.builds(
+        lambda dtype, shape, seed: (
+            np.random.default_rng(seed).integers(0, 2 if dtype is np.bool_ else 2**16, shape).astype(dtype)
+        ),
+        st.sampled_from([np.uint8, np.uint16, np.bool_]),
+        arrays_of.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=9),
+        st.integers(0, 2**16),
     ),
     max_size=3,
 )
