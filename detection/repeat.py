@@ -58,13 +58,13 @@ class _Template:
     """The mark and its rim cut out of a photo.
 
     Attributes:
-        pixels: (h, w, 3) float32.
-        mask: (h, w) float32, 1 = the mark.
+        pixels: (h, w, 3) uint8; a mark may be as large as most of the photo, and float32 would be four times that.
+        mask: (h, w) uint8, 255 = the mark.
         middle: (x, y) of the mark's box in the photo.
     """
 
-    pixels: Field
-    mask: Field
+    pixels: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
     middle: tuple[float, float]
 
 
@@ -122,8 +122,8 @@ def _take(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> _Template:
     pad = max(2, round(RIM_SHARE * max(right - left, bottom - top)))
     rows = np.clip(np.arange(top - pad, bottom + pad), 0, image.shape[0] - 1)
     columns = np.clip(np.arange(left - pad, right + pad), 0, image.shape[1] - 1)
-    part = image[np.ix_(rows, columns)].astype(np.float32)
-    marked = np.pad(mask[top:bottom, left:right], pad).astype(np.float32)
+    part = image[np.ix_(rows, columns)]
+    marked = np.pad(mask[top:bottom, left:right].astype(np.uint8) * np.uint8(255), pad)
     return _Template(part, marked, ((left + right) / 2, (top + bottom) / 2))
 
 
@@ -179,8 +179,8 @@ def _turned(template: _Template, factor: float, scale: float, angle: float) -> t
     # Scaled down by area first: a warp alone would skip pixels.
     small_size = (max(1, round(width * total)), max(1, round(height * total)))
     how = cv2.INTER_AREA if total < 1 else cv2.INTER_LINEAR
-    pixels = cv2.resize(template.pixels, small_size, interpolation=how)
-    mask = cv2.resize(template.mask, small_size, interpolation=how)
+    pixels: Field = cv2.resize(template.pixels, small_size, interpolation=how).astype(np.float32)
+    mask: Field = cv2.resize(template.mask, small_size, interpolation=how).astype(np.float32) / 255
     turn = cv2.getRotationMatrix2D(((small_size[0] - 1) / 2, (small_size[1] - 1) / 2), angle, 1.0)
     turn[:, 2] += ((new_w - small_size[0]) / 2, (new_h - small_size[1]) / 2)
     pixels = cv2.warpAffine(pixels, turn, (new_w, new_h), borderMode=cv2.BORDER_REPLICATE)
@@ -275,7 +275,7 @@ def _lay(template: _Template, place: _Place, mask: NDArray[np.bool_]) -> Region:
     outline = corners.astype(np.float32)
     if left < right and top < bottom:
         move[:, 2] -= (left, top)
-        moved = cv2.warpAffine(template.mask, move, (right - left, bottom - top)) > 0.4
+        moved = cv2.warpAffine(template.mask, move, (right - left, bottom - top)) > 0.4 * 255
         slack = 2 * max(1, round(max(height, width) / FINE_PX / 2)) + 1
         grown = cv2.dilate(moved.view(np.uint8), np.ones((slack, slack), np.uint8)).view(np.bool_)
         mask[top:bottom, left:right] |= grown
