@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,3 +151,12 @@ def test_each_command_has_one_of_fftlamas_or_is_refused(arguments: list[str], wo
         assert done.returncode == 1 and "there are: start, run, download, list" in done.stderr
     else:
         assert json.loads(done.stdout) == words
+
+
+def test_a_copy_elsewhere_says_that_it_is_one(files: Path) -> None:
+    """It ended in a traceback about a module of fftlama's."""
+    shutil.copytree(SHIM, files / "shim")
+    variables = environment(PYTHONPATH=str(files / "shim"))
+    for words in (["-m", "iopaint", "list"], ["-c", "import iopaint.model_manager as m; m.ModelManager()"]):
+        done = subprocess.run([sys.executable, *words], cwd=files, env=variables, capture_output=True, text=True)
+        assert done.returncode == 1 and "is not fftlama's folder" in done.stderr

@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> int:
     script = CHECKOUT / ".venv" / "bin" / "fftlama"
     if script.is_file():
         os.execv(script, [str(script), *words])
+    if not (CHECKOUT / "cli" / "main.py").is_file():
+        sys.exit(f"iopaint: {CHECKOUT} is not fftlama's folder; this one is not copied from it but named where it lies")
     sys.path.insert(0, str(CHECKOUT))
     from cli.main import main as run
 

@@ -80,6 +80,11 @@ class ModelManager:
 
 def load_engine(name: str, device: str) -> Any:
     """Load fftlama's engine into this process; `name` is "lama" or one of `fftlama weights list`."""
+    if not (CHECKOUT / "inference.py").is_file():
+        raise RuntimeError(
+            f"{CHECKOUT} is not fftlama's folder. Name examples/iopaint_shim where it lies in PYTHONPATH instead of a "
+            f"copy, or give the address of a running server in {URL_VARIABLE}"
+        )
     if str(CHECKOUT) not in sys.path:
         sys.path.append(str(CHECKOUT))
     from inference import Inpainter
