@@ -245,6 +245,10 @@ class Person:
         )
         return int(self.page.evaluate(f"{count}.length"))
 
+    def wait_until_drawn(self) -> None:
+        """Wait for two frames: the second one shows all that was done before. On a busy machine one takes its time."""
+        self.page.evaluate("() => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))")
+
     @property
     def red_pixels(self) -> int:
         """How many pixels of the screen are marked as the hole."""

@@ -177,7 +177,7 @@ def test_every_control_has_a_name_ticks_are_seen_the_view_moves_and_the_drawn_ma
     for keys in ("0", "1", "++++++", "++++"):
         for key in keys:
             person.key(key)
-        person.page.wait_for_timeout(60)
+        person.wait_until_drawn()
         drawn, known = drawn_mask(person, width, height)
         assert (known & least).sum() > 300
         assert not (drawn & ~most & known).any(), keys

@@ -84,7 +84,7 @@ def test_strokes_that_wait_for_a_repair_go_with_undo_and_a_cancel_and_stay_with_
     person.paint((0.2, 0.2), (0.6, 0.2))
     person.repair()
     person.paint((0.2, 0.6), (0.4, 0.6))
-    person.page.wait_for_timeout(80)
+    person.wait_until_drawn()
     marked = person.red_pixels
     held = Held(person, "*/api/v1/repairs")
     person.press("repair")

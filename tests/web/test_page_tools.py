@@ -59,17 +59,17 @@ def test_outlines_are_what_was_red_and_end_by_escape_or_by_the_tool_that_began_t
     scale = person.photo_box()[2] / WIDTH
     for name, outline in OUTLINES.items():
         drag_at_once(person, outline)
-        person.page.wait_for_timeout(80)
+        person.wait_until_drawn()
         while_drawing = person.red_pixels
         person.page.mouse.up()
-        person.page.wait_for_timeout(80)
+        person.wait_until_drawn()
         released = person.red_pixels
         sent = rasterize(parse_strokes(person.strokes), (HEIGHT, WIDTH)).sum() * scale**2
         assert len(person.strokes) == 1
         assert released == pytest.approx(while_drawing, rel=0.02), name
         assert released == pytest.approx(sent, rel=0.02), name
         person.key("Control+z")
-        person.page.wait_for_timeout(80)
+        person.wait_until_drawn()
         assert person.strokes == [] and person.red_pixels == 0
     # Escape gives up a lasso, and resizing the window in mid-stroke adds no leg.
     person.page.mouse.move(*person.stage_point(0.2, 0.2))
@@ -78,7 +78,7 @@ def test_outlines_are_what_was_red_and_end_by_escape_or_by_the_tool_that_began_t
     person.page.mouse.move(*person.stage_point(0.5, 0.5), steps=4)
     person.key("Escape")
     person.page.mouse.up()
-    person.page.wait_for_timeout(80)
+    person.wait_until_drawn()
     assert person.strokes == [] and person.red_pixels == 0
     person.key("b")
     person.page.mouse.move(*person.stage_point(0.3, 0.3))
@@ -285,7 +285,7 @@ def test_tools_are_known_by_the_place_of_their_keys_and_seen_and_the_ring_has_th
     person.page.keyboard.down("Alt")
     person.page.mouse.wheel(0, -100)
     person.page.keyboard.up("Alt")
-    person.page.wait_for_timeout(50)
+    person.wait_until_drawn()
     assert ring_px(person) == pytest.approx(before * 1.2 * 1.1, abs=1)
     person.page.mouse.move(5, 5)
     assert ring_px(person) == 0
