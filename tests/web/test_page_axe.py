@@ -65,7 +65,9 @@ def states(person: Person) -> Iterator[str]:
     """Bring the page from one state into the next, and name each."""
     yield "empty"
     person.open(photo_file())
-    yield "photo open"
+    person.press("repair")
+    expect(person.page.locator('[data-part="status"][data-tone="warn"]')).to_be_visible()
+    yield "photo open, no mask to repair"
     person.paint((0.4, 0.4), (0.5, 0.5))
     yield "strokes"
     person.run_until_cancelled()
