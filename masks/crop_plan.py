@@ -347,15 +347,26 @@ def _split_thin(span: NDArray[np.int64], dilated: DilatedMask, fitter: _Fitter) 
 
 
 def _gather(spans: NDArray[np.int64], cell_px: int) -> NDArray[np.int64]:
-    """Unite spans whose holes are smaller than a grid cell with those whose centre lies in the same cell."""
-    small = (spans[:, 2] - spans[:, 0] <= cell_px) & (spans[:, 3] - spans[:, 1] <= cell_px)
-    cells = (spans[small, :2] + spans[small, 2:4]) // (2 * cell_px)
+    """Unite spans whose holes are smaller than a grid cell with those whose centre lies in the same cell.
+
+    Those that are larger both ways too: with centres so near, they touch. Of 12,000 specks that grew by 256 px the
+    merging was a minute and a gigabyte.
+    """
+    sides = spans[:, 2:4] - spans[:, :2]
+    small, large = (sides <= cell_px).all(axis=1), (sides > cell_px).all(axis=1)
+    alike = [_one_for_each_cell(spans[chosen], cell_px) for chosen in (small, large)]
+    return np.concatenate([*alike, spans[~small & ~large]])
+
+
+def _one_for_each_cell(spans: NDArray[np.int64], cell_px: int) -> NDArray[np.int64]:
+    if not len(spans):
+        return spans
+    cells = (spans[:, :2] + spans[:, 2:4]) // (2 * cell_px)
     _, group = np.unique(cells, axis=0, return_inverse=True)
     # Sorted by cell, so that each cell is one run, and split where the next run starts.
     order = np.argsort(group.reshape(-1), kind="stable")
     starts = np.flatnonzero(np.diff(group.reshape(-1)[order], prepend=-1))
-    gathered = [_bounds(cell)[None] for cell in np.split(spans[small][order], starts[1:]) if len(cell)]
-    return np.concatenate([*gathered, spans[~small]])
+    return np.concatenate([_bounds(cell)[None] for cell in np.split(spans[order], starts[1:])])
 
 
 def _unite(spans: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -260,6 +260,8 @@ def dilate_mask(
     size = (mask.shape[0], mask.shape[1])
     hole = mask[slices_of(bounds)]
     boxes, holes = (np.array([bounds]), [(bounds, hole)]) if is_sampled else connected_holes(hole, bounds)
+    if dilate_px is not None and _are_shared(boxes, bounds, dilate_px, size):
+        holes = [(bounds, hole)]
     rules_here = rules_for(size, rules)
     parts = tuple(_part(pixels, box, size, dilate_px, rules_here) for box, pixels in holes)
     values = [part.dilate_px for part in parts]
@@ -271,6 +273,16 @@ def dilate_mask(
         hole_boxes = np.clip(boxes + grow * OUTWARDS, 0, np.array([size[1], size[0]] * 2))
     feather_px = rules.feather_px if feather_px is None else int(feather_px)
     return DilatedMask(box, parts, feather_px, hole_boxes, is_sampled)
+
+
+def _are_shared(boxes: NDArray[np.int64], bounds: Box, dilate_px: int, image_size: tuple[int, int]) -> bool:
+    """Tell whether holes that all grow alike, each looked at by itself, are more pixels than all of them at once.
+
+    They come to the same. With 2400 specks that grew by 256 px, a repair was half a minute and gigabytes before it ran.
+    """
+    grown = np.clip(boxes + dilate_px * OUTWARDS, 0, np.array([image_size[1], image_size[0]] * 2))
+    height, width = box_size(expand_box(bounds, dilate_px, image_size))
+    return int(((grown[:, 2] - grown[:, 0]) * (grown[:, 3] - grown[:, 1])).sum()) > height * width
 
 
 def _part(

@@ -295,3 +295,20 @@ def test_the_first_look_at_a_large_hole_says_what_a_finer_one_does() -> None:
         dilated = dilate_mask(hole)
         assert dilated is not None
         assert dilated.depth_px((0, 0, 2400, 2000)) == pytest.approx(depth_px, rel=0.06)
+
+
+@pytest.mark.parametrize("dilate_px", [0, 3, 40])
+def test_holes_that_grow_into_each_other_are_dilated_at_once(dilate_px: int) -> None:
+    """Each of 2400 specks had a window of 512 x 512 px of its own, held together: gigabytes for one repair."""
+    mask = np.zeros((200, 240), np.bool_)
+    mask[10::30, 10::30] = True
+    dilated = dilate_mask(mask, dilate_px=dilate_px)
+    assert dilated is not None and len(dilated.hole_boxes) == np.count_nonzero(mask)
+    assert (len(dilated.parts) == 1) == (dilate_px == 40)
+    rows, columns = np.nonzero(mask)
+    y, x = np.indices(mask.shape)
+    nearest_px = np.min([np.hypot(y - row, x - column) for row, column in zip(rows, columns, strict=True)], axis=0)
+    missing, alpha = dilated.layers((0, 0, 240, 200))
+    np.testing.assert_array_equal(missing, nearest_px <= dilate_px)
+    expected = feather_alpha(nearest_px.astype(np.float32), dilate_px=dilate_px, feather_px=dilated.feather_px)
+    np.testing.assert_allclose(alpha, expected, atol=1e-6)
