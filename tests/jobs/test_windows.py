@@ -95,6 +95,21 @@ def test_a_window_is_planned_as_the_whole_photo_is(seed: int) -> None:
     assert planned(mask, window, ladder, fixed, dilate_px) == planned(mask, whole, ladder, fixed, dilate_px)
 
 
+def test_many_specks_are_planned_in_a_part_as_in_the_whole_photo() -> None:
+    """Beyond a number they are gathered by the cells of a grid, which lay elsewhere in a part: 13 crops, not 9."""
+    rng = np.random.default_rng(18)
+    height, width = (int(side) for side in rng.integers(1500, 3000, 2))
+    mask = np.zeros((height, width), np.bool_)
+    reach = int(rng.choice([200, 400]))
+    middle = rng.integers(reach, (height - reach, width - reach))
+    for _ in range(300):
+        top, left = np.clip(middle + rng.integers(-reach, reach, 2), 0, (height - 9, width - 9))
+        mask[top : top + rng.integers(1, 9), left : left + rng.integers(1, 9)] = True
+    window = window_of(mask, dilate_px=0, ladders=[(256,)])
+    whole = (0, 0, width, height)
+    assert window != whole and planned(mask, window, (256,), False, 0) == planned(mask, whole, (256,), False, 0)
+
+
 def test_a_context_pass_sees_as_much_around_a_dilated_hole() -> None:
     mask = np.zeros((2500, 6000), np.bool_)
     mask[1150:1350, 3000:3200] = True
