@@ -154,7 +154,12 @@ def test_specks_that_grow_into_each_other_are_not_merged_two_by_two(monkeypatch:
     mask[::20, ::20] = True
     compared: list[int] = []
     whole = _Fitter.cost_px
-    monkeypatch.setattr(_Fitter, "cost_px", lambda self, spans: (compared.append(spans.ndim), whole(self, spans))[1])
+
+    def noted(fitter: _Fitter, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        compared.append(spans.ndim)
+        return whole(fitter, spans)
+
+    monkeypatch.setattr(_Fitter, "cost_px", noted)
     crops = plan_crops(mask, buckets_px=(256, 512), fixed_buckets=False, dilate_px=150)
     assert len(compared) < np.count_nonzero(mask) / 3
     assert len(crops) == 1 and crops[0].missing.all()
