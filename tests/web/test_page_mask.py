@@ -282,6 +282,7 @@ def test_the_mask_grows_and_shrinks_by_exact_distances_is_inverted_and_comes_fro
         changing(person, lambda: person.key("Control+z"))
         assert (painted(person) == before).all()
     # Moving the slider only shows what would be.
+    person.wait_until_drawn()
     strokes, shown = person.strokes, person.red_pixels
     set_growth(person, 30, release=False)
     until(person, f"(shown) => ({RED_PIXELS})('.fft-overlay') > 1.3 * shown", shown)

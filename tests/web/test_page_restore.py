@@ -91,6 +91,7 @@ def test_strokes_that_wait_for_a_repair_go_with_undo_and_a_cancel_and_stay_with_
     person.key("u")
     person.paint((0.3, 0.2), (0.4, 0.2))
     held.wait()
+    person.wait_until_drawn()
     assert person.red_pixels > marked
     person.key("Escape")
     expect(status).to_have_text("Cancelled. What you painted is still there")
