@@ -416,7 +416,7 @@ def _read_avif(data: bytes, admit: Admission) -> Photo:
 def _opened_avif(data: bytes) -> AvifImagePlugin.AvifImageFile:
     try:
         return AvifImagePlugin.AvifImageFile(BytesIO(data))
-    except Exception:
+    except Exception:  # Pillow passes on whatever comes up as it packs EXIF: struct.error, TypeError, KeyError, ...
         if (bare := avif.without_exif(data)) == data:
             raise
         return AvifImagePlugin.AvifImageFile(BytesIO(bare))
