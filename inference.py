@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.device_turns import DeviceTurns
-from engine.devices import Placement, choose_placement, describe_card, few_threads, is_out_of_memory
+from engine.devices import Placement, choose_placement, describe_card, few_threads
 from engine.model_runner import DONE, SMALL_PX, ModelRunner
 from engine.profiles import Profile
 from engine.repair_steps import fill_plans, make_result, plan_repair
@@ -27,6 +27,7 @@ from engine.requests import RepairError, RepairRequest, RepairResult, Unavailabl
 from engine.stage_timer import OnStage, StageTimer
 from lama.catalogue import find_weights
 from lama.checkpoint import EMBEDDED_WEIGHTS, CheckpointError, load_generator
+from lama.device_errors import first_line, is_out_of_memory
 from lama.devices import on_card
 from lama.generator import Generator
 from lama.weight_difference import CRISP_WEIGHTS, apply_difference
@@ -126,8 +127,10 @@ class Inpainter:
                 raise
             where = str(chosen.device)
             if device != "auto":
-                raise RepairError(f"{where} has no room for the weights: {error}") from error
-            logger.warning("%s has no room for the weights, so the CPU computes, which is slower: %s", where, error)
+                raise RepairError(f"{where} has no room for the weights: {first_line(error)}") from error
+            logger.warning(
+                "%s has no room for the weights, so the CPU computes, which is slower: %s", where, first_line(error)
+            )
             on_cpu = "fp32" if precision == "fp32" else "auto"
             inpainter = cls.load(weights, device="cpu", precision=on_cpu, large_holes=large_holes)
             inpainter.profile_reason = f"{where} has no room for the weights. {inpainter.profile_reason}"

@@ -19,11 +19,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from engine.devices import cpu_supports_bf16, is_out_of_memory
+from engine.devices import cpu_supports_bf16
 from engine.model_runner import BATCH_SIZES, ModelRunner
 from engine.profiles import LOCAL_PROFILES_FILE, PROFILES_FOLDER, Card, Profile
 from engine.requests import RepairError
 from imaging.atomic_write import write_atomically
+from lama.device_errors import is_out_of_memory
 from lama.fast_generator import FastGenerator
 from lama.generator import Generator
 from tensor_ops.seam_correction import correct_seam

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from engine.devices import is_out_of_memory
+from lama.device_errors import is_out_of_memory
 from lama.devices import on_card
 
 logger = logging.getLogger(__name__)

@@ -15,20 +15,11 @@ import torch
 
 from engine.profiles import Card, Profile, ProfileError, choose_profile
 from engine.requests import UnavailableError
+from lama.device_errors import first_line, is_out_of_memory
 from lama.devices import cpu_supports_bf16
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 LOADING_THREADS = 4
-# CUDA, cuDNN, cuBLAS, then PyTorch's CPU allocator on Linux and macOS, and on Windows.
-ALLOCATION_FAILURES = (
-    "out of memory",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-)
-
-
 # CUDA and HIP, of a card that is older or newer than those the build was made for.
 NO_KERNELS = ("no kernel image is available", "invalid device function")
 OTHER_BUILD = (
@@ -121,8 +112,7 @@ def _obstacle_on(card: torch.device) -> str:
         capability = "" if found.capability is None else " ({}.{})".format(*found.capability)
         if any(words in str(error) for words in NO_KERNELS):
             return f"PyTorch {torch.__version__} has no kernels for {found.name}{capability}."
-        reason = str(error).splitlines()[0]
-        return f"PyTorch {torch.__version__} can't compute on {found.name}{capability}: {reason}."
+        return f"PyTorch {torch.__version__} can't compute on {found.name}{capability}: {first_line(error)}."
     return ""
 
 
@@ -222,16 +212,6 @@ def cpu_is_fast_in_bf16() -> bool:
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
     return bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that memory did not suffice, the device's or the CPU's.
-
-    Libraries report it in their own words. NumPy, and C++ code whose `new` fails, raise MemoryError.
-    """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in ALLOCATION_FAILURES)
 
 
 @contextlib.contextmanager

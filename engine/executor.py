@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.context_pass import transfer_low_frequencies
-from engine.devices import is_out_of_memory
 from engine.model_runner import ModelRunner
 from engine.stage_timer import StageTimer
+from lama.device_errors import is_out_of_memory
 from masks.crop_plan import Crop, shrink_crop
 from notices import Note
 from preprocess import DeviceCrop, build_input, composite, upload

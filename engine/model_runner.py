@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from engine.cuda_graphs import GraphedModel, Shape
-from engine.devices import DTYPES, is_out_of_memory
+from engine.devices import DTYPES
 from engine.profiles import Profile
+from lama.device_errors import first_line, is_out_of_memory, named_line
 from lama.devices import on_card
 from lama.fast_generator import FastGenerator
 from lama.generator import Generator
@@ -188,12 +189,14 @@ class ModelRunner:
         failure = ""
         try:
             yield from steps
-        except torch.OutOfMemoryError as error:
-            logger.warning("not every graph fits into memory, the rest is captured when needed: %s", error)
         except Exception as error:  # a compiler or driver of any kind
-            if self._fast is None or not self._fast.uses_triton:
+            if is_out_of_memory(error):
+                told = "not every graph fits into memory, the rest is captured when needed: %s"
+                logger.warning(told, first_line(error))
+            elif self._fast is None or not self._fast.uses_triton:
                 raise
-            failure = f"{type(error).__name__}: {error}"
+            else:
+                failure = named_line(error)
         if failure:
             logger.warning("the Triton kernels failed, so plain PyTorch runs, which is slower: %s", failure)
             self.release()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from lama.device_errors import is_out_of_memory, named_line
 from lama.devices import on_card
 from lama.fold_batchnorm import FoldedNetwork, fold_generator
 from lama.generator import INPUT_CHANNELS, Generator, check_input_shape
@@ -124,10 +125,10 @@ def _triton_backend(
                 torch.cuda.synchronize(device)
         if device.type == "cuda" and not bool(trial.isfinite().all()):
             return None, "the kernels gave no finite result in a trial"
-    except torch.cuda.OutOfMemoryError:
-        raise  # not the kernels' fault, and plain PyTorch needs more
     except Exception as error:  # a compiler or driver of any kind: slower is better than not at all
-        return None, f"the kernels failed in a trial: {type(error).__name__}: {error}"
+        if is_out_of_memory(error):
+            raise  # not the kernels' fault, and plain PyTorch needs more
+        return None, f"the kernels failed in a trial: {named_line(error)}"
     return backend, ""
 
 

@@ -8,6 +8,8 @@ import torch
 import triton
 from torch import Tensor
 
+from lama.device_errors import is_out_of_memory, named_line
+
 Form = TypeVar("Form")
 CAPABILITY = (9, 0)
 ROWS, COLUMNS, OUTPUTS, DEPTH = 32, 8, 64, 32  # as in hopper_steps, which not every Triton can import
@@ -55,14 +57,14 @@ def tried(what: str, build: Callable[[], tuple[Form, float]]) -> tuple[Form | No
         The form, or None and what keeps it from running: those other kernels do the same.
 
     Raises:
-        torch.OutOfMemoryError: the card is full.
+        RuntimeError: the card is full (`lama.device_errors.is_out_of_memory`).
     """
     try:
         form, difference = build()
-    except torch.cuda.OutOfMemoryError:
-        raise
     except Exception as error:  # a compiler or driver of any kind, or no cuda-bindings
-        return None, f"{what} failed in a trial: {type(error).__name__}: {error}"
+        if is_out_of_memory(error):
+            raise
+        return None, f"{what} failed in a trial: {named_line(error)}"
     if difference > LARGEST_TRIAL_DIFFERENCE:
         return None, f"{what} differed by {difference:.0e} in a trial"
     return form, ""

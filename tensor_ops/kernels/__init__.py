@@ -12,6 +12,7 @@ from types import ModuleType
 
 import torch
 
+from lama.device_errors import first_line, is_out_of_memory
 from lama.triton_start import prepare_triton
 
 logger = logging.getLogger(__name__)
@@ -62,10 +63,10 @@ def _tried(module: ModuleType, device: torch.device) -> ModuleType | None:
     try:
         with torch.cuda.device(device):  # Triton launches on the current card, not on the one its arguments lie on
             module.try_out(device)
-    except torch.OutOfMemoryError:
-        raise  # not the kernels' fault, and plain PyTorch needs more
     except Exception as error:  # a compiler or driver of any kind: slower is better than not at all
+        if is_out_of_memory(error):
+            raise  # not the kernels' fault, and plain PyTorch needs more
         what = "the kernels of %s do not run on %s, plain PyTorch does their work: %s"
-        logger.warning(what, module.__name__, device, error)
+        logger.warning(what, module.__name__, device, first_line(error))
         return None
     return module

@@ -8,12 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from engine import devices
-from engine.devices import choose_device, choose_placement, choose_precision, is_out_of_memory
+from engine.devices import choose_device, choose_placement, choose_precision
 from engine.profiles import Card, choose_profile
 from engine.requests import UnavailableError
 from inference import Inpainter
@@ -90,17 +89,6 @@ def test_profile_of_a_card_decides_its_precision() -> None:
     card = torch.device("cuda", 0)
     assert choose_precision("auto", replace(PROFILE, precision="fp16"), card) == "fp16"
     assert choose_precision("fp32", replace(PROFILE, precision="fp16"), card) == "fp32"
-
-
-def test_the_errors_of_real_allocators_mean_out_of_memory() -> None:
-    with pytest.raises(RuntimeError) as torch_error:
-        torch.empty(1 << 58, dtype=torch.uint8)
-    with pytest.raises(MemoryError) as numpy_error:
-        np.ones(1 << 58, np.uint8)
-    assert is_out_of_memory(torch_error.value) and is_out_of_memory(numpy_error.value)
-    on_windows = "alloc_cpu.cpp:117] data. DefaultCPUAllocator: not enough memory: you tried to allocate"
-    assert is_out_of_memory(RuntimeError(on_windows))
-    assert not is_out_of_memory(RuntimeError("illegal memory access"))
 
 
 class WithoutKernels:

@@ -213,6 +213,23 @@ def test_kernels_that_fail_at_a_later_size_give_way_to_plain_pytorch(
     assert "plain PyTorch" in str(runner.describe()["kernels"])
 
 
+def test_page_locked_memory_that_is_short_is_no_fault_of_the_kernels(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They went for good, since the driver says it in other words than PyTorch."""
+
+    def fail(*_: object) -> Iterator[None]:
+        raise RuntimeError("CUDA error: out of memory\nAdvice for programmers")
+        yield
+
+    assert runner._fast is not None
+    runner._fast.uses_triton = True
+    monkeypatch.setattr(ModelRunner, "_capture_common", fail)
+    assert list(runner.warming_up()) == [None]
+    assert "captured when needed: CUDA error: out of memory" in caplog.text and "Advice" not in caplog.text
+    assert runner.kernels == "auto"
+
+
 @pytest.mark.parametrize("photo_px", [512, 2048])
 @pytest.mark.parametrize("buckets_px", [(256, 512, 1024, 1280, 1536), DEFAULT_LADDER_PX])
 def test_the_hole_that_makes_a_card_ready_needs_the_common_size_only(
