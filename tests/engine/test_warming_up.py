@@ -5,17 +5,19 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
 import inference
+from engine import repair_steps, tones
 from engine.context_pass import plan_context
 from engine.cuda_graphs import Shape, _Captured
 from engine.device_turns import LOOK_S, DeviceTurns, is_preparing
@@ -255,6 +257,39 @@ def test_every_size_is_rehearsed_after_what_makes_a_card_ready() -> None:
     assert inpainter.repaired == [(512, common_hole_px(512))] + [(2048, common_hole_px(512))] * 3
     assert len(list(steps)) == len(inpainter.repaired) - 4
     assert [hole for _, hole in inpainter.repaired[4:9]] == [160, 320, 640, 960, 3072]
+
+
+def test_what_is_rehearsed_goes_the_way_of_a_large_photo_in_colours(
+    runner: ModelRunner, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A black photo, its bounds read in full, left code to be run first by the first repair that somebody waits for."""
+    told: list[object] = []
+
+    def listen(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            answer = function(*arguments)
+            told.append((name, answer))
+            return answer
+
+        return call
+
+    inpainter = Inpainter(runner, weights_name="", profile_reason="")
+    inpainter._samples_bounds = True
+    graphed = runner._graphed
+    assert graphed is not None
+    graphed.dropped = "replay differed"
+    monkeypatch.setattr(inference, "sample_bounds", listen("bounds", inference.sample_bounds))
+    monkeypatch.setattr(inference, "is_any_set", listen("beyond", inference.is_any_set))
+    monkeypatch.setattr(repair_steps, "find_line", listen("line", repair_steps.find_line))
+    monkeypatch.setattr(tones.ColourLine, "through", Mock(side_effect=AssertionError("through colours")))
+    monkeypatch.setattr(runner, "predict", lambda inputs: [torch.zeros(3, *one.shape[-2:]) for one in inputs])
+    side, hole_px = inference.LARGE_PHOTO_PX, common_hole_px(512)
+
+    inpainter._repair_dummy(side, hole_px)
+    first = (side - hole_px) // 2
+    assert told[0] == ("bounds", (first, first, first + hole_px, first + hole_px))
+    assert ("line", None) in told and told.count(("beyond", False)) == 2
+    assert runner.take_dropped() == "replay differed"
 
 
 @pytest.mark.parametrize("what", ["memory given back", "other weights"])
