@@ -6,8 +6,8 @@ one of them.
 """
 
 import atexit
-import contextlib
 import dataclasses
+import functools
 import gc
 import importlib.util
 import os
@@ -20,9 +20,9 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
-from _pytest.pathlib import import_path
 
 from tests.support import zygote
+from tests.support.forked_workers import ForkedWorkers, import_tests
 from tests.support.serving import RunningServer
 
 MARKS_BY_FIXTURE = {
@@ -116,11 +116,10 @@ def passwords_that_are_hashed_quickly() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection(session: pytest.Session) -> Iterator[None]:
+def pytest_collection() -> Iterator[None]:
     """Collect without looking for garbage, and leave what was collected out of all later looks."""
     gc.disable()
     try:
-        _import_from_another_file_on(session.config)
         return (yield)
     finally:
         gc.enable()
@@ -128,30 +127,25 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
         atexit.register(gc.unfreeze)  # or libraries that look whether all of theirs is gone find what is not
 
 
-def _import_from_another_file_on(config: pytest.Config) -> None:
-    """Import all tests in this worker, which begins with another file than the other workers.
-
-    Where no bytecode is there yet, rewriting the assertions of all tests takes a process six seconds. In the same order
-    each worker would do it all; so each does its share, and finds the bytecode of the others'.
-    """
-    if not hasattr(config, "workerinput") or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
-        return
-    number, count = int(config.workerinput["workerid"].removeprefix("gw")), config.workerinput["workercount"]
-    files = sorted(Path(__file__).parent.rglob("test_*.py"))
-    first = len(files) * number // count
-    for file in files[first:] + files[:first]:
-        with contextlib.suppress(Exception):  # said when it is collected
-            import_path(file, mode="importlib", root=config.rootpath, consider_namespace_packages=False)
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    """Have the workers of this process, if it is going to have some, share what forks servers.
-
-    A worker ends without taking its libraries apart, which takes Python two seconds; its exit status says nothing.
-    """
+    """Let a worker end without taking its libraries apart, which takes two seconds; its exit status says nothing."""
     if hasattr(config, "workerinput"):
         atexit.register(os._exit, 0)  # what is registered later is done before
-    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput") and zygote.CAN_FORK:
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """Have the workers share what forks servers, and be forked themselves by a process that has imported all tests.
+
+    Where some files alone are asked for, each worker imports those.
+    """
+    if zygote.CAN_FORK:
+        if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+            files = sorted(Path(__file__).parent.rglob("test_*.py"))
+            workers = ForkedWorkers(functools.partial(import_tests, files, config.rootpath))
+            config.add_cleanup(workers.close)
+            for spec in specs:
+                spec.python = workers.command
         zygote.share()
 
 
