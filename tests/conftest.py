@@ -107,6 +107,38 @@ def interpreter_that_patches_once() -> None:
     interpreter._patch_lang = patch_once
 
 
+@pytest.fixture(scope="session", autouse=INTERPRETED)
+def interpreter_that_knows_its_types() -> None:
+    """Leave out what takes another quarter: the shape of each result is checked, named and wrapped anew.
+
+    It happens for every operation of every program, on the few shapes that a kernel has.
+    """
+    from triton.language import core
+    from triton.runtime import interpreter
+
+    make_block, make_tensor = core.block_type.__init__, core.tensor.__init__
+    blocks: dict[object, dict[str, object]] = {}
+    tensors: dict[object, dict[str, object]] = {}
+
+    def make_block_once(self: Any, element_ty: Any, shape: Any) -> None:
+        key = (id(element_ty), *(size.value if isinstance(size, core.constexpr) else size for size in shape))
+        if key not in blocks:
+            make_block(self, element_ty, shape)
+            blocks[key] = dict(vars(self))  # with element_ty, so that no other one gets its id
+        vars(self).update(blocks[key])
+
+    def make_tensor_once(self: Any, handle: Any, type: Any) -> None:
+        key = tuple(type.shape) if type.is_block() else ()
+        if key not in tensors:
+            make_tensor(self, handle, type)
+            tensors[key] = {"shape": self.shape, "numel": self.numel}
+        vars(self).update(tensors[key], handle=handle, type=type, dtype=type.scalar)
+
+    core.block_type.__init__, core.tensor.__init__ = make_block_once, make_tensor_once
+    pointers_type, scalars_type = interpreter._get_np_dtype, functools.cache(interpreter._get_np_dtype)
+    interpreter._get_np_dtype = lambda type: (pointers_type if type.scalar.is_ptr() else scalars_type)(type.scalar)
+
+
 @pytest.fixture(scope="session", autouse=importlib.util.find_spec("argon2") is not None and not INTERPRETED)
 def passwords_that_are_hashed_quickly() -> None:
     """Leave out what makes passwords hard to guess: a fifth of a second for each."""
