@@ -110,7 +110,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[b
     assert all(process.poll() is not None for process in made), "a process was left"
 
 
-def test_processes_write_the_same_files_as_threads(folder: Path, started: list[Any]) -> None:
+def test_processes_write_the_same_files_as_threads_and_send_what_a_repair_needs_and_no_more(
+    folder: Path, started: list[Any]
+) -> None:
     here, beside = Card(), Card()
     expected = repair(folder, here, 1, "here")
     assert not started
@@ -125,16 +127,11 @@ def test_processes_write_the_same_files_as_threads(folder: Path, started: list[A
     assert (folder / "out" / "e.webp").read_bytes() == untouched.read_bytes(), "an empty mask changes nothing"
     deep = open_photo((folder / "out" / "c.png").read_bytes())
     assert deep.image.dtype == np.uint16
-
-
-def test_what_a_repair_needs_travels_and_no_more(folder: Path) -> None:
-    card = Card()
-    repair(folder, card, 2)
-    asked = {request.image.dtype.name: request for request in card.asked if request.mask.any()}
+    asked = {request.image.dtype.name: request for request in beside.asked if request.mask.any()}
     assert max(asked["uint8"].image.shape) <= 900 < WIDTH, "the part of the photo that this engine's crops can reach"
     assert asked["uint16"].levels is not None, "what only the whole photo tells"
-    assert {request.dilate_px for request in card.asked} == {3}
-    assert sum(request.transparent is not None for request in card.asked) == 1
+    assert {request.dilate_px for request in beside.asked} == {3}
+    assert sum(request.transparent is not None for request in beside.asked) == 1
 
 
 def test_an_engine_that_fails_fails_one_photo_with_its_sentence(folder: Path) -> None:
@@ -162,7 +159,7 @@ def test_a_process_that_is_killed_fails_its_photo_alone(folder: Path, started: l
     assert all("the process that read or wrote it ended" in outcome.error for outcome in failed)
     assert all(outcome.state in ("repaired", "unchanged") for outcome in outcomes if outcome not in failed)
     assert len(started) > 2, "another took its place"
-    again = repair(folder, Card(), 2)
+    again = repair(folder, Card(), 1)
     assert {outcome.state for outcome in again} == {"repaired", "unchanged"}
 
 
