@@ -23,6 +23,8 @@ from tests.support.serving import clean_environment, free_port
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = {"tests", "training", "bench", "docs", "examples"}
 LIMIT_S = 300
+# The included weights, which an upgrade takes along and sums up several times; the folder's own are those that repair.
+INCLUDED, LARGE = Path("weights/lama-compact.safetensors"), ("*.pt", "*.ckpt", "*.safetensors", "*.difference")
 
 
 @pytest.fixture
@@ -35,7 +37,8 @@ def program(tmp_path: Path) -> Path:
         if path.is_file() and not path.name.startswith((".", "fftlama.")):
             shutil.copy2(path, root / path.name)
         elif is_room or path.name in ("scripts", "weights"):
-            shutil.copytree(path, root / path.name, ignore=shutil.ignore_patterns("__pycache__", "*.pt", "*.ckpt"))
+            shutil.copytree(path, root / path.name, ignore=shutil.ignore_patterns("__pycache__", *LARGE))
+    (root / INCLUDED).write_bytes(b"in their place")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / ".venv"], check=True)
     (packages,) = (root / ".venv" / "lib").glob("python3*/site-packages")
     (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -73,6 +76,7 @@ def test_upgraded_folder_repairs_on_a_worker_and_goes_back(
 
     said = upgrade(program, folder, "--celery", REDIS_URL=redis_server.url)
     worker_command = [str(folder / "fftlama" / ".venv" / "bin" / "fftlama"), "worker", "--redis", redis_server.url]
+    assert (folder / "fftlama" / INCLUDED).read_bytes() == (program / INCLUDED).read_bytes()
     told = next(line.partition(": ")[2] for line in said.splitlines() if line.startswith("Start a worker"))
     assert shlex.split(told) == worker_command, "it says how a worker is started, in words that a shell takes"
     worker: subprocess.Popen[bytes] | None = None

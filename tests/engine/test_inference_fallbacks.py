@@ -292,7 +292,9 @@ def test_graphs_that_the_profile_distrusts_are_written_to_be_verified(
 
 
 @pytest.mark.slow
-def test_a_card_without_room_for_the_weights_leaves_the_work_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_without_room_for_the_weights_leaves_the_work_to_the_cpu(
+    weights: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     restore, tries = ModelRunner.restore, []
 
     def full_once(self: ModelRunner) -> None:
@@ -302,12 +304,13 @@ def test_a_card_without_room_for_the_weights_leaves_the_work_to_the_cpu(monkeypa
         restore(self)
 
     monkeypatch.setattr(ModelRunner, "restore", full_once)
-    inpainter = Inpainter.load(None)
+    inpainter = Inpainter.load(weights[0])
     assert inpainter.repair(IMAGE, MASK).patches
     assert inpainter.device == "cpu" and "no room for the weights" in inpainter.profile_reason
+    assert inpainter.weights_name == "first"
     tries.clear()
     with pytest.raises(RepairError, match="no room for the weights"):
-        Inpainter.load(None, device="cpu")
+        Inpainter.load(weights[0], device="cpu")
 
 
 def test_kernels_that_fail_at_a_size_give_way_to_plain_pytorch(

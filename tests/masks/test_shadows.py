@@ -1,5 +1,6 @@
 """Shadows and glows of lettering: found where they were drawn, to the side they were drawn, and nowhere else."""
 
+import functools
 from collections.abc import Mapping
 
 import cv2
@@ -21,6 +22,12 @@ NAMES = ["right", "down right", "down", "down left", "left", "up left", "up", "u
 
 def scene(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
     """Something like a photo, float32: structure at every scale up to a fifth of it, and grain."""
+    return drawn(seed, size).copy()
+
+
+@functools.cache
+def drawn(seed: int, size: tuple[int, int]) -> np.ndarray:
+    """A scene, which most tests here ask for again."""
     rng = np.random.default_rng(seed)
     picture = np.full((*size, 3), 150, np.float32)
     for blur_px in (2, 8, 40):
