@@ -8,7 +8,6 @@ assertions as that one does.
 """
 
 import atexit
-import contextlib
 import functools
 import gc
 import json
@@ -20,6 +19,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -50,8 +50,13 @@ def import_tests(files: Sequence[Path], root: Path) -> None:
 class ForkedWorkers:
     """The process that forks, as seen by the one that runs pytest."""
 
-    def __init__(self, import_all: Callable[[], None]) -> None:
-        """Fork it; it imports, then forks a worker for each script that asks."""
+    def __init__(self, import_all: Callable[[], None], *, patience_s: float = 10.0) -> None:
+        """Fork it; it imports, then forks a worker for each script that asks.
+
+        Args:
+            import_all: done once, before the first worker is forked.
+            patience_s: how long workers may take to end when all is over; then they are killed.
+        """
         folder = tempfile.mkdtemp(prefix="workers-")  # for this user alone
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         address = f"{folder}/socket"
@@ -64,10 +69,10 @@ class ForkedWorkers:
             self._pid = os.fork()
             if not self._pid:
                 self._owner.close()
-                _be(functools.partial(_fork_workers, import_all, theirs, listener))
+                _be(functools.partial(_fork_workers, import_all, theirs, listener, patience_s))
 
     def close(self) -> None:
-        """Wait until all workers have ended, and end it."""
+        """Wait until all workers have ended, and it too."""
         self._owner.close()
         os.waitpid(self._pid, 0)
 
@@ -84,20 +89,27 @@ def _be(what: Callable[[], None]) -> NoReturn:
         os._exit(1)
 
 
-def _fork_workers(import_all: Callable[[], None], owner: socket.socket, listener: socket.socket) -> None:
+def _fork_workers(
+    import_all: Callable[[], None], owner: socket.socket, listener: socket.socket, patience_s: float
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who presses Ctrl+C means the tests
     import_all()
+    workers = []
     while owner not in select.select([owner, listener], [], [])[0]:
         connection, _ = listener.accept()
-        if not os.fork():
+        workers.append(os.fork())
+        if not workers[-1]:
             owner.close()
             listener.close()
             _be(functools.partial(_work, connection))
         connection.close()
     listener.close()
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            os.wait()  # or nobody knows how much time they took
+    until_s = time.monotonic() + patience_s
+    for pid in workers:  # waited for, or nobody knows how much time they took
+        while not os.waitpid(pid, os.WNOHANG)[0]:
+            if time.monotonic() > until_s:  # xdist has given it up, and could end only the script
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
 
 
 def _work(connection: socket.socket) -> None:
@@ -118,6 +130,7 @@ def _work(connection: socket.socket) -> None:
 
 def main(address: str) -> int:
     """Ask for a worker and last as long as it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the worker gets too
     environment = json.dumps(dict(os.environ)).encode()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
