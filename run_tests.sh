@@ -136,7 +136,7 @@ if [ -z "$QUICK" ]; then
 fi
 # Each process computes on one thread, because two that compute on all cores only slow each other down.
 export OMP_NUM_THREADS=1
-# Else each of the hundred processes that are started would compile this program again, and each worker all tests.
+# Else each of the hundred processes that are started would compile this program again, and each run all tests.
 unset PYTHONDONTWRITEBYTECODE
 PYTEST=("$PYTHON" -m pytest -q --durations=5)
 PATH=$VENV/bin:$PATH install_node_modules || true # the tests need it too; what failed is said by the check
