@@ -2,8 +2,9 @@
 
 Gradio draws a page from its configuration when 300 kB of its scripts have come and run. The canvas does not wait for
 that: its markup, in the reader's language, its style and its scripts stand in the document, and Gradio's own script is
-begun when they run. Then Gradio makes the place for the canvas, and the canvas moves there (`page.MaskCanvas`). Knows
-Gradio 6.31's document; where another has no such script, all of it begins at once.
+begun when nobody has touched the page for some seconds. Then Gradio makes the place for the canvas, and the canvas
+moves there (`page.MaskCanvas`); nothing is seen of it. Knows Gradio 6.31's document; where another has no such script,
+all of it begins at once.
 """
 
 from __future__ import annotations
@@ -28,14 +29,19 @@ GRADIO_SCRIPT = re.compile(r'<script type="module" crossorigin src="([^"]+)"></s
 HEAD_END, BODY_END = "</head>", "</body>"
 CANVAS = '<div class="fft"'
 SAYS = re.compile(r'(data-say="([^"]+)"[^>]*>)(?=</)')
-GRADIO_AFTER_MS = 4000  # at the latest, after the canvas has begun
-# Gradio's loader asks for frame after frame for ever when it is gone (StatusTracker, 6.31), so that a page that nobody
-# touches takes 8 % of a core. It keeps what asks, so it gets this in its place: when the canvas has moved in, the next
-# step that reads the clock, as no other does, is dropped and was its last.
+# So long nobody may have touched the page: line and cores are those of a photo that comes back or is worked on.
+GRADIO_AFTER_MS = 4000
+TOUCHES = ["pointerdown", "pointermove", "wheel", "keydown", "drop"]
+# What turns in Gradio's loader asks for frames when it is gone: a timer for ever (StatusTracker, 6.31), so that a page
+# that nobody touches takes 8 % of a core, and springs for four seconds. Each keeps what asks, so each gets this in its
+# place: when the canvas has moved in, its next step, known by what no other has in it, is dropped and was its last.
 END_LOADER = """const ask = window.requestAnimationFrame;
+const turning = [/performance\\.now\\(\\)/, /\\.tasks\\.forEach\\(/];
 window.requestAnimationFrame = (step) => {
-  if (document.querySelector("body > .fft") || !String(step).includes("performance.now()")) return ask(step);
-  window.requestAnimationFrame = ask;
+  const which = document.querySelector("body > .fft") ? -1 : turning.findIndex((one) => one.test(String(step)));
+  if (which < 0) return ask(step);
+  turning.splice(which, 1);
+  if (!turning.length) window.requestAnimationFrame = ask;
   return 0;
 };
 """
@@ -112,7 +118,7 @@ def spoken_canvas(words: dict[str, str]) -> str:
 
 
 def start_script(entry: str, gradio: str | None) -> str:
-    """Return the module that runs the canvas and then has Gradio begin.
+    """Return the module that runs the canvas and, when nobody touches it for some seconds, has Gradio begin.
 
     Args:
         entry: address of our first script, relative to the page.
@@ -135,9 +141,15 @@ def start_script(entry: str, gradio: str | None) -> str:
         begin = f'import("{gradio}").catch(console.error)'
         lines[0] = END_LOADER + lines[0]
         lines += [
-            "  .finally(() => (window.requestIdleCallback || setTimeout)(",
-            f"    () => {begin}, {{ timeout: {GRADIO_AFTER_MS} }},",
-            "  ))",
+            "  .finally(() => {",
+            "    const waiting = new AbortController();",
+            "    let timer = 0;",
+            f"    const begin = () => (waiting.abort(), {begin});",
+            f"    const wait = () => (clearTimeout(timer), (timer = setTimeout(begin, {GRADIO_AFTER_MS})));",
+            f"    for (const touch of {json.dumps(TOUCHES)})",
+            "      addEventListener(touch, wait, { capture: true, passive: true, signal: waiting.signal });",
+            "    wait();",
+            "  })",
         ]
     return "\n".join(lines) + ";"
 

@@ -63,6 +63,12 @@ SETTLED_WORLD = """async () => {
   const box = document.querySelector('.fft-world').getBoundingClientRect();
   return [box.left, box.top, box.width, box.height];
 }"""
+# The document has Gradio's first script asked for when nobody touches the page for some seconds; it runs once only.
+BEGIN_GRADIO = r"""() => {
+  const own = [...document.scripts].map((script) => script.textContent).join();
+  const [, address] = own.match(/import\("([^"]+)"\)\.catch/);
+  import(new URL(address, document.baseURI).href).catch(() => {});
+}"""
 PATIENCE_MS = 20_000
 DATA = Path(__file__).parents[1] / "data"
 VIEWPORT: ViewportSize = {"width": 1200, "height": 800}
@@ -154,6 +160,15 @@ class Person:
         """Load the page and wait until the canvas runs."""
         self.page.goto(self.url)
         self.page.locator('[data-part="status"]:not([hidden])').wait_for()
+
+    def begin_gradio(self) -> None:
+        """Have Gradio's scripts asked for at once, not when nobody has touched the page for some seconds."""
+        self.page.evaluate(BEGIN_GRADIO)
+
+    def have_gradio(self) -> None:
+        """Have Gradio come at once and wait until the canvas lies in its page, with its style."""
+        self.begin_gradio()
+        self.page.locator("#fftlama .fft").wait_for()
 
     def slow_down(self, hundredths_s: int, **options: Any) -> None:
         """Ask the fake engine to take its time with this person's repairs."""

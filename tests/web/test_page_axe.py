@@ -110,6 +110,7 @@ def test_no_state_of_the_page_has_a_grave_finding(
     """Each is looked at when its language or its theme has just been changed."""
     language, theme = LOOKS[first - 1].split()
     person = visit(server.url, locale="en-US", color_scheme=theme, reduced_motion="reduce", **screen)
+    person.have_gradio()  # what it has beside the canvas is looked at too
     if language != "en":
         person.press("language")
     looks = []

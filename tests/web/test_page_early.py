@@ -1,12 +1,16 @@
 """The page before its scripts have come, and before Gradio's have: it is there, and nothing done on it is lost."""
 
 import base64
+from io import BytesIO
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from playwright.sync_api import Browser, expect
 
-from tests.support.page_driver import STATUS, Held, Person, open_browser, photo_file
+from tests.support.page_driver import RED_PIXELS, STATUS, Held, Person, cut, open_browser, photo_file
 from tests.support.serving import RunningServer
+from web.page_document import GRADIO_AFTER_MS
 
 HAND_OVER = """([type, data, name]) => {
   const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
@@ -17,6 +21,11 @@ HAND_OVER = """([type, data, name]) => {
   document.body.dispatchEvent(event);
   return event.defaultPrevented;
 }"""
+
+
+# When Gradio's first script was asked for, by the page's clock.
+BEGUN = r"""() => Math.min(...performance.getEntriesByType('resource')
+  .filter(({ name }) => /\/assets\/.*js$/.test(name)).map(({ startTime }) => startTime))"""
 
 
 def without_scripts(person: Person) -> Held:
@@ -95,6 +104,7 @@ def test_a_file_dropped_or_pasted_before_the_scripts_have_come_is_opened(person:
 def test_the_canvas_works_before_gradio_has_begun_moves_in_in_mid_stroke_and_needs_none(person: Person) -> None:
     held = Held(person, "*/assets/index-*.js")
     person.visit()
+    person.begin_gradio()
     held.wait()
     person.open(photo_file())
     person.paint((0.3, 0.3), (0.4, 0.3))
@@ -113,27 +123,54 @@ def test_the_canvas_works_before_gradio_has_begun_moves_in_in_mid_stroke_and_nee
     assert person.shown_patches == 1
     expect(person.page.locator(STATUS)).to_be_visible()
     # A Gradio that does not come takes nothing away.
-    person.stops.add("*/assets/index-*.js", lambda stopped: stopped.abort())
+    broken = cut(person, "*/assets/index-*.js", times=1)
     person.visit()
+    person.begin_gradio()
     person.page.locator(".fft-patch").wait_for()
     person.paint((0.3, 0.3), (0.4, 0.3))
     person.repair()
-    assert person.shown_patches == 2
+    assert person.shown_patches == 2 and len(broken) == 1
 
 
-def test_a_page_that_nobody_touches_asks_for_no_frames(browser: Browser, server: RunningServer) -> None:
-    """Gradio's loader asked for one after another for ever when it was gone: 8 % of a core in every open page."""
+def shown(person: Person) -> np.ndarray:
+    """Return what is on the screen: (H, W, 3)."""
+    with Image.open(BytesIO(person.page.screenshot(animations="disabled"))) as picture:
+        return np.asarray(picture.convert("RGB"), int)
+
+
+def test_gradio_comes_later_by_itself_changes_no_pixel_and_asks_for_no_frames_then(
+    browser: Browser, server: RunningServer
+) -> None:
+    """It took a third of what load, photo and repair cost, and its loader asked for frames when it was gone.
+
+    A part of that for four seconds, another for ever: 8 % of a core in every open page.
+    """
     context = open_browser(browser)
     context.add_init_script(
         "window.asked = 0; const ask = window.requestAnimationFrame;"
         "window.requestAnimationFrame = (step) => { window.asked += 1; return ask(step); };"
+        "addEventListener('pointermove', () => (window.touchedMs = performance.now()), { capture: true });"
     )
     person = Person(context, server.url)
+    held = Held(person, "*/assets/index-*.js")
+    person.visit()
+    person.open(photo_file())
+    person.paint((0.3, 0.3), (0.6, 0.6))
+    person.page.mouse.move(5, 5)
+    person.page.wait_for_function(f"() => ({RED_PIXELS})('.fft-line') > 100")  # what is drawn last
+    person.wait_until_drawn()
+    before = shown(person)
+    held.wait()
+    held.let_go()
     person.page.locator("#fftlama .fft").wait_for()
-    counts = [-1, 0]
-    while counts[-1] != counts[-2] and len(counts) < 40:  # what turned in the loader comes to rest first
+    counts = [-1, person.page.evaluate("window.asked")]
+    while counts[-1] != counts[-2] and len(counts) < 40:
         person.page.wait_for_timeout(500)
         counts.append(person.page.evaluate("window.asked"))
     assert counts[-1] == counts[-2] > 0, counts
+    assert counts[-1] - counts[1] < 100, counts  # its springs ask for 220
+    assert np.array_equal(shown(person), before)
+    untouched_ms = person.page.evaluate(BEGUN) - person.page.evaluate("window.touchedMs")
+    assert untouched_ms > 0.99 * GRADIO_AFTER_MS  # never less, but for how coarse the clock is
     person.close()
     context.close()

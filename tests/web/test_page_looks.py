@@ -102,7 +102,7 @@ def test_the_language_is_the_browsers_and_can_be_switched(visit: Visit, server: 
     expect(repair).to_have_text("🚀 Repair")
     person.visit()
     expect(repair).to_have_text("🚀 Repair")
-    person.page.locator("#fftlama .fft").wait_for()  # Gradio has written the browser's language by then
+    person.have_gradio()  # it has written the browser's language by then
     expect(person.page.locator("html")).to_have_attribute("lang", "en")
     person.page.goto(f"{server.url}/status")
     expect(person.page.locator("html")).to_have_attribute("lang", "en")
@@ -133,7 +133,7 @@ def test_every_control_has_a_name_ticks_are_seen_the_view_moves_and_the_drawn_ma
     )
     # A tick and the focus on its box can be seen.
     # Once Gradio's style had come, a box that was ticked was white on white, without a border.
-    person.page.locator("#fftlama .fft").wait_for()
+    person.have_gradio()
     box = person.page.locator('[data-part="instant"]')
     box.check()
     expect(box).to_have_css("appearance", "auto")
@@ -189,6 +189,7 @@ def test_nothing_overlaps_or_is_cut_off_in_either_language_and_a_finger_paints(
     visit: Visit, server: RunningServer, options: dict
 ) -> None:
     person = visit(server.url, **options)
+    person.have_gradio()  # with its style
     check_layouts(person, "empty")
     person.open(photo_file())
     if options is PHONE:

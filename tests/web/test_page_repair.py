@@ -20,6 +20,7 @@ BODY_LIMIT_BYTES = 2000
 
 def test_the_way_from_a_photo_to_its_rounds_by_mouse_and_by_keyboard_asks_this_server_alone(person: Person) -> None:
     person.visit()  # those of the first visit are not noted
+    person.have_gradio()
     person.open(photo_file(640, 480))
     # The patch is shown in its place.
     photo = make_photo(640, 480)

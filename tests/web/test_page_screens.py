@@ -42,6 +42,7 @@ def test_paint_lies_under_the_pointer_nothing_is_cut_off_and_a_finger_hits_every
 ) -> None:
     """At 4K the stage was enlarged with the page, so that photo and mask lay somewhere else and were cut off."""
     person = visit(server.url, **SCREENS[screen])
+    person.have_gradio()  # with its style
     small: list[str] = []
 
     def note_targets(state: str) -> None:
@@ -115,6 +116,7 @@ def test_the_welcome_can_be_read_and_scrolled_in_small_windows_and_no_tool_in_ha
 ) -> None:
     """It was cut off at the top, where nothing can be scrolled to, and the link in it had no height."""
     person = visit(server.url, **(TOUCH if is_touch else {}))
+    person.have_gradio()
     for width, height in ((320, 460), (375, 553), (360, 560), (320, 256)):
         person.page.set_viewport_size({"width": width, "height": height})
         assert person.page.evaluate(WELCOME) == [], (width, height)

@@ -74,6 +74,7 @@ def test_a_person_comes_in_and_repairs(proxy: ReverseProxy, browser: Browser) ->
     page.on("request", lambda r: None if r.url.startswith(("data:", "blob:")) else asked.append(r.url))
     page.on("response", lambda r: wrong.append(f"{r.status} {r.url}") if r.status >= 400 else None)
     person = Person(context, proxy.origin + ROOT_PATH, page)
+    person.have_gradio()
     person.open(photo_file())
     person.paint((0.4, 0.4), (0.6, 0.6))
     with person.page.expect_request("**/api/v1/jobs/**"):
