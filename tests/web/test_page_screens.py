@@ -1,4 +1,7 @@
-"""The page on screens from a phone's to 4K: what is painted lies under the pointer, and fingers find everything."""
+"""The page on screens from a phone's to 4K: what is painted lies under the pointer, and fingers find everything.
+
+Gradio has not come yet; that it changes no pixel on such screens is tried in test_page_early.py.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +45,6 @@ def test_paint_lies_under_the_pointer_nothing_is_cut_off_and_a_finger_hits_every
 ) -> None:
     """At 4K the stage was enlarged with the page, so that photo and mask lay somewhere else and were cut off."""
     person = visit(server.url, **SCREENS[screen])
-    person.have_gradio()  # with its style
     small: list[str] = []
 
     def note_targets(state: str) -> None:
@@ -116,7 +118,6 @@ def test_the_welcome_can_be_read_and_scrolled_in_small_windows_and_no_tool_in_ha
 ) -> None:
     """It was cut off at the top, where nothing can be scrolled to, and the link in it had no height."""
     person = visit(server.url, **(TOUCH if is_touch else {}))
-    person.have_gradio()
     for width, height in ((320, 460), (375, 553), (360, 560), (320, 256)):
         person.page.set_viewport_size({"width": width, "height": height})
         assert person.page.evaluate(WELCOME) == [], (width, height)
