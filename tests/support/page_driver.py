@@ -69,6 +69,11 @@ BEGIN_GRADIO = r"""() => {
   const [, address] = own.match(/import\("([^"]+)"\)\.catch/);
   import(new URL(address, document.baseURI).href).catch(() => {});
 }"""
+NOTE_STATUS = """() => {
+  const status = document.querySelector('[data-part="status"]');
+  window.seen = [];
+  new MutationObserver(() => window.seen.push(status.textContent)).observe(status, { childList: true });
+}"""  # all that the status line says from now on
 PATIENCE_MS = 20_000
 DATA = Path(__file__).parents[1] / "data"
 VIEWPORT: ViewportSize = {"width": 1200, "height": 800}
@@ -349,7 +354,7 @@ class Held:
 
     def wait(self) -> None:
         """Wait until one of them has been made."""
-        for _ in range(200):
+        for _ in range(PATIENCE_MS // 50):
             if self.requests:
                 return
             self.page.wait_for_timeout(50)

@@ -13,7 +13,7 @@ def test_cuts_and_a_server_in_trouble_during_repairs_and_reloads_lose_no_patch_s
     # A patch whose transfer is cut appears all the same.
     person.open(photo_file())
     for number, times in enumerate((1, 3), start=1):
-        person.slow_down(30)  # one that takes a moment comes with its patch
+        person.slow_down(60)  # one that takes a moment comes with its patch
         cut_off = cut(person, "*/patch", times)
         person.paint((0.4, 0.3 * number), (0.5, 0.3 * number))
         person.repair()

@@ -111,7 +111,7 @@ def test_progress_is_told_the_patch_comes_first_and_strokes_painted_during_a_rep
     known = {f"fast {size}": 20_000 for size in range(14)}
     person.page.evaluate("known => localStorage.setItem('fftlama.pace', JSON.stringify(known))", known)
     person.visit()
-    person.slow_down(150)
+    person.slow_down(300)  # all of it is looked at meanwhile
     person.press("repair")
     expect(person.page.locator('[data-part="estimate"]')).to_have_text(re.compile(r"about \d+ s left"))
     bar = person.page.locator('[data-part="progress"]')

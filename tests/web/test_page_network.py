@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from playwright.sync_api import expect
 
-from tests.support.page_driver import DONE, Person, photo_file
+from tests.support.page_driver import DONE, NOTE_STATUS, Person, photo_file
 from tests.support.serving import RunningServer, ask_repair, upload
 
 Visit = Callable[..., Person]
@@ -40,7 +40,7 @@ def test_lost_answers_cuts_and_failed_repairs_cost_nothing(person: Person) -> No
         "error": {"error": "timed_out", "message": "?", "params": {}},
     }
     status = person.page.locator('[data-part="status"]')
-    person.slow_down(30)
+    person.slow_down(60)  # else the answer to the click may be the result
     person.stops.add("*/api/v1/jobs/*", lambda stopped: stopped.fulfill(failed))
     person.press("repair")
     expect(status).to_contain_text("took too long")
@@ -56,7 +56,7 @@ def test_lost_answers_cuts_and_failed_repairs_cost_nothing(person: Person) -> No
     person.repair()
     # A cut of five seconds in mid-job.
     person.requests.clear()
-    person.slow_down(100)
+    person.slow_down(300)  # long enough to be cut in the middle, and over before the cut is
     person.paint((0.4, 0.4), (0.5, 0.4))
     person.press("repair")
     expect(person.page.locator('[data-part="status"]')).to_have_text("Repairing…")
@@ -138,13 +138,7 @@ def test_people_who_wait_at_once_all_get_theirs_and_see_their_place(visit: Visit
         image_id = upload(client, photo_file()["buffer"])["image_id"]
     people = [visit(server.url), visit(server.url, locale="en-US")]
     for seed, person in enumerate(people):
-        person.page.evaluate(
-            """() => {
-              const status = document.querySelector('[data-part="status"]');
-              window.seen = [];
-              new MutationObserver(() => window.seen.push(status.textContent)).observe(status, { childList: true });
-            }"""
-        )
+        person.page.evaluate(NOTE_STATUS)
         person.slow_down(20)
         person.open(photo_file(400 + 40 * seed, 300, seed=seed))
         person.paint((0.4, 0.4), (0.5, 0.4))
