@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
 from training.masks import MASK_PX, draw_mask
+from training.photos import UnusablePhotoError, find_photos, read_photo
 
 SIDE_PX = 384
-SUFFIXES = (".jpg", ".png", ".webp")
 Example = tuple[torch.Tensor, torch.Tensor]
 
 
 def draw_photos(folder: Path, count: int, seed: int) -> list[Path]:
-    """Return up to `count` photos of a folder, searched recursively, drawn by a seed."""
-    photos = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+    """Return up to `count` photos of a folder, searched recursively, drawn by a seed.
+
+    Raises UnusablePhotoError where there is none.
+    """
+    photos = find_photos(folder)
     return [photos[index] for index in np.random.default_rng(seed).permutation(len(photos))[:count]]
 
 
@@ -40,9 +42,12 @@ def draw_examples(
     start = (MASK_PX - SIDE_PX) // 2
     for path in photos:
         mask = draw_mask(int(random.integers(1 << 30)), kind_shares)[start : start + SIDE_PX, start : start + SIDE_PX]
-        photo = cv2.imread(str(path))
-        if photo is None or min(photo.shape[:2]) < SIDE_PX or mask.sum() < least_hole_px:
+        try:
+            photo = read_photo(path)
+        except UnusablePhotoError:
+            continue
+        if min(photo.shape[:2]) < SIDE_PX or mask.sum() < least_hole_px:
             continue
         top, left = (int(random.integers(length - SIDE_PX + 1)) for length in photo.shape[:2])
-        crop = np.ascontiguousarray(photo[top : top + SIDE_PX, left : left + SIDE_PX, ::-1])
+        crop = np.ascontiguousarray(photo[top : top + SIDE_PX, left : left + SIDE_PX])
         yield torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255, torch.from_numpy(mask)[None, None].float()

@@ -14,17 +14,20 @@ layer was told of its input is not quite true of a mix; with `--photos` it is me
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from imaging.atomic_write import part_file
 from lama.checkpoint import load_generator
 from lama.generator import Generator
 from training.examples import Example, draw_examples, draw_photos
+from training.given import read_weights
 
+EXIT_FAILED = 1
 SMALLEST_VARIANCE = 1e-8
 BATCH = 6
 # Deep holes, which the crisp network fills, and some of all others.
@@ -65,7 +68,12 @@ def mixed(parts: Sequence[tuple[float, Weights]]) -> dict[str, torch.Tensor]:
 
 
 def with_late(early: Weights, late: Weights) -> dict[str, torch.Tensor]:
-    """Return the first weights up to the last residual block, and the others' from the first upsampling on."""
+    """Return the first weights up to the last residual block, and the others' from the first upsampling on.
+
+    Raises ValueError where they are of no published generator.
+    """
+    if early.keys() != late.keys() or not all(name.startswith("model.") and name.count(".") >= 2 for name in early):
+        raise ValueError("--late is about generators of one form under their published names")
     layers = {name: int(name.split(".")[1]) for name in early}
     upsampling = min(layers[name] for name, value in early.items() if name.count(".") == 2 and value.dim() == 4)
     return {name: (late if layers[name] >= upsampling else early)[name] for name in early}
@@ -105,7 +113,13 @@ def read_part(text: str) -> tuple[float, dict[str, torch.Tensor]]:
     file, _, share = text.rpartition(":")
     if not Path(file).is_file():
         raise ValueError(f"{text}: there is no file {file!r}; wanted is FILE:SHARE")
-    return float(share), load_file(file)
+    try:
+        number = float(share)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{text}: {share!r} is no share; wanted is FILE:SHARE")
+    return number, read_weights(Path(file))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -132,6 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 part.write_bytes(save({name: state[name].half() for name in weights}))
     except ValueError as error:
         parser.error(str(error))
+    except OSError as error:
+        parser.exit(EXIT_FAILED, f"{parser.prog}: error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from lama.generator import Generator
 from training.kernels.normalise import EPSILON, batch_norm_relu
 from training.kernels.padding import reflect_pad, space_form
 
@@ -306,8 +307,9 @@ def published(
 def collect(layout: Layout, state: dict[str, torch.Tensor]) -> Weights:
     """Return the trained tensors out of a published state.
 
-    The inverse of `published`, except for the running statistics.
+    The inverse of `published`, except for the running statistics. Raises ValueError for a network of another shape.
     """
+    _check_shapes(layout, state)
     weights: Weights = {w.name: w.join([state[key].float() for key in w.keys]) for w in layout.weights}
     for name, channels, prefix, order in layout.norms:
         pick = torch.arange(channels) if order is None else order
@@ -315,6 +317,21 @@ def collect(layout: Layout, state: dict[str, torch.Tensor]) -> Weights:
         weights[f"{name}.shift"] = state[f"{prefix}.bias"].float()[pick]
     weights["head.bias"] = state[f"{layout.head}.bias"].float()
     return weights
+
+
+def _check_shapes(layout: Layout, state: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError where a published state is not of a layout, statistics included; say the first difference."""
+    with torch.device("meta"):  # the shapes alone
+        wanted = Generator(layout.width, layout.blocks).state_dict()
+    for name, tensor in wanted.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name not in state or state[name].shape != tensor.shape:
+            got = f"is {tuple(state[name].shape)}" if name in state else "is not there"
+            raise ValueError(
+                f"they are of another network than width {layout.width} with {layout.blocks} blocks: {name} {got} and "
+                f"has to be {tuple(tensor.shape)}"
+            )
 
 
 def frozen(layout: Layout, state: dict[str, torch.Tensor]) -> Weights:
@@ -337,6 +354,8 @@ def continued(layout: Layout, state: dict[str, torch.Tensor]) -> Weights:
     small that the deeper network starts close to where the shallower one was.
     """
     blocks = sum(key.endswith(FIRST_BLOCK_KEY) for key in state)
+    if not blocks:
+        raise ValueError("they are of no LaMa generator: there are no residual blocks in them")
     if blocks > layout.blocks:
         raise ValueError(f"the weights to start from have {blocks} blocks, the network to train only {layout.blocks}")
     weights = collect(Layout(layout.width, blocks), state)

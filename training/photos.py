@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from training.masks import MASK_PX
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # A source with n photos is drawn in proportion to n ** 0.6; 1 would be photo by photo, 0 source by source.
 SOURCE_EXPONENT = 0.6
 LEAST_SCALE, LARGEST_SCALE = 0.7, 1.75  # window side / crop side: above 1 the photo is shrunk, below 1 enlarged
@@ -33,26 +34,38 @@ class UnusablePhotoError(ValueError):
 
 def find_photos(folder: Path) -> list[Path]:
     """Return the photos of a folder, searched recursively; UnusablePhotoError where there is none."""
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
-        raise UnusablePhotoError(f"no photos below {folder}")
+        raise UnusablePhotoError(f"no photos below {folder} ({' '.join(SUFFIXES)})")
     return paths
 
 
 def read_photo(path: Path) -> np.ndarray:
     """Read one photo as (H, W, 3) uint8 RGB."""
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    try:
+        # Not `imread`: of a JPEG that was cut off it fills the rest with grey, which would be learnt with the photo.
+        bgr = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):
+        bgr = None
     if bgr is None:
-        raise UnusablePhotoError(f"{path} is not a readable photo")
+        raise UnusablePhotoError(f"{path} is not a readable photo; mend it or take it away")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
-def source_weights(names: list[str], table: Path | None) -> np.ndarray:
-    """Return the probability of each photo, (n,) float64, from the table of sources (columns `file` and `source`)."""
-    source = {}
-    if table is not None:
+def read_sources(table: Path) -> dict[str, str]:
+    """Return each file's source from a table of the columns `file` and `source`. Raises ValueError for another."""
+    try:
         with table.open(newline="", encoding="utf-8") as file:
-            source = {row["file"]: row["source"] for row in csv.DictReader(file)}
+            return {row["file"]: row["source"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"{table} can't be read as a table: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{table} has no column {error}; it needs file and source") from error
+
+
+def source_weights(names: list[str], table: Path | None) -> np.ndarray:
+    """Return the probability of each photo, (n,) float64, from the table of sources."""
+    source = {} if table is None else read_sources(table)
     sources = [source.get(name, "unknown") for name in names]
     counts = Counter(sources)
     weights = np.array([counts[s] ** (SOURCE_EXPONENT - 1.0) for s in sources])

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from training.masks import KIND_SHARES
+from training.masks import KIND_SHARES, MASK_PX
 from training.teacher import Showing
+
+SIDE_STEP_PX = 8  # of the network's strides
+LEAST_SIDE_PX = 64  # smaller crops have no room for the cells over which the mesh is measured
+AT_LEAST_ONE = frozenset(
+    ("width", "blocks", "critic_base", "critic_ramp_steps", "warmup_steps", "coarse_px", "perceptual_every", "batch")
+)
+AT_MOST_ONE = frozenset(
+    ("decay_from", "perceptual_share", "critic_share", "average_decay", "balance", "until", "plain")
+)
 
 
 @dataclass(frozen=True)
@@ -82,3 +94,65 @@ class Recipe:
     photo_perceptual: bool = False
     kind_shares: dict[str, float] = field(default_factory=lambda: dict(KIND_SHARES))
     stages: tuple[Stage, ...] = (Stage(0.5, 256, 64, 0.0), Stage(1.0, 384, 30, 0.0))
+
+
+def read_recipe(text: str) -> Recipe:
+    """Return the recipe with the fields that a JSON object changes. Raises ValueError for what it can't have."""
+    try:
+        changes = json.loads(text)
+        if "stages" in changes:
+            changes["stages"] = tuple(Stage(**stage) for stage in changes["stages"])
+        if "teacher" in changes:
+            changes["teacher"] = Showing(**changes["teacher"])
+        recipe = Recipe(**changes)
+        _check(recipe)
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"--recipe can't be used: {error}") from error
+    return recipe
+
+
+def _check(recipe: Recipe) -> None:
+    for one in fields(Recipe):
+        _check_number(one.name, getattr(recipe, one.name), one.type)
+    for stage in recipe.stages:
+        for one in fields(Stage):
+            _check_number(one.name, getattr(stage, one.name), one.type)
+    for one in fields(recipe.teacher):
+        if not _is_number(value := getattr(recipe.teacher, one.name)):
+            raise ValueError(f"teacher's {one.name} is a number, not {value!r}")
+    if recipe.coarse_px % 2 == 0:
+        raise ValueError(f"coarse_px is odd, not {recipe.coarse_px}")
+    if not recipe.stages:
+        raise ValueError("stages has none")
+    for stage in recipe.stages:
+        if stage.side_px % SIDE_STEP_PX or not LEAST_SIDE_PX <= stage.side_px <= MASK_PX:
+            raise ValueError(
+                f"side_px is a multiple of {SIDE_STEP_PX} from {LEAST_SIDE_PX} to {MASK_PX}, not {stage.side_px}"
+            )
+    shares = recipe.kind_shares
+    is_drawable = (
+        isinstance(shares, dict)
+        and set(shares) <= set(KIND_SHARES)
+        and all(_is_number(share) and share >= 0 for share in shares.values())
+        and sum(shares.values()) > 0
+    )
+    if not is_drawable:
+        raise ValueError(f"kind_shares are numbers from 0 up for {', '.join(KIND_SHARES)}")
+
+
+def _check_number(name: str, value: Any, kind: Any) -> None:
+    """Raise ValueError where a field of a recipe or a stage that is a number, or yes or no, is something else."""
+    if kind == "bool" and not isinstance(value, bool):
+        raise ValueError(f"{name} is true or false, not {value!r}")
+    if kind not in ("int", "float"):
+        return
+    least, most = int(name in AT_LEAST_ONE), 1 if name in AT_MOST_ONE else math.inf
+    is_fitting = _is_number(value) and (kind == "float" or isinstance(value, int)) and least <= value <= most
+    if not is_fitting:
+        what = "a whole number" if kind == "int" else "a number"
+        upwards = f"from {least} up" if most == math.inf else f"from {least} to {most}"
+        raise ValueError(f"{name} is {what} {upwards}, not {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -16,15 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
-from imaging.atomic_write import part_file
+from imaging.atomic_write import write_atomically
 from lama.checkpoint import CheckpointError, load_generator
 from lama.generator import Generator
 from training.examples import Example, draw_examples, draw_photos
+from training.given import read_weights
 from training.losses import fine_part
 from training.teacher import mesh_of
 
+EXIT_FAILED = 1
 LEAST_HOLE_PX = 2000
 KIND_SHARES = {"thick": 0.5, "object": 0.5}
 PIXELS = 3000  # of a hole that are looked at
@@ -107,16 +109,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True, help="file to write, float16")
     chosen = parser.parse_args(arguments)
-    photos = draw_photos(chosen.photos, chosen.count, chosen.seed)
     try:
+        photos = draw_photos(chosen.photos, chosen.count, chosen.seed)
         generator = load_generator(chosen.weights)
         examples = draw_examples(photos, chosen.seed, KIND_SHARES, LEAST_HOLE_PX)
         share = sharpen(generator, examples, chosen.gain, mesh=chosen.mesh, ridge=chosen.ridge, seed=chosen.seed)
+        names = read_weights(chosen.weights).keys()
     except (CheckpointError, ValueError) as error:
         parser.error(str(error))
-    names = load_file(chosen.weights).keys()
-    with part_file(chosen.out) as part:
-        part.write_bytes(save({name: value.half() for name, value in generator.state_dict().items() if name in names}))
+    tensors = {name: value.half() for name, value in generator.state_dict().items() if name in names}
+    try:
+        write_atomically(chosen.out, save(tensors))
+    except OSError as error:
+        parser.exit(EXIT_FAILED, f"{parser.prog}: error: {error}\n")
     print(f"{len(photos)} photos; the last convolution brings {share:.0%} of the detail asked for")
 
 

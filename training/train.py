@@ -6,7 +6,8 @@ A step is captured once per stage as CUDA graphs (generator; critic; critic with
 batches are cut on the device by a few plain launches between replays. Several cards
 (`torchrun --nproc-per-node 2 -m -- training.train …`) exchange one flat gradient a step. The schedule runs on
 the clock: `--budget` is the whole training in seconds, `--seconds` this stretch, so that a training cut into stretches
-follows one curve. State is saved every `--save-every` seconds and at the end.
+follows one curve. State is saved every `--save-every` seconds and at the end, which Ctrl+C and SIGTERM bring about too.
+A state that can't be saved, as on a full disk, is said, and tried again; the one before stays.
 
 Stages go from small crops to large ones, with a critic where a stage asks for one. Losses: `training.losses`.
 """
@@ -15,29 +16,35 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import shutil
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
-from training.losses import SqueezeFeatures
-from training.masks import KIND_SHARES, draw_bank
-from training.network import continued
-from training.photos import PhotoStore, UnusablePhotoError, find_photos
-from training.recipe import Recipe, Stage
-from training.state import load_state, save_state, saved_figures
-from training.teacher import Showing
+from imaging.atomic_write import write_atomically
+from training.ending import SharedClock, Stopping
+from training.given import Given, read_given
+from training.masks import draw_bank
+from training.network import Weights
+from training.photos import PhotoStore, UnusablePhotoError, find_photos, read_sources
+from training.recipe import Recipe, Stage, read_recipe
+from training.state import UnusableStateError, load_state, save_state, saved_figures
 from training.trainer import Trainer
 
 RANK_SEEDS = 10**12  # from one card's seeds to the next's
-ASK_CLOCK_EVERY = 8  # steps between two looks at the first card's clock
 STEP_SEEDS = 10**5  # from a stretch's seeds to those of one that begins a step later; more than a bank has masks
+MOST_MASKS = STEP_SEEDS
+LARGEST_SEED = 10**11  # with the steps' part still below the next card's seeds
+OF_A_STATE = ("width", "blocks", "critic_base", "muon")  # fields of a recipe that give its state's tensors their shapes
+EXIT_FAILED, EXIT_STOPPED = 1, 130
 
 
 def learning_rate(recipe: Recipe, progress: float, since_start: int) -> float:
@@ -49,36 +56,18 @@ def learning_rate(recipe: Recipe, progress: float, since_start: int) -> float:
     return recipe.rate * min(1.0, (since_start + 1) / recipe.warmup_steps) * max(0.01, min(1.0, fall))
 
 
-def read_recipe(text: str) -> Recipe:
-    """Return the recipe with the fields that a JSON object changes. Raises ValueError for what it can't have."""
-    try:
-        changes = json.loads(text)
-        if "stages" in changes:
-            changes["stages"] = tuple(Stage(**stage) for stage in changes["stages"])
-        if "teacher" in changes:
-            changes["teacher"] = Showing(**changes["teacher"])
-        recipe = Recipe(**changes)
-        shares = recipe.kind_shares
-        is_drawable = (
-            set(shares) <= set(KIND_SHARES) and min(shares.values(), default=0) >= 0 and sum(shares.values()) > 0
-        )
-    except (TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"--recipe can't be used: {error}") from error
-    if not is_drawable:
-        raise ValueError(f"--recipe can't be used: kind_shares are numbers from 0 up for {', '.join(KIND_SHARES)}")
-    return recipe
-
-
 def check_resumable(recipe: Recipe, folder: Path) -> None:
     """Raise ValueError if the state in `folder` is of a network of another shape; say which other settings changed."""
     figures = saved_figures(folder)
     if figures is None:
         return
-    asked_for, before = json.loads(json.dumps(asdict(recipe))), figures["recipe"]
+    asked_for, before = json.loads(json.dumps(asdict(recipe))), figures.get("recipe")
+    if not isinstance(before, dict):
+        raise UnusableStateError(folder, "state.json does not say by which recipe it was trained")
     changed = [
         f"{name} {before.get(name)} -> {value}" for name, value in asked_for.items() if before.get(name) != value
     ]
-    if any(asked_for[name] != before.get(name) for name in ("width", "blocks")):
+    if any(asked_for[name] != before.get(name, asked_for[name]) for name in OF_A_STATE):
         raise ValueError(f"the state in {folder} is of another network ({', '.join(changed)}): give another --state")
     if changed:
         print(f"going on with another recipe: {', '.join(changed)}", flush=True)
@@ -91,49 +80,49 @@ def check_files(arguments: argparse.Namespace) -> None:
         if file is not None and not file.is_file():
             raise ValueError(f"--{name.replace('_', '-')} {file}: there is no such file")
     find_photos(arguments.photos)
+    if arguments.sources is not None:
+        read_sources(arguments.sources)
+    if arguments.state.exists() and not arguments.state.is_dir():
+        raise ValueError(f"--state {arguments.state} is no folder")
 
 
-class SharedClock:
-    """The first card's times, which every card goes by: all must take the same turn at the same step."""
+def save_all(trainer: Trainer, folder: Path, recipe: Recipe, *, also: str = "") -> None:
+    """Write the resumable state and the averaged generator (`averaged.safetensors`, fp16, published names).
 
-    def __init__(self, world: int, device: torch.device) -> None:
-        self._world, self._device, self._reads = world, device, 0
-        self._times: tuple[float, ...] = ()
+    Args:
+        trainer: what is saved.
+        folder: where to.
+        recipe: by which it is trained.
+        also: another file that the averaged generator is written to.
 
-    def read(self, *times_s: float) -> tuple[float, ...]:
-        """Return the times of this card, of several the first one's as of at most `ASK_CLOCK_EVERY` - 1 reads ago."""
-        if self._world == 1:
-            return times_s
-        if self._reads % ASK_CLOCK_EVERY == 0:
-            shared = torch.tensor(times_s, device=self._device, dtype=torch.float64)
-            dist.broadcast(shared, 0)
-            self._times = tuple(shared.tolist())
-        self._reads += 1
-        return self._times
-
-
-def save_all(trainer: Trainer, folder: Path, recipe: Recipe) -> None:
-    """Write the resumable state and the averaged generator (`averaged.safetensors`, fp16, published names)."""
+    Raises:
+        OSError: it can't be written; the state from before is there.
+    """
     figures = {"steps": trainer.steps, "images": trainer.images, "seconds": trainer.seconds, "recipe": asdict(recipe)}
     save_state(folder, trainer.generator, trainer.critic, figures)
     state = {k: v.half() for k, v in trainer.averaged_state().items() if not k.endswith("num_batches_tracked")}
-    partial = folder / "averaged.part"
-    partial.write_bytes(save(state))
-    partial.replace(folder / "averaged.safetensors")
+    for name in filter(None, ("averaged.safetensors", also)):
+        write_atomically(folder / name, save(state))
 
 
-def start_from(trainer: Trainer, generator: Path | None, critic: Path | None) -> None:
-    """Begin with the published weights of a generator, and with a critic as `training/critic.safetensors` keeps one."""
-    if generator:
-        for name, value in continued(trainer.layout, load_file(generator)).items():
+def start_from(trainer: Trainer, generator: Weights | None, critic: torch.Tensor | None) -> None:
+    """Begin with a generator's tensors, and with a critic's flat buffer."""
+    if generator is not None:
+        for name, value in generator.items():
             trainer.generator.parameters.current()[name].copy_(value)
         trainer.generator.parameters.average.copy_(trainer.generator.parameters.master)
-    if critic:
-        trainer.critic.parameters.master.copy_(load_file(critic)["critic"].float())
+    if critic is not None:
+        trainer.critic.parameters.master.copy_(critic)
 
 
-def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
-    """Train for `arguments.seconds`, from the state in `arguments.state` if there is one."""
+def train(arguments: argparse.Namespace, recipe: Recipe, given: Given) -> None:
+    """Train for `arguments.seconds`, from the state in `arguments.state` if there is one.
+
+    Raises:
+        UnusablePhotoError: a photo can't be read.
+        UnusableStateError: the state can't be gone on from.
+        OSError: the last state can't be written.
+    """
     started = time.monotonic()
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = (
@@ -152,34 +141,42 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
     if world > 1:
         dist.init_process_group("nccl")
     store = PhotoStore(arguments.photos, arguments.sources, bank, device, seed, arguments.workers)
-    features = SqueezeFeatures(arguments.features).to(device).to(memory_format=torch.channels_last)
+    features = given.features.to(device).to(memory_format=torch.channels_last)
     if device.type == "cuda":
         features = features.bfloat16()
-    guide = load_file(arguments.guide) if arguments.guide else None
-    teacher = load_file(arguments.teacher) if arguments.teacher else None
-    trainer = Trainer(recipe, store, features, rank, world, guide, teacher)
+    trainer = Trainer(recipe, store, features, rank, world, given.guide, given.teacher)
     if saved_before is not None:
         figures = load_state(arguments.state, trainer.generator, trainer.critic)
         trainer.steps, trainer.images, trainer.seconds = figures["steps"], figures["images"], figures["seconds"]
     else:
-        start_from(trainer, arguments.start, arguments.start_critic)
+        start_from(trainer, given.start, given.critic)
     log = (arguments.state / "log.jsonl") if rank == 0 else None
-    arguments.state.mkdir(parents=True, exist_ok=True)
 
     def note(row: dict[str, Any]) -> None:
         if log is not None:
             row["elapsed_s"] = round(time.monotonic() - started, 1)
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            try:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+            except OSError as error:  # on a full disk the training goes on, and what is printed is all there is
+                print(f"{log} can't be written: {error.strerror}", file=sys.stderr, flush=True)
             print(json.dumps(row), flush=True)
+
+    def save_if_possible(also: str = "") -> None:
+        try:
+            save_all(trainer, arguments.state, recipe, also=also)
+        except OSError as error:
+            note({"message": f"the state at step {trainer.steps} could not be saved: {error.strerror}"})
 
     note({"photos": store.count, "world": world, "device": str(device), "torch": torch.__version__})
     stage: Stage | None = None
     first_step, reported_step = trainer.steps, trainer.steps
     clock = SharedClock(world, device)
+    stopping = Stopping()  # from here on there is something to save
     begun, base, reported, saved = time.monotonic(), trainer.seconds, time.monotonic(), time.monotonic()
     while True:
-        elapsed, training_s = clock.read(time.monotonic() - started, time.monotonic() - begun)
+        now_s = time.monotonic()
+        elapsed, training_s = clock.read(math.inf if stopping.asked else now_s - started, now_s - begun)
         trainer.seconds = base + training_s
         progress = min(1.0, trainer.seconds / arguments.budget)
         if (
@@ -191,16 +188,13 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
         wanted = next(s for s in recipe.stages if progress < s.until or s is recipe.stages[-1])
         if wanted is not stage:
             if stage is not None and rank == 0:
-                save_all(trainer, arguments.state, recipe)
-                shutil.copy(
-                    arguments.state / "averaged.safetensors", arguments.state / f"averaged-{trainer.steps}.safetensors"
-                )
+                save_if_possible(also=f"averaged-{trainer.steps}.safetensors")
             trainer.prepare(wanted)
             stage = wanted
             note({"stage": asdict(stage), "seconds": round(trainer.seconds, 1)})
             reported, reported_step = time.monotonic(), trainer.steps
             trainer.sums.zero_()
-        while arguments.pause_file and rank == 0 and arguments.pause_file.exists():
+        while arguments.pause_file and rank == 0 and arguments.pause_file.exists() and not stopping.asked:
             if device.type == "cuda":
                 torch.cuda.synchronize()
             time.sleep(0.02)
@@ -212,19 +206,33 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
             note({**row, "progress": round(progress, 3)})
             reported, reported_step = time.monotonic(), trainer.steps
         if trainer.steps % 8 == 0 and world == 1 and time.monotonic() - saved > arguments.save_every:
-            save_all(trainer, arguments.state, recipe)
+            save_if_possible()
             saved = time.monotonic()
         elif world > 1 and training_s - (saved - begun) > arguments.save_every:
             if rank == 0:
-                save_all(trainer, arguments.state, recipe)
+                save_if_possible()
             saved = begun + training_s
     if stage is None:  # the budget is spent, or loading took the whole stretch: what is saved stays as it is
-        note({"message": "no step was made: --budget is spent or --seconds shorter than loading takes"})
+        why = "it was stopped" if stopping.asked else "--budget is spent or --seconds shorter than loading takes"
+        note({"message": f"no step was made: {why}"})
     elif rank == 0:
         save_all(trainer, arguments.state, recipe)
     note({"done": True, "steps": trainer.steps, "images": trainer.images, "seconds": round(trainer.seconds, 1)})
+    stopping.end()
     if world > 1:
         dist.destroy_process_group()
+
+
+def number(kind: Callable[[str], float], least: float, most: float = math.inf) -> Callable[[str], float]:
+    """Return what reads an option that is a number: finite, from `least` to `most`."""
+
+    def read(text: str) -> float:
+        value = kind(text)
+        if not (math.isfinite(value) and least <= value <= most):
+            raise argparse.ArgumentTypeError(f"{text} is not from {least} {'up' if most == math.inf else f'to {most}'}")
+        return value
+
+    return read
 
 
 def main() -> None:
@@ -246,16 +254,17 @@ def main() -> None:
     parser.add_argument(
         "--teacher", type=Path, help="published safetensors of the same shape whose changed fills are learnt"
     )
-    parser.add_argument("--seconds", type=float, default=600, help="length of this stretch, loading included")
+    seconds = number(float, 0)
+    parser.add_argument("--seconds", type=seconds, default=600, help="length of this stretch, loading included")
     parser.add_argument(
-        "--budget", type=float, default=1200, help="length of the whole training, which the schedule follows"
+        "--budget", type=number(float, 1), default=1200, help="length of the whole training, which the schedule follows"
     )
-    parser.add_argument("--steps", type=int, default=0, help="stop after so many steps (0: by the clock)")
-    parser.add_argument("--save-every", type=float, default=120)
-    parser.add_argument("--report-every", type=int, default=200)
-    parser.add_argument("--masks", type=int, default=12000)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=number(int, 0), default=0, help="stop after so many steps (0: by the clock)")
+    parser.add_argument("--save-every", type=seconds, default=120)
+    parser.add_argument("--report-every", type=number(int, 1), default=200)
+    parser.add_argument("--masks", type=number(int, 1, MOST_MASKS), default=12000)
+    parser.add_argument("--workers", type=number(int, 1), default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=number(int, 0, LARGEST_SEED), default=0)
     parser.add_argument("--pause-file", type=Path, help="training rests while this file exists")
     parser.add_argument("--recipe", default="{}", help="JSON with fields of Recipe to change")
     arguments = parser.parse_args()
@@ -263,12 +272,25 @@ def main() -> None:
         recipe = read_recipe(arguments.recipe)
         check_files(arguments)
         check_resumable(recipe, arguments.state)
+        given = read_given(
+            recipe,
+            arguments.features,
+            start=arguments.start,
+            critic=arguments.start_critic,
+            guide=arguments.guide,
+            teacher=arguments.teacher,
+        )
     except ValueError as error:
         parser.error(str(error))
     try:
-        train(arguments, recipe)
-    except UnusablePhotoError as error:
+        arguments.state.mkdir(parents=True, exist_ok=True)
+        train(arguments, recipe, given)
+    except (UnusablePhotoError, UnusableStateError) as error:
         parser.error(str(error))
+    except OSError as error:
+        parser.exit(EXIT_FAILED, f"{parser.prog}: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(EXIT_STOPPED)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from lama.generator import Generator
 from training.critic import CELL_PX, CriticView, critic, critic_tensors, over_all_holes
+from training.given import read_given
 from training.losses import PLANES, SqueezeFeatures
 from training.masks import MASK_PX, draw_bank
 from training.network import collect, continued
@@ -138,7 +139,9 @@ def test_a_training_starts_from_files(tmp_path: Path) -> None:
     save_file(state, tmp_path / "generator.safetensors")
     judge = torch.rand_like(trainer.critic.parameters.master).half()
     save_file({"critic": judge}, tmp_path / "critic.safetensors")
-    start_from(trainer, tmp_path / "generator.safetensors", tmp_path / "critic.safetensors")
+    files = {"start": tmp_path / "generator.safetensors", "critic": tmp_path / "critic.safetensors"}
+    given = read_given(recipe, tmp_path / "features.pth", **files)
+    start_from(trainer, given.start, given.critic)
     assert torch.equal(trainer.critic.parameters.master, judge.float())
     for name, value in collect(trainer.layout, state).items():
         assert torch.equal(trainer.generator.parameters.current()[name], value)

@@ -35,12 +35,28 @@ def test_what_cannot_be_mixed_leaves_the_file_that_is_there(tmp_path: Path, caps
     """Weights whose statistics could not be measured were left in the place of good ones."""
     save_file(Generator(8, 1).state_dict(), tmp_path / "one")
     (tmp_path / "out").write_bytes(b"from before")
+    (tmp_path / "small").mkdir()
+    assert cv2.imwrite(str(tmp_path / "small" / "small.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "torn").write_bytes(b"half of it")
+    save_file({"a": torch.ones(1)}, tmp_path / "another")
     command = [f"{tmp_path / 'one'}:1", "--out", str(tmp_path / "out")]
-    for words, told in ((["--photos", str(tmp_path)], "photos or more"), (["--late", "gone:1"], "no file 'gone'")):
-        with pytest.raises(SystemExit):
-            mix.main([*command, *words])
-        assert told in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "out"]
+    refusals = {
+        "photos or more": [*command, "--photos", str(tmp_path / "small")],
+        "no photos below": [*command, "--photos", str(tmp_path / "out")],
+        "no file 'gone'": [*command, "--late", "gone:1"],
+        "'nan' is no share": [*command, "--late", f"{tmp_path / 'one'}:nan"],  # it compares with nothing: all were NaN
+        "'x' is no share": [*command, "--late", f"{tmp_path / 'one'}:x"],
+        "can't be read": [*command, "--late", f"{tmp_path / 'torn'}:1"],
+        "of one form": [*command, "--late", f"{tmp_path / 'another'}:1"],
+    }
+    for told, words in refusals.items():
+        with pytest.raises(SystemExit) as ended:
+            mix.main(words)
+        assert ended.value.code == 2 and told in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        mix.main([*command[:-1], str(tmp_path / "gone" / "out")])
+    assert ended.value.code == 1 and "No such file" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["another", "one", "out", "small", "torn"]
     assert (tmp_path / "out").read_bytes() == b"from before"
     mix.main(command)
     assert (tmp_path / "out").stat().st_mode & 0o077, "others may read it, as the umask says"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-import training.train as train_command
+from imaging.atomic_write import write_atomically
 from lama.generator import Generator
+from training.ending import ASK_CLOCK_EVERY, SharedClock
 from training.masks import MASK_PX, draw_bank, draw_mask
 from training.network import FrozenForward, Layout, TrainingForward, collect, continued, dft_matrices, frozen, published
 from training.optimiser import FlatParameters, MuonAdam, orthogonalise
-from training.recipe import Recipe
+from training.recipe import Recipe, read_recipe
 from training.state import PARTS, load_state, save_state
-from training.train import ASK_CLOCK_EVERY, SharedClock, check_resumable, read_recipe
+from training.train import check_resumable
 from training.trainer import _limited
 
 
@@ -169,44 +169,24 @@ def test_a_resumed_training_steps_like_one_that_was_not_interrupted(tmp_path: Pa
 def test_a_save_that_breaks_off_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_state(tmp_path, small_optimiser(1.0), small_optimiser(1.0), {"steps": 7})
 
-    def full_disk(self: Path, *arguments: object, **options: object) -> int:
-        raise OSError("no space left")
+    def full_disk(path: Path, data: bytes) -> None:
+        if path.name == "state.json":
+            raise OSError("no space left")
+        write_atomically(path, data)
 
+    before = sorted(tmp_path.iterdir())
     with monkeypatch.context() as change:
-        change.setattr(Path, "write_text", full_disk)
+        change.setattr("training.state.write_atomically", full_disk)
         with pytest.raises(OSError):
             save_state(tmp_path, small_optimiser(2.0), small_optimiser(2.0), {"steps": 8})
+    assert sorted(tmp_path.iterdir()) == before, "what does not count takes room"
     restored = small_optimiser(0.0)
     assert load_state(tmp_path, restored, small_optimiser(0.0)) == {"steps": 7}
     assert restored.parameters.master[0] == 1.0
+    (tmp_path / ".0123456789abcdef.part").write_bytes(b"half of it, when it was killed")
     (tmp_path / "critic-6.part").write_bytes(b"half of it, when it was killed")
     save_state(tmp_path, small_optimiser(2.0), small_optimiser(2.0), {"steps": 8})
-    assert {path.name for path in tmp_path.glob("*-*")} == {f"{part}-8.safetensors" for part in PARTS}
-
-
-@pytest.mark.parametrize(
-    ("photos", "features", "words"),
-    [("gone", "features", "no photos below"), (".", "gone", "--features gone"), (".", "features", "not a readable")],
-)
-def test_what_training_lacks_is_said_in_a_sentence(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    photos: str,
-    features: str,
-    words: str,
-) -> None:
-    """A wrong folder was said after minutes of drawing masks, by a traceback."""
-    (tmp_path / "photo.jpg").write_bytes(b"no photo")
-    (tmp_path / "features").write_bytes(b"weights")
-    monkeypatch.chdir(tmp_path)
-    if "readable" not in words:
-        monkeypatch.setattr(train_command, "draw_bank", lambda *_: pytest.fail("masks were drawn for nothing"))
-    words_given = ["train", "--photos", photos, "--features", features, "--state", "state", "--masks", "1"]
-    monkeypatch.setattr(sys, "argv", [*words_given, "--workers", "1"])
-    with pytest.raises(SystemExit) as ended:
-        train_command.main()
-    assert ended.value.code == 2 and words in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {*(f"{part}-8.safetensors" for part in PARTS), "state.json"}
 
 
 def test_a_state_goes_on_only_with_a_network_of_its_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

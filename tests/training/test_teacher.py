@@ -10,8 +10,8 @@ from lama.generator import Generator
 from tests.training.test_critic import make_store, random_features, small_recipe
 from training.losses import fine_part
 from training.network import FrozenNetwork, Layout
+from training.recipe import read_recipe
 from training.teacher import Showing, Teacher, expanded, mesh_of
-from training.train import read_recipe
 from training.trainer import TERMS, Trainer
 
 NEUTRAL = Showing(gain=1.0, expansion=0.0, mesh=0.0)
