@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.detection_cases import Case, all_kinds, dirt, logos  # noqa: E402
+from bench.quality_protocols import list_photos, read_rgb  # noqa: E402
 from bench.speed_report import render  # noqa: E402
 from detection.click import select_object  # noqa: E402
 from detection.repeat import find_repeats  # noqa: E402
@@ -101,6 +102,8 @@ def main() -> None:
     kinds["logo, other sizes and angles"] = lambda photo, rng: logos(photo, rng, opacity=0.9, varied=True)
     kinds["logo, half transparent"] = lambda photo, rng: logos(photo, rng, opacity=0.5)
     kinds["spots: dust and hairs"] = dirt
+    if not any(options.only in kind for kind in kinds):
+        parser.error(f"no kind has {options.only!r} in its name; there are: {'; '.join(kinds)}")
     rows = []
     for kind, draw in kinds.items():
         if options.only in kind:
@@ -128,10 +131,13 @@ def main() -> None:
 
 
 def read_photos(folder: Path, count: int) -> list[tuple[str, NDArray[np.uint8]]]:
-    """Return (name, image) of the photos known to hold no text, or of all when the folder has none of them."""
-    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
+    """Return (name, image) of the photos known to hold no text, or of all when the folder has none of them.
+
+    SystemExit with a sentence where the folder has no photos, or one of them can't be read.
+    """
+    files = {path.stem: path for path in list_photos(folder)}
     chosen = [name for name in WITHOUT_TEXT if name in files] or list(files)
-    return [(name, np.asarray(Image.open(files[name]).convert("RGB"))) for name in chosen[:count]]
+    return [(name, read_rgb(files[name])) for name in chosen[: max(1, count)]]
 
 
 def find(case: Case) -> Callable[[float], NDArray[np.bool_]]:

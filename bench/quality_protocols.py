@@ -59,26 +59,28 @@ def kinds_of(protocol: str) -> tuple[str, ...]:
 
 
 def list_photos(folder: Path, *, every: int = 1) -> list[Path]:
-    """Return every n-th photo of a folder in sorted order."""
-    photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
+    """Return every n-th photo of a folder in sorted order; SystemExit with a sentence where there is none."""
+    if not folder.is_dir():
+        raise SystemExit(f"{folder} is no folder")
+    photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
     if not photos:
-        raise FileNotFoundError(f"no photos in {folder}: expected files ending in {sorted(PHOTO_SUFFIXES)}")
+        raise SystemExit(f"no photos in {folder}: expected files ending in {', '.join(sorted(PHOTO_SUFFIXES))}")
     return photos[::every]
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """Read a photo as (H, W, 3) uint8 RGB."""
+    """Read a photo as (H, W, 3) uint8 RGB; SystemExit with a sentence where it is none."""
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if bgr is None:
-        raise FileNotFoundError(f"{path} is not a photo that can be read")
+        raise SystemExit(f"{path} is not a photo that can be read")
     return np.ascontiguousarray(bgr[:, :, ::-1])
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Read a mask file as (H, W) uint8, 255 = hole."""
+    """Read a mask file as (H, W) uint8, 255 = hole; SystemExit with a sentence where it is none."""
     mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if mask is None:
-        raise FileNotFoundError(f"{path} is not a mask that can be read")
+        raise SystemExit(f"{path} is not a mask that can be read")
     return mask
 
 

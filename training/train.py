@@ -118,10 +118,7 @@ def start_from(trainer: Trainer, generator: Weights | None, critic: torch.Tensor
 def train(arguments: argparse.Namespace, recipe: Recipe, given: Given) -> None:
     """Train for `arguments.seconds`, from the state in `arguments.state` if there is one.
 
-    Raises:
-        UnusablePhotoError: a photo can't be read.
-        UnusableStateError: the state can't be gone on from.
-        OSError: the last state can't be written.
+    Raises UnusablePhotoError, UnusableStateError, and OSError where the last state can't be written.
     """
     started = time.monotonic()
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

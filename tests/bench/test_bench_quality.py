@@ -1,6 +1,7 @@
 """The quality bench around its figures: protocols, overlays, peers, their cache, reports and pictures."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import quality
+from bench import detection, quality
 from bench.pairs import choose_photos
 from bench.quality_figures import (
     Figures,
 )
 from bench.quality_overlays import OVERLAY_KINDS, draw_overlay, jpeg_round_trip
 from bench.quality_peers import CLASSICAL, NetworkFill, dilate_as_repair, fill_biharmonic
-from bench.quality_protocols import grow, make_cases
+from bench.quality_protocols import grow, list_photos, make_cases
 from bench.quality_report import compare, markdown, verdict
 from bench.quality_scores import Record, Setup, score
 from bench.quality_sheet import MAX_FILE_BYTES, focus_window, save_small_jpeg, tint, write_credits
@@ -333,3 +334,18 @@ def test_credits_name_every_photo_of_the_picture_once(tmp_path: Path) -> None:
         "object 1: b.jpg; Bob; CC BY 4.0; example.org/set 0123456789ab in/b.png",
         "blemish 1: a.jpg; Ann; CC0; example.org/set 0123456789ab in/a.png",
     ]
+
+
+def test_a_folder_without_photos_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was a traceback, of bench/detection.py after all kinds had been drawn on no photo."""
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "torn.jpg").write_bytes(b"half of it")
+    (tmp_path / "folder.jpg").mkdir()
+    for folder, told in (("gone", "is no folder"), (".", "no photos in"), ("torn", "can be read")):
+        words = ["--photos", str(tmp_path / folder)]
+        monkeypatch.setattr(sys, "argv", ["detection", *words])
+        with pytest.raises(SystemExit, match=told):
+            detection.main()
+    for folder, told in (("gone", "is no folder"), (".", "no photos in")):
+        with pytest.raises(SystemExit, match=told):
+            list_photos(tmp_path / folder)
