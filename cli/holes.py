@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cli.plan import BatchError
-from imaging import Photo
+from imaging import ImagingError, Photo
 from imaging.masks import check_enough_is_left, hole_of_picture
 from imaging.reading import open_to_look_at
 from imaging.selection import BRIGHT
@@ -111,10 +111,17 @@ def hole_of_text(photo: Photo, rules: HoleRules) -> NDArray[np.bool_]:
 
     Raises:
         DetectionError: What looks for it is not installed.
+        BatchError: Nearly all of the photo is found to be text.
     """
     from detection.text import find_text  # heavy, and only used where asked for
 
-    return find_text(photo.shown).select(rules.sensitivity).mask
+    hole = find_text(photo.shown).select(rules.sensitivity).mask
+    try:
+        check_enough_is_left(hole, hole.size)
+    except ImagingError as error:  # whose sentence is about a mask file, and nobody gave one
+        text = "nearly all of it was taken for text, which leaves nothing to fill it from; give a lower --sensitivity"
+        raise BatchError(text) from error
+    return hole
 
 
 def _eight_bits(values: NDArray) -> NDArray[np.uint8]:

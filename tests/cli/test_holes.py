@@ -193,6 +193,22 @@ def test_what_is_found_follows_the_sensitivity(
         assert f"{wrong!r} is no number from 0 to 1" in capsys.readouterr().err
 
 
+def test_a_photo_that_is_taken_for_text_is_refused_as_a_mask_of_all_of_it_is(
+    engine: Engine, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Nothing was left to fill it from, and the result was a smear."""
+    for height, status in ((24, 1), (22, 0)):
+        mask = np.zeros((24, 32), np.bool_)
+        mask[:height] = True
+        found = SimpleNamespace(select=lambda sensitivity, mask=mask: SimpleNamespace(mask=mask))
+        monkeypatch.setattr("detection.text.find_text", lambda image, found=found: found)
+        out = tmp_path / f"out{height}"
+        assert repair(photo.parent, "--find", "text", out) == status
+        assert (out / "a.png").exists() == (status == 0)
+    told = capsys.readouterr().err
+    assert "a.png: nearly all of it was taken for text" in told and "--sensitivity" in told and "mask" not in told
+
+
 def test_bad_input_is_a_sentence_and_the_rest_goes_on(engine: Engine, photo: Path, tmp_path: Path, capsys: Any) -> None:
     """A photo in the mask's place, a folder that can't be made, a link to nowhere, links that lead out and round."""
     masks, out, outside = tmp_path / "masks", tmp_path / "out", tmp_path / "outside"
