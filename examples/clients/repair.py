@@ -21,14 +21,25 @@ from typing import Any
 from urllib.parse import urlsplit
 
 
-def ask(url: str, *, data: bytes | None = None, kind: str = "application/json") -> bytes:
-    """Send a GET, or a POST with `data`, and return the answer; SystemExit with the server's sentence otherwise."""
+def ask(url: str, *, data: bytes | None = None, kind: str = "application/json", wanted: str = "application") -> bytes:
+    """Send a GET, or a POST with `data`, and return the answer; SystemExit with the server's sentence otherwise.
+
+    Args:
+        url: what is asked.
+        data: what is posted.
+        kind: its media type.
+        wanted: the first half of the answer's media type.
+
+    Returns:
+        The answer's bytes.
+    """
     try:
         request = urllib.request.Request(url, data, {"Content-Type": kind} if data is not None else {})
         if key := os.environ.get("LAMA_API_KEY"):
             request.add_header("Authorization", f"Bearer {key}")
         with open_url(request) as answer:
-            return bytes(answer.read())
+            got = answer.headers.get_content_maintype()
+            data = bytes(answer.read())
     except urllib.error.HTTPError as error:
         text = error.reason
         # The answer may break off, and may be a proxy's page.
@@ -38,14 +49,19 @@ def ask(url: str, *, data: bytes | None = None, kind: str = "application/json") 
         sys.exit(f"the server refused ({error.code}): {text}")
     except (OSError, ValueError, http.client.HTTPException) as error:
         sys.exit(f"{url} can't be reached: {error}")
+    if got != wanted:
+        sys.exit(f"{url} answered with something else than {wanted}/…; is it fftlama?")
+    return data
 
 
-def ask_json(url: str, **options: Any) -> dict[str, Any]:
-    """Return the answer's fields; SystemExit with a sentence where what answers is something else."""
+def ask_json(url: str, *names: str, **options: Any) -> dict[str, Any]:
+    """Return the answer's fields, texts by `names` among them; SystemExit with a sentence where there are none."""
     answer = ask(url, **options)
     with contextlib.suppress(ValueError, TypeError):
-        return dict(json.loads(answer))
-    sys.exit(f"{url} answered with something that is no JSON; is it fftlama?")
+        fields = dict(json.loads(answer))
+        if all(isinstance(fields.get(name), str) for name in names):
+            return fields
+    sys.exit(f"{url} answered without {' and '.join(names)}; is it fftlama?")
 
 
 def open_url(request: urllib.request.Request) -> Any:
@@ -63,6 +79,19 @@ def read(file: Path) -> bytes:
         sys.exit(f"{file} can't be read: {error.strerror}")
 
 
+def write(file: Path, data: bytes) -> None:
+    """Write a file whole or not at all, as a disk may be full; SystemExit with a sentence where it can't be written."""
+    part = file.parent / f".{uuid.uuid4().hex}.part"
+    try:
+        part.write_bytes(data)
+        part.replace(file)
+    except OSError as error:
+        sys.exit(f"{file} can't be written: {error.strerror}")
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
 def points_of(text: str) -> list[tuple[float, float]]:
     """Return the points of "x,y,x,y"."""
     numbers = [float(number) for number in text.split(",")]
@@ -74,7 +103,7 @@ def upload(server: str, photo: Path) -> dict[str, Any]:
     boundary = uuid.uuid4().hex
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="photo{photo.suffix}"\r\n\r\n'
     body = head.encode() + read(photo) + f"\r\n--{boundary}--\r\n".encode()
-    return ask_json(f"{server}/api/v1/images", data=body, kind=f"multipart/form-data; boundary={boundary}")
+    return ask_json(f"{server}/api/v1/images", "image_id", data=body, kind=f"multipart/form-data; boundary={boundary}")
 
 
 def main() -> None:
@@ -99,19 +128,18 @@ def main() -> None:
         wanted["strokes"] = [{"points": chosen.stroke, "radius": chosen.radius, "erase": False}]
     if chosen.mask:
         wanted["mask_png"] = base64.b64encode(mask).decode()
-    job_id = ask_json(f"{server}/api/v1/repairs", data=json.dumps(wanted).encode())["job_id"]
+    job_id = ask_json(f"{server}/api/v1/repairs", "job_id", data=json.dumps(wanted).encode())["job_id"]
     view: dict[str, Any] = {"state": "queued"}
     while view["state"] in ("queued", "running"):
         # The server answers when something has changed, after 20 s at the latest.
-        view = ask_json(f"{server}/api/v1/jobs/{job_id}?wait_s=20")
+        view = ask_json(f"{server}/api/v1/jobs/{job_id}?wait_s=20", "state")
         print(view["state"], view.get("stage") or "", file=sys.stderr)
-    if view["state"] != "done":
-        sys.exit(f"the repair failed: {view['error']['message']}" if view["error"] else "the repair was cancelled")
-    repaired = ask(f"{server}/api/v1/images/{view['image_id']}")
-    try:
-        chosen.result.write_bytes(repaired)
-    except OSError as error:
-        sys.exit(f"{chosen.result} can't be written: {error.strerror}")
+    if view["state"] == "failed":
+        with contextlib.suppress(KeyError, TypeError):
+            sys.exit(f"the repair failed: {view['error']['message']}")
+    if view["state"] != "done" or "image_id" not in view:
+        sys.exit(f"the repair was {view['state']}")
+    write(chosen.result, ask(f"{server}/api/v1/images/{view['image_id']}", wanted="image"))
     print(chosen.result)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Repair photos with curl: photo and mask in, the file out, in the photo's own format (of a GIF a PNG, of a HEIC a JPEG).
 #   repair.sh MASK PHOTO...      writes PHOTO's name with _repaired beside it
-# Variables: LAMA_SERVER_URL (http://127.0.0.1:7860), LAMA_API_KEY. Exit codes: 0 done, 1 a photo failed, 2 no arguments.
+# Variables: LAMA_SERVER_URL (http://127.0.0.1:7860), LAMA_API_KEY, LAMA_TIMEOUT_S (600). Exit codes: 0 done, 1 a photo failed, 2 no arguments.
 set -euo pipefail
 
 server=${LAMA_SERVER_URL:-http://127.0.0.1:7860}
@@ -11,6 +11,7 @@ server=${server%/}
     exit 2
 }
 mask=$1
+still_s=${LAMA_TIMEOUT_S:-600}
 shift
 login=''
 [ -z "${LAMA_API_KEY:-}" ] || login="header = \"Authorization: Bearer $LAMA_API_KEY\""
@@ -23,11 +24,17 @@ quoted() {
     printf '"%s"' "${name//\"/\\\"}"
 }
 failed=0
+part=''
+trap '[ -z "$part" ] || rm -f "$part"' EXIT # of a picture that Ctrl+C cut off
+trap 'exit 130' INT TERM
 for photo in "$@"; do
     name=${photo##*/}
     result=${photo%"$name"}${name%.*}_repaired
+    part=$result.part
+    # A server that stands still is not waited for without end, nor is one that takes ten minutes for a large photo cut off.
     # The key goes in by standard input: everybody on this machine sees the words of a command line.
-    status=$(curl --silent --show-error --noproxy "$direct" --config - -o "$result.part" -w '%{http_code} %{content_type}' \
+    status=$(curl --silent --show-error --noproxy "$direct" --connect-timeout 60 --speed-time "$still_s" --speed-limit 1 \
+        --config - -o "$part" -w '%{http_code} %{content_type}' \
         -F "image=@$(quoted "$photo")" -F "mask=@$(quoted "$mask")" "$server/api/v1/repair" <<<"$login") || status=000
     suffix=${name##*.}
     case $status,$suffix in # a repaired GIF is a PNG, a HEIC a JPEG
@@ -37,14 +44,14 @@ for photo in "$@"; do
     esac
     case $status in
         '200 image/'*)
-            mv "$result.part" "$result.$suffix"
+            mv "$part" "$result.$suffix"
             printf '%s\n' "$result.$suffix"
             ;;
         *)
             said=''
-            [ "$status" = 000 ] || said=$(head -c 500 "$result.part") # else curl has said it, and half a picture may lie there
+            [ "$status" = 000 ] || said=$(head -c 500 "$part") # else curl has said it, and half a picture may lie there
             printf '%s: %s %s\n' "$photo" "$status" "$said" >&2
-            rm -f "$result.part"
+            rm -f "$part"
             failed=1
             ;;
     esac

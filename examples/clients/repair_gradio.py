@@ -6,14 +6,20 @@ Variables: LAMA_SERVER_URL (http://127.0.0.1:7860), LAMA_API_KEY.
 """
 
 import argparse
+import contextlib
+import io
 import os
 import shutil
 import sys
+import uuid
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import httpx
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+
+STILL_S = 60
 
 
 def repair(photo: str, mask: str, result: str, server: str) -> None:
@@ -23,10 +29,18 @@ def repair(photo: str, mask: str, result: str, server: str) -> None:
     key = os.environ.get("LAMA_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else None
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # the argument alone does not keep it from sending statistics
-    client = Client(server, headers=headers, verbose=False, analytics_enabled=False)
+    # Of a job that waits the server says something every 15 s; for one that stands still gradio_client waits for ever.
+    limits = {"timeout": STILL_S}
+    client = Client(server, headers=headers, verbose=False, analytics_enabled=False, httpx_kwargs=limits)
     # handle_file uploads; a bare path would be one of the server's own files, and is refused.
     path = client.predict(handle_file(photo), handle_file(mask), {"quality": "fast"}, api_name="/repair")
-    shutil.copy(path, result)
+    # Beside its name first: a disk may be full, and half a picture is none.
+    part = Path(result).parent / f".{uuid.uuid4().hex}.part"
+    try:
+        shutil.copy(path, part)
+        part.replace(result)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def main() -> None:
@@ -43,9 +57,12 @@ def main() -> None:
     if not chosen.server.startswith(("http://", "https://")):  # gradio_client would look for a Space of that name
         sys.exit(f"{chosen.server!r} is no address of a server; it begins with http:// or https://")
     try:
-        repair(chosen.photo, chosen.mask, chosen.result, chosen.server)
+        with contextlib.redirect_stderr(io.StringIO()):  # gradio_client prints the traceback of what it then raises
+            repair(chosen.photo, chosen.mask, chosen.result, chosen.server)
     except AppError as error:
         sys.exit(f"the server refused: {error}")
+    except CancelledError:  # which is how gradio_client tells it
+        sys.exit("the server broke off, or stood still for a minute, before the repair was done")
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         sys.exit(f"it could not be repaired: {error}")
 

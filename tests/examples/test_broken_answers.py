@@ -1,12 +1,16 @@
 """What the examples say of a server that ends in the middle of its answer, or that is none of fftlama's."""
 
+import errno
 import importlib.util
+import json
+import os
 import runpy
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
 
@@ -107,13 +111,80 @@ def test_a_server_that_breaks_off_or_is_none_ends_in_a_sentence(
         ask(url)
 
 
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ([], "answered without image_id"),
+        ({}, "answered without image_id"),
+        ({"image_id": 3}, "answered without image_id"),
+        ({"image_id": "a"}, "answered without job_id"),
+        ({"image_id": "a", "job_id": "b"}, "answered without state"),
+        ({"image_id": "a", "job_id": "b", "state": "failed", "error": "oh"}, "the repair was failed"),
+        ({"image_id": "a", "job_id": "b", "state": "cancelled", "error": None}, "the repair was cancelled"),
+        ({"image_id": "a", "job_id": "b", "state": "done"}, "something else than image/"),
+    ],
+    ids=str,
+)
+def test_python_takes_no_other_servers_json_for_an_answer(
+    files: Path, monkeypatch: pytest.MonkeyPatch, answer: object, told: str
+) -> None:
+    """These were KeyErrors, and the last one's JSON became the photo's result."""
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *words: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Other)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    client = runpy.run_path(str(EXAMPLES / "clients" / "repair.py"))
+    words = ["repair.py", str(files / "photo.png"), str(files / "x.png"), "--stroke", "1,2,3,4"]
+    monkeypatch.setattr(sys, "argv", [*words, "--server", f"http://127.0.0.1:{server.server_port}"])
+    try:
+        with pytest.raises(SystemExit, match=told):
+            client["main"]()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert not (files / "x.png").exists()
+
+
+def test_python_leaves_what_is_there_where_the_disk_is_full(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a picture stood in the place of a good one."""
+    write = runpy.run_path(str(EXAMPLES / "clients" / "repair.py"))["write"]
+    before = (files / "photo.png").read_bytes()
+    write_bytes = Path.write_bytes
+
+    def half(path: Path, data: bytes) -> int:
+        write_bytes(path, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(SystemExit, match=r"photo\.png can't be written: No space left"):
+        write(files / "photo.png", b"a new one")
+    assert (files / "photo.png").read_bytes() == before
+    assert sorted(path.name for path in files.iterdir()) == ["mask.png", "photo.png"]
+
+
 def test_curl_keeps_nothing_that_is_no_picture(servers: dict[str, str], files: Path) -> None:
-    """A page of another server became a photo's result."""
+    """A page of another server became a photo's result, and one that stands still was waited for without end."""
     words = [str(EXAMPLES / "clients" / "repair.sh"), "mask.png", "photo.png"]
-    for url in servers.values():
-        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LAMA_SERVER_URL": url}
-        done = subprocess.run(words, cwd=files, env=environment, capture_output=True, text=True)
-        assert done.returncode == 1 and "photo.png: " in done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as still:
+        for url in (*servers.values(), f"http://127.0.0.1:{still.getsockname()[1]}"):
+            environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LAMA_SERVER_URL": url, "LAMA_TIMEOUT_S": "1"}
+            done = subprocess.run(words, cwd=files, env=environment, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 1 and "photo.png: " in done.stderr
     assert sorted(path.name for path in files.iterdir()) == ["mask.png", "photo.png"]
 
 

@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from jobs.errors import JobError
-from tests.support.serving import ROOT, RunningServer
+from tests.support.serving import ROOT, RunningServer, ask_repair, upload, wait_until
 
 CLIENTS = ROOT / "examples" / "clients"
 
@@ -141,3 +142,18 @@ def test_gradio_client_repairs(folder: Path, server: RunningServer) -> None:
     assert done.returncode == 0, done.stderr
     assert run(folder, *words, server.url, LAMA_SERVER_URL="http://127.0.0.1:9").returncode == 0
     assert changed(folder, "result.png")[20:30, 30:50].mean() > 0.9
+
+
+def test_gradio_client_says_that_the_server_was_killed(
+    folder: Path, start_server: Callable[..., RunningServer]
+) -> None:
+    """It was a traceback: gradio_client tells it as a Future that was cancelled."""
+    running = start_server(kind="page")
+    with running.client as client:  # a repair of ten seconds, behind which the client's waits
+        ask_repair(client, upload(client, (folder / "photo.png").read_bytes())["image_id"], feather_px=1000)
+        words = [sys.executable, str(CLIENTS / "repair_gradio.py"), "photo.png", "mask.png", "x.png", running.url]
+        waiting = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True)
+        assert wait_until(lambda: sum(client.get("/status").json()["waiting"].values()), {1}) == 1
+    running.kill()
+    assert "the server broke off" in (told := waiting.communicate(timeout=60)[1]) and "Traceback" not in told, told
+    assert waiting.returncode == 1 and not (folder / "x.png").exists()
