@@ -33,8 +33,11 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 
 say() { printf '%s\n' "$*"; }
 
+SAID='' # whether a sentence says why it ends
+
 fail() { # fail STATUS SENTENCE...
     local status=$1
+    SAID=yes
     shift
     printf 'Error: %s\n' "$*" >&2
     exit "$status"

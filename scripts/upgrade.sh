@@ -91,6 +91,8 @@ is_up_to_date() {
 }
 
 upgrade_folder() {
+    # Not every step has a sentence for a full disk; what it says itself stands above.
+    trap '[ $? = 0 ] || [ -n "$SAID" ] || printf "Error: the upgrade broke off, the lines above say why; run it again or with --revert\n" >&2' EXIT
     mkdir -p "$RECORD"
     hold_folder
     rm -f "$RECORD/done"
@@ -116,7 +118,8 @@ hold_folder() {
     case $WORDS in
         *apply_optimization.sh*) [ "$owner" = "$$" ] || fail 1 "another apply_optimization.sh (pid $owner) is at work on $FOLDER" ;;
     esac
-    printf '%s\n' "$$" >"$RECORD/at-work"
+    # On a full disk nothing can be written: to give the folder back makes room.
+    { printf '%s\n' "$$" >"$RECORD/at-work"; } 2>/dev/null || [ "${1-}" = unless-full ] || fail 1 "$RECORD/at-work cannot be written; is the disk full?"
 }
 
 # Whether the backup $1 has every replaced file as its checksums say.
@@ -310,7 +313,7 @@ revert_folder() {
         return 0
     fi
     [ -w "$FOLDER" ] || fail 2 "$FOLDER cannot be written by $(id -un); nothing was changed"
-    hold_folder
+    hold_folder unless-full
     if [ -d "$RECORD/backup" ]; then
         is_whole "$RECORD/backup" ||
             fail 1 "$RECORD/backup is damaged; nothing was changed"
@@ -318,8 +321,7 @@ revert_folder() {
         for name in "${REPLACED[@]}"; do
             keep_later_change "$name"
             rm -f "$RECORD/$name.old"
-            cp -pPR "$RECORD/backup/$name" "$RECORD/$name.old"
-            mv -f "$RECORD/$name.old" "$FOLDER/$name"
+            put_back "$name"
         done
     fi
     rm -rf "$PROGRAM"
@@ -328,6 +330,19 @@ revert_folder() {
     mv "$RECORD" "$RECORD.removed"
     rm -rf "$RECORD.removed"
     say "$FOLDER is as it was; results in outputs/ stay. \`bash start_app.sh\` there starts the old app."
+}
+
+# Put the file $1 of the backup into the folder. A hard link takes no room, which a full disk has none of; of a symbolic
+# link, and where there are no hard ones, a copy is made.
+put_back() {
+    local kept=$RECORD/backup/$1 part=$RECORD/$1.old
+    if [ ! -L "$kept" ]; then
+        [ ! "$kept" -ef "$FOLDER/$1" ] || return 0 # by a run that was stopped
+        ln "$kept" "$part" 2>/dev/null || cp -p "$kept" "$part"
+    else
+        cp -pPR "$kept" "$part"
+    fi
+    mv -f "$part" "$FOLDER/$1"
 }
 
 # Set aside a script that somebody changed after the upgrade.

@@ -7,15 +7,23 @@ HOW_TO_REVERT="run this with --revert first, or move it away"
 
 # Set WEIGHTS, HOST_THERE, PORT_THERE, LIBRARIES; end with what is missing where the folder is not one we know.
 look_around() {
-    local name missing=()
+    local name missing=() unread
     for name in "${REPLACED[@]}"; do
         [ -f "$FOLDER/$name" ] || missing+=("$name")
     done
     WEIGHTS=$(find_weights)
-    [ -n "$WEIGHTS" ] || missing+=("weights with a LaMa generator in them (.ckpt, .pth, .pt or .safetensors, at any depth)")
+    unread=''
+    [ -n "$WEIGHTS" ] || unread=$(unread_weights)
+    [ -n "$WEIGHTS$unread" ] || missing+=("weights with a LaMa generator in them (.ckpt, .pth, .pt or .safetensors, at any depth)")
     if [ ${#missing[@]} -gt 0 ]; then
         printf 'Error: %s is no cv_fft_inpainting_lama folder that this script knows. Missing:\n' "$FOLDER" >&2
         printf '  %s\n' "${missing[@]}" >&2
+    fi
+    if [ -n "$unread" ]; then # what cannot be looked into is not missing
+        printf 'Error: %s has no weights that %s can read. What cannot be read and may hold them:\n' "$FOLDER" "$(id -un)" >&2
+        printf '%s\n' "$unread" | sed 's/^/  /' >&2
+    fi
+    if [ ${#missing[@]} -gt 0 ] || [ -n "$unread" ]; then
         say "Nothing was changed." >&2
         exit 2
     fi
@@ -48,6 +56,23 @@ find_weights() {
         fi
     done < <(candidate_weights)
     printf '%s' "$best"
+}
+
+# Print what may be weights and was passed over: files that cannot be read or have a line break in their names, and
+# folders that cannot be entered; below the folder, a line each, the first ten.
+unread_weights() {
+    local file
+    {
+        while IFS= read -r -d '' file; do
+            case $file in
+                *$'\n'*) printf '%q\n' "${file#./}" ;;
+                *) head -c 1 "$FOLDER/${file#./}" >/dev/null 2>&1 || printf '%s\n' "${file#./}" ;;
+            esac
+        done < <(candidate_weights)
+        # From what find says of them: to look for what cannot be read it has no test that every system knows.
+        (cd "$FOLDER" && LC_ALL=C find -L . \( -path ./fftlama -o -path './.fftlama-*' -o -name .git -o -name site-packages \) -prune \
+            -o -type d -exec sh -c 'for d do ls "$d" >/dev/null 2>&1 || printf "%s\n" "${d#./}"; done' sh {} + 2>/dev/null) || true
+    } | head -n 10
 }
 
 # Print the first match of the extended expression $1 in the files after it, only what is in its last parentheses.
@@ -163,7 +188,7 @@ below_folder() {
 
 # Say what an upgrade of the folder would do. $1 is empty where the app is not to be started.
 say_plan() {
-    local size_mib pids
+    local size_mib pids owner
     size_mib=$(($(wc -c <"$WEIGHTS") / 1048576))
     say "In $FOLDER this will"
     say "  put the program into fftlama/, and nothing else into the folder"
@@ -177,10 +202,18 @@ say_plan() {
     say "  choose the profile for the card that is found"
     [ -z "$CELERY" ] || say "  have repairs run on Celery workers through $(redis_url)"
     say "  replace            ${REPLACED[*]} (kept in .fftlama-upgrade/ with their checksums)"
+    owner=$(owner_of "$FOLDER")
+    [ "$(id -u)" != 0 ] || [ "$owner" = "$(id -un)" ] ||
+        say "  belong to root     what it puts there; the folder is $owner's, who then cannot start it: run this as $owner"
     pids=$(old_app_pids | tr '\n' ' ')
     [ -z "$pids" ] || say "  stop the old app   pid ${pids% }"
     [ -z "$1" ] || say "  start              bash stop_app.sh && bash start_app.sh"
     say "  --revert gives all this back."
+}
+
+owner_of() { # the way that every system has
+    # shellcheck disable=SC2012
+    LC_ALL=C ls -ld -- "$1" | awk '{ print $3 }'
 }
 
 redis_url() {

@@ -166,6 +166,43 @@ def test_unknown_folder_is_refused_with_all_that_is_missing(fftlama: Checkout, t
     assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["app.py", "vgg.pth"]
 
 
+@pytest.mark.skipif(shutil.which("setpriv") is None and os.geteuid() == 0, reason="root can read everything")
+def test_weights_that_cannot_be_read_are_not_called_missing(fftlama: Checkout, folder: Path) -> None:
+    (folder / "best.ckpt").chmod(0)
+    (folder / "closed").mkdir(0)
+    (folder / "line\nbreak.pth").write_bytes(b"convl2l")
+    powers = "--bounding-set=-dac_override,-dac_read_search,-fowner"
+    without = ["setpriv", powers] if os.geteuid() == 0 else []
+    words = [*without, *fftlama.command(folder)]
+    done = subprocess.run(words, env=fftlama.environment, capture_output=True, text=True)
+    (folder / "closed").chmod(0o755)
+    assert done.returncode == 2 and "Missing" not in done.stderr and "Nothing was changed" in done.stderr
+    assert "has no weights that" in done.stderr
+    listed = [line.strip() for line in done.stderr.splitlines() if line.startswith("  ")]
+    assert sorted(listed) == [r"$'line\nbreak.pth'", "best.ckpt", "closed"]
+    assert not (folder / "fftlama").exists()
+
+
+@pytest.mark.parametrize("tool", ["cp", "cat"])
+def test_an_upgrade_that_broke_off_says_so_and_goes_back_on_a_full_disk(
+    quick_fftlama: Checkout, folder: Path, tmp_path: Path, tool: str
+) -> None:
+    """The last line was what a tool says of a full disk, and to give the folder back took room that was not there."""
+    before = state_of(folder)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / tool).write_text('#!/bin/sh\necho "write error: No space left on device" >&2\nexit 1\n')
+    (tools / tool).chmod(0o755)
+    full = {"PATH": f"{tools}:{os.environ['PATH']}"}
+    broken = quick_fftlama.run(folder, "--no-start", **full)
+    assert broken.returncode == 1 and "the upgrade broke off" in broken.stdout.splitlines()[-1], broken.stdout
+    assert without_added(state_of(folder)) == before
+    assert quick_fftlama.run(folder, "--no-start").returncode == 0
+    reverted = quick_fftlama.run(folder, "--revert", **full)
+    assert reverted.returncode == 0, reverted.stdout
+    assert state_of(folder) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
