@@ -1,5 +1,6 @@
 """What /metrics says: jobs by how they ended, waits and stages, batches, memory, workers, what the queue waits for."""
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self._writing = threading.Lock()
         self._jobs = Counter("fftlama_jobs", "Repairs by how they ended.", ["state"], registry=registry)
         self._failures = Counter("fftlama_failures", "Failed repairs by error code.", ["error"], registry=registry)
         self._memory_steps = Counter(
@@ -85,6 +87,10 @@ class Metrics:
         Returns:
             the page in Prometheus' text format.
         """
+        with self._writing:  # else one page's memory is cleared while another is written
+            return self._render(status)
+
+    def _render(self, status: Mapping[str, Any]) -> bytes:
         for kind, count in status["waiting"].items():
             self._queue_length.labels(kind).set(count)
         self._running.set(status["running"])

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from playwright.sync_api import Browser, expect
+from prometheus_client import CollectorRegistry, generate_latest
 
 from jobs.store import JobStore
 from jobs.views import obstacles
@@ -19,6 +21,7 @@ from tests.support.page_driver import DATA, open_browser
 from tests.support.redis_server import FakeWorker, RedisServer
 from tests.support.serving import RunningServer, ask_repair, follow, upload, wait_until
 from web.accounts import Accounts
+from web.metrics import Metrics
 from web.operators import status_page
 from web.words import LANGUAGES, load_strings
 
@@ -138,6 +141,36 @@ def test_the_page_of_status_is_brought_up_to_date_in_place(browser: Browser, api
     expect(done).to_have_text(str(before + 1))
     assert page.evaluate("window.isTheSame")
     context.close()
+
+
+def test_two_pages_of_figures_at_once_are_both_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of one page was cleared by the other, and a series was missing."""
+    figures = Metrics()
+    worker = {"state": "idle", "name": "a", "device": "cpu", "memory_mib": 12.5}
+    status = {"waiting": {}, "running": 0, "workers": [worker], "waiting_for": []}
+    cleared, written = threading.Event(), threading.Event()
+    clear, pages = figures._memory.clear, []
+
+    def clear_once_more() -> None:
+        clear()
+        if threading.current_thread() is second:
+            cleared.set()
+            written.wait(20)  # until the first page stands
+
+    def write(registry: CollectorRegistry) -> bytes:
+        if threading.current_thread() is not second:
+            second.start()
+            cleared.wait(0.2)  # where the second waits for its turn it clears nothing meanwhile
+        page = generate_latest(registry)
+        written.set()
+        return page
+
+    second = threading.Thread(target=lambda: pages.append(figures.render(status)))
+    monkeypatch.setattr(figures._memory, "clear", clear_once_more)
+    monkeypatch.setattr("web.metrics.generate_latest", write)
+    pages.append(figures.render(status))
+    second.join()
+    assert len(pages) == 2 and all(b"fftlama_device_memory_bytes{" in page for page in pages)
 
 
 def test_only_operators_see_status_and_metrics(start_server: Callable[..., RunningServer], tmp_path: Path) -> None:
