@@ -296,19 +296,21 @@ def main(argv: Sequence[str] | None = None, *, program: str = "app.py") -> int:
     ready_streams()
     parser = ExactParser(prog=program, description="Serve fftlama: the page, the REST routes and /health.")
     add_arguments(parser)
+    told: list[str] = []
     try:
-        settings = load_settings(vars(parser.parse_args(argv)))
+        settings = load_settings(vars(parser.parse_args(argv)), tell=told.append)
     except SettingsError as error:
         print(f"fftlama: {error}", file=sys.stderr)
         return EXIT_SETTINGS
-    return serve(settings)
+    return serve(settings, told=told)
 
 
-def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> int:
+def serve(settings: Settings, *, told: Sequence[str] = (), on_ready: Callable[[str], None] | None = None) -> int:
     """Serve until SIGTERM or Ctrl+C.
 
     Args:
         settings: All of them count.
+        told: What reading them had to say, for the log.
         on_ready: Called with the server's address, in a thread of its own, once everything answers; by default a line
             on standard output says so, one of the log where those are JSON.
 
@@ -316,6 +318,8 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
         The exit code.
     """
     set_up_logging(settings)
+    for sentence in told:
+        log.warning("%s", sentence)
     if settings.log_level == "info":
         for chatty in ("uvicorn", "httpx"):
             logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -16,7 +16,7 @@ import re
 import reprlib
 import socket
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
@@ -300,6 +300,7 @@ def load_settings(
     file: Path | None = None,
     *,
     serving: bool = True,
+    tell: Callable[[str], None] = log.warning,
 ) -> Settings:
     """Return the settings in force.
 
@@ -308,6 +309,8 @@ def load_settings(
         environ: The environment, by default `os.environ`; empty values count as unset.
         file: By default `fftlama.yaml` beside this file, if it is there.
         serving: Whether the caller serves requests; if not, the variables without prefix are not looked at.
+        tell: Is given the sentence about a variable that is passed over. Who sets up the log by these settings says it
+            afterwards, in the form they ask for.
 
     Returns:
         The settings. Relative paths are taken from the current folder where the command line or the environment gave
@@ -325,7 +328,7 @@ def load_settings(
         for key, value in environ.items()
         if key.startswith(ENVIRONMENT_PREFIX) and value and not SERVICE_LINKS.fullmatch(f"{key}={value}")
     }
-    plain = _plain_environment(environ, decided=given.keys() | prefixed.keys()) if serving else {}
+    plain = _plain_environment(environ, decided=given.keys() | prefixed.keys(), tell=tell) if serving else {}
     default_folders = {name: field.default for name, field in Settings.model_fields.items() if field.annotation is Path}
     sources = (
         _Source("the command line", given, Path.cwd()),
@@ -356,7 +359,9 @@ def _refuse_folders_in_data(settings: Settings) -> None:
             )
 
 
-def _plain_environment(environ: Mapping[str, str], *, decided: Iterable[str]) -> dict[str, str]:
+def _plain_environment(
+    environ: Mapping[str, str], *, decided: Iterable[str], tell: Callable[[str], None]
+) -> dict[str, str]:
     """Return what the variables without prefix set, as far as it is not decided already."""
     plain = {name: environ[key] for key, name in PLAIN_ENVIRONMENT.items() if environ.get(key) and name not in decided}
     host = plain.get("host", "").strip()
@@ -364,10 +369,9 @@ def _plain_environment(environ: Mapping[str, str], *, decided: Iterable[str]) ->
     # machine's name often does resolve, to an address that other machines reach, so it counts only if asked for.
     if host and host != "localhost" and (host == socket.gethostname() or not _can_listen(host)):
         del plain["host"]
-        log.warning(
-            "the variable HOST=%s is passed over, because it is this machine's name or no address to listen on here; "
-            "FFTLAMA_HOST sets one",
-            host,
+        tell(
+            f"the variable HOST={host} is passed over, because it is this machine's name or no address to listen on "
+            "here; FFTLAMA_HOST sets one"
         )
     return plain
 

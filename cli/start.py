@@ -8,7 +8,7 @@ or --mask-dir names nothing, or a folder without --output-dir (as IOPaint ends).
 import argparse
 import json
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cli.errors import EXIT_USAGE, CommandError
@@ -45,7 +45,8 @@ def start_server(arguments: Sequence[str]) -> int:
     chosen = parse(parser, arguments)
     _read_config(chosen, parser)
     _check_folders(chosen)
-    settings = choose_engine(_settings(chosen), chosen)
+    passed_over: list[str] = []
+    settings = choose_engine(_settings(chosen, passed_over.append), chosen)
     told = {name: getattr(settings, name) for name in TOLD}
     print(json.dumps({"model": chosen.model or LAMA, **told}, default=str), flush=True)
 
@@ -57,7 +58,7 @@ def start_server(arguments: Sequence[str]) -> int:
 
     from app import serve
 
-    return serve(settings, on_ready=say_ready)
+    return serve(settings, told=passed_over, on_ready=say_ready)
 
 
 def _read_config(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -99,7 +100,7 @@ def _check_folders(chosen: argparse.Namespace) -> None:
             raise CommandError(f"--output-dir {chosen.output_dir} can't be made: {error.strerror}") from error
 
 
-def _settings(chosen: argparse.Namespace) -> Settings:
+def _settings(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Settings:
     """Return the settings in force, with IOPaint's port where nobody has set another."""
     given: dict[str, Any] = {
         "host": chosen.host,
@@ -108,7 +109,8 @@ def _settings(chosen: argparse.Namespace) -> Settings:
         "outputs_dir": chosen.output_dir,
         "masks_dir": chosen.mask_dir,
     }
-    settings = load_settings({name: None if value is None else str(value) for name, value in given.items()})
+    words = {name: None if value is None else str(value) for name, value in given.items()}
+    settings = load_settings(words, tell=tell)
     if "port" not in settings.model_fields_set:
         return settings.model_copy(update={"port": IOPAINT_PORT})
     return settings

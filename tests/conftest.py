@@ -225,8 +225,9 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
     """Start servers of one test: `start_server(kind="api", queue_limit=2, ...)`; all are killed at its end."""
     started: list[RunningServer] = []
 
-    def start(kind: str = "api", **settings: Any) -> RunningServer:
-        running = RunningServer(tmp_path / f"server-{len(started)}", kind=kind, settings=settings)
+    def start(kind: str = "api", *, environment: dict[str, str] | None = None, **settings: Any) -> RunningServer:
+        folder = tmp_path / f"server-{len(started)}"
+        running = RunningServer(folder, kind=kind, settings=settings, environment=environment or {})
         started.append(running)
         return running.start()
 

@@ -202,13 +202,15 @@ def test_the_page_is_served_beside_the_routes(server: RunningServer) -> None:
 
 
 def test_every_line_of_a_log_in_json_is_an_object(start_server: Callable[..., RunningServer]) -> None:
-    """The line that says that it is ready was text."""
-    server = start_server(kind="api", log_format="json")
+    """The line that says that it is ready was text, and the one about a variable that is passed over."""
+    server = start_server(kind="api", log_format="json", environment={"HOST": "x86_64-conda-linux-gnu"})
     with server.client as client:
         follow(client, ask_repair(client, upload(client, PHOTO.read_bytes())["image_id"]), until="saved")
     assert server.stop() == 0
     lines = [json.loads(line) for line in server.log.splitlines()]
-    assert f"fftlama is ready at {server.url}" in {line["message"] for line in lines}
+    told = [line["message"] for line in lines]
+    assert f"fftlama is ready at {server.url}" in told
+    assert sum("HOST=x86_64-conda-linux-gnu is passed over" in message for message in told) == 1
 
 
 def test_warnings_of_libraries_are_lines_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,15 @@ class Served:
     """What would have been served."""
 
     settings: Settings | None = None
+    told: tuple[str, ...] = ()
 
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Served:
     served = Served()
 
-    def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> int:
-        served.settings = settings
+    def serve(settings: Settings, *, told: Sequence[str], on_ready: Callable[[str], None]) -> int:
+        served.settings, served.told = settings, tuple(told)
         on_ready(f"http://{settings.host}:{settings.port}")
         return 0
 
@@ -51,6 +52,15 @@ def test_without_options_it_listens_where_iopaints_clients_ask(served: Served, c
     first, ready = capsys.readouterr().out.splitlines()
     assert json.loads(first)["port"] == 8080
     assert ready == "Uvicorn running on http://127.0.0.1:8080 (Press CTRL+C to quit)"
+
+
+def test_what_is_passed_over_is_for_the_log(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HOST", "x86_64-conda-linux-gnu")
+    assert start() == 0
+    assert len(served.told) == 1 and "HOST=x86_64-conda-linux-gnu is passed over" in served.told[0]
+    assert not caplog.records, "the log is not set up yet, and may be one in JSON"
 
 
 def test_a_port_that_somebody_set_wins_over_iopaints(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
