@@ -79,12 +79,24 @@ def test_cuts_and_a_server_in_trouble_during_repairs_and_reloads_lose_no_patch_s
 def test_pictures_of_the_strip_that_are_cut_off_come_and_a_browser_whose_storage_is_full_is_said_so(
     person: Person,
 ) -> None:
-    """They stayed away until their photo was repaired."""
+    """They stayed away until their photo was repaired, and the browser drew an icon of a torn page in their place."""
     broken = cut(person, "*/api/v1/images/*?max_px=160*", times=2)
+    person.page.evaluate(
+        """() => {
+          window.looks = [];
+          const look = ({ type, target }) => requestAnimationFrame(() => {
+            if (target.matches?.(".fft-strip img")) window.looks.push(`${type} ${getComputedStyle(target).visibility}`);
+          });
+          document.addEventListener("error", look, true);
+          document.addEventListener("load", look, true);
+        }"""
+    )
     choose(person, [photo_file(seed=seed, name=f"{seed}.png") for seed in range(2)])
     seen = "[...document.querySelectorAll('.fft-strip img')].filter((one) => one.naturalWidth).length === 2"
     person.page.wait_for_function(seen)
     assert len(broken) == 2
+    person.page.wait_for_function("window.looks.filter((one) => one.startsWith('load')).length >= 2")
+    assert set(person.page.evaluate("window.looks")) == {"error hidden", "load visible"}
     # It is said until there is room. What was painted and repaired then was lost in a reload, without a word.
     note = person.page.locator('[data-part="not-kept"]')
     expect(note).to_be_hidden()

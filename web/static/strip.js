@@ -57,6 +57,7 @@ export function createStrip({ root, store, words, api, onPhoto, onRemove }) {
   function tryAgain(/** @type {{picture: HTMLImageElement, tries: number}} */ entry) {
     const { picture } = entry;
     const url = picture.getAttribute("src");
+    picture.dataset.broken = "";
     entry.tries += 1;
     if (!url || entry.tries >= MOST_TRIES) return;
     setTimeout(() => picture.getAttribute("src") === url && (picture.src = url), Math.min(500 * 2 ** entry.tries, LONGEST_PAUSE_MS));
@@ -85,6 +86,7 @@ export function createStrip({ root, store, words, api, onPhoto, onRemove }) {
     part("strip-list").append(item);
     const entry = { item, button, picture, mark, tries: 0 };
     picture.addEventListener("error", () => tryAgain(entry));
+    picture.addEventListener("load", () => delete picture.dataset.broken);
     entries.set(number, entry);
     return entry;
   }
