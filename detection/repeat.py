@@ -28,6 +28,7 @@ from masks.boxes import find_bounds
 
 COARSE_PX = 26  # longer side of the mark where all places are looked at
 FINE_PX = 88  # and where the best ones are fitted
+KEPT_PX = 4 * FINE_PX  # of the mark as it is kept: it is scaled some 1,700 times, which of a large one took most time
 MOST_COARSE_PX = 1400  # longer side of the reduced photo, also for small marks
 LEAST_MARK_PX = 4  # of the mark there
 SCALES = tuple(1.16**i for i in range(-3, 4))  # 0.64 to 1.56
@@ -58,13 +59,15 @@ class _Template:
     """The mark and its rim cut out of a photo.
 
     Attributes:
-        pixels: (h, w, 3) uint8; a mark may be as large as most of the photo, and float32 would be four times that.
         mask: (h, w) uint8, 255 = the mark.
+        small_pixels: (h', w', 3) uint8, the photo there, no side longer than `KEPT_PX`.
+        small_mask: (h', w') uint8, the mask at that size.
         middle: (x, y) of the mark's box in the photo.
     """
 
-    pixels: NDArray[np.uint8]
     mask: NDArray[np.uint8]
+    small_pixels: NDArray[np.uint8]
+    small_mask: NDArray[np.uint8]
     middle: tuple[float, float]
 
 
@@ -124,7 +127,13 @@ def _take(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> _Template:
     columns = np.clip(np.arange(left - pad, right + pad), 0, image.shape[1] - 1)
     part = image[np.ix_(rows, columns)]
     marked = np.pad(mask[top:bottom, left:right].astype(np.uint8) * np.uint8(255), pad)
-    return _Template(part, marked, ((left + right) / 2, (top + bottom) / 2))
+    shrink = min(1.0, KEPT_PX / max(marked.shape))
+    size = (max(1, round(marked.shape[1] * shrink)), max(1, round(marked.shape[0] * shrink)))
+    if shrink == 1:
+        return _Template(marked, part, marked, ((left + right) / 2, (top + bottom) / 2))
+    small = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
+    small_mask = np.asarray(cv2.resize(marked, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return _Template(marked, small, small_mask, ((left + right) / 2, (top + bottom) / 2))
 
 
 def _search(template: _Template, image: NDArray[np.uint8], go_on: GoOn) -> list[_Place]:
@@ -179,8 +188,8 @@ def _turned(template: _Template, factor: float, scale: float, angle: float) -> t
     # Scaled down by area first: a warp alone would skip pixels.
     small_size = (max(1, round(width * total)), max(1, round(height * total)))
     how = cv2.INTER_AREA if total < 1 else cv2.INTER_LINEAR
-    pixels: Field = cv2.resize(template.pixels, small_size, interpolation=how).astype(np.float32)
-    mask: Field = cv2.resize(template.mask, small_size, interpolation=how).astype(np.float32) / 255
+    pixels: Field = cv2.resize(template.small_pixels, small_size, interpolation=how).astype(np.float32)
+    mask: Field = cv2.resize(template.small_mask, small_size, interpolation=how).astype(np.float32) / 255
     turn = cv2.getRotationMatrix2D(((small_size[0] - 1) / 2, (small_size[1] - 1) / 2), angle, 1.0)
     turn[:, 2] += ((new_w - small_size[0]) / 2, (new_h - small_size[1]) / 2)
     pixels = cv2.warpAffine(pixels, turn, (new_w, new_h), borderMode=cv2.BORDER_REPLICATE)
