@@ -222,6 +222,15 @@ IN_ITS_MARGIN = """async ([dilate_px, scale]) => {
   });
   return near === far && near.length > 90;
 }"""
+THIN = """async (radius) => {
+  const { href } = document.querySelector('link[rel="modulepreload"][href$="/rings.js"]');
+  const { sample } = await import(new URL("rasterize.js", href).href);
+  const { dilationOutline } = await import(href);
+  const wire = { points: [[100, 100], [7900, 5900]], radius, erase: false };
+  const lines = dilationOutline(await sample([wire], [60, 60, 7940, 5940], 0.15), null, 6000);
+  const away = ([x, y]) => Math.abs(5800 * (x - 100) - 7800 * (y - 100)) / Math.hypot(5800, 7800);
+  return [lines.length, Math.max(...lines.flat().map(away))];
+}"""
 HOLES: list[dict[str, Any]] = [
     {"points": [[100, 100], [300, 120]], "radius": 30},
     {"points": [[60, 300], [400, 330]], "radius": 3},
@@ -248,6 +257,10 @@ def test_the_line_round_what_the_engine_dilates_can_be_set_and_every_tool_works_
     # Nothing farther away than its margin need be looked at, however far the engine dilates and on a coarse grid too.
     for dilate_px, scale in ((None, 0.25), (64, 0.25), (5, 0.5)):
         assert person.page.evaluate(IN_ITS_MARGIN, [dilate_px, scale]), (dilate_px, scale)
+    # A wire across 48 megapixels, where a cell of the grid has seven pixels: it had no line, or hundreds of crumbs.
+    for radius in (0.5, 1, 2, 3):
+        count, farthest_px = person.page.evaluate(THIN, radius)
+        assert count == 1 and farthest_px < 25, radius
     # Round several holes of different thickness the line's field is the engine's but for a rim's pixels.
     mask = drawn(HOLES)
     bits = base64.b64encode(mask.astype(np.uint8).tobytes()).decode()

@@ -27,7 +27,8 @@ export function createDilationLine({ store, view, canvas, overlay, colour }) {
     const { strokes, photo, photo_number, hand } = store.get();
     const inner = photo && boxOf(strokes, photo.width, photo.height);
     if (!inner) return;
-    const scale = Math.min(1, Math.sqrt(MOST_CELLS / ((inner[2] - inner[0]) * (inner[3] - inner[1]))));
+    const around = 2 * lineMargin(hand.dilate_px, 1); // which is most of the grid of a long thin mask
+    const scale = Math.min(1, Math.sqrt(MOST_CELLS / ((inner[2] - inner[0] + around) * (inner[3] - inner[1] + around))));
     const margin = lineMargin(hand.dilate_px, scale);
     const box = [Math.max(0, inner[0] - margin), Math.max(0, inner[1] - margin), Math.min(photo.width, inner[2] + margin), Math.min(photo.height, inner[3] + margin)];
     const number = (asked += 1);

@@ -7,6 +7,7 @@ import { boxOf, drawStroke } from "./strokes.js";
 /** @typedef {import("./regions.js").Region} Region */
 
 const COVERED = 127; // of 255: more than half of a pixel
+const LEAST_RADIUS_CELLS = 0.75; // of a stroke that is sampled: a thinner one would cover half of no cell, here and there or all along
 
 /**
  * @param {Stroke[]} strokes @param {number} width of the photo @param {number} height
@@ -35,6 +36,11 @@ export async function rasterize(strokes, width, height) {
   return trimmed(region);
 }
 
+/** As it is sampled: on a photo of 48 megapixels a cell has seven pixels, and a wire two. @param {Stroke} stroke @param {number} scale @returns {Stroke} */
+function thickEnough(stroke, scale) {
+  return "radius" in stroke && !stroke.erase ? { ...stroke, radius: Math.max(stroke.radius, LEAST_RADIUS_CELLS / scale) } : stroke;
+}
+
 /**
  * Sample strokes on a coarser grid.
  * @param {Stroke[]} strokes @param {number[]} box in the photo @param {number} scale cells for one pixel, at most 1
@@ -50,7 +56,7 @@ export async function sample(strokes, [left, top, right, bottom], scale) {
       const pixels = regions[i];
       if (pixels) return putRegion(context, pixels, stroke.erase, left, top, width, rows, from, scale);
       context.setTransform(scale, 0, 0, scale, -left * scale, -top * scale - from);
-      drawStroke(context, stroke, "#fff");
+      drawStroke(context, scale < 1 ? thickEnough(stroke, scale) : stroke, "#fff");
     });
   }
 
