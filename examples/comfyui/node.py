@@ -149,7 +149,7 @@ def _ask_server(url: str, pixels: np.ndarray, hole: np.ndarray, options: dict[st
     try:
         request = urllib.request.Request(f"{url.rstrip('/')}/api/v1/repair", body, headers)
         with _open(request) as answer:
-            return np.asarray(Image.open(io.BytesIO(answer.read())).convert("RGB"))
+            repaired = np.asarray(Image.open(io.BytesIO(answer.read())).convert("RGB"))
     except urllib.error.HTTPError as error:
         said = str(error)
         with contextlib.suppress(OSError, http.client.HTTPException):  # the answer may break off
@@ -157,6 +157,9 @@ def _ask_server(url: str, pixels: np.ndarray, hole: np.ndarray, options: dict[st
         raise RuntimeError(f"the server refused: {said}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise RuntimeError(f"the server {url} can't be reached: {error}") from error
+    if repaired.shape != pixels.shape:
+        raise RuntimeError(f"the server {url} answered with a picture of another size; is it fftlama?")
+    return repaired
 
 
 def _open(request: urllib.request.Request) -> Any:

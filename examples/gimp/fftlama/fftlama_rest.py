@@ -92,7 +92,8 @@ def repair(address: str, image: bytes, mask: bytes, *, quality: str = "fast", ke
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise ServerError(f"No server answers at {address} ({reason}). Start it with ./start_app.sh") from error
-    if not data.startswith(b"\x89PNG"):
+    # A PNG's width and height stand at the same place in each.
+    if not data.startswith(b"\x89PNG") or data[16:24] != image[16:24]:
         raise ServerError(f"What answers at {address} is no server of fftlama")
     return data
 

@@ -73,8 +73,8 @@ class ModelManager:
         fields = {"image": _png(image[..., ::-1]), "mask": _png(hole.astype(np.uint8) * 255)}
         answer = _post(f"{self._url}/api/v1/inpaint", fields)
         result = cv2.imdecode(np.frombuffer(answer, np.uint8), cv2.IMREAD_COLOR)
-        if result is None:
-            raise RuntimeError(f"{self._url} answered with something that is no picture; is it fftlama?")
+        if result is None or result.shape != image.shape:
+            raise RuntimeError(f"{self._url} answered with something that is no picture of this size; is it fftlama?")
         return result[..., ::-1]
 
 
