@@ -6,10 +6,28 @@ from collections.abc import Callable
 
 from playwright.sync_api import expect
 
-from tests.support.page_driver import DONE, NOTE_STATUS, Person, photo_file
+from tests.support.page_driver import DONE, NOTE_STATUS, Held, Person, choose, photo_file
 from tests.support.serving import RunningServer, ask_repair, upload
 
 Visit = Callable[..., Person]
+
+
+def test_an_upload_that_stands_still_is_sent_anew(person: Person) -> None:
+    """Where a server stood still, or a network swallowed what was sent, the page waited for ever."""
+    person.page.evaluate(
+        "() => (window.setTimeout = ((real) => (step, ms) => real(step, ms === 60_000 ? 300 : ms))(window.setTimeout))"
+    )
+    gate = Held(person, "*/api/v1/images")
+    choose(person, photo_file())
+    for _ in range(200):
+        if len(gate.requests) > 1:
+            break
+        person.page.wait_for_timeout(50)
+    assert len(gate.requests) > 1, "the first stands still"
+    gate.is_open = True
+    gate.requests[-1].continue_()
+    person.paint((0.4, 0.4), (0.5, 0.4))
+    person.repair()
 
 
 def test_lost_answers_cuts_and_failed_repairs_cost_nothing(person: Person) -> None:

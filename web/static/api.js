@@ -41,6 +41,7 @@ const SETTLE_S = 0.15; // a repair that takes less is told of once, when it is d
 const NOTHING_SEEN = -1; // versions begin at 0
 const CALL_LIMIT_MS = 30_000;
 const PICTURE_LIMIT_MS = 300_000;
+const STILL_LIMIT_MS = 60_000; // of an upload of which nothing more goes up
 const DETECT_LIMIT_MS = 180_000; // text in 100 megapixels, behind other people's
 
 /** @param {number} ms @param {AbortSignal} [signal] ends it early, as coming online does @returns {Promise<void>} */
@@ -91,11 +92,22 @@ async function fetchOnce(url, options, read, limit_ms, signal) {
 function uploadOnce(file, onProgress, signal) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
+    // A connection that hangs, or a server that stands still, gives no error: it would be waited for without end.
+    let timer = 0;
+    const giveUpAfter = (/** @type {number} */ ms) => {
+      clearTimeout(timer);
+      timer = window.setTimeout(() => request.abort(), ms);
+    };
     const form = new FormData();
     form.append("file", file, file.name || "photo");
     request.open("POST", "api/v1/images");
     request.responseType = "json";
-    request.upload.onprogress = (event) => onProgress(event.loaded / (event.total || 1));
+    request.upload.onprogress = (event) => {
+      giveUpAfter(STILL_LIMIT_MS);
+      onProgress(event.loaded / (event.total || 1));
+    };
+    request.upload.onload = () => giveUpAfter(PICTURE_LIMIT_MS); // the server opens it
+    request.onloadend = () => clearTimeout(timer);
     request.onload = () => {
       const answer = request.response || {};
       if (request.status < 300) resolve(answer);
@@ -103,6 +115,7 @@ function uploadOnce(file, onProgress, signal) {
     };
     request.onerror = request.onabort = () => reject(new TypeError("upload broke off"));
     signal?.addEventListener("abort", () => request.abort(), { once: true });
+    giveUpAfter(STILL_LIMIT_MS);
     request.send(form);
   });
 }
