@@ -221,7 +221,7 @@ def test_a_full_disk_does_not_end_a_training(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_training_that_is_ended_goes_on(files: Path, tmp_path: Path, number: int) -> None:
+def test_a_training_that_is_ended_goes_on(run: Callable[..., int], files: Path, tmp_path: Path, number: int) -> None:
     """Ctrl+C and SIGTERM lost all steps since the last save, with a traceback; a kill loses no more than those."""
     state = tmp_path / "state"
     every = "0" if number == signal.SIGKILL else "1000"
@@ -238,8 +238,7 @@ def test_a_training_that_is_ended_goes_on(files: Path, tmp_path: Path, number: i
     assert "Traceback" not in (tmp_path / "said").read_text()
     first = saved_figures(state)
     assert first is not None and first["steps"] >= (8 if number == signal.SIGKILL else 10)
-    done = subprocess.run([*command, "--steps", "3"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert run("--steps", "3") == 0
     second = saved_figures(state)
     assert second is not None and second["steps"] == first["steps"] + 3
     assert not list(state.glob("*.part")) and not list(state.glob(".*.part"))
