@@ -190,9 +190,12 @@ class Person:
 
     def open(self, file: Any) -> None:
         """Choose a photo and wait until the server has it and the page shows it."""
-        with self.page.expect_response(lambda answer: answer.url.endswith("/api/v1/images")) as uploaded:
+        # By its request: the answer about a photo that was dropped a moment ago may still be on its way.
+        with self.page.expect_request(lambda asked: asked.url.endswith("/api/v1/images")) as upload:
             self.page.set_input_files(".fft-file", file)
-        image_id = uploaded.value.json()["image_id"]
+        answer = upload.value.response()
+        assert answer is not None, "the upload was cut off"
+        image_id = answer.json()["image_id"]
         self.page.locator(f'a[data-part="download"][href$="{image_id}"]').wait_for()
 
     def stage_point(self, x: float, y: float) -> tuple[float, float]:
