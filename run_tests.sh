@@ -151,8 +151,8 @@ begin shellcheck "$VENV/bin/shellcheck" -x start_app.sh stop_app.sh run_tests.sh
     examples/iopaint_shim/bin/* examples/clients/*.sh
 begin "the page's scripts" check_scripts
 [ -n "$QUICK" ] || begin "pytest of the kernels, in Triton's interpreter" interpret "$@"
-# Three on two cores: many tests wait, for a server, a page or a moment. Those of --quick don't.
-CHOSEN="not interpreter" WORKERS=3
+# Four on two cores: many tests wait, for a server, a page or a moment. Those of --quick don't.
+CHOSEN="not interpreter" WORKERS=4
 [ -z "$QUICK" ] || CHOSEN="not browser and not server and not process and not interpreter and not slow" WORKERS=2
 say "== pytest"
 "${PYTEST[@]}" -n $WORKERS --dist worksteal -m "$CHOSEN" "$@" || FAILED="$FAILED, pytest"
