@@ -84,7 +84,7 @@ def _copy_from(file: Path, weights: Weights, part: Path, report: Callable[[int, 
     except zipfile.BadZipFile as error:
         if members:
             raise DownloadError(f"{file} is a damaged archive: {error}") from error
-    except (RuntimeError, NotImplementedError) as error:  # a password, a method that Python does not know
+    except RuntimeError as error:  # a password, a method that Python does not know
         raise DownloadError(f"{file} can't be unpacked: {error}") from error
     raise DownloadError(
         f"{file} neither is nor holds the published {weights.name} ({weights.size_bytes} bytes, sha256 "
