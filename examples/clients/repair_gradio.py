@@ -11,6 +11,7 @@ import io
 import os
 import shutil
 import sys
+import tempfile
 import uuid
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -31,16 +32,20 @@ def repair(photo: str, mask: str, result: str, server: str) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # the argument alone does not keep it from sending statistics
     # Of a job that waits the server says something every 15 s; for one that stands still gradio_client waits for ever.
     limits = {"timeout": STILL_S}
-    client = Client(server, headers=headers, verbose=False, analytics_enabled=False, httpx_kwargs=limits)
-    # handle_file uploads; a bare path would be one of the server's own files, and is refused.
-    path = client.predict(handle_file(photo), handle_file(mask), {"quality": "fast"}, api_name="/repair")
-    # Beside its name first: a disk may be full, and half a picture is none.
-    part = Path(result).parent / f".{uuid.uuid4().hex}.part"
-    try:
-        shutil.copy(path, part)
-        part.replace(result)
-    finally:
-        part.unlink(missing_ok=True)
+    # Not where gradio_client keeps all results for good: /tmp/gradio, which is another's where several people work.
+    with tempfile.TemporaryDirectory() as folder:
+        client = Client(
+            server, headers=headers, verbose=False, analytics_enabled=False, httpx_kwargs=limits, download_files=folder
+        )
+        # handle_file uploads; a bare path would be one of the server's own files, and is refused.
+        path = client.predict(handle_file(photo), handle_file(mask), {"quality": "fast"}, api_name="/repair")
+        # Beside its name first: a disk may be full, and half a picture is none.
+        part = Path(result).parent / f".{uuid.uuid4().hex}.part"
+        try:
+            shutil.copy(path, part)
+            part.replace(result)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def main() -> None:

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 # Gradio and its client are imported where they are needed: they take seconds, and every process collects all tests.
 @pytest.fixture(scope="module")
-def client(server: RunningServer) -> Client:
+def client(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Client:
     from gradio_client import Client
 
-    return Client(server.url, verbose=False)
+    return Client(server.url, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
 
 
 def handle_file(path: Path) -> Any:
@@ -72,10 +72,13 @@ def test_gradio_keeps_few_sessions(tmp_path: Path) -> None:
     assert len(sessions.session_data) == KEPT_SESSIONS
 
 
-def test_who_waits_for_a_call_leaves_threads_for_all_else(tmp_path: Path, mask: Path) -> None:
+def test_who_waits_for_a_call_leaves_threads_for_all_else(
+    tmp_path: Path, mask: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Forty calls of `/repair` had all threads of the process: nobody could upload a photo until they were done."""
     from app import create_app
 
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))  # as the program has one of its own
     settings = Settings(data_dir=tmp_path / "data", outputs_dir=tmp_path / "outputs", job_timeout_s=20)
     with TestClient(create_app(settings, FakeEngine()), base_url="http://127.0.0.1") as http:
         assert http.portal is not None
