@@ -283,8 +283,8 @@ def test_libraries_that_cannot_be_had_leave_the_old_app_in_place(
     shutil.copytree(fftlama.root, lacking.root, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
     before = state_of(folder)
     offline = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple"}
-    # Who runs the tests may have an environment in use, whose Python would be found there.
-    path = [part for part in os.environ["PATH"].split(":") if not (Path(part).parent / "pyvenv.cfg").exists()]
+    # Who runs the tests may have an environment in use, whose Python would be found there, and folders of another's.
+    path = [part for part in os.environ["PATH"].split(":") if not os.access(f"{part}/../pyvenv.cfg", os.F_OK)]
     path.insert(0, str(python_that_lends_its_pip(tmp_path / "lends").parent))
     failed = lacking.run(folder, PIP_RETRIES="0", PATH=":".join(path), **offline)
     assert failed.returncode == 4 and "pip could not install uv" in failed.stdout, failed.stdout
