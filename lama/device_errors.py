@@ -2,9 +2,10 @@
 
 import torch
 
-# Libraries report it in their own words: the CUDA runtime, its driver and Triton say the first.
+# Libraries report it in their own words: the CUDA runtime, its driver and Triton the first, cuda-bindings the second.
 ALLOCATION_FAILURES = (
     "out of memory",
+    "_OUT_OF_MEMORY",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "DefaultCPUAllocator: can't allocate memory",

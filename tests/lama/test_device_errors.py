@@ -9,7 +9,12 @@ from lama.device_errors import first_line, is_out_of_memory, named_line
 from tests.support.networks import live_generator
 
 CUDA_RUNTIME = "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in the manual.\nFor debugging ..."
-OTHERS_WORDS = (CUDA_RUNTIME, "Triton Error [CUDA]: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling ...")
+OTHERS_WORDS = (
+    CUDA_RUNTIME,
+    "Triton Error [CUDA]: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED when calling ...",
+    "CUDA: NVRTC_ERROR_OUT_OF_MEMORY",
+)
 
 
 def test_the_errors_of_real_allocators_mean_out_of_memory() -> None:
