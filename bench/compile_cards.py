@@ -11,6 +11,7 @@ which no interpreter runs. Prints a table; the exit status is 1 if a kernel does
 
 import argparse
 import contextlib
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -97,9 +98,9 @@ def compiled_for_hopper(
     kernels: Sequence[str] = ("local", "cross", "entry", "upsampling"),
     batches: Sequence[int] = (1, 4),
 ) -> list[Fit]:
-    """Compile the Hopper kernels, the trunk's with and without what they are added to; return what each came to.
+    """Compile the Hopper kernels, the trunk's with and without what they are added to, in float16 and in FP8.
 
-    With four maps of 128x128 the local convolution has another number of slots than with one.
+    With four maps of 128x128 the local convolution has other slots than with one. Returns what each came to.
     """
     fits: list[Fit] = []
     network = fold_generator(generator)
@@ -108,9 +109,9 @@ def compiled_for_hopper(
         stack.enter_context(as_on_a_card(hopper_card.CAPABILITY, fits))
         for module in (hopper_decoder, hopper_path, hopper_trunk):
             stack.enter_context(mock.patch.object(module, "multiprocessors", return_value=MULTIPROCESSORS))
-        trunk = hopper_trunk.HopperTrunk([layer], device)
+        trunks = [hopper_trunk.HopperTrunk([layer], device, fp8=fp8) for fp8 in (False, True)]
         channels = layer.local.weight.shape[1] + layer.leave.shape[1]
-        for batch in batches:
+        for trunk, batch in itertools.product(trunks, batches):
             source, target = (trunk.sided(torch.zeros(batch, 128, 128, channels).half(), filled=True) for _ in range(2))
             for add in (False, True):
                 for kernel in kernels:

@@ -1,8 +1,9 @@
 """Autotune: time the model's settings on a device and write the best as its profile.
 
 Times the model alone for every precision, graph mode, bucket and batch. Writes the fastest of those that compute the
-same as plain float32 to `hardware_profiles.local.yaml`: some cards are fast in half precision and wrong. Prints
-nothing. The caller holds the lock on the GPU and has freed what else was on it.
+same as plain float32 to `hardware_profiles.local.yaml`: some cards are fast in half precision and wrong. On Hopper
+cards products in FP8 are tried too; they have to cost next to nothing in PSNR. Prints nothing. The caller holds the
+lock on the GPU and has freed what else was on it.
 """
 
 from __future__ import annotations
@@ -35,19 +36,46 @@ WARM_UP_RUNS = 2
 TIMED_RUNS = 7
 USEFUL_GAIN = 0.95  # a choice is kept when it takes less than this part of the time without it
 LARGEST_MEAN_DIFFERENCE = 2 / 255  # from float32; rounding alone stays under a quarter of it
+LARGEST_COST_DB = 0.1  # what products in FP8 may take off the PSNR of the probes
 LONGEST_FORWARD_MS = 4000  # a bucket slower than this is no use to a person who waits
 
 
 logger = logging.getLogger(__name__)
 
 
-Probe = tuple[Tensor, Tensor]
-"""A model input, (4, H, W), and what plain float32 makes of it, (1, 3, H, W)."""
+@dataclass(frozen=True)
+class Probe:
+    """A model input (4, H, W), the image (3, H, W) whose hole it is to fill, and what float32 makes of it (1, 3, H, W).
+
+    Attributes:
+        x: the input.
+        image: in [0, 1], without a hole.
+        expected: the prediction of plain float32, its seams corrected.
+    """
+
+    x: Tensor
+    image: Tensor
+    expected: Tensor
+
+    def difference(self, prediction: Tensor) -> float:
+        """Return the mean difference in the hole from what plain float32 makes of it."""
+        return (prediction - self.expected)[self._missing].abs().mean().item()
+
+    def psnr_db(self, prediction: Tensor) -> float:
+        """Return the PSNR of a prediction (1, 3, H, W) in the hole."""
+        return -10 * (prediction - self.image)[self._missing].square().mean().log10().item()
+
+    @property
+    def _missing(self) -> Tensor:
+        return self.x[3:].expand(1, 3, -1, -1) > 0
 
 
 @dataclass(frozen=True)
 class AutotuneRow:
-    """One timed setting; `forward_ms` is the median of a whole batch, None when `failure` says why there is none."""
+    """One timed setting; `forward_ms` is the median of a whole batch, None when `failure` says why there is none.
+
+    `precision` is "fp8" where float16 multiplies in FP8.
+    """
 
     precision: str
     cuda_graph: str
@@ -104,7 +132,7 @@ def autotune_card(
         rows.append(row)
         return row.forward_ms if row.forward_ms is not None else float("inf")
 
-    probes = _probes(generator, device)
+    probes = _probes(generator, device, _smooth_images(REFERENCE_PX))
     reference_ms = {trial: time_one(*trial, REFERENCE_PX, 1, probes) for trial in trials}
     precision, graph = min(reference_ms, key=lambda trial: reference_ms[trial])
     if reference_ms[precision, graph] == float("inf"):
@@ -126,7 +154,7 @@ def autotune_card(
         each_ms = time_one(precision, graph, kept[0], batch) / batch
         if each_ms < USEFUL_GAIN * best_ms:
             best_batch, best_ms = batch, each_ms
-    profile = Profile(
+    chosen = Profile(
         name="measured-" + (re.sub(r"[^a-z0-9]+", "-", card.name.lower()).strip("-") or "card"),
         input_px=kept[-1],
         precision=precision,
@@ -135,7 +163,12 @@ def autotune_card(
         memory_fraction=start.memory_fraction,
         max_batch=best_batch,
     )
-    return AutotunedProfile(rows, profile, write_profile(profile, card, folder or PROFILES_FOLDER))
+    if precision == "fp16" and kernels == "auto" and (fp8 := _time_fp8(generator, device, chosen)) is not None:
+        rows.append(fp8)
+        # Timed once more, as a card that has grown warm is slower than it was.
+        if fp8.forward_ms is not None and fp8.forward_ms < USEFUL_GAIN * time_one(precision, graph, kept[-1], 1):
+            chosen = replace(chosen, fp8="on")
+    return AutotunedProfile(rows, chosen, write_profile(chosen, card, folder or PROFILES_FOLDER))
 
 
 def write_profile(profile: Profile, card: Card, folder: Path) -> Path:
@@ -144,6 +177,8 @@ def write_profile(profile: Profile, card: Card, folder: Path) -> Path:
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     others = [row for row in (content or {}).get("profiles", []) if row.get("name") != profile.name]
     row = {**asdict(profile), "match": [card.name], "buckets_px": list(profile.buckets_px)}
+    if profile.fp8 == "off":
+        del row["fp8"]  # as it is without the key, which older versions do not know
     write_atomically(path, yaml.safe_dump({"profiles": [row, *others]}, sort_keys=False).encode())
     return path
 
@@ -171,36 +206,90 @@ def _time_one(
     return AutotuneRow(profile.precision, profile.cuda_graph, side, batch, forward_ms, peak_mib, failure)
 
 
-def _probes(generator: Generator, device: torch.device) -> list[Probe]:
-    """Return two smooth images with a hole, and their predictions in plain float32."""
-    side = REFERENCE_PX
-    across = torch.linspace(0, 1, side).expand(side, side)
-    missing = torch.zeros(1, side, side)
-    missing[:, side // 4 : side // 2, side // 4 : side // 2] = 1
+def _time_fp8(generator: Generator, device: torch.device, profile: Profile) -> AutotuneRow | None:
+    """Time the largest bucket with products in FP8; None where this card has none.
+
+    Small maps are multiplied in float16 either way, so that what FP8 costs is measured at the largest bucket too.
+    """
+    side = profile.input_px
+    in_fp8 = replace(profile, fp8="on")
+    try:
+        runner = ModelRunner(generator, device=device, precision="fp16", profile=in_fp8)
+        has_fp8 = runner.has_fp8
+        runner.release()
+        if not has_fp8:
+            return None
+        probes = _probes(generator, device, [*_smooth_images(side), *_photo_like_images(side)])
+        psnr_db = [
+            statistics.mean(
+                probe.psnr_db(prediction) for probe, prediction in _predictions(generator, device, each, "auto", probes)
+            )
+            for each in (profile, in_fp8)
+        ]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    cost_db = psnr_db[0] - psnr_db[1]
+    if not cost_db <= LARGEST_COST_DB:  # so that NaN costs too much, too
+        return AutotuneRow("fp8", profile.cuda_graph, side, 1, None, None, f"costs {cost_db:.2f} dB")
+    return replace(_time_one(generator, device, in_fp8, side, 1, "auto", probes), precision="fp8")
+
+
+def _probes(generator: Generator, device: torch.device, images: Sequence[Tensor]) -> list[Probe]:
+    """Return images (3, H, W), each with a hole, and their predictions in plain float32."""
     plain = FastGenerator(generator, device=device, dtype=torch.float32, kernels="torch")
     probes = []
-    for colours in (torch.stack([across, across.T, 1 - across]), torch.stack([across.square()] * 3)):
-        x = torch.cat([colours * (1 - missing), missing]).to(device)
+    for image in images:
+        _, height, width = image.shape
+        missing = torch.zeros(1, height, width)
+        missing[:, height // 4 : height // 2, width // 4 : width // 2] = 1
+        x = torch.cat([image * (1 - missing), missing]).to(device)
         with torch.inference_mode():
-            probes.append((x, correct_seam(plain(x[None]), x[None])))
+            probes.append(Probe(x, image.to(device), correct_seam(plain(x[None]), x[None])))
     return probes
+
+
+def _smooth_images(side: int) -> list[Tensor]:
+    across = torch.linspace(0, 1, side).expand(side, side)
+    return [torch.stack([across, across.T, 1 - across]), torch.stack([across.square()] * 3)]
+
+
+def _photo_like_images(side: int) -> list[Tensor]:
+    """Return noise whose spectrum falls with the frequency as that of photos does.
+
+    Field, "Relations between the statistics of natural images and the response properties of cortical cells" (1987).
+    """
+    frequency = torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None])
+    frequency[0, 0] = 1  # the mean, which is set below
+    images = []
+    for seed in range(2):
+        white = torch.randn(3, side, side, generator=torch.Generator().manual_seed(seed))
+        noise = torch.fft.irfft2(torch.fft.rfft2(white) / frequency, s=(side, side))
+        images.append((0.5 + 0.2 * (noise - noise.mean()) / noise.std()).clamp(0, 1))
+    return images
 
 
 def _is_right(
     generator: Generator, device: torch.device, profile: Profile, kernels: str, probes: Sequence[Probe]
 ) -> bool:
     """Tell whether a setting predicts what plain float32 does, graphs replayed."""
+    # So that NaN is wrong, too.
+    return all(
+        probe.difference(prediction) <= LARGEST_MEAN_DIFFERENCE
+        for probe, prediction in _predictions(generator, device, profile, kernels, probes)
+    )
+
+
+def _predictions(
+    generator: Generator, device: torch.device, profile: Profile, kernels: str, probes: Sequence[Probe]
+) -> list[tuple[Probe, Tensor]]:
+    """Predict each probe twice: the first captures the graph, the second replays it."""
     runner = ModelRunner(generator, device=device, precision=profile.precision, profile=profile, kernels=kernels)
     try:
-        for x, expected in probes:
-            missing = x[3:].expand(1, 3, -1, -1) > 0
-            for _ in range(2):  # the first captures the graph, the second replays it
-                difference = (runner.predict([x]) - expected)[missing].abs().mean().item()
-                if not difference <= LARGEST_MEAN_DIFFERENCE:  # so that NaN is wrong, too
-                    return False
+        return [(probe, runner.predict([probe.x]).clone()) for probe in probes for _ in range(2)]
     finally:
         runner.release()
-    return True
 
 
 def _time_forward(

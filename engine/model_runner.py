@@ -87,6 +87,11 @@ class ModelRunner:
         """Whether deep holes have a network of their own."""
         return self._crisp is not None
 
+    @property
+    def has_fp8(self) -> bool:
+        """Whether large maps are multiplied in FP8."""
+        return self._fast is not None and self._fast.has_fp8
+
     def for_hole(self, *, is_deep: bool) -> ModelRunner:
         """Return the runner of the network that fills a hole: the crisp one for a deep hole, where there is one."""
         return self._crisp if is_deep and self._crisp is not None else self
@@ -95,7 +100,13 @@ class ModelRunner:
         """Put the weights onto the device."""
         dtype = DTYPES[self.precision]
         with on_card(self.device):
-            self._fast = FastGenerator(self.generator, device=self.device, dtype=dtype, kernels=self.kernels)
+            self._fast = FastGenerator(
+                self.generator,
+                device=self.device,
+                dtype=dtype,
+                kernels=self.kernels,
+                fp8=self.profile.fp8 == "on",
+            )
             # A graph replays the seam correction too, whose hundred small launches take as long as the network.
             model = partial(_predict, self._fast)
             self._graphed = GraphedModel(

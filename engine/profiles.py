@@ -40,6 +40,7 @@ class Profile:
 
     `buckets_px`: square sides the model runs at, ascending, the largest is `input_px`. `cuda_graph`: "on", "off", or
     "verify" (replay is compared with eager first). `memory_fraction`: most of the card's memory that may be taken.
+    `fp8`: "on" or "off", as `FastGenerator` takes it.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Profile:
     buckets_px: tuple[int, ...]
     memory_fraction: float
     max_batch: int
+    fp8: str = "off"
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,14 @@ _KEYS: dict[str, _Key] = {
     "input_px": _SIDE_PX,
     "precision": _choice("fp16", "bf16", "fp32"),
     "cuda_graph": _choice("on", "off", "verify"),
+    "fp8": _choice("on", "off"),
     "memory_fraction": _number(float, 0.1, 1.0),
     "max_batch": _number(int, 1, 64),
     "capability": _Key(str, 'compute capability at least, as "8.6"', pattern=r"\d+\.\d+"),
     "memory_mib": _number(int, 0, 1 << 24),
 }
 _LIST_KEYS = ("match", "buckets_px")
-_OPTIONAL_KEYS = ("match", "buckets_px", "capability", "memory_mib")
+_OPTIONAL_KEYS = ("match", "buckets_px", "fp8", "capability", "memory_mib")
 # Words in a device name that say nothing about which chip it is: vendor and series, memory size, form factor.
 _EMPTY_WORDS = re.compile(r"nvidia|geforce|tesla|\d+gb|sxm\d?|pcie|hbm\d\w?|with|design")
 

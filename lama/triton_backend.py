@@ -39,16 +39,17 @@ class TritonBackend(nn.Module):
     Args:
         network: as published, batch-norms folded.
         device: CUDA, or the CPU in Triton's interpreter.
+        fp8: the trunk's 3x3 convolutions multiply in FP8 where Hopper kernels run.
     """
 
-    def __init__(self, network: FoldedNetwork, *, device: torch.device) -> None:
+    def __init__(self, network: FoldedNetwork, *, device: torch.device, fp8: bool = False) -> None:
         super().__init__()
         self.device = device
         self._stem = stem_weights(network.stem, device)
         self._hopper_stem, why_not_stem = hopper_stem(network.stem, device)
         self._downs = [row_convolution(down, device, stride=2) for down in network.downs]
         self._hopper_down, why_not_down = hopper_downsampling(network.downs[0], device)
-        self.trunk = TritonTrunk(network.layers, device=device)
+        self.trunk = TritonTrunk(network.layers, device=device, fp8=fp8)
         self._ups = [row_upsampling(up, device) for up in network.ups]
         self._hopper_ups, why_not_ups = hopper_upsamplings(network.ups, device)
         self._head = head_weights(network.head, device)
@@ -64,7 +65,8 @@ class TritonBackend(nn.Module):
         """Which of the Hopper kernels run, in a few words, and what keeps others from it."""
         if not self._has_hopper:
             return f"no Hopper kernels: {self._obstacles}"
-        return "Hopper kernels" + (f" but for some: {self._obstacles}" if self._obstacles else "")
+        fp8 = ", FP8 in the 3x3 convolutions of large maps" if self.trunk.has_fp8 else ""
+        return f"Hopper kernels{fp8}" + (f" but for some: {self._obstacles}" if self._obstacles else "")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 4, H, W) -> (B, 3, H, W) float32 in [0, 1]; `x` is not modified."""

@@ -85,6 +85,7 @@ class TritonTrunk:
     Args:
         layers: the folded FFC layers, two to a block.
         device: CUDA, or the CPU in Triton's interpreter.
+        fp8: the Hopper kernels' 3x3 convolutions multiply in FP8.
 
     Attributes:
         inner_channels: C, which the maps have besides the network's channels.
@@ -95,11 +96,11 @@ class TritonTrunk:
     inner_channels: int
     why_not_hopper: tuple[str, str, str]
 
-    def __init__(self, layers: Sequence[FFCLayer], *, device: torch.device) -> None:
+    def __init__(self, layers: Sequence[FFCLayer], *, device: torch.device, fp8: bool = False) -> None:
         self._device = device
         self._layers = [_layer_weights(layer, device) for layer in layers]
         self.inner_channels = layers[0].enter.bias.numel()
-        self._hopper, why_not_convolutions = hopper_trunk(layers, device)
+        self._hopper, why_not_convolutions = hopper_trunk(layers, device, fp8=fp8)
         self._columns, why_not_columns = hopper_columns(layers, device)
         self._rows, why_not_rows = hopper_rows(layers, device)
         self.why_not_hopper = (why_not_convolutions, why_not_columns, why_not_rows)
@@ -107,6 +108,11 @@ class TritonTrunk:
         # The spectral path is the longer chain: its launches go first where both streams have one ready.
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._cross_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @property
+    def has_fp8(self) -> bool:
+        """Whether convolutions multiply in FP8 where the Hopper kernels take a map."""
+        return self._hopper is not None and self._hopper.fp8
 
     @property
     def has_hopper(self) -> bool:

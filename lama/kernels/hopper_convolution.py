@@ -21,6 +21,7 @@ from lama.kernels.hopper_steps import (
     OUTPUTS,
     PIXELS,
     PRODUCT,
+    PRODUCT8,
     RESULT,
     RESULT_BOX,
     ROWS,
@@ -35,6 +36,7 @@ from lama.kernels.hopper_steps import (
     load_taps,
     place_of,
     reinterpret,
+    synchronize,
 )
 
 
@@ -47,19 +49,24 @@ def convolve_tile(
     weight,
     out,
     bias,
+    scale,
+    out8,
     out_side,
     height,
     width,
-    INPUTS: gl.constexpr,
+    STEPS: gl.constexpr,
     TO: gl.constexpr,
     ALL_OUTPUTS: gl.constexpr,
-    SIDE: gl.constexpr,
+    ALL_CHANNELS: gl.constexpr,
     ADD: gl.constexpr,
     SLOTS: gl.constexpr,
+    FP8: gl.constexpr,
 ):
     """One tile per program, without a tail: four warps multiply and refill the slots they have used."""
-    steps: gl.constexpr = 3 * (INPUTS // DEPTH)
+    steps: gl.constexpr = STEPS
+    product: gl.constexpr = PRODUCT8 if FP8 else PRODUCT
     sources = (pixels, pixel_row, side, side_row, weight)
+    target = (out, out8, out_side)
     size = (height, width)
     place = place_of(gl.program_id(0), height, width, ALL_OUTPUTS)
     pool = gl.allocate_shared_memory(gl.float16, [SLOTS * SLOT + SPARE, 8, DEPTH], OPERAND)
@@ -69,15 +76,17 @@ def convolve_tile(
     fence_async_shared()
     for ahead in gl.static_range(SLOTS):
         load_taps(ahead, ahead, ahead < steps, pool, ready, sources, place, size, ALL_OUTPUTS)
-    shift = gl.load(bias + place[3] + gl.arange(0, OUTPUTS, gl.SliceLayout(1, PRODUCT)))
-    acc = gl.zeros([OUTPUTS, PIXELS], gl.float32, PRODUCT)
+    channels = place[3] + gl.arange(0, OUTPUTS, gl.SliceLayout(1, PRODUCT))
+    shift = gl.load(bias + channels)
+    gain = gl.load(scale + channels) if FP8 else shift
+    acc = gl.zeros([OUTPUTS, PIXELS], gl.float32, product)
     for step in range(steps):
         mbarrier.wait(ready.index(step % SLOTS), (step // SLOTS) & 1)
-        acc = add_taps(acc, pool, step % SLOTS)
+        acc = add_taps(acc, pool, step % SLOTS, FP8)
         later = step - 1 + SLOTS
         wanted = (step > 0) & (later < steps)
         load_taps(later, later % SLOTS, wanted, pool, ready, sources, place, size, ALL_OUTPUTS)
-    acc = warpgroup_mma_wait(0, deps=[acc])
+    acc = gl.convert_layout(warpgroup_mma_wait(0, deps=[acc]), PRODUCT)
     memory = pool.slice(0, TILE_BYTES // (8 * DEPTH * 2), 0) if CUTS else pool.index(0)
     if ADD:
         bar = ready.index(steps % SLOTS)
@@ -85,7 +94,7 @@ def convolve_tile(
         mbarrier.expect(bar, TILE_BYTES)
         copy_in(out, [place[0], place[1], place[2], TO + place[3]], bar, box)
         mbarrier.wait(bar, (steps // SLOTS) & 1)
-    finish(acc, shift, memory, out, out_side, place, size, TO, SIDE, ADD)
+    finish(acc, memory, shift, gain, target, place, size, TO, ALL_CHANNELS, ADD, FP8)
     tma.store_wait(0)
 
 
@@ -94,9 +103,10 @@ def _fetch(
     tiles,
     memory,
     sources,
+    state,
     out,
     size,
-    INPUTS: gl.constexpr,
+    STEPS: gl.constexpr,
     TAIL_FROM: gl.constexpr,
     TAIL: gl.constexpr,
     TO: gl.constexpr,
@@ -106,19 +116,19 @@ def _fetch(
 ):
     """The warp that starts every copy of the program's tiles, each as soon as its slot is free."""
     pool, ready, free, pinned, staged = memory
-    conv_steps: gl.constexpr = 3 * (INPUTS // DEPTH)
-    steps: gl.constexpr = conv_steps + TAIL // DEPTH
+    steps: gl.constexpr = STEPS + TAIL // DEPTH
     for turn in range(tiles):
         place = place_of(gl.program_id(0) + turn * gl.num_programs(0), size[0], size[1], ALL_OUTPUTS)
         for step in range(steps):
             count = turn * steps + step
             slot = count % SLOTS
             mbarrier.wait(free.index(slot), ((count // SLOTS) & 1) ^ 1)
-            if step < conv_steps:
+            if step < STEPS:
                 load_taps(step, slot, True, pool, ready, sources, place, size, ALL_OUTPUTS)
             else:
-                channel = TAIL_FROM + (step - conv_steps) * DEPTH
-                load_tail(slot, pool, ready, sources, place, channel, (2 * conv_steps + step) * ALL_OUTPUTS)
+                channel = TAIL_FROM + (step - STEPS) * DEPTH
+                weight_row = (2 * STEPS + step) * ALL_OUTPUTS
+                load_tail(slot, pool, ready, (state, sources[4]), place, channel, weight_row)
         if ADD:
             mbarrier.wait(staged.index(1), (turn & 1) ^ 1)
             box = reinterpret(pinned, gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
@@ -132,32 +142,37 @@ def _multiply(
     memory,
     target,
     size,
-    INPUTS: gl.constexpr,
+    STEPS: gl.constexpr,
     TAIL: gl.constexpr,
     TO: gl.constexpr,
     ALL_OUTPUTS: gl.constexpr,
-    SIDE: gl.constexpr,
+    ALL_CHANNELS: gl.constexpr,
     ADD: gl.constexpr,
     SLOTS: gl.constexpr,
+    FP8: gl.constexpr,
     FIRST: gl.constexpr,
 ):
     """Four warps that take every other of the program's tiles, from tile FIRST on."""
     pool, ready, free, pinned, staged = memory
-    order, out, bias, out_side = target
-    conv_steps: gl.constexpr = 3 * (INPUTS // DEPTH)
-    steps: gl.constexpr = conv_steps + TAIL // DEPTH
+    order, bias, scale, out, out8, out_side = target
+    product: gl.constexpr = PRODUCT8 if FP8 else PRODUCT
+    steps: gl.constexpr = STEPS + TAIL // DEPTH
     for turn in range(FIRST, tiles, 2):
         place = place_of(gl.program_id(0) + turn * gl.num_programs(0), size[0], size[1], ALL_OUTPUTS)
-        shift = gl.load(bias + place[3] + gl.arange(0, OUTPUTS, gl.SliceLayout(1, PRODUCT)))
-        acc = gl.zeros([OUTPUTS, PIXELS], gl.float32, PRODUCT)
+        channels = place[3] + gl.arange(0, OUTPUTS, gl.SliceLayout(1, PRODUCT))
+        shift = gl.load(bias + channels)
+        gain = gl.load(scale + channels) if FP8 else shift
+        acc = gl.zeros([OUTPUTS, PIXELS], gl.float32, product)
         mbarrier.wait(order, (turn & 1) ^ 1)  # the other four have issued all products of the tile before
         count = turn * steps
-        for step in range(conv_steps):
+        for step in range(STEPS):
             mbarrier.wait(ready.index(count % SLOTS), (count // SLOTS) & 1)
-            acc = add_taps(acc, pool, count % SLOTS)
+            acc = add_taps(acc, pool, count % SLOTS, FP8)
             mbarrier.arrive(free.index((count + SLOTS - 1) % SLOTS), count=1, pred=step > 0)
             count += 1
-        for _ in range(conv_steps, steps):
+        if FP8:  # products of 8 and of 16 bits leave their sums in the same places, but Triton tells them apart
+            acc = gl.convert_layout(warpgroup_mma_wait(0, deps=[acc]), PRODUCT, assert_trivial=True)
+        for _ in range(STEPS, steps):
             mbarrier.wait(ready.index(count % SLOTS), (count // SLOTS) & 1)
             acc = add_tail(acc, pool, count % SLOTS)
             mbarrier.arrive(free.index((count + SLOTS - 1) % SLOTS), count=1)
@@ -168,8 +183,10 @@ def _multiply(
         mbarrier.wait(staged.index(1), (turn & 1) ^ 1)
         if ADD:
             mbarrier.wait(staged.index(0), turn & 1)
-        finish(acc, shift, pinned, out, out_side, place, size, TO, SIDE, ADD)
+        finish(acc, pinned, shift, gain, (out, out8, out_side), place, size, TO, ALL_CHANNELS, ADD, FP8)
         tma.store_wait(0)
+        if FP8:
+            synchronize()  # all have read what the other four overwrite next
         mbarrier.arrive(staged.index(1), count=1)
 
 
@@ -180,20 +197,24 @@ def convolve_tiles(
     side,
     side_row,
     weight,
+    state,
     out,
     bias,
+    scale,
+    out8,
     out_side,
     height,
     width,
     all_tiles,
-    INPUTS: gl.constexpr,
+    STEPS: gl.constexpr,
     TAIL_FROM: gl.constexpr,
     TAIL: gl.constexpr,
     TO: gl.constexpr,
     ALL_OUTPUTS: gl.constexpr,
-    SIDE: gl.constexpr,
+    ALL_CHANNELS: gl.constexpr,
     ADD: gl.constexpr,
     SLOTS: gl.constexpr,
+    FP8: gl.constexpr,
 ):
     """One program per multiprocessor: tiles program, program + programs, ... below `all_tiles`."""
     pool = gl.allocate_shared_memory(gl.float16, [SLOTS * SLOT + SPARE, 8, DEPTH], OPERAND)
@@ -213,12 +234,12 @@ def convolve_tiles(
     size = (height, width)
     sources = (pixels, pixel_row, side, side_row, weight)
     memory = (pool, ready, free, pinned, staged)
-    target = (order, out, bias, out_side)
+    target = (order, bias, scale, out, out8, out_side)
     gl.warp_specialize(
         [
-            (_multiply, (tiles, memory, target, size, INPUTS, TAIL, TO, ALL_OUTPUTS, SIDE, ADD, SLOTS, 0)),
-            (_multiply, (tiles, memory, target, size, INPUTS, TAIL, TO, ALL_OUTPUTS, SIDE, ADD, SLOTS, 1)),
-            (_fetch, (tiles, memory, sources, out, size, INPUTS, TAIL_FROM, TAIL, TO, ALL_OUTPUTS, ADD, SLOTS)),
+            (_multiply, (tiles, memory, target, size, STEPS, TAIL, TO, ALL_OUTPUTS, ALL_CHANNELS, ADD, SLOTS, FP8, 0)),
+            (_multiply, (tiles, memory, target, size, STEPS, TAIL, TO, ALL_OUTPUTS, ALL_CHANNELS, ADD, SLOTS, FP8, 1)),
+            (_fetch, (tiles, memory, sources, state, out, size, STEPS, TAIL_FROM, TAIL, TO, ALL_OUTPUTS, ADD, SLOTS)),
         ],
         [4, 1],
         [240, 24],

@@ -24,6 +24,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 # What Triton 3.6 and 3.7 name as on the right, 3.9 names as on the left.
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
+synchronize = getattr(gl, "barrier", None) or gl.thread_barrier
 reinterpret = getattr(gl.shared_memory_descriptor, "reinterpret", None) or gl.shared_memory_descriptor._reinterpret
 # From 3.9 on memory cannot be looked at as more than was cut out of it. What begins anywhere in a slot is cut out of
 # all slots then, and slots lie a power of two apart; before, that many units could not be cut out.
@@ -51,7 +52,13 @@ OPERAND_BOX = gl.constexpr(gl.NVMMASharedLayout(64, 16, rank=4))
 RESULT = gl.constexpr(gl.NVMMASharedLayout(128, 16, rank=2))
 RESULT_BOX = gl.constexpr(gl.NVMMASharedLayout(128, 16, rank=4))
 PRODUCT = gl.constexpr(gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 256, 16]))
+# The same of numbers of 8 bits. A step has twice as many in the same bytes, so copies stay as they are: the copy engine
+# takes two for one number of 16 bits.
+DEPTH8 = gl.constexpr(64)
+OPERAND8 = gl.constexpr(gl.NVMMASharedLayout(64, 8, rank=2))
+PRODUCT8 = gl.constexpr(gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 256, 32]))
 COALESCED = gl.constexpr(gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0]))
+COALESCED8 = gl.constexpr(gl.BlockedLayout([1, 16], [8, 4], [4, 1], [1, 0]))
 
 
 @gluon.jit
@@ -131,7 +138,7 @@ def load_taps(step, slot, wanted, pool, ready, sources, place, size, ALL_OUTPUTS
 @gluon.jit
 def load_tail(slot, pool, ready, sources, place, channel, weight_row):
     """Start the copies of a step of the 1x1: pixels from `channel` on and weights from `weight_row` on."""
-    pixels, _pixel_row, _side, _side_row, weight = sources
+    pixels, weight = sources
     image, y, x, output = place
     bar = ready.index(slot)
     mbarrier.expect(bar, TAIL_BYTES)
@@ -140,11 +147,15 @@ def load_tail(slot, pool, ready, sources, place, channel, weight_row):
 
 
 @gluon.jit
-def add_taps(acc, pool, slot):
+def add_taps(acc, pool, slot, FP8: gl.constexpr):
     """Multiply a column of taps; on return the step before has been multiplied and this one is on its way."""
     for tap in gl.static_range(3):
+        a = weights_in(pool, slot, tap)
         b = pixels_in(pool, slot, tap, [PIXELS, DEPTH], OPERAND)
-        acc = warpgroup_mma(weights_in(pool, slot, tap), b.permute((1, 0)), acc, is_async=True)
+        if FP8:
+            a = reinterpret(a, gl.float8e4nv, [OUTPUTS, DEPTH8], OPERAND8)
+            b = reinterpret(b, gl.float8e4nv, [PIXELS, DEPTH8], OPERAND8)
+        acc = warpgroup_mma(a, b.permute((1, 0)), acc, is_async=True)
     return warpgroup_mma_wait(3, deps=[acc])
 
 
@@ -157,13 +168,31 @@ def add_tail(acc, pool, slot):
 
 
 @gluon.jit
-def finish(acc, bias, memory, out, out_side, place, size, TO: gl.constexpr, SIDE: gl.constexpr, ADD: gl.constexpr):
-    """Start the store of ReLU(acc + bias), plus what `memory` holds if ADD, and write its side columns."""
+def finish(
+    acc,
+    memory,
+    shift,
+    gain,
+    target,
+    place,
+    size,
+    TO: gl.constexpr,
+    ALL_CHANNELS: gl.constexpr,
+    ADD: gl.constexpr,
+    FP8: gl.constexpr,
+):
+    """Start the store of ReLU(acc + shift), plus what `memory` holds if ADD, and write its side columns.
+
+    If FP8, it is ReLU(acc * gain + shift), and the 8-bit map is written too; its side columns then, not those of `out`.
+    """
+    out, out8, out_side = target
     image, y, x, output = place
-    height, width = size
+    _height, width = size
     to = TO + output
     staged = reinterpret(memory, gl.float16, [PIXELS, OUTPUTS], RESULT)
-    total = acc + gl.expand_dims(bias, 1)
+    if FP8:
+        acc = acc * gl.expand_dims(gain, 1)
+    total = acc + gl.expand_dims(shift, 1)
     total = gl.where(total < 0.0, 0.0, total)  # NaN stays NaN, as in PyTorch
     if ADD:
         total += staged.permute((1, 0)).load(PRODUCT).to(gl.float32)
@@ -171,15 +200,38 @@ def finish(acc, bias, memory, out, out_side, place, size, TO: gl.constexpr, SIDE
     fence_async_shared()
     box = reinterpret(memory, gl.float16, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX)
     copy_out(out, [image, y, x, to], box)
+    if FP8:
+        _write_8_bits(staged.load(COALESCED8), out8, out_side, place, size, to, ALL_CHANNELS)
+    elif (x == 0) | (x + COLUMNS == width):
+        _write_sides(staged.load(COALESCED), out_side, place, size, to, ALL_CHANNELS, COALESCED)
+
+
+@gluon.jit
+def _write_8_bits(finished, out, out_side, place, size, to, ALL_CHANNELS: gl.constexpr):
+    """Write a tile (PIXELS, OUTPUTS) to the 8-bit map; what is too large becomes the largest number that there is."""
+    image, y, x, _ = place
+    height, width = size
+    finished = finished.to(gl.float8e4nv)
+    p = gl.arange(0, PIXELS, gl.SliceLayout(1, COALESCED8))
+    pixel = gl.expand_dims((image * height + y + p // COLUMNS) * width + x + p % COLUMNS, 1)
+    channel = gl.expand_dims(to + gl.arange(0, OUTPUTS, gl.SliceLayout(0, COALESCED8)), 0)
+    gl.store(out + (pixel * ALL_CHANNELS + channel), finished)
     if (x == 0) | (x + COLUMNS == width):
-        finished = staged.load(COALESCED)
-        p = gl.arange(0, PIXELS, gl.SliceLayout(1, COALESCED))
-        column = gl.expand_dims(p % COLUMNS, 1)
-        row = gl.expand_dims((image * height + y + p // COLUMNS) * SIDE_COLUMNS, 1)
-        channel = gl.expand_dims(to + gl.arange(0, OUTPUTS, gl.SliceLayout(0, COALESCED)), 0)
-        if x == 0:
-            gl.store(out_side + ((row + column + 1) * SIDE + channel), finished, mask=column < COLUMNS - 1)
-            gl.store(out_side + (row * SIDE + channel), finished, mask=column == 1)
-        if x + COLUMNS == width:
-            gl.store(out_side + ((row + column + COLUMNS - 1) * SIDE + channel), finished, mask=column > 0)
-            gl.store(out_side + ((row + SIDE_COLUMNS - 1) * SIDE + channel), finished, mask=column == COLUMNS - 2)
+        _write_sides(finished, out_side, place, size, to, ALL_CHANNELS, COALESCED8)
+
+
+@gluon.jit
+def _write_sides(finished, out_side, place, size, to, ALL_CHANNELS: gl.constexpr, LAYOUT: gl.constexpr):
+    """Write the side columns of a tile (PIXELS, OUTPUTS) at the map's left or right border."""
+    image, y, x, _ = place
+    height, width = size
+    p = gl.arange(0, PIXELS, gl.SliceLayout(1, LAYOUT))
+    column = gl.expand_dims(p % COLUMNS, 1)
+    row = gl.expand_dims((image * height + y + p // COLUMNS) * SIDE_COLUMNS, 1)
+    channel = gl.expand_dims(to + gl.arange(0, OUTPUTS, gl.SliceLayout(0, LAYOUT)), 0)
+    if x == 0:
+        gl.store(out_side + ((row + column + 1) * ALL_CHANNELS + channel), finished, mask=column < COLUMNS - 1)
+        gl.store(out_side + (row * ALL_CHANNELS + channel), finished, mask=column == 1)
+    if x + COLUMNS == width:
+        gl.store(out_side + ((row + column + COLUMNS - 1) * ALL_CHANNELS + channel), finished, mask=column > 0)
+        gl.store(out_side + ((row + SIDE_COLUMNS - 1) * ALL_CHANNELS + channel), finished, mask=column == COLUMNS - 2)

@@ -8,6 +8,7 @@ lie side by side in memory also where they are mirrored.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from lama.dft import dft_matrices
 from lama.fold_batchnorm import Convolution, FFCLayer
 from lama.kernels.convolution import convolve, row_convolution
 from lama.kernels.fourier import kernel_matrices
+from lama.kernels.fp8 import FP8, layer_in_fp8, rounded, scales
 from lama.kernels.hopper_card import (
     COLUMNS,
     DEPTH,
@@ -32,6 +34,7 @@ from lama.kernels.hopper_path import enter_strips, has_entry, takes_strips
 from lama.kernels.spectral_path import enter_rows
 from lama.kernels.tiles import multiprocessors, tile_for
 
+DEPTH8 = 2 * DEPTH
 SIDE_COLUMNS = 16  # as in hopper_steps
 MANY_TILES = 1.5
 """From this many tiles of a wide network's local convolution for each multiprocessor on, they are many."""
@@ -46,12 +49,20 @@ TRIAL_SHAPE = (1, 128, 64)  # two tiles a program of the cross convolution, and 
 class SidedMap:
     """A map (B, H, W, C), its side columns (B, H, 16, D), and both as the copy engine sees them.
 
-    `operands` are boxes of 32 x 8 pixels and of 1 x 8, of the map and of its side columns; `result` is a tile's box.
+    Attributes:
+        pixels: the map.
+        factors: what the convolutions multiply: `pixels`, or in FP8 (B, H, W, D) of 8 bits.
+        side: side columns of `factors`.
+        operands: boxes of 32 x 8 pixels and of 1 x 8, of `factors` and of `side`.
+        state: the first of these boxes, of `pixels`.
+        result: a tile's box of `pixels`.
     """
 
     pixels: Tensor
+    factors: Tensor
     side: Tensor
     operands: tuple[Any, Any, Any, Any]
+    state: Any
     result: Any
 
 
@@ -59,18 +70,23 @@ class SidedMap:
 class SteppedConvolution:
     """Weights in the order of the kernels' steps.
 
-    weight    (rows, 32) float16: for every 32 input channels and column of taps the three taps' (O, 32); then, for
-              every 32 tail channels, (O, 32)
-    bias      (O,) float32
-    box       what one copy takes of the weights
-    inputs, tail: input and tail channels
+    Attributes:
+        weight: (rows, 32) float16: for every 32 input channels and column of taps the three taps' (O, 32); then, for
+            every 32 tail channels, (O, 32). In FP8 64 input channels lie where 32 do otherwise.
+        bias: (O,) float32.
+        scale: (O,) float32: what sums in FP8 are multiplied by, as weights are divided by it; else `bias`.
+        box: what one copy takes of the weights.
+        inputs, tail: channels of the 3x3 and of its tail.
+        steps: of the 3x3.
     """
 
     weight: Tensor
     bias: Tensor
+    scale: Tensor
     box: Any
     inputs: int
     tail: int
+    steps: int
 
     @property
     def outputs(self) -> int:
@@ -79,12 +95,20 @@ class SteppedConvolution:
 
 
 class HopperTrunk:
-    """Both convolutions of every layer, from one map to another; whether `enter_strips` takes its spectral path."""
+    """Both convolutions of every layer, from one map to another; whether `enter_strips` takes its spectral path.
 
-    def __init__(self, layers: Sequence[FFCLayer], device: torch.device) -> None:
+    Args:
+        layers: the folded FFC layers.
+        device: where they run.
+        fp8: they multiply in FP8, except by their tails; what they add to, and give, stays float16.
+    """
+
+    def __init__(self, layers: Sequence[FFCLayer], device: torch.device, *, fp8: bool = False) -> None:
         self.device = device
-        self._local = [stepped_convolution(layer.local, device) for layer in layers]
-        self._cross = [stepped_convolution(layer.cross, device, tail=layer.leave) for layer in layers]
+        self.fp8 = fp8
+        self._channels = layers[0].local.weight.shape[1]
+        self._local = [stepped_convolution(layer.local, device, fp8=fp8) for layer in layers]
+        self._cross = [stepped_convolution(layer.cross, device, tail=layer.leave, fp8=fp8) for layer in layers]
         self._has_entry = has_entry(layers[0].enter)
         self._multiprocessors = multiprocessors(device)
 
@@ -107,13 +131,23 @@ class HopperTrunk:
 
         from lama.kernels.hopper_steps import OPERAND_BOX, RESULT_BOX
 
-        channels = self._local[0].inputs
-        side = side_columns(x, channels) if filled else x.new_empty(*x.shape[:2], SIDE_COLUMNS, channels)
+        factors = x
+        if self.fp8:
+            shape = (*x.shape[:3], self._channels)
+            factors = rounded(x[..., : self._channels]) if filled else x.new_empty(shape, dtype=FP8)
+        side_shape = (*x.shape[:2], SIDE_COLUMNS, self._channels)
+        side = side_columns(factors, self._channels) if filled else factors.new_empty(side_shape)
         shapes = ([1, ROWS, COLUMNS, DEPTH], [1, 1, COLUMNS, DEPTH])
-        pixel_boxes = [TensorDescriptor.from_tensor(x, shape, OPERAND_BOX.value) for shape in shapes]
-        side_boxes = [TensorDescriptor.from_tensor(side, shape, OPERAND_BOX.value) for shape in shapes]
+        # The copy engine takes two numbers of 8 bits for one of 16.
+        words, side_words = (values.view(torch.float16) for values in (factors, side))
+        boxes = [
+            TensorDescriptor.from_tensor(values, shape, OPERAND_BOX.value)
+            for values in (words, side_words)
+            for shape in shapes
+        ]
+        state = TensorDescriptor.from_tensor(x, shapes[0], OPERAND_BOX.value)
         result = TensorDescriptor.from_tensor(x, [1, ROWS, COLUMNS, OUTPUTS], RESULT_BOX.value)
-        return SidedMap(x, side, (*pixel_boxes, *side_boxes), result)
+        return SidedMap(x, factors, side, (boxes[0], boxes[1], boxes[2], boxes[3]), state, result)
 
     def convolve_local(self, layer: int, x: SidedMap, out: SidedMap, *, add: bool, beside: bool = True) -> None:
         """Write ReLU(local convolution) of all network channels of `x` into the first channels of `out`, or add it.
@@ -136,14 +170,17 @@ class HopperTrunk:
             weights.box,
             out.result,
             weights.bias,
+            weights.scale,
+            out.factors,
             out.side,
             height,
             width,
-            INPUTS=weights.inputs,
+            STEPS=weights.steps,
             TO=0,
             ALL_OUTPUTS=weights.outputs,
-            SIDE=out.side.shape[3],
+            ALL_CHANNELS=self._channels,
             ADD=add,
+            FP8=self.fp8,
             SLOTS=local_slots(is_many=is_many, enters_strips=self.enters(x.pixels), beside=beside),
             num_warps=4,
         )
@@ -158,20 +195,24 @@ class HopperTrunk:
         convolve_tiles[(min(tiles, self._multiprocessors),)](
             *x.operands,
             weights.box,
+            x.state,
             out.result,
             weights.bias,
+            weights.scale,
+            out.factors,
             out.side,
             height,
             width,
             tiles,
-            INPUTS=weights.inputs,
+            STEPS=weights.steps,
             TAIL_FROM=channels - weights.tail,
             TAIL=weights.tail,
             TO=self._local[layer].outputs,
             ALL_OUTPUTS=weights.outputs,
-            SIDE=out.side.shape[3],
+            ALL_CHANNELS=self._channels,
             ADD=add,
             SLOTS=CROSS_SLOTS,
+            FP8=self.fp8,
             num_warps=4,
         )
 
@@ -192,17 +233,41 @@ def local_slots(*, is_many: bool, enters_strips: bool, beside: bool) -> int:
     return 3 if beside else 4
 
 
-def hopper_trunk(layers: Sequence[FFCLayer], device: torch.device) -> tuple[HopperTrunk | None, str]:
-    """Build the Hopper form and try its first layer, or say why not: (form or None, obstacle)."""
+def hopper_trunk(
+    layers: Sequence[FFCLayer], device: torch.device, *, fp8: bool = False
+) -> tuple[HopperTrunk | None, str]:
+    """Build the Hopper form and try its first layer, or say why not.
+
+    Args:
+        layers: the folded FFC layers.
+        device: where they run.
+        fp8: multiply in FP8 where that can be; else in float16.
+
+    Returns:
+        The form or None, and what keeps it, or FP8, from running.
+    """
+
+    def build(*, fp8: bool) -> tuple[HopperTrunk, float]:
+        form = HopperTrunk(layers, device, fp8=fp8)
+        return form, _trial_difference(form, layers[0])
+
     obstacle = why_not_hopper(layers[0], device)
     if obstacle:
         return None, obstacle
+    if fp8 and not (obstacle := why_not_fp8(layers[0])):
+        form, obstacle = tried("convolutions in FP8", partial(build, fp8=True))
+        if form is not None:
+            return form, ""
+    form, failure = tried("convolutions", partial(build, fp8=False))
+    return form, failure or obstacle
 
-    def build() -> tuple[HopperTrunk, float]:
-        form = HopperTrunk(layers, device)
-        return form, _trial_difference(form, layers[0])
 
-    return tried("convolutions", build)
+def why_not_fp8(layer: FFCLayer) -> str:
+    """Say what keeps the convolutions from multiplying in FP8, or return an empty string."""
+    sums = (layer.local.weight.shape[1], layer.cross.weight.shape[1])
+    if any(channels % DEPTH8 for channels in sums):
+        return f"FP8: sums over {', '.join(map(str, sums))} channels are no multiples of {DEPTH8}"
+    return ""
 
 
 def why_not_hopper(layer: FFCLayer, device: torch.device) -> str:
@@ -218,25 +283,44 @@ def why_not_hopper(layer: FFCLayer, device: torch.device) -> str:
 
 
 def stepped_convolution(
-    convolution: Convolution, device: torch.device, *, tail: Tensor | None = None
+    convolution: Convolution, device: torch.device, *, tail: Tensor | None = None, fp8: bool = False
 ) -> SteppedConvolution:
-    """Lay out a convolution (O, I, 3, 3) and a 1x1 `tail` (O, T, 1, 1) for the kernels."""
+    """Lay out a convolution for the kernels.
+
+    Args:
+        convolution: (O, I, 3, 3), I a multiple of 32, of 64 in FP8.
+        device: where it runs.
+        tail: (O, T, 1, 1), a 1x1 whose sums are added, T a multiple of 32.
+        fp8: the 3x3 multiplies in FP8; its tail does in float16.
+
+    Returns:
+        Its weights.
+    """
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
     from lama.kernels.hopper_steps import OPERAND
 
-    outputs, inputs, height, width = convolution.weight.shape
-    steps = convolution.weight.view(outputs, inputs // DEPTH, DEPTH, height, width).permute(1, 4, 3, 0, 2)
-    rows = steps.reshape(-1, DEPTH)
+    weight, depth = convolution.weight, DEPTH
+    outputs, inputs = weight.shape[:2]
+    scale = bias = convolution.bias
+    if fp8:
+        scale, depth = scales(weight, tail), DEPTH8
+        divisor = scale.view(-1, 1, 1, 1)
+        weight, tail = weight / divisor, None if tail is None else tail / divisor
+    taps = weight.view(outputs, inputs // depth, depth, 3, 3).permute(1, 4, 3, 0, 2).reshape(-1, depth)
+    rows = rounded(taps.to(device)).view(torch.float16) if fp8 else taps.to(device, torch.float16)
     if tail is not None:
-        rows = torch.cat([rows, tail.view(outputs, -1, DEPTH).transpose(0, 1).reshape(-1, DEPTH)])
-    weight = rows.to(device, torch.float16).contiguous()
+        tail_rows = tail.view(outputs, -1, DEPTH).transpose(0, 1).reshape(-1, DEPTH)
+        rows = torch.cat([rows, tail_rows.to(device, torch.float16)])
+    rows = rows.contiguous()
     return SteppedConvolution(
-        weight=weight,
-        bias=convolution.bias.to(device, torch.float32),
-        box=TensorDescriptor.from_tensor(weight, [OUTPUTS, DEPTH], OPERAND.value),
+        weight=rows,
+        bias=bias.to(device, torch.float32),
+        scale=scale.to(device, torch.float32),
+        box=TensorDescriptor.from_tensor(rows, [OUTPUTS, DEPTH], OPERAND.value),
         inputs=inputs,
         tail=0 if tail is None else tail.shape[1],
+        steps=3 * (inputs // depth),
     )
 
 
@@ -261,6 +345,10 @@ def _trial_of_convolutions(
 ) -> float:
     device, outputs = trunk.device, layer.local.bias.numel()
     channels, tail = layer.local.weight.shape[1], layer.leave.shape[1]
+    source = trunk.sided(x, filled=True)
+    if trunk.fp8:
+        layer, x = layer_in_fp8(layer), x.clone()
+        x[..., :channels] = source.factors.half()
     local, cross = row_convolution(layer.local, device), row_convolution(layer.cross, device, tail=layer.leave)
     rows = x[..., 0].numel()
     tile = tile_for("local", rows, columns=outputs, depth=channels, device=device)
@@ -268,13 +356,21 @@ def _trial_of_convolutions(
     start = torch.randn(x.shape, generator=random, device=device).half()
     out, expected = trunk.sided(start.clone(), filled=False), start.clone()
     out.side.fill_(math.nan)
-    source = trunk.sided(x, filled=True)
     trunk.convolve_local(0, source, out, add=add)
     trunk.convolve_cross(0, source, out, add=add)
     convolve(x, local, expected, tile=tile, add_to_out=add)
     convolve(x, cross, expected, tile=cross_tile, tail_channel=channels, to_channel=outputs, add_to_out=add)
-    side = side_columns(expected, channels)
-    return max(trial_difference(out.pixels, expected), trial_difference(out.side, side))
+    difference = trial_difference(out.pixels, expected)
+    if trunk.fp8:
+        return max(difference, _trial_of_factors(out))
+    return max(difference, trial_difference(out.side, side_columns(expected, channels)))
+
+
+def _trial_of_factors(out: SidedMap) -> float:
+    """Return how far the 8-bit map and its side columns are from the map that they are to be rounded from."""
+    factors = rounded(out.pixels[..., : out.factors.shape[3]])
+    side = side_columns(factors, factors.shape[3])
+    return max(trial_difference(out.factors, factors), trial_difference(out.side, side))
 
 
 def _trial_of_entry(layer: FFCLayer, x: Tensor) -> float:

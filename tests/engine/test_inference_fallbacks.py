@@ -285,10 +285,64 @@ def test_graphs_that_the_profile_distrusts_are_written_to_be_verified(
 
     monkeypatch.setattr(autotune, "_time_one", timed)
     monkeypatch.setattr(autotune, "_probes", lambda *_: [])
+    monkeypatch.setattr(autotune, "_time_fp8", lambda *_: None)
     start = dataclasses.replace(inpainter.profile, cuda_graph=in_use)
     generator = inpainter._runner.generator
     measured = autotune.autotune_card(generator, Card("NVIDIA L4"), torch.device("cuda"), start, folder=tmp_path)
     assert measured.profile.cuda_graph == written
+
+
+@pytest.mark.parametrize(
+    ("forward_ms", "noise", "written", "failure"),
+    [(94.0, 0.0, "on", ""), (96.0, 0.0, None, ""), (50.0, 0.2, None, "costs "), (None, 0.0, None, None)],
+    ids=["faster", "hardly faster", "costs too much", "no FP8 here"],
+)
+def test_fp8_is_written_where_it_is_faster_and_costs_nothing(
+    inpainter: Inpainter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    forward_ms: float | None,
+    noise: float,
+    written: str | None,
+    failure: str | None,
+) -> None:
+    """Card and times are made up; predictions are a CPU's, those in FP8 made worse by noise."""
+    on_cpu, make_probes = inpainter._runner, autotune._probes
+
+    class Runner:
+        """Of a card that has FP8 where the case has a time for it."""
+
+        has_fp8 = forward_ms is not None
+
+        def __init__(self, _generator: object, *, profile: Profile, **_: object) -> None:
+            self.noise = noise if profile.fp8 == "on" else 0.0
+
+        def predict(self, inputs: list[torch.Tensor]) -> torch.Tensor:
+            random = torch.Generator().manual_seed(1)
+            prediction = on_cpu.predict(inputs)
+            return prediction + self.noise * torch.randn(prediction.shape, generator=random)
+
+        def release(self) -> None:
+            pass
+
+    def timed(_generator: object, _device: object, profile: Profile, side: int, batch: int, *_: object) -> AutotuneRow:
+        each_ms = forward_ms if profile.fp8 == "on" else 100.0
+        return AutotuneRow(profile.precision, profile.cuda_graph, side, batch, each_ms, None)
+
+    monkeypatch.setattr(autotune, "LADDER_PX", (64,))
+    monkeypatch.setattr(autotune, "REFERENCE_PX", 64)
+    monkeypatch.setattr(autotune, "ModelRunner", Runner)
+    monkeypatch.setattr(autotune, "_time_one", timed)
+    monkeypatch.setattr(
+        autotune, "_probes", lambda generator, _, images: make_probes(generator, torch.device("cpu"), images)
+    )
+    card = Card("NVIDIA H200", (9, 0), 140_000)
+    measured = autotune.autotune_card(on_cpu.generator, card, torch.device("cuda"), inpainter.profile, folder=tmp_path)
+    (row,) = yaml.safe_load(measured.path.read_text())["profiles"]
+    assert row.get("fp8") == written and measured.profile.fp8 == (written or "off")
+    failures = [each.failure for each in measured.rows if each.precision == "fp8"]
+    assert len(failures) == (failure is not None) and all(each.startswith(failure or "") for each in failures)
+    assert choose_profile(card, folder=tmp_path)[0] == measured.profile
 
 
 @pytest.mark.slow

@@ -115,6 +115,12 @@ def test_local_file_wins_and_the_reason_says_so(tmp_path: Path) -> None:
     assert other.name == "l4"
 
 
+@pytest.mark.parametrize(("written", "read"), [(None, "off"), (True, "on"), ("on", "on"), (False, "off")])
+def test_fp8_is_off_unless_a_row_says_on(tmp_path: Path, written: object, read: str) -> None:
+    write_local(tmp_path, fp8=written)
+    assert choose_profile(Card("NVIDIA GeForce RTX 4090", (8, 9), 24217), folder=tmp_path)[0].fp8 == read
+
+
 def test_local_rule_without_a_name_wins_over_shipped_rows(tmp_path: Path) -> None:
     write_local(tmp_path, match=None)
     profile, _ = choose_profile(Card("NVIDIA L4", (8, 9), 22696), folder=tmp_path)
@@ -130,6 +136,7 @@ def test_local_rule_without_a_name_wins_over_shipped_rows(tmp_path: Path) -> Non
         ({"input_px": 8192}, ("input_px", "8192", "from 64 to 4096")),
         ({"precision": "fp8"}, ("precision", "'fp8'", "fp16, bf16, fp32")),
         ({"cuda_graph": "maybe"}, ("cuda_graph", "'maybe'", "on, off, verify")),
+        ({"fp8": "auto"}, ("fp8", "'auto'", "on, off")),
         ({"memory_fraction": 1.5}, ("memory_fraction", "1.5", "from 0.1 to 1")),
         ({"memory_fraction": float("nan")}, ("memory_fraction", "nan")),
         ({"max_batch": 0}, ("max_batch", "0", "from 1 to 64")),

@@ -1,6 +1,7 @@
 """The Hopper kernels compute the plain convolutions; their layouts are checked without a card."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,15 +17,18 @@ import triton
 from lama.kernels import hopper_path
 from lama.kernels.convolution import convolve_reference, row_convolution
 from lama.kernels.fourier import kernel_matrices
+from lama.kernels.fp8 import FP8, layer_in_fp8, rounded, scales
 from lama.kernels.hopper_card import COLUMNS, DEPTH, OUTPUTS, ROWS, keeps_at_work, why_not_gluon
 from lama.kernels.hopper_decoder import STEPS, HopperUpsampling, hopper_upsamplings
 from lama.kernels.hopper_path import enter_strips, has_entry
 from lama.kernels.hopper_trunk import (
+    DEPTH8,
     HopperTrunk,
     hopper_trunk,
     local_slots,
     side_columns,
     stepped_convolution,
+    why_not_fp8,
     why_not_hopper,
 )
 from lama.kernels.upsampling import row_upsampling, upsample_reference
@@ -83,34 +87,70 @@ def test_side_columns_are_shifted_tiles(width: int) -> None:
         assert torch.equal(side[:, :, COLUMNS + column], x[:, :, mirrored(width - 7 + column, width), :4])
 
 
-def test_weights_and_side_columns_give_the_convolution() -> None:
+@pytest.mark.parametrize("fp8", [False, True])
+def test_weights_and_side_columns_give_the_convolution(fp8: bool) -> None:
     """The kernels' sum, step by step, in float64: every tile of a map of two by two tiles."""
     height, width, tail = 2 * ROWS, 2 * COLUMNS, DEPTH
     layer = random_layer(32)
-    weights = stepped_convolution(layer.cross, CPU, tail=layer.leave[:, :tail])
-    outputs, inputs = weights.outputs, weights.inputs
+    layer = replace(layer, leave=layer.leave[:, :tail])
+    weights = stepped_convolution(layer.cross, CPU, tail=layer.leave, fp8=fp8)
+    outputs, inputs, depth = weights.outputs, weights.inputs, DEPTH8 if fp8 else DEPTH
     x = torch.randn(1, height, width, inputs + tail).half().double()
     side = side_columns(x, inputs)
     expected = torch.empty(1, height, width, outputs, dtype=torch.float64)
-    rows = row_convolution(layer.cross, CPU, tail=layer.leave[:, :tail])
+    if fp8:
+        layer = layer_in_fp8(layer)
+    rows = row_convolution(layer.cross, CPU, tail=layer.leave)
     convolve_reference(x, rows, expected, tail_channel=inputs)
 
-    taps = weights.weight.double()[: 9 * inputs // DEPTH * outputs].view(-1, 3, outputs, DEPTH)
-    last = weights.weight.double()[9 * inputs // DEPTH * outputs :]
+    words = 3 * weights.steps * outputs
+    taps, last = weights.weight[:words], weights.weight[words:].double()
+    assert weights.steps == 3 * inputs // depth and last.shape == (outputs * tail // DEPTH, DEPTH)
+    taps = (taps.view(FP8) if fp8 else taps).double().view(-1, 3, outputs, depth)
+    scale = weights.scale.double() if fp8 else 1.0
     for y0 in range(0, height, ROWS):
         ys = [mirrored(y, height) for y in range(y0 - 1, y0 + ROWS + 1)]
         for x0 in range(0, width, COLUMNS):
             total = x[0, y0 : y0 + ROWS, x0 : x0 + COLUMNS, inputs:] @ last.T
             for step, tap_rows in enumerate(taps):
-                dx, chunk = step % 3 - 1, slice(step // 3 * DEPTH, (step // 3 + 1) * DEPTH)
+                dx, chunk = step % 3 - 1, slice(step // 3 * depth, (step // 3 + 1) * depth)
                 source, first = x, x0 + dx
                 if first < 0 or first + COLUMNS > width:
                     source, first = side, 0 if first < 0 else COLUMNS
                 seen = source[0, ys, first : first + COLUMNS, chunk]
                 for tap, tap_weights in enumerate(tap_rows):
                     total = total + seen[tap : tap + ROWS] @ tap_weights.T
-            finished = (total + weights.bias.double()).relu()
-            assert torch.allclose(finished, expected[0, y0 : y0 + ROWS, x0 : x0 + COLUMNS])
+            finished = (total * scale + weights.bias.double()).relu()
+            right = expected[0, y0 : y0 + ROWS, x0 : x0 + COLUMNS]
+            # A tail divided by another number is rounded to float16 elsewhere.
+            assert torch.allclose(finished, right, atol=5e-3 if fp8 else 1e-8)
+
+
+def test_weights_in_fp8_use_its_range_and_leave_float16_its_own() -> None:
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 64, 3, 3, generator=random, dtype=torch.float64)
+    weight[1] = 0
+    tail = torch.randn(3, 32, 1, 1, generator=random, dtype=torch.float64)
+    scale = scales(weight, None)
+    assert (weight / scale.view(-1, 1, 1, 1)).abs().amax((1, 2, 3)).tolist() == pytest.approx([448, 0, 448])
+    for factor in (1.0, 1e6):  # as large as a tail beside next to no weights
+        divided = (factor * tail) / scales(weight, factor * tail).view(-1, 1, 1, 1)
+        assert divided.half().isfinite().all()
+    step = 2.0**-4  # half of the distance between two numbers of 3 bits, beside the smaller one
+    error = (layer_in_fp8(with_cross(weight, tail)).cross.weight - weight).abs()
+    assert (error <= step * weight.abs() + 2.0**-10 * scale.view(-1, 1, 1, 1)).all()
+    assert error.max() > 0
+
+
+def with_cross(weight: torch.Tensor, tail: torch.Tensor) -> FFCLayer:
+    """A layer with these weights of its cross convolution and of its tail."""
+    layer = random_layer(32)
+    return replace(layer, cross=replace(layer.cross, weight=weight), leave=tail)
+
+
+def test_what_is_beyond_fp8_becomes_its_largest_number() -> None:
+    x = torch.tensor([0.0, 1.0, -1.0625, 448.0, 500.0, -60000.0, 2.0**-10 * 1.01])
+    assert rounded(x).float().tolist() == [0.0, 1.0, -1.0, 448.0, 448.0, -448.0, 2.0**-9]
 
 
 def test_steps_of_an_upsampling_give_the_transposed_convolution() -> None:
@@ -171,34 +211,58 @@ def test_only_a_gluon_that_cuts_memory_as_needed_is_used(
     assert said.endswith(obstacle) and bool(said) is bool(obstacle)
 
 
+def test_says_why_not_in_fp8() -> None:
+    assert why_not_fp8(random_layer(32)) == ""
+    assert why_not_fp8(random_layer(48)) == "FP8: sums over 384, 96 channels are no multiples of 64"
+
+
 @on_hopper
 @pytest.mark.gpu
+@pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize(
     ("width", "batch", "height", "columns"), [(64, 2, 64, 32), (64, 1, 128, 128), (32, 3, 32, 8), (32, 1, 96, 96)]
 )
-def test_convolutions_of_a_layer(width: int, batch: int, height: int, columns: int, add: bool) -> None:
+def test_convolutions_of_a_layer(width: int, batch: int, height: int, columns: int, add: bool, fp8: bool) -> None:
     device = torch.device("cuda")
     layer = random_layer(width)
     skip_where_gluon_cannot()
     channels, local, tail = 8 * width, 2 * width, 3 * width
-    trunk = HopperTrunk([layer], device)
+    trunk = HopperTrunk([layer], device, fp8=fp8)
     x = torch.randn(batch, height, columns, channels + tail, device=device).half()
+    source = trunk.sided(x, filled=True)
     out = torch.randn(batch, height, columns, channels + tail, device=device).half()
-    expected = out.double()
+    expected, seen = out.double(), x.double()
+    if fp8:
+        layer, seen[..., :channels] = layer_in_fp8(layer), x[..., :channels].clamp(-448, 448).to(FP8).double()
     local_rows = row_convolution(layer.local, device)
     cross_rows = row_convolution(layer.cross, device, tail=layer.leave)
-    convolve_reference(x.double(), local_rows, expected, add_to_out=add)
-    convolve_reference(x.double(), cross_rows, expected, tail_channel=channels, to_channel=local, add_to_out=add)
+    convolve_reference(seen, local_rows, expected, add_to_out=add)
+    convolve_reference(seen, cross_rows, expected, tail_channel=channels, to_channel=local, add_to_out=add)
     if not add:
         out[..., :channels] = math.nan
-    source, target = trunk.sided(x, filled=True), trunk.sided(out, filled=False)
+    target = trunk.sided(out, filled=False)
     target.side.fill_(math.nan)
     trunk.convolve_local(0, source, target, add=add)
     trunk.convolve_cross(0, source, target, add=add)
-    assert ((out.double() - expected).norm() / expected.norm()).item() < 1e-3
+    # A Hopper card adds products in FP8 with fewer bits than float32 has.
+    assert ((out.double() - expected).norm() / expected.norm()).item() < (2e-3 if fp8 else 1e-3)
     assert torch.equal(out[..., channels:], expected[..., channels:].half())
-    assert torch.equal(target.side, side_columns(out, channels))
+    given = out[..., :channels].clamp(-448, 448).to(FP8) if fp8 else out
+    assert torch.equal(target.factors.float(), given.float())
+    assert torch.equal(target.side.float(), side_columns(given, channels).float())
+
+
+@on_hopper
+@pytest.mark.gpu
+@pytest.mark.parametrize(("width", "has_fp8"), [(64, True), (32, True), (48, False)])
+def test_fp8_where_channels_divide_into_its_steps(width: int, has_fp8: bool) -> None:
+    skip_where_gluon_cannot()
+    trunk, obstacle = hopper_trunk([random_layer(width)], torch.device("cuda"), fp8=True)
+    if trunk is None:
+        assert not has_fp8 and obstacle
+    else:
+        assert trunk.fp8 is has_fp8 and bool(obstacle) is not has_fp8
 
 
 @on_hopper
