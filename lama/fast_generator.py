@@ -89,7 +89,7 @@ class FastGenerator(nn.Module):
     @property
     def has_fp8(self) -> bool:
         """Whether large maps are multiplied in FP8."""
-        return self.uses_triton and self.backend.trunk.has_fp8
+        return self.uses_triton and bool(self.backend.has_fp8)
 
     def describe(self) -> str:
         """Say in one line what computes the network and why."""

@@ -61,11 +61,16 @@ class TritonBackend(nn.Module):
         self._obstacles = "; ".join(dict.fromkeys(why for why in obstacles if why))
 
     @property
+    def has_fp8(self) -> bool:
+        """Whether large maps are multiplied in FP8."""
+        return self.trunk.has_fp8
+
+    @property
     def hopper_kernels(self) -> str:
         """Which of the Hopper kernels run, in a few words, and what keeps others from it."""
         if not self._has_hopper:
             return f"no Hopper kernels: {self._obstacles}"
-        fp8 = ", FP8 in the 3x3 convolutions of large maps" if self.trunk.has_fp8 else ""
+        fp8 = ", FP8 in the 3x3 convolutions of large maps" if self.has_fp8 else ""
         return f"Hopper kernels{fp8}" + (f" but for some: {self._obstacles}" if self._obstacles else "")
 
     def forward(self, x: Tensor) -> Tensor:
