@@ -2,7 +2,8 @@
 
 A Hopper card multiplies them twice as fast as float16 and reads half as many bytes. Weights are divided by a scale of
 their output, so that the largest of each output is the format's largest number; what the trunk's layers give lies well
-within its range as it is.
+within its range as it is: up to 48 in the included network. A number beyond it becomes NaN and with it the prediction,
+which the engine then repeats in float32: the largest number in its place would be a wrong one that nobody sees.
 """
 
 from dataclasses import replace
@@ -35,16 +36,21 @@ def scales(weight: Tensor, tail: Tensor | None) -> Tensor:
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Return `x` in FP8, numbers beyond its range as its largest, as the kernels round."""
-    return x.clamp(-LARGEST, LARGEST).to(FP8)
+    """Return `x` in FP8, NaN for numbers beyond its range, as the kernels round."""
+    return x.where(x.abs() <= LARGEST, torch.nan).to(FP8)
+
+
+def rounded_weights(weight: Tensor, scale: Tensor) -> Tensor:
+    """Return weights (O, …) divided by their output's scale (O,), in FP8."""
+    divided = weight / scale.view(-1, *[1] * (weight.ndim - 1))
+    return divided.clamp(-LARGEST, LARGEST).to(FP8)  # a quotient is rounded, and may be a little more
 
 
 def layer_in_fp8(layer: FFCLayer) -> FFCLayer:
     """Return a layer with the weights by which its 3x3 convolutions multiply in FP8."""
 
     def in_fp8(convolution: Convolution, tail: Tensor | None = None) -> Convolution:
-        weight = convolution.weight
-        scale = scales(weight, tail).view(-1, 1, 1, 1)
-        return replace(convolution, weight=rounded(weight / scale).to(weight.dtype) * scale)
+        weight, scale = convolution.weight, scales(convolution.weight, tail)
+        return replace(convolution, weight=rounded_weights(weight, scale).to(weight.dtype) * scale.view(-1, 1, 1, 1))
 
     return replace(layer, local=in_fp8(layer.local), cross=in_fp8(layer.cross, layer.leave))

@@ -18,7 +18,7 @@ from lama.dft import dft_matrices
 from lama.fold_batchnorm import Convolution, FFCLayer
 from lama.kernels.convolution import convolve, row_convolution
 from lama.kernels.fourier import kernel_matrices
-from lama.kernels.fp8 import FP8, layer_in_fp8, rounded, scales
+from lama.kernels.fp8 import FP8, layer_in_fp8, rounded, rounded_weights, scales
 from lama.kernels.hopper_card import (
     COLUMNS,
     DEPTH,
@@ -305,10 +305,9 @@ def stepped_convolution(
     scale = bias = convolution.bias
     if fp8:
         scale, depth = scales(weight, tail), DEPTH8
-        divisor = scale.view(-1, 1, 1, 1)
-        weight, tail = weight / divisor, None if tail is None else tail / divisor
+        weight, tail = rounded_weights(weight, scale), None if tail is None else tail / scale.view(-1, 1, 1, 1)
     taps = weight.view(outputs, inputs // depth, depth, 3, 3).permute(1, 4, 3, 0, 2).reshape(-1, depth)
-    rows = rounded(taps.to(device)).view(torch.float16) if fp8 else taps.to(device, torch.float16)
+    rows = taps.to(device).view(torch.float16) if fp8 else taps.to(device, torch.float16)
     if tail is not None:
         tail_rows = tail.view(outputs, -1, DEPTH).transpose(0, 1).reshape(-1, DEPTH)
         rows = torch.cat([rows, tail_rows.to(device, torch.float16)])

@@ -131,3 +131,10 @@ def test_spectrum_is_at_most_twice_the_largest_activation(size: tuple[int, int])
     y = (x @ matrices.row.t()).view(2 * size[0], -1)
     assert y.abs().max() <= 60000
     assert (matrices.column @ y).abs().max() <= 60000
+
+
+def test_fp8_is_for_hopper_cards_alone() -> None:
+    generator, x = live_generator(), masked_input(32, 32)
+    plain, asked = (FastGenerator(generator, device="cpu", dtype=torch.float32, fp8=fp8) for fp8 in (False, True))
+    assert not asked.has_fp8 and asked.describe() == plain.describe()
+    assert torch.equal(asked(x), plain(x))

@@ -148,9 +148,10 @@ def with_cross(weight: torch.Tensor, tail: torch.Tensor) -> FFCLayer:
     return replace(layer, cross=replace(layer.cross, weight=weight), leave=tail)
 
 
-def test_what_is_beyond_fp8_becomes_its_largest_number() -> None:
-    x = torch.tensor([0.0, 1.0, -1.0625, 448.0, 500.0, -60000.0, 2.0**-10 * 1.01])
-    assert rounded(x).float().tolist() == [0.0, 1.0, -1.0, 448.0, 448.0, -448.0, 2.0**-9]
+def test_what_is_beyond_fp8_is_no_number() -> None:
+    x = torch.tensor([0.0, 1.0, -1.0625, 448.0, 2.0**-10 * 1.01, 449.0, -60000.0, math.inf, math.nan])
+    assert rounded(x)[:5].float().tolist() == [0.0, 1.0, -1.0, 448.0, 2.0**-9]
+    assert rounded(x)[5:].float().isnan().all()
 
 
 def test_steps_of_an_upsampling_give_the_transposed_convolution() -> None:
@@ -234,7 +235,7 @@ def test_convolutions_of_a_layer(width: int, batch: int, height: int, columns: i
     out = torch.randn(batch, height, columns, channels + tail, device=device).half()
     expected, seen = out.double(), x.double()
     if fp8:
-        layer, seen[..., :channels] = layer_in_fp8(layer), x[..., :channels].clamp(-448, 448).to(FP8).double()
+        layer, seen[..., :channels] = layer_in_fp8(layer), x[..., :channels].to(FP8).double()
     local_rows = row_convolution(layer.local, device)
     cross_rows = row_convolution(layer.cross, device, tail=layer.leave)
     convolve_reference(seen, local_rows, expected, add_to_out=add)
@@ -248,9 +249,28 @@ def test_convolutions_of_a_layer(width: int, batch: int, height: int, columns: i
     # A Hopper card adds products in FP8 with fewer bits than float32 has.
     assert ((out.double() - expected).norm() / expected.norm()).item() < (2e-3 if fp8 else 1e-3)
     assert torch.equal(out[..., channels:], expected[..., channels:].half())
-    given = out[..., :channels].clamp(-448, 448).to(FP8) if fp8 else out
+    given = out[..., :channels].to(FP8) if fp8 else out
     assert torch.equal(target.factors.float(), given.float())
     assert torch.equal(target.side.float(), side_columns(given, channels).float())
+
+
+@on_hopper
+@pytest.mark.gpu
+def test_a_number_beyond_fp8_is_seen_in_what_is_made_of_it() -> None:
+    """The largest number in its place would give a wrong prediction, and nothing would tell."""
+    skip_where_gluon_cannot()
+    device, layer = torch.device("cuda"), random_layer(32)
+    bias = layer.local.bias.clone()
+    bias[3] = 500.0
+    trunk = HopperTrunk([replace(layer, local=replace(layer.local, bias=bias))], device, fp8=True)
+    x = torch.randn(1, 64, 64, 8 * 32 + 3 * 32, device=device).half()
+    source, middle, last = trunk.sided(x, filled=True), *(trunk.sided(torch.zeros_like(x), filled=False) for _ in "ab")
+    for convolve in (trunk.convolve_local, trunk.convolve_cross):
+        convolve(0, source, middle, add=False)
+    assert middle.factors[..., 3].float().isnan().all() and middle.side[..., 3].float().isnan().all()
+    assert middle.factors[..., 4].float().isfinite().all() and middle.pixels[..., 3].isfinite().all()
+    trunk.convolve_local(0, middle, last, add=False)
+    assert last.pixels[..., :64].isnan().all()
 
 
 @on_hopper
