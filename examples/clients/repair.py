@@ -3,16 +3,19 @@
 python repair.py photo.jpg result.jpg --stroke 100,80,180,120 --radius 20
 python repair.py photo.jpg result.jpg --mask mask.png
 
+A server that is started again meanwhile is waited for, two minutes at most: jobs survive that, and this one goes on.
 Variables: LAMA_SERVER_URL (http://127.0.0.1:7860), LAMA_API_KEY.
 """
 
 import argparse
 import base64
 import contextlib
+import copy
 import http.client
 import json
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -20,8 +23,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+WAIT_S = 120
+PAUSE_S = 1
+# How a connection ends whose server ends; on posting it twice the server is given up: what is posted may be the cause.
+CUT = (BrokenPipeError, ConnectionAbortedError, ConnectionResetError, http.client.IncompleteRead)
 
-def ask(url: str, *, data: bytes | None = None, kind: str = "application/json", wanted: str = "application") -> bytes:
+
+def ask(
+    url: str, *, data: bytes | None = None, kind: str = "application/json", wanted: str = "application",
+    was_there: bool = True,
+) -> bytes:  # fmt: skip
     """Send a GET, or a POST with `data`, and return the answer; SystemExit with the server's sentence otherwise.
 
     Args:
@@ -29,6 +40,7 @@ def ask(url: str, *, data: bytes | None = None, kind: str = "application/json", 
         data: what is posted.
         kind: its media type.
         wanted: the first half of the answer's media type.
+        was_there: whether the server has answered before; then one where nothing listens is waited for.
 
     Returns:
         The answer's bytes.
@@ -37,9 +49,7 @@ def ask(url: str, *, data: bytes | None = None, kind: str = "application/json", 
         request = urllib.request.Request(url, data, {"Content-Type": kind} if data is not None else {})
         if key := os.environ.get("LAMA_API_KEY"):
             request.add_header("Authorization", f"Bearer {key}")
-        with open_url(request) as answer:
-            got = answer.headers.get_content_maintype()
-            data = bytes(answer.read())
+        got, answer = answer_of(request, was_there=was_there)
     except urllib.error.HTTPError as error:
         text = error.reason
         # The answer may break off, and may be a proxy's page.
@@ -51,7 +61,44 @@ def ask(url: str, *, data: bytes | None = None, kind: str = "application/json", 
         sys.exit(f"{url} can't be reached: {error}")
     if got != wanted:
         sys.exit(f"{url} answered with something else than {wanted}/…; is it fftlama?")
-    return data
+    return answer
+
+
+def answer_of(request: urllib.request.Request, *, was_there: bool) -> tuple[str, bytes]:
+    """Return the first half of an answer's media type, and its bytes; a server that is started again is waited for.
+
+    Args:
+        request: what is asked.
+        was_there: whether the server has answered before.
+
+    Returns:
+        The answer.
+
+    Raises:
+        OSError: the server refused, can't be reached, or did not come back.
+        http.client.HTTPException: what answered is no server of the web.
+    """
+    until_s, cuts = 0.0, 0
+    while True:
+        try:
+            # A copy, as a request on its way through a proxy is changed.
+            with open_url(copy.copy(request)) as answer:
+                return answer.headers.get_content_maintype(), bytes(answer.read())
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            cuts += isinstance(reason, CUT)
+            if isinstance(error, urllib.error.HTTPError):  # 502 is what a proxy before the server says
+                is_away = error.code == 502 or (error.code == 503 and "Retry-After" in error.headers)
+            else:
+                is_gone = isinstance(reason, OSError) and not isinstance(reason, TimeoutError)
+                is_away = isinstance(reason, CUT) or (was_there and is_gone)
+            if not is_away or (cuts > 1 and request.data) or (until_s and time.monotonic() > until_s):
+                raise
+            if not until_s:
+                print(f"the server is away ({reason}); it is waited for, {WAIT_S} s at most", file=sys.stderr)
+                until_s = time.monotonic() + WAIT_S
+            was_there = True
+            time.sleep(PAUSE_S)
 
 
 def ask_json(url: str, *names: str, **options: Any) -> dict[str, Any]:
@@ -103,7 +150,13 @@ def upload(server: str, photo: Path) -> dict[str, Any]:
     boundary = uuid.uuid4().hex
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="photo{photo.suffix}"\r\n\r\n'
     body = head.encode() + read(photo) + f"\r\n--{boundary}--\r\n".encode()
-    return ask_json(f"{server}/api/v1/images", "image_id", data=body, kind=f"multipart/form-data; boundary={boundary}")
+    kind = f"multipart/form-data; boundary={boundary}"
+    return ask_json(f"{server}/api/v1/images", "image_id", data=body, kind=kind, was_there=False)
+
+
+def waits_for(view: dict[str, Any]) -> str:
+    """Return what keeps every job from running, where something does: the server's Redis, its workers or its disk."""
+    return f"(waiting for {view['waiting_for']})" if view.get("waiting_for") else ""
 
 
 def main() -> None:
@@ -133,7 +186,7 @@ def main() -> None:
     while view["state"] in ("queued", "running"):
         # The server answers when something has changed, after 20 s at the latest.
         view = ask_json(f"{server}/api/v1/jobs/{job_id}?wait_s=20", "state")
-        print(view["state"], view.get("stage") or "", file=sys.stderr)
+        print(view["state"], view.get("stage") or waits_for(view), file=sys.stderr)
     if view["state"] == "failed":
         with contextlib.suppress(KeyError, TypeError):
             sys.exit(f"the repair failed: {view['error']['message']}")

@@ -2,6 +2,7 @@
 
 python repair_gradio.py photo.jpg mask.png result.jpg [SERVER]
 
+A server that is started again meanwhile is waited for, two minutes at most, and asked once more.
 Variables: LAMA_SERVER_URL (http://127.0.0.1:7860), LAMA_API_KEY.
 """
 
@@ -12,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -21,6 +23,11 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 STILL_S = 60
+WAIT_S = 120
+PAUSE_S = 1
+BROKE_OFF = "the server broke off, or stood still for a minute, before the repair was done"
+# How gradio_client tells that a server ended; one that nothing answered for is not waited for.
+ENDED = (CancelledError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 
 def repair(photo: str, mask: str, result: str, server: str) -> None:
@@ -48,6 +55,23 @@ def repair(photo: str, mask: str, result: str, server: str) -> None:
             part.unlink(missing_ok=True)
 
 
+def is_ending(error: Exception) -> bool:
+    """Say whether the server failed because it was ended."""
+    return isinstance(error, ENDED) or (isinstance(error, AppError) and "server is stopping" in str(error))
+
+
+def wait_for(server: str) -> None:
+    """Wait until a server is ready that was there before; SystemExit with a sentence where it does not come back."""
+    print(f"{BROKE_OFF}; it is waited for, {WAIT_S} s at most", file=sys.__stderr__)
+    until_s = time.monotonic() + WAIT_S
+    while time.monotonic() < until_s:
+        time.sleep(PAUSE_S)
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{server.rstrip('/')}/health", timeout=PAUSE_S).status_code == httpx.codes.OK:
+                return
+    sys.exit(f"the server was not there again within {WAIT_S} s")
+
+
 def main() -> None:
     """Repair what the command line names; SystemExit with a sentence where that can't be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -63,11 +87,17 @@ def main() -> None:
         sys.exit(f"{chosen.server!r} is no address of a server; it begins with http:// or https://")
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # gradio_client prints the traceback of what it then raises
-            repair(chosen.photo, chosen.mask, chosen.result, chosen.server)
+            try:
+                repair(chosen.photo, chosen.mask, chosen.result, chosen.server)
+            except Exception as error:
+                if not is_ending(error):
+                    raise
+                wait_for(chosen.server)
+                repair(chosen.photo, chosen.mask, chosen.result, chosen.server)
     except AppError as error:
         sys.exit(f"the server refused: {error}")
     except CancelledError:  # which is how gradio_client tells it
-        sys.exit("the server broke off, or stood still for a minute, before the repair was done")
+        sys.exit(BROKE_OFF)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         sys.exit(f"it could not be repaired: {error}")
 

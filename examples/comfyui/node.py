@@ -6,12 +6,15 @@ others at 16 (in process only).
 """
 
 import contextlib
+import copy
 import functools
 import http.client
 import io
 import json
+import logging
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -26,7 +29,12 @@ from PIL import Image
 
 CHECKOUT = Path(os.environ.get("LAMA_CHECKOUT") or Path(__file__).resolve().parents[2])
 TIMEOUT_S = 600
+WAIT_S = 120
+PAUSE_S = 1
+# How a connection ends whose server ends; it is asked once more only, as what it was sent may be the cause.
+CUT = (BrokenPipeError, ConnectionAbortedError, ConnectionResetError, http.client.IncompleteRead)
 AS_IT_SEES_FIT = -1
+_answered: set[str] = set()  # the servers that have answered: one of them that can't be reached is being started again
 
 
 class FftlamaErase:
@@ -148,8 +156,7 @@ def _ask_server(url: str, pixels: np.ndarray, hole: np.ndarray, options: dict[st
         headers["Authorization"] = f"Bearer {key}"
     try:
         request = urllib.request.Request(f"{url.rstrip('/')}/api/v1/repair", body, headers)
-        with _open(request) as answer:
-            repaired = np.asarray(Image.open(io.BytesIO(answer.read())).convert("RGB"))
+        repaired = np.asarray(Image.open(io.BytesIO(_answer(request))).convert("RGB"))
     except urllib.error.HTTPError as error:
         said = str(error)
         with contextlib.suppress(OSError, http.client.HTTPException):  # the answer may break off
@@ -160,6 +167,33 @@ def _ask_server(url: str, pixels: np.ndarray, hole: np.ndarray, options: dict[st
     if repaired.shape != pixels.shape:
         raise RuntimeError(f"the server {url} answered with a picture of another size; is it fftlama?")
     return repaired
+
+
+def _answer(request: urllib.request.Request) -> bytes:
+    """Send a request and return the answer; a server that is started again meanwhile is waited for."""
+    until_s, cuts = 0.0, 0
+    while True:
+        try:
+            # A copy, as a request on its way through a proxy is changed.
+            with _open(copy.copy(request)) as answer:
+                data = bytes(answer.read())
+            _answered.add(request.host)
+            return data
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            cuts += isinstance(reason, CUT)
+            if isinstance(error, urllib.error.HTTPError):  # 502 is what a proxy before the server says
+                is_away = error.code == 502 or (error.code == 503 and "Retry-After" in error.headers)
+            else:
+                is_gone = isinstance(reason, OSError) and not isinstance(reason, TimeoutError)
+                is_away = isinstance(reason, CUT) or ((until_s or request.host in _answered) and is_gone)
+            if not is_away or cuts > 1 or (until_s and time.monotonic() > until_s):
+                raise
+            if not until_s:
+                text = "the server %s is away (%s); it is waited for, %d s at most"
+                logging.getLogger("fftlama").warning(text, request.host, reason, WAIT_S)
+                until_s = time.monotonic() + WAIT_S
+            time.sleep(PAUSE_S)
 
 
 def _open(request: urllib.request.Request) -> Any:

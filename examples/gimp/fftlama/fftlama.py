@@ -94,7 +94,9 @@ def erase(image: Any, drawable: Any, config: Any) -> None:
     mask = encode_png(selected, width, height, channels=1)
     settings = {name: config.get_property(name) for name in ("address", "key", "quality")}
     Gimp.progress_init("The server erases what is selected…")
-    _insert(image, drawable, _while_pulsing(lambda: repair(image=photo, mask=mask, **settings)))
+    news: list[str] = []
+    png = _while_pulsing(lambda: repair(image=photo, mask=mask, on_wait=news.append, **settings), news)
+    _insert(image, drawable, png)
 
 
 def _photo(image: Any, drawable: Any) -> bytes:
@@ -128,8 +130,8 @@ def _precisions_of_8_bits() -> tuple[Any, ...]:
     return (Gimp.Precision.U8_LINEAR, Gimp.Precision.U8_NON_LINEAR, Gimp.Precision.U8_PERCEPTUAL)
 
 
-def _while_pulsing(work: Callable[[], bytes]) -> bytes:
-    """Do something that takes long beside GIMP's progress bar, and return what came of it."""
+def _while_pulsing(work: Callable[[], bytes], news: list[str]) -> bytes:
+    """Do something that takes long beside GIMP's progress bar, and return what came of it; `news` is shown there."""
     outcome: dict[str, Any] = {}
 
     def do() -> None:
@@ -141,6 +143,8 @@ def _while_pulsing(work: Callable[[], bytes]) -> bytes:
     thread = threading.Thread(target=do, daemon=True)
     thread.start()
     while thread.is_alive():
+        while news:  # here, as GIMP knows this thread alone
+            Gimp.progress_set_text(news.pop(0))
         Gimp.progress_pulse()
         thread.join(PULSE_S)
     Gimp.progress_end()

@@ -4,18 +4,25 @@ Pixels go in as bytes, row by row, and come back as the PNG file that the server
 """
 
 import contextlib
+import copy
 import http.client
 import json
 import struct
+import time
 import urllib.error
 import urllib.request
 import uuid
 import zlib
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's, by channels: grey, grey and alpha, RGB, RGBA
 TIMEOUT_S = 600
+WAIT_S = 120
+PAUSE_S = 1
+# How a connection ends whose server ends; it is asked once more only, as what it was sent may be the cause.
+CUT = (BrokenPipeError, ConnectionAbortedError, ConnectionResetError, http.client.IncompleteRead)
 
 
 class ServerError(Exception):
@@ -58,8 +65,11 @@ def encode_png(
     )
 
 
-def repair(address: str, image: bytes, mask: bytes, *, quality: str = "fast", key: str = "") -> bytes:
-    """Have a server repair a photo.
+def repair(
+    address: str, image: bytes, mask: bytes, *, quality: str = "fast", key: str = "",
+    on_wait: Callable[[str], object] = lambda sentence: None,
+) -> bytes:  # fmt: skip
+    """Have a server repair a photo; one that is started again meanwhile is waited for.
 
     Args:
         address: Of the server, http://127.0.0.1:7860.
@@ -67,6 +77,7 @@ def repair(address: str, image: bytes, mask: bytes, *, quality: str = "fast", ke
         mask: A PNG file of its size; above 127 is what goes.
         quality: "fast" or "high".
         key: An API key where the server has a login.
+        on_wait: Called with a sentence when the server is waited for.
 
     Returns:
         The repaired PNG file.
@@ -85,8 +96,7 @@ def repair(address: str, image: bytes, mask: bytes, *, quality: str = "fast", ke
         headers["Authorization"] = f"Bearer {key}"
     request = urllib.request.Request(f"{address.rstrip('/')}/api/v1/repair", body, headers)
     try:
-        with _open(request) as answer:
-            data = bytes(answer.read())
+        data = _answer(request, on_wait)
     except urllib.error.HTTPError as error:
         raise ServerError(f"The server refused ({error.code}): {_sentence(error)}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -96,6 +106,29 @@ def repair(address: str, image: bytes, mask: bytes, *, quality: str = "fast", ke
     if not data.startswith(b"\x89PNG") or data[16:24] != image[16:24]:
         raise ServerError(f"What answers at {address} is no server of fftlama")
     return data
+
+
+def _answer(request: urllib.request.Request, on_wait: Callable[[str], object]) -> bytes:
+    until_s, cuts = 0.0, 0
+    while True:
+        try:
+            # A copy, as a request on its way through a proxy is changed.
+            with _open(copy.copy(request)) as answer:
+                return bytes(answer.read())
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            cuts += isinstance(reason, CUT)
+            if isinstance(error, urllib.error.HTTPError):  # 502 is what a proxy before the server says
+                is_away = error.code == 502 or (error.code == 503 and "Retry-After" in error.headers)
+            else:
+                is_gone = isinstance(reason, OSError) and not isinstance(reason, TimeoutError)
+                is_away = isinstance(reason, CUT) or (until_s > 0 and is_gone)
+            if not is_away or cuts > 1 or (until_s and time.monotonic() > until_s):
+                raise
+            if not until_s:
+                on_wait(f"The server is away ({reason}); it is waited for, {WAIT_S} s at most…")
+                until_s = time.monotonic() + WAIT_S
+            time.sleep(PAUSE_S)
 
 
 def _open(request: urllib.request.Request) -> Any:

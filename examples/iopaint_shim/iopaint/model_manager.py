@@ -1,10 +1,13 @@
 """`ModelManager`: loads the network, or asks a server, and repairs arrays as IOPaint's class of that name does."""
 
 import contextlib
+import copy
 import http.client
 import json
+import logging
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -18,7 +21,12 @@ import numpy as np
 CHECKOUT = Path(__file__).resolve().parents[3]
 URL_VARIABLE = "LAMA_SERVER_URL"
 TIMEOUT_S = 600
+WAIT_S = 120
+PAUSE_S = 1
+# How a connection ends whose server ends; it is asked once more only, as what it was sent may be the cause.
+CUT = (BrokenPipeError, ConnectionAbortedError, ConnectionResetError, http.client.IncompleteRead)
 LAMA = "lama"  # whichever network is there
+_answered: set[str] = set()  # the servers that have answered: one of them that can't be reached is being started again
 
 
 class ModelManager:
@@ -104,13 +112,39 @@ def _open(request: urllib.request.Request) -> Any:
     return urllib.request.build_opener(*proxies).open(request, timeout=TIMEOUT_S)
 
 
+def _answer(request: urllib.request.Request) -> bytes:
+    """Send a request and return the answer; a server that is started again meanwhile is waited for."""
+    until_s, cuts = 0.0, 0
+    while True:
+        try:
+            # A copy, as a request on its way through a proxy is changed.
+            with _open(copy.copy(request)) as answer:
+                data = bytes(answer.read())
+            _answered.add(request.host)
+            return data
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            cuts += isinstance(reason, CUT)
+            if isinstance(error, urllib.error.HTTPError):  # 502 is what a proxy before the server says
+                is_away = error.code == 502 or (error.code == 503 and "Retry-After" in error.headers)
+            else:
+                is_gone = isinstance(reason, OSError) and not isinstance(reason, TimeoutError)
+                is_away = isinstance(reason, CUT) or ((until_s or request.host in _answered) and is_gone)
+            if not is_away or cuts > 1 or (until_s and time.monotonic() > until_s):
+                raise
+            if not until_s:
+                text = "the server %s is away (%s); it is waited for, %d s at most"
+                logging.getLogger("fftlama").warning(text, request.host, reason, WAIT_S)
+                until_s = time.monotonic() + WAIT_S
+            time.sleep(PAUSE_S)
+
+
 def _post(url: str, fields: dict[str, Any]) -> bytes:
     try:
         request = urllib.request.Request(url, json.dumps(fields).encode(), {"Content-Type": "application/json"})
         if key := os.environ.get("LAMA_API_KEY"):
             request.add_header("Authorization", f"Bearer {key}")
-        with _open(request) as answer:
-            return answer.read()
+        return _answer(request)
     except urllib.error.HTTPError as error:
         said = str(error)
         with contextlib.suppress(OSError, http.client.HTTPException):  # the answer may break off
