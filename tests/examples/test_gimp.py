@@ -6,6 +6,7 @@ GIMP itself is not needed; `test_gimp_itself.py` runs the plug-in where there is
 import importlib
 import io
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -197,6 +198,26 @@ def values_of(channels: int, dtype: Any, size: tuple[int, int] = (80, 100)) -> n
     if channels == 4:
         values[..., 3] = most
     return values
+
+
+def test_a_sentence_about_the_server_is_shown_by_the_thread_that_gimp_knows(
+    plugin: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[str, bool]] = []
+    seen = threading.Event()
+
+    def show(text: str) -> None:
+        shown.append((text, threading.current_thread() is threading.main_thread()))
+        seen.set()
+
+    def work() -> bytes:
+        news.append("The server is away")
+        assert seen.wait(20)
+        return b"png"
+
+    monkeypatch.setattr(plugin.Gimp, "progress_set_text", show, raising=False)
+    news: list[str] = []
+    assert plugin._while_pulsing(work, news) == b"png" and shown == [("The server is away", True)]
 
 
 def test_procedure_is_described_for_the_menu(plugin: ModuleType) -> None:
