@@ -252,6 +252,9 @@ def main() -> None:
         serve_turns(options.before.resolve())
         return
     before, after = options.before.resolve(), options.after.resolve()
+    for checkout in (before, after):
+        if not (checkout / "app.py").is_file():
+            parser.error(f"{checkout} is no checkout of fftlama: it has no app.py")
     pairs = []
     for number in range(options.pairs):
         with two_processes(before, after) as (first, second):

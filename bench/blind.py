@@ -31,6 +31,7 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from bench import given  # noqa: E402
 from bench.quality_peers import Fill, RepairFill  # noqa: E402
 from bench.quality_protocols import Case, list_photos, make_cases  # noqa: E402
 from bench.quality_sheet import below, beside, focus_window, tile, tint  # noqa: E402
@@ -71,7 +72,7 @@ def choose_cases(photos: Sequence[Path], masks: Path, count: int, *, seed: int) 
         The cases, as the network protocol makes them.
 
     Raises:
-        ValueError: there are not so many large holes.
+        SystemExit: there are not so many large holes.
     """
     order = np.random.default_rng(seed).permutation(len(photos))
     chosen: list[Case] = []
@@ -82,7 +83,7 @@ def choose_cases(photos: Sequence[Path], masks: Path, count: int, *, seed: int) 
             chosen += make_cases(photos[index], "network", (kind,), masks)
             if len(chosen) == count:
                 return chosen
-    raise ValueError(f"{count} pairs need as many large holes, {len(photos)} photos have {len(chosen)}")
+    raise SystemExit(f"{count} pairs need as many large holes, {len(photos)} photos have {len(chosen)}")
 
 
 def draw_sides(count: int, *, seed: int) -> list[str]:
@@ -217,8 +218,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make", help="fill, and draw the pages")
-    make.add_argument("--photos", type=Path, default=os.environ.get("EVAL_PHOTOS"), help="folder of clean photos")
-    make.add_argument("--masks", type=Path, default=os.environ.get("EVAL_MASKS"), help="folder of <kind>/<photo>.png")
+    make.add_argument(
+        "--photos", type=given.folder, default=os.environ.get("EVAL_PHOTOS"), help="folder of clean photos"
+    )
+    make.add_argument(
+        "--masks", type=given.folder, default=os.environ.get("EVAL_MASKS"), help="folder of <kind>/<photo>.png"
+    )
     make.add_argument("--old", required=True, help="weights file, 'embedded' or 'accurate'")
     make.add_argument("--new", required=True, help="weights file, 'embedded' or 'accurate'")
     make.add_argument("--count", type=int, default=60)
@@ -226,9 +231,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     make.add_argument("--pages", type=Path, required=True, help="folder for the pages and the answer sheet")
     make.add_argument("--key", type=Path, required=True, help="file for the key, outside the pages' folder")
     scored = commands.add_parser("score", help="count the votes")
-    scored.add_argument("--key", type=Path, required=True)
+    scored.add_argument("--key", type=given.file, required=True)
     scored.add_argument("--out", type=Path, help="save the table here too")
-    scored.add_argument("answers", type=Path, nargs="+")
+    scored.add_argument("answers", type=given.file, nargs="+")
     chosen = parser.parse_args(arguments)
     if chosen.command == "make":
         if chosen.photos is None or chosen.masks is None:

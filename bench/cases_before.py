@@ -29,6 +29,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from bench import given
 from tests.support.serving import ROOT, RunningServer, clean_environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -202,7 +203,7 @@ def measure(checkout: Path, folder: Path) -> dict[str, str]:
 def main() -> int:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("before", type=Path, help="checkout of the older commit")
+    parser.add_argument("before", type=given.checkout, help="checkout of the older commit")
     asked = parser.parse_args()
     commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=asked.before, text=True).strip()
     with tempfile.TemporaryDirectory() as folder:

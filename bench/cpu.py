@@ -34,6 +34,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench import given
 from bench.speed_model import random_generator
 from bench.speed_repair import photo_and_hole
 from lama.checkpoint import load_generator
@@ -70,7 +71,9 @@ def main() -> None:
     parser.add_argument("--weights", help="for compact and the repair; default: the embedded ones")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--operators", action="store_true", help="where one float32 forward spends its time")
-    parser.add_argument("--beside", type=Path, metavar="BEFORE", help="another checkout, whose repairs take turns")
+    parser.add_argument(
+        "--beside", type=given.checkout, metavar="BEFORE", help="another checkout, whose repairs take turns"
+    )
     options = parser.parse_args()
     if unknown := sorted(set(options.networks.split(",")) - set(NETWORKS)):
         parser.error(f"there is no network {', '.join(unknown)}; there are: {', '.join(NETWORKS)}")

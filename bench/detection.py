@@ -35,6 +35,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bench import given  # noqa: E402
 from bench.detection_cases import Case, all_kinds, dirt, logos  # noqa: E402
 from bench.quality_protocols import list_photos, read_rgb  # noqa: E402
 from bench.speed_report import render  # noqa: E402
@@ -88,7 +89,7 @@ print(loaded - began, first - loaded, min(second - first, time.process_time() - 
 def main() -> None:
     """Draw, find, compare, print and save."""
     parser = argparse.ArgumentParser(description="How much of a mark is found, pixel for pixel.")
-    parser.add_argument("--photos", type=Path, required=True, help="a folder of photos without text")
+    parser.add_argument("--photos", type=given.folder, required=True, help="a folder of photos without text")
     parser.add_argument("--count", type=int, default=10, help="how many of them")
     parser.add_argument("--only", default="", help="kinds whose name holds this")
     parser.add_argument(

@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench import given
 from tests.support.hostile_weights import ATTACKS
 from tests.support.serving import ROOT
 
@@ -66,7 +67,7 @@ def measure(checkout: Path, file: Path) -> dict[str, float | str]:
 def main() -> int:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--before", type=Path, help="checkout of an older commit")
+    parser.add_argument("--before", type=given.checkout, help="checkout of an older commit")
     asked = parser.parse_args()
     checkouts = {"before": asked.before, "now": ROOT} if asked.before else {"now": ROOT}
     columns = " | ".join(f"{name}: CPU s | MiB" for name in checkouts)

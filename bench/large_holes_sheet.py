@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 import numpy as np  # noqa: E402
 
+from bench import given  # noqa: E402
 from bench.quality_peers import Fill, RepairFill  # noqa: E402
 from bench.quality_protocols import make_cases  # noqa: E402
 from bench.quality_sheet import (  # noqa: E402
@@ -68,9 +69,9 @@ def draw(rows: Sequence[str], photos: Path, masks: Path, fills: Sequence[Fill]) 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fill, draw and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--masks", type=Path, required=True)
-    parser.add_argument("--sources", type=Path, required=True, help="table of the photos' authors and licences")
+    parser.add_argument("--photos", type=given.folder, required=True)
+    parser.add_argument("--masks", type=given.folder, required=True)
+    parser.add_argument("--sources", type=given.file, required=True, help="table of the photos' authors and licences")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "sheet-large-holes.jpg")
     parser.add_argument("rows", nargs="*", default=ROWS, metavar="PHOTO:KIND")
     options = parser.parse_args(arguments)

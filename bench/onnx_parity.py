@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as `detection/` does
 import onnxruntime  # noqa: E402
 
+from bench import given  # noqa: E402
 from bench.speed_model import random_generator  # noqa: E402
 from lama.checkpoint import EMBEDDED_WEIGHTS, load_generator  # noqa: E402
 from lama.generator import Generator  # noqa: E402
@@ -78,7 +79,9 @@ def main() -> int:
     """Measure, print and write, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--weights", type=Path, default=EMBEDDED_WEIGHTS, help="a weights file; default: the included")
+    parser.add_argument(
+        "--weights", type=given.file, default=EMBEDDED_WEIGHTS, help="a weights file; default: the included"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
 import numpy as np  # noqa: E402
 
+from bench import given  # noqa: E402
 from bench.quality_protocols import list_photos, overlay_case, read_mask, read_rgb  # noqa: E402
 from bench.quality_sheet import (  # noqa: E402
     below,
@@ -45,9 +46,12 @@ SECTIONS = {"watermark": "Watermarks", "object": "Objects", "blemish": "Blemishe
 
 
 def choose_photos(photos: Sequence[Path], count: int, *, start: int = 0) -> list[Path]:
-    """Return `count` photos evenly spread over the list, none twice, beginning at number `start`."""
+    """Return `count` photos evenly spread over the list, none twice, beginning at number `start`.
+
+    SystemExit with a sentence where there are fewer.
+    """
     if len(photos) < count:
-        raise ValueError(f"{count} pairs need {count} photos, got {len(photos)}")
+        raise SystemExit(f"{count} pairs need {count} photos; the folder has {len(photos)}")
     return [photos[(start + k * len(photos) // count) % len(photos)] for k in range(count)]
 
 
@@ -88,10 +92,10 @@ def draw_pairs(inpainter: "Inpainter", chosen: dict[str, list[Path]], masks: Pat
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw and save the picture and its credits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, default=os.environ.get("EVAL_PHOTOS"))
-    parser.add_argument("--masks", type=Path, default=os.environ.get("EVAL_MASKS"))
-    parser.add_argument("--sources", type=Path, help="default: SOURCES-eval.csv beside the folder of photos")
-    parser.add_argument("--weights", type=Path, help="default: the embedded ones")
+    parser.add_argument("--photos", type=given.folder, default=os.environ.get("EVAL_PHOTOS"))
+    parser.add_argument("--masks", type=given.folder, default=os.environ.get("EVAL_MASKS"))
+    parser.add_argument("--sources", type=given.file, help="default: SOURCES-eval.csv beside the folder of photos")
+    parser.add_argument("--weights", type=given.file, help="default: the embedded ones")
     parser.add_argument("--start", type=int, default=0, help="number of the first photo: another one, other pairs")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pairs.jpg")
     options = parser.parse_args(arguments)

@@ -89,6 +89,8 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(time_steps(*photo_and_mask(width, height), Path(folder))))
         return 0
+    if options.beside and not (options.beside / "app.py").is_file():
+        parser.error(f"{options.beside} is no checkout of fftlama: it has no app.py")
     sides = {**({"before": options.beside} if options.beside else {}), "now": ROOT}
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     load_before = os.getloadavg()[0]

@@ -23,6 +23,7 @@ if __name__ == "__main__":
     # Run as a file, Python looks for imports beside it; the rooms lie one folder up.
     sys.path[0] = str(ROOT)
 
+from bench import given  # noqa: E402
 from bench.quality_kid import find_weights  # noqa: E402
 from bench.quality_methods import EMBEDDED, load_methods, name_methods  # noqa: E402
 from bench.quality_peers import CLASSICAL  # noqa: E402
@@ -45,12 +46,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Read the command line; folders fall back to the environment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--photos", type=Path, default=os.environ.get("EVAL_PHOTOS"), help="folder of clean photos")
-    add("--masks", type=Path, default=os.environ.get("EVAL_MASKS"), help="folder of <kind>/<photo>.png")
-    add("--features", type=Path, default=os.environ.get("EVAL_FEATURES"), help="SqueezeNet 1.0 weights")
+    add("--photos", type=given.folder, default=os.environ.get("EVAL_PHOTOS"), help="folder of clean photos")
+    add("--masks", type=given.folder, default=os.environ.get("EVAL_MASKS"), help="folder of <kind>/<photo>.png")
+    add("--features", type=given.file, default=os.environ.get("EVAL_FEATURES"), help="SqueezeNet 1.0 weights")
     add(
         "--second-features",
-        type=Path,
+        type=given.file,
         default=find_weights(),
         help="EfficientNet-Lite0 weights; default: the package's",
     )
@@ -73,7 +74,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--feather-px", type=int, help="overlay: given to the repair")
     add("--sheet", type=Path, help="draw a contact sheet into this JPEG instead of measuring")
     add("--sheet-photos", type=int, default=3, help="photos per kind on the sheet")
-    add("--sources", type=Path, help="table of the photos' authors; default: SOURCES-eval.csv beside the folder")
+    add("--sources", type=given.file, help="table of the photos' authors; default: SOURCES-eval.csv beside the folder")
     add("--sweep", nargs="+", metavar="NAME[=VALUES]", help=f"one constant each at several values: {', '.join(SWEEPS)}")
     add("--seconds", type=float, help="stop by then, with the cases that are scored")
     add("--brief", action="store_true", help="print a line per method and no intervals; all is saved as ever")
@@ -84,9 +85,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         if len(protocols) > 1 or "" in protocols:
             parser.error(f"sweeps of one run have to be of one protocol, and among {SWEEPS}")
         (chosen.protocol,) = protocols
-    for folder in (chosen.photos, chosen.masks):
-        if folder is not None and not folder.is_dir():
-            parser.error(f"{folder} is no folder")
     if chosen.photos is None or (chosen.masks is None and chosen.protocol != "overlay"):
         parser.error("--photos and --masks (or EVAL_PHOTOS and EVAL_MASKS) are needed")
     if chosen.device == "auto":

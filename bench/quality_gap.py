@@ -21,6 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench import given
 from bench.quality_peers import Fill, NetworkFill, fill_telea
 from bench.quality_protocols import NETWORK_SIDE_PX, Case, centre_square, list_photos, read_mask, read_rgb
 from bench.quality_scores import Scorer
@@ -34,10 +35,10 @@ OTHERS = "other sources"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--masks", type=Path, required=True)
-    parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, nargs="+", required=True)
+    parser.add_argument("--photos", type=given.folder, required=True)
+    parser.add_argument("--masks", type=given.folder, required=True)
+    parser.add_argument("--features", type=given.file, required=True)
+    parser.add_argument("--weights", type=given.file, nargs="+", required=True)
     parser.add_argument("--most", type=int, default=20, help="photos of one source and set")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     options = parser.parse_args()
@@ -71,6 +72,8 @@ def cases(photos: Path, masks: Path, *, most: int) -> Iterator[tuple[str, str, C
         "new": ("SOURCES-eval.csv", photos / "eval", "source_repo"),
         "trained on": ("SOURCES-train.csv", photos, "source"),
     }.items():
+        if not (photos / table).is_file():
+            raise SystemExit(f"{photos} has no {table}, the table of its photos' sources")
         with (photos / table).open(newline="", encoding="utf-8") as opened:
             rows = list(csv.DictReader(opened))
         by_group: dict[str, list[Path]] = {}

@@ -32,6 +32,7 @@ if __name__ == "__main__":
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
+from bench import given  # noqa: E402
 from bench.quality_protocols import Case, list_photos, make_cases  # noqa: E402
 from bench.quality_texture import PERIOD_PX, TEXTURE_WINDOW_PX  # noqa: E402
 
@@ -165,10 +166,10 @@ def draw_table(rows: Sequence[dict[str, str | float]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, default=os.environ.get("EVAL_PHOTOS"))
-    parser.add_argument("--masks", type=Path, default=os.environ.get("EVAL_MASKS"))
-    parser.add_argument("--features", type=Path, default=os.environ.get("EVAL_FEATURES"), help="SqueezeNet 1.0")
-    parser.add_argument("--crisp", type=Path, default=ROOT / "training" / "crisp.safetensors")
+    parser.add_argument("--photos", type=given.folder, default=os.environ.get("EVAL_PHOTOS"))
+    parser.add_argument("--masks", type=given.folder, default=os.environ.get("EVAL_MASKS"))
+    parser.add_argument("--features", type=given.file, default=os.environ.get("EVAL_FEATURES"), help="SqueezeNet 1.0")
+    parser.add_argument("--crisp", type=given.file, default=ROOT / "training" / "crisp.safetensors")
     parser.add_argument("--every", type=int, default=3, help="every n-th photo in sorted order")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "quality-mixes")

@@ -127,11 +127,16 @@ def write_credits(file: Path, title: str, shown: Mapping[str, Path], sources: Pa
         title: its first line.
         shown: photo by place.
         sources: CSV table with the columns file, author, licence, source_repo, commit, path.
+
+    Raises:
+        SystemExit: a photo has no row; with a sentence.
     """
     with sources.open(encoding="utf-8", newline="") as table:
         rows = {row["file"]: row for row in csv.DictReader(table)}
     lines = [title]
     for place, photo in shown.items():
+        if photo.name not in rows:
+            raise SystemExit(f"{sources} has no row for {photo.name}")
         row = rows[photo.name]
         origin = f"{row['source_repo']} {row['commit'][:12]} {row['path']}"
         lines.append(f"{place}: {photo.name}; {row['author']}; {row['licence']}; {origin}")

@@ -201,6 +201,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.code:
         measure_here(options.code, holes, engine_ms, options.seconds)
         return 0
+    if options.beside and not (options.beside / "app.py").is_file():
+        parser.error(f"{options.beside} is no checkout of fftlama: it has no app.py")
     sides = {**({"before": options.beside} if options.beside else {}), "now": ROOT}
     found: dict[str, dict[int, list[dict[str, float]]]] = {name: {hole: [] for hole in holes} for name in sides}
     load_before = os.getloadavg()[0]

@@ -44,6 +44,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench import given
+
 RESULTS = Path(__file__).parent / "results"
 OF_THE_NETWORK = ("model", "profile", "nan", "accuracy", "buckets")
 OF_A_REPAIR = ("mask", "copies", "host", "processor", "grey", "repair", "rests", "cap", "start", "app", "steps")
@@ -64,8 +66,8 @@ def main() -> None:
     parser.add_argument("--sides", default=BUCKETS, help="for nan and buckets")
     parser.add_argument("--inputs", type=int, default=1000, help="random inputs per side in nan")
     parser.add_argument("--seeds", type=int, default=10, help="wild networks in nan")
-    parser.add_argument("--photos", type=Path, help="folder of .jpg for accuracy")
-    parser.add_argument("--masks", type=Path, help="folder of folders of .png for accuracy")
+    parser.add_argument("--photos", type=given.folder, help="folder of .jpg for accuracy")
+    parser.add_argument("--masks", type=given.folder, help="folder of folders of .png for accuracy")
     parser.add_argument("--skip", type=int, default=0, help="photos that accuracy leaves out")
     parser.add_argument("--seconds", type=float, default=120, help="after which accuracy stops")
     parser.add_argument("--name", default="speed", help="of the files written")

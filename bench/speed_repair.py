@@ -235,6 +235,8 @@ def accuracy_row(
                 delta = ((out.double() - reference(x.double())).abs() * 255)[0].amax(0)
                 deltas.append(delta[missing].cpu())
             done = index + 1
+    if not deltas:
+        raise ValueError(f"no .jpg of {photos} has a mask at {masks}/<kind>/<its name>.png")
     everything = torch.cat(deltas)
     row = {
         "photos": done - skip,
