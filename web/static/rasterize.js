@@ -54,6 +54,7 @@ export async function sample(strokes, [left, top, right, bottom], scale) {
   function draw(/** @type {CanvasRenderingContext2D} */ context, /** @type {number} */ from, /** @type {number} */ rows) {
     strokes.forEach((stroke, i) => {
       const pixels = regions[i];
+      if (pixels && scale < 1 && !stroke.erase) return putTouched(context, pixels, left, top, width, rows, from, scale);
       if (pixels) return putRegion(context, pixels, stroke.erase, left, top, width, rows, from, scale);
       context.setTransform(scale, 0, 0, scale, -left * scale, -top * scale - from);
       drawStroke(context, scale < 1 ? thickEnough(stroke, scale) : stroke, "#fff");
@@ -80,6 +81,41 @@ function putRegion(context, region, erase, left, top, width, height, from = 0, s
     for (let x = 0; x < width; x += 1) {
       const column = columns[x];
       if (column >= 0 && column < region.width && region.data[row * region.width + column]) image.data[4 * (y * width + x) + 3] = erase ? 0 : 255;
+    }
+  }
+  context.putImageData(image, 0, 0);
+}
+
+/**
+ * Cover every cell that a region touches, as of a thin one most cells' middles lie beside it. The cells at its rim have
+ * their middles on the rim, on average; those of `putRegion` half a cell within.
+ * @param {CanvasRenderingContext2D} context @param {Region} region
+ * @param {number} left @param {number} top @param {number} width @param {number} height @param {number} from @param {number} scale as of `putRegion`
+ */
+function putTouched(context, { data, ...region }, left, top, width, height, from, scale) {
+  const image = context.getImageData(0, 0, width, height);
+  const pixels = image.data;
+  const cells = Int32Array.from({ length: region.width }, (_, column) => Math.floor((column + 0.5 + region.left - left) * scale));
+  const next = new Int32Array(region.width); // of each column: the first one of the next cell
+  for (let column = region.width - 1, end = region.width; column >= 0; column -= 1) {
+    next[column] = end;
+    if (column && cells[column] !== cells[column - 1]) end = column;
+  }
+  for (let row = 0; row < region.height; row += 1) {
+    const y = Math.floor((row + 0.5 + region.top - top) * scale) - from;
+    if (y < 0 || y >= height) continue;
+    const start = row * region.width;
+    for (let column = 0; column < region.width; column = next[column]) {
+      if (!data[start + column]) {
+        const at = data.indexOf(1, start + column); // which looks faster than any loop
+        if (at < 0) return void context.putImageData(image, 0, 0);
+        if (at >= start + region.width) {
+          row = Math.floor(at / region.width) - 1; // those between are empty
+          break;
+        }
+        column = at - start;
+      }
+      if (cells[column] >= 0 && cells[column] < width) pixels[4 * (y * width + cells[column]) + 3] = 255;
     }
   }
   context.putImageData(image, 0, 0);
