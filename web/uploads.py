@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from jobs.errors import JobError, storage_as_job_error
 from jobs.temp_folder import check_room, ensure_temp_folder
+from web.data_urls import base64_decoded
 
 MIB = 1 << 20
 FORM_OVERHEAD_BYTES = 64 << 10  # boundaries, part headers and small fields around the files
@@ -166,7 +167,7 @@ def decode_mask(text: object) -> bytes:
             raise ValueError("not a text")
         # The command base64 writes lines of 76 characters. Not split: of lines of two a list is ten times as large.
         data = text.encode("ascii").translate(None, BLANKS)
-        return base64.b64decode(data.partition(b",")[2] if data[:5].lower() == b"data:" else data, validate=True)
+        return base64_decoded(data.partition(b",")[2] if data[:5].lower() == b"data:" else data, is_strict=True)
     except ValueError as error:  # of base64 too
         raise JobError("bad_request", f"mask_png must be a PNG file in base64: {error}.") from error
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import web.data_urls
-from web.data_urls import decode_base64, percent_decoded
+from jobs.errors import JobError
+from web.data_urls import base64_decoded, decode_base64, percent_decoded
 from web.uploads import decode_mask
 
 MIB = 1 << 20
@@ -23,6 +24,7 @@ MIB = 1 << 20
         lambda text: f"data:;base64,{text}",
         lambda text: f"data:text/plain;charset=utf-8;base64,{text}",
         lambda text: f"data:image/png;name=a,b.png;base64,{text}",
+        lambda text: f"data:image/png;name=日本.png;base64,{text}",
         lambda text: f"data:image/png;base64,{quote(text, safe='')}",
         lambda text: "data:image/png;base64," + "\r\n".join(text[at : at + 76] for at in range(0, len(text), 76)),
         lambda text: f"data:image/png,{quote_from_bytes(base64.b64decode(text))}",
@@ -37,6 +39,50 @@ def test_bytes_count_however_they_are_written_as_text(write: Callable[[str], str
     for length in range(250, 256):
         data = np.random.default_rng(length).bytes(length)
         assert decode_base64(write(base64.b64encode(data).decode()), "image") == data
+
+
+@pytest.mark.parametrize("text", ["AAAAé", "AAAA=é", "%C3%A9AAA", "data:;base64,AA==日"])
+def test_letters_that_are_not_ascii_are_no_base64(text: str) -> None:
+    with pytest.raises(JobError, match="image is not base64"):
+        decode_base64(text, "image")
+
+
+def outcome_of(read: Callable[[], bytes]) -> bytes | type[ValueError]:
+    try:
+        return read()
+    except ValueError:
+        return ValueError
+
+
+@pytest.mark.parametrize("letters", ["AQ", "AQ\n", "AQ=", "A=", "A +=/"])
+def test_base64_is_decoded_wherever_a_text_is_cut(letters: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web.data_urls, "PIECE_BYTES", 8)
+    rng = np.random.default_rng(4)
+    for length in range(60):
+        data = "".join(rng.choice(list(letters), length)).encode()
+        for is_strict in (False, True):
+            # As clients leave out the signs at the end, they are put there; more than there must be are passed over.
+            filled = data if is_strict or data.rstrip().endswith(b"=") else data + b"=="
+            expected = outcome_of(lambda: base64.b64decode(filled, validate=is_strict))  # noqa: B023
+            decoded = outcome_of(lambda: base64_decoded(b"data:," + data, 6, is_strict=is_strict))  # noqa: B023
+            assert decoded == expected, (data, is_strict)
+
+
+@pytest.mark.parametrize("read", [decode_mask, lambda text: decode_base64(text, "image")], ids=["mask", "image"])
+def test_a_large_file_is_decoded_in_pieces(read: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, it held the interpreter all the time: a click beside bodies of 70 MiB took half a second and more."""
+    longest = 0
+    decode = base64.b64decode
+
+    def seen(data: bytes, validate: bool = False) -> bytes:
+        nonlocal longest
+        longest = max(longest, len(data))
+        return decode(data, validate=validate)
+
+    data = np.random.default_rng(1).bytes(3 * MIB + 1)
+    monkeypatch.setattr(web.data_urls.base64, "b64decode", seen)
+    assert read("data:image/png;base64," + base64.b64encode(data).decode()) == data
+    assert 0 < longest <= MIB + 4
 
 
 @pytest.mark.parametrize("letters", ["%4", "%A", "%4g", "4%"])
