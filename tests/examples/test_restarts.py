@@ -25,7 +25,7 @@ from tests.support.serving import ROOT, RunningServer, ask_repair, clean_environ
 EXAMPLES = ROOT / "examples"
 CLIENTS = EXAMPLES / "clients"
 HOLE = np.pad(np.full((8, 8), 255, np.uint8), 12)
-HELD_HUNDREDTHS = 300  # of a second that the engine has something else to do, so that what is asked for waits
+HELD_HUNDREDTHS = 600  # of a second that the engine has something else to do, so that what is asked for waits
 GIVEN_UP_S = 0.3
 SOON_S = 60
 
