@@ -7,6 +7,7 @@ torch, NumPy, Pillow, OpenCV, PyYAML and safetensors are installed.
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,6 +19,7 @@ import yaml
 PROFILES_FOLDER = Path(__file__).resolve().parents[1]
 PROFILES_FILE = "hardware_profiles.yaml"
 LOCAL_PROFILES_FILE = "hardware_profiles.local.yaml"
+LARGEST_FILE_BYTES = 1 << 16
 DEFAULT_LADDER_PX = (256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 
 
@@ -67,7 +69,7 @@ class _Key:
 
     def parse(self, key: str, raw: object) -> Any:
         """Return a YAML value as the key's type. Raises ValueError that says got and allowed."""
-        refusal = ValueError(f"{key}: {raw!r} is not allowed; allowed: {self.allowed}")
+        refusal = ValueError(f"{key}: {_short(raw)} is not allowed; allowed: {self.allowed}")
         if self.choices and isinstance(raw, bool):  # YAML 1.1 reads a bare on/off as true/false
             raw = "on" if raw else "off"
         if raw is None or isinstance(raw, bool | list | dict):
@@ -128,6 +130,13 @@ class _Row:
         return enough_memory and (card.capability or (0, 0)) >= self.capability
 
 
+def _short(value: object) -> str:
+    """Return a value as Python writes it, cut to fit a sentence: a kilobyte of YAML's aliases can be terabytes."""
+    writer = reprlib.Repr()
+    writer.maxlevel, writer.maxlist, writer.maxstring, writer.maxother = 1, 16, 120, 120
+    return writer.repr(value)
+
+
 def _nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
@@ -141,17 +150,18 @@ def _chip_words(device_name: str) -> str:
 
 def _parse_row(row: object, where: str) -> _Row:
     if not isinstance(row, dict):
-        raise ProfileError(f"{where} must be a table of `key: value`, not {row!r}")
-    where = f"{where} ({row.get('name', 'without a name')})"
+        raise ProfileError(f"{where} must be a table of `key: value`, not {_short(row)}")
+    name = row.get("name", "without a name")
+    where = f"{where} ({name if isinstance(name, str) else _short(name)})"
     for key in row:
         if key not in _KEYS and key not in _LIST_KEYS:
-            raise ProfileError(f"{where}: unknown key {key!r}; {_nearest(str(key), (*_KEYS, *_LIST_KEYS))}")
+            raise ProfileError(f"{where}: unknown key {_short(key)}; {_nearest(str(key), (*_KEYS, *_LIST_KEYS))}")
     for key in _KEYS:
         if key not in row and key not in _OPTIONAL_KEYS:
             raise ProfileError(f"{where}: {key} is missing; allowed: {_KEYS[key].allowed}")
     for key in _LIST_KEYS:
         if not isinstance(row.get(key, []), list):
-            raise ProfileError(f"{where}: {key} must be a list, not {row[key]!r}")
+            raise ProfileError(f"{where}: {key} must be a list, not {_short(row[key])}")
     try:
         values = {key: _KEYS[key].parse(key, raw) for key, raw in row.items() if key in _KEYS}
         input_px = values["input_px"]
@@ -160,7 +170,7 @@ def _parse_row(row: object, where: str) -> _Row:
     except ValueError as problem:
         raise ProfileError(f"{where}: {problem}") from None
     if list(buckets) != sorted(set(buckets)) or not buckets or buckets[-1] != input_px:
-        raise ProfileError(f"{where}: buckets_px {list(buckets)} must rise and end in input_px, {input_px}")
+        raise ProfileError(f"{where}: buckets_px {_short(list(buckets))} must rise and end in input_px, {input_px}")
     major, minor = str(values.pop("capability", "0.0")).split(".")
     memory_mib = values.pop("memory_mib", 0)
     names = tuple(_chip_words(str(name)) for name in row.get("match", []))
@@ -168,9 +178,17 @@ def _parse_row(row: object, where: str) -> _Row:
 
 
 def _read_rows(path: Path) -> list[_Row]:
+    # The parser in C, where there is one, takes a fifth of the time; but brackets that nest deep end the process in it.
+    is_shipped = path == PROFILES_FOLDER / PROFILES_FILE
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader) if is_shipped else yaml.SafeLoader
     try:
-        # The parser in C, where there is one, takes a fifth of the time.
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        with path.open(encoding="utf-8") as stream:
+            text = stream.read(LARGEST_FILE_BYTES + 1)
+        if len(text) > LARGEST_FILE_BYTES:
+            raise yaml.YAMLError("it is larger than 64 KiB, which no file of profiles is")
+        content = yaml.load(text, Loader=loader)
+    except RecursionError:
+        raise ProfileError(f"{path} cannot be read: it nests too deeply") from None
     # ValueError and AttributeError: text that is no UTF-8, a day 99, a number of thousands of digits, `!!timestamp x`.
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as problem:
         # A parser's message is several lines, which a terminal and a log show as one.

@@ -163,11 +163,39 @@ OTHER_FORMS = ["", "profiles: 3\n", "profiles: [3]\n", "profile: []\n", "a: [\n"
 UNREADABLE = ["max_batch: " + "9" * 5000, "name: 2001-99-99", "name: !!timestamp x"]
 
 
+# A row with a list of lists of ... of lists: ten times ten times ... ten letters.
+ALIASES = (
+    "profiles:\n- precision: [&a [x, x, x, x, x, x, x, x, x, x], "
+    + ", ".join(f"&{new} [{', '.join([f'*{old}'] * 10)}]" for old, new in zip("abcdefghij", "bcdefghijk", strict=True))
+    + "]\n  {}\n"
+)
+
+
 @pytest.mark.parametrize("content", [*OTHER_FORMS, *UNREADABLE])
 def test_file_of_another_form_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "hardware_profiles.local.yaml").write_text(content)
     with pytest.raises(ProfileError, match=r"hardware_profiles\.local\.yaml"):
         choose_profile(Card("CPU"), folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[" * 100_000, "larger than 64 KiB"),
+        ("profiles: " + "[" * 30_000, "nests too deeply"),
+        ("profiles: " + "- " * 30_000, "cannot be read"),
+        (ALIASES.format("name: *k"), "is missing"),
+        (ALIASES.format("*k : 1"), "cannot be read"),
+        (ALIASES.format("capability: *k"), "is missing"),
+    ],
+    ids=["brackets", "brackets within the size", "dashes", "a value of aliases", "a key of aliases", "and others"],
+)
+def test_a_file_that_nests_deep_is_refused_in_a_sentence(tmp_path: Path, content: str, told: str) -> None:
+    """The brackets ended the process inside the parser in C; the aliases would be a sentence of terabytes."""
+    (tmp_path / "hardware_profiles.local.yaml").write_text(content)
+    with pytest.raises(ProfileError, match=told) as refusal:
+        choose_profile(Card("CPU"), folder=tmp_path)
+    assert len(str(refusal.value)) < 1000 and "\n" not in str(refusal.value)
 
 
 def test_unknown_profile_name_is_refused_with_the_nearest() -> None:
