@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import ExactParser, Settings, SettingsError, add_arguments, load_settings, program_version
-from notices import ready_streams
+from notices import ready_streams, run_and_exit
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -501,4 +501,4 @@ def _serve(settings: Settings, listeners: list[socket.socket], say_ready: Callab
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from cli.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, CommandError, printable
 from cli.loading import load_inpainter
@@ -29,7 +29,7 @@ from config import (
     program_version,
 )
 from engine.profiles import LOCAL_PROFILES_FILE, ProfileError
-from notices import ready_streams
+from notices import ready_streams, run_and_exit
 
 ENGINE_SETTINGS = ("device", "precision", "weights", "profile")
 BENCH_FOLDER = CHECKOUT / "bench"
@@ -379,5 +379,10 @@ def run_bench(arguments: Sequence[str]) -> int:
             return EXIT_STOPPED if code == -signal.SIGINT else abs(code)
 
 
+def run() -> NoReturn:
+    """Run the command line of this process, which ends with it."""
+    run_and_exit(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

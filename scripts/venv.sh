@@ -113,9 +113,9 @@ called_by = Path(sys.argv[0]).absolute()
 checkout = called_by.parent.parent.parent
 is_own = called_by == checkout / ".venv/bin/fftlama" and (checkout / "cli/main.py").is_file()
 sys.path[0] = str(checkout) if is_own else $literal
-from cli.main import main
+import cli.main
 
-sys.exit(main())
+getattr(cli.main, "run", lambda: sys.exit(cli.main.main()))()  # a checkout of before has no run
 SCRIPT
     chmod +x "$script.new"
     mv "$script.new" "$script"

@@ -137,16 +137,15 @@ def test_the_app_says_so_before_torch_is_imported() -> None:
     code = """
 import gc, os, sys
 import app
-class Seen(Exception): pass
 def look(settings):
-    raise Seen("torch" in sys.modules, os.environ["GOMP_SPINCOUNT"], gc.isenabled())
+    print("torch" in sys.modules, os.environ["GOMP_SPINCOUNT"], gc.isenabled())
 app.load_engine = look
 from config import load_settings
+sys.modules["gradio"] = None  # which is imported meanwhile, in a second
 try:
     app.create_app(load_settings({}))
-except Seen as seen:
-    print(*seen.args, gc.isenabled(), flush=True)
-os._exit(0)
+except ImportError:
+    print(gc.isenabled())
 """
     environment = {name: value for name, value in os.environ.items() if "OMP" not in name}
     printed = subprocess.run(

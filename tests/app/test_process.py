@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -32,6 +34,45 @@ def run_app(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "app.py", *arguments], cwd=ROOT, env=clean_environment(), capture_output=True, text=True,
         timeout=60,
     )  # fmt: skip
+
+
+def run_ending(lines: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program of some lines, with something in it that says when it is freed, that ends as ours do."""
+    code = f"""
+import atexit, sys, threading, time
+from notices import run_and_exit
+class Kept:
+    def __del__(self, say=print): say("freed")
+kept = Kept()
+def main():
+{textwrap.indent(textwrap.dedent(lines), "    ")}
+run_and_exit(main)
+"""
+    environment = {**clean_environment(), "PYTHONUNBUFFERED": ""}  # or words are lost as soon as they are said
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_a_process_ends_without_freeing_all_that_it_imported_once_all_else_is_done() -> None:
+    """To free PyTorch and Gradio took a second of a core in which the port was still taken."""
+    lines = """
+    threading.Thread(target=lambda: (time.sleep(0.1), print("a thread"))).start()
+    atexit.register(print, "registered")
+    print("main")
+    return 7
+    """
+    ended = run_ending(lines, stdout=subprocess.PIPE)
+    assert (ended.stdout.split("\n"), ended.returncode) == (["main", "a thread", "registered", ""], 7)
+    assert not ended.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is full")
+def test_a_process_whose_words_are_lost_or_that_fails_ends_as_any_other() -> None:
+    with open("/dev/full", "w") as full:
+        assert run_ending("print('main'); return 0", stdout=full).returncode == 120
+    failed = run_ending("raise ValueError('no')", stdout=subprocess.PIPE)
+    assert failed.returncode == 1 and failed.stderr.endswith("ValueError: no\n") and failed.stdout == "freed\n"
 
 
 def test_a_taken_port_is_one_clear_sentence() -> None:

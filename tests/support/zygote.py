@@ -10,6 +10,7 @@ the tests share one (`share`), since each would import the same; what a worker h
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
 import importlib
 import json
@@ -29,6 +30,9 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+
+from notices import run_and_exit
+
 # Elsewhere, libraries of the system do not stand a fork without exec.
 CAN_FORK = sys.platform == "linux"
 POLL_S = 0.01
@@ -178,7 +182,10 @@ def look(pid: int) -> int | None:
 
 
 def run(script: str, arguments: Sequence[str], environment: Mapping[str, str], log: str) -> NoReturn:
-    """Be the script, in the process that was forked for it."""
+    """Be the script, in the process that was forked for it.
+
+    In the end what it shares with all others is not taken apart: each page of it would have to be copied for that.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -188,7 +195,7 @@ def run(script: str, arguments: Sequence[str], environment: Mapping[str, str], l
     os.environ.update(environment)
     sys.argv = [f"{script}.py", *arguments]
     main: Callable[[Sequence[str]], int] = importlib.import_module(f"tests.support.{script}").main
-    sys.exit(main(arguments))
+    run_and_exit(functools.partial(main, arguments))
 
 
 class Asker:
