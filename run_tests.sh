@@ -142,7 +142,9 @@ PYTEST=("$PYTHON" -m pytest -q --durations=5)
 PATH=$VENV/bin:$PATH install_node_modules || true # the tests need it too; what failed is said by the check
 SAID=$(mktemp -d)
 trap end_begun EXIT
-begin mypy "$VENV/bin/mypy" # first, since it takes longest
+# First, since it takes longest. It looks for garbage, which it does not make, for an eighth of its time.
+begin mypy "$PYTHON" -c \
+    'import gc; gc.disable(); gc.enable = gc.disable; from mypy.__main__ import console_entry; console_entry()'
 begin ruff "$VENV/bin/ruff" check .
 begin format "$VENV/bin/ruff" format --check .
 begin docstrings "$VENV/bin/pydoclint" .

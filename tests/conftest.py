@@ -39,6 +39,7 @@ MARKS_BY_FIXTURE = {
 }
 MARKS_BY_FOLDER = {"app": "process", "examples": "process", "faults": "process"}
 FOLDER_OF_KERNELS = "kernels"
+OBJECTS_BEFORE_A_LOOK = 50_000  # made and not freed, before garbage is looked for; Python's own is 700
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 # The same examples in every run, and no limit on how long one takes: other people's machines are busy too.
@@ -149,13 +150,17 @@ def passwords_that_are_hashed_quickly() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Collect without looking for garbage, and leave what was collected out of all later looks."""
+    """Collect without looking for garbage, leave what was collected out of all later looks, and look seldom then.
+
+    As often as Python looks by itself, it took a seventh of the time that the kernels' tests compute.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.enable()
         gc.freeze()
+        gc.set_threshold(OBJECTS_BEFORE_A_LOOK)
         atexit.register(gc.unfreeze)  # or libraries that look whether all of theirs is gone find what is not
 
 
