@@ -7,6 +7,7 @@ what the gate answers. A test compares the document with the routes, and its exa
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Iterable
@@ -154,18 +155,24 @@ def _refusal(status: int, codes: Iterable[str], face: str, gate: list[str]) -> d
 
 
 def create_document_routes(settings: Settings, *, version: str) -> APIRouter:
-    """Return the routes of the document and of its page."""
+    """Return the routes of the document and of its page, which are put together when one is first asked for.
+
+    That takes as long as all else that a server without its page puts together when it starts.
+    """
     router = APIRouter(route_class=ApiRoute)
-    document = build_document(settings, version=version)
-    as_json, page = json.dumps(document, ensure_ascii=False).encode(), docs_page(document)
+
+    @functools.cache
+    def written() -> tuple[bytes, str]:
+        document = build_document(settings, version=version)
+        return json.dumps(document, ensure_ascii=False).encode(), docs_page(document)
 
     @router.get("/openapi.json")
     def get_document() -> Response:
-        return Response(as_json, media_type="application/json")
+        return Response(written()[0], media_type="application/json")
 
     @router.get("/docs")
     def get_docs() -> Response:
-        return HTMLResponse(page)
+        return HTMLResponse(written()[1])
 
     refuse_other_methods(router)
     return router

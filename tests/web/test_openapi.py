@@ -10,7 +10,9 @@ from typing import Any, cast
 
 import jsonschema_rs
 import pytest
+from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.testclient import TestClient
 
 import app
 from config import Settings
@@ -20,6 +22,7 @@ from jobs.remote_engine import Fleet, RemoteEngine
 from tests.support.documented_requests import PHOTO, Scene, mask_of
 from tests.support.fake_engine import FakeEngine
 from tests.support.serving import RunningServer
+from web import openapi
 from web.docs_page import METHODS, examples_of, resolved
 from web.openapi import SENTENCES, build_document
 
@@ -61,6 +64,24 @@ def test_document_and_routes_are_the_same(tmp_path: Path) -> None:
     heads = {(method, path) for method, path in served if method == "HEAD"}
     assert {("GET", path) for _, path in heads} <= served
     assert served - heads == {(method.upper(), path) for method, path in OPERATIONS}
+
+
+def test_document_is_put_together_once_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took half of the time in which a server without its page starts."""
+    made: list[str] = []
+
+    def build(settings: Settings, *, version: str) -> dict[str, Any]:
+        made.append(version)
+        return DOCUMENT
+
+    monkeypatch.setattr(openapi, "build_document", build)
+    site = FastAPI(openapi_url=None, docs_url=None)
+    site.include_router(openapi.create_document_routes(Settings(), version="0.0.0"))
+    assert not made
+    client = TestClient(site)
+    for path in ("/openapi.json", "/docs", "/docs"):
+        assert client.get(path).status_code == 200
+    assert made == ["0.0.0"]
 
 
 def test_document_is_openapi_3_1() -> None:
