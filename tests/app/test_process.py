@@ -69,7 +69,7 @@ def test_a_process_ends_without_freeing_all_that_it_imported_once_all_else_is_do
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is full")
 def test_a_process_whose_words_are_lost_or_that_fails_ends_as_any_other() -> None:
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         assert run_ending("print('main'); return 0", stdout=full).returncode == 120
     failed = run_ending("raise ValueError('no')", stdout=subprocess.PIPE)
     assert failed.returncode == 1 and failed.stderr.endswith("ValueError: no\n") and failed.stdout == "freed\n"

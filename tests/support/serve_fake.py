@@ -19,6 +19,7 @@ from config import Settings
 from jobs.card_pool import CardPool
 from jobs.card_run import CardPlan
 from jobs.remote_engine import Fleet, RemoteEngine
+from notices import run_and_exit
 from tests.support.fake_engine import FakeEngine
 from tests.support.quick_passwords import hash_quickly
 from tests.support.serve_worker import WEIGHTS
@@ -61,4 +62,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_and_exit(lambda: main(sys.argv[1:]))

@@ -20,6 +20,7 @@ if "CLOCK_AHEAD_S" in os.environ:  # before Celery is imported, which keeps the 
 
 from jobs.celery_worker import WorkerRefusedError, work
 from jobs.remote_engine import fingerprint_of
+from notices import run_and_exit
 from tests.support.fake_engine import WAIT_STEP_S, FakeEngine
 
 KILL_WORKER = 1000
@@ -56,4 +57,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_and_exit(lambda: main(sys.argv[1:]))

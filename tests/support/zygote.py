@@ -31,8 +31,6 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from notices import run_and_exit
-
 # Elsewhere, libraries of the system do not stand a fork without exec.
 CAN_FORK = sys.platform == "linux"
 POLL_S = 0.01
@@ -186,6 +184,8 @@ def run(script: str, arguments: Sequence[str], environment: Mapping[str, str], l
 
     In the end what it shares with all others is not taken apart: each page of it would have to be copied for that.
     """
+    from notices import run_and_exit
+
     signal.signal(signal.SIGINT, signal.default_int_handler)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
