@@ -38,18 +38,18 @@ class Engine:
         return SimpleNamespace(image=result, patches=[1], notes=[])
 
 
-# The same in a process that is killed: each photo takes a moment.
+# Such a one in a process that is killed: each photo takes a moment. Not that of this file, which would import pytest.
 SLOW_PROGRAM = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from cli import main
-from tests.cli.test_repair_told import Engine
+from tests.support.green_engine import Engine
 class Slow(Engine):
     def repair(self, *arguments, **options):
         time.sleep(0.1)
         return super().repair(*arguments, **options)
 main.load_inpainter = lambda settings: Slow()
-sys.exit(main.main(sys.argv[1:]))
+main.run()
 """
 
 

@@ -93,7 +93,7 @@ def test_a_fork_in_a_turn_has_threads_and_turns_of_its_own() -> None:
     program = (
         "import os, signal, torch; from lama import planar_trunk\n"
         "torch.set_num_threads(2); planar_trunk._two_threads(); planar_trunk._TURN.acquire(); child = os.fork()\n"
-        "if child: os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"  # to free PyTorch takes half a second
+        "if child: os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"  # to free PyTorch takes long
         "signal.alarm(30)\n"  # what waits for ever is ended, and seen
         "with planar_trunk._TURN: one, other = planar_trunk._two_threads()\n"
         "one.submit(other.submit(int).result).result(); os._exit(0)\n"

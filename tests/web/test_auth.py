@@ -14,6 +14,7 @@ from typing import Any
 import argon2
 import httpx
 import pytest
+from anyio.from_thread import start_blocking_portal
 from fastapi.testclient import TestClient
 
 import app
@@ -115,14 +116,15 @@ def test_every_route_refuses_a_stranger(accounts: Accounts, tmp_path: Path) -> N
     } <= set(walked), sorted(walked)  # fmt: skip
     let_in = set()
     client = TestClient(application, base_url="http://127.0.0.1:7860", follow_redirects=False)
-    for method, path in walked:
-        answer = client.request(method, path)
-        if path in ("/login", "/logout"):  # Gradio has some of its own; the gate's own page answers
-            assert method == "HEAD" or 'name="password"' in answer.text
-        elif answer.status_code != 401:
-            let_in.add(path)
-        elif method != "HEAD":
-            assert answer.json()["error"] == "login_required"
+    with start_blocking_portal() as client.portal:  # else each request has a thread and an event loop of its own
+        for method, path in walked:
+            answer = client.request(method, path)
+            if path in ("/login", "/logout"):  # Gradio has some of its own; the gate's own page answers
+                assert method == "HEAD" or 'name="password"' in answer.text
+            elif answer.status_code != 401:
+                let_in.add(path)
+            elif method != "HEAD":
+                assert answer.json()["error"] == "login_required"
     assert let_in == {"/health", "/ready"}
 
 
