@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from cli.plan import BatchError, Task
 from engine.requests import RepairRequest, RepairResult
 from jobs.shared_arrays import SharedArrays
 from jobs.windows import RemoteResult, options_of, parts_in, request_from, window_of
+from notices import run_and_exit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from cli.batch import Outcome, Work
     from inference import Inpainter
 
-PROGRAM = "import sys; sys.path[:] = {path!r}; from cli.photo_processes import main; main({arguments!r})"
+PROGRAM = "import sys; sys.path[:] = {path!r}; from cli.photo_processes import run; run({arguments!r})"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 STOP_S = 10.0
 ENGINE_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)  # a refusal, a full disk, memory, and CUDA's
@@ -205,11 +206,12 @@ class FarEngine:
         return RepairResult(image, moved.patches, notes=list(answer["notes"]))
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
     """Repair what the other process sends until it is gone.
 
     Args:
         arguments: the numbers of two open files: the pipe, and the shared memory.
+
     """
     import cv2
 
@@ -223,8 +225,9 @@ def main(arguments: Sequence[str]) -> None:
         while True:
             pipe.send(("outcome", repair_task(pipe.recv(), repair, work)))
     except (EOFError, ConnectionError):
-        return
+        return 0
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def run(arguments: Sequence[str]) -> NoReturn:
+    """Be such a process to its end, which frees nothing: the other one waits for it."""
+    run_and_exit(lambda: main(arguments))
