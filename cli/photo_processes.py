@@ -212,6 +212,8 @@ def main(arguments: Sequence[str]) -> int:
     Args:
         arguments: the numbers of two open files: the pipe, and the shared memory.
 
+    Returns:
+        the exit code, 0.
     """
     import cv2
 

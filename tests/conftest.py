@@ -152,7 +152,7 @@ def passwords_that_are_hashed_quickly() -> None:
 def pytest_collection() -> Iterator[None]:
     """Collect without looking for garbage, leave what was collected out of all later looks, and look seldom then.
 
-    As often as Python looks by itself, it took a seventh of the time that the kernels' tests compute.
+    As often as Python looks by itself, it took an eighth of the time of the kernels' tests.
     """
     gc.disable()
     try:

@@ -421,11 +421,14 @@ def test_console_script_works_from_a_path_with_a_blank(checkout: SmallCheckout, 
 def test_console_script_of_a_shared_venv_runs_the_checkout_it_was_called_by(
     checkout: SmallCheckout, tmp_path: Path
 ) -> None:
-    """Two checkouts may share .venv by a link; the script always ran the one that had written it last."""
+    """Two checkouts may share .venv by a link; the script always ran the one that had written it last.
+
+    An older one has `main` alone.
+    """
     other = tmp_path / "other"
-    for folder in (checkout.folder, other):
+    for folder, name in ((checkout.folder, "main"), (other, "run")):
         (folder / "cli").mkdir(parents=True)
-        (folder / "cli/main.py").write_text(f"def main():\n    print({folder.name!r})\n")
+        (folder / "cli/main.py").write_text(f"main = None\ndef {name}():\n    print({folder.name!r})\n")
     checkout.run("start_app.sh", "--install-only")
     (other / ".venv").symlink_to(checkout.folder / ".venv")
     (tmp_path / "fftlama").symlink_to(checkout.folder / ".venv/bin/fftlama")
