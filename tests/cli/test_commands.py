@@ -1,6 +1,7 @@
 """The console script's other commands: help, exit codes, weights, profile, bench, serve."""
 
 import io
+import json
 import logging
 import os
 import signal
@@ -27,38 +28,56 @@ ROOT = Path(cli.__file__).parents[1]
 WITHOUT_HEAVY = """
 import sys, lama.catalogue; from cli import main as cli
 from config import load_settings
-try:
-    code = cli.main(sys.argv[1:])
-except SystemExit as exit:
-    code = exit.code
-heavy = {"torch", "numpy", "cv2", "gradio", "fastapi"} & set(sys.modules)
-sys.exit(f"imported {heavy}" if heavy else code)
+def run(words):
+    try:
+        return cli.main(words)
+    except SystemExit as exit:
+        return exit.code
+def end(code):
+    heavy = {"torch", "numpy", "cv2", "gradio", "fastapi"} & set(sys.modules)
+    sys.exit(f"imported {heavy}" if heavy else code)
+"""
+ONE_LINE = WITHOUT_HEAVY + "end(run(sys.argv[1:]))"
+SEVERAL_LINES = f"""{WITHOUT_HEAVY}
+import contextlib, io, json
+answers = []
+for words in json.loads(sys.argv[1]):
+    said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said[0]), contextlib.redirect_stderr(said[1]):
+        code = run(words)
+    answers.append((code, said[0].getvalue(), said[1].getvalue()))
+print(json.dumps(answers))
+end(0)
 """
 
 
 def run(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-c", WITHOUT_HEAVY, *arguments], cwd=ROOT, capture_output=True, text=True, **options
+        [sys.executable, "-c", ONE_LINE, *arguments], cwd=ROOT, capture_output=True, text=True, **options
     )
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["repair", "--help"], ["weights", "--help"], ["bench", "--help"], ["serve", "--help"]]
-)
-def test_help_answers_without_loading_anything_heavy(arguments: list[str]) -> None:
-    result = run(*arguments)
+def run_several(lines: list[str]) -> list[tuple[int, str, str]]:
+    """Run command lines one after the other in one process; return the exit code and both outputs of each."""
+    command = [sys.executable, "-c", SEVERAL_LINES, json.dumps([line.split() for line in lines])]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "usage:" in result.stdout
+    answers: list[tuple[int, str, str]] = json.loads(result.stdout)
+    return answers
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "arguments", [[], ["dance"], ["repair", "a.png"], ["repair", "a", "b", "c", "--dilate-px", "-1"]]
-)
-def test_wrong_command_lines_exit_2(arguments: list[str]) -> None:
-    result = run(*arguments)
-    assert result.returncode == 2
-    assert "usage:" in result.stderr and result.stdout == ""
+def test_help_answers_without_loading_anything_heavy() -> None:
+    for code, shown, said in run_several(
+        ["--help", "repair --help", "weights --help", "bench --help", "serve --help"]
+    ):  # fmt: skip
+        assert code == 0, said
+        assert "usage:" in shown
+
+
+def test_wrong_command_lines_exit_2() -> None:
+    for code, shown, said in run_several(["", "dance", "repair a.png", "repair a b c --dilate-px -1"]):
+        assert code == 2
+        assert "usage:" in said and shown == ""
 
 
 @pytest.mark.parametrize("option", ["--dilate-px", "--feather-px"])
