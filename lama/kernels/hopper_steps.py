@@ -58,7 +58,6 @@ DEPTH8 = gl.constexpr(64)
 OPERAND8 = gl.constexpr(gl.NVMMASharedLayout(64, 8, rank=2))
 PRODUCT8 = gl.constexpr(gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 256, 32]))
 LARGEST8 = gl.constexpr(448.0)
-NOT_A_NUMBER = gl.constexpr(float("nan"))
 COALESCED = gl.constexpr(gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0]))
 COALESCED8 = gl.constexpr(gl.BlockedLayout([1, 16], [8, 4], [4, 1], [1, 0]))
 
@@ -213,7 +212,7 @@ def _write_8_bits(finished, out, out_side, place, size, to, ALL_CHANNELS: gl.con
     """Write a tile (PIXELS, OUTPUTS) to the 8-bit map; what is too large becomes NaN, as in `fp8.rounded`."""
     image, y, x, _ = place
     height, width = size
-    finished = gl.where(finished > LARGEST8, NOT_A_NUMBER, finished.to(gl.float32)).to(gl.float8e4nv)
+    finished = gl.where(finished > LARGEST8, float("nan"), finished.to(gl.float32)).to(gl.float8e4nv)
     p = gl.arange(0, PIXELS, gl.SliceLayout(1, COALESCED8))
     pixel = gl.expand_dims((image * height + y + p // COLUMNS) * width + x + p % COLUMNS, 1)
     channel = gl.expand_dims(to + gl.arange(0, OUTPUTS, gl.SliceLayout(0, COALESCED8)), 0)

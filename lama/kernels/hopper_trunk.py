@@ -76,7 +76,8 @@ class SteppedConvolution:
         bias: (O,) float32.
         scale: (O,) float32: what sums in FP8 are multiplied by, as weights are divided by it; else `bias`.
         box: what one copy takes of the weights.
-        inputs, tail: channels of the 3x3 and of its tail.
+        inputs: channels of the 3x3.
+        tail: channels of the 1x1.
         steps: of the 3x3.
     """
 
