@@ -111,7 +111,7 @@ install_node_modules() {
     local remembered=node_modules/installed-package-lock.json
     cmp -s package-lock.json "$remembered" && return 0
     say "Installing what checks the page's scripts from package-lock.json (the first time this downloads it)"
-    npm ci --silent --no-audit --no-fund && cp package-lock.json "$remembered"
+    npm ci --loglevel=error --no-audit --no-fund >/dev/null && cp package-lock.json "$remembered"
 }
 
 check_scripts() { # the Node.js from requirements-dev.lock, not one of this machine
