@@ -168,6 +168,7 @@ def main() -> None:
     text = f"# The code in figures\n\n| what | is |\n|---|---|\n{rows}\n\n| edges from | are |\n|---|---|\n{edges}\n"
     text += f"\n{json.dumps(figures | {'edges_by_room': by_room})}\n"
     print(text)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / f"{arguments.name}.md").write_text(text, encoding="utf-8")
 
 
