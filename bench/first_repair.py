@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench import given
 from bench.speed import environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +39,7 @@ os._exit(0)  # what the interpreter takes to end is not asked for
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--before", type=Path, help="another checkout")
+    parser.add_argument("--before", type=given.checkout, help="another checkout")
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--name", default="first-repair-h200")

@@ -21,6 +21,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench import given
+from bench.quality_figures import paired_bootstrap
 from bench.quality_protocols import MASK_KINDS, Case, list_photos, make_cases
 from bench.speed import environment
 from bench.speed_model import captured, random_generator, random_input, time_device
@@ -32,19 +34,19 @@ from lama.weight_difference import CRISP_WEIGHTS, apply_difference
 RESULTS = Path(__file__).parent / "results"
 SIZES = ((1, 512, 512), (1, 768, 768), (1, 1024, 1024), (4, 512, 512), (8, 512, 512), (1, 1536, 1536))
 BATCH = 8
-RESAMPLES = 1000
-"""Of the photos, for the confidence interval of the mean."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=Path)
-    parser.add_argument("--masks", type=Path)
+    parser.add_argument("--photos", type=given.folder)
+    parser.add_argument("--masks", type=given.folder, help="needed with --photos")
     parser.add_argument("--kinds", default=",".join(MASK_KINDS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--name", default="fp8-h200")
     options = parser.parse_args()
+    if options.photos is not None and options.masks is None:
+        parser.error("--photos needs --masks")
     if not torch.cuda.is_available():
         raise SystemExit("needs a Hopper card")
     lines = [", ".join(f"{key} {value}" for key, value in environment().items()), ""]
@@ -106,14 +108,15 @@ def cost_table(photos: Path, masks: Path, kinds: Sequence[str]) -> list[str]:
     included = load_generator(None)
     for name, generator in (("included", included), ("crisp", apply_difference(included, CRISP_WEIGHTS))):
         networks = forms(generator)
-        every: list[float] = []
+        every: list[np.ndarray] = []
         for kind in kinds:
             cases = [case for path in paths for case in make_cases(path, "network", [kind], masks)]
             rows = np.array([row for start in range(0, len(cases), BATCH) for row in costs(networks, cases, start)])
-            every += list(rows[:, 0] - rows[:, 1])
+            every.append(rows)
             lines += said([cost_row(name, kind, rows)])
-        low, high = interval(np.array(every))
-        lines += said([f"| {name} | all | {len(every)} | | | {np.mean(every):.3f} ({low:.3f} to {high:.3f}) | | |"])
+        rows = np.concatenate(every)
+        cost, low, high = paired_bootstrap(rows[:, 0], rows[:, 1])
+        lines += said([f"| {name} | all | {len(rows)} | | | {cost:.3f} ({low:.3f} to {high:.3f}) | | |"])
     return lines
 
 
@@ -137,27 +140,18 @@ def costs(networks: dict[str, FastGenerator], cases: Sequence[Case], start: int)
 
 
 def psnr_db(actual: Tensor, expected: Tensor) -> float:
-    """Return the PSNR of numbers in [0, 1]."""
+    """Return the PSNR of numbers in [0, 1], unrounded, as both forms are less than a grey level apart."""
     return -10 * (actual - expected).square().mean().log10().item()
 
 
 def cost_row(name: str, kind: str, rows: np.ndarray) -> str:
     """Return the line of a kind of hole: `rows` as `costs` gives them."""
-    cost = rows[:, 0] - rows[:, 1]
-    low, high = interval(cost)
+    cost, low, high = paired_bootstrap(rows[:, 0], rows[:, 1])
     return (
         f"| {name} | {kind} | {len(rows)} | {rows[:, 0].mean():.2f} | {rows[:, 1].mean():.2f} "
-        f"| {cost.mean():.3f} ({low:.3f} to {high:.3f}) | {cost.max():.2f} "
+        f"| {cost:.3f} ({low:.3f} to {high:.3f}) | {(rows[:, 0] - rows[:, 1]).max():.2f} "
         f"| {rows[:, 2].max():.1f} / {rows[:, 3].mean():.2f} |"
     )
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of the mean by resampling, seeded."""
-    random = np.random.default_rng(0)
-    means = random.choice(values, (RESAMPLES, len(values))).mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
 
 
 def said(lines: list[str]) -> list[str]:

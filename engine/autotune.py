@@ -45,12 +45,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Probe:
-    """A model input (4, H, W), the image (3, H, W) whose hole it is to fill, and what float32 makes of it (1, 3, H, W).
+    """What a setting is to predict.
 
     Attributes:
-        x: the input.
-        image: in [0, 1], without a hole.
-        expected: the prediction of plain float32, its seams corrected.
+        x: (4, H, W), the model input.
+        image: (3, H, W) in [0, 1], without a hole.
+        expected: (1, 3, H, W), the prediction of plain float32, its seams corrected.
     """
 
     x: Tensor
@@ -122,6 +122,7 @@ def autotune_card(
         OSError: the file can't be written.
     """
     rows: list[AutotuneRow] = []
+    start = replace(start, fp8="off")  # which a profile measured before may have on; it is tried at the end
     is_gpu = device.type == "cuda"
     precisions = ("fp16", "fp32") if is_gpu else ("bf16", "fp32") if cpu_supports_bf16() else ("fp32",)
     trials = [(precision, graph) for precision in precisions for graph in (("on", "off") if is_gpu else ("off",))]
@@ -227,6 +228,7 @@ def _time_fp8(generator: Generator, device: torch.device, profile: Profile) -> A
             )
             for each in (profile, in_fp8)
         ]
+        probes += _probes(generator, device, _smooth_images(side))
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -234,8 +236,7 @@ def _time_fp8(generator: Generator, device: torch.device, profile: Profile) -> A
     cost_db = psnr_db[0] - psnr_db[1]
     if not cost_db <= LARGEST_COST_DB:  # so that NaN costs too much, too
         return AutotuneRow("fp8", profile.cuda_graph, side, 1, None, None, f"costs {cost_db:.2f} dB")
-    smooth = _probes(generator, device, _smooth_images(side))
-    return replace(_time_one(generator, device, in_fp8, side, 1, "auto", [*smooth, *probes]), precision="fp8")
+    return replace(_time_one(generator, device, in_fp8, side, 1, "auto", probes), precision="fp8")
 
 
 def _probes(generator: Generator, device: torch.device, images: Sequence[Tensor]) -> list[Probe]:

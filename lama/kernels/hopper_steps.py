@@ -212,6 +212,7 @@ def _write_8_bits(finished, out, out_side, place, size, to, ALL_CHANNELS: gl.con
     """Write a tile (PIXELS, OUTPUTS) to the 8-bit map; what is too large becomes NaN, as in `fp8.rounded`."""
     image, y, x, _ = place
     height, width = size
+    # What ReLUs give, and their sums, is not negative.
     finished = gl.where(finished > LARGEST8, float("nan"), finished.to(gl.float32)).to(gl.float8e4nv)
     p = gl.arange(0, PIXELS, gl.SliceLayout(1, COALESCED8))
     pixel = gl.expand_dims((image * height + y + p // COLUMNS) * width + x + p % COLUMNS, 1)

@@ -76,7 +76,6 @@ class SteppedConvolution:
         bias: (O,) float32.
         scale: (O,) float32: what sums in FP8 are multiplied by, as weights are divided by it; else `bias`.
         box: what one copy takes of the weights.
-        inputs: channels of the 3x3.
         tail: channels of the 1x1.
         steps: of the 3x3.
     """
@@ -85,7 +84,6 @@ class SteppedConvolution:
     bias: Tensor
     scale: Tensor
     box: Any
-    inputs: int
     tail: int
     steps: int
 
@@ -318,7 +316,6 @@ def stepped_convolution(
         bias=bias.to(device, torch.float32),
         scale=scale.to(device, torch.float32),
         box=TensorDescriptor.from_tensor(rows, [OUTPUTS, DEPTH], OPERAND.value),
-        inputs=inputs,
         tail=0 if tail is None else tail.shape[1],
         steps=3 * (inputs // depth),
     )

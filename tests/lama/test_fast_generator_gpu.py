@@ -1,5 +1,7 @@
 """Both forms of the network on a real card: the kernels compute what plain PyTorch does, at every split into tiles."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -17,6 +19,25 @@ SIZES = [(256, 1), (256, 4), (256, 8), (384, 1), (512, 1), (512, 2), (512, 4), (
 ORDERS = [(256, 8), (512, 1), (512, 8), (1024, 1)]
 REPEATS = 5  # a race does not show every time
 LARGEST_DIFFERENCE = 2 / 255
+
+
+def assert_the_same_in_turns(
+    network: FastGenerator, photos: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]
+) -> None:
+    """Predict the photos in turns, outside a graph and in one; each prediction is the expected one to the bit."""
+    x = photos[0].clone()
+    network(x)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = network(x)
+    for turn in range(len(photos) * REPEATS):
+        photo, right = photos[turn % len(photos)], expected[turn % len(photos)]
+        x.copy_(photo)
+        assert torch.equal(network(x), right)
+        captured.zero_()
+        graph.replay()
+        assert torch.equal(captured, right)
 
 
 @pytest.mark.parametrize("network", ["included", "as wide as big-lama"])
@@ -76,23 +97,12 @@ def test_launches_that_begin_early_read_what_is_written(
     fused = FastGenerator(generator, device="cuda", dtype=torch.float16, kernels="triton")
     photo = masked_input(side, side, batch=batch).cuda()
     photos = (photo, photo.flip(-1).contiguous())
-    x = photo.clone()
     with torch.inference_mode():
         with monkeypatch.context() as patch:
             patch.setattr(early_launch, "why_not_card", lambda _device: "not early")
             patch.setattr(cuda_kernel, "driver_config", late_config)
             expected = [fused(each) for each in photos]
-        fused(x)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            captured = fused(x)
-        for turn in range(2 * REPEATS):
-            x.copy_(photos[turn % 2])
-            assert torch.equal(fused(x), expected[turn % 2])
-            captured.zero_()
-            graph.replay()
-            assert torch.equal(captured, expected[turn % 2])
+        assert_the_same_in_turns(fused, photos, expected)
 
 
 @pytest.mark.skipif(
@@ -110,21 +120,12 @@ def test_fp8_is_near_float16_and_the_same_each_time(network: str, side: int, bat
     assert "FP8" in fp8.describe() and "FP8" not in plain.describe()
     photo = masked_input(side, side, batch=batch).cuda()
     photos = (photo, photo.flip(-1).contiguous())
-    x = photo.clone()
     with torch.inference_mode():
         expected = [fp8(each) for each in photos]
         for each, result in zip(photos, expected, strict=True):
             difference = (result - plain(each)).abs() * 255
             assert 0 < difference.mean().item() < 1
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            captured = fp8(x)
-        for turn in range(2 * REPEATS):
-            x.copy_(photos[turn % 2])
-            assert torch.equal(fp8(x), expected[turn % 2])
-            captured.zero_()
-            graph.replay()
-            assert torch.equal(captured, expected[turn % 2])
+        assert_the_same_in_turns(fp8, photos, expected)
 
 
 def test_fp8_changes_nothing_where_maps_are_small() -> None:

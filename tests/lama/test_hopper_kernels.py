@@ -94,7 +94,7 @@ def test_weights_and_side_columns_give_the_convolution(fp8: bool) -> None:
     layer = random_layer(32)
     layer = replace(layer, leave=layer.leave[:, :tail])
     weights = stepped_convolution(layer.cross, CPU, tail=layer.leave, fp8=fp8)
-    outputs, inputs, depth = weights.outputs, weights.inputs, DEPTH8 if fp8 else DEPTH
+    outputs, inputs, depth = weights.outputs, layer.cross.weight.shape[1], DEPTH8 if fp8 else DEPTH
     x = torch.randn(1, height, width, inputs + tail).half().double()
     side = side_columns(x, inputs)
     expected = torch.empty(1, height, width, outputs, dtype=torch.float64)
