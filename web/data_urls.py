@@ -79,7 +79,7 @@ def base64_decoded(data: bytes, begin: int = 0, *, is_strict: bool = False) -> b
     for at in range(begin, end, PIECE_BYTES):
         piece = data[at : min(end, at + PIECE_BYTES)]
         letters = left + (piece if is_strict else piece.translate(None, STRAY))
-        whole = len(letters) // 4 * 4
+        whole = max(len(letters) - 1, 0) // 4 * 4  # the last one stays: what ends it is judged with it
         pieces.append(base64.b64decode(letters[:whole], validate=is_strict))
         left = letters[whole:]
     left += data[end:]

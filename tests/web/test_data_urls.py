@@ -1,6 +1,7 @@
 """Files that clients wrote into texts, and the memory that reading them takes."""
 
 import base64
+import itertools
 import tracemalloc
 from collections.abc import Callable
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
@@ -58,8 +59,11 @@ def outcome_of(read: Callable[[], bytes]) -> bytes | type[ValueError]:
 def test_base64_is_decoded_wherever_a_text_is_cut(letters: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web.data_urls, "PIECE_BYTES", 8)
     rng = np.random.default_rng(4)
-    for length in range(60):
-        data = "".join(rng.choice(list(letters), length)).encode()
+    texts = ["".join(rng.choice(list(letters), length)) for length in range(60)]
+    endings = ("".join(ending) for signs in range(4) for ending in itertools.product("A=", repeat=signs))
+    texts += ["AQEB" * groups + ending for groups, ending in itertools.product(range(5), endings)]
+    for text in texts:
+        data = text.encode()
         for is_strict in (False, True):
             # As clients leave out the signs at the end, they are put there; more than there must be are passed over.
             filled = data if is_strict or data.rstrip().endswith(b"=") else data + b"=="
